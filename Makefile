@@ -1,0 +1,42 @@
+# Everything happens in .venv; a second run skips the set-up.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+WORKERS ?= 2
+# One thread a worker: two threads on two busy cores can be ten times slower than one.
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test lint types bench loops clean
+
+demo: $(VENV)/ready
+	$(BIN)/congruence demo
+
+test: $(VENV)/ready
+	$(ONE_THREAD) $(BIN)/pytest -n $(WORKERS) $(PYTEST)
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/ready
+	$(BIN)/mypy
+
+bench: $(VENV)/ready
+	$(ONE_THREAD) $(BIN)/python benchmarks/step_overhead.py
+
+# The five-line loops for Accelerate, Lightning and the HF Trainer, which `make test` skips where they are not installed.
+loops: $(VENV)/ready
+	$(BIN)/pip install --quiet -e ".[loops]"
+	$(ONE_THREAD) $(BIN)/pytest -n $(WORKERS) tests/engine/test_other_loops.py
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "congruence needs Python 3.11 or later.")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet torch
+	$(BIN)/pip install --quiet -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

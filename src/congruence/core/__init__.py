@@ -1,0 +1,1 @@
+"""Floor 0: checks, reductions, numerics, ranks of a process group, files and random keys."""

@@ -1,0 +1,199 @@
+"""Checks of arguments, and the one shape of sentence in which they fail.
+
+Constraints are data: a loss file names its hyper-parameters in a table, `hyperparameters` applies the table, and one
+test draws an invalid value from every constraint and reads the sentence back.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import numbers
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+
+def fail(function: str, argument: str, expected: str, got: object) -> NoReturn:
+    """Raise the `ValueError` that every bad argument ends in.
+
+    Example:
+        >>> fail("dkd_loss", "temperature", "a number > 0", -4.0)
+        Traceback (most recent call last):
+        ValueError: `dkd_loss`: `temperature` must be a number > 0, got -4.0.
+    """
+    raise ValueError(f"`{function}`: `{argument}` must be {expected}, got {got}.")
+
+
+def near(name: str, names: Iterable[str], *, most: int = 3) -> str:
+    """Return " Did you mean 'a' or 'b'?" for the names closest to `name`, or an empty string.
+
+    Example:
+        >>> near("layer4.cnv2", ["layer4.conv1", "layer4.conv2", "fc"], most=1)
+        " Did you mean 'layer4.conv2'?"
+    """
+    close = difflib.get_close_matches(name, list(names), n=most, cutoff=0.5)
+    return f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
+
+
+@dataclass(frozen=True)
+class Real:
+    """A number between `low` and `high`; `closed` says which ends belong: "both", "low", "high" or "neither"."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    closed: str = "neither"
+    integer: bool = False
+    optional: bool = False
+
+    def describe(self) -> str:
+        """Say in words what is allowed."""
+        what = "an integer" if self.integer else "a number"
+        parts = []
+        if self.low > -math.inf:
+            parts.append(f"{'>=' if self.closed in ('both', 'low') else '>'} {self.low:g}")
+        if self.high < math.inf:
+            parts.append(f"{'<=' if self.closed in ('both', 'high') else '<'} {self.high:g}")
+        text = " ".join([what, " and ".join(parts)]).strip()
+        return f"{text} or None" if self.optional else text
+
+    def accepts(self, value: Any) -> bool:
+        """Whether `value` is allowed."""
+        if value is None:
+            return self.optional
+        kind = numbers.Integral if self.integer else numbers.Real
+        if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(float(value)):
+            return False
+        number = float(value)
+        above = number >= self.low if self.closed in ("both", "low") else number > self.low
+        below = number <= self.high if self.closed in ("both", "high") else number < self.high
+        return above and below
+
+    def invalid(self) -> list[Any]:
+        """Give values that are not allowed, for the tests."""
+        bad: list[Any] = ["a string", math.nan, True]
+        if self.low > -math.inf:
+            bad.append(self.low - 1)
+            if self.closed in ("neither", "high"):
+                bad.append(self.low)
+        if self.high < math.inf:
+            bad.append(self.high + 1)
+        if self.integer:
+            bad.append(1.5)
+        return bad
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of a few strings; with `callable_too`, any callable as well."""
+
+    choices: tuple[str, ...]
+    callable_too: bool = False
+    optional: bool = False
+
+    def describe(self) -> str:
+        """Say in words what is allowed."""
+        text = "one of " + ", ".join(repr(choice) for choice in self.choices)
+        if self.callable_too:
+            text += " or a callable"
+        return f"{text} or None" if self.optional else text
+
+    def accepts(self, value: Any) -> bool:
+        """Whether `value` is allowed."""
+        if value is None:
+            return self.optional
+        return (isinstance(value, str) and value in self.choices) or (self.callable_too and callable(value))
+
+    def invalid(self) -> list[Any]:
+        """Give values that are not allowed, for the tests."""
+        return ["no such choice", 3.5] + ([] if self.optional else [None])
+
+
+@dataclass(frozen=True)
+class Flag:
+    """True or False."""
+
+    def describe(self) -> str:
+        """Say in words what is allowed."""
+        return "True or False"
+
+    def accepts(self, value: Any) -> bool:
+        """Whether `value` is allowed."""
+        return isinstance(value, bool)
+
+    def invalid(self) -> list[Any]:
+        """Give values that are not allowed, for the tests."""
+        return [None, "yes", 2]
+
+
+Constraint = Real | Choice | Flag
+POSITIVE = Real(low=0)
+NOT_NEGATIVE = Real(low=0, closed="low")
+COUNT = Real(low=1, closed="low", integer=True)
+
+
+def hyperparameters(function: str, constraints: Mapping[str, Constraint], /, **values: Any) -> None:
+    """Check keyword arguments against a table of constraints.
+
+    Example:
+        >>> hyperparameters("pkt_loss", {"eps": POSITIVE}, eps=0)
+        Traceback (most recent call last):
+        ValueError: `pkt_loss`: `eps` must be a number > 0, got 0.
+    """
+    for name, value in values.items():
+        if not constraints[name].accepts(value):
+            fail(function, name, constraints[name].describe(), repr(value))
+
+
+def shape(tensor: Tensor) -> str:
+    """Write a shape as "[8, 16]"."""
+    return str(list(tensor.shape))
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> str:
+    return ", ".join(f"`{name}` {shape(tensor)}" for name, tensor in tensors.items())
+
+
+def floating(function: str, dims: int | tuple[int, ...], /, **tensors: Tensor) -> None:
+    """Check that each argument is a floating tensor with `dims` dimensions and no empty one.
+
+    Raises:
+        ValueError: in one sentence that prints the shape found.
+    """
+    allowed = (dims,) if isinstance(dims, int) else dims
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            fail(function, name, "a tensor", type(tensor).__name__)
+        if not tensor.is_floating_point():
+            fail(function, name, "a floating-point tensor", str(tensor.dtype))
+        if tensor.dim() not in allowed or tensor.numel() == 0:
+            wanted = " or ".join(f"{n}-D" for n in allowed)
+            fail(function, name, f"a non-empty {wanted} tensor", f"shape {shape(tensor)}")
+
+
+def same_rows(function: str, /, **tensors: Tensor) -> None:
+    """Check that all arguments have the same number of rows; the sentence prints every shape."""
+    if len({tensor.shape[0] for tensor in tensors.values()}) > 1:
+        names = " and ".join(f"`{name}`" for name in tensors)
+        raise ValueError(f"`{function}`: {names} must have the same number of rows, got {_shapes(tensors)}.")
+
+
+def same_shape(function: str, /, **tensors: Tensor) -> None:
+    """Check that all arguments have one shape; the sentence prints every shape."""
+    if len({tensor.shape for tensor in tensors.values()}) > 1:
+        names = " and ".join(f"`{name}`" for name in tensors)
+        raise ValueError(f"`{function}`: {names} must have the same shape, got {_shapes(tensors)}.")
+
+
+def class_labels(
+    function: str, classes: int | None = None, *, unlabelled: bool = False, /, **tensors: Tensor
+) -> None:
+    """Check that each argument is a 1-D integer tensor, with values in [0, classes) where `classes` is given."""
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            fail(function, name, "a tensor of class labels", type(tensor).__name__)
+        if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool or tensor.dim() != 1:
+            fail(function, name, "a 1-D integer tensor of class labels", f"{tensor.dtype} of shape {shape(tensor)}")

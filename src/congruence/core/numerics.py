@@ -1,0 +1,76 @@
+"""Numerics that every relation rests on: a float32 island under autocast, and norms with a gradient at zero."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def widen(tensor: Tensor) -> Tensor:
+    """Return half-precision tensors as float32 and leave all others alone.
+
+    Example:
+        >>> widen(torch.ones(2, dtype=torch.bfloat16)).dtype, widen(torch.ones(2, dtype=torch.float64)).dtype
+        (torch.float32, torch.float64)
+    """
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def _widen_any(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return widen(value)
+    if isinstance(value, (list, tuple)) and value and all(isinstance(item, Tensor) for item in value):
+        return type(value)(widen(item) for item in value)
+    return value
+
+
+def float32_island(function: Callable[P, R]) -> Callable[P, R]:
+    """Run `function` with autocast off and its half-precision tensor arguments widened to float32.
+
+    Distances and Grams lose all their digits in bfloat16 on tight clusters, and autocast would compute them in it.
+    """
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        first = next((a for a in args if isinstance(a, Tensor)), None)
+        device = first.device.type if first is not None else "cpu"
+        with torch.autocast(device_type=device, enabled=False):
+            wide_args = [_widen_any(a) for a in args]
+            wide_kwargs = {name: _widen_any(a) for name, a in kwargs.items()}
+            return function(*wide_args, **wide_kwargs)  # type: ignore[arg-type]
+
+    return wrapper
+
+
+def safe_sqrt(squares: Tensor) -> Tensor:
+    """Square root of max(x, 0) whose gradient is 0, not infinite, where the root is 0."""
+    positive = squares > 0
+    return torch.where(positive, squares, torch.ones_like(squares)).sqrt() * positive
+
+
+def safe_norm(tensor: Tensor, dim: int = -1, *, keepdim: bool = False) -> Tensor:
+    """Euclidean norm along `dim` with gradient 0 at zero rows, without overflow or underflow of the squares.
+
+    Example:
+        >>> x = torch.tensor([[3.0, 4.0], [0.0, 0.0]], requires_grad=True)
+        >>> safe_norm(x).sum().backward()
+        >>> x.grad.tolist()
+        [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
+    """
+    scale = tensor.detach().abs().amax(dim, keepdim=True)
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    norm = safe_sqrt((tensor / scale).square().sum(dim, keepdim=True)) * scale
+    return norm if keepdim else norm.squeeze(dim)
+
+
+def unit(tensor: Tensor, dim: int = -1) -> Tensor:
+    """Divide by the Euclidean norm along `dim`; zero rows stay zero, with zero gradient."""
+    norm = safe_norm(tensor, dim, keepdim=True)
+    return tensor / torch.where(norm > 0, norm, torch.ones_like(norm)) * (norm > 0)

@@ -1,0 +1,50 @@
+"""Ranks of a torch.distributed process group: who we are, and rows gathered with their gradient."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world_size() -> int:
+    """Return the number of ranks, 1 where no process group is up."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Return this process's rank, 0 where no process group is up."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def gather_rows(tensor: Tensor) -> Tensor:
+    """Concatenate the rows of all ranks in rank order; every rank has the same number of rows.
+
+    Floating tensors carry gradient: the backward sums each row's gradient over the ranks, so that with gradients
+    averaged over ranks afterwards (as DDP does) N ranks give the gradient of one rank on the global batch.
+    """
+    if world_size() == 1:
+        return tensor
+    if tensor.is_floating_point() and tensor.requires_grad:
+        # A rank whose rows need no gradient must still take part in the backward, hence the same call on all ranks.
+        from torch.distributed.nn.functional import all_gather
+
+        return torch.cat(list(all_gather(tensor.contiguous())), 0)
+    parts = [torch.empty_like(tensor) for _ in range(world_size())]
+    dist.all_gather(parts, tensor.contiguous())
+    return torch.cat(parts, 0)
+
+
+def any_rank(flag: Tensor) -> Tensor:
+    """Return a boolean tensor that is true on all ranks where `flag` is true on any of them."""
+    if world_size() == 1:
+        return flag
+    shared = flag.to(torch.int32)
+    dist.all_reduce(shared, op=dist.ReduceOp.MAX)
+    return shared.bool()
+
+
+def barrier() -> None:
+    """Wait for all ranks."""
+    if world_size() > 1:
+        dist.barrier()

@@ -188,12 +188,25 @@ def same_shape(function: str, /, **tensors: Tensor) -> None:
         raise ValueError(f"`{function}`: {names} must have the same shape, got {_shapes(tensors)}.")
 
 
-def class_labels(
-    function: str, classes: int | None = None, *, unlabelled: bool = False, /, **tensors: Tensor
-) -> None:
-    """Check that each argument is a 1-D integer tensor, with values in [0, classes) where `classes` is given."""
+def class_labels(function: str, classes: int | None = None, /, *, unlabelled: bool = False, **tensors: Tensor) -> None:
+    """Check that each argument is a 1-D integer tensor, with values in [0, classes) where `classes` is given.
+
+    With `unlabelled`, negative labels pass: they mark rows without one. Values are not read while torch.compile
+    traces, where reading one would break the graph.
+
+    Example:
+        >>> class_labels("dkd_loss", 10, labels=torch.tensor([3, 10]))
+        Traceback (most recent call last):
+        ValueError: `dkd_loss`: `labels` must be class labels in [0, 10), got 10.
+    """
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             fail(function, name, "a tensor of class labels", type(tensor).__name__)
         if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool or tensor.dim() != 1:
             fail(function, name, "a 1-D integer tensor of class labels", f"{tensor.dtype} of shape {shape(tensor)}")
+        if classes is None or tensor.numel() == 0 or torch.compiler.is_compiling():
+            continue
+        low, high = (int(value) for value in tensor.aminmax())
+        if high >= classes or (low < 0 and not unlabelled):
+            allowed = f"class labels in [0, {classes})" + (" or negative where there is none" if unlabelled else "")
+            fail(function, name, allowed, high if high >= classes else low)

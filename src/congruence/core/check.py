@@ -188,6 +188,13 @@ def same_shape(function: str, /, **tensors: Tensor) -> None:
         raise ValueError(f"`{function}`: {names} must have the same shape, got {_shapes(tensors)}.")
 
 
+def same_width(function: str, /, **tensors: Tensor) -> None:
+    """Check that all arguments have the same last dimension; the sentence prints every shape."""
+    if len({tensor.shape[-1] for tensor in tensors.values()}) > 1:
+        names = " and ".join(f"`{name}`" for name in tensors)
+        raise ValueError(f"`{function}`: {names} must have the same width, got {_shapes(tensors)}.")
+
+
 def class_labels(function: str, classes: int | None = None, /, *, unlabelled: bool = False, **tensors: Tensor) -> None:
     """Check that each argument is a 1-D integer tensor, with values in [0, classes) where `classes` is given.
 

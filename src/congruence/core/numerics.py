@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -31,6 +31,15 @@ def _widen_any(value: Any) -> Any:
     return value
 
 
+def _device_type(values: Iterable[Any]) -> str:
+    for value in values:
+        if isinstance(value, Tensor):
+            return value.device.type
+        if isinstance(value, (list, tuple)) and value and isinstance(value[0], Tensor):
+            return value[0].device.type
+    return "cpu"
+
+
 def float32_island(function: Callable[P, R]) -> Callable[P, R]:
     """Run `function` with autocast off and its half-precision tensor arguments widened to float32.
 
@@ -39,12 +48,10 @@ def float32_island(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        first = next((a for a in args if isinstance(a, Tensor)), None)
-        device = first.device.type if first is not None else "cpu"
-        with torch.autocast(device_type=device, enabled=False):
+        with torch.autocast(device_type=_device_type((*args, *kwargs.values())), enabled=False):
             wide_args = [_widen_any(a) for a in args]
             wide_kwargs = {name: _widen_any(a) for name, a in kwargs.items()}
-            return function(*wide_args, **wide_kwargs)  # type: ignore[arg-type]
+            return function(*wide_args, **wide_kwargs)
 
     return wrapper
 
@@ -71,6 +78,10 @@ def safe_norm(tensor: Tensor, dim: int = -1, *, keepdim: bool = False) -> Tensor
 
 
 def unit(tensor: Tensor, dim: int = -1) -> Tensor:
-    """Divide by the Euclidean norm along `dim`; zero rows stay zero, with zero gradient."""
+    """Divide by the Euclidean norm along `dim`; zero rows stay zero, with zero gradient.
+
+    Rows with a subnormal norm count as zero: one over it would overflow in the gradient.
+    """
     norm = safe_norm(tensor, dim, keepdim=True)
-    return tensor / torch.where(norm > 0, norm, torch.ones_like(norm)) * (norm > 0)
+    positive = norm > torch.finfo(norm.dtype).tiny
+    return tensor / torch.where(positive, norm, torch.ones_like(norm)) * positive

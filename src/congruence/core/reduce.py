@@ -16,6 +16,7 @@ def reduce(function: str, values: Tensor, reduction: str) -> Tensor:
     """Reduce per-sample `values` [B] by "none", "mean" or "sum".
 
     Example:
+        >>> import torch
         >>> reduce("f", torch.tensor([1.0, 3.0]), "mean")
         tensor(2.)
     """

@@ -1,0 +1,138 @@
+"""Dissimilarities between the rows of embeddings: differentiable for losses, streamed in blocks for metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from congruence.core import check
+from congruence.core.numerics import float32_island, unit, widen
+
+DissimilarityName = Literal["cosine", "euclidean"]
+Dissimilarity = DissimilarityName | Callable[[Tensor], Tensor]
+
+# A float64 product of unit rows errs by about 1e-16; what lies below these is rounding, not distance.
+_COSINE_ZERO = 1e-15
+_SQUARED_ZERO = 1e-14
+
+
+def _float64(tensor: Tensor) -> Tensor:
+    """Float64 where the device has it: Grams of tight clusters cancel in float32."""
+    return tensor if tensor.device.type == "mps" else tensor.double()
+
+
+def _without_diagonal(matrix: Tensor) -> Tensor:
+    return matrix.masked_fill(torch.eye(matrix.shape[0], dtype=torch.bool, device=matrix.device), 0)
+
+
+@float32_island
+def cosine(x: Tensor, y: Tensor | None = None) -> Tensor:
+    """Cosine dissimilarity (1 − cos(x_i, y_j)) / 2, in [0, 1].
+
+    Computed in float64 and returned in the dtype of `x` (half as float32), so that tight clusters keep their digits.
+    A zero row has cosine 0 to all others. Equal rows are at exactly 0.
+
+    Shape:
+        `x` [B, D], `y` [N, D] (default: `x`, with a diagonal of exactly 0); returns [B, N].
+
+    Example:
+        >>> import torch
+        >>> cosine(torch.tensor([[2.0, 0.0], [0.0, 3.0], [-1.0, 0.0]])).tolist()
+        [[0.0, 0.5, 1.0], [0.5, 0.0, 0.5], [1.0, 0.5, 0.0]]
+    """
+    rows = unit(_float64(x))
+    columns = rows if y is None else unit(_float64(y))
+    values = (1 - rows @ columns.T) / 2
+    values = (values * (values > _COSINE_ZERO)).clamp(max=1).to(x.dtype)
+    return _without_diagonal(values) if y is None else values
+
+
+@float32_island
+def euclidean(x: Tensor, y: Tensor | None = None) -> Tensor:
+    """Euclidean distance ‖x_i − y_j‖ (not squared), from exact differences; its gradient is 0 where it is 0.
+
+    The expansion ‖x‖² + ‖y‖² − 2x·y loses every digit on tight clusters far from the origin; it is not used here.
+
+    Shape:
+        `x` [B, D], `y` [N, D] (default: `x`); returns [B, N].
+
+    Example:
+        >>> import torch
+        >>> euclidean(torch.tensor([[1000.0, 0.0], [1003.0, 4.0]])).tolist()
+        [[0.0, 5.0], [5.0, 0.0]]
+    """
+    return torch.cdist(x, x if y is None else y, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+DISSIMILARITIES: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType({"cosine": cosine, "euclidean": euclidean})
+DISSIMILARITY = check.Choice(tuple(DISSIMILARITIES), callable_too=True)
+
+
+@float32_island
+def pairwise_dissimilarity(
+    x: Tensor, dissimilarity: Dissimilarity = "cosine", *, function: str = "pairwise_dissimilarity"
+) -> Tensor:
+    """Dissimilarities between all rows of `x` [B, D], as [B, B].
+
+    Args:
+        x: embeddings.
+        dissimilarity: "cosine", "euclidean" or a callable [B, D] → [B, B].
+        function: whom an error names.
+
+    Raises:
+        ValueError: for an unknown name, or a callable that returns another shape.
+
+    Example:
+        >>> import torch
+        >>> pairwise_dissimilarity(torch.tensor([[0.0], [2.0]]), "euclidean").tolist()
+        [[0.0, 2.0], [2.0, 0.0]]
+    """
+    check.hyperparameters(function, {"dissimilarity": DISSIMILARITY}, dissimilarity=dissimilarity)
+    if isinstance(dissimilarity, str):
+        return DISSIMILARITIES[dissimilarity](x)
+    return square_matrix(function, "dissimilarity", dissimilarity(x), x.shape[0])
+
+
+def square_matrix(function: str, argument: str, values: Tensor, rows: int) -> Tensor:
+    """Return what the caller's own callable gave, or raise where it is not [B, B]."""
+    if not isinstance(values, Tensor) or values.shape != (rows, rows):
+        got = f"shape {check.shape(values)}" if isinstance(values, Tensor) else type(values).__name__
+        check.fail(function, argument, f"a callable that maps [{rows}, D] to [{rows}, {rows}]", got)
+    return values
+
+
+@torch.no_grad()
+def dissimilarity_blocks(
+    query: Tensor, database: Tensor, dissimilarity: DissimilarityName, rows: int
+) -> Iterator[Tensor]:
+    """Yield dissimilarities of `rows` queries at a time to the whole database, for metrics.
+
+    One float64 product a block, cast to the inputs' dtype (half: float32), so that the values of equal rows are equal
+    and do not depend on the block size. Rows that differ by rounding alone are at exactly 0. No gradient.
+
+    Shape:
+        `query` [Q, D], `database` [N, D]; yields [rows, N], the last block smaller.
+
+    Example:
+        >>> import torch
+        >>> [block.tolist() for block in dissimilarity_blocks(torch.eye(2), torch.eye(2), "cosine", 1)]
+        [[[0.0, 0.5]], [[0.5, 0.0]]]
+    """
+    dtype = torch.promote_types(widen(query).dtype, widen(database).dtype)
+    if dissimilarity == "cosine":
+        left, right = unit(_float64(widen(query))), unit(_float64(widen(database)))
+        for block in left.split(rows):
+            values = (1 - block @ right.T) / 2
+            yield (values * (values > _COSINE_ZERO)).clamp_(max=1).to(dtype)
+        return
+    centre = _float64(widen(database)).mean(0, keepdim=True)
+    left, right = _float64(widen(query)) - centre, _float64(widen(database)) - centre
+    right_squares = right.square().sum(1)
+    for block in left.split(rows):
+        squares = block.square().sum(1, keepdim=True) + right_squares
+        values = torch.addmm(squares, block, right.T, alpha=-2)
+        yield (values * (values > _SQUARED_ZERO * squares)).sqrt_().to(dtype)

@@ -1,0 +1,23 @@
+"""Floor 2: the methods' losses, each a pure function and a thin module of the same name in CamelCase."""
+
+from congruence.losses.cckd import CorrelationCongruenceLoss, correlation_congruence_loss
+from congruence.losses.ce import CrossEntropyLoss, cross_entropy_loss
+from congruence.losses.kd import DistillationLoss, distillation_loss
+from congruence.losses.mimic import MimicLoss, mimic_loss
+from congruence.losses.perception_coherence import PerceptionCoherenceLoss, perception_coherence_loss
+from congruence.losses.pkt import PktLoss, pkt_loss
+
+__all__ = [
+    "CorrelationCongruenceLoss",
+    "CrossEntropyLoss",
+    "DistillationLoss",
+    "MimicLoss",
+    "PerceptionCoherenceLoss",
+    "PktLoss",
+    "correlation_congruence_loss",
+    "cross_entropy_loss",
+    "distillation_loss",
+    "mimic_loss",
+    "perception_coherence_loss",
+    "pkt_loss",
+]

@@ -1,0 +1,223 @@
+"""Perception coherence: how far two spaces rank the same samples alike, around each of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from congruence.core import check
+from congruence.core.numerics import widen
+from congruence.geometry.dissimilarity import (
+    DISSIMILARITY,
+    Dissimilarity,
+    dissimilarity_blocks,
+    pairwise_dissimilarity,
+)
+
+_CHECKS: dict[str, check.Constraint] = {
+    "dissimilarity": DISSIMILARITY,
+    "teacher_dissimilarity": check.Choice(DISSIMILARITY.choices, callable_too=True, optional=True),
+    "chunk_size": check.Real(low=1, closed="low", integer=True, optional=True),
+    "repeats": check.COUNT,
+}
+_CHUNK_ENTRIES = 2**20  # about 100 MB of sorted blocks
+
+
+@torch.no_grad()
+def perception_coherence(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    dissimilarity: Dissimilarity = "cosine",
+    teacher_dissimilarity: Dissimilarity | None = None,
+    chunk_size: int | None = None,
+) -> Tensor:
+    """Perception coherence φ_i of every sample, in [0, 1]; 1 where both spaces rank all others alike around it.
+
+    F_i(j) = (1/N) #{k : d_ik <= d_ij} over all k; φ_i = 1 − (1/N) Σ_j |F_i^s(j) − F_i^t(j)|, i and j included.
+
+    Equal distances have equal ranks. Neighbours in a sorted row that differ by rounding alone count as equal: by less
+    than 1e-6 of the larger for float32 and half inputs, 1e-12 for float64.
+
+    Shape:
+        `student` [N, D_s], `teacher` [N, D_t], widths may differ; returns [N].
+
+    Args:
+        student: embeddings.
+        teacher: embeddings.
+        dissimilarity: "cosine", "euclidean" or a callable [N, D] → [N, N].
+        teacher_dissimilarity: the teacher's own; None: the same.
+        chunk_size: anchors at a time; None: about a million pairs. Memory is linear in `chunk_size` · N; a callable
+            needs its whole [N, N].
+
+    Returns:
+        float64 [N].
+
+    Raises:
+        ValueError: for shapes that do not fit or an argument out of its range.
+
+    Example:
+        >>> import torch
+        >>> teacher = torch.tensor([[0.0], [1.0], [3.0]])
+        >>> perception_coherence(10 * teacher, teacher, dissimilarity="euclidean").tolist()
+        [1.0, 1.0, 1.0]
+
+    Reference:
+        Feature Representation Transferring to Lightweight Models via Perception Coherence, defs. 3.2 and 3.3.
+    """
+    gaps = _rank_gaps("perception_coherence", student, teacher, dissimilarity, teacher_dissimilarity, chunk_size)
+    return 1 - gaps.double() / student.shape[0] ** 2
+
+
+@torch.no_grad()
+def global_perception_coherence(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    dissimilarity: Dissimilarity = "cosine",
+    teacher_dissimilarity: Dissimilarity | None = None,
+    chunk_size: int | None = None,
+) -> float:
+    """Global perception coherence level: GPCL = 1 − (1/N²) Σ_ij |F_i^s(j) − F_i^t(j)|, the mean of φ_i.
+
+    F, ties, arguments and memory are those of `perception_coherence`. Ranks are counted in integers: equal rankings
+    give exactly 1, and neither the order of the samples nor the chunk changes the value.
+
+    Shape:
+        `student` [N, D_s], `teacher` [N, D_t], widths may differ.
+
+    Returns:
+        A number in [0, 1].
+
+    Raises:
+        ValueError: for shapes that do not fit or an argument out of its range.
+
+    Example:
+        >>> import torch
+        >>> teacher = torch.tensor([[0.0], [1.0], [3.0]])
+        >>> round(global_perception_coherence(teacher.roll(1, 0), teacher, dissimilarity="euclidean"), 6)
+        0.851852
+
+    Reference:
+        Feature Representation Transferring to Lightweight Models via Perception Coherence, def. 3.4.
+    """
+    gaps = _rank_gaps("global_perception_coherence", student, teacher, dissimilarity, teacher_dissimilarity, chunk_size)
+    return 1 - int(gaps.sum()) / student.shape[0] ** 3
+
+
+@torch.no_grad()
+def estimate_perception_coherence(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    dissimilarity: Dissimilarity = "cosine",
+    teacher_dissimilarity: Dissimilarity | None = None,
+    batch_size: int,
+    repeats: int,
+    generator: torch.Generator,
+) -> tuple[float, float]:
+    """Estimate the global perception coherence from batches: mean and spread of 1 − DC_B.
+
+    Each batch is drawn without replacement, ranked within itself and thrown back. The estimate is biased upwards at a
+    small batch size; the spread is that of the batches, and no confidence interval of the true value.
+
+    Shape:
+        `student` [N, D_s], `teacher` [N, D_t], widths may differ.
+
+    Args:
+        student: embeddings.
+        teacher: embeddings.
+        dissimilarity: "cosine", "euclidean" or a callable [B, D] → [B, B].
+        teacher_dissimilarity: the teacher's own; None: the same.
+        batch_size: B, from 1 to N.
+        repeats: how many batches.
+        generator: of the draws.
+
+    Returns:
+        The mean over the batches and their standard deviation (n − 1; 0 for one batch).
+
+    Raises:
+        ValueError: for shapes that do not fit or an argument out of its range.
+
+    Example:
+        >>> import torch
+        >>> x = torch.arange(12.0).reshape(6, 2)
+        >>> draws = torch.Generator().manual_seed(0)
+        >>> estimate_perception_coherence(x, 2 * x, batch_size=3, repeats=5, generator=draws)
+        (1.0, 0.0)
+
+    Reference:
+        Feature Representation Transferring to Lightweight Models via Perception Coherence, def. 4.1.
+
+    Deviations:
+        The paper draws its batches independently; without replacement no pair is a sample with itself twice.
+    """
+    name = "estimate_perception_coherence"
+    check.floating(name, 2, student=student, teacher=teacher)
+    check.same_rows(name, student=student, teacher=teacher)
+    rows = student.shape[0]
+    bound = check.Real(low=1, high=rows, closed="both", integer=True)
+    check.hyperparameters(name, {**_CHECKS, "batch_size": bound}, batch_size=batch_size, repeats=repeats)
+    if not isinstance(generator, torch.Generator):
+        check.fail(name, "generator", "a torch.Generator", type(generator).__name__)
+    levels = []
+    for _ in range(repeats):
+        drawn = torch.randperm(rows, generator=generator, device=generator.device)[:batch_size].to(student.device)
+        gaps = _rank_gaps(name, student[drawn], teacher[drawn], dissimilarity, teacher_dissimilarity, None)
+        levels.append(1 - int(gaps.sum()) / batch_size**3)
+    mean = math.fsum(levels) / repeats
+    spread = math.sqrt(math.fsum((level - mean) ** 2 for level in levels) / (repeats - 1)) if repeats > 1 else 0.0
+    return mean, spread
+
+
+def _rank_gaps(
+    function: str,
+    student: Tensor,
+    teacher: Tensor,
+    dissimilarity: Dissimilarity,
+    teacher_dissimilarity: Dissimilarity | None,
+    chunk_size: int | None,
+) -> Tensor:
+    """Return Σ_j |rank_i^s(j) − rank_i^t(j)| for every anchor, as int64 [N]."""
+    check.floating(function, 2, student=student, teacher=teacher)
+    check.same_rows(function, student=student, teacher=teacher)
+    check.hyperparameters(
+        function,
+        _CHECKS,
+        dissimilarity=dissimilarity,
+        teacher_dissimilarity=teacher_dissimilarity,
+        chunk_size=chunk_size,
+    )
+    rows = chunk_size or max(1, _CHUNK_ENTRIES // student.shape[0])
+    student_ranks = _ranks(function, student, dissimilarity, rows)
+    teacher_ranks = _ranks(function, teacher, teacher_dissimilarity or dissimilarity, rows)
+    gaps = [(ours - theirs).abs().sum(1) for ours, theirs in zip(student_ranks, teacher_ranks, strict=True)]
+    return torch.cat(gaps)
+
+
+def _ranks(function: str, x: Tensor, dissimilarity: Dissimilarity, rows: int) -> Iterator[Tensor]:
+    """Yield #{k : d_ik <= d_ij}, `rows` anchors i at a time, as int64 [rows, N]."""
+    tolerance = 1e-12 if x.dtype == torch.float64 else 1e-6
+    blocks: Iterator[Tensor]
+    if isinstance(dissimilarity, str):
+        blocks = dissimilarity_blocks(x, x, dissimilarity, rows)
+    else:
+        blocks = iter(pairwise_dissimilarity(widen(x), dissimilarity, function=function).split(rows))
+    for block in blocks:
+        yield _row_ranks(block, tolerance)
+
+
+def _row_ranks(values: Tensor, tolerance: float) -> Tensor:
+    """Rank each row's entries, from 1; a run of values that differ by rounding alone has the rank of its last."""
+    count = values.shape[1]
+    ordered, order = values.sort(dim=1)
+    below, above = ordered[:, :-1], ordered[:, 1:]
+    ends = above - below > tolerance * torch.maximum(above.abs(), below.abs())
+    positions = torch.arange(1, count, device=values.device).expand_as(ends)
+    last = torch.full_like(order[:, :1], count)
+    ranks = torch.cat([torch.where(ends, positions, count), last], 1)
+    ranks = ranks.flip(1).cummin(1).values.flip(1)
+    return torch.empty_like(order).scatter_(1, order, ranks)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from congruence.core import check
-from congruence.core.numerics import float32_island, unit, widen
+from congruence.core.numerics import as_float64, float32_island, unit, widen
 
 DissimilarityName = Literal["cosine", "euclidean"]
 Dissimilarity = DissimilarityName | Callable[[Tensor], Tensor]
@@ -18,11 +18,6 @@ Dissimilarity = DissimilarityName | Callable[[Tensor], Tensor]
 # A float64 product of unit rows errs by about 1e-16; what lies below these is rounding, not distance.
 _COSINE_ZERO = 1e-15
 _SQUARED_ZERO = 1e-14
-
-
-def _float64(tensor: Tensor) -> Tensor:
-    """Float64 where the device has it: Grams of tight clusters cancel in float32."""
-    return tensor if tensor.device.type == "mps" else tensor.double()
 
 
 def _without_diagonal(matrix: Tensor) -> Tensor:
@@ -44,8 +39,8 @@ def cosine(x: Tensor, y: Tensor | None = None) -> Tensor:
         >>> cosine(torch.tensor([[2.0, 0.0], [0.0, 3.0], [-1.0, 0.0]])).tolist()
         [[0.0, 0.5, 1.0], [0.5, 0.0, 0.5], [1.0, 0.5, 0.0]]
     """
-    rows = unit(_float64(x))
-    columns = rows if y is None else unit(_float64(y))
+    rows = unit(as_float64(x))
+    columns = rows if y is None else unit(as_float64(y))
     values = (1 - rows @ columns.T) / 2
     values = (values * (values > _COSINE_ZERO)).clamp(max=1).to(x.dtype)
     return _without_diagonal(values) if y is None else values
@@ -124,13 +119,13 @@ def dissimilarity_blocks(
     """
     dtype = torch.promote_types(widen(query).dtype, widen(database).dtype)
     if dissimilarity == "cosine":
-        left, right = unit(_float64(widen(query))), unit(_float64(widen(database)))
+        left, right = unit(as_float64(widen(query))), unit(as_float64(widen(database)))
         for block in left.split(rows):
             values = (1 - block @ right.T) / 2
             yield (values * (values > _COSINE_ZERO)).clamp_(max=1).to(dtype)
         return
-    centre = _float64(widen(database)).mean(0, keepdim=True)
-    left, right = _float64(widen(query)) - centre, _float64(widen(database)) - centre
+    centre = as_float64(widen(database)).mean(0, keepdim=True)
+    left, right = as_float64(widen(query)) - centre, as_float64(widen(database)) - centre
     right_squares = right.square().sum(1)
     for block in left.split(rows):
         squares = block.square().sum(1, keepdim=True) + right_squares

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from congruence.core import check
-from congruence.core.numerics import float32_island, unit
+from congruence.core.numerics import as_float64, float32_island, unit
 from congruence.geometry.kernels import GAMMA, KERNEL, ORDER, Kernel, resolve_kernel
 
 CHECKS: Mapping[str, check.Constraint] = {
@@ -73,9 +73,12 @@ def correlation_congruence_loss(
     check.same_rows(name, student=student, teacher=teacher)
     check.hyperparameters(name, CHECKS, normalize=normalize)
     correlation = resolve_kernel(name, kernel, gamma=gamma, order=order)
+    dtype = student.dtype
+    if not callable(kernel):  # the caller's own may hold float32 parameters
+        student, teacher = as_float64(student), as_float64(teacher)
     if normalize:
         student, teacher = unit(student), unit(teacher)
-    return (correlation(student) - correlation(teacher)).square().mean()
+    return (correlation(student) - correlation(teacher)).square().mean().to(dtype)
 
 
 class CorrelationCongruenceLoss(nn.Module):

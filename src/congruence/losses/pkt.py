@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from congruence.core import check
-from congruence.core.numerics import float32_island, safe_norm
+from congruence.core.numerics import as_float64, float32_island, safe_norm
 
 CHECKS: Mapping[str, check.Constraint] = {"eps": check.POSITIVE}
 
@@ -52,10 +52,12 @@ def pkt_loss(student: Tensor, teacher: Tensor, *, eps: float = 1e-7) -> Tensor:
     check.same_rows("pkt_loss", student=student, teacher=teacher)
     check.hyperparameters("pkt_loss", CHECKS, eps=eps)
     student_rows, teacher_rows = _neighbours(student, eps), _neighbours(teacher, eps)
-    return (teacher_rows * torch.log((teacher_rows + eps) / (student_rows + eps))).mean()
+    loss = (teacher_rows * torch.log((teacher_rows + eps) / (student_rows + eps))).mean()
+    return loss.to(student.dtype)
 
 
 def _neighbours(x: Tensor, eps: float) -> Tensor:
+    x = as_float64(x)
     rows = x / (safe_norm(x, keepdim=True) + eps)
     # Rounding can put a cosine below -1, and a negative probability under the logarithm.
     similarities = ((rows @ rows.T + 1) / 2).clamp(min=0)

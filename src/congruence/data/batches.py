@@ -1,0 +1,192 @@
+"""The iterable that `loader` makes: order and content of a batch are functions of (seed, epoch, batch number)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from congruence.core import ranks
+from congruence.core.check import Real, fail, hyperparameters
+from congruence.core.rng import keyed_generator
+from congruence.data.augment import Augment
+from congruence.data.dataset import ArrayDataset
+from congruence.data.items import Drawn, Draws, Request
+
+_ORDER = 201  # The stream of the order's generator.
+_WHOLE = Real(low=0, closed="low", integer=True)
+
+
+class Sampler(Protocol):
+    """Anything that plans whole epochs: the same lists for the same epoch, each a global batch."""
+
+    def batches(self, epoch: int) -> Sequence[Sequence[int] | Tensor]:
+        """Return the positions of each batch of an epoch."""
+
+
+def _same(value: Any) -> Any:
+    """Collate nothing; a named function because workers may have to import it."""
+    return value
+
+
+def _moved(value: Any, device: torch.device | str | None) -> Any:
+    if device is None:
+        return value
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, Mapping):
+        return {key: _moved(item, device) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_moved(item, device) for item in value]
+    return value
+
+
+@dataclass(frozen=True)
+class EpochOrder:
+    """The default sampler: all samples in an order that is a function of (seed, epoch), cut into batches.
+
+    A last batch that is smaller is left out with `drop_last`, else cut to a multiple of the number of ranks.
+    """
+
+    size: int
+    batch_size: int
+    shuffle: bool
+    seed: int
+    drop_last: bool
+
+    def _used(self) -> int:
+        divides(self.batch_size, ranks.world_size())
+        short = self.size % self.batch_size
+        return self.size - (short if self.drop_last else short % ranks.world_size())
+
+    def __len__(self) -> int:
+        return -(-self._used() // self.batch_size)
+
+    def batches(self, epoch: int) -> list[Tensor]:
+        """Return the positions of each global batch."""
+        order = torch.arange(self.size)
+        if self.shuffle:
+            order = torch.randperm(self.size, generator=keyed_generator(self.seed, _ORDER, epoch))
+        return list(order[: self._used()].split(self.batch_size))
+
+
+class Loader:
+    """An iterable over batches; made by `loader`, whose documentation says what it yields."""
+
+    def __init__(
+        self,
+        dataset: Any,
+        *,
+        batch_size: int,
+        sampler: Sampler,
+        seed: int,
+        augment: Mapping[str, Augment | bool | None],
+        views: tuple[str, ...],
+        workers: int,
+        device: torch.device | str | None,
+        view_cycle: int | None,
+    ) -> None:
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.sampler = sampler
+        self.seed = seed
+        self.augment = augment
+        self.views = views
+        self.workers = workers
+        self.device = device
+        self.view_cycle = view_cycle
+        self._epoch = 0
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next `iter` gives."""
+        return self._epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch the next `iter` gives."""
+        hyperparameters("set_epoch", {"epoch": _WHOLE}, epoch=epoch)
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.sampler) if isinstance(self.sampler, Sized) else len(self.sampler.batches(self._epoch))
+
+    def __iter__(self) -> Iterator[Any]:
+        epoch = self._epoch
+        yield from self.batches(epoch)
+        self._epoch = epoch + 1
+
+    def plan(self, epoch: int) -> list[Tensor]:
+        """Return the positions of each global batch of an epoch, before ranks share them.
+
+        Raises:
+            ValueError: where a batch cannot be shared equally by the ranks.
+        """
+        hyperparameters("plan", {"epoch": _WHOLE}, epoch=epoch)
+        world = ranks.world_size()
+        batches = [torch.as_tensor(batch, dtype=torch.int64) for batch in self.sampler.batches(epoch)]
+        for batch in batches:
+            if len(batch) % world:
+                raise ValueError(f"`loader`: the sampler's batch of {len(batch)} does not divide by {world} ranks.")
+        return batches
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Any]:
+        """Iterate over an epoch's batches from number `start` on: the same bits as when none is left out.
+
+        Args:
+            epoch: counted from 0.
+            start: how many batches are left out; their samples are not read.
+
+        Returns:
+            An iterator over this rank's share of each batch.
+        """
+        hyperparameters("batches", {"epoch": _WHOLE, "start": _WHOLE}, epoch=epoch, start=start)
+        world, rank = ranks.world_size(), ranks.rank()
+        drawn_epoch = epoch if self.view_cycle is None else epoch % self.view_cycle
+        requests = [Request(drawn_epoch, batch.chunk(world)[rank]) for batch in self.plan(epoch)[start:]]
+        return (
+            self._packed(request.samples, drawn) for request, drawn in zip(requests, self._drawn(requests), strict=True)
+        )
+
+    def _drawn(self, requests: list[Request]) -> Iterator[Drawn]:
+        dataset = self.dataset
+        if isinstance(dataset, ArrayDataset):
+            for epoch, index in requests:
+                views = {
+                    view: dataset.batch(
+                        index, epoch=epoch, seed=self.seed, augment=self.augment[view], view=view, device=self.device
+                    )
+                    for view in self.views
+                }
+                yield Drawn(views, None if dataset.labels is None else dataset.labels[index])
+            return
+        draws = Draws(dataset, self.views, self.seed)
+        if self.workers == 0:
+            yield from (draws[request] for request in requests)
+            return
+        # A generator of its own: the stock loader would draw from the global one. Requests are its "samples".
+        yield from DataLoader(
+            draws,
+            batch_size=None,
+            sampler=requests,
+            num_workers=self.workers,
+            collate_fn=_same,
+            generator=torch.Generator().manual_seed(0),
+            pin_memory=self.device is not None and torch.device(self.device).type == "cuda",
+        )
+
+    def _packed(self, index: Tensor, drawn: Drawn) -> Any:
+        views, labels, index = (_moved(part, self.device) for part in (drawn.views, drawn.labels, index))
+        inputs = views["main" if "main" in views else self.views[0]]
+        if self.views == ("main",):
+            return inputs, labels, index
+        return {"inputs": inputs, "labels": labels, "index": index, "views": views}
+
+
+def divides(batch_size: int, world: int) -> None:
+    """Check that ranks get equal shares."""
+    if batch_size % world:
+        fail("loader", "batch_size", f"a multiple of the number of ranks ({world})", batch_size)

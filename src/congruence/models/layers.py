@@ -1,0 +1,193 @@
+"""The names of a model's layers: the path syntax, what wraps a model, and where a tap cannot be trusted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from congruence.core import check
+
+_SYNTAX = re.compile(r"(input:)?([^\[\]#:]*)(?:#(\d+))?((?:\[[^\[\]]+\])*)(?:#(\d+))?")
+_TRANSPARENT = frozenset({"_orig_mod", "_checkpoint_wrapped_module"})
+_SHARDED = frozenset({"FullyShardedDataParallel", "FSDPModule"})
+
+
+class LayerError(ValueError):
+    """A layer path that cannot be read; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class LayerPath:
+    """A parsed path: what enters or leaves `layer`, in its `call`-th run, and which part of it."""
+
+    text: str
+    side: Literal["input", "output"]
+    layer: str
+    call: int | None
+    keys: tuple[str, ...]
+
+
+def parse(text: str) -> LayerPath:
+    """Parse "layer4.1.conv2", "input:fc", "relu#2", "encoder[last_hidden_state]", "input:block#2[0]", "" or "output".
+
+    Example:
+        >>> parse("input:block.attention#2[0]").layer
+        'block.attention'
+    """
+    match = _SYNTAX.fullmatch(text) if isinstance(text, str) else None
+    if match is None or (match[3] and match[5]):
+        raise LayerError(
+            f"{text!r} is not a layer path: write 'PATH', 'input:PATH', 'PATH#2' for a second call, "
+            "'PATH[0]' or 'PATH[name]' for a part of the result, or 'output'."
+        )
+    number = match[3] or match[5]
+    if number is not None and int(number) == 0:
+        raise LayerError(f"{text!r} is not a layer path: calls are counted from 1, as in '{match[2]}#1'.")
+    keys = tuple(re.findall(r"\[([^\[\]]+)\]", match[4]))
+    return LayerPath(text, "input" if match[1] else "output", match[2], int(number) if number else None, keys)
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether `module` is what `torch.compile(module)` returns."""
+    return type(module).__name__ == "OptimizedModule" and isinstance(getattr(module, "_orig_mod", None), nn.Module)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the model inside `DistributedDataParallel`, `DataParallel` and `torch.compile`."""
+    inner: Any = model
+    while True:
+        if isinstance(inner, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            inner = inner.module
+        elif is_compiled(inner):
+            inner = inner._orig_mod
+        else:
+            return cast(nn.Module, inner)
+
+
+def pick(value: Any, keys: Sequence[str], where: str) -> Tensor:
+    """Follow `keys` into tuples, lists, mappings and objects with fields down to a tensor."""
+    for key in keys:
+        try:
+            if isinstance(value, Mapping):
+                value = value[key if key in value else int(key)]
+            elif isinstance(value, (list, tuple)) and key.lstrip("-").isdigit():
+                value = value[int(key)]
+            else:
+                value = getattr(value, key)
+        except (KeyError, IndexError, ValueError, AttributeError):
+            raise LayerError(f"{where} has no '[{key}]': it is {_contents(value)}.") from None
+    if not isinstance(value, Tensor):
+        raise LayerError(
+            f"{where} is not a tensor but {_contents(value)}: select a part, as in 'PATH[0]' or 'PATH[name]'."
+        )
+    return value
+
+
+def _contents(value: Any) -> str:
+    def brief(item: Any) -> str:
+        return check.shape(item) if isinstance(item, Tensor) else type(item).__name__
+
+    name = type(value).__name__
+    if isinstance(value, Tensor):
+        return f"a tensor {check.shape(value)}"
+    if isinstance(value, Mapping):
+        return f"a {name} with " + ", ".join(f"[{key}] {brief(item)}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        fields = getattr(value, "_fields", range(len(value)))
+        return f"a {name} with " + ", ".join(f"[{key}] {brief(item)}" for key, item in zip(fields, value, strict=True))
+    return f"a {name}"
+
+
+class Layers:
+    """The table of a model's layers by name: through wrappers, with shared modules known under each of their names.
+
+    Args:
+        model: as the user gave it.
+        name: "student", "teacher", ...; used in sentences.
+    """
+
+    def __init__(self, model: nn.Module, name: str) -> None:
+        if not isinstance(model, nn.Module):
+            check.fail("Taps", "model", "a torch.nn.Module", type(model).__name__)
+        self.name = name
+        self.inner = unwrap(model)
+        self.modules: dict[str, nn.Module] = {}
+        self.canonical: dict[str, str] = {}  # the first name of the same module: what calls are counted under
+        self.closed: dict[str, str] = {}  # layers that hooks do not reach, and why
+        self._first: dict[nn.Module, str] = {}
+        for part in model.modules():
+            if _SHARDED & {base.__name__ for base in type(part).__mro__}:
+                raise ValueError(
+                    f"The {name} is sharded by FSDP, whose layers cannot be read yet: "
+                    "give the plain module, or wrap it in DistributedDataParallel."
+                )
+        self.root_closed = self._why_closed(model)
+        self._walk("", self.inner, self.root_closed)
+
+    def _why_closed(self, model: Any) -> str:
+        """Say why hooks do not reach anything in the model, "" where they do."""
+        while model is not self.inner:
+            if is_compiled(model) or model._compiled_call_impl is not None:
+                return "the whole model is compiled"
+            if isinstance(model, nn.DataParallel) and len(model.device_ids or ()) > 1:
+                return "DataParallel runs copies of the model"
+            model = model.module
+        if model._compiled_call_impl is not None:
+            return "the whole model is compiled"
+        return "the whole model is a ScriptModule" if isinstance(model, torch.jit.ScriptModule) else ""
+
+    def _walk(self, path: str, module: nn.Module, closed: str) -> None:
+        inside = closed
+        if module._compiled_call_impl is not None:
+            closed = inside = closed or f"'{path}' is compiled"
+        elif isinstance(module, torch.jit.ScriptModule):  # takes no hooks
+            closed = inside = closed or f"'{path}' is a ScriptModule"
+        elif is_compiled(module):  # hooks on the wrapper itself run outside the graph
+            inside = closed or f"'{path}' is compiled"
+        if path not in self.modules:  # a wrapper takes the name; what it wraps is only walked through
+            self.modules[path] = module
+            self.canonical[path] = self._first.setdefault(module, path)
+            if closed:
+                self.closed[path] = closed
+        for child_name, child in module._modules.items():
+            if child is not None:
+                full = path if child_name in _TRANSPARENT else f"{path}.{child_name}".lstrip(".")
+                self._walk(full, child, inside)
+
+    def resolve(self, path: LayerPath) -> str:
+        """Return the canonical name of the layer that `path` points at, "" for the model itself.
+
+        Raises:
+            LayerError: where there is no such layer (with near names) or hooks do not reach it.
+        """
+        candidates = [path.layer, ".".join(part for part in path.layer.split(".") if part not in _TRANSPARENT)]
+        candidates.append(candidates[1].removeprefix("module."))
+        known = next((candidate for candidate in candidates if candidate in self.modules), None)
+        if known is None and path.layer == "output":
+            known = ""
+        if known is None:
+            raise LayerError(f"The {self.name} has no layer '{path.layer}'.{check.near(path.layer, self.modules)}")
+        reason = self.closed.get(known)
+        if reason and (known or path.side == "input"):
+            raise LayerError(
+                f"The {self.name}'s layer '{path.text}' cannot be read because {reason} and a tap inside could be "
+                "silently skipped: give the plain module, or read 'output' only."
+            )
+        return self.canonical[known]
+
+    def reachable(self) -> dict[str, nn.Module]:
+        """Return the layers that hooks reach, each once."""
+        return {
+            name: self.modules[name]
+            for name, first in self.canonical.items()
+            if name == first and name not in self.closed
+        }
+
+    def compiled(self) -> bool:
+        """Whether any part is compiled."""
+        return any(is_compiled(m) or m._compiled_call_impl is not None for m in self.modules.values())

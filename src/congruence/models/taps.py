@@ -1,0 +1,224 @@
+"""Read any layer of any model: hooks that live for one forward, checked by a dry run before the first step."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from congruence.core import check
+from congruence.models.capture import Capture, Group
+from congruence.models.forward import call, dry_forward
+from congruence.models.layers import LayerError, LayerPath, Layers, parse
+
+__all__ = ["LayerError", "Taps", "call"]
+
+
+class Taps:
+    """Tapped layers of one model.
+
+    Paths are dotted module names. "input:PATH" is what enters a layer (its first argument), "PATH#2" its second call in
+    one forward, "PATH[0]" or "PATH[name]" a part of a result that is not one tensor, "output" or "" the model's output.
+    A module that is really called "output" keeps its name. Wrappers (`DistributedDataParallel`, `DataParallel`,
+    `torch.compile`) are looked through, and the forward still goes through them.
+
+    Values are what left (or entered) the layer: where a later operation works in place on a tapped tensor, the tap
+    copies it. Nothing stays on the model between forwards.
+
+    Args:
+        model: the user's module, never changed.
+        name: "student", "teacher", ...; used in sentences.
+
+    Raises:
+        ValueError: for a model whose layers cannot be read (FSDP).
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
+        >>> taps = Taps(model, name="student")
+        >>> taps.probe(torch.ones(4, 3), training=True)
+        >>> taps.default("features"), taps.default("logits")
+        ('input:2', '2')
+        >>> taps.require(["input:2", "1"])
+        >>> output, values = taps.read(torch.ones(4, 3))
+        >>> {path: list(value.shape) for path, value in values.items()}
+        {'input:2': [4, 5], '1': [4, 5]}
+    """
+
+    def __init__(self, model: nn.Module, *, name: str) -> None:
+        self.model = model
+        self.name = name
+        self.head: str | None = None
+        self.shapes: dict[str, torch.Size] = {}
+        self._layers = Layers(model, name)
+        self._probed: tuple[Any, bool] | None = None
+        self._calls: dict[str, int] = {}
+        self._finished: list[str] = []  # layers in the order in which the dry run left them
+        self._before: dict[Group, int] = {}  # how many had been left when a layer was entered or left
+        self._paths: dict[str, LayerPath] = {}
+        self._targets: dict[str, str] = {}
+        self._copied: set[str] = set()  # paths whose tensor is changed in place later in the forward
+        self._output_dims: int | None = None
+
+    def probe(self, example: Any, *, training: bool) -> None:
+        """Run the model once on `example` in the mode of its use, and note which layers run, and how often.
+
+        Raises:
+            ValueError: where that forward fails, with its text and the example's shapes.
+        """
+        self._layers = Layers(self.model, self.name)
+        self._calls, self._finished, self._before, self.head = {}, [], {}, None
+        reachable = self._layers.reachable()
+        with contextlib.ExitStack() as stack:
+            for layer, module in reachable.items():
+                stack.enter_context(_hook(module.register_forward_pre_hook(self._entering(layer))))
+                stack.enter_context(_hook(module.register_forward_hook(self._leaving(layer))))
+            output = dry_forward(self._layers, example, training=training)
+        self._output_dims = output.dim() if isinstance(output, Tensor) else None
+        linears = [layer for layer in self._finished if isinstance(reachable[layer], nn.Linear)]
+        if linears:
+            count = self._calls[linears[-1]]
+            self.head = linears[-1] if count == 1 else f"{linears[-1]}#{count}"
+        self._probed = (example, training)
+
+    def _entering(self, layer: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any) -> None:
+            self._before[(layer, "input")] = len(self._finished)
+
+        return hook
+
+    def _leaving(self, layer: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            self._calls[layer] = self._calls.get(layer, 0) + 1
+            self._finished.append(layer)
+            self._before[(layer, "output")] = len(self._finished)
+
+        return hook
+
+    def default(self, role: str) -> str:
+        """Return the layer that "features" (what enters the last Linear) or "logits" (its output) stands for.
+
+        Raises:
+            ValueError: where the model has no Linear layer that tells, asking for a layer by name.
+        """
+        if self._probed is None:
+            raise RuntimeError(f"The {self.name}'s taps have no default layers before `probe`.")
+        if self.head is not None and role in ("features", "logits"):
+            return f"input:{self.head}" if role == "features" else self.head
+        if role == "logits" and self._output_dims == 2:
+            return "output"
+        argument = f"{self.name}_layer=" if self.name in ("student", "teacher") else "student_layer= or teacher_layer="
+        why = (
+            f"has no default layer for {role!r}"
+            if self.head is not None
+            else f"runs no Linear layer to find {role!r} by"
+        )
+        if self._layers.root_closed:
+            raise ValueError(
+                f"The {self.name} has no {role!r} to read, because {self._layers.root_closed}: give the plain module."
+            )
+        raise ValueError(f"The {self.name} {why}: name one with {argument}.")
+
+    def module(self, path: str) -> nn.Module:
+        """Return the module that `path` points at."""
+        return self._layers.modules[self._layers.resolve(parse(path))]
+
+    def require(self, paths: Iterable[str]) -> None:
+        """Add paths to read: each is found, must run, and is read once in a dry run for its shape and in-place changes.
+
+        Raises:
+            ValueError: in one sentence naming the model and the layer; nothing is added then.
+        """
+        if self._probed is None:
+            raise RuntimeError(f"The {self.name}'s taps need `probe` before `require`.")
+        paths = [paths] if isinstance(paths, str) else paths
+        new = {text: parse(text) for text in paths if text not in self._paths}
+        targets = {text: self._layers.resolve(path) for text, path in new.items()}
+        for text, path in new.items():
+            self._check_calls(path, targets[text])
+        if not new:
+            return
+        capture = Capture(self.name, new, targets, copied=frozenset())
+        example, training = self._probed
+        with capture.hooked(self._layers):
+            output = dry_forward(self._layers, example, training=training)
+        capture.finish(output)
+        self._copied |= capture.moved()
+        self.shapes |= {text: value.shape for text, value in capture.values.items()}
+        self._paths |= new
+        self._targets |= targets
+
+    def _check_calls(self, path: LayerPath, target: str) -> None:
+        if target == "" and path.side == "output":
+            count = 1
+        else:
+            count = self._calls.get(target, 0)
+        if count == 0:
+            kind = type(self._layers.modules[target]).__name__
+            raise LayerError(f"The {self.name}'s layer '{path.text}' ({kind}) does not run in the model's forward.")
+        if path.call is None and count > 1:
+            raise LayerError(
+                f"The {self.name}'s layer '{path.text}' runs {count} times in one forward: "
+                f"say which call to read, as in '{path.layer}#1' to '{path.layer}#{count}'."
+            )
+        if path.call is not None and path.call > count:
+            raise LayerError(
+                f"The {self.name}'s layer '{path.text}' asks for call {path.call}, but '{path.layer}' "
+                f"runs {count} time{'s' if count > 1 else ''} in one forward."
+            )
+
+    def read(self, inputs: Any, *, only: Collection[str] | None = None) -> tuple[Any, dict[str, Tensor]]:
+        """Run the model on `inputs` (as `call` does) and return its output and the required layers' tensors by path.
+
+        Args:
+            inputs: a tensor, a tuple or list of arguments, or a mapping of keyword arguments.
+            only: the required paths to read this time; None reads all.
+
+        Raises:
+            ValueError: for a path in `only` that was not required.
+            RuntimeError: where a tap did not run, changed in place unseen, or cannot carry gradient.
+        """
+        paths = self._paths
+        if only is not None:
+            for text in only:
+                if text not in paths:
+                    known = check.near(text, paths)
+                    raise ValueError(f"The {self.name}'s layer '{text}' was not asked for with `require`.{known}")
+            paths = {text: paths[text] for text in paths if text in only}
+        capture = Capture(self.name, paths, self._targets, self._copied)
+        with capture.hooked(self._layers):
+            output = call(self.model, inputs)
+        capture.finish(output)
+        moved = capture.moved()
+        if moved:
+            self._copied |= moved
+            raise RuntimeError(
+                f"The {self.name}'s layer '{min(moved)}' was changed in place later in the forward, which the dry run "
+                "did not show; it is copied from now on, so run this batch again (or probe in this mode)."
+            )
+        for text in capture.blind:
+            self._check_gradient(text)
+        return output, capture.values
+
+    def _check_gradient(self, text: str) -> None:
+        """Refuse a tap taken under a no_grad that the model set itself, if something trainable lies before it."""
+        group = (self._targets[text], self._paths[text].side)
+        own = [group[0]] if group[1] == "output" else []
+        earlier = self._finished[: self._before.get(group, 0)]
+        if any(
+            p.requires_grad for layer in earlier + own for p in self._layers.modules[layer].parameters(recurse=False)
+        ):
+            raise RuntimeError(
+                f"The {self.name}'s layer '{text}' carries no gradient, as happens inside activation checkpointing "
+                "with use_reentrant=True: set use_reentrant=False, or read a layer outside."
+            )
+
+
+@contextlib.contextmanager
+def _hook(handle: Any) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,77 @@
+"""The one wrapper of a teacher: frozen, in evaluation mode whatever happens to it, and read without gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from congruence.models.parameters import shares_parameters
+from congruence.models.taps import Taps
+
+__all__ = ["Teacher", "shares_parameters"]
+
+
+class Teacher:
+    """A frozen network and its taps.
+
+    A plain object: a module that holds one does not register it, so that the teacher is never in a `state_dict`, an
+    optimizer or a `.train()` call. A `.train()` on the wrapped module itself is undone at the next read, before any
+    batch-norm statistic can move.
+
+    Args:
+        module: the network; its parameters get `requires_grad=False` (give a copy if a student shares them,
+            which `shares_parameters` tells).
+        name: used in sentences.
+
+    Example:
+        >>> teacher = Teacher(nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2)))
+        >>> teacher.taps.probe(torch.ones(4, 3), training=False)
+        >>> teacher.taps.require(["input:1"])
+        >>> _ = teacher.module.train()
+        >>> output, values = teacher.read(torch.ones(4, 3))
+        >>> output.requires_grad, teacher.module.training, list(values["input:1"].shape)
+        (False, False, [4, 3])
+    """
+
+    def __init__(self, module: nn.Module, *, name: str = "teacher") -> None:
+        self.taps = Taps(module, name=name)
+        self.module = module
+        module.requires_grad_(False)
+        module.eval()
+
+    def to(self, *args: Any, **kwargs: Any) -> Teacher:
+        """Move or cast the network, as `nn.Module.to`."""
+        self.module.to(*args, **kwargs)
+        return self
+
+    def train(self, mode: bool = True) -> Teacher:
+        """Stay in evaluation mode."""
+        self.module.eval()
+        return self
+
+    def eval(self) -> Teacher:
+        """Stay in evaluation mode."""
+        return self.train(False)
+
+    def read(self, inputs: Any, *, only: Collection[str] | None = None) -> tuple[Any, dict[str, Tensor]]:
+        """Return the network's output and the tapped tensors (see `Taps.read`), without gradient."""
+        if _trains(self.module):
+            self.module.eval()
+        # Not inference_mode: its tensors count no in-place changes, and cannot be saved for a student's backward.
+        with torch.no_grad():
+            return self.taps.read(inputs, only=only)
+
+
+def _trains(module: nn.Module) -> bool:
+    """Whether any part is in training mode; runs before every forward, hence not by the slower `modules()`."""
+    stack: list[nn.Module | None] = [module]
+    while stack:
+        part = stack.pop()
+        if part is not None:
+            if part.training:
+                return True
+            stack.extend(part._modules.values())
+    return False

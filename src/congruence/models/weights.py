@@ -1,0 +1,148 @@
+"""Weights on disk: safetensors written atomically, read without executing anything, loaded strictly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from congruence.core import check, files
+from congruence.models.layers import unwrap
+
+T = TypeVar("T")
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")
+
+
+def save_weights(state_dict: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a state dict as safetensors: every name with its own contiguous copy, whole or not at all.
+
+    Tied tensors are written once for each name, so that `model.load_state_dict(load_file(path))` works strictly.
+
+    Args:
+        state_dict: tensors by name, on any device.
+        path: of the file; its folder is made.
+        metadata: strings to keep in the header.
+
+    Raises:
+        ValueError: for an entry that is not a tensor, or metadata that is not text.
+    """
+    from safetensors.torch import save
+
+    metadata = dict(metadata or {})
+    for key, value in metadata.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            check.fail("save_weights", "metadata", "strings by string", f"{key!r}: {value!r}")
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in state_dict.items():
+        if not isinstance(tensor, Tensor):
+            check.fail("save_weights", "state_dict", "a mapping of tensors", f"{type(tensor).__name__} at '{name}'")
+        # A fresh copy of each, because safetensors refuses tensors that share memory.
+        tensors[name] = tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format).contiguous()
+    # "format" is what transformers asks for before it opens a file.
+    with files.atomic(Path(path)) as file:
+        file.write(save(tensors, metadata={"format": "pt", **metadata}))
+
+
+def load_weights(path: str | Path) -> dict[str, Tensor]:
+    """Read a state dict from safetensors or from torch's own format, without executing a pickle.
+
+    Checkpoints that keep it under a usual key ("state_dict", "model", ...) are unwrapped, and the prefixes that
+    `DistributedDataParallel` and `torch.compile` leave on names are taken off.
+
+    Raises:
+        ValueError: in one sentence for a file that is absent, cut short, or not weights.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"There is no weights file '{path}'.")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            content: Any = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        if "weights_only" in str(error) or "Weights only load failed" in str(error):
+            reason = "it is not a file of tensors only, and Python objects in it are never executed"
+        else:
+            reason = f"it is cut short or in another format ({type(error).__name__})"
+        raise ValueError(f"The weights file '{path}' cannot be read: {reason}.") from error
+    return _strip(_unwrap(content, path))
+
+
+def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
+    while isinstance(content, Mapping):
+        if content and all(isinstance(value, Tensor) for value in content.values()):
+            return dict(content)
+        inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    found = (
+        f"keys {', '.join(repr(k) for k in list(content)[:5])}"
+        if isinstance(content, Mapping)
+        else type(content).__name__
+    )
+    raise ValueError(f"The weights file '{path}' holds no state dict (a mapping from names to tensors), but {found}.")
+
+
+def _strip(state: dict[str, T]) -> dict[str, T]:
+    names = {name: ".".join(part for part in name.split(".") if part != "_orig_mod") for name in state}
+    while names and all(name.startswith("module.") for name in names.values()):
+        names = {old: name.removeprefix("module.") for old, name in names.items()}
+    return {name: state[old] for old, name in names.items()}
+
+
+def load_into(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
+    """Load `state` into `model`, every name and shape alike.
+
+    A name that `state` leaves out because the model ties it to one that is there is filled in.
+
+    Args:
+        model: the receiver, wrapped or not.
+        state: tensors by name.
+        source: where they come from, for the sentence.
+
+    Raises:
+        ValueError: in one sentence with the names that are missing, not expected, or of another shape.
+    """
+    names = list(model.state_dict(keep_vars=True))
+    values = [value if isinstance(value, Tensor) else None for value in model.state_dict(keep_vars=True).values()]
+    plain = _strip({name: name for name in names})  # plain name -> the name in this model
+    own = {name: value for name, value in zip(plain, values, strict=True) if value is not None}
+    state = _strip(dict(state))
+    tied = {id(value): name for name, value in own.items() if name in state}
+    twins = [(name, tied[id(value)]) for name, value in own.items() if id(value) in tied]
+    state |= {name: state[twin] for name, twin in twins if name not in state}
+    missing = [name for name in own if name not in state]
+    unexpected = [name for name in state if name not in plain]
+    other = [name for name in own if name in state and own[name].shape != state[name].shape]
+    problems = []
+    if missing:
+        problems.append(f"lack {_few(missing)}")
+    if unexpected:
+        problems.append(f"have {_few(unexpected)} besides")
+    if other:
+        shapes = [f"'{name}' {check.shape(state[name])} for {check.shape(own[name])}" for name in other]
+        problems.append(f"differ in shape: {', '.join(shapes[:3])}{_more(shapes)}")
+    apart = [name for name, twin in twins if not torch.equal(state[name], state[twin])]
+    if apart and not other:
+        problems.append(f"differ between names that the model ties: {_few(apart)}")
+    if problems:
+        hint = check.near(unexpected[0], missing, most=1) if unexpected else ""
+        raise ValueError(
+            f"The weights of {source} do not fit {type(unwrap(model)).__name__}: they {'; they '.join(problems)}.{hint}"
+        )
+    model.load_state_dict({plain[name]: value for name, value in state.items()}, strict=True)
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names[:3]) + _more(names)
+
+
+def _more(names: list[str]) -> str:
+    return f" and {len(names) - 3} more" if len(names) > 3 else ""

@@ -1,0 +1,152 @@
+"""Weights survive the disk exactly, and every file that does not fit says why in a sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from congruence.models.weights import load_into, load_weights, save_weights
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(7, 3)
+        self.norm = nn.BatchNorm1d(3)
+        self.head = nn.Linear(3, 7, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(self.norm(self.embedding(ids)))
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_tied_weights_survive(tmp_path: Path) -> None:
+    model = Tied()
+    file = tmp_path / "deep" / "student.safetensors"
+    save_weights(model.state_dict(), file, {"epoch": "3"})
+    with safe_open(file, "pt") as opened:
+        assert opened.metadata() == {"format": "pt", "epoch": "3"}
+    other = Tied()
+    other.load_state_dict(load_file(file))  # plain and strict
+    assert same(other.state_dict(), model.state_dict())
+    third = Tied()
+    load_into(third, load_weights(file), source=str(file))
+    assert third.head.weight is third.embedding.weight
+    assert same(third.state_dict(), model.state_dict())
+    assert [p.name for p in file.parent.iterdir()] == ["student.safetensors"]
+
+
+def test_a_tied_name_that_is_left_out_is_filled_in() -> None:
+    model, other = Tied(), Tied()
+    state = model.state_dict()
+    del state["head.weight"]
+    load_into(other, state, source="a file")
+    assert torch.equal(other.head.weight, model.embedding.weight)
+
+
+def test_tied_names_with_two_values_are_refused() -> None:
+    state = {name: value.clone() for name, value in Tied().state_dict().items()}
+    state["embedding.weight"] += 1
+    with pytest.raises(ValueError, match=r"they differ between names that the model ties: 'embedding.weight'\.$"):
+        load_into(Tied(), state, source="a file")
+
+
+def test_views_strides_and_dtypes_survive(tmp_path: Path) -> None:
+    base = torch.arange(24.0).view(2, 3, 4)
+    state = {
+        "part": base[0],
+        "turned": base.transpose(0, 2),
+        "last": base.new_ones(1, 2, 3, 4).to(memory_format=torch.channels_last),
+        "half": base.half(),
+        "count": torch.tensor(5),
+        "none": torch.empty(0, 3),
+    }
+    save_weights(state, tmp_path / "a.safetensors")
+    loaded = load_weights(tmp_path / "a.safetensors")
+    assert same(loaded, state)
+    assert all(loaded[name].dtype == state[name].dtype and loaded[name].is_contiguous() for name in state)
+
+
+@pytest.mark.parametrize("key", [None, "state_dict", "model", "net"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_torch_files_of_every_habit(tmp_path: Path, key: str | None, prefix: str) -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    state = {prefix + name: value for name, value in model.state_dict().items()}
+    torch.save(state if key is None else {"epoch": 4, key: state, "optimizer": {}}, tmp_path / "weights.pth")
+    loaded = load_weights(tmp_path / "weights.pth")
+    assert same(loaded, dict(model.state_dict()))
+
+
+def test_a_module_called_module_and_compiled_parts_still_load(tmp_path: Path) -> None:
+    model = nn.ModuleDict({"module": nn.Linear(2, 3)})
+    other = nn.ModuleDict({"module": nn.Linear(2, 3)})
+    save_weights(model.state_dict(), tmp_path / "a.safetensors")
+    load_into(other, load_weights(tmp_path / "a.safetensors"), source="a")
+    assert torch.equal(other["module"].weight, model["module"].weight)
+    part = nn.Sequential(torch.compile(nn.Linear(2, 3), backend="eager"))
+    load_into(part, {"0.weight": torch.ones(3, 2), "0.bias": torch.zeros(3)}, source="a")
+    assert torch.equal(part[0].weight, torch.ones(3, 2))
+    whole = torch.compile(nn.Linear(2, 3), backend="eager")
+    load_into(whole, {"weight": torch.ones(3, 2), "bias": torch.zeros(3)}, source="a")
+    assert torch.equal(whole.weight, torch.ones(3, 2))
+
+
+def test_broken_and_foreign_files(tmp_path: Path) -> None:
+    good = tmp_path / "good.safetensors"
+    save_weights(nn.Linear(40, 40).state_dict(), good)
+    torch.save(nn.Linear(40, 40).state_dict(), tmp_path / "good.pt")
+    cases = {"absent.pt": r"There is no weights file '.*absent.pt'"}
+    for name in ("good.safetensors", "good.pt"):
+        content = (tmp_path / name).read_bytes()
+        for cut in (0, 5, len(content) // 2, len(content) - 1):
+            (tmp_path / f"{cut}{name}").write_bytes(content[:cut])
+            cases[f"{cut}{name}"] = r"cannot be read: it is cut short or in another format"
+    for name in ("text.pt", "text.safetensors"):
+        (tmp_path / name).write_text("hello, these are not weights" * 20)
+        cases[name] = "cannot be read: it is "
+    torch.save(nn.Linear(2, 2), tmp_path / "module.pt")
+    cases["module.pt"] = "Python objects in it are never executed"
+    torch.save([torch.ones(2)], tmp_path / "list.pt")
+    cases["list.pt"] = r"holds no state dict .* but list"
+    torch.save({"epoch": 3, "loss": torch.ones(1)}, tmp_path / "no.pt")
+    cases["no.pt"] = r"holds no state dict .* but keys 'epoch', 'loss'"
+    for name, sentence in cases.items():
+        with pytest.raises(ValueError, match=sentence) as caught:
+            load_weights(tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
+def test_what_does_not_fit_is_named() -> None:
+    model = nn.Sequential()
+    model.add_module("conv", nn.Conv2d(1, 2, 3))
+    model.add_module("fc", nn.Linear(4, 5))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = {"conv.weight": torch.ones(2, 3, 3, 3), "conv.bias": torch.ones(2), "fc1.weight": torch.ones(5, 4)}
+    with pytest.raises(ValueError) as caught:
+        load_into(model, state, source="'teacher.pt'")
+    assert str(caught.value) == (
+        "The weights of 'teacher.pt' do not fit Sequential: they lack 'fc.weight', 'fc.bias'; they have 'fc1.weight' "
+        "besides; they differ in shape: 'conv.weight' [2, 3, 3, 3] for [2, 1, 3, 3]. Did you mean 'fc.weight'?"
+    )
+    with pytest.raises(ValueError, match=r"lack 'conv.weight', 'conv.bias', 'fc.weight' and 1 more\."):
+        load_into(model, {}, source="nothing")
+    assert same(dict(model.state_dict()), before)
+
+
+def test_what_cannot_be_saved_is_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"`save_weights`: `state_dict` must be a mapping of tensors, got int at 'epoch'"
+    ):
+        save_weights({"epoch": 3}, tmp_path / "a.safetensors")  # type: ignore[dict-item]
+    with pytest.raises(ValueError, match=r"`metadata` must be strings by string, got 'epoch': 3"):
+        save_weights({}, tmp_path / "a.safetensors", {"epoch": 3})  # type: ignore[dict-item]
+    assert list(tmp_path.iterdir()) == []

@@ -393,6 +393,14 @@ def test_fsdp_is_refused() -> None:
         Taps(nn.Sequential(FSDPLinear(2, 2)), name="teacher")
 
 
+def test_lazy_layers_are_refused_until_they_have_seen_data() -> None:
+    model = nn.Sequential(nn.LazyLinear(3))
+    with pytest.raises(ValueError, match="The student has lazy layers"):
+        Taps(model, name="student")
+    model(torch.ones(2, 5))
+    assert tapped(model, ["0"], torch.ones(2, 5)).shapes["0"] == (2, 3)
+
+
 def test_compiled_models_give_their_output_and_refuse_the_rest(images: Tensor) -> None:
     model = Net().eval()
     inplace = copy.deepcopy(model)

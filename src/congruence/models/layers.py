@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from congruence.core import check
 
@@ -126,6 +127,8 @@ class Layers:
                     f"The {name} is sharded by FSDP, whose layers cannot be read yet: "
                     "give the plain module, or wrap it in DistributedDataParallel."
                 )
+        if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
+            raise ValueError(f"The {name} has lazy layers that have not seen data: run it once on an example first.")
         self.root_closed = self._why_closed(model)
         self._walk("", self.inner, self.root_closed)
 

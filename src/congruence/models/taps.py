@@ -33,7 +33,7 @@ class Taps:
         name: "student", "teacher", ...; used in sentences.
 
     Raises:
-        ValueError: for a model whose layers cannot be read (FSDP).
+        ValueError: for a model whose layers cannot be read (FSDP, lazy layers).
 
     Example:
         >>> model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))

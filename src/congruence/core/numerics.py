@@ -11,6 +11,7 @@ from torch import Tensor
 
 P = ParamSpec("P")
 R = TypeVar("R")
+_SHORTEST = 1e-30
 
 
 def widen(tensor: Tensor) -> Tensor:
@@ -90,8 +91,8 @@ def safe_norm(tensor: Tensor, dim: int = -1, *, keepdim: bool = False) -> Tensor
 def unit(tensor: Tensor, dim: int = -1) -> Tensor:
     """Divide by the Euclidean norm along `dim`; zero rows stay zero, with zero gradient.
 
-    Rows with a subnormal norm count as zero: one over it would overflow in the gradient.
+    Rows shorter than 1e-30 count as zero: one over their length would overflow in a float32 gradient.
     """
     norm = safe_norm(tensor, dim, keepdim=True)
-    positive = norm > torch.finfo(norm.dtype).tiny
+    positive = norm > _SHORTEST
     return tensor / torch.where(positive, norm, torch.ones_like(norm)) * positive

@@ -39,8 +39,8 @@ def perception_coherence(
 
     F_i(j) = (1/N) #{k : d_ik <= d_ij} over all k; φ_i = 1 − (1/N) Σ_j |F_i^s(j) − F_i^t(j)|, i and j included.
 
-    Equal distances have equal ranks. Neighbours in a sorted row that differ by rounding alone count as equal: by less
-    than 1e-6 of the larger for float32 and half inputs, 1e-12 for float64.
+    Equal distances have equal ranks. Distances that differ by rounding alone count as equal: d_ik <= d_ij is read as
+    d_ik <= d_ij + ε|d_ij|, with ε = 1e-6 for float32 and half inputs and 1e-12 for float64.
 
     Shape:
         `student` [N, D_s], `teacher` [N, D_t], widths may differ; returns [N].
@@ -211,13 +211,7 @@ def _ranks(function: str, x: Tensor, dissimilarity: Dissimilarity, rows: int) ->
 
 
 def _row_ranks(values: Tensor, tolerance: float) -> Tensor:
-    """Rank each row's entries, from 1; a run of values that differ by rounding alone has the rank of its last."""
-    count = values.shape[1]
+    """Count, for each entry, the entries of its row that are smaller, equal, or larger by rounding alone."""
     ordered, order = values.sort(dim=1)
-    below, above = ordered[:, :-1], ordered[:, 1:]
-    ends = above - below > tolerance * torch.maximum(above.abs(), below.abs())
-    positions = torch.arange(1, count, device=values.device).expand_as(ends)
-    last = torch.full_like(order[:, :1], count)
-    ranks = torch.cat([torch.where(ends, positions, count), last], 1)
-    ranks = ranks.flip(1).cummin(1).values.flip(1)
+    ranks = torch.searchsorted(ordered, ordered + tolerance * ordered.abs(), right=True)
     return torch.empty_like(order).scatter_(1, order, ranks)

@@ -1,3 +1,91 @@
-"""congruence: make a small model see the world the way a big one does."""
+"""congruence: make a small model see the world the way a big one does.
+
+Everything here is found on first use, so that `import congruence` costs what `import torch` costs.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from congruence import data, geometry, losses, metrics, models
+    from congruence.config.student import load_student
+    from congruence.engine import (
+        Captured,
+        Distiller,
+        Event,
+        FitOptions,
+        FitResult,
+        NonFiniteLossError,
+        OptimizerOptions,
+        Output,
+        ScheduleOptions,
+        fit,
+    )
+    from congruence.evaluation import Comparison, compare
+    from congruence.methods import Clock, Method, Needs, Probe, Signals, Term
+
+_PACKAGES = ("data", "geometry", "losses", "metrics", "models", "testing")
+_HOMES = {
+    "congruence.config.student": ("load_student",),
+    "congruence.engine": (
+        "Captured",
+        "Distiller",
+        "Event",
+        "FitOptions",
+        "FitResult",
+        "NonFiniteLossError",
+        "OptimizerOptions",
+        "Output",
+        "ScheduleOptions",
+        "fit",
+    ),
+    "congruence.evaluation": ("Comparison", "compare"),
+    "congruence.methods": ("Clock", "Method", "Needs", "Probe", "Signals", "Term"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Captured",
+    "Clock",
+    "Comparison",
+    "Distiller",
+    "Event",
+    "FitOptions",
+    "FitResult",
+    "Method",
+    "Needs",
+    "NonFiniteLossError",
+    "OptimizerOptions",
+    "Output",
+    "Probe",
+    "ScheduleOptions",
+    "Signals",
+    "Term",
+    "__version__",
+    "compare",
+    "data",
+    "fit",
+    "geometry",
+    "load_student",
+    "losses",
+    "metrics",
+    "models",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return importlib.import_module(f"congruence.{name}")
+    if name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'congruence' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PACKAGES, *_HOME})

@@ -44,6 +44,15 @@ def any_rank(flag: Tensor) -> Tensor:
     return shared.bool()
 
 
+def sum_over_ranks(value: Tensor) -> Tensor:
+    """Return the sum of a tensor over the ranks."""
+    if world_size() == 1:
+        return value
+    total = value.clone()
+    dist.all_reduce(total)
+    return total
+
+
 def barrier() -> None:
     """Wait for all ranks."""
     if world_size() > 1:

@@ -1,0 +1,53 @@
+"""`congruence demo` and `congruence bench`: run a plan and print its table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def demo(
+    data: Annotated[str, typer.Option(help="digits, fashion-mnist or cifar10.")] = "digits",
+    out: Annotated[Path, typer.Option(help="Where everything goes; a second run goes on from there.")] = Path(
+        "runs/demo"
+    ),
+    workers: Annotated[int | None, typer.Option(help="Processes; by default one a core.")] = None,
+) -> None:
+    """Distil a small student from a teacher in five ways, over three seeds, and print what each is worth."""
+    plan = "demo" if data == "digits" else f"demo-{data}"
+    if data != "digits" and out == Path("runs/demo"):
+        out = Path(f"runs/{plan}")
+    run(plan, out, workers, ())
+
+
+def bench(
+    plan: Annotated[str, typer.Argument(help="A plan (TOML), or the name of a shipped one.")],
+    out: Annotated[Path, typer.Option(help="Where everything goes; a second run goes on from there.")],
+    workers: Annotated[int | None, typer.Option(help="Processes; by default one a core.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE for every recipe.")] = None,
+) -> None:
+    """Run a plan: its methods × seeds, each cell once."""
+    run(plan, out, workers, tuple(set_ or ()))
+
+
+def run(name: str, out: Path, workers: int | None, overrides: tuple[str, ...]) -> None:
+    """Run a plan with progress, and print its table and where the students are."""
+    from congruence.bench.plan import load_plan
+    from congruence.bench.runner import run_plan
+    from congruence.bench.table import cells, text
+    from congruence.cli.progress import Cells, progress
+
+    plan = load_plan(name, overrides=overrides)
+    with progress("teacher") as callback:
+        watch = Cells()
+        results = run_plan(plan, out, workers=workers, report=watch, teacher_options={"callbacks": (callback,)})
+        watch.close()
+    print()
+    print(text(cells(results.rows, list(results.teachers.values()))))
+    print()
+    best: Any = max(zip(results.rows, results.cells, strict=True), key=lambda pair: pair[0]["accuracy_best"] or 0.0)
+    print(f"Mean ± standard deviation over {len(plan.seeds)} seeds, on test images read once. Best: on validation.")
+    print(f"Every number: {results.path}")
+    print(f"The best student ({best[0]['method']}, seed {best[0]['seed']}): {best[1] / 'student.safetensors'}")

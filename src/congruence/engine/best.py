@@ -1,0 +1,63 @@
+"""The best epoch of each student, chosen on validation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from congruence.core import check
+from congruence.engine.rundir import RunDirectory
+from congruence.models.weights import load_weights
+
+
+class Best:
+    """Keeps the epoch, the numbers and the weights of each student's best epoch; the last where nothing is measured."""
+
+    def __init__(self, students: tuple[str, ...], monitor: str | None) -> None:
+        self.students, self.monitor = students, monitor
+        self.epochs: dict[str, int] = {}
+        self.metrics: dict[str, dict[str, float]] = {}
+        self.states: dict[str, dict[str, Tensor]] = {}
+
+    def update(self, epoch: int, metrics: Mapping[str, float]) -> list[str]:
+        """Return the students for whom this epoch is the best so far."""
+        improved = []
+        for name in self.students:
+            key = self._key(name, metrics)
+            before = self.metrics.get(name)
+            if key is None or before is None or _better(key, metrics[key], before[key]):
+                self.epochs[name], self.metrics[name] = epoch, dict(metrics)
+                improved.append(name)
+        return improved
+
+    def _key(self, student: str, metrics: Mapping[str, float]) -> str | None:
+        """Return which number decides: the one asked for, else accuracy, else the first; the student's own first."""
+        if not metrics:
+            return None
+        wanted = [self.monitor] if self.monitor else ["accuracy", next(iter(metrics)).split("/")[0]]
+        for name in wanted:
+            for key in (f"{name}/{student}", name):
+                if key in metrics:
+                    return key
+        near = check.near(str(self.monitor), metrics)
+        raise ValueError(f"`FitOptions`: `monitor` must be one of {', '.join(metrics)}, got '{self.monitor}'.{near}")
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps; the weights are in the students' files."""
+        return {"epochs": self.epochs, "metrics": self.metrics}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Restore `state`."""
+        self.epochs, self.metrics = dict(state["epochs"]), dict(state["metrics"])
+
+    def load_files(self, directory: RunDirectory) -> None:
+        """Read the best weights back."""
+        self.states = {name: load_weights(directory.student_file(name)) for name in self.epochs}
+
+
+def _better(name: str, now: float, before: float) -> bool:
+    if before != before:  # nan: anything finite is better
+        return now == now
+    return now < before if "loss" in name or "error" in name else now > before

@@ -1,0 +1,107 @@
+"""Where each term reads: its method, bound to layers of the models and checked against the dry forward."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+from congruence.core import check
+from congruence.data.facts import DataFacts
+from congruence.methods.method import Method, Probe
+from congruence.methods.term import Term
+from congruence.models.projectors import rows
+from congruence.models.taps import Taps
+
+
+@dataclass(frozen=True)
+class Binding:
+    """A term's method and the layers it reads.
+
+    `paths` is keyed by (model, role) with models as the method calls them; `models` says which model each name is.
+    """
+
+    term: str
+    method: Method
+    students: tuple[str, ...]
+    models: Mapping[str, str]
+    paths: Mapping[tuple[str, str], tuple[str, ...]]
+
+    def without_teacher(self) -> Binding:
+        """Return the same binding with the students' side alone."""
+        return replace(
+            self,
+            models={name: model for name, model in self.models.items() if name != "teacher"},
+            paths={key: paths for key, paths in self.paths.items() if key[0] != "teacher"},
+        )
+
+
+def distinct_names(terms: list[Term], students: tuple[str, ...]) -> list[Term]:
+    """Give each student its own copy of the terms that see one student at a time, and check the names."""
+    expanded: list[Term] = []
+    for term in terms:
+        if term.student is not None and term.student not in students:
+            near = check.near(term.student, students)
+            raise ValueError(f"The term '{term.name}' names no student '{term.student}'.{near}")
+        each = term.make().needs.students == "each"
+        if not each or term.student is not None or len(students) == 1:
+            expanded.append(term)
+            continue
+        expanded += [term.for_student(student) for student in students]
+    names = [term.name for term in expanded]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"Two terms are called '{twice}': give one of them another name, Term(..., name=...).")
+    return expanded
+
+
+def bind(term: Term, taps: Mapping[str, Taps], students: tuple[str, ...], facts: DataFacts | None) -> Binding:
+    """Resolve a term's layers, check its needs and build its method."""
+    method = term.make()
+    needs = method.needs
+    if needs.students == "all":
+        models = {name: name for name in students}
+    else:
+        models = {"student": term.student or students[0]}
+    if needs.teacher:
+        if "teacher" not in taps:
+            raise ValueError(f"The term '{term.name}' needs a teacher, there is none.")
+        models["teacher"] = "teacher"
+    if needs.facts and facts is None:
+        raise ValueError(
+            f"The term '{term.name}' needs facts of the dataset: give facts=congruence.data.facts(dataset)."
+        )
+    paths: dict[tuple[str, str], tuple[str, ...]] = {}
+    shapes: dict[tuple[str, str], tuple[torch.Size, ...]] = {}
+    for name, model in models.items():
+        for role in needs.roles:
+            given = term.layers(name, role, needs.roles)
+            try:
+                paths[name, role] = given or (taps[model].default(role),)
+                taps[model].require(paths[name, role])
+                shapes[name, role] = tuple(_shape(role, taps[model].shapes[path]) for path in paths[name, role])
+            except ValueError as error:
+                raise ValueError(f"The term '{term.name}': {error}") from None
+    try:
+        method.build(Probe(shapes, paths, {n: taps[m].module("") for n, m in models.items()}, _students(models), facts))
+    except ValueError as error:
+        where = "; ".join(
+            f"{name} {role} {', '.join(f'{p!r} {list(s)}' for p, s in zip(paths[name, role], sizes, strict=True))}"
+            for (name, role), sizes in shapes.items()
+        )
+        raise ValueError(f"The term '{term.name}' does not fit these layers ({where}): {error}") from None
+    return Binding(term.name, method, _students(models), models, paths)
+
+
+def _students(models: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(name for name in models if name != "teacher")
+
+
+def _shape(role: str, shape: torch.Size) -> torch.Size:
+    """Return the shape a role has as the method sees it."""
+    if role == "features":
+        return rows(torch.empty(shape)).shape
+    if role == "logits" and len(shape) != 2:
+        raise ValueError(f"logits must be [batch, classes], the tapped layer gives {list(shape)}.")
+    return shape

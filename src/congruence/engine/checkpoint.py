@@ -1,0 +1,67 @@
+"""Checkpoints that are whole or absent, the last two of them."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from congruence.core.files import atomic
+
+LOG = logging.getLogger("congruence")
+FORMAT = 1
+KEPT = 2
+
+
+class Checkpoints:
+    """The folder of a run's checkpoints, named by optimizer step."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def files(self) -> list[Path]:
+        """Return the checkpoints, newest first."""
+        found = [(int(m[1]), p) for p in self.folder.glob("*.pt") if (m := re.fullmatch(r"step-(\d+)\.pt", p.name))]
+        return [path for _, path in sorted(found, reverse=True)]
+
+    def save(self, step: int, state: dict[str, Any]) -> Path:
+        """Write a checkpoint (temporary file, fsync, rename) and drop all but the last two."""
+        path = self.folder / f"step-{step:09d}.pt"
+        try:
+            with atomic(path) as file:
+                torch.save({"congruence": FORMAT, **state}, file)
+        except OSError as error:
+            raise ValueError(
+                f"The checkpoint '{path}' could not be written: {error.strerror or error}. Those before it are whole."
+            ) from None
+        for old in self.files()[KEPT:]:
+            old.unlink(missing_ok=True)
+        return path
+
+    def load(self) -> dict[str, Any] | None:
+        """Load the newest checkpoint that is whole, None where there is none at all.
+
+        Raises:
+            ValueError: where there are checkpoints and none can be read.
+        """
+        files = self.files()
+        reasons = []
+        for path in files:
+            try:
+                state = torch.load(path, map_location="cpu", weights_only=True)
+            except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+                reasons.append(f"'{path.name}' is truncated or foreign ({str(error).splitlines()[0][:80]})")
+                LOG.warning("%s: trying the one before.", reasons[-1])
+                continue
+            if not isinstance(state, dict) or state.get("congruence") != FORMAT:
+                reasons.append(f"'{path.name}' was not written by this version of congruence")
+                LOG.warning("%s: trying the one before.", reasons[-1])
+                continue
+            return state
+        if files:
+            raise ValueError(f"No checkpoint in '{self.folder}' can be read: {'; '.join(reasons)}.")
+        return None

@@ -1,0 +1,82 @@
+"""One process or several: the process group, the module that DDP wraps, and who writes files."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from congruence.core.ranks import world_size
+from congruence.engine.batch import Batch
+from congruence.engine.distiller import Distiller
+
+
+def join_process_group(device: torch.device) -> None:
+    """Join the process group that torchrun announces, unless one is up or this is a single process."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device of a name; "auto" is this rank's GPU where there is one, else the CPU."""
+    if name == "auto":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"`FitOptions`: `device` must be a device that is there, got '{name}' ({reason}).") from None
+    return device
+
+
+class Scores(NamedTuple):
+    """What a step needs of a forward pass: the loss to go backward from, and values without gradient."""
+
+    loss: Tensor
+    values: dict[str, Tensor]
+    norms: dict[str, Tensor]
+
+
+class Objective(nn.Module):
+    """The distiller as a function of one batch that returns only the loss with its gradient.
+
+    DDP waits for every parameter it can reach from what a forward returns, so the models' outputs must not leave it.
+    """
+
+    def __init__(self, distiller: Distiller) -> None:
+        super().__init__()
+        self.distiller = distiller
+
+    def forward(self, batch: Batch, with_norms: bool) -> Scores:
+        """Score a batch; with `with_norms` also ‖∂(weight·term)/∂student parameters‖ of every term."""
+        out = self.distiller(batch.inputs, batch.labels, batch.index, views=batch.views)
+        norms = {}
+        if with_norms:
+            parameters = [p for p in self.distiller.students.parameters() if p.requires_grad]
+            for name, value in out.terms.items():
+                if not value.requires_grad:
+                    norms[name] = torch.zeros_like(value)
+                    continue
+                weighted = out.weights[name] * value
+                gradients = torch.autograd.grad(weighted, parameters, retain_graph=True, allow_unused=True)
+                norms[name] = torch.nn.utils.get_total_norm([g for g in gradients if g is not None])
+        return Scores(out.loss, {name: value.detach() for name, value in out.terms.items()}, norms)
+
+
+def wrap(objective: Objective) -> nn.Module:
+    """Wrap in DDP where there are several ranks.
+
+    Buffers are not broadcast: banks see gathered rows and are equal on all ranks, and a broadcast would overwrite what
+    a rank added. A term may leave a student's head without gradient, hence the search for unused parameters.
+    """
+    if world_size() == 1:
+        return objective
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return DistributedDataParallel(objective, broadcast_buffers=False, find_unused_parameters=True)

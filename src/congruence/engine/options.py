@@ -1,0 +1,228 @@
+"""What a run is told, and what it tells in return: frozen, checked when made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from torch import nn
+
+from congruence.core import check
+
+Evaluate = Callable[[nn.Module], Mapping[str, float]]
+
+
+class Event(NamedTuple):
+    """What a callback is told: `kind` is "start", "step", "log", "epoch" or "end".
+
+    `metrics` holds values at "log" (every `log_every` steps), "epoch" (after validation) and "end"; a "step" has none,
+    since reading them would make the device wait.
+    """
+
+    kind: str
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    metrics: Mapping[str, Any]
+    distiller: nn.Module
+
+
+Callback = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class OptimizerOptions:
+    """SGD with momentum, or AdamW.
+
+    Args:
+        name: "sgd" or "adamw".
+        lr: learning rate at its full height.
+        momentum: of SGD.
+        nesterov: of SGD.
+        weight_decay: added to the gradient by SGD, decoupled in AdamW.
+        betas: of AdamW.
+    """
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.05
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 5e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+
+    def __post_init__(self) -> None:
+        checks: dict[str, check.Constraint] = {
+            "name": check.Choice(("sgd", "adamw")),
+            "lr": check.POSITIVE,
+            "momentum": check.Real(0, 1, closed="low"),
+            "nesterov": check.Flag(),
+            "weight_decay": check.NOT_NEGATIVE,
+        }
+        check.hyperparameters("OptimizerOptions", checks, **{name: getattr(self, name) for name in checks})
+
+
+@dataclass(frozen=True)
+class ScheduleOptions:
+    """The learning rate's course, a pure function of the position in epochs.
+
+    Args:
+        name: "constant"; "step": multiplied by `factor` at every milestone; "cosine": to 0 at the run's end.
+        milestones: in epochs.
+        factor: at a milestone.
+        warmup_epochs: over which the rate grows linearly from 0.
+    """
+
+    name: Literal["constant", "step", "cosine"] = "cosine"
+    milestones: tuple[float, ...] = ()
+    factor: float = 0.1
+    warmup_epochs: float = 0.0
+
+    def __post_init__(self) -> None:
+        checks: dict[str, check.Constraint] = {
+            "name": check.Choice(("constant", "step", "cosine")),
+            "factor": check.POSITIVE,
+            "warmup_epochs": check.NOT_NEGATIVE,
+        }
+        check.hyperparameters("ScheduleOptions", checks, **{name: getattr(self, name) for name in checks})
+        if list(self.milestones) != sorted(self.milestones):
+            check.fail("ScheduleOptions", "milestones", "in rising order", self.milestones)
+
+    def at(self, position: float, epochs: float) -> float:
+        """Return the factor on the learning rate at a position in epochs.
+
+        Example:
+            >>> ScheduleOptions("step", milestones=(80, 120)).at(100, 200)
+            0.1
+        """
+        warm = min(1.0, position / self.warmup_epochs) if self.warmup_epochs else 1.0
+        if self.name == "step":
+            return warm * self.factor ** sum(position >= milestone for milestone in self.milestones)
+        if self.name == "cosine":
+            done = (position - self.warmup_epochs) / max(epochs - self.warmup_epochs, 1e-12)
+            return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, done))))
+        return warm
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How `fit` runs.
+
+    Args:
+        epochs: passes over the training data; None where `max_steps` says when to stop.
+        max_steps: optimizer steps after which to stop, whatever the epoch.
+        out: the run directory; None keeps everything in memory (no checkpoints, no resuming).
+        device: "auto" (cuda where there is one), or a torch device.
+        precision: "float32", or "bf16" for autocast.
+        gradient_clip: largest norm of the gradient; None for no clipping.
+        accumulate: batches whose gradients are averaged into one step. A relational term then sees `accumulate` small
+            batches, not one large one: `fit` warns with the size.
+        resume: go on from the last checkpoint in `out`; an absent run is started, a finished one returned.
+        seed: of the process's generators (dropout), set at the start.
+        optimizer: unless `fit` is given one.
+        schedule: unless `fit` is given one.
+        evaluate: one's own validation, from the student (a module in evaluation mode) to named numbers.
+        monitor: the number by which the best epoch is chosen; the smallest where the name holds "loss", else the
+            largest. None: "accuracy" where a term teaches the classes, else "loss".
+        callbacks: called with every `Event`.
+        log_every: steps between two lines of metrics.jsonl.
+        checkpoint_seconds: between two checkpoints, beside the one at every epoch's end.
+        tensorboard: write event files too (the extra `congruence[tensorboard]`).
+
+    Raises:
+        ValueError: for a value out of its range, in one sentence.
+    """
+
+    epochs: int | None = None
+    max_steps: int | None = None
+    out: str | Path | None = None
+    device: str = "auto"
+    precision: Literal["float32", "bf16"] = "float32"
+    gradient_clip: float | None = None
+    accumulate: int = 1
+    resume: bool = False
+    seed: int = 0
+    optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
+    schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
+    evaluate: Evaluate | None = None
+    monitor: str | None = None
+    callbacks: tuple[Callback, ...] = ()
+    log_every: int = 50
+    checkpoint_seconds: float = 30.0
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        count = check.COUNT
+        maybe_count = check.Real(low=1, closed="low", integer=True, optional=True)
+        checks: dict[str, check.Constraint] = {
+            "epochs": maybe_count,
+            "max_steps": maybe_count,
+            "precision": check.Choice(("float32", "bf16")),
+            "gradient_clip": check.Real(low=0, optional=True),
+            "accumulate": count,
+            "resume": check.Flag(),
+            "seed": check.Real(low=0, closed="low", integer=True),
+            "log_every": count,
+            "checkpoint_seconds": check.NOT_NEGATIVE,
+            "tensorboard": check.Flag(),
+        }
+        check.hyperparameters("FitOptions", checks, **{name: getattr(self, name) for name in checks})
+        if self.epochs is None and self.max_steps is None:
+            check.fail("FitOptions", "epochs", "given, or `max_steps`", "neither")
+        if self.resume and self.out is None:
+            check.fail("FitOptions", "resume", "used with a run directory `out`", "out=None")
+
+    def describe(self) -> dict[str, Any]:
+        """Return what makes a run the run it is, as plain values: two runs that differ here are not one run."""
+        apart = ("out", "device", "resume", "evaluate", "callbacks", "checkpoint_seconds", "tensorboard")
+        values: dict[str, Any] = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, (OptimizerOptions, ScheduleOptions)):
+                value = {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+            if item.name not in apart:
+                values[item.name] = value
+        return values
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a run ended with.
+
+    Args:
+        steps: optimizer steps made.
+        epochs: epochs finished.
+        best_epoch: of each student, from 0, chosen on validation (the last where there is none).
+        best: validation numbers of that epoch.
+        last: validation numbers of the last epoch.
+        history: one entry an epoch.
+        seconds: of training, over all resumptions.
+        out: the run directory.
+        student_files: each student's best weights, by name.
+        best_states: the same weights in memory.
+    """
+
+    steps: int
+    epochs: int
+    best_epoch: dict[str, int]
+    best: dict[str, dict[str, float]]
+    last: dict[str, float]
+    history: tuple[dict[str, float], ...]
+    seconds: float
+    out: Path | None
+    student_files: dict[str, Path]
+    best_states: dict[str, dict[str, Any]] = field(repr=False)
+
+    @property
+    def student_file(self) -> Path:
+        """The single student's file."""
+        if len(self.student_files) != 1:
+            raise ValueError(f"This run left {len(self.student_files)} student files: {list(self.student_files)}.")
+        return next(iter(self.student_files.values()))

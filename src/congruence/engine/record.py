@@ -1,0 +1,129 @@
+"""What a run writes down: metrics.jsonl, event files, and the one rule for losses that are not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from congruence.core.files import append_line
+from congruence.core.ranks import any_rank
+
+NORMS_EVERY = 100
+
+
+class NonFiniteLossError(RuntimeError):
+    """A term's loss was not finite: the run stopped, and the weights are those before that step."""
+
+
+class Recorder:
+    """Keeps values on the device, and brings them to the host every `every` steps.
+
+    A loss or gradient that is not finite sets the device flag `bad`: from that step on no optimizer steps and no
+    checkpoint is written, and the next flush raises `NonFiniteLossError` with the step and the term.
+    """
+
+    def __init__(self, folder: Path | None, *, every: int, device: torch.device, tensorboard: bool = False) -> None:
+        self.path = folder / "metrics.jsonl" if folder else None
+        self.every = every
+        self.bad = torch.zeros((), dtype=torch.bool, device=device)
+        self.bad_step = torch.full((), -1, dtype=torch.int64, device=device)
+        self.bad_values: dict[str, Tensor] = {}
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+        self.norms: dict[str, Tensor] = {}
+        self._writer: Any = _tensorboard(folder) if tensorboard and folder else None
+
+    @property
+    def offset(self) -> int:
+        """How long metrics.jsonl is, in bytes."""
+        return self.path.stat().st_size if self.path and self.path.exists() else 0
+
+    def check(self, step: int, values: Mapping[str, Tensor], norm: Tensor) -> Tensor:
+        """Set the flag on all ranks where the loss or the gradient's norm of this step is not finite."""
+        now = any_rank(~(torch.isfinite(values["loss"]) & torch.isfinite(norm)))
+        first = now & ~self.bad
+        self.bad_step = torch.where(first, torch.full_like(self.bad_step, step), self.bad_step)
+        for name, value in values.items():
+            before = self.bad_values.get(name, torch.zeros_like(value))
+            self.bad_values[name] = torch.where(first, value, before)
+        self.bad = self.bad | now
+        return self.bad
+
+    def add(self, values: Mapping[str, Tensor], norms: Mapping[str, Tensor]) -> None:
+        """Add one step's values to the running means."""
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value
+        self.norms.update(norms)
+        self.count += 1
+
+    def flush(self, step: int, epoch: int, extra: Mapping[str, float]) -> dict[str, Any]:
+        """Write the means since the last flush as one line, and raise if the flag is set."""
+        self.stop_if_bad()
+        row: dict[str, Any] = {"step": step, "epoch": epoch, **extra}
+        row.update({name: float(total) / self.count for name, total in self.sums.items()})
+        if self.norms:
+            row["gradient_norms"] = {name: float(value) for name, value in self.norms.items()}
+        self.sums, self.norms, self.count = {}, {}, 0
+        self.write(row)
+        return row
+
+    def stop_if_bad(self) -> None:
+        """Raise with step and terms if a loss was not finite."""
+        if not bool(self.bad):
+            return
+        terms = {name: value for name, value in self.bad_values.items() if name != "loss"}
+        broken = [name for name, value in terms.items() if not bool(torch.isfinite(value))]
+        if broken:
+            what = "the loss of " + ", ".join(f"'{name}'" for name in broken)
+        else:
+            what = "the gradient"
+        raise NonFiniteLossError(
+            f"At step {int(self.bad_step)} {what} was not finite. The weights are those before that step, and the "
+            f"checkpoints are older: try a lower learning rate, `gradient_clip`, or a smaller weight."
+        )
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Write a line, and its numbers as TensorBoard scalars."""
+        if self.path:
+            append_line(self.path, row)
+        if self._writer:
+            for name, value in row.items():
+                nested = value.items() if isinstance(value, dict) else [("", value)]
+                for inner, number in nested:
+                    if isinstance(number, (int, float)) and name not in ("step", "epoch"):
+                        self._writer.add_scalar("/".join(filter(None, (name, inner))), number, row["step"])
+            self._writer.flush()
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {"sums": dict(self.sums), "count": self.count, "norms": dict(self.norms), "offset": self.offset}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Restore `state`, and cut metrics.jsonl back to where it was then."""
+        device = self.bad.device
+        self.sums = {name: value.to(device) for name, value in state["sums"].items()}
+        self.norms = {name: value.to(device) for name, value in state["norms"].items()}
+        self.count = state["count"]
+        if self.path and self.offset > state["offset"]:
+            with open(self.path, "r+b") as file:
+                file.truncate(state["offset"])
+
+    def close(self) -> None:
+        """Close the event files."""
+        if self._writer:
+            self._writer.close()
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except (ImportError, RuntimeError):
+        raise ValueError(
+            "`FitOptions`: `tensorboard` must have the extra installed (pip install 'congruence[tensorboard]'), "
+            "it is not there."
+        ) from None
+    return SummaryWriter(str(folder / "tensorboard"))

@@ -1,0 +1,97 @@
+"""A run directory: what run it holds, its students' files and its summary."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from congruence.core.files import writable, write_json
+from congruence.engine.checkpoint import Checkpoints
+from congruence.models.weights import save_weights
+
+LOG = logging.getLogger("congruence")
+
+
+def fingerprint(state: Mapping[str, Tensor]) -> str:
+    """Return a short hash of a model's weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+class RunDirectory:
+    """The folder of one run.
+
+    It holds `run.json` (what makes the run the run it is), `metrics.jsonl`, `checkpoints/`, `student.safetensors` (the
+    best epoch's), `student-last.safetensors` and, once finished, `summary.json`.
+    """
+
+    def __init__(self, path: Path, *, writes: bool) -> None:
+        self.path = writable(path) if writes else path
+        self.writes = writes
+        self.checkpoints = Checkpoints(path / "checkpoints")
+
+    def open(self, description: Mapping[str, Any], *, resume: bool) -> dict[str, Any] | None:
+        """Claim the folder for a run, or find this very run in it; return its last checkpoint where there is one.
+
+        Raises:
+            ValueError: where it holds another run, or this one and `resume` is off. Nothing in it is touched.
+        """
+        told = self.path / "run.json"
+        if not told.exists():
+            if resume:
+                LOG.info("There is no run in '%s' yet: starting it.", self.path)
+            if self.writes:
+                write_json(told, description)
+            return None
+        before = json.loads(told.read_text(encoding="utf8"))
+        now = json.loads(json.dumps(description))
+        if before != now:
+            raise ValueError(
+                f"The folder '{self.path}' holds another run ({_difference(before, now)}): choose another `out`. "
+                f"Nothing in it was changed."
+            )
+        if not resume:
+            raise ValueError(
+                f"The folder '{self.path}' holds this run already: resume it (resume=True, or --resume), or choose "
+                f"another `out`. Nothing in it was changed."
+            )
+        return self.checkpoints.load()
+
+    def summary(self) -> dict[str, Any] | None:
+        """Return the summary of a finished run."""
+        path = self.path / "summary.json"
+        return json.loads(path.read_text(encoding="utf8")) if path.exists() else None
+
+    def student_file(self, name: str, *, last: bool = False) -> Path:
+        """Return the file of a student: "student.safetensors", or "student-NAME.safetensors" of several."""
+        stem = "student" if name == "student" else f"student-{name}"
+        return self.path / f"{stem}{'-last' if last else ''}.safetensors"
+
+    def save_student(self, name: str, state: Mapping[str, Tensor], *, last: bool = False) -> None:
+        """Write a student's weights."""
+        if self.writes:
+            save_weights(dict(state), self.student_file(name, last=last), metadata={"format": "pt"})
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Write the summary, by which a run counts as finished."""
+        if self.writes:
+            write_json(self.path / "summary.json", summary)
+
+
+def _difference(before: Any, now: Any, path: str = "") -> str:
+    """Name the first place in which two descriptions differ."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted({*before, *now}):
+            if before.get(key) != now.get(key):
+                return _difference(before.get(key), now.get(key), f"{path}.{key}" if path else key)
+    return f"its {path} is {str(before)[:60]}, this one's {str(now)[:60]}"

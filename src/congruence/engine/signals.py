@@ -1,0 +1,117 @@
+"""From what the models gave to what each method sees: roles, rows of all ranks, constants."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from congruence.core.ranks import gather_rows
+from congruence.engine.binding import Binding
+from congruence.methods.method import Clock, Key, Method, Signals
+from congruence.models.projectors import rows
+
+
+@dataclass(frozen=True)
+class Captured:
+    """What the models gave for one batch: tapped tensors by (model, view, path), and outputs by (model, view)."""
+
+    tensors: Mapping[Key, Tensor]
+    outputs: Mapping[tuple[str, str], Any]
+    inputs: Mapping[str, Any]
+    labels: Tensor | None
+    index: Tensor | None
+
+
+def wanted(bindings: Sequence[Binding], given: Mapping[str, Any]) -> dict[tuple[str, str], set[str]]:
+    """Return the paths to read by (model, view); a view that the batch lacks raises."""
+    paths_of: dict[tuple[str, str], set[str]] = {}
+    for binding in bindings:
+        for view in binding.method.needs.views:
+            if view not in given:
+                raise ValueError(
+                    f"The term '{binding.term}' needs the views {', '.join(binding.method.needs.views)}, the batch has "
+                    f"{', '.join(given)}: make them with congruence.data.loader(..., views=...)."
+                )
+            for (model, _), paths in binding.paths.items():
+                paths_of.setdefault((binding.models[model], view), set()).update(paths)
+    return paths_of
+
+
+def require(binding: Binding, captured: Captured, *, epochs_begun: bool) -> None:
+    """Refuse a batch or a loop that lacks what a method needs."""
+    needs = binding.method.needs
+    for need, present, hint in (
+        ("labels", captured.labels, "the batch is (inputs, labels)"),
+        ("index", captured.index, "wrap the dataset in congruence.data.indexed"),
+    ):
+        if getattr(needs, need) and present is None:
+            raise ValueError(f"The term '{binding.term}' needs {need}, the batch has none: {hint}.")
+    if needs.epochs and not epochs_begun:
+        raise ValueError(
+            f"The term '{binding.term}' works by epochs: call distiller.begin_epoch(epoch) before the first batch of "
+            f"each epoch and distiller.end_epoch() after its last."
+        )
+
+
+def select(
+    binding: Binding, captured: Captured, clock: Clock, runner: Callable[[Mapping[str, Any]], Signals]
+) -> Signals:
+    """Give a method its own view of what was captured: its roles, and its student as "student"."""
+    needs = binding.method.needs
+    tensors: dict[Key, tuple[Tensor, ...]] = {}
+    for view in needs.views:
+        for (model, role), paths in binding.paths.items():
+            found = tuple(captured.tensors[binding.models[model], view, path] for path in paths)
+            tensors[model, view, role] = tuple(map(rows, found)) if role == "features" else found
+    inputs = {view: captured.inputs[view] for view in needs.views} if needs.inputs else {}
+    return Signals(tensors, binding.students, clock, captured.labels, captured.index, inputs, runner)
+
+
+def kept_apart(method: Method) -> contextlib.AbstractContextManager[object]:
+    """Copy the buffers that a loss saves for its backward: `update` may write them before the backward runs.
+
+    Only what is really saved is copied: rows taken from a bank by index are a copy already.
+    """
+    if type(method).update is Method.update:
+        return contextlib.nullcontext()
+    owned = {buffer.untyped_storage().data_ptr() for buffer in method.buffers() if buffer.numel()}
+
+    def pack(tensor: Tensor) -> Tensor:
+        return tensor.clone() if tensor.untyped_storage().data_ptr() in owned else tensor
+
+    return saved_tensors_hooks(pack, lambda tensor: tensor)
+
+
+def constant(signals: Signals) -> Signals:
+    """Return the signals without gradient."""
+    tensors = {key: tuple(tensor.detach() for tensor in value) for key, value in signals.tensors.items()}
+    return replace(signals, tensors=tensors)
+
+
+def gather(signals: Signals, shared: dict[int, tuple[Tensor, Tensor]]) -> Signals:
+    """Return the signals with the rows of all ranks; `shared` keeps what several terms have in common."""
+
+    def whole(tensor: Tensor) -> Tensor:
+        if id(tensor) not in shared:
+            shared[id(tensor)] = (tensor, gather_rows(tensor))  # the key keeps its tensor, so no id is used twice
+        return shared[id(tensor)][1]
+
+    def every(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return whole(value)
+        if isinstance(value, Mapping):
+            return {key: every(item) for key, item in value.items()}
+        return type(value)(every(item) for item in value) if isinstance(value, (tuple, list)) else value
+
+    return replace(
+        signals,
+        tensors={key: tuple(map(whole, value)) for key, value in signals.tensors.items()},
+        labels=None if signals.labels is None else whole(signals.labels),
+        index=None if signals.index is None else whole(signals.index),
+        inputs=every(signals.inputs),
+    )

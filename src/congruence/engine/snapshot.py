@@ -1,0 +1,61 @@
+"""A run as plain tensors and values, and back: all that decides the coming steps."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from congruence.core import ranks, rng
+
+if TYPE_CHECKING:
+    from congruence.engine.run import Run
+
+LOG = logging.getLogger("congruence")
+
+
+def snapshot(run: Run, generators: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the state of a run, with the generators of every rank."""
+    return {
+        "position": [run.epoch, run.batch, run.step, run.elapsed()],
+        "distiller": run.distiller.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in run.optimizers],
+        "scheduler": run.scheduler.state_dict() if run.scheduler is not None else None,
+        "generators": generators,
+        "recorder": run.recorder.state(),
+        "history": run.history,
+        "best": run.best.state(),
+    }
+
+
+def restore(run: Run, state: dict[str, Any]) -> None:
+    """Put a run back to a snapshot."""
+    run.epoch, run.batch, run.step, run.seconds = state["position"]
+    run.distiller.load_state_dict(state["distiller"])
+    for optimizer, saved in zip(run.optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
+    if run.scheduler is not None:
+        run.scheduler.load_state_dict(state["scheduler"])
+    rng.set_state(state["generators"][ranks.rank()])
+    run.recorder.load_state(state["recorder"])
+    run.history = state["history"]
+    run.best.load_state(state["best"])
+    if run.directory:
+        run.best.load_files(run.directory)
+    LOG.info("Resumed at epoch %d, step %d.", run.epoch, run.step)
+
+
+def summary(run: Run) -> dict[str, Any]:
+    """Return what a finished run writes down."""
+    return {
+        "status": "finished",
+        "epochs": run.epoch,
+        "steps": run.step,
+        "seconds": round(run.seconds, 3),
+        "best_epoch": run.best.epochs,
+        "best": run.best.metrics,
+        "last": run.history[-1],
+        "torch": torch.__version__,
+        "device": str(run.device),
+    }

@@ -1,0 +1,71 @@
+"""One optimizer step."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from congruence.engine.batch import Batch
+from congruence.engine.optim import step_unless
+from congruence.engine.options import FitOptions
+from congruence.engine.record import NORMS_EVERY, Recorder
+
+
+def train_step(
+    objective: nn.Module,
+    batches: Sequence[Batch],
+    optimizers: Sequence[Optimizer],
+    recorder: Recorder,
+    options: FitOptions,
+    step: int,
+) -> None:
+    """Average the gradients of the batches, clip them, and step unless a loss is not finite; nothing waits for values.
+
+    Args:
+        objective: an `Objective`, or DDP around one.
+        batches: one, or `options.accumulate` of them.
+        optimizers: stepped together, after one backward.
+        recorder: gets the values, and decides by its flag whether the optimizers step.
+        options: precision and clipping.
+        step: counted from 0.
+    """
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    values: dict[str, Tensor] = {}
+    norms: dict[str, Tensor] = {}
+    for position, batch in enumerate(batches):
+        first, last = position == 0, position == len(batches) - 1
+        with _quiet(objective, last):
+            with torch.autocast(recorder.bad.device.type, torch.bfloat16, enabled=options.precision == "bf16"):
+                scores = objective(batch, first and step % NORMS_EVERY == 0)
+            (scores.loss / len(batches)).backward()
+        for name, value in {"loss": scores.loss.detach(), **scores.values}.items():
+            values[name] = values.get(name, torch.zeros_like(value)) + value / len(batches)
+        norms.update(scores.norms)
+    norm = _clip(optimizers, options.gradient_clip)
+    bad = recorder.check(step, values, norm)
+    for optimizer in optimizers:
+        step_unless(optimizer, bad)
+    recorder.add({**values, "gradient_norm": norm}, norms)
+
+
+def _quiet(objective: nn.Module, last: bool) -> contextlib.AbstractContextManager[None]:
+    """Let DDP exchange gradients at the last backward of a step only."""
+    if isinstance(objective, DistributedDataParallel) and not last:
+        return objective.no_sync()
+    return contextlib.nullcontext()
+
+
+def _clip(optimizers: Sequence[Optimizer], largest: float | None) -> Tensor:
+    """Return the gradient's norm over all parameters, after scaling it down to `largest` where it is given."""
+    groups = [group["params"] for optimizer in optimizers for group in optimizer.param_groups]
+    parameters = [p for group in groups for p in group if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+    if largest is not None:
+        torch.nn.utils.clip_grads_with_norm_(parameters, largest, norm)
+    return norm

@@ -1,0 +1,101 @@
+"""What was lost: a teacher and a student on the same samples."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from congruence.evaluation.embed import embed, known_accuracy
+from congruence.metrics import global_perception_coherence
+from congruence.models.parameters import count_parameters
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How faithful a student is to its teacher; numbers that need labels or logits are None without them.
+
+    Args:
+        samples: compared.
+        teacher_accuracy: top-1, a fraction.
+        student_accuracy: top-1, a fraction.
+        agreement: fraction of samples to which both give the same class.
+        gpcl: global perception coherence of the embeddings, by cosine.
+        teacher_parameters: of the teacher.
+        student_parameters: of the student.
+    """
+
+    samples: int
+    teacher_accuracy: float | None
+    student_accuracy: float | None
+    agreement: float | None
+    gpcl: float
+    teacher_parameters: int
+    student_parameters: int
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        """Return the numbers as plain values."""
+        return asdict(self)
+
+    def to_json(self) -> str:
+        """Return the numbers as JSON."""
+        return json.dumps(self.to_dict(), indent=2)
+
+
+def compare(
+    teacher: nn.Module,
+    student: nn.Module,
+    loader: Iterable[Any],
+    *,
+    teacher_layer: str | None = None,
+    student_layer: str | None = None,
+    device: str = "cpu",
+) -> Comparison:
+    """Compare a student with its teacher on the samples of a loader.
+
+    Args:
+        teacher: the large model.
+        student: the small one.
+        loader: of batches as `fit` takes them, in a fixed order (`shuffle=False`): it is read twice.
+        teacher_layer: the layer that gives the teacher's embedding; by default what enters the last Linear.
+        student_layer: the same for the student.
+        device: where to run.
+
+    Returns:
+        Comparison: see there for units.
+
+    Raises:
+        ValueError: for a layer that is not there, or a loader that is empty or changes its order.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> compare(model, model, [(torch.randn(6, 4), torch.arange(6) % 3)]).agreement
+        1.0
+    """
+    big = embed(teacher, loader, layer=teacher_layer, name="teacher", device=device)
+    small = embed(student, loader, layer=student_layer, name="student", device=device)
+    if big.labels is not None and not _equal(big.labels, small.labels):
+        raise ValueError("`compare`: `loader` must give the same order twice (shuffle=False), got another one.")
+    return Comparison(
+        samples=len(big.features),
+        teacher_accuracy=known_accuracy(big),
+        student_accuracy=known_accuracy(small),
+        agreement=_agreement(big.logits, small.logits),
+        gpcl=global_perception_coherence(small.features, big.features),
+        teacher_parameters=count_parameters(teacher),
+        student_parameters=count_parameters(student),
+    )
+
+
+def _equal(labels: Tensor, others: Tensor | None) -> bool:
+    return others is not None and torch.equal(labels, others)
+
+
+def _agreement(teacher: Tensor | None, student: Tensor | None) -> float | None:
+    if teacher is None or student is None or teacher.shape[1] != student.shape[1]:
+        return None
+    return float((teacher.argmax(1) == student.argmax(1)).double().mean())

@@ -1,0 +1,68 @@
+"""A student's test numbers: accuracy, retrieval, coherence with its teacher, and size."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from torch import nn
+
+from congruence.data.loader import loader
+from congruence.data.sources import Splits
+from congruence.evaluation.embed import Embedded, embed, known_accuracy
+from congruence.metrics import global_perception_coherence, retrieval_map
+from congruence.models.parameters import count_parameters
+
+BATCH = 500
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Test numbers of one model; those that cannot be had are None.
+
+    Args:
+        accuracy: top-1, a fraction.
+        retrieval_map: 11-point interpolated mAP by cosine, training images as database and test images as queries.
+        gpcl: global perception coherence with the teacher on the test images, by cosine.
+        parameters: of the model.
+    """
+
+    accuracy: float | None
+    retrieval_map: float | None
+    gpcl: float | None
+    parameters: int
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        """Return the numbers as plain values."""
+        return asdict(self)
+
+
+def measure(
+    student: nn.Module, splits: Splits, *, teacher: nn.Module | None = None, device: str = "cpu"
+) -> Measurement:
+    """Measure a model on the test split, which is read here and nowhere else.
+
+    Args:
+        student: the model.
+        splits: of `congruence.data.load`; all labels of the training split serve the retrieval database.
+        teacher: with which `gpcl` is measured; None leaves it out.
+        device: where to run.
+
+    Returns:
+        Measurement: see there for units.
+    """
+    test, train = (
+        embed(student, loader(part, batch_size=BATCH, shuffle=False), name="student", device=device)
+        for part in (splits.test, splits.train)
+    )
+    gpcl = None
+    if teacher is not None:
+        reference = embed(teacher, loader(splits.test, batch_size=BATCH, shuffle=False), name="teacher", device=device)
+        gpcl = global_perception_coherence(test.features, reference.features)
+    return Measurement(known_accuracy(test), _retrieval(test, train), gpcl, count_parameters(student))
+
+
+def _retrieval(test: Embedded, train: Embedded) -> float | None:
+    if test.labels is None or train.labels is None:
+        return None
+    known = train.labels >= 0
+    return retrieval_map(test.features, test.labels, train.features[known], train.labels[known])

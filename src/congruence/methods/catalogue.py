@@ -1,0 +1,163 @@
+"""The table of methods: one frozen row each. A package adds rows through the entry-point group `congruence.methods`."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from types import MappingProxyType
+from typing import Any
+
+from torch import Tensor, nn
+
+from congruence import losses
+from congruence.core import check
+from congruence.methods.loss_method import LossMethod
+from congruence.methods.method import Method, Needs
+
+GROUP = "congruence.methods"
+FEATURES = Needs()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method of the catalogue.
+
+    Args:
+        key: by which users name it.
+        summary: one line.
+        reference: the paper, with equation numbers.
+        part: the class whose keyword arguments are the hyper-parameters: a loss module, or a `Method`.
+        function: the public function whose docstring holds the formula.
+        needs: of the method.
+        weight: the published default weight, for each part where there are several.
+        project: for a loss module, whether a trained linear map makes the student's width the teacher's.
+    """
+
+    key: str
+    summary: str
+    reference: str
+    part: type[nn.Module]
+    function: Callable[..., Tensor]
+    needs: Needs = FEATURES
+    weight: float | Mapping[str, float] = 1.0
+    project: bool = False
+
+    def defaults(self) -> dict[str, Any]:
+        """Return the hyper-parameters and their defaults; `inspect.Parameter.empty` where there is none."""
+        parameters = inspect.signature(self.part).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+    def make(self, **hyperparameters: Any) -> Method:
+        """Build the method; an unknown hyper-parameter lists the near ones."""
+        known = self.defaults()
+        for name in hyperparameters:
+            if name not in known:
+                allowed, close = ", ".join(f"`{k}`" for k in known) or "none", check.near(name, known)
+                raise ValueError(f"`Term`: '{self.key}' has no hyper-parameter `{name}` (it has: {allowed}).{close}")
+        made = self.part(**hyperparameters)
+        return made if isinstance(made, Method) else LossMethod(made, self.needs, project=self.project)
+
+
+_LOGITS = Needs(roles=("logits",), scope="sample")
+
+ROWS: tuple[Row, ...] = (
+    Row(
+        key="ce",
+        summary="Cross-entropy with the labels: the student alone, the reference row of every table.",
+        reference="cross-entropy",
+        part=losses.CrossEntropyLoss,
+        function=losses.cross_entropy_loss,
+        # Unlabelled samples make the mean one over the labelled rows of the whole batch, hence the scope.
+        needs=Needs(roles=("logits",), teacher=False, labels=True),
+    ),
+    Row(
+        key="kd",
+        summary="Softened class probabilities of the teacher.",
+        reference="Hinton, Vinyals and Dean 2015, Distilling the Knowledge in a Neural Network",
+        part=losses.DistillationLoss,
+        function=losses.distillation_loss,
+        needs=_LOGITS,
+        weight=0.9,
+    ),
+    Row(
+        key="mimic",
+        summary="The teacher's features themselves; a trained linear map where widths differ.",
+        reference="Peng et al. 2019, Correlation Congruence for Knowledge Distillation, eq. 2",
+        part=losses.MimicLoss,
+        function=losses.mimic_loss,
+        needs=Needs(scope="sample"),
+        project=True,
+    ),
+    Row(
+        key="cckd",
+        summary="Correlation congruence: the kernel between every two samples, as the teacher has it.",
+        reference="Peng et al. 2019, Correlation Congruence for Knowledge Distillation, eqs. 6 and 9",
+        part=losses.CorrelationCongruenceLoss,
+        function=losses.correlation_congruence_loss,
+        weight=0.003,
+    ),
+    Row(
+        key="pkt",
+        summary="Probabilistic knowledge transfer: each sample's distribution over its neighbours.",
+        reference="Passalis and Tefas 2018, Learning Deep Representations with Probabilistic Knowledge Transfer, eq. 7",
+        part=losses.PktLoss,
+        function=losses.pkt_loss,
+        weight=30000.0,
+    ),
+    Row(
+        key="perception_coherence",
+        summary="The ranking of all others by dissimilarity, as each sample of the teacher sees it.",
+        reference="Feature Representation Transferring to Lightweight Models via Perception Coherence, eqs. 3 and 4",
+        part=losses.PerceptionCoherenceLoss,
+        function=losses.perception_coherence_loss,
+        weight=5.0,
+    ),
+)
+
+
+def table(rows: tuple[Row, ...]) -> Mapping[str, Row]:
+    """Index rows by key; a key that occurs twice raises."""
+    index: dict[str, Row] = {}
+    for entry in rows:
+        if entry.key in index:
+            raise ValueError(f"The catalogue has two rows with the key '{entry.key}'.")
+        index[entry.key] = entry
+    return MappingProxyType(index)
+
+
+@functools.cache
+def _all() -> Mapping[str, Row]:
+    return table(ROWS + tuple(_contributed()))
+
+
+def _contributed() -> list[Row]:
+    rows = []
+    for point in entry_points(group=GROUP):
+        entry = point.load()
+        if not isinstance(entry, Row):
+            raise ValueError(
+                f"The entry point '{point.name}' of {GROUP} must name a catalogue Row, got {type(entry).__name__}."
+            )
+        rows.append(entry)
+    return rows
+
+
+def keys() -> tuple[str, ...]:
+    """Return the keys of all rows, the library's own first."""
+    return tuple(_all())
+
+
+def row(key: str) -> Row:
+    """Return the row with this key; an unknown one lists near matches.
+
+    Example:
+        >>> row("ptk")
+        Traceback (most recent call last):
+        ValueError: Unknown method 'ptk'. Did you mean 'pkt'? `congruence methods` lists them all.
+    """
+    if key not in _all():
+        raise ValueError(f"Unknown method '{key}'.{check.near(key, keys())} `congruence methods` lists them all.")
+    return _all()[key]

@@ -1,0 +1,70 @@
+"""The method that is only a loss over tapped tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from congruence.methods.method import Method, Needs, Probe, Signals
+from congruence.models.projectors import linear_projector
+
+
+class LossMethod(Method):
+    """Apply a loss module to one role, layer by layer, and sum over the layers.
+
+    The loss gets its tensors in the library's order: student, teacher (where needed), labels (where needed).
+
+    Args:
+        loss: the module.
+        needs: with a single role.
+        project: puts a trained linear map on the student's side wherever its width is not the teacher's.
+    """
+
+    def __init__(self, loss: nn.Module, needs: Needs, *, project: bool = False) -> None:
+        super().__init__()
+        self.needs = needs
+        self.criterion = loss
+        self.project = project
+        self.projectors = nn.ModuleList()
+
+    def build(self, probe: Probe) -> None:
+        """Build projectors, and try the loss on tensors of the probed shapes, so that a misfit shows before a step."""
+        (role,) = self.needs.roles
+        students = probe.shapes["student", role]
+        teachers = probe.shapes["teacher", role] if self.needs.teacher else students
+        if len(students) != len(teachers):
+            raise ValueError(
+                f"The numbers of layers must be equal on both sides, got {len(students)} of the student and "
+                f"{len(teachers)} of the teacher."
+            )
+        for student, teacher in zip(students, teachers, strict=True):
+            needed = self.project and student[1:] != teacher[1:]
+            self.projectors.append(linear_projector(student[1], teacher[1]) if needed else nn.Identity())
+        rows = {
+            (model, view, role): tuple(torch.zeros(shape) for shape in shapes)
+            for model, shapes in (("student", students), ("teacher", teachers))
+            for view in self.needs.views
+        }
+        labels = torch.zeros(students[0][0], dtype=torch.long) if self.needs.labels else None
+        with torch.no_grad():
+            self.loss(self.embed(Signals(rows, ("student",), labels=labels)))
+
+    def embed(self, signals: Signals) -> Signals:
+        """Project the student's rows."""
+        (role,) = self.needs.roles
+        key = ("student", self.needs.views[0], role)
+        return signals.replace(
+            {key: tuple(part(rows) for part, rows in zip(self.projectors, signals.tensors[key], strict=True))}
+        )
+
+    def loss(self, signals: Signals) -> Mapping[str, Tensor]:
+        """Sum the loss over the layers."""
+        (role,), view = self.needs.roles, self.needs.views[0]
+        sides = [signals.layers("student", role, view)]
+        if self.needs.teacher:
+            sides.append(signals.layers("teacher", role, view))
+        extra = (signals.labels,) if self.needs.labels else ()
+        values = [self.criterion(*layer, *extra) for layer in zip(*sides, strict=True)]
+        return {"loss": torch.stack(values).sum()}

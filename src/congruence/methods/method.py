@@ -1,0 +1,160 @@
+"""The interface that every method fits: what it needs, what one batch gave, and the five moments at which it acts."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from congruence.data.facts import DataFacts
+
+ROLES = ("features", "logits", "maps")
+Key = tuple[str, str, str]  # (model, view, role)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a method asks for; checked before the first step.
+
+    Args:
+        roles: "features" ([B, D]; maps are averaged over their positions), "logits" ([B, C]) or "maps" (as tapped,
+            shallow to deep). `student_layer` and `teacher_layer` of a `Term` say where each is read.
+        views: the views of a sample the method compares; "main" is the batch's own input, the data side makes others.
+        teacher: whether a teacher is needed.
+        labels: whether class labels are needed; -1 marks a sample without one.
+        index: whether the samples' positions in the dataset are needed.
+        inputs: whether the raw inputs are needed (a queue that runs them again).
+        facts: whether the dataset's size, labels and classes are needed when the method is built.
+        epochs: whether `begin_epoch` and `end_epoch` matter; a loop that does not call them is then an error.
+        students: "each" for a method that sees one student at a time, "all" for one that sees them together.
+        scope: "batch" for a relational method: rows are gathered over the ranks, with gradient, before `loss`.
+            "sample" for a mean over samples, which averaged gradients already make right.
+    """
+
+    roles: tuple[str, ...] = ("features",)
+    views: tuple[str, ...] = ("main",)
+    teacher: bool = True
+    labels: bool = False
+    index: bool = False
+    inputs: bool = False
+    facts: bool = False
+    epochs: bool = False
+    students: Literal["each", "all"] = "each"
+    scope: Literal["sample", "batch"] = "batch"
+
+    def __post_init__(self) -> None:
+        unknown = [role for role in self.roles if role not in ROLES]
+        if unknown or not self.roles or not self.views:
+            raise ValueError(
+                f"`Needs`: `roles` must be some of {', '.join(ROLES)} and `views` not empty, "
+                f"got roles {self.roles} and views {self.views}."
+            )
+
+
+class Clock(NamedTuple):
+    """Where a run is: `epoch` and `step` from 0, and how many there are where that is known."""
+
+    epoch: int = 0
+    step: int = 0
+    epochs: int | None = None
+    steps_per_epoch: int | None = None
+
+
+START = Clock()
+
+
+@dataclass(frozen=True)
+class Signals:
+    """What one batch gave to one method.
+
+    `tensors` holds, for each (model, view, role), one tensor a layer. The model is "teacher", "student" for a method
+    that sees one student at a time, or the students' own names. For a method of scope "batch", `loss` and `update` see
+    the rows, labels, index and inputs of all ranks, `embed` those of its own.
+    """
+
+    tensors: Mapping[Key, tuple[Tensor, ...]]
+    students: tuple[str, ...]
+    clock: Clock = START
+    labels: Tensor | None = None
+    index: Tensor | None = None
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    runner: Callable[[Mapping[str, Any]], Signals] | None = None
+
+    def layers(self, model: str, role: str, view: str = "main") -> tuple[Tensor, ...]:
+        """Return the tensors of every layer given for a role, shallow to deep."""
+        return self.tensors[model, view, role]
+
+    def one(self, model: str, role: str = "features", view: str = "main") -> Tensor:
+        """Return the tensor of a role that has a single layer."""
+        (tensor,) = self.tensors[model, view, role]
+        return tensor
+
+    def rerun(self, views: Mapping[str, Any]) -> Signals:
+        """Run the method's students again, with gradient, over kept inputs by view; `embed` is applied."""
+        if self.runner is None:
+            raise RuntimeError("These signals came from a cache or a file: there is no model to run again.")
+        return self.runner(views)
+
+    def replace(self, changed: Mapping[Key, tuple[Tensor, ...]]) -> Signals:
+        """Return the signals with some tensors exchanged, as `embed` does."""
+        return replace(self, tensors={**self.tensors, **changed})
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What the dry forward showed, for `Method.build`.
+
+    `shapes` and `paths` hold one entry a layer for each (model, role); shapes are those the method will see.
+    `modules` are the models themselves, for a method that reads a parameter beside its tap (a batch norm's margin).
+    """
+
+    shapes: Mapping[tuple[str, str], tuple[torch.Size, ...]]
+    paths: Mapping[tuple[str, str], tuple[str, ...]]
+    modules: Mapping[str, nn.Module]
+    students: tuple[str, ...]
+    facts: DataFacts | None = None
+
+    def width(self, model: str, role: str = "features", layer: int = 0) -> int:
+        """Return the number of features (or channels) of a layer."""
+        return self.shapes[model, role][layer][1]
+
+    def known_facts(self) -> DataFacts:
+        """Return the facts of the dataset, which `Needs(facts=True)` guarantees."""
+        if self.facts is None:
+            raise ValueError("The method asked for facts of the dataset that its `Needs` do not name.")
+        return self.facts
+
+
+class Method(nn.Module, abc.ABC):
+    """A way to teach: a loss over signals, with the parameters, memory and epochs it may have.
+
+    State lives in buffers and parameters, so that checkpoints carry it, or in `get_extra_state`. `loss` reads state and
+    never writes it; `update` writes it, once a batch, after the loss. A buffer that the loss's backward still needs is
+    copied for it, so that `update` may write in place.
+    """
+
+    needs: Needs = Needs()
+
+    def build(self, probe: Probe) -> None:
+        """Make parameters, banks and margins from the dry forward."""
+
+    def embed(self, signals: Signals) -> Signals:
+        """Apply the method's own trainable parts to the rows of this rank, before they are gathered."""
+        return signals
+
+    @abc.abstractmethod
+    def loss(self, signals: Signals) -> Mapping[str, Tensor]:
+        """Return named, unweighted losses of shape []; reads state and never writes it."""
+
+    def update(self, signals: Signals) -> None:
+        """Write banks, queues and running means, without gradient, once a batch and after the loss."""
+
+    def begin_epoch(self, clock: Clock) -> None:
+        """Prepare for an epoch."""
+
+    def end_epoch(self) -> None:
+        """Finish an epoch: swap centres, drop what is stale."""

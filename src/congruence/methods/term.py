@@ -1,0 +1,179 @@
+"""A term of the objective: a method, where it reads, and how much it counts when."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from congruence.core import check
+from congruence.methods.method import Clock, Method
+
+Layers = str | Sequence[str]
+LAYERS = "a layer's path, a list of paths, or a mapping from role to them"
+_SCHEDULE = {
+    "start_epoch": check.Real(low=0, closed="low", integer=True),
+    "stop_epoch": check.Real(low=1, closed="low", integer=True, optional=True),
+    "warmup_epochs": check.NOT_NEGATIVE,
+    "decay": check.POSITIVE,
+}
+
+
+class Term:
+    """One term of the objective.
+
+    Its weight in epoch e is `weight · min(1, (e − start_epoch + 1)/(warmup_epochs + 1)) · decay^(e − start_epoch)`
+    for start_epoch ≤ e < stop_epoch, and 0 (the term is not computed) outside.
+
+    Args:
+        method: a key of the catalogue (`congruence methods` lists them), or a `Method`.
+        weight: None for the row's default; a number; or a number for each named part of the method's loss.
+        name: under which the term is logged; the key by default. One method twice needs two names.
+        student_layer: a path, a list of paths (shallow to deep), or a mapping from role to these; by default what
+            enters the last Linear ("features") or leaves it ("logits").
+        teacher_layer: the same for the teacher.
+        student: with several students, the one this term teaches; by default each of them.
+        start_epoch: the first epoch in which the term counts.
+        stop_epoch: the first epoch in which it no longer does; None for never.
+        warmup_epochs: epochs over which the weight grows to its full value.
+        decay: factor by which the weight changes from epoch to epoch.
+        **hyperparameters: of the method.
+
+    Raises:
+        ValueError: for an unknown key or hyper-parameter, or a value out of its range, in one sentence.
+
+    Example:
+        >>> Term("kd", weight=0.5, temperature=2.0)
+        Term('kd', weight=0.5, temperature=2.0)
+    """
+
+    RESERVED = (
+        "method",
+        "weight",
+        "name",
+        "student_layer",
+        "teacher_layer",
+        "student",
+        "start_epoch",
+        "stop_epoch",
+        "warmup_epochs",
+        "decay",
+    )
+
+    def __init__(
+        self,
+        method: str | Method,
+        *,
+        weight: float | Mapping[str, float] | None = None,
+        name: str | None = None,
+        student_layer: Layers | Mapping[str, Layers] | None = None,
+        teacher_layer: Layers | Mapping[str, Layers] | None = None,
+        student: str | None = None,
+        start_epoch: int = 0,
+        stop_epoch: int | None = None,
+        warmup_epochs: float = 0,
+        decay: float = 1.0,
+        **hyperparameters: Any,
+    ) -> None:
+        from congruence.methods import catalogue
+
+        check.hyperparameters(
+            "Term", _SCHEDULE, start_epoch=start_epoch, stop_epoch=stop_epoch, warmup_epochs=warmup_epochs, decay=decay
+        )
+        default: float | Mapping[str, float] = 1.0
+        if isinstance(method, str):
+            row = catalogue.row(method)
+            default = row.weight
+            self.key = method
+            self._make = lambda: row.make(**hyperparameters)
+            row.make(**hyperparameters)  # a bad hyper-parameter fails here, not in the first step
+        elif isinstance(method, Method):
+            if hyperparameters:
+                given = ", ".join(f"`{key}`" for key in hyperparameters)
+                raise ValueError(f"`Term`: {given} must be set on the {type(method).__name__} itself, got them here.")
+            self.key = type(method).__name__
+            self._make = lambda: method
+        else:
+            check.fail("Term", "method", "a key of the catalogue or a Method", type(method).__name__)
+        self.from_catalogue = isinstance(method, str)
+        self.weight = default if weight is None else weight
+        self.hyperparameters = hyperparameters
+        self.name = name or self.key
+        self.student_layer, self.teacher_layer, self.student = student_layer, teacher_layer, student
+        self.start_epoch, self.stop_epoch = start_epoch, stop_epoch
+        self.warmup_epochs, self.decay = warmup_epochs, decay
+        self._check()
+
+    def _check(self) -> None:
+        weights = self.weight.values() if isinstance(self.weight, Mapping) else [self.weight]
+        for weight in weights:
+            if not check.Real().accepts(weight):
+                check.fail("Term", "weight", "a finite number, or one for each part", repr(self.weight))
+        if not self.name or "." in self.name or "/" in self.name:
+            check.fail("Term", "name", "a word without '.' or '/'", repr(self.name))
+        for argument in ("student_layer", "teacher_layer"):
+            layers = getattr(self, argument)
+            values = layers.values() if isinstance(layers, Mapping) else [layers]
+            for value in values:
+                listed = isinstance(value, Sequence) and all(isinstance(path, str) for path in value) and len(value) > 0
+                if not (value is None or isinstance(value, str) or listed):
+                    check.fail("Term", argument, LAYERS, repr(layers))
+
+    def make(self) -> Method:
+        """Return the method, new for a key, the given one for an instance."""
+        return self._make()
+
+    def for_student(self, student: str) -> Term:
+        """Return this term for one of several students, with a method of its own."""
+        mine = copy.copy(self)
+        mine.student, mine.name = student, f"{self.name}:{student}"
+        if not self.from_catalogue:
+            own = copy.deepcopy(self.make())
+            mine._make = lambda: own
+        return mine
+
+    def layers(self, model: str, role: str, roles: tuple[str, ...]) -> tuple[str, ...] | None:
+        """Return the paths given for a role of the student or the teacher, None where the default is meant."""
+        argument = "teacher_layer" if model == "teacher" else "student_layer"
+        given = getattr(self, argument)
+        if isinstance(given, Mapping):
+            unknown = [key for key in given if key not in roles]
+            if unknown:
+                check.fail("Term", argument, f"keyed by {' or '.join(map(repr, roles))}", repr(unknown[0]))
+            given = given.get(role)
+        elif role != roles[0]:
+            given = None
+        if given is None:
+            return None
+        return (given,) if isinstance(given, str) else tuple(given)
+
+    def weight_of(self, part: str, clock: Clock) -> float:
+        """Return the weight of a part of the loss at a moment: the one place where weights and warm-ups apply."""
+        age = clock.epoch - self.start_epoch
+        if age < 0 or (self.stop_epoch is not None and clock.epoch >= self.stop_epoch):
+            return 0.0
+        weight = self.weight
+        if isinstance(weight, Mapping):
+            if part not in weight:
+                known = ", ".join(map(repr, weight))
+                raise ValueError(f"`Term`: `weight` of '{self.name}' has no entry for its part '{part}', got {known}.")
+            weight = weight[part]
+        return float(weight) * min(1.0, (age + 1) / (self.warmup_epochs + 1)) * self.decay**age
+
+    def active(self, clock: Clock) -> bool:
+        """Whether any part of the term counts at a moment."""
+        parts = self.weight if isinstance(self.weight, Mapping) else ("loss",)
+        return any(self.weight_of(part, clock) != 0 for part in parts)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the term as plain values, for the run's record."""
+        given = {key: getattr(value, "__qualname__", str(value)) for key, value in self.hyperparameters.items()}
+        values = {name: getattr(self, name) for name in self.RESERVED if name != "method"}
+        return {"method": self.key, **values, "hyperparameters": given}
+
+    def __repr__(self) -> str:
+        words = [repr(self.key), f"weight={self.weight}"]
+        if self.name != self.key:
+            words.append(f"name={self.name!r}")
+        words += [f"{key}={value!r}" for key, value in self.hyperparameters.items()]
+        return f"Term({', '.join(words)})"

@@ -1,0 +1,100 @@
+import hashlib
+import io
+import json
+import os
+import tarfile
+
+import pytest
+
+from congruence.core import files
+
+
+def test_atomic_replaces_the_whole_file_and_makes_folders(tmp_path):
+    path = tmp_path / "new" / "file.bin"
+    for content in (b"first", b"second, longer"):
+        with files.atomic(path) as file:
+            file.write(content)
+        assert path.read_bytes() == content
+    assert os.listdir(path.parent) == ["file.bin"]
+    plain = tmp_path / "plain"
+    plain.write_bytes(b"")
+    assert path.stat().st_mode == plain.stat().st_mode
+
+
+def test_atomic_leaves_the_old_file_when_the_block_fails(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def fail_half_way():
+        with files.atomic(path) as file:
+            file.write(b"half of the new")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_half_way()
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_json(tmp_path):
+    files.write_json(tmp_path / "a.json", {"x": [1, 2.5, None]})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"x": [1, 2.5, None]}
+
+
+def test_lines_survive_a_kill_in_the_last_one(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    assert files.read_lines(path) == []
+    for step in range(3):
+        files.append_line(path, {"step": step})
+    with open(path, "a") as file:
+        file.write('{"step": 3, "lo')
+    assert files.read_lines(path) == [{"step": 0}, {"step": 1}, {"step": 2}]
+
+
+def test_a_broken_line_in_the_middle_is_an_error(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 0}\n{"ste\n{"step": 2}\n')
+    with pytest.raises(ValueError, match="line 2 is not JSON"):
+        files.read_lines(path)
+
+
+def test_sha256(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc" * 100000)
+    assert files.sha256(tmp_path / "a") == hashlib.sha256(b"abc" * 100000).hexdigest()
+
+
+def test_writable(tmp_path):
+    assert files.writable(tmp_path / "a" / "b").is_dir()
+    assert os.listdir(tmp_path / "a" / "b") == []
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"^The folder '.*file/inner' cannot be written to: "):
+        files.writable(tmp_path / "file" / "inner")
+
+
+def archive(path, name, kind=tarfile.REGTYPE, target=""):
+    with tarfile.open(path, "w") as tar:
+        member = tarfile.TarInfo(name)
+        member.type, member.linkname, member.size = kind, target, 3 if kind == tarfile.REGTYPE else 0
+        tar.addfile(member, io.BytesIO(b"abc"))
+
+
+def test_extract_tar(tmp_path):
+    archive(tmp_path / "good.tar", "folder/file")
+    files.extract_tar(tmp_path / "good.tar", tmp_path / "out")
+    assert (tmp_path / "out" / "folder" / "file").read_bytes() == b"abc"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "target"),
+    [
+        ("../evil", tarfile.REGTYPE, ""),
+        ("link", tarfile.SYMTYPE, "/etc/passwd"),
+        ("hard", tarfile.LNKTYPE, "../../evil"),
+    ],
+)
+def test_extract_tar_refuses_what_leaves_the_folder(tmp_path, name, kind, target):
+    archive(tmp_path / "bad.tar", name, kind, target)
+    with pytest.raises((tarfile.FilterError, ValueError)):
+        files.extract_tar(tmp_path / "bad.tar", tmp_path / "out")
+    assert not (tmp_path / "evil").exists()
+    assert not (tmp_path / "out" / name).exists()

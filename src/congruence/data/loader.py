@@ -103,6 +103,8 @@ def loader(
         least = batch_size if drop_last else ranks.world_size()
         if len(dataset) < least:
             fail("loader", "dataset", f"at least {least} samples, or no batch is left", len(dataset))
+    elif not callable(getattr(sampler, "batches", None)):
+        fail("loader", "sampler", "an object with `batches(epoch)`", type(sampler).__name__)
     if device is None and isinstance(dataset, ArrayDataset) and isinstance(dataset.images, Tensor):
         device = dataset.images.device
     return Loader(

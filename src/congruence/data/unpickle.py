@@ -59,11 +59,17 @@ def _encode(text: str, coding: str = "latin1") -> bytes:
     return text.encode("latin1")
 
 
+def _empty() -> bytes:
+    """Give what old protocols write for no bytes at all."""
+    return b""
+
+
 # The names under which NumPy 1 and 2 write arrays with pickle protocols 0 to 5.
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Type,
     ("_codecs", "encode"): _encode,
+    ("__builtin__", "bytes"): _empty,
 } | {
     (f"numpy.{core}.{module}", name): stand_in
     for core in ("core", "_core")

@@ -1,0 +1,85 @@
+"""Small trees in the layouts in which datasets are published."""
+
+import gzip
+import json
+import pickle
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+TRAIN, TEST = 50, 20
+
+
+class Content(NamedTuple):
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+
+
+def content(channels: int, side: int, *, train: int = TRAIN, test: int = TEST) -> Content:
+    generator = np.random.default_rng(0)
+
+    def images(count: int) -> np.ndarray:
+        return generator.integers(0, 256, (count, channels, side, side), dtype=np.uint8)
+
+    return Content(images(train), np.arange(train) % 10, images(test), np.arange(test)[::-1] % 10)
+
+
+def write_idx(path: Path, values: np.ndarray) -> None:
+    header = bytes([0, 0, 8, values.ndim]) + b"".join(size.to_bytes(4, "big") for size in values.shape)
+    data = header + values.astype(np.uint8).tobytes()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+
+
+def write_mnist(folder: Path, data: Content, *, suffix: str = ".gz") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for prefix, images, labels in (("train", *data[:2]), ("t10k", *data[2:])):
+        write_idx(folder / f"{prefix}-images-idx3-ubyte{suffix}", images[:, 0])
+        write_idx(folder / f"{prefix}-labels-idx1-ubyte{suffix}", labels)
+    return folder
+
+
+def write_cifar_pickles(folder: Path, data: Content, *, protocol: int = 2, text: bool = False) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = [
+        (f"data_batch_{number + 1}", images, labels)
+        for number, (images, labels) in enumerate(
+            zip(np.split(data.train_images, 5), np.split(data.train_labels, 5), strict=True)
+        )
+    ]
+    for name, images, labels in [*parts, ("test_batch", data.test_images, data.test_labels)]:
+        batch = {"data": images.reshape(len(images), -1), "labels": labels.tolist(), "batch_label": "toy"}
+        entries = batch if text else {key.encode(): value for key, value in batch.items()}
+        (folder / name).write_bytes(pickle.dumps(entries, protocol=protocol))
+    return folder
+
+
+def write_cifar_rows(folder: Path, data: Content) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [f"data_batch_{number}" for number in range(1, 6)]
+    for name, images in [*zip(names, np.split(data.train_images, 5), strict=True), ("test_batch", data.test_images)]:
+        pixels = images.transpose(0, 2, 3, 1).reshape(len(images), 1024, 3)
+        Image.fromarray(pixels).save(folder / f"{name}.png")
+    (folder / "train_lables.json").write_text(json.dumps(data.train_labels.tolist()))
+    (folder / "test_lables.json").write_text(json.dumps(data.test_labels.tolist()))
+    return folder
+
+
+def write_image(path: Path, *, size: tuple[int, int] = (8, 8), mode: str = "RGB", seed: int = 0) -> np.ndarray:
+    """Write one image of (height, width) and return its pixels."""
+    channels = {"RGB": (3,), "RGBA": (4,), "L": ()}[mode]
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, *channels), dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return pixels
+
+
+def write_classes(folder: Path, counts: dict[str, int], **how: object) -> Path:
+    """Write CLASS/0.png, CLASS/1.png, … for each class."""
+    for position, (name, count) in enumerate(counts.items()):
+        for number in range(count):
+            write_image(folder / name / f"{number}.png", seed=100 * position + number, **how)
+    return folder

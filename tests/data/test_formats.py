@@ -1,0 +1,121 @@
+"""Published layouts, whole and damaged."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from _harness import layouts
+from PIL import Image
+
+from congruence.data.formats import read_cifar_pickles, read_cifar_rows, read_idx, read_mnist_layout
+from congruence.data.store import Arrays
+
+GREY, COLOUR = layouts.content(1, 28), layouts.content(3, 32)
+
+
+def same(arrays: Arrays, expected: layouts.Content) -> bool:
+    found = (*arrays.train, *(arrays.test or ()))
+    return all(np.array_equal(a, b) and a.dtype in (np.uint8, np.int64) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_idx_files(tmp_path: Path, suffix: str) -> None:
+    assert same(read_mnist_layout(layouts.write_mnist(tmp_path, GREY, suffix=suffix)), GREY)
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+@pytest.mark.parametrize("text", [True, False])
+def test_cifar_pickles(tmp_path: Path, protocol: int, text: bool) -> None:
+    folder = layouts.write_cifar_pickles(tmp_path, COLOUR, protocol=protocol, text=text)
+    assert same(read_cifar_pickles(folder), COLOUR)
+
+
+def test_cifar_rows(tmp_path: Path) -> None:
+    assert same(read_cifar_rows(layouts.write_cifar_rows(tmp_path, COLOUR)), COLOUR)
+
+
+def test_a_row_holds_pixels_one_after_the_other(tmp_path: Path) -> None:
+    pixels = np.zeros((10, 1024, 3), np.uint8)
+    pixels[2, 33] = (1, 2, 3)
+    layouts.write_cifar_rows(tmp_path, COLOUR)
+    Image.fromarray(pixels).save(tmp_path / "data_batch_1.png")
+    images = read_cifar_rows(tmp_path).train.images
+    assert images[2, :, 1, 1].tolist() == [1, 2, 3]
+    assert images[:10].sum() == 6
+
+
+def _cut(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def _garbage(path: Path) -> None:
+    path.write_bytes(b"garbage" * 9)
+
+
+def _relabel(label: object) -> Callable[[Path], None]:
+    return lambda path: path.write_text(json.dumps([label] * layouts.TRAIN))
+
+
+@pytest.mark.parametrize(
+    ("name", "harm", "sentence"),
+    [
+        ("train-images-idx3-ubyte.gz", _cut, "cannot be decompressed"),
+        ("train-images-idx3-ubyte.gz", _garbage, "does not begin as an idx file of bytes with 3 dimensions"),
+        ("t10k-labels-idx1-ubyte.gz", Path.unlink, "t10k-labels-idx1-ubyte.gz' is absent"),
+        ("t10k-labels-idx1-ubyte.gz", lambda p: layouts.write_idx(p, np.zeros(3)), "3 labels for 20 images"),
+        ("t10k-labels-idx1-ubyte.gz", lambda p: layouts.write_idx(p, np.full(20, 10)), "between 0 and 9"),
+    ],
+)
+def test_harmed_idx_files(tmp_path: Path, name: str, harm: Callable[[Path], None], sentence: str) -> None:
+    harm(layouts.write_mnist(tmp_path, GREY) / name)
+    with pytest.raises(ValueError, match=f"^The file '.*{sentence}.*\\.$"):
+        read_mnist_layout(tmp_path)
+
+
+def test_an_idx_file_cut_short(tmp_path: Path) -> None:
+    layouts.write_idx(tmp_path / "file", np.zeros((2, 3)))
+    _cut(tmp_path / "file")
+    with pytest.raises(ValueError, match="does not begin"):
+        read_idx(tmp_path / "file", 2)
+    layouts.write_idx(tmp_path / "file", np.zeros((20, 3)))
+    _cut(tmp_path / "file")
+    with pytest.raises(ValueError, match=r"announces \[20, 3\] values and holds 24"):
+        read_idx(tmp_path / "file", 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "harm", "sentence"),
+    [
+        ("data_batch_3.png", _cut, "cannot be decoded"),
+        ("data_batch_3.png", _garbage, "cannot be decoded"),
+        ("data_batch_3.png", Path.unlink, "data_batch_3.png' is absent"),
+        ("test_batch.png", lambda p: Image.new("RGB", (64, 2)).save(p), "hold 64 pixels"),
+        ("train_lables.json", _garbage, "is not JSON"),
+        ("train_lables.json", Path.unlink, "train_lables.json' is absent"),
+        ("train_lables.json", _relabel("x"), "not integers"),
+        ("train_lables.json", _relabel(-1), "between 0 and 9"),
+        ("train_lables.json", lambda p: p.write_text("[1]"), "1 labels for 50 images"),
+    ],
+)
+def test_harmed_cifar_rows(tmp_path: Path, name: str, harm: Callable[[Path], None], sentence: str) -> None:
+    harm(layouts.write_cifar_rows(tmp_path, COLOUR) / name)
+    with pytest.raises(ValueError, match=f"^The file '.*{sentence}.*\\.$"):
+        read_cifar_rows(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("harm", "sentence"),
+    [
+        (Path.unlink, "data_batch_2' is absent"),
+        (_cut, "cannot be read as a pickle"),
+        (lambda p: p.write_bytes(b"K\x01."), "does not hold a dict"),
+        (lambda p: p.write_bytes(b"}."), "'data' is not an array of bytes"),
+    ],
+)
+def test_harmed_cifar_pickles(tmp_path: Path, harm: Callable[[Path], None], sentence: str) -> None:
+    harm(layouts.write_cifar_pickles(tmp_path, COLOUR) / "data_batch_2")
+    with pytest.raises(ValueError, match=f"^The file '.*{sentence}.*\\.$"):
+        read_cifar_pickles(tmp_path)

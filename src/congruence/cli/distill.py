@@ -1,0 +1,98 @@
+"""`congruence distill`: train a student."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from congruence.cli.options import Out, Resume, Set, Trust
+
+if TYPE_CHECKING:
+    from congruence.config import RunConfig
+    from congruence.data import Splits
+
+_KD_LABELS = 0.1  # of the cross-entropy beside kd's 0.9; 1 beside every other method
+_NO_CONFIG = "Without a configuration"
+
+
+def distill(
+    config: Annotated[
+        str | None,
+        typer.Argument(help="A TOML file, or a shipped recipe such as digits/pkt.", metavar="CONFIG"),
+    ] = None,
+    out: Out = None,
+    resume: Resume = False,
+    set_: Set = None,
+    trust: Trust = False,
+    teacher: Annotated[
+        str | None, typer.Option(help="A model of the zoo, or package.module:callable.", rich_help_panel=_NO_CONFIG)
+    ] = None,
+    teacher_weights: Annotated[
+        str | None,
+        typer.Option(help="The teacher's weights; with a configuration, instead of training its teacher stage."),
+    ] = None,
+    student: Annotated[
+        str | None, typer.Option(help="A model of the zoo, or package.module:callable.", rich_help_panel=_NO_CONFIG)
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="A folder of images, or a dataset's name.", rich_help_panel=_NO_CONFIG)
+    ] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="Key of a method; repeatable. [default: kd]", rich_help_panel=_NO_CONFIG)
+    ] = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the training data.", rich_help_panel=_NO_CONFIG)] = 30,
+) -> None:
+    """Train a student, from a configuration or from a teacher, a student and data; then measure it on the test set."""
+    from congruence.cli.train import folder, train
+    from congruence.config import load_config
+
+    splits = None
+    if config is not None:
+        if teacher or student or data or method:
+            raise ValueError(
+                "--teacher, --student, --data and --method say what a configuration says: use --set with it."
+            )
+        loaded = load_config(config, set_ or ())
+        if teacher_weights is not None:
+            loaded = loaded.with_teacher(teacher_weights)
+    else:
+        if not (teacher and student and data):
+            raise ValueError("Give a configuration (a file or a recipe's name), or --teacher, --student and --data.")
+        if set_:
+            raise ValueError("--set changes a configuration, there is none: see --method and --epochs.")
+        loaded, splits = _quick(teacher, teacher_weights, student, data, method or ["kd"], epochs)
+    train(loaded, folder(out, loaded), resume=resume, trust=trust, splits=splits)
+
+
+def _quick(
+    teacher: str, weights: str | None, student: str, data: str, methods: list[str], epochs: int
+) -> tuple[RunConfig, Splits]:
+    """Return the configuration of a teacher, a student and data, and the data, whose labels decide its terms."""
+    from congruence.config import from_values, load_splits
+
+    if weights is None and ":" not in teacher:
+        raise ValueError(f"Give --teacher-weights: the teacher '{teacher}' has none of its own.")
+    terms: list[dict[str, Any]] = [{"key": key} for key in methods]
+    values = {
+        "name": "-".join(methods),
+        "data": {"name": data},
+        "stages": {
+            "student": {
+                "teacher": _model(teacher) | ({"weights": weights} if weights else {}),
+                "student": _model(student),
+                "terms": terms,
+                "train": {"epochs": epochs, "augment": True},
+            }
+        },
+    }
+    config = from_values(values, "command line")
+    splits = load_splits(config.data)
+    labels = splits.train.labels
+    if labels is not None and bool((labels >= 0).any()) and "ce" not in methods:
+        terms.insert(0, {"key": "ce", "weight": _KD_LABELS if methods == ["kd"] else 1.0})
+    return from_values(values, "command line"), splits
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"factory": name} if ":" in name else {"model": name}

@@ -1,0 +1,71 @@
+"""`congruence evaluate`: a student's test numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from congruence.cli.options import Set, Trust
+
+if TYPE_CHECKING:
+    from congruence.config import Built
+
+
+def evaluate(
+    run: Annotated[str, typer.Argument(help="A run's folder, or a configuration (with --weights).", metavar="RUN")],
+    weights: Annotated[str | None, typer.Option(help="The student's weights, instead of the run's best.")] = None,
+    last: Annotated[bool, typer.Option("--last", help="Take the last epoch's weights, not the best one's.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    set_: Set = None,
+    trust: Trust = False,
+) -> None:
+    """Measure a student on the test set: accuracy, retrieval mAP, coherence with its teacher (GPCL), and size."""
+    from congruence.cli.train import allow, table
+    from congruence.engine.distributed import pick_device
+    from congruence.evaluation import measure
+
+    allow(trust)
+    built = _built(run, weights, last=last, overrides=set_ or [], trust=trust)
+    device = str(pick_device(built.options.device))
+    columns: dict[str, Any] = {
+        name: measure(student, built.splits, teacher=built.teacher, device=device).to_dict()
+        for name, student in built.students.items()
+    }
+    if built.teacher is not None:
+        columns["teacher"] = measure(built.teacher, built.splits, device=device).to_dict()
+    typer.echo(json.dumps(columns, indent=2) if as_json else table(columns, title="test set"))
+
+
+def _built(run: str, weights: str | None, *, last: bool, overrides: list[str], trust: bool) -> Built:
+    """Build the last stage with its students' weights; a teacher whose weights are nowhere is left out."""
+    from congruence.config import build_stage, load_config
+    from congruence.config.stages import CONFIG
+    from congruence.engine.rundir import RunDirectory
+    from congruence.models import load_into, load_weights
+
+    folder = Path(run)
+    in_folder = folder.is_dir()
+    if in_folder and not (folder / CONFIG).is_file():
+        raise ValueError(f"The folder '{run}' holds no run (no {CONFIG}): give a configuration and --weights.")
+    if not in_folder and weights is None:
+        raise ValueError(f"'{run}' is no run's folder: give --weights with a configuration.")
+    config = load_config(folder / CONFIG if in_folder else run, overrides)
+    stage = config.stages[config.last]
+    teachers = {}
+    if isinstance(stage.teacher, str):
+        name, _, student = stage.teacher.partition("/")
+        teachers[stage.teacher] = RunDirectory(folder / name, writes=False).student_file(student or "student")
+        if not in_folder:
+            config = config.model_copy(
+                update={"stages": {**config.stages, config.last: stage.model_copy(update={"teacher": None})}}
+            )
+    built = build_stage(config, config.last, teachers=teachers, trust=trust)
+    if weights is not None and len(built.students) > 1:
+        raise ValueError(f"--weights is for one student, this run has {len(built.students)}.")
+    for name, module in built.students.items():
+        path = Path(weights) if weights else RunDirectory(folder, writes=False).student_file(name, last=last)
+        load_into(module, load_weights(path), source=f"'{path}'")
+    return built

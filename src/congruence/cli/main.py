@@ -1,0 +1,29 @@
+"""The program `congruence`."""
+
+from __future__ import annotations
+
+import typer
+
+from congruence.cli.bench import bench, demo
+from congruence.cli.data import app as data_app
+from congruence.cli.distill import distill
+from congruence.cli.errors import one_line
+from congruence.cli.evaluate import evaluate
+from congruence.cli.methods import methods
+from congruence.cli.teach import teach
+
+app = typer.Typer(
+    name="congruence",
+    help="Make a small model see the world the way a big one does.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for verb in (demo, teach, distill, evaluate, bench, methods):
+    app.command()(one_line(verb))
+app.add_typer(data_app, name="data")
+
+
+def main() -> None:
+    """Run the program."""
+    app()

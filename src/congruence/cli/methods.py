@@ -1,0 +1,49 @@
+"""`congruence methods`: the catalogue."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from congruence.methods import Row
+
+
+def methods(
+    key: Annotated[str | None, typer.Argument(help="A method's key: all about it.", metavar="KEY")] = None,
+) -> None:
+    """List the methods; with a key: its formula, what it needs, hyper-parameters, default weight and paper."""
+    from congruence.methods import keys, row
+
+    if key is not None:
+        typer.echo(card(row(key)))
+        return
+    width = max(map(len, keys()))
+    for name in keys():
+        typer.echo(f"{name:{width}}  {row(name).summary}")
+
+
+def card(row: Row) -> str:
+    """Write all about a method; the formula is the one in its function's docstring."""
+    text = inspect.getdoc(row.function) or ""
+    formula = text.partition("\nShape:")[0].strip()
+    scope = "relates the samples of a batch" if row.needs.scope == "batch" else "a mean over samples"
+    needs = [*row.needs.roles, *(n for n in ("teacher", "labels", "index", "facts") if getattr(row.needs, n))]
+    if row.needs.views != ("main",):
+        needs.append(f"the views {', '.join(row.needs.views)}")
+    given = [f"{n}={'(needed)' if v is inspect.Parameter.empty else repr(v)}" for n, v in row.defaults().items()]
+    return "\n".join(
+        [
+            f"{row.key}: {row.summary}",
+            "",
+            f"congruence.losses.{row.function.__name__}",
+            formula,
+            "",
+            f"needs: {', '.join(needs)}; {scope}",
+            f"hyper-parameters: {', '.join(given) or 'none'}",
+            f"default weight: {row.weight}",
+            f"paper: {row.reference}",
+        ]
+    )

@@ -1,0 +1,17 @@
+"""Arguments that several verbs have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Config = Annotated[str, typer.Argument(help="A TOML file, or a shipped recipe such as digits/pkt.", metavar="CONFIG")]
+Out = Annotated[Path | None, typer.Option(help="The run's folder; runs/NAME by default.", show_default=False)]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder, or start it.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a value: stages.student.train.epochs=3.", metavar="KEY=VALUE"),
+]
+Trust = Annotated[bool, typer.Option("--trust", help="Allow factories, package.module:callable, to be imported.")]

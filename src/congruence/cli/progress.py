@@ -1,0 +1,121 @@
+"""How a run shows itself: a bar on a terminal, a line an epoch elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from congruence.engine.options import Callback, Event
+
+
+def numbers(metrics: Mapping[str, Any]) -> str:
+    """Write the numbers of a record as "loss 0.1234  ce 0.0567", without those that say where it is."""
+    apart = ("step", "epoch", "lr", "gradient_norm")
+    shown = [(name, value) for name, value in metrics.items() if isinstance(value, int | float) and name not in apart]
+    return "  ".join(f"{name} {value:.4g}" for name, value in shown)
+
+
+class Reporter:
+    """Shows the stages of a run; called with a stage's name it gives the callbacks of `fit`.
+
+    Args:
+        live: draw a bar; by default where stdout is a terminal.
+    """
+
+    def __init__(self, *, live: bool | None = None) -> None:
+        self.live = sys.stdout.isatty() if live is None else live
+        self._progress: Progress | None = None
+
+    def __enter__(self) -> Self:
+        if self.live:
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            text = TextColumn("{task.fields[shown]}")
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), text)
+            self._progress = Progress(*columns)
+            self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._progress:
+            self._progress.stop()
+
+    def __call__(self, stage: str) -> Sequence[Callback]:
+        """Return the callbacks of a stage."""
+        return (self._bar(stage, self._progress) if self._progress else _lines(stage),)
+
+    def _bar(self, stage: str, progress: Progress) -> Callback:
+        task: TaskID | None = None
+
+        def show(event: Event) -> None:
+            nonlocal task
+            if task is None:
+                task = progress.add_task(stage, total=event.steps, shown="")
+            progress.update(task, completed=event.step, description=f"{stage} {_epoch(event)}")
+            if event.kind in ("log", "epoch"):
+                progress.update(task, shown=numbers(event.metrics))
+
+        return show
+
+
+@contextlib.contextmanager
+def progress(stage: str) -> Iterator[Callback]:
+    """Show one stage for the duration of a block; gives its callback."""
+    with Reporter() as reporter:
+        yield reporter(stage)[0]
+
+
+class Cells:
+    """Shows the cells of a plan as they finish: a bar on a terminal, a line each elsewhere."""
+
+    def __init__(self, *, live: bool | None = None) -> None:
+        self.live = sys.stdout.isatty() if live is None else live
+        self._progress: Progress | None = None
+
+    def __call__(self, row: Mapping[str, Any], done: int, total: int) -> None:
+        """Show a finished cell."""
+        text = f"{row['method']}, seed {row['seed']}: accuracy {row['accuracy_best']:.4f}"
+        if not self.live:
+            typer.echo(f"{done}/{total}  {text}")
+            return
+        if self._progress is None:
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            shown = TextColumn("{task.fields[shown]}")
+            self._progress = Progress(
+                TextColumn("students"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), shown
+            )
+            self._progress.start()
+            self._task = self._progress.add_task("students", total=total, shown="")
+        self._progress.update(self._task, completed=done, shown=text)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._progress:
+            self._progress.stop()
+
+
+def _lines(stage: str) -> Callback:
+    trained = ""
+
+    def show(event: Event) -> None:
+        nonlocal trained
+        if event.kind == "log":
+            trained = numbers(event.metrics)
+        if event.kind == "epoch":
+            validated = f"  validation: {numbers(event.metrics)}" if event.metrics else ""
+            typer.echo(f"{stage}: {_epoch(event)}, step {event.step}/{event.steps}  {trained}{validated}")
+
+    return show
+
+
+def _epoch(event: Event) -> str:
+    return f"epoch {min(event.epoch + 1, event.epochs)}/{event.epochs}"

@@ -1,0 +1,107 @@
+"""What `teach` and `distill` share: the run, its test numbers, and where the student is."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from congruence.cli.progress import Reporter
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from congruence.config import RunConfig
+    from congruence.config.stages import StageRun
+    from congruence.data import Splits
+
+TEST = "test.json"
+_ROWS = {
+    "accuracy": ("accuracy", ".4f"),
+    "retrieval_map": ("retrieval mAP", ".4f"),
+    "gpcl": ("coherence GPCL", ".4f"),
+    "parameters": ("parameters", ",d"),
+}
+Numbers = Mapping[str, Mapping[str, Any]]
+
+
+def train(
+    config: RunConfig, out: Path, *, resume: bool, trust: bool, only: str | None = None, splits: Splits | None = None
+) -> None:
+    """Run a configuration, measure its last stage's students on the test set, and say where they are."""
+    from congruence.config import run
+
+    allow(trust)
+    with Reporter() as reporter:
+        finished = run(config, out, resume=resume, trust=trust, callbacks=reporter, only=only, splits=splits)
+    stage = only or config.last
+    ended = finished[stage]
+    device = config.stages[stage].train.device
+    for name in ended.students:
+        several = len(ended.students) > 1
+        tested = _tested(ended, name, out / (f"test-{name}.json" if several else TEST), device)
+        typer.echo(table(tested, title=name if several else "test set"))
+    for name, path in ended.result.student_files.items():
+        typer.echo(f"{name}: {path}")
+
+
+def allow(trust: bool) -> None:
+    """Let factories be found in the working directory, as `python` itself would."""
+    if trust and "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+
+
+def _tested(ended: StageRun, name: str, path: Path, device: str) -> Numbers:
+    """Measure the best and the last weights and the teacher, once: the next time the file is read."""
+    from congruence.core.files import write_json
+    from congruence.models import load_into, load_weights
+
+    if path.exists():
+        return dict(json.loads(path.read_text(encoding="utf8")))
+    student = ended.students[name]
+    tested = {"best": measured(student, ended, device)}
+    best = {key: value.clone() for key, value in student.state_dict().items()}
+    file = ended.result.student_files[name]
+    load_into(student, load_weights(file.with_name(f"{file.stem}-last.safetensors")), source="the last epoch")
+    tested["last"] = measured(student, ended, device)
+    load_into(student, best, source="the best epoch")
+    if ended.teacher is not None:
+        tested["teacher"] = measured(ended.teacher, ended, device, teacher=False)
+    write_json(path, tested)
+    return tested
+
+
+def measured(model: nn.Module, ended: StageRun, device: str, *, teacher: bool = True) -> dict[str, Any]:
+    """Return a model's test numbers, with its teacher's coherence where there is one."""
+    from congruence.engine.distributed import pick_device
+    from congruence.evaluation import measure
+
+    return measure(
+        model, ended.splits, teacher=ended.teacher if teacher else None, device=str(pick_device(device))
+    ).to_dict()
+
+
+def table(columns: Numbers, *, title: str) -> str:
+    """Write test numbers with a column for each model.
+
+    Example:
+        >>> print(table({"best": {"accuracy": 0.5, "parameters": 1200}}, title="test set"))
+        test set              best
+        accuracy            0.5000
+        parameters           1,200
+    """
+    lines = [f"{title:16}" + "".join(f"{name:>10}" for name in columns)]
+    for key, (label, form) in _ROWS.items():
+        values = [column.get(key) for column in columns.values()]
+        if any(value is not None for value in values):
+            lines.append(f"{label:16}" + "".join(f"{'-' if v is None else format(v, form):>10}" for v in values))
+    return "\n".join(lines)
+
+
+def folder(out: Path | None, config: RunConfig, names: Sequence[str] = ()) -> Path:
+    """Return the run's folder: the one given, or runs/NAME."""
+    return out or Path("runs", *names, config.name)

@@ -1,0 +1,139 @@
+"""From a configuration to what `fit` takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from congruence import data
+from congruence.config.models import build_model, describe_model
+from congruence.core.rng import seed_everything
+from congruence.engine import Distiller, FitOptions
+from congruence.engine.distributed import join_process_group, pick_device
+from congruence.engine.options import Callback
+
+if TYPE_CHECKING:
+    from congruence.config.parts import DataConfig, ModelConfig
+    from congruence.config.schema import RunConfig
+
+
+@dataclass(frozen=True)
+class Built:
+    """What `fit` takes for one stage, and what it was made of.
+
+    `splits` has all labels, also where the stage trains with few; `described` says how to build each student again.
+    """
+
+    distiller: Distiller
+    train_loader: data.Loader
+    val_loader: data.Loader | None
+    options: FitOptions
+    splits: data.Splits
+    students: dict[str, nn.Module]
+    teacher: nn.Module | None
+    described: dict[str, dict[str, Any]]
+
+
+def load_splits(config: DataConfig) -> data.Splits:
+    """Load the data of a configuration, with all its labels."""
+    values = config.model_dump(exclude={"name", "labels_per_class"})
+    return data.load(config.name, **values)
+
+
+def build_stage(
+    config: RunConfig,
+    stage_name: str,
+    *,
+    teachers: Mapping[str, Path],
+    splits: data.Splits | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    trust: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> Built:
+    """Build one stage; nothing is trained.
+
+    Args:
+        config: of the run.
+        stage_name: which stage.
+        teachers: the weights of earlier stages' students, by stage ("STAGE/NAME" of several). A stage that is not there
+            gives a teacher with fresh weights, which is enough to find out whether everything fits.
+        splits: the data, where it is loaded already.
+        out: the stage's directory.
+        resume: as in `FitOptions`.
+        trust: whether factories may be imported.
+        callbacks: as in `FitOptions`.
+
+    Raises:
+        ValueError: for whatever does not fit, in one sentence.
+    """
+    stage = config.stages[stage_name]
+    train = stage.train
+    device = pick_device(train.device)
+    join_process_group(device)
+    splits = load_splits(config.data) if splits is None else splits
+    kept = stage.labels_per_class or config.data.labels_per_class
+    trained = splits.train
+    if kept is not None:
+        trained = data.keep_labels(trained, kept, seed=config.data.split_seed)
+    example = trained.batch(range(min(2, len(trained))))
+    channels = splits.train.shape[0]
+    teacher = _teacher(config, stage.teacher, teachers, classes=splits.train.classes, in_channels=channels, trust=trust)
+    classes = splits.train.classes
+    if classes is None and teacher is not None:
+        classes = _outputs(teacher, example)
+    seed_everything(train.seed)
+    students, described = {}, {}
+    for name, model in stage.students().items():
+        students[name] = build_model(model, classes=classes, in_channels=channels, trust=trust)
+        described[name] = describe_model(model, classes=classes, in_channels=channels, trust=trust)
+    distiller = Distiller(
+        teacher, students, [term.term() for term in stage.terms], example=example, facts=data.facts(trained)
+    )
+    train_loader = data.loader(
+        trained,
+        batch_size=train.batch_size,
+        seed=train.seed,
+        drop_last=train.drop_last,
+        augment=train.augmentation(),
+        workers=train.workers,
+        device=device,
+    )
+    val_loader = None
+    if len(splits.validation):
+        # Batches of the training's size, since a relational loss depends on it.
+        val_loader = data.loader(splits.validation, batch_size=train.batch_size, shuffle=False, device=device)
+    options = train.options(out=out, resume=resume, callbacks=tuple(callbacks))
+    return Built(distiller, train_loader, val_loader, options, splits, students, teacher, described)
+
+
+def _teacher(
+    config: RunConfig,
+    teacher: str | ModelConfig | None,
+    teachers: Mapping[str, Path],
+    *,
+    classes: int | None,
+    in_channels: int,
+    trust: bool,
+) -> nn.Module | None:
+    """Build the teacher: a model of its own, or an earlier stage's student with its weights."""
+    if teacher is None:
+        return None
+    weights: Path | None = None
+    if isinstance(teacher, str):
+        stage, _, student = teacher.partition("/")
+        weights = teachers.get(teacher)
+        teacher = config.stages[stage].students()[student or "student"]
+    return build_model(teacher, classes=classes, in_channels=in_channels, weights=weights, trust=trust)
+
+
+@torch.no_grad()
+def _outputs(teacher: nn.Module, example: Tensor) -> int | None:
+    """Return how many classes a teacher tells apart: the students of unlabelled data get as many."""
+    output = teacher.eval()(example)
+    return output.shape[1] if isinstance(output, Tensor) and output.dim() == 2 else None

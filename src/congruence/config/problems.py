@@ -1,0 +1,100 @@
+"""What is wrong with a configuration: all of it at once, one line each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from congruence.core import check
+
+_SENTENCE = re.compile(r"`\w+`: `(\w+)` must be (.+), got (.+)\.", re.DOTALL)
+_WORDS = {
+    "bool_type": "true or false",
+    "int_type": "an integer",
+    "float_type": "a number",
+    "string_type": "text in quotes",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "a table",
+    "model_type": "a table",
+    "model_attributes_type": "a table",
+    "missing": "a value",
+}
+
+
+class ConfigError(ValueError):
+    """A configuration cannot be used; the message has one line for each reason.
+
+    Args:
+        lines: "file: key: expected ..., got ...", each.
+    """
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self.lines = tuple(dict.fromkeys(lines))
+        super().__init__("\n".join(self.lines))
+
+
+class Problems(ValueError):
+    """Several things wrong in one table: (key below the table, sentence) each; the key "" is the table itself."""
+
+    def __init__(self, found: Sequence[tuple[str, str]]) -> None:
+        self.found = tuple(found)
+        super().__init__(" ".join(sentence for _, sentence in found))
+
+
+def one_by_one(make: Callable[..., Any], values: Mapping[str, Any], **always: Any) -> list[tuple[str, str]]:
+    """Try keyword arguments one at a time, then all together, so that every wrong one is found, not the first."""
+    found = []
+    for name, value in values.items():
+        try:
+            make(**{**always, name: value})
+        except (TypeError, ValueError) as error:
+            found.append((name, str(error)))
+    if not found:
+        try:
+            make(**{**always, **values})
+        except (TypeError, ValueError) as error:
+            found.append(("", str(error)))
+    return found
+
+
+def expected(names: Iterable[str], got: str, *, what: str = "one of ") -> str:
+    """Write "expected one of a, b, got 'c'. Did you mean 'a'?"."""
+    known = tuple(names)
+    return f"expected {what}{', '.join(known)}, got {got!r}.{check.near(got, known)}"
+
+
+def reworded(sentence: str) -> str:
+    """Turn the library's sentence about an argument into one about a key, which the line already names."""
+    match = _SENTENCE.fullmatch(sentence)
+    return f"expected {match[2]}, got {match[3]}." if match else sentence
+
+
+def explain(error: Mapping[str, Any], keys: Callable[[tuple[str, ...]], Iterable[str]]) -> list[tuple[str, str]]:
+    """Turn one of pydantic's errors into (dotted key, sentence) pairs.
+
+    Args:
+        error: an entry of `ValidationError.errors()`.
+        keys: gives the keys that a table may have, by the table's location.
+    """
+    place = tuple(str(part) for part in error["loc"] if not str(part).startswith("@"))
+    kind, got = error["type"], error["input"]
+    reason = error.get("ctx", {}).get("error")
+    if isinstance(reason, Problems):
+        return [(".".join((*place, *filter(None, [key]))), reworded(text)) for key, text in reason.found]
+    if kind == "extra_forbidden":
+        text = expected(keys(tuple(map(str, error["loc"][:-1]))), place[-1])
+    elif isinstance(reason, ValueError):
+        text = reworded(str(reason))
+    elif kind == "literal_error":
+        text = expected(re.findall(r"'(\w+)'", error["ctx"]["expected"]), str(got))
+    elif kind == "greater_than_equal":
+        text = f"expected an integer >= {error['ctx']['ge']}, got {got!r}."
+    elif kind == "too_short":
+        text = "expected at least one, got none."
+    elif kind in _WORDS:
+        text = f"expected {_WORDS[kind]}, got {'nothing' if kind == 'missing' else repr(got)}."
+    else:
+        text = f"{error['msg'].rstrip('.').replace('Input should be', 'expected')}, got {got!r}."
+    return [(".".join(place), text)]

@@ -1,0 +1,107 @@
+"""The typed configuration of a run: data, and stages of which a later one may learn from an earlier one's student."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from congruence.config.parts import DataConfig, ModelConfig, TermConfig
+from congruence.config.problems import Problems, expected
+from congruence.config.table import Count, Table, absolute, table_or
+from congruence.config.training import TrainConfig
+
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_TAKEN = ("checkpoints", "tensorboard")  # folders of a run, in which a stage's folder lies too
+
+
+def _one_or_several(value: Any) -> str:
+    tables = isinstance(value, dict) and len(value) > 0 and all(isinstance(v, dict | Table) for v in value.values())
+    return "@several" if tables and not set(value) <= set(ModelConfig.model_fields) else "@one"
+
+
+class StageConfig(Table):
+    """One `fit`: who learns, from whom: an earlier stage ("STAGE/NAME" where that has several students) or a model."""
+
+    student: Annotated[
+        Annotated[ModelConfig, Tag("@one")] | Annotated[dict[str, ModelConfig], Tag("@several")],
+        Discriminator(_one_or_several),
+    ]
+    teacher: (
+        Annotated[Annotated[str, Tag("@stage")] | Annotated[ModelConfig, Tag("@model")], table_or("@stage", "@model")]
+        | None
+    ) = None
+    labels_per_class: Count | None = None
+    terms: Annotated[list[TermConfig], Field(min_length=1)]
+    train: TrainConfig
+
+    def students(self) -> dict[str, ModelConfig]:
+        """Return the students by name; a single one is called "student"."""
+        return self.student if isinstance(self.student, dict) else {"student": self.student}
+
+
+def wrong_links(stages: Any) -> list[tuple[str, str]]:
+    """Return (key, sentence) for each stage with a bad name, or a teacher that is no earlier stage."""
+    found: list[tuple[str, str]] = []
+    earlier: list[str] = []
+    for name, stage in stages.items() if isinstance(stages, Mapping) else ():
+        if not _NAME.fullmatch(name) or name in _TAKEN:
+            found.append((f"stages.{name}", f"expected a name of letters, digits, '-' and '_', got {name!r}."))
+        teacher, student = (stage.get(key) if isinstance(stage, Mapping) else None for key in ("teacher", "student"))
+        if isinstance(teacher, str) and teacher not in earlier:
+            if earlier:
+                text = expected(earlier, teacher, what="a model's table or an earlier stage: ")
+            else:
+                text = f"expected a model's table, since no stage comes before, got {teacher!r}."
+            found.append((f"stages.{name}.teacher", text))
+        several = isinstance(student, Mapping) and _one_or_several(student) == "@several"
+        earlier += [f"{name}/{each}" for each in student or ()] if several else [name]
+    return found
+
+
+class RunConfig(Table):
+    """A whole run."""
+
+    name: str = ""
+    extends: str | None = None
+    data: DataConfig
+    stages: Annotated[dict[str, StageConfig], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _linked(self) -> Self:
+        found = wrong_links(self.model_dump()["stages"])
+        if found:
+            raise Problems(found)
+        return self
+
+    @property
+    def last(self) -> str:
+        """The name of the last stage, whose students are the run's result."""
+        return next(reversed(self.stages))
+
+    def upto(self, stage: str) -> RunConfig:
+        """Return the configuration of a stage and of those it learns from, by themselves."""
+        if stage not in self.stages:
+            raise ValueError(f"`run`: `only` must be a stage: {expected(self.stages, stage)}")
+        needed = {stage}
+        for name in reversed(self.stages):
+            teacher = self.stages[name].teacher
+            if name in needed and isinstance(teacher, str):
+                needed.add(teacher.partition("/")[0])
+        kept = {name: self.stages[name] for name in self.stages if name in needed}
+        return self.model_copy(update={"stages": {**{k: v for k, v in kept.items() if k != stage}, stage: kept[stage]}})
+
+    def with_teacher(self, weights: str | Path) -> RunConfig:
+        """Return the last stage alone, with its teacher's weights from a file instead of from the stage before."""
+        stage = self.stages[self.last]
+        teacher = stage.teacher
+        if isinstance(teacher, str):
+            name, _, student = teacher.partition("/")
+            teacher = self.stages[name].students()[student or "student"]
+        if teacher is None:
+            raise ValueError(f"The stage '{self.last}' has no teacher whose weights could be given.")
+        teacher = teacher.model_copy(update={"weights": absolute(str(weights))})
+        return self.model_copy(update={"stages": {self.last: stage.model_copy(update={"teacher": teacher})}})

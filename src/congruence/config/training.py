@@ -1,0 +1,113 @@
+"""The tables of training: `congruence.FitOptions`, key by key, and the batches."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, Tag, ValidationInfo, field_validator, model_validator
+
+from congruence import data
+from congruence.config.table import Count, Table, Whole, table_or
+from congruence.engine.options import FitOptions, OptimizerOptions, ScheduleOptions
+
+
+class OptimizerConfig(Table):
+    """`congruence.engine.OptimizerOptions`."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.05
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 5e-4
+    betas: Annotated[tuple[float, float], Field(strict=False)] = (0.9, 0.999)
+
+    @field_validator("*")
+    @classmethod
+    def _checked(cls, value: Any, info: ValidationInfo) -> Any:
+        OptimizerOptions(**{str(info.field_name): value})
+        return value
+
+
+class ScheduleConfig(Table):
+    """`congruence.engine.ScheduleOptions`."""
+
+    name: Literal["constant", "step", "cosine"] = "cosine"
+    milestones: Annotated[tuple[float, ...], Field(strict=False)] = ()
+    factor: float = 0.1
+    warmup_epochs: float = 0.0
+
+    @field_validator("*")
+    @classmethod
+    def _checked(cls, value: Any, info: ValidationInfo) -> Any:
+        ScheduleOptions(**{str(info.field_name): value})
+        return value
+
+
+class AugmentConfig(Table):
+    """`congruence.data.Augment`."""
+
+    pad: int = 4
+    flip: bool = True
+    mode: Literal["zero", "reflect"] = "zero"
+
+    @field_validator("*")
+    @classmethod
+    def _checked(cls, value: Any, info: ValidationInfo) -> Any:
+        data.Augment(**{str(info.field_name): value})
+        return value
+
+
+_ENGINE = (
+    *("epochs", "max_steps", "seed", "precision", "gradient_clip", "accumulate"),
+    *("log_every", "checkpoint_seconds", "tensorboard"),
+)
+
+
+class TrainConfig(Table):
+    """How a stage is trained: `congruence.FitOptions`, and its batches. `augment = true` is the dataset's own."""
+
+    epochs: int | None = None
+    max_steps: int | None = None
+    batch_size: Count = 64
+    drop_last: bool = False
+    augment: Annotated[
+        Annotated[bool, Tag("@flag")] | Annotated[AugmentConfig, Tag("@table")], table_or("@flag", "@table")
+    ] = False
+    workers: Whole = 0
+    seed: int = 0
+    device: str = "auto"
+    precision: Literal["float32", "bf16"] = "float32"
+    gradient_clip: float | None = None
+    accumulate: int = 1
+    monitor: str | None = None
+    log_every: int = 50
+    checkpoint_seconds: float = 30.0
+    tensorboard: bool = False
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+
+    @field_validator(*_ENGINE)
+    @classmethod
+    def _checked(cls, value: Any, info: ValidationInfo) -> Any:
+        FitOptions(**{"epochs": 1, str(info.field_name): value})
+        return value
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        self.options()
+        return self
+
+    def options(self, **more: Any) -> FitOptions:
+        """Return what `fit` gets; `more` are its arguments that no file says (out, resume, callbacks)."""
+        apart = {"batch_size", "drop_last", "augment", "workers", "optimizer", "schedule"}
+        values = {name: getattr(self, name) for name in type(self).model_fields if name not in apart}
+        return FitOptions(
+            **values,
+            optimizer=OptimizerOptions(**self.optimizer.model_dump()),
+            schedule=ScheduleOptions(**self.schedule.model_dump()),
+            **more,
+        )
+
+    def augmentation(self) -> data.Augment | bool:
+        """Return what `congruence.data.loader` gets."""
+        return self.augment if isinstance(self.augment, bool) else data.Augment(**self.augment.model_dump())

@@ -1,0 +1,39 @@
+"""The contract that every row of the catalogue keeps, importable by packages that add methods.
+
+`check_row` runs a method on models of some hundred parameters: it learns, stops and goes on to the same bits, leaves
+the teacher alone and a bare student behind. `check_rows_on_two_ranks` shows that two processes give the gradients of
+one. Both raise an AssertionError that says what is not so. The tests of a package with two rows:
+
+    CASES = [Case(my_package.ROW), Case(my_package.OTHER, {"levels": 2})]
+
+    @pytest.mark.parametrize("case", CASES, ids=str)
+    def test_contract(case):
+        check_row(case)
+
+    def test_two_ranks():
+        check_rows_on_two_ranks(*CASES)
+"""
+
+from congruence.testing.case import Case
+from congruence.testing.checks import (
+    check_bf16,
+    check_description,
+    check_resume,
+    check_row,
+    check_terms,
+    check_training,
+    check_zero_at_equal,
+)
+from congruence.testing.two_ranks import check_rows_on_two_ranks
+
+__all__ = [
+    "Case",
+    "check_bf16",
+    "check_description",
+    "check_resume",
+    "check_row",
+    "check_rows_on_two_ranks",
+    "check_terms",
+    "check_training",
+    "check_zero_at_equal",
+]

@@ -1,0 +1,107 @@
+"""The check of two processes: a batch shared by two gloo ranks is the batch of one."""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+import traceback
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from congruence.engine.distributed import Objective, wrap
+from congruence.methods import Row
+from congruence.testing.case import Case, batches, gradients, require, small_distiller
+
+RANKS = 2
+TOLERANCE = 1e-6
+
+
+def check_rows_on_two_ranks(*cases: Case | Row | str, timeout: float = 120.0) -> None:
+    """Two gloo ranks with half of each batch give the gradients and the state of one process, to 1e-6.
+
+    All cases share one pair of processes, which import the rows by name: rows live in modules, not in test functions.
+
+    Args:
+        cases: as of `check_row`.
+        timeout: in seconds, for all of them together.
+
+    Raises:
+        AssertionError: with the case and the tensor that differs.
+        RuntimeError: with the trace, where a process failed.
+    """
+    known = [case if isinstance(case, Case) else Case(case) for case in cases]
+    with tempfile.TemporaryDirectory() as name:
+        _run(known, Path(name), timeout)
+        found = [torch.load(Path(name) / f"rank-{rank}.pt", weights_only=True) for rank in range(RANKS)]
+    for position, case in enumerate(known):
+        alone = _steps(case)
+        for rank, results in enumerate(found):
+            together = results[position]
+            require(alone.keys() == together.keys(), case, f"rank {rank} of {RANKS} has other tensors than one process")
+            for name, value in alone.items():
+                apart = _apart(value, together[name])
+                words = f"{name} on rank {rank} of {RANKS} is {apart:.1e} off that of one process"
+                require(apart <= TOLERANCE, case, words)
+
+
+def _apart(first: Tensor, second: Tensor) -> float:
+    """Return the largest difference, relative to the largest entry."""
+    if first.shape != second.shape:
+        return float("inf")
+    if not first.numel():
+        return 0.0
+    first, second = first.double(), second.double()
+    return float((first - second).abs().max() / first.abs().max().clamp(min=1e-9))
+
+
+def _steps(case: Case) -> dict[str, Tensor]:
+    """Return the gradients of two batches, the second of which meets the memory of the first, and the state."""
+    distiller = small_distiller(case).double()
+    distiller.begin_epoch(0)
+    objective = wrap(Objective(distiller))
+    found: dict[str, Tensor] = {}
+    for step, batch in enumerate(batches(case)[:2]):  # the loader gives each rank its part
+        distiller.zero_grad(set_to_none=True)
+        objective(batch, False).loss.backward()
+        for name, gradient in gradients(distiller).items():
+            found[f"the gradient by {name} in step {step}"] = gradient
+    state = {f"the state {name}": t for name, t in distiller.state_dict().items() if isinstance(t, Tensor)}
+    return {**found, **state}
+
+
+def _run(cases: list[Case], folder: Path, timeout: float) -> None:
+    """Run `_rank` in two new processes; errors come back."""
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_rank, args=(rank, cases, folder)) for rank in range(RANKS)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout)
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+        process.join()
+    errors = [path.read_text(encoding="utf8") for path in sorted(folder.glob("error-*"))]
+    if errors or any(code != 0 for code in codes):
+        raise RuntimeError(f"Two ranks ended with the codes {codes} (None: after {timeout} s).\n" + "\n".join(errors))
+
+
+def _rank(rank: int, cases: list[Case], folder: Path) -> None:
+    torch.set_num_threads(1)
+    try:
+        dist.init_process_group(
+            "gloo",
+            init_method=f"file://{folder / 'store'}",
+            rank=rank,
+            world_size=RANKS,
+            timeout=timedelta(seconds=60),
+        )
+        torch.save([_steps(case) for case in cases], folder / f"rank-{rank}.pt")
+        dist.destroy_process_group()
+    except BaseException:
+        (folder / f"error-{rank}").write_text(traceback.format_exc(), encoding="utf8")
+        raise SystemExit(1) from None

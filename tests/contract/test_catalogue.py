@@ -1,0 +1,98 @@
+"""Every row of the catalogue keeps the contract of `congruence.testing`; a package's rows are found and kept apart."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from _harness.outside import ROW
+
+import congruence as cg
+from congruence.losses import __all__ as LOSSES
+from congruence.methods import Row, keys, row
+from congruence.methods.catalogue import table
+from congruence.testing import Case, check_row, check_rows_on_two_ranks
+
+# A student equal to the teacher gives 0 for all but these, by definition.
+NOT_ZERO_AT_EQUAL = {
+    "ce": "it compares with the labels",
+    "perception_coherence": "its default temperatures differ",
+}
+CASES = [Case(key, zero_at_equal=key not in NOT_ZERO_AT_EQUAL) for key in keys()]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_row_keeps_the_contract(case):
+    check_row(case)
+    assert case.zero_at_equal != (case.row in NOT_ZERO_AT_EQUAL)
+
+
+def test_two_ranks_are_one():
+    assert set(NOT_ZERO_AT_EQUAL) <= set(keys())
+    check_rows_on_two_ranks(*CASES)
+
+
+@pytest.mark.parametrize("key", keys())
+def test_a_term_takes_every_hyperparameter(key):
+    defaults = {k: v for k, v in row(key).defaults().items() if v is not inspect.Parameter.empty}
+    assert cg.Term(key, **defaults).hyperparameters == defaults
+
+
+def test_no_hyperparameter_of_a_loss_has_a_name_that_term_keeps():
+    own = {p.name for p in inspect.signature(cg.Term).parameters.values() if p.kind is not p.POSITIONAL_ONLY}
+    for name in LOSSES:
+        parameters = inspect.signature(getattr(cg.losses, name)).parameters.values()
+        clash = own & {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+        assert not clash, f"{name} has hyper-parameters that `Term` takes for itself: {sorted(clash)}"
+
+
+def test_a_key_twice_raises():
+    assert table((ROW,)) == {"mean_map": ROW}
+    with pytest.raises(ValueError, match=r"two rows with the key 'mean_map'"):
+        table((ROW, replace(ROW)))
+
+
+FAKE = {
+    "good": "mean_map = _harness.outside:ROW",
+    "double": "pkt = congruence.methods.catalogue:ROWS",
+    "again": "mean_map = _harness.outside:ROW\nother = _harness.outside:ROW",
+}
+SCRIPT = """
+import congruence as cg
+from congruence.methods import keys, row
+print(keys()[-1], row("mean_map").summary, cg.Term("mean_map", momentum=0.5))
+"""
+
+
+def in_a_fresh_process(folder, entry_points):
+    """Run the script where an installed package declares entry points."""
+    info = folder / "outside-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[congruence.methods]\n{entry_points}\n")
+    paths = [str(folder), *[path for path in sys.path if path.endswith("tests")]]
+    setup = f"import sys; sys.path[:0] = {paths!r}\n"
+    return subprocess.run([sys.executable, "-c", setup + SCRIPT], capture_output=True, text=True, timeout=60)
+
+
+def test_a_package_adds_rows_through_its_entry_points(tmp_path):
+    done = in_a_fresh_process(tmp_path, FAKE["good"])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[0].startswith("mean_map The mean activation. Term('mean_map'")
+    assert isinstance(ROW, Row)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        ("double", "The entry point 'pkt' of congruence.methods must name a catalogue Row, got tuple."),
+        ("again", "The catalogue has two rows with the key 'mean_map'."),
+    ],
+)
+def test_a_package_with_a_wrong_row_is_refused(kind, sentence, tmp_path):
+    done = in_a_fresh_process(tmp_path, FAKE[kind])
+    assert done.returncode == 1
+    assert f"ValueError: {sentence}" in done.stderr

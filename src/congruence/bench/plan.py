@@ -5,17 +5,29 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from congruence.config.load import load_config
 from congruence.config.schema import RunConfig
-from congruence.config.shipped import names, shipped
+from congruence.config.shipped import shipped
 from congruence.core import check
 
-_KEYS = {"name": str, "seeds": list, "methods": dict, "set": list}
+
+def _list_of(kind: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(type(item) is kind for item in value)
+
+
+_KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "name": (lambda value: isinstance(value, str), "a string"),
+    "seeds": (lambda value: bool(value) and _list_of(int)(value), "a list of whole numbers"),
+    "methods": (
+        lambda value: isinstance(value, dict) and bool(value) and _list_of(str)(list(value.values())),
+        "at least one method",
+    ),
+    "set": (_list_of(str), "a list of KEY=VALUE"),
+}
 
 
 @dataclass(frozen=True)
@@ -34,19 +46,12 @@ class Cell:
     @property
     def teacher(self) -> str | None:
         """The name of the earlier stage that teaches, None where there is none."""
-        given = self.config.stages[self.stage].teacher
+        given = self.config.stages[self.config.last].teacher
         return given if isinstance(given, str) else None
-
-    @property
-    def stage(self) -> str:
-        """The stage that a cell runs: the config's last."""
-        return list(self.config.stages)[-1]
 
     def teacher_key(self) -> str:
         """Return a hash of all that decides the teacher, by which cells share one."""
-        stages = self.config.model_dump(mode="json")["stages"]
-        earlier = {name: stage for name, stage in stages.items() if name != self.stage}
-        return digest({"data": self.config.model_dump(mode="json")["data"], "stages": earlier})
+        return digest(self.config.upto(str(self.teacher)).model_dump(mode="json", exclude={"name", "extends"}))
 
     def key(self) -> str:
         """Return a hash of all that decides the cell's result."""
@@ -74,9 +79,8 @@ class Plan:
         made = []
         for method, recipe in self.recipes.items():
             config = load_config(recipe, self.overrides)
-            stage = list(config.stages)[-1]
             for seed in self.seeds:
-                seeded = load_config(recipe, (*self.overrides, f"stages.{stage}.train.seed={seed}"))
+                seeded = load_config(recipe, (*self.overrides, f"stages.{config.last}.train.seed={seed}"))
                 made.append(Cell(method, seed, seeded))
         return made
 
@@ -92,20 +96,24 @@ def load_plan(path_or_name: str, *, overrides: tuple[str, ...] = (), seeds: tupl
     Raises:
         ValueError: naming file, key, what was expected and what was found.
     """
-    path = Path(path_or_name) if path_or_name.endswith(".toml") else shipped("plans", path_or_name)
+    path = shipped("plans", path_or_name)
     try:
         raw = tomllib.loads(path.read_text(encoding="utf8"))
-    except OSError:
-        near = check.near(path_or_name, names("plans"))
-        raise ValueError(f"There is no plan '{path_or_name}'.{near} Shipped: {', '.join(names('plans'))}.") from None
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path}: not TOML: {error}.") from None
-    problems = [f"{path}: {key}: unknown key.{check.near(key, _KEYS)}" for key in raw if key not in _KEYS]
-    for key, kind in _KEYS.items():
-        if key in raw and not isinstance(raw[key], kind):
-            problems.append(f"{path}: {key}: expected a {kind.__name__}, got {raw[key]!r}.")
-        if key not in raw and key != "set":
-            problems.append(f"{path}: {key}: missing.")
+    problems = _problems(str(path), raw)
     if problems:
         raise ValueError("\n".join(problems))
     return Plan(raw["name"], raw["methods"], seeds or tuple(raw["seeds"]), (*raw.get("set", ()), *overrides))
+
+
+def _problems(file: str, raw: Mapping[str, Any]) -> list[str]:
+    """Return a line for each thing that is wrong with a plan."""
+    problems = [f"{file}: {key}: unknown key.{check.near(key, _KEYS)}" for key in raw if key not in _KEYS]
+    for key, (accepts, expected) in _KEYS.items():
+        if key not in raw and key != "set":
+            problems.append(f"{file}: {key}: missing.")
+        elif key in raw and not accepts(raw[key]):
+            got = f", got {raw[key]!r}" if raw[key] else ""
+            problems.append(f"{file}: {key}: expected {expected}{got}.")
+    return problems

@@ -5,18 +5,31 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from congruence.bench.cell import finished, measure_teacher, run_cell, run_teacher, teacher_files
+from congruence.bench.cell import WEIGHTS, finished, run_cell, teach
 from congruence.bench.plan import Cell, Plan
 from congruence.core.files import atomic, writable
 
 Row = dict[str, Any]
 Report = Callable[[Row, int, int], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A cell, its folder, and the weights of its teacher."""
+
+    cell: Cell
+    folder: Path
+    weights: Path | None
+
+    def arguments(self) -> tuple[str, int, dict[str, Any], Path, Path | None]:
+        """Return what `run_cell` takes: plain values, which reach another process."""
+        return self.cell.method, self.cell.seed, self.cell.config.model_dump(mode="json"), self.folder, self.weights
 
 
 @dataclass(frozen=True)
@@ -58,28 +71,27 @@ def run_plan(
     """
     cells = plan.cells()
     writable(out)
-    folders = {cell: out / "cells" / cell.name for cell in cells}
-    done = {cell: row for cell in cells if (row := finished(cell, folders[cell])) is not None}
+    jobs = {cell.name: Job(cell, out / "cells" / cell.name, _weights(cell, out)) for cell in cells}
+    done = {name: row for name, job in jobs.items() if (row := finished(job.cell, job.folder)) is not None}
     taught = _teachers(cells, out, teacher_options or {})
-    files = {cell: teacher_files(cell, out / "teachers" / cell.teacher_key()) for cell in cells}
 
-    def keep(cell: Cell, row: Row) -> None:
-        done[cell] = row
-        _write(out / "results.jsonl", [done[c] for c in cells if c in done])
+    def keep(name: str, row: Row) -> None:
+        done[name] = row
+        _write(out / "results.jsonl", [done[name] for name in jobs if name in done])
         if report:
-            report(row, len(done), len(cells))
+            report(row, len(done), len(jobs))
 
-    for cell, row in list(done.items()):
-        keep(cell, row)
-    todo = [cell for cell in cells if cell not in done]
-    count = os.cpu_count() or 1 if workers is None else workers
-    if count == 0:
-        for cell in todo:
-            keep(cell, run_cell(*_arguments(cell, folders[cell]), files[cell]))
-    elif todo:
-        _in_workers(todo, folders, files, min(count, len(todo)), keep)
-    rows = tuple(done[cell] for cell in cells)
-    return Results(rows, taught, out / "results.jsonl", tuple(folders.values()))
+    for name, row in list(done.items()):
+        keep(name, row)
+    todo = {name: job for name, job in jobs.items() if name not in done}
+    count = min(os.cpu_count() or 1 if workers is None else workers, len(todo))
+    if count:
+        _in_workers(todo, count, keep)
+    for name, job in todo.items():
+        if name not in done:
+            keep(name, run_cell(*job.arguments()))
+    rows = tuple(done[name] for name in jobs)
+    return Results(rows, taught, out / "results.jsonl", tuple(job.folder for job in jobs.values()))
 
 
 def _teachers(cells: Sequence[Cell], out: Path, options: dict[str, Any]) -> dict[str, Row]:
@@ -88,28 +100,24 @@ def _teachers(cells: Sequence[Cell], out: Path, options: dict[str, Any]) -> dict
         key = cell.teacher_key()
         if cell.teacher is None or key in taught:
             continue
-        folder = out / "teachers" / key
-        taught[key] = measure_teacher(run_teacher(cell, folder, **options), folder)
+        taught[key] = teach(cell, _teacher(cell, out), **options)
     return taught
 
 
-def _arguments(cell: Cell, folder: Path) -> tuple[str, int, dict[str, Any], Path]:
-    return cell.method, cell.seed, cell.config.model_dump(mode="json"), folder
+def _teacher(cell: Cell, out: Path) -> Path:
+    """Return the folder of a cell's teacher, which cells of the same one share."""
+    return out / "teachers" / cell.teacher_key()
 
 
-def _in_workers(
-    todo: Sequence[Cell],
-    folders: dict[Cell, Path],
-    files: dict[Cell, dict[str, Path]],
-    workers: int,
-    keep: Callable[[Cell, Row], None],
-) -> None:
+def _weights(cell: Cell, out: Path) -> Path | None:
+    return _teacher(cell, out) / WEIGHTS if cell.teacher else None
+
+
+def _in_workers(todo: Mapping[str, Job], workers: int, keep: Callable[[str, Row], None]) -> None:
     """Run cells in fresh processes; the first that fails ends the plan, and what is done stays."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        futures: dict[Future[Any], Cell] = {
-            pool.submit(run_cell, *_arguments(cell, folders[cell]), files[cell]): cell for cell in todo
-        }
+        futures: dict[Future[Row], str] = {pool.submit(run_cell, *job.arguments()): name for name, job in todo.items()}
         try:
             for future in as_completed(futures):
                 keep(futures[future], future.result())

@@ -53,10 +53,8 @@ def text(lines: Sequence[Sequence[str]]) -> str:
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
 
     def row(line: Sequence[str]) -> str:
-        first, *rest = (
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
-        )
-        return f"| {' | '.join([first, *rest])} |"
+        padded = [cell.rjust(width) for cell, width in zip(line, widths, strict=True)]
+        return f"| {' | '.join([line[0].ljust(widths[0]), *padded[1:]])} |"
 
-    rule = f"|{'|'.join('-' * (w + 2) if i == 0 else '-' * (w + 1) + ':' for i, w in enumerate(widths))}|"
-    return "\n".join([row(lines[0]), rule, *(row(line) for line in lines[1:])])
+    rules = ["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]
+    return "\n".join([row(lines[0]), f"|{'|'.join(rules)}|", *(row(line) for line in lines[1:])])

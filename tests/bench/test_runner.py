@@ -1,0 +1,87 @@
+"""The cell runner: each cell once, and results that are whole."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import congruence as cg
+from congruence.bench.plan import Plan, load_plan
+from congruence.bench.runner import run_plan
+
+SMALL = (
+    "stages.teacher.student.model='resnet8'",
+    "stages.teacher.train.epochs=1",
+    "stages.student.train.epochs=1",
+    "data.train_size=200",
+)
+
+
+def plan(*overrides, methods=("ce", "pkt"), seeds=(0, 1)):
+    return Plan("small", {method: f"digits/{method}" for method in methods}, seeds, (*SMALL, *overrides))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    out = tmp_path_factory.mktemp("plan")
+    return run_plan(plan(), out, workers=0)
+
+
+def test_one_line_a_method_and_seed(whole):
+    lines = [json.loads(line) for line in whole.path.read_text().splitlines()]
+    assert lines == list(whole.rows)
+    assert [(row["method"], row["seed"]) for row in lines] == [("ce", 0), ("ce", 1), ("pkt", 0), ("pkt", 1)]
+    wanted = ["method", "seed", "accuracy_best", "accuracy_last", "retrieval_map", "gpcl", "parameters", "seconds"]
+    for row in lines:
+        assert list(row) == wanted
+        assert all(0 <= row[key] <= 1 for key in wanted[2:6])
+
+
+def test_every_cell_leaves_its_student(whole):
+    for folder, row in zip(whole.cells, whole.rows, strict=True):
+        assert (folder / "config.toml").is_file()
+        student = cg.load_student(folder)
+        assert cg.models.count_parameters(student) == row["parameters"]
+
+
+def test_finished_cells_are_not_redone(whole):
+    before = {path: path.stat().st_mtime_ns for path in whole.path.parent.rglob("*.safetensors")}
+    told = []
+    again = run_plan(plan(), whole.path.parent, workers=0, report=lambda row, done, total: told.append((done, total)))
+    assert again.rows == whole.rows
+    assert before == {path: path.stat().st_mtime_ns for path in whole.path.parent.rglob("*.safetensors")}
+    assert len(told) == 4
+
+
+def test_lost_cells_come_again_to_the_same_numbers_in_workers(whole):
+    lost = whole.cells[2] / "cell.json"
+    kept = json.loads(lost.read_text())
+    lost.unlink()
+    for path in (whole.cells[2]).rglob("*.pt"):
+        path.unlink()
+    (whole.cells[2] / "summary.json").unlink()
+    again = run_plan(plan(), whole.path.parent, workers=1)
+    timeless = [
+        {key: value for key, value in row.items() if key != "seconds"} for row in (again.rows[2], kept["result"])
+    ]
+    assert timeless[0] == timeless[1]
+
+
+def test_another_plan_is_refused_and_nothing_lost(whole):
+    before = whole.path.read_bytes()
+    with pytest.raises(ValueError, match="holds a cell of another plan or config: choose another --out"):
+        run_plan(plan("stages.student.train.epochs=2"), whole.path.parent, workers=0)
+    assert whole.path.read_bytes() == before
+
+
+def test_a_failing_cell_ends_the_plan_in_one_sentence(tmp_path):
+    wrong = plan("stages.student.student.model='resnet8'", "stages.student.train.optimizer.lr=1e30", methods=("ce",))
+    with pytest.raises(cg.NonFiniteLossError, match="was not finite"):
+        run_plan(wrong, tmp_path, workers=1)
+
+
+def test_the_demo_has_what_it_promises():
+    demo = load_plan("demo")
+    assert list(demo.recipes) == ["ce", "kd", "cckd", "pkt", "perception_coherence"]
+    assert len(demo.seeds) == 3

@@ -7,6 +7,7 @@ import json
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from congruence.config.load import load_config
@@ -96,7 +97,7 @@ def load_plan(path_or_name: str, *, overrides: tuple[str, ...] = (), seeds: tupl
     Raises:
         ValueError: naming file, key, what was expected and what was found.
     """
-    path = shipped("plans", path_or_name)
+    path = Path(path_or_name) if Path(path_or_name).is_file() else shipped("plans", path_or_name)
     try:
         raw = tomllib.loads(path.read_text(encoding="utf8"))
     except tomllib.TOMLDecodeError as error:

@@ -51,7 +51,7 @@ def distill(
     if config is not None:
         if teacher or student or data or method:
             raise ValueError(
-                "--teacher, --student, --data and --method say what a configuration says: use --set with it."
+                "--teacher, --student, --data and --method are for runs without a configuration: use --set."
             )
         loaded = load_config(config, set_ or ())
         if teacher_weights is not None:

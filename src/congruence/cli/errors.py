@@ -24,7 +24,7 @@ def one_line(verb: Callable[P, R]) -> Callable[P, R]:
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return verb(*args, **kwargs)
-        except (typer.Exit, typer.Abort, typer.TyperException):
+        except (typer.Exit, typer.Abort):
             raise
         except KeyboardInterrupt:
             typer.secho("Interrupted: --resume goes on from the last checkpoint.", err=True, fg="red")

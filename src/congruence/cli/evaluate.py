@@ -11,7 +11,8 @@ import typer
 from congruence.cli.options import Set, Trust
 
 if TYPE_CHECKING:
-    from congruence.config import Built
+    from congruence.config import Models, RunConfig
+    from congruence.data import Splits
 
 
 def evaluate(
@@ -28,20 +29,22 @@ def evaluate(
     from congruence.evaluation import measure
 
     allow(trust)
-    built = _built(run, weights, last=last, overrides=set_ or [], trust=trust)
-    device = str(pick_device(built.options.device))
+    config, splits, made = _made(run, weights, last=last, overrides=set_ or [], trust=trust)
+    device = str(pick_device(config.stages[config.last].train.device))
     columns: dict[str, Any] = {
-        name: measure(student, built.splits, teacher=built.teacher, device=device).to_dict()
-        for name, student in built.students.items()
+        name: measure(student, splits, teacher=made.teacher, device=device).to_dict()
+        for name, student in made.students.items()
     }
-    if built.teacher is not None:
-        columns["teacher"] = measure(built.teacher, built.splits, device=device).to_dict()
+    if made.teacher is not None:
+        columns["teacher"] = measure(made.teacher, splits, device=device).to_dict()
     typer.echo(json.dumps(columns, indent=2) if as_json else table(columns, title="test set"))
 
 
-def _built(run: str, weights: str | None, *, last: bool, overrides: list[str], trust: bool) -> Built:
-    """Build the last stage with its students' weights; a teacher whose weights are nowhere is left out."""
-    from congruence.config import build_stage, load_config
+def _made(
+    run: str, weights: str | None, *, last: bool, overrides: list[str], trust: bool
+) -> tuple[RunConfig, Splits, Models]:
+    """Build the last stage's models, the students with their weights; without a folder, no earlier stage's student."""
+    from congruence.config import build_models, load_config, load_splits
     from congruence.config.stages import CONFIG
     from congruence.engine.rundir import RunDirectory
     from congruence.models import load_into, load_weights
@@ -59,13 +62,13 @@ def _built(run: str, weights: str | None, *, last: bool, overrides: list[str], t
         name, _, student = stage.teacher.partition("/")
         teachers[stage.teacher] = RunDirectory(folder / name, writes=False).student_file(student or "student")
         if not in_folder:
-            config = config.model_copy(
-                update={"stages": {**config.stages, config.last: stage.model_copy(update={"teacher": None})}}
-            )
-    built = build_stage(config, config.last, teachers=teachers, trust=trust)
-    if weights is not None and len(built.students) > 1:
-        raise ValueError(f"--weights is for one student, this run has {len(built.students)}.")
-    for name, module in built.students.items():
+            stage = stage.model_copy(update={"teacher": None})
+            config = config.model_copy(update={"stages": {**config.stages, config.last: stage}})
+    if weights is not None and len(stage.students()) > 1:
+        raise ValueError(f"--weights is for one student, this run has {len(stage.students())}.")
+    splits = load_splits(config.data)
+    made = build_models(config, config.last, teachers=teachers, splits=splits, trust=trust)
+    for name, module in made.students.items():
         path = Path(weights) if weights else RunDirectory(folder, writes=False).student_file(name, last=last)
         load_into(module, load_weights(path), source=f"'{path}'")
-    return built
+    return config, splits, made

@@ -34,10 +34,13 @@ def train(
 ) -> None:
     """Run a configuration, measure its last stage's students on the test set, and say where they are."""
     from congruence.config import run
+    from congruence.core import ranks
 
     allow(trust)
     with Reporter() as reporter:
         finished = run(config, out, resume=resume, trust=trust, callbacks=reporter, only=only, splits=splits)
+    if ranks.rank() != 0:
+        return
     stage = only or config.last
     ended = finished[stage]
     device = config.stages[stage].train.device

@@ -6,22 +6,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from congruence.config.build import Built, build_stage, load_splits
+    from congruence.config.build import Built, Models, build_models, build_stage, load_splits
     from congruence.config.load import from_values, load_config
     from congruence.config.problems import ConfigError
     from congruence.config.save import resolved_toml, write_resolved
     from congruence.config.schema import RunConfig
-    from congruence.config.shipped import names, shipped
     from congruence.config.stages import StageRun, run, run_stage
     from congruence.config.student import load_student
 
 _HOMES = {
-    "build": ("Built", "build_stage", "load_splits"),
+    "build": ("Built", "Models", "build_models", "build_stage", "load_splits"),
     "load": ("from_values", "load_config"),
     "problems": ("ConfigError",),
     "save": ("resolved_toml", "write_resolved"),
     "schema": ("RunConfig",),
-    "shipped": ("names", "shipped"),
     "stages": ("StageRun", "run", "run_stage"),
     "student": ("load_student",),
 }
@@ -30,18 +28,18 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "Built",
     "ConfigError",
+    "Models",
     "RunConfig",
     "StageRun",
+    "build_models",
     "build_stage",
     "from_values",
     "load_config",
     "load_splits",
     "load_student",
-    "names",
     "resolved_toml",
     "run",
     "run_stage",
-    "shipped",
     "write_resolved",
 ]
 

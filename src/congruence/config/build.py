@@ -23,26 +23,47 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Built:
-    """What `fit` takes for one stage, and what it was made of.
+class Models:
+    """The models of a stage; `described` says how to build each student again."""
 
-    `splits` has all labels, also where the stage trains with few; `described` says how to build each student again.
-    """
+    students: dict[str, nn.Module]
+    teacher: nn.Module | None
+    described: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Built:
+    """What `fit` takes for one stage, and what it was made of; `splits` has all labels, however few are trained on."""
 
     distiller: Distiller
     train_loader: data.Loader
     val_loader: data.Loader | None
     options: FitOptions
     splits: data.Splits
-    students: dict[str, nn.Module]
-    teacher: nn.Module | None
-    described: dict[str, dict[str, Any]]
+    models: Models
 
 
 def load_splits(config: DataConfig) -> data.Splits:
     """Load the data of a configuration, with all its labels."""
     values = config.model_dump(exclude={"name", "labels_per_class"})
     return data.load(config.name, **values)
+
+
+def build_models(
+    config: RunConfig, stage_name: str, *, teachers: Mapping[str, Path], splits: data.Splits, trust: bool = False
+) -> Models:
+    """Build the models of one stage; the students depend on the stage's seed alone (see `build_stage`)."""
+    stage = config.stages[stage_name]
+    channels, classes = splits.train.shape[0], splits.train.classes
+    teacher = _teacher(config, stage.teacher, teachers, classes=classes, in_channels=channels, trust=trust)
+    if classes is None and teacher is not None:
+        classes = _outputs(teacher, _example(splits))
+    seed_everything(stage.train.seed)
+    students, described = {}, {}
+    for name, model in stage.students().items():
+        students[name] = build_model(model, classes=classes, in_channels=channels, trust=trust)
+        described[name] = describe_model(model, classes=classes, in_channels=channels, trust=trust)
+    return Models(students, teacher, described)
 
 
 def build_stage(
@@ -77,23 +98,17 @@ def build_stage(
     device = pick_device(train.device)
     join_process_group(device)
     splits = load_splits(config.data) if splits is None else splits
-    kept = stage.labels_per_class or config.data.labels_per_class
+    made = build_models(config, stage_name, teachers=teachers, splits=splits, trust=trust)
     trained = splits.train
+    kept = stage.labels_per_class or config.data.labels_per_class
     if kept is not None:
         trained = data.keep_labels(trained, kept, seed=config.data.split_seed)
-    example = trained.batch(range(min(2, len(trained))))
-    channels = splits.train.shape[0]
-    teacher = _teacher(config, stage.teacher, teachers, classes=splits.train.classes, in_channels=channels, trust=trust)
-    classes = splits.train.classes
-    if classes is None and teacher is not None:
-        classes = _outputs(teacher, example)
-    seed_everything(train.seed)
-    students, described = {}, {}
-    for name, model in stage.students().items():
-        students[name] = build_model(model, classes=classes, in_channels=channels, trust=trust)
-        described[name] = describe_model(model, classes=classes, in_channels=channels, trust=trust)
     distiller = Distiller(
-        teacher, students, [term.term() for term in stage.terms], example=example, facts=data.facts(trained)
+        made.teacher,
+        made.students,
+        [term.term() for term in stage.terms],
+        example=_example(splits),
+        facts=data.facts(trained),
     )
     train_loader = data.loader(
         trained,
@@ -109,7 +124,11 @@ def build_stage(
         # Batches of the training's size, since a relational loss depends on it.
         val_loader = data.loader(splits.validation, batch_size=train.batch_size, shuffle=False, device=device)
     options = train.options(out=out, resume=resume, callbacks=tuple(callbacks))
-    return Built(distiller, train_loader, val_loader, options, splits, students, teacher, described)
+    return Built(distiller, train_loader, val_loader, options, splits, made)
+
+
+def _example(splits: data.Splits) -> Tensor:
+    return splits.train.batch(range(min(2, len(splits.train))))
 
 
 def _teacher(

@@ -97,7 +97,7 @@ class TermConfig(BaseModel):
     student: str | None = None
     start_epoch: int = 0
     stop_epoch: int | None = None
-    warmup_epochs: float = 0
+    warmup_epochs: float = 0.0
     decay: float = 1.0
 
     @model_validator(mode="before")

@@ -65,10 +65,13 @@ def expected(names: Iterable[str], got: str, *, what: str = "one of ") -> str:
     return f"expected {what}{', '.join(known)}, got {got!r}.{check.near(got, known)}"
 
 
-def reworded(sentence: str) -> str:
+def reworded(sentence: str, key: str) -> str:
     """Turn the library's sentence about an argument into one about a key, which the line already names."""
     match = _SENTENCE.fullmatch(sentence)
-    return f"expected {match[2]}, got {match[3]}." if match else sentence
+    if match is None:
+        return sentence
+    what = f"expected {match[2]}" if match[1] == key else f"`{match[1]}` must be {match[2]}"
+    return f"{what}, got {match[3]}."
 
 
 def explain(error: Mapping[str, Any], keys: Callable[[tuple[str, ...]], Iterable[str]]) -> list[tuple[str, str]]:
@@ -82,11 +85,11 @@ def explain(error: Mapping[str, Any], keys: Callable[[tuple[str, ...]], Iterable
     kind, got = error["type"], error["input"]
     reason = error.get("ctx", {}).get("error")
     if isinstance(reason, Problems):
-        return [(".".join((*place, *filter(None, [key]))), reworded(text)) for key, text in reason.found]
+        return [(".".join((*place, *filter(None, [key]))), reworded(text, key)) for key, text in reason.found]
     if kind == "extra_forbidden":
         text = expected(keys(tuple(map(str, error["loc"][:-1]))), place[-1])
     elif isinstance(reason, ValueError):
-        text = reworded(str(reason))
+        text = reworded(str(reason), place[-1] if place else "")
     elif kind == "literal_error":
         text = expected(re.findall(r"'(\w+)'", error["ctx"]["expected"]), str(got))
     elif kind == "greater_than_equal":

@@ -38,7 +38,7 @@ def _table(values: Mapping[str, Any], place: str) -> str:
     lines, tables = [], []
     for key, value in values.items():
         inner = f"{place}.{_key(key)}" if place else _key(key)
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             tables.append(_headed(f"[{inner}]", value, inner))
         elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
             tables += [_headed(f"[[{inner}]]", item, inner) for item in value]
@@ -50,8 +50,8 @@ def _table(values: Mapping[str, Any], place: str) -> str:
 def _headed(header: str, values: Mapping[str, Any], place: str) -> str:
     """Write a table under its header, which one that holds nothing but tables does without."""
     body = _table(values, place)
-    bare = header.startswith("[[") or (body and not body.startswith("\n"))
-    return f"\n{header}\n{body}" if bare else body
+    needless = not header.startswith("[[") and body.startswith("\n")
+    return body if needless else f"\n{header}\n{body}"
 
 
 def _key(key: str) -> str:

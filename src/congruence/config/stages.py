@@ -71,16 +71,16 @@ def run_stage(
     if out is not None and ranks.rank() == 0:
         folder = writable(Path(out))
         if not (folder / "run.json").exists():
-            write_students(folder, built.described)
+            write_students(folder, built.models.described)
     result = fit(built.distiller, built.train_loader, built.val_loader, built.options)
     return _finished(built, result)
 
 
 def _finished(built: Built, result: FitResult) -> StageRun:
-    for name, student in built.students.items():
+    for name, student in built.models.students.items():
         load_into(student, result.best_states[name], source="the best epoch")
         student.eval()
-    return StageRun(result, built.students, built.teacher, built.splits)
+    return StageRun(result, built.models.students, built.models.teacher, built.splits)
 
 
 def run(
@@ -121,9 +121,8 @@ def run(
     _check_holds(out, config, resume=resume)
     ranks.barrier()
     splits = load_splits(config.data) if splits is None else splits
-    if len(config.stages) > 1:
-        for name in config.stages:
-            build_stage(config, name, teachers={}, splits=splits, trust=trust)
+    for name in config.stages:
+        build_stage(config, name, teachers={}, splits=splits, trust=trust)
     if ranks.rank() == 0:
         writable(out)
         if not (out / CONFIG).exists():

@@ -1,0 +1,32 @@
+"""Configurations that run in a second, and pictures to run them on."""
+
+from collections.abc import Iterable
+
+import torch
+
+from congruence.config import load_config
+from congruence.data import ArrayDataset, Splits
+
+
+def quick(stages: Iterable[str]) -> list[str]:
+    """Overrides that make every stage two steps of eight pictures."""
+    keys = ("epochs=1", "max_steps=2", "batch_size=8", "log_every=1", 'device="cpu"')
+    return [f"stages.{stage}.train.{key}" for stage in stages for key in keys]
+
+
+def tiny(name="digits/pkt", *overrides):
+    """A shipped recipe on few digits, with very small models, two steps a stage."""
+    stages = list(load_config(name).stages)
+    models = [f'stages.{stage}.student={{model="resnet8"}}' for stage in stages]
+    few = ["data.train_size=200", "data.validation=20", "data.test=40"]
+    return load_config(name, [*quick(stages), *models, *few, *overrides])
+
+
+def pictures(count: int, seed: int) -> ArrayDataset:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    return ArrayDataset(images, torch.arange(count) % 10, classes=10, mean=[0.5] * 3, std=[0.25] * 3, name="pictures")
+
+
+def fake_cifar10() -> Splits:
+    return Splits(pictures(60, 0), pictures(20, 1), pictures(20, 2))

@@ -1,0 +1,206 @@
+"""`congruence distill` and `teach`: with and without a configuration."""
+
+import json
+import sys
+
+import pytest
+import torch
+from _harness.configs import quick
+from typer.testing import CliRunner
+
+from congruence import load_student
+from congruence.cli.main import app
+from congruence.models import build, save_weights
+
+FEW = ["data.train_size=200", "data.validation=20", "data.test=40"]
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def sets(*overrides):
+    return [word for override in overrides for word in ("--set", override)]
+
+
+SMALL = sets(*FEW, *quick(["teacher", "student"]), 'stages.teacher.student={model="resnet8"}')
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("distilled") / "run"
+    return out, invoke("distill", "recipes/digits/pkt.toml", "--out", out, *SMALL)
+
+
+def test_a_recipe_ends_with_numbers_and_a_student(finished):
+    out, result = finished
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("teacher: epoch 1/1, step 2/2  loss ")
+    assert lines[1].startswith("student: epoch 1/1, step 2/2  loss ")
+    assert "validation: accuracy" in lines[1]
+    assert lines[2].split() == ["test", "set", "best", "last", "teacher"]
+    assert [line.split()[0] for line in lines[3:7]] == ["accuracy", "retrieval", "coherence", "parameters"]
+    assert lines[7] == f"student: {out / 'student.safetensors'}"
+    tested = json.loads((out / "test.json").read_text())
+    assert list(tested) == ["best", "last", "teacher"]
+    assert tested["best"]["parameters"] == sum(p.numel() for p in load_student(out).parameters())
+    assert tested["teacher"]["gpcl"] is None
+
+
+def test_the_same_again_is_refused_and_resumes(finished):
+    out, result = finished
+    again = invoke("distill", "recipes/digits/pkt.toml", "--out", out, *SMALL)
+    assert (again.exit_code, again.stdout) == (2, "")
+    assert again.stderr == (
+        f"The folder '{out}' holds this run already: resume it (resume=True, or --resume), or choose another. "
+        "Nothing in it was changed.\n"
+    )
+    resumed = invoke("distill", "recipes/digits/pkt.toml", "--out", out, "--resume", *SMALL)
+    assert resumed.exit_code == 0
+    assert resumed.stdout.splitlines() == result.stdout.splitlines()[2:]
+
+
+def test_another_run_in_the_folder_is_refused(finished):
+    out, _ = finished
+    result = invoke("distill", "digits/kd", "--out", out, "--resume", *SMALL)
+    assert result.exit_code == 2
+    assert "holds another run (its name is digits/pkt, this one's digits/kd)" in result.stderr
+
+
+def test_evaluate_measures_the_same(finished):
+    out, _ = finished
+    result = invoke("evaluate", out, "--json")
+    assert result.exit_code == 0, result.stderr
+    measured, tested = json.loads(result.stdout), json.loads((out / "test.json").read_text())
+    assert measured["student"] == pytest.approx(tested["best"])
+    assert measured["teacher"] == pytest.approx(tested["teacher"])
+    last = json.loads(invoke("evaluate", out, "--json", "--last").stdout)
+    assert last["student"] == pytest.approx(tested["last"])
+
+
+def test_evaluate_weights_with_a_configuration(finished):
+    out, _ = finished
+    file = out / "student.safetensors"
+    result = invoke("evaluate", "digits/pkt", "--weights", file, *sets(*FEW))
+    assert result.exit_code == 0, result.stderr
+    assert [line.split()[0] for line in result.stdout.splitlines()] == ["test", "accuracy", "retrieval", "parameters"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["RUN/checkpoints"], "holds no run (no config.toml): give a configuration and --weights."),
+        (["digits/pkt"], "'digits/pkt' is no run's folder: give --weights with a configuration."),
+        (["digits/pkt", "--weights", "RUN/absent.pt"], "There is no weights file 'RUN/absent.pt'."),
+        (["digits/pkt", "--weights", "RUN/teacher/student.safetensors"], "do not fit Cnn3"),
+    ],
+)
+def test_evaluate_refuses(finished, arguments, sentence):
+    out, _ = finished
+    result = invoke("evaluate", *(argument.replace("RUN", str(out)) for argument in arguments))
+    assert result.exit_code == 2
+    assert sentence.replace("RUN", str(out)) in result.stderr
+
+
+def test_a_teachers_weights_instead_of_its_stage(finished, tmp_path):
+    out, _ = finished
+    weights = out / "teacher" / "student.safetensors"
+    result = invoke("distill", "digits/pkt", "--out", tmp_path / "run", "--teacher-weights", weights, *SMALL)
+    assert result.exit_code == 0, result.stderr
+    assert not (tmp_path / "run" / "teacher").exists()
+    first, second = (json.loads((folder / "test.json").read_text()) for folder in (out, tmp_path / "run"))
+    assert first == second
+
+
+def test_teach_trains_the_first_stage_alone(finished, tmp_path):
+    out, _ = finished
+    result = invoke("teach", "digits/pkt", "--out", tmp_path, *SMALL)
+    assert result.exit_code == 0, result.stderr
+    assert "student: epoch" not in result.stdout
+    first, second = (load_student(folder).state_dict() for folder in (out / "teacher", tmp_path))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """Bring a model, its weights and a place to work."""
+    torch.manual_seed(0)
+    save_weights(build("resnet8", classes=10, in_channels=1).state_dict(), tmp_path / "teacher.safetensors")
+    code = (
+        "from congruence.models import build\n\n\ndef body():\n    return build('resnet8', classes=10, in_channels=1)\n"
+    )
+    (tmp_path / "my_models.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path
+    sys.modules.pop("my_models", None)
+
+
+MINE = ("--teacher", "my_models:body", "--teacher-weights", "teacher.safetensors", "--data", "digits", "--epochs", "1")
+
+
+def test_no_configuration(mine):
+    result = invoke("distill", *MINE, "--student", "cnn3", "--trust", "--out", "out")
+    assert result.exit_code == 0, result.stderr
+    assert "student: epoch 1/1, step 20/20" in result.stdout
+    assert load_student("out").fc.out_features == 10
+    config = (mine / "out" / "config.toml").read_text()
+    assert 'key = "ce"\nweight = 0.1' in config
+    assert 'key = "kd"\nweight = 0.9' in config
+    assert str(mine / "teacher.safetensors") in config
+    assert invoke("evaluate", "out", "--trust").stdout.split()[:4] == ["test", "set", "student", "teacher"]
+
+
+def test_a_factorys_student_says_how_to_load_it(mine):
+    result = invoke("distill", *MINE, "--student", "my_models:body", "--trust", "--method", "pkt", "--out", "out")
+    assert result.exit_code == 0, result.stderr
+    with pytest.raises(ValueError, match="'my_models:body' made it"):
+        load_student("out")
+    assert load_student("out", lambda: build("resnet8", classes=10, in_channels=1)).fc.out_features == 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((*MINE, "--student", "cnn3"), "The factory 'my_models:body' imports and runs code of yours: allow it with "),
+        (
+            (*MINE, "--student", "cnn4", "--trust"),
+            "command line: stages.student.student.model: expected one of resnet8",
+        ),
+        ((*MINE, "--student", "cnn3", "--method", "ptk"), "Did you mean 'pkt'?"),
+        ((*MINE[:4], "--student", "cnn3"), "or --teacher, --student and --data."),
+        ((*MINE, "--student", "cnn3", "--set", "a=1"), "--set changes a configuration, there is none"),
+        ((*MINE, "digits/kd"), "are for runs without a configuration: use --set."),
+        (("--teacher", "resnet8", "--data", "digits", "--student", "cnn3"), "Give --teacher-weights"),
+        ((*MINE[:3], "absent.pt", *MINE[4:], "--student", "cnn3", "--trust"), "There is no weights file '"),
+        ((*MINE[:5], "nowhere/at/all", "--student", "cnn3"), "There is no dataset named"),
+        (
+            (*MINE, "--student", "cnn3", "--trust", "--out", "my_models.py/out"),
+            "cannot be written to: Not a directory.",
+        ),
+        (("digits/ce", "--set", "data.nam=1", "--set", "x"), "Did you mean 'name'?"),
+    ],
+)
+def test_what_cannot_work_is_one_sentence(mine, arguments, sentence):
+    result = invoke("distill", *arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert sentence in result.stderr
+    assert "Traceback" not in result.stderr
+    assert {path.name for path in mine.iterdir()} <= {"teacher.safetensors", "my_models.py", "__pycache__"}
+
+
+def test_truncated_weights(mine):
+    path = mine / "teacher.safetensors"
+    path.write_bytes(path.read_bytes()[:2000])
+    result = invoke("distill", *MINE, "--student", "cnn3", "--trust", "--out", "out")
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"The weights file '{path}' cannot be read: it is cut short")
+
+
+def test_a_loss_that_is_not_finite(tmp_path):
+    overrides = sets("stages.student.train.optimizer={lr=1e30}", "stages.student.train.max_steps=20")
+    result = invoke("distill", "digits/ce", "--out", tmp_path / "run", *SMALL, *overrides)
+    assert result.exit_code == 1
+    assert "was not finite" in result.stderr
+    assert "Traceback" not in result.stderr

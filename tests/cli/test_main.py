@@ -1,0 +1,48 @@
+"""The program as a whole."""
+
+import signal
+import subprocess
+import sys
+
+from typer.testing import CliRunner
+
+from congruence.cli.main import app
+
+PROGRAM = (sys.executable, "-c", "from congruence.cli.main import main; main()")
+
+
+def test_help_names_every_verb():
+    result = CliRunner().invoke(app, ["--help"])
+    assert result.exit_code == 0
+    assert all(
+        f" {verb} " in result.stdout for verb in ("demo", "teach", "distill", "evaluate", "bench", "methods", "data")
+    )
+
+
+def test_a_wrong_option_is_a_usage_error():
+    result = CliRunner().invoke(app, ["distill", "--nonsense"])
+    assert result.exit_code == 2
+    assert "--nonsense" in result.stderr
+
+
+def test_nothing_heavy_is_imported_before_a_verb_runs():
+    code = "import sys, congruence.cli.main; print([m for m in ('torch', 'pydantic', 'numpy') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_sigterm_saves_and_leaves_with_a_sentence(tmp_path):
+    arguments = ("distill", "digits/ce", "--out", str(tmp_path / "run"), "--set", "stages.student.train.epochs=1000")
+    small = ("--set", "stages.teacher.train.max_steps=1", "--set", 'stages.student.student={model="resnet8"}')
+    with subprocess.Popen(
+        [*PROGRAM, *arguments, *small], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        for line in process.stdout:
+            if line.startswith("student: epoch 1/1000"):
+                break
+        process.send_signal(signal.SIGTERM)
+        _, complaint = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "SIGTERM at step" in complaint
+    assert "resume goes on from this step" in complaint
+    assert "Traceback" not in complaint
+    assert (tmp_path / "run" / "student.safetensors").exists()

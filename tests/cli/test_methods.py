@@ -1,0 +1,33 @@
+"""`congruence methods`."""
+
+import inspect
+
+import pytest
+from typer.testing import CliRunner
+
+from congruence.cli.main import app
+from congruence.methods import keys, row
+
+
+def test_the_table_has_a_line_for_each():
+    result = CliRunner().invoke(app, ["methods"])
+    lines = result.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == list(keys())
+    assert all(line.endswith(row(key).summary) for key, line in zip(keys(), lines, strict=True))
+
+
+@pytest.mark.parametrize("key", keys())
+def test_a_card_tells_everything(key):
+    text = CliRunner().invoke(app, ["methods", key]).stdout
+    entry = row(key)
+    formula = inspect.getdoc(entry.function).partition("\nShape:")[0].strip()
+    assert formula in text
+    assert f"default weight: {entry.weight}" in text
+    assert f"paper: {entry.reference}" in text
+    assert all(f"{name}={value!r}" in text for name, value in entry.defaults().items())
+
+
+def test_an_unknown_key():
+    result = CliRunner().invoke(app, ["methods", "ptk"])
+    assert result.exit_code == 2
+    assert result.stderr == "Unknown method 'ptk'. Did you mean 'pkt'? `congruence methods` lists them all.\n"

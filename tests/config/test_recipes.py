@@ -1,0 +1,35 @@
+"""Every shipped recipe is a short diff, and trains."""
+
+import pytest
+from _harness.configs import fake_cifar10, quick
+
+from congruence.config import load_config, load_splits, run
+from congruence.config.shipped import names, shipped
+from congruence.methods import keys
+
+RECIPES = names("recipes")
+
+
+def test_one_recipe_a_method_and_dataset():
+    expected = {f"{data}/{key}" for data in ("digits", "cifar10") for key in (*keys(), "teacher")}
+    assert set(RECIPES) == expected
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_is_short_and_says_what_it_is(name):
+    lines = shipped("recipes", name).read_text(encoding="utf8").splitlines()
+    assert len(lines) <= 40
+    assert lines[0].startswith("# ")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_trains_two_steps(name, tmp_path):
+    config = load_config(name, quick(load_config(name).stages))
+    if config.data.name == "cifar10":
+        splits = fake_cifar10()
+    else:
+        splits = load_splits(config.data.model_copy(update={"train_size": 200, "validation": 20}))
+    finished = run(config, tmp_path, splits=splits)
+    assert list(finished) == list(config.stages)
+    assert [stage.result.steps for stage in finished.values()] == [2] * len(finished)
+    assert finished[config.last].result.student_file == tmp_path / "student.safetensors"

@@ -1,0 +1,119 @@
+"""The tables agree with what they stand for, and stages are linked."""
+
+import dataclasses
+
+import pytest
+from pydantic import ValidationError
+
+from congruence.config import from_values, load_config
+from congruence.config.parts import TermConfig
+from congruence.config.training import AugmentConfig, OptimizerConfig, ScheduleConfig, TrainConfig
+from congruence.data import Augment
+from congruence.engine import FitOptions, OptimizerOptions, ScheduleOptions
+from congruence.methods import Term
+
+
+@pytest.mark.parametrize(
+    ("table", "options"),
+    [(OptimizerConfig, OptimizerOptions), (ScheduleConfig, ScheduleOptions), (AugmentConfig, Augment)],
+)
+def test_tables_have_the_fields_and_defaults_of_what_they_stand_for(table, options):
+    assert table().model_dump() == dataclasses.asdict(options())
+
+
+def test_training_gives_the_engines_own_defaults():
+    assert TrainConfig(epochs=3).options() == FitOptions(epochs=3)
+    apart = {"out", "resume", "evaluate", "callbacks"}
+    assert {f.name for f in dataclasses.fields(FitOptions)} - apart <= set(TrainConfig.model_fields)
+
+
+def test_a_term_has_every_reserved_key_of_the_engines():
+    assert set(TermConfig.model_fields) == {*Term.RESERVED, "key"} - {"method"}
+
+
+def test_a_term_carries_everything():
+    values = {"key": "pkt", "weight": 2.0, "name": "n", "student_layer": ["a", "b"], "warmup_epochs": 3, "eps": 0.5}
+    term = TermConfig.model_validate(values).term()
+    assert (term.key, term.weight, term.name, term.student_layer) == ("pkt", 2.0, "n", ["a", "b"])
+    assert (term.warmup_epochs, term.hyperparameters) == (3, {"eps": 0.5})
+
+
+def test_everything_is_frozen():
+    config = load_config("digits/pkt")
+    with pytest.raises(ValidationError, match="frozen"):
+        config.data.name = "cifar10"
+
+
+@pytest.mark.parametrize("value", [True, "3", 3.0])
+def test_nothing_is_converted_silently(value):
+    with pytest.raises(ValidationError, match="epochs"):
+        TrainConfig(epochs=value)
+
+
+def stages(**tables):
+    rest = {"terms": [{"key": "ce"}], "train": {"epochs": 1}}
+    return {"data": {"name": "digits"}, "stages": {name: {**rest, **table} for name, table in tables.items()}}
+
+
+ONE = {"model": "resnet8"}
+
+
+def test_several_students_and_their_names():
+    config = from_values(
+        stages(peers={"student": {"a": ONE, "b": ONE}}, last={"student": ONE, "teacher": "peers/b"}), "here"
+    )
+    assert list(config.stages["peers"].students()) == ["a", "b"]
+    assert config.stages["last"].teacher == "peers/b"
+    assert config.last == "last"
+
+
+@pytest.mark.parametrize(
+    ("tables", "line"),
+    [
+        (
+            {"a": {"student": ONE}, "b": {"student": ONE, "teacher": "c"}},
+            "here: stages.b.teacher: expected a model's table or an earlier stage: a, got 'c'.",
+        ),
+        (
+            {"a": {"student": ONE, "teacher": "b"}, "b": {"student": ONE}},
+            "here: stages.a.teacher: expected a model's table, since no stage comes before, got 'b'.",
+        ),
+        (
+            {"checkpoints": {"student": ONE}},
+            "here: stages.checkpoints: expected a name of letters, digits, '-' and '_', got 'checkpoints'.",
+        ),
+        (
+            {"a": {"student": {}}},
+            "here: stages.a.student: expected `model` (of the zoo) or `factory` ('package.module:callable'), "
+            "got neither.",
+        ),
+        (
+            {"a": {"student": {"factory": "os.path"}}},
+            "here: stages.a.student.factory: expected 'package.module:callable', got 'os.path'.",
+        ),
+        ({"a": {"student": "resnet8"}}, "here: stages.a.student: expected a table, got 'resnet8'."),
+    ],
+)
+def test_links_and_models(tables, line):
+    with pytest.raises(ValueError) as caught:
+        from_values(stages(**tables), "here")
+    assert str(caught.value) == line
+
+
+def test_upto_keeps_a_stage_and_what_it_learns_from():
+    config = from_values(
+        stages(a={"student": ONE}, b={"student": ONE}, c={"student": ONE, "teacher": "b"}, d={"student": ONE}), "here"
+    )
+    assert list(config.upto("c").stages) == ["b", "c"]
+    assert list(config.upto("a").stages) == ["a"]
+    with pytest.raises(ValueError, match="got 'e'"):
+        config.upto("e")
+
+
+def test_a_teacher_from_a_file_replaces_its_stage(tmp_path):
+    config = load_config("digits/pkt").with_teacher(tmp_path / "t.safetensors")
+    assert list(config.stages) == ["student"]
+    teacher = config.stages["student"].teacher
+    assert (teacher.model, teacher.weights) == ("resnet20", str(tmp_path / "t.safetensors"))
+    with pytest.raises(ValueError, match="has no teacher"):
+        load_config("digits/teacher").with_teacher("t.safetensors")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,6 +11,7 @@ from congruence.core import check
 from congruence.data.facts import DataFacts
 from congruence.methods.method import Method, Probe
 from congruence.methods.term import Term
+from congruence.models.parameters import shares_parameters
 from congruence.models.projectors import rows
 from congruence.models.taps import Taps
 
@@ -37,15 +38,25 @@ class Binding:
         )
 
 
-def distinct_names(terms: list[Term], students: tuple[str, ...]) -> list[Term]:
-    """Give each student its own copy of the terms that see one student at a time, and check the names."""
+def for_students(terms: list[Term], students: tuple[str, ...], *, teacher: bool, facts: DataFacts | None) -> list[Term]:
+    """Give each student its own copy of the terms that see one student at a time, and check names and needs."""
     expanded: list[Term] = []
+    instances = [term.make() for term in terms if term.holds_method]
+    if len({id(instance) for instance in instances}) < len(instances):
+        raise ValueError("`Distiller`: two terms hold the same Method: give each its own.")
     for term in terms:
+        if term.needs.teacher and not teacher:
+            raise ValueError(f"The term '{term.name}' needs a teacher, there is none.")
+        if term.needs.facts and facts is None:
+            raise ValueError(
+                f"The term '{term.name}' needs facts of the dataset: give facts=congruence.data.facts(dataset)."
+            )
         if term.student is not None and term.student not in students:
             near = check.near(term.student, students)
             raise ValueError(f"The term '{term.name}' names no student '{term.student}'.{near}")
-        each = term.make().needs.students == "each"
-        if not each or term.student is not None or len(students) == 1:
+        if term.needs.students == "all" and term.student is not None:
+            raise ValueError(f"The term '{term.name}' sees all students: leave out student='{term.student}'.")
+        if term.needs.students == "all" or term.student is not None or len(students) == 1:
             expanded.append(term)
             continue
         expanded += [term.for_student(student) for student in students]
@@ -59,19 +70,17 @@ def distinct_names(terms: list[Term], students: tuple[str, ...]) -> list[Term]:
 def bind(term: Term, taps: Mapping[str, Taps], students: tuple[str, ...], facts: DataFacts | None) -> Binding:
     """Resolve a term's layers, check its needs and build its method."""
     method = term.make()
+    if method._bound:
+        raise ValueError(
+            f"The term '{term.name}' holds a {type(method).__name__} that another distiller built: give it a new one."
+        )
     needs = method.needs
     if needs.students == "all":
         models = {name: name for name in students}
     else:
         models = {"student": term.student or students[0]}
     if needs.teacher:
-        if "teacher" not in taps:
-            raise ValueError(f"The term '{term.name}' needs a teacher, there is none.")
         models["teacher"] = "teacher"
-    if needs.facts and facts is None:
-        raise ValueError(
-            f"The term '{term.name}' needs facts of the dataset: give facts=congruence.data.facts(dataset)."
-        )
     paths: dict[tuple[str, str], tuple[str, ...]] = {}
     shapes: dict[tuple[str, str], tuple[torch.Size, ...]] = {}
     for name, model in models.items():
@@ -91,7 +100,23 @@ def bind(term: Term, taps: Mapping[str, Taps], students: tuple[str, ...], facts:
             for (name, role), sizes in shapes.items()
         )
         raise ValueError(f"The term '{term.name}' does not fit these layers ({where}): {error}") from None
+    for model in models.values():
+        if shares_parameters(method, taps[model].module("")):
+            raise ValueError(
+                f"The term '{term.name}' holds a module of the {model} as its own part, which would be trained and "
+                f"saved with the term: keep a copy of what it reads there."
+            )
     return Binding(term.name, method, _students(models), models, paths)
+
+
+def logits_path(model: str, bindings: Iterable[Binding]) -> str | None:
+    """Return the layer at which a term reads a model's class logits; one that compares it with labels goes first."""
+    found: list[tuple[bool, str]] = []
+    for binding in bindings:
+        for (name, role), paths in binding.paths.items():
+            if role == "logits" and binding.models[name] == model:
+                found.append((binding.method.needs.labels, paths[-1]))
+    return max(found, key=lambda pair: pair[0])[1] if found else None
 
 
 def _students(models: Mapping[str, str]) -> tuple[str, ...]:

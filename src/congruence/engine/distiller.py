@@ -4,31 +4,24 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from congruence.core import check
+from congruence.core.numerics import widen
 from congruence.core.ranks import world_size
 from congruence.data.facts import DataFacts
 from congruence.engine.batch import to_device
-from congruence.engine.binding import Binding, bind, distinct_names
-from congruence.engine.signals import Captured, constant, gather, kept_apart, require, select, wanted
-from congruence.methods.method import Clock, Key, Needs, Signals
+from congruence.engine.binding import Binding, bind, for_students, logits_path
+from congruence.engine.captured import Captured, Output
+from congruence.engine.members import frozen_teacher, listed_terms, named_students
+from congruence.engine.signals import constant, forwards, gather, kept_apart, named, require, rerunner, select
+from congruence.methods.method import Clock, Needs, Signals
 from congruence.methods.term import Term
 from congruence.models.taps import Taps
-from congruence.models.teacher import Teacher, shares_parameters
-
-
-class Output(NamedTuple):
-    """What one batch gave: the weighted `loss`, the unweighted `terms`, the models' own outputs, and the `weights`."""
-
-    loss: Tensor
-    terms: dict[str, Tensor]
-    student: Any
-    teacher: Any
-    weights: dict[str, float]
+from congruence.models.teacher import Teacher
 
 
 class Distiller(nn.Module):
@@ -73,27 +66,17 @@ class Distiller(nn.Module):
         facts: DataFacts | None = None,
     ) -> None:
         super().__init__()
-        students = dict(student) if isinstance(student, Mapping) else {"student": student}
-        if not students or "teacher" in students:
-            check.fail("Distiller", "student", "a module, or modules under names other than 'teacher'", list(students))
-        if not all(isinstance(module, nn.Module) for module in students.values()):
-            check.fail("Distiller", "student", "a torch module", [type(m).__name__ for m in students.values()])
-        if not terms:
-            check.fail("Distiller", "terms", "at least one Term", "none")
+        students = named_students(student)
+        self.terms = for_students(listed_terms(terms), tuple(students), teacher=teacher is not None, facts=facts)
         self.students = nn.ModuleDict(students)
-        self.teacher = Teacher(teacher) if isinstance(teacher, nn.Module) else teacher
-        if self.teacher and any(shares_parameters(self.teacher.module, module) for module in students.values()):
-            raise ValueError(
-                "`Distiller`: the teacher shares parameters with a student, so that training the student would move "
-                "the teacher: give a copy (copy.deepcopy)."
-            )
+        self.teacher = frozen_teacher(teacher, students)
         self.facts = facts
         self.clock = Clock()
         self._epochs_begun = False
         self._taps = {name: Taps(module, name=name) for name, module in students.items()}
+        self._readers: dict[str, Taps | Teacher] = dict(self._taps)
         if self.teacher:
-            self._taps["teacher"] = self.teacher.taps
-        self.terms = distinct_names([Term(t) if isinstance(t, str) else t for t in terms], tuple(students))
+            self._taps["teacher"], self._readers["teacher"] = self.teacher.taps, self.teacher
         self.methods = nn.ModuleDict()
         self._bindings: dict[str, Binding] = {}
         self._logits: dict[str, str] = {}
@@ -102,20 +85,22 @@ class Distiller(nn.Module):
 
     def build(self, example: Any) -> None:
         """Run the dry forward on a small batch: find the layers, check the shapes, build the terms' own parts."""
-        device = next((p.device for p in self.students.parameters()), None)
-        example = to_device(example, device)
+        if self.built:
+            raise ValueError("`Distiller.build`: the layers are found already; make a new Distiller for other ones.")
+        like = next((p for p in self.students.parameters() if p.is_floating_point()), torch.empty(0))
+        example = to_device(example, like.device)
         for name, taps in self._taps.items():
             taps.probe(example, training=name != "teacher")
-        for term in self.terms:
-            binding = bind(term, self._taps, tuple(self.students), self.facts)
-            binding.method.to(device)
-            self._bindings[term.name] = binding
-            self.methods[term.name] = binding.method
+        bindings = {term.name: bind(term, self._taps, tuple(self.students), self.facts) for term in self.terms}
         for name in self.students:
             with contextlib.suppress(ValueError):  # no layer that tells: then nothing measures accuracy either
-                path = self._taps[name].default("logits")
+                path = logits_path(name, bindings.values()) or self._taps[name].default("logits")
                 self._taps[name].require([path])
                 self._logits[name] = path
+        for name, binding in bindings.items():  # from here on nothing fails, so that a refused example leaves no trace
+            self._bindings[name] = binding
+            self.methods[name] = binding.method.to(device=like.device, dtype=like.dtype).train(self.training)
+            binding.method._bound = True
 
     @property
     def built(self) -> bool:
@@ -152,13 +137,7 @@ class Distiller(nn.Module):
         if not self.built:
             self.build(inputs)
         given = {"main": inputs, **(views or {})}
-        tensors: dict[Key, Tensor] = {}
-        outputs: dict[tuple[str, str], Any] = {}
-        for (model, view), paths in wanted([self._bindings[t.name] for t in self._active()], given).items():
-            source = self.teacher if model == "teacher" and self.teacher else self._taps[model]
-            output, read = source.read(given[view], only=paths)
-            outputs[model, view] = output
-            tensors.update({(model, view, path): tensor for path, tensor in read.items()})
+        tensors, outputs = forwards([self._bindings[term.name] for term in self._active()], given, self._readers)
         return Captured(tensors, outputs, given, labels, index)
 
     def _active(self) -> list[Term]:
@@ -177,30 +156,30 @@ class Distiller(nn.Module):
         """
         terms: dict[str, Tensor] = {}
         weights: dict[str, float] = {}
-        shared: dict[int, tuple[Tensor, Tensor]] = {}  # rows gathered once for all terms that share a tap
+        pooled: dict[int, tuple[Tensor, Tensor]] = {}  # maps averaged once,
+        shared: dict[int, tuple[Tensor, Tensor]] = {}  # and rows gathered once, for all terms that share a tap
         seen: list[tuple[Binding, Signals]] = []
         for term in self._active():
             binding = self._bindings[term.name]
             method = binding.method
             require(binding, captured, epochs_begun=self._epochs_begun)
-            signals = method.embed(select(binding, captured, self.clock, self._runner(binding)))
-            if together and method.needs.scope == "batch" and world_size() > 1:
+            runner = rerunner(binding, self._readers, self.clock)
+            signals = method.embed(select(binding, captured, self.clock, runner, pooled))
+            if together and method.needs.scope != "sample" and world_size() > 1:
                 signals = gather(signals, shared)
             with kept_apart(method):
-                parts = method.loss(signals)
-            for part, value in parts.items():
-                name = term.name if len(parts) == 1 else f"{term.name}.{part}"
+                parts = named(term.name, method.loss(signals))
+            for name, (part, value) in parts.items():
                 terms[name], weights[name] = value, term.weight_of(part, self.clock)
             seen.append((binding, signals))
-        loss = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
+        loss = torch.stack([weights[name] * widen(value) for name, value in terms.items()]).sum()
         if update:
             with torch.no_grad():
                 for binding, signals in seen:
                     binding.method.update(constant(signals))
-        outputs = {name: captured.outputs.get((name, "main")) for name in (*self.students, "teacher")}
-        teacher = outputs.pop("teacher")
-        student = outputs["student"] if list(self.students) == ["student"] else outputs
-        return Output(loss, terms, student, teacher, weights)
+        outputs = {name: captured.output(name) for name in self.students}
+        student = outputs["student"] if list(outputs) == ["student"] else outputs
+        return Output(loss, terms, student, captured.output("teacher"), weights)
 
     def forward(
         self,
@@ -210,20 +189,8 @@ class Distiller(nn.Module):
         *,
         views: Mapping[str, Any] | None = None,
     ) -> Output:
-        """Return `score(capture(...))`."""
-        return self.score(self.capture(inputs, labels, index, views=views))
-
-    def _runner(self, binding: Binding) -> Callable[[Mapping[str, Any]], Signals]:
-        def run(views: Mapping[str, Any]) -> Signals:
-            tensors: dict[Key, Tensor] = {}
-            pruned = binding.without_teacher()
-            for (model, view), paths in wanted([pruned], views).items():
-                _, read = self._taps[model].read(views[view], only=paths)
-                tensors.update({(model, view, path): tensor for path, tensor in read.items()})
-            again = Captured(tensors, {}, views, None, None)
-            return binding.method.embed(select(pruned, again, self.clock, run))
-
-        return run
+        """Return `score(capture(...))`; in evaluation mode no memory is written."""
+        return self.score(self.capture(inputs, labels, index, views=views), update=self.training)
 
     # The clock of methods that work by epochs; `fit` drives it, a loop of one's own may.
 
@@ -249,10 +216,10 @@ class Distiller(nn.Module):
         """Return what the optimizer trains: the students' parameters and the terms' own, never the teacher's."""
         if not self.built:
             raise ValueError("`Distiller`: give `example=` (two inputs do), so that the terms' own parts are there.")
-        groups = [
-            {"name": name, "params": [p for p in module.parameters() if p.requires_grad]}
-            for name, module in (("students", self.students), ("terms", self.methods))
-        ]
+        parts = {"students": self.students, "terms": self.methods}
+        groups = [{"name": n, "params": [p for p in m.parameters() if p.requires_grad]} for n, m in parts.items()]
+        if not groups[0]["params"]:
+            raise ValueError("`Distiller`: no parameter of the student requires a gradient: there is nothing to train.")
         return [group for group in groups if group["params"]]
 
     @property

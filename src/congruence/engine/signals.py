@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from congruence.core import check
 from congruence.core.ranks import gather_rows
 from congruence.engine.binding import Binding
+from congruence.engine.captured import Captured
 from congruence.methods.method import Clock, Key, Method, Signals
 from congruence.models.projectors import rows
-
-
-@dataclass(frozen=True)
-class Captured:
-    """What the models gave for one batch: tapped tensors by (model, view, path), and outputs by (model, view)."""
-
-    tensors: Mapping[Key, Tensor]
-    outputs: Mapping[tuple[str, str], Any]
-    inputs: Mapping[str, Any]
-    labels: Tensor | None
-    index: Tensor | None
+from congruence.models.taps import Taps
+from congruence.models.teacher import Teacher
 
 
 def wanted(bindings: Sequence[Binding], given: Mapping[str, Any]) -> dict[tuple[str, str], set[str]]:
@@ -40,6 +33,18 @@ def wanted(bindings: Sequence[Binding], given: Mapping[str, Any]) -> dict[tuple[
             for (model, _), paths in binding.paths.items():
                 paths_of.setdefault((binding.models[model], view), set()).update(paths)
     return paths_of
+
+
+def forwards(
+    bindings: Sequence[Binding], given: Mapping[str, Any], readers: Mapping[str, Taps | Teacher]
+) -> tuple[dict[Key, Tensor], dict[tuple[str, str], Any]]:
+    """Run each model once over each view that a binding needs; return the tapped tensors and the models' outputs."""
+    tensors: dict[Key, Tensor] = {}
+    outputs: dict[tuple[str, str], Any] = {}
+    for (model, view), paths in wanted(bindings, given).items():
+        outputs[model, view], read = readers[model].read(given[view], only=paths)
+        tensors.update({(model, view, path): tensor for path, tensor in read.items()})
+    return tensors, outputs
 
 
 def require(binding: Binding, captured: Captured, *, epochs_begun: bool) -> None:
@@ -58,18 +63,48 @@ def require(binding: Binding, captured: Captured, *, epochs_begun: bool) -> None
         )
 
 
-def select(
-    binding: Binding, captured: Captured, clock: Clock, runner: Callable[[Mapping[str, Any]], Signals]
-) -> Signals:
+Runner = Callable[[Mapping[str, Any]], Signals]
+Once = dict[int, tuple[Tensor, Tensor]]  # a result by the id of its argument, which it keeps, so no id is used twice
+
+
+def _once(function: Callable[[Tensor], Tensor], tensor: Tensor, done: Once) -> Tensor:
+    if id(tensor) not in done:
+        done[id(tensor)] = (tensor, function(tensor))
+    return done[id(tensor)][1]
+
+
+def select(binding: Binding, captured: Captured, clock: Clock, runner: Runner, pooled: Once) -> Signals:
     """Give a method its own view of what was captured: its roles, and its student as "student"."""
     needs = binding.method.needs
     tensors: dict[Key, tuple[Tensor, ...]] = {}
     for view in needs.views:
         for (model, role), paths in binding.paths.items():
             found = tuple(captured.tensors[binding.models[model], view, path] for path in paths)
-            tensors[model, view, role] = tuple(map(rows, found)) if role == "features" else found
+            tensors[model, view, role] = tuple(_once(rows, t, pooled) for t in found) if role == "features" else found
     inputs = {view: captured.inputs[view] for view in needs.views} if needs.inputs else {}
     return Signals(tensors, binding.students, clock, captured.labels, captured.index, inputs, runner)
+
+
+def rerunner(binding: Binding, readers: Mapping[str, Taps | Teacher], clock: Clock) -> Runner:
+    """Return what runs a method's students again over inputs by view."""
+    pruned = binding.without_teacher()
+
+    def run(views: Mapping[str, Any]) -> Signals:
+        again = Captured(*forwards([pruned], views, readers), views, None, None)
+        return binding.method.embed(select(pruned, again, clock, run, {}))
+
+    return run
+
+
+def named(term: str, parts: Mapping[str, Tensor]) -> dict[str, tuple[str, Tensor]]:
+    """Return a loss's parts by the name they are logged under: the term's, with ".PART" where there are several."""
+    for part, value in parts.items():
+        if not isinstance(value, Tensor) or value.dim() != 0:
+            got = check.shape(value) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"The term '{term}' must give tensors of shape [], got {got} for '{part}'.")
+    if not parts:
+        raise ValueError(f"The term '{term}' must give at least one loss, got none.")
+    return {term if len(parts) == 1 else f"{term}.{part}": (part, value) for part, value in parts.items()}
 
 
 def kept_apart(method: Method) -> contextlib.AbstractContextManager[object]:
@@ -93,13 +128,11 @@ def constant(signals: Signals) -> Signals:
     return replace(signals, tensors=tensors)
 
 
-def gather(signals: Signals, shared: dict[int, tuple[Tensor, Tensor]]) -> Signals:
+def gather(signals: Signals, shared: Once) -> Signals:
     """Return the signals with the rows of all ranks; `shared` keeps what several terms have in common."""
 
     def whole(tensor: Tensor) -> Tensor:
-        if id(tensor) not in shared:
-            shared[id(tensor)] = (tensor, gather_rows(tensor))  # the key keeps its tensor, so no id is used twice
-        return shared[id(tensor)][1]
+        return _once(gather_rows, tensor, shared)
 
     def every(value: Any) -> Any:
         if isinstance(value, Tensor):

@@ -70,8 +70,7 @@ ROWS: tuple[Row, ...] = (
         reference="cross-entropy",
         part=losses.CrossEntropyLoss,
         function=losses.cross_entropy_loss,
-        # Unlabelled samples make the mean one over the labelled rows of the whole batch, hence the scope.
-        needs=Needs(roles=("logits",), teacher=False, labels=True),
+        needs=Needs(roles=("logits",), teacher=False, labels=True, scope="labelled"),
     ),
     Row(
         key="kd",

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from congruence.core import check
 from congruence.methods.method import Method, Needs, Probe, Signals
 from congruence.models.projectors import linear_projector
 
@@ -17,13 +18,20 @@ class LossMethod(Method):
     The loss gets its tensors in the library's order: student, teacher (where needed), labels (where needed).
 
     Args:
-        loss: the module.
+        loss: the module; its result is one number (`reduction="mean"` where it has one).
         needs: with a single role.
         project: puts a trained linear map on the student's side wherever its width is not the teacher's.
+
+    Raises:
+        ValueError: for what is no loss module, or needs of more than one role.
     """
 
     def __init__(self, loss: nn.Module, needs: Needs, *, project: bool = False) -> None:
         super().__init__()
+        if not isinstance(loss, nn.Module) or isinstance(loss, Method):
+            check.fail("LossMethod", "loss", "a loss module", type(loss).__name__)
+        if len(needs.roles) != 1 or needs.students != "each":
+            check.fail("LossMethod", "needs", "of one role and one student at a time", needs)
         self.needs = needs
         self.criterion = loss
         self.project = project
@@ -39,6 +47,7 @@ class LossMethod(Method):
                 f"The numbers of layers must be equal on both sides, got {len(students)} of the student and "
                 f"{len(teachers)} of the teacher."
             )
+        self.projectors = nn.ModuleList()
         for student, teacher in zip(students, teachers, strict=True):
             needed = self.project and student[1:] != teacher[1:]
             self.projectors.append(linear_projector(student[1], teacher[1]) if needed else nn.Identity())
@@ -67,4 +76,8 @@ class LossMethod(Method):
             sides.append(signals.layers("teacher", role, view))
         extra = (signals.labels,) if self.needs.labels else ()
         values = [self.criterion(*layer, *extra) for layer in zip(*sides, strict=True)]
+        for value in values:
+            if value.dim() != 0:
+                name = type(self.criterion).__name__
+                raise ValueError(f"`{name}` must give one number a batch, got shape {check.shape(value)} (reduction?).")
         return {"loss": torch.stack(values).sum()}

@@ -32,7 +32,8 @@ class Needs:
         epochs: whether `begin_epoch` and `end_epoch` matter; a loop that does not call them is then an error.
         students: "each" for a method that sees one student at a time, "all" for one that sees them together.
         scope: "batch" for a relational method: rows are gathered over the ranks, with gradient, before `loss`.
-            "sample" for a mean over samples, which averaged gradients already make right.
+            "sample" for a mean over samples, which averaged gradients already make right. "labelled" for a mean over
+            the labelled samples: gathered too, since ranks may hold different numbers of them, but not relational.
     """
 
     roles: tuple[str, ...] = ("features",)
@@ -44,7 +45,7 @@ class Needs:
     facts: bool = False
     epochs: bool = False
     students: Literal["each", "all"] = "each"
-    scope: Literal["sample", "batch"] = "batch"
+    scope: Literal["sample", "labelled", "batch"] = "batch"
 
     def __post_init__(self) -> None:
         unknown = [role for role in self.roles if role not in ROLES]
@@ -72,8 +73,8 @@ class Signals:
     """What one batch gave to one method.
 
     `tensors` holds, for each (model, view, role), one tensor a layer. The model is "teacher", "student" for a method
-    that sees one student at a time, or the students' own names. For a method of scope "batch", `loss` and `update` see
-    the rows, labels, index and inputs of all ranks, `embed` those of its own.
+    that sees one student at a time, or the students' own names. Except for a method of scope "sample", `loss` and
+    `update` see the rows, labels, index and inputs of all ranks, `embed` those of its own.
     """
 
     tensors: Mapping[Key, tuple[Tensor, ...]]
@@ -138,6 +139,7 @@ class Method(nn.Module, abc.ABC):
     """
 
     needs: Needs = Needs()
+    _bound = False  # whether a distiller has built it
 
     def build(self, probe: Probe) -> None:
         """Make parameters, banks and margins from the dry forward."""

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
 
 from congruence.core import check
 from congruence.methods.method import Clock, Method
+
+if TYPE_CHECKING:
+    from congruence.methods.catalogue import Row
 
 Layers = str | Sequence[str]
 LAYERS = "a layer's path, a list of paths, or a mapping from role to them"
@@ -17,6 +23,7 @@ _SCHEDULE = {
     "warmup_epochs": check.NOT_NEGATIVE,
     "decay": check.POSITIVE,
 }
+_COLUMNS = ("loss", "gradient_norm", "gradient_norms", "lr", "step", "epoch", "validation")  # of metrics.jsonl
 
 
 class Term:
@@ -75,30 +82,25 @@ class Term:
         decay: float = 1.0,
         **hyperparameters: Any,
     ) -> None:
-        from congruence.methods import catalogue
-
         check.hyperparameters(
             "Term", _SCHEDULE, start_epoch=start_epoch, stop_epoch=stop_epoch, warmup_epochs=warmup_epochs, decay=decay
         )
+        self.hyperparameters = hyperparameters
+        self._given = method if isinstance(method, Method) else None
         default: float | Mapping[str, float] = 1.0
         if isinstance(method, str):
-            row = catalogue.row(method)
-            default = row.weight
             self.key = method
-            self._make = lambda: row.make(**hyperparameters)
-            row.make(**hyperparameters)  # a bad hyper-parameter fails here, not in the first step
+            default = self._row().weight
+            self.needs = self.make().needs  # and a bad hyper-parameter fails here, not in the first step
         elif isinstance(method, Method):
             if hyperparameters:
                 given = ", ".join(f"`{key}`" for key in hyperparameters)
                 raise ValueError(f"`Term`: {given} must be set on the {type(method).__name__} itself, got them here.")
-            self.key = type(method).__name__
-            self._make = lambda: method
+            self.key, self.needs = type(method).__name__, method.needs
         else:
-            check.fail("Term", "method", "a key of the catalogue or a Method", type(method).__name__)
-        self.from_catalogue = isinstance(method, str)
+            check.fail("Term", "method", "a key of the catalogue or a Method", _kind(method))
         self.weight = default if weight is None else weight
-        self.hyperparameters = hyperparameters
-        self.name = name or self.key
+        self.name = self.key if name is None else name
         self.student_layer, self.teacher_layer, self.student = student_layer, teacher_layer, student
         self.start_epoch, self.stop_epoch = start_epoch, stop_epoch
         self.warmup_epochs, self.decay = warmup_epochs, decay
@@ -106,11 +108,13 @@ class Term:
 
     def _check(self) -> None:
         weights = self.weight.values() if isinstance(self.weight, Mapping) else [self.weight]
-        for weight in weights:
-            if not check.Real().accepts(weight):
-                check.fail("Term", "weight", "a finite number, or one for each part", repr(self.weight))
-        if not self.name or "." in self.name or "/" in self.name:
+        if not weights or not all(check.Real().accepts(weight) for weight in weights):
+            check.fail("Term", "weight", "a finite number, or one for each part", repr(self.weight))
+        self._check_parts()
+        if not isinstance(self.name, str) or not self.name or "." in self.name or "/" in self.name:
             check.fail("Term", "name", "a word without '.' or '/'", repr(self.name))
+        if self.name in _COLUMNS or hasattr(nn.ModuleDict(), self.name):
+            check.fail("Term", "name", "a word that is not taken", repr(self.name))
         for argument in ("student_layer", "teacher_layer"):
             layers = getattr(self, argument)
             values = layers.values() if isinstance(layers, Mapping) else [layers]
@@ -119,17 +123,36 @@ class Term:
                 if not (value is None or isinstance(value, str) or listed):
                     check.fail("Term", argument, LAYERS, repr(layers))
 
+    def _check_parts(self) -> None:
+        """Check the parts of a weight where the catalogue knows them."""
+        if self._given is not None or not isinstance(self.weight, Mapping):
+            return
+        row = self._row()
+        if isinstance(row.weight, Mapping) or not issubclass(row.part, Method):
+            parts = set(row.weight) if isinstance(row.weight, Mapping) else {"loss"}
+            if set(self.weight) != parts:
+                wanted = " and ".join(map(repr, sorted(parts)))
+                check.fail("Term", "weight", f"a number, or one for each part of '{self.key}' ({wanted})", self.weight)
+
+    def _row(self) -> Row:
+        from congruence.methods import catalogue  # late: its rows rest on the losses
+
+        return catalogue.row(self.key)
+
+    @property
+    def holds_method(self) -> bool:
+        """Whether the term was given a `Method` rather than a key."""
+        return self._given is not None
+
     def make(self) -> Method:
         """Return the method, new for a key, the given one for an instance."""
-        return self._make()
+        return self._row().make(**self.hyperparameters) if self._given is None else self._given
 
     def for_student(self, student: str) -> Term:
         """Return this term for one of several students, with a method of its own."""
         mine = copy.copy(self)
         mine.student, mine.name = student, f"{self.name}:{student}"
-        if not self.from_catalogue:
-            own = copy.deepcopy(self.make())
-            mine._make = lambda: own
+        mine._given = copy.deepcopy(self._given)
         return mine
 
     def layers(self, model: str, role: str, roles: tuple[str, ...]) -> tuple[str, ...] | None:
@@ -177,3 +200,7 @@ class Term:
             words.append(f"name={self.name!r}")
         words += [f"{key}={value!r}" for key, value in self.hyperparameters.items()]
         return f"Term({', '.join(words)})"
+
+
+def _kind(value: object) -> str:
+    return f"the class {value.__name__}" if inspect.isclass(value) else type(value).__name__

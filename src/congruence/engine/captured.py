@@ -1,0 +1,37 @@
+"""What one batch gave: what the models' forwards left, and what the terms made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from congruence.methods.method import Key
+
+
+class Output(NamedTuple):
+    """What one batch gave: the weighted `loss`, the unweighted `terms`, the models' own outputs, and the `weights`."""
+
+    loss: Tensor
+    terms: dict[str, Tensor]
+    student: Any
+    teacher: Any
+    weights: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Captured:
+    """What the models gave for one batch: tapped tensors by (model, view, path), and outputs by (model, view)."""
+
+    tensors: Mapping[Key, Tensor]
+    outputs: Mapping[tuple[str, str], Any]
+    inputs: Mapping[str, Any]
+    labels: Tensor | None
+    index: Tensor | None
+
+    def output(self, model: str) -> Any:
+        """Return what a model gave for the view "main", else for the first one; None where it did not run."""
+        found = {view: output for (name, view), output in self.outputs.items() if name == model}
+        return found.get("main", next(iter(found.values()), None))

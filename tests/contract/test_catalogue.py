@@ -42,7 +42,9 @@ def test_a_term_takes_every_hyperparameter(key):
 
 
 def test_no_hyperparameter_of_a_loss_has_a_name_that_term_keeps():
-    own = {p.name for p in inspect.signature(cg.Term).parameters.values() if p.kind is not p.POSITIONAL_ONLY}
+    parameters = inspect.signature(cg.Term).parameters.values()
+    own = {p.name for p in parameters if p.kind not in (p.POSITIONAL_ONLY, p.VAR_KEYWORD)}
+    assert own == set(cg.Term.RESERVED)
     for name in LOSSES:
         parameters = inspect.signature(getattr(cg.losses, name)).parameters.values()
         clash = own & {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}

@@ -87,14 +87,13 @@ def check_terms(case: Case) -> None:
     require(same(before, distiller.state_dict()), case, "its `loss` or `embed` writes state: `update` is for that")
     outputs = [_two_steps(case, first, second) for _ in range(2)]
     for name, value in outputs[0].terms.items():
-        require(value.shape == (), case, f"its term '{name}' has shape {list(value.shape)}, not []")
         require(bool(torch.isfinite(value)), case, f"its term '{name}' is {value.item()}")
         require(torch.equal(value, outputs[1].terms[name]), case, f"its term '{name}' differs from run to run")
     if case.permutes:
         order = torch.tensor([3, 0, 6, 1, 7, 5, 2, 4])
         moved = _two_steps(case, first, changed(second, lambda tensor: tensor[order]))
         for name, value in outputs[0].terms.items():
-            equal = torch.allclose(value, moved.terms[name], rtol=1e-5, atol=1e-8)
+            equal = torch.allclose(value, moved.terms[name], rtol=1e-6, atol=1e-12)
             require(equal, case, f"its term '{name}' changes with the order of the batch")
 
 

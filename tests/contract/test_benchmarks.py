@@ -1,0 +1,54 @@
+"""The committed figures are whole and say where they come from; nothing is timed here."""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+
+import pytest
+from _harness.pages import ROOT
+
+BARS = {"step_overhead": 1.03, "import_time": 1.3}
+FOLDER = ROOT / "benchmarks" / "results"
+RESULTS = sorted(path for name in BARS for path in FOLDER.glob(f"{name}*.json"))
+
+
+def test_the_figures_are_there():
+    assert {"step_overhead.json", "import_time.json"} <= {path.name for path in RESULTS}
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_a_result_is_whole(path):
+    result = json.loads(path.read_text(encoding="utf8"))
+    name = result["benchmark"]
+    assert path.stem in (name, f"{name}_{result['machine']['device']}")
+    assert {"definition", "date", "commit", "machine", "versions", "figures"} <= set(result)
+    assert {"cpu", "cores", "threads", "device", "system"} <= set(result["machine"])
+    assert {"python", "torch", "congruence"} <= set(result["versions"])
+    assert result["commit"]
+    assert (ROOT / "benchmarks" / f"{name}.py").is_file()
+    names = [figure["name"] for figure in result["figures"]]
+    assert names
+    assert len(set(names)) == len(names)
+    for figure in result["figures"]:
+        assert math.isfinite(figure["value"])
+        assert figure["value"] > 0
+        assert figure["bar"] == BARS[name]
+        assert figure["within"] == (figure["value"] <= figure["bar"])
+
+
+def test_every_method_without_maps_has_its_figure():
+    from congruence.methods import keys, row
+
+    result = json.loads((FOLDER / "step_overhead.json").read_text(encoding="utf8"))
+    measured = {figure["name"] for figure in result["figures"]}
+    known = {key for key in keys() if "maps" not in row(key).needs.roles}
+    assert measured == known, "measure again: make bench"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_a_benchmark_says_what_it_measures(path):
+    tree = ast.parse(path.read_text(encoding="utf8"))
+    assert ast.get_docstring(tree)
+    assert not any(isinstance(node, ast.Assert) for node in ast.walk(tree))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def world_size() -> int:
@@ -26,13 +29,30 @@ def gather_rows(tensor: Tensor) -> Tensor:
     if world_size() == 1:
         return tensor
     if tensor.is_floating_point() and tensor.requires_grad:
-        # A rank whose rows need no gradient must still take part in the backward, hence the same call on all ranks.
-        from torch.distributed.nn.functional import all_gather
+        return cast(Tensor, _GatherRows.apply(tensor))
+    return _all_rows(tensor)
 
-        return torch.cat(list(all_gather(tensor.contiguous())), 0)
-    parts = [torch.empty_like(tensor) for _ in range(world_size())]
+
+def _all_rows(tensor: Tensor) -> Tensor:
+    parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world_size())]
     dist.all_gather(parts, tensor.contiguous())
     return torch.cat(parts, 0)
+
+
+class _GatherRows(torch.autograd.Function):
+    """The gather whose backward sums over the ranks; torch's own is deprecated from 2.13 and its successor private."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        ctx.rows = tensor.shape[0]
+        return _all_rows(tensor)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total[rank() * ctx.rows : (rank() + 1) * ctx.rows]
 
 
 def any_rank(flag: Tensor) -> Tensor:

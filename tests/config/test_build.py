@@ -8,7 +8,7 @@ from _harness.configs import tiny
 
 from congruence.config import build_stage, from_values
 from congruence.config.build import load_splits
-from congruence.models import save_weights
+from congruence.models import build, save_weights
 
 FACTORIES = """
 from torch import nn
@@ -124,3 +124,12 @@ def test_students_of_unlabelled_data_get_the_teachers_classes(factories):
     assert built.models.students["student"].fc.out_features == 12
     with pytest.raises(ValueError, match="The data has no classes: say how many"):
         build_stage(quick({"model": "resnet8"}), "s", teachers={}, splits=bare)
+    with pytest.raises(ValueError, match=r"The term 'ce' needs labels, the data 'digits' has none\."):
+        build_stage(quick({"model": "resnet8", "options": {"classes": 3}}), "s", teachers={}, splits=bare)
+
+
+def test_a_trained_teacher_keeps_its_own_classes(tmp_path):
+    save_weights(build("resnet14", classes=7, in_channels=1).state_dict(), tmp_path / "t.safetensors")
+    config = quick({"model": "resnet8"}, {"model": "resnet14", "weights": str(tmp_path / "t.safetensors")}, ["pkt"])
+    built = build_stage(config, "s", teachers={})
+    assert (built.models.teacher.fc.out_features, built.models.students["student"].fc.out_features) == (7, 10)

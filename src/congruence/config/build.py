@@ -16,6 +16,7 @@ from congruence.core.rng import seed_everything
 from congruence.engine import Distiller, FitOptions
 from congruence.engine.distributed import join_process_group, pick_device
 from congruence.engine.options import Callback
+from congruence.models.weights import load_weights
 
 if TYPE_CHECKING:
     from congruence.config.parts import DataConfig, ModelConfig
@@ -110,6 +111,9 @@ def build_stage(
         example=_example(splits),
         facts=data.facts(trained),
     )
+    unfed = next((name for name, method in distiller.methods.items() if method.needs.labels), None)
+    if unfed is not None and trained.labels is None:
+        raise ValueError(f"The term '{unfed}' needs labels, the data '{config.data.name}' has none.")
     train_loader = data.loader(
         trained,
         batch_size=train.batch_size,
@@ -143,12 +147,17 @@ def _teacher(
     """Build the teacher: a model of its own, or an earlier stage's student with its weights."""
     if teacher is None:
         return None
-    weights: Path | None = None
+    weights: str | Path | None = None
     if isinstance(teacher, str):
         stage, _, student = teacher.partition("/")
         weights = teachers.get(teacher)
         teacher = config.stages[stage].students()[student or "student"]
-    return build_model(teacher, classes=classes, in_channels=in_channels, weights=weights, trust=trust)
+    source = weights or teacher.weights
+    if teacher.model is not None and source is not None:
+        # A trained teacher has the classes it was trained on, whatever those of the data are.
+        head = load_weights(source).get("fc.weight")
+        classes = classes if head is None else head.shape[0]
+    return build_model(teacher, classes=classes, in_channels=in_channels, weights=source, trust=trust)
 
 
 @torch.no_grad()

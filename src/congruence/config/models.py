@@ -60,7 +60,7 @@ def describe_model(
     given = {"classes": classes, "in_channels": in_channels}
     options = {**{name: given[name] for name in sorted(asked)}, **config.options}
     if "classes" in options and options["classes"] is None:
-        raise ValueError("The data has no classes: say how many the model has (options = { classes = 10 }).")
+        raise ValueError("The data has no classes: say how many the model has (its table's options.classes).")
     return {"model": config.model, "factory": config.factory, "options": options}
 
 

@@ -68,10 +68,17 @@ class EpochOrder:
 
     def batches(self, epoch: int) -> list[Tensor]:
         """Return the positions of each global batch."""
-        order = torch.arange(self.size)
+        return list(self._order(epoch)[: self._used()].split(self.batch_size))
+
+    def whole(self, epoch: int) -> list[Tensor]:
+        """Return the positions of each batch as a single rank has them."""
+        used = self.size - (self.size % self.batch_size if self.drop_last else 0)
+        return list(self._order(epoch)[:used].split(self.batch_size))
+
+    def _order(self, epoch: int) -> Tensor:
         if self.shuffle:
-            order = torch.randperm(self.size, generator=keyed_generator(self.seed, _ORDER, epoch))
-        return list(order[: self._used()].split(self.batch_size))
+            return torch.randperm(self.size, generator=keyed_generator(self.seed, _ORDER, epoch))
+        return torch.arange(self.size)
 
 
 class Loader:
@@ -146,7 +153,18 @@ class Loader:
         hyperparameters("batches", {"epoch": _WHOLE, "start": _WHOLE}, epoch=epoch, start=start)
         world, rank = ranks.world_size(), ranks.rank()
         drawn_epoch = epoch if self.view_cycle is None else epoch % self.view_cycle
-        requests = [Request(drawn_epoch, batch.chunk(world)[rank]) for batch in self.plan(epoch)[start:]]
+        return self._made([Request(drawn_epoch, batch.chunk(world)[rank]) for batch in self.plan(epoch)[start:]])
+
+    def dealt(self, rank: int = 0, world: int = 1) -> Iterator[Any]:
+        """Iterate over whole batches of epoch 0, every `world`-th from number `rank` on: for measuring.
+
+        Nothing is cut to a multiple of the number of ranks, so that over all ranks each sample counts once, in the
+        batch that it has on a single rank.
+        """
+        positions = self.sampler.whole(0) if isinstance(self.sampler, EpochOrder) else self.sampler.batches(0)
+        return self._made([Request(0, torch.as_tensor(batch, dtype=torch.int64)) for batch in positions[rank::world]])
+
+    def _made(self, requests: list[Request]) -> Iterator[Any]:
         return (
             self._packed(request.samples, drawn) for request, drawn in zip(requests, self._drawn(requests), strict=True)
         )

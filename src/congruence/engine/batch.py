@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from congruence.core import check, rng
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -23,12 +25,19 @@ class Batch:
 def unpack(batch: Any, device: torch.device | None = None) -> Batch:
     """Turn `x`, `(x, y)`, `(x, y, index)` or a mapping with "inputs" into a `Batch` on the device.
 
-    A mapping may hold "labels", "index" and "views". Any other mapping is taken as the model's inputs, with "labels"
-    taken out, as text models have them.
+    A mapping may hold "labels" (or "label"), "index" and "views". Where it holds "inputs", what else it holds is left
+    out; any other mapping is the model's inputs, with the labels taken out, as text models have them.
+
+    Raises:
+        ValueError: for a batch of more parts, or labels or an index that are no tensors.
     """
     if isinstance(batch, Mapping):
         values = dict(batch)
-        labels, index, views = values.pop("labels", None), values.pop("index", None), values.pop("views", None)
+        labels, index, views = (
+            values.pop("labels", values.pop("label", None)),
+            values.pop("index", None),
+            values.pop("views", None),
+        )
         found = Batch(values.get("inputs", values), labels, index, dict(views or {}))
     elif isinstance(batch, (tuple, list)):
         if not 1 <= len(batch) <= 3:
@@ -36,8 +45,9 @@ def unpack(batch: Any, device: torch.device | None = None) -> Batch:
         found = Batch(*batch)
     else:
         found = Batch(batch)
-    if found.labels is not None and not isinstance(found.labels, Tensor):
-        raise ValueError(f"The labels of a batch must be a tensor, got {type(found.labels).__name__}.")
+    for name, value in (("labels", found.labels), ("index", found.index)):
+        if value is not None and not isinstance(value, Tensor):
+            raise ValueError(f"The {name} of a batch must be a tensor, got {type(value).__name__}.")
     parts = (found.inputs, found.labels, found.index, found.views)
     return Batch(*(to_device(part, device) for part in parts))
 
@@ -51,8 +61,44 @@ def to_device(value: Any, device: torch.device | str | None) -> Any:
     if isinstance(value, Mapping):
         return {key: to_device(item, device) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
-        return type(value)(to_device(item, device) for item in value)
+        moved = [to_device(item, device) for item in value]
+        return type(value)(*moved) if hasattr(value, "_fields") else type(value)(moved)
     return value
+
+
+def samplers(loader: Any) -> list[Any]:
+    """Return the samplers of a stock loader: its own, that of its batches, and the one beneath."""
+    batches = getattr(loader, "batch_sampler", None)
+    found: list[Any] = []
+    for sampler in (getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None)):
+        if sampler is not None and not any(sampler is other for other in found):
+            found.append(sampler)
+    return found
+
+
+def generators(loader: Any) -> list[torch.Generator]:
+    """Return the generators of its own that a stock loader draws from."""
+    holders = [loader, *samplers(loader)]
+    found = {id(g): g for g in (getattr(holder, "generator", None) for holder in holders)}
+    return [generator for generator in found.values() if isinstance(generator, torch.Generator)]
+
+
+def first_batch(loader: Any, argument: str) -> Any:
+    """Return a loader's first batch, and leave the loader and the process's generators as they were."""
+    if iter(loader) is loader:
+        check.fail("fit", argument, "a loader that can be read more than once", "an iterator")
+    states = [(generator, generator.get_state()) for generator in generators(loader)]
+    with rng.untouched():
+        if hasattr(loader, "dealt"):
+            source = loader.dealt()
+        else:
+            source = iter(loader.batches(0) if hasattr(loader, "batches") else loader)
+        first = next(source, None)
+    for generator, state in states:
+        generator.set_state(state)
+    if first is None:
+        check.fail("fit", argument, "a loader of at least one batch", "none: is the dataset empty?")
+    return first
 
 
 def grouped(loader: Any, epoch: int, start: int, size: int, device: torch.device) -> Iterator[list[Batch]]:
@@ -63,10 +109,9 @@ def grouped(loader: Any, epoch: int, start: int, size: int, device: torch.device
     if hasattr(loader, "batches"):
         source: Iterable[Any] = loader.batches(epoch, start)
     else:
-        for name in ("sampler", "batch_sampler"):
-            set_epoch = getattr(getattr(loader, name, None), "set_epoch", None)
-            if set_epoch is not None:
-                set_epoch(epoch)
+        for sampler in samplers(loader):
+            if hasattr(sampler, "set_epoch"):
+                sampler.set_epoch(epoch)
         source = loader
     group: list[Batch] = []
     for raw in source:

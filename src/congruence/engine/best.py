@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -36,13 +36,19 @@ class Best:
         """Return which number decides: the one asked for, else accuracy, else the first; the student's own first."""
         if not metrics:
             return None
-        wanted = [self.monitor] if self.monitor else ["accuracy", next(iter(metrics)).split("/")[0]]
+        first = next(iter(metrics))
+        wanted = [self.monitor] if self.monitor else ["accuracy", first.removesuffix(f"/{self.students[0]}"), first]
         for name in wanted:
             for key in (f"{name}/{student}", name):
                 if key in metrics:
                     return key
         near = check.near(str(self.monitor), metrics)
         raise ValueError(f"`FitOptions`: `monitor` must be one of {', '.join(metrics)}, got '{self.monitor}'.{near}")
+
+    def expects(self, names: Iterable[str]) -> None:
+        """Check before the first step that every student's number will be among the names."""
+        for student in self.students:
+            self._key(student, dict.fromkeys(names, 0.0))
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps; the weights are in the students' files."""
@@ -52,9 +58,9 @@ class Best:
         """Restore `state`."""
         self.epochs, self.metrics = dict(state["epochs"]), dict(state["metrics"])
 
-    def load_files(self, directory: RunDirectory) -> None:
-        """Read the best weights back."""
-        self.states = {name: load_weights(directory.student_file(name)) for name in self.epochs}
+    def read(self, directory: RunDirectory) -> dict[str, dict[str, Tensor]]:
+        """Return the best weights from their files."""
+        return {name: load_weights(directory.student_file(name)) for name in self.epochs}
 
 
 def _better(name: str, now: float, before: float) -> bool:

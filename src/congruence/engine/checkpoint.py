@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import pickle
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,16 @@ from congruence.core.files import atomic
 LOG = logging.getLogger("congruence")
 FORMAT = 1
 KEPT = 2
+
+
+@contextlib.contextmanager
+def said(path: Path) -> Iterator[None]:
+    """Turn a failure to write a file (a full disk) into one sentence; files written before are whole."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).split("\n")[0]
+        raise ValueError(f"'{path}' could not be written: {reason}. The checkpoints before it are whole.") from error
 
 
 class Checkpoints:
@@ -28,16 +39,20 @@ class Checkpoints:
         found = [(int(m[1]), p) for p in self.folder.glob("*.pt") if (m := re.fullmatch(r"step-(\d+)\.pt", p.name))]
         return [path for _, path in sorted(found, reverse=True)]
 
+    def last(self) -> int:
+        """Return the step of the newest checkpoint, -1 where there is none."""
+        return max((int(path.stem.removeprefix("step-")) for path in self.files()), default=-1)
+
+    def clear(self) -> None:
+        """Remove all checkpoints."""
+        for path in self.files():
+            path.unlink()
+
     def save(self, step: int, state: dict[str, Any]) -> Path:
         """Write a checkpoint (temporary file, fsync, rename) and drop all but the last two."""
         path = self.folder / f"step-{step:09d}.pt"
-        try:
-            with atomic(path) as file:
-                torch.save({"congruence": FORMAT, **state}, file)
-        except OSError as error:
-            raise ValueError(
-                f"The checkpoint '{path}' could not be written: {error.strerror or error}. Those before it are whole."
-            ) from None
+        with said(path), atomic(path) as file:
+            torch.save({"congruence": FORMAT, **state}, file)
         for old in self.files()[KEPT:]:
             old.unlink(missing_ok=True)
         return path
@@ -53,8 +68,8 @@ class Checkpoints:
         for path in files:
             try:
                 state = torch.load(path, map_location="cpu", weights_only=True)
-            except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-                reasons.append(f"'{path.name}' is truncated or foreign ({str(error).splitlines()[0][:80]})")
+            except Exception as error:  # bytes that are no checkpoint fail in any way
+                reasons.append(f"'{path.name}' is truncated or foreign ({type(error).__name__})")
                 LOG.warning("%s: trying the one before.", reasons[-1])
                 continue
             if not isinstance(state, dict) or state.get("congruence") != FORMAT:

@@ -2,24 +2,54 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import warnings
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from congruence.core.ranks import world_size
+from congruence.core.ranks import rank, sum_over_ranks, world_size
 from congruence.engine.batch import Batch
 from congruence.engine.distiller import Distiller
+
+T = TypeVar("T")
 
 
 def join_process_group(device: torch.device) -> None:
     """Join the process group that torchrun announces, unless one is up or this is a single process."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # where nccl exchanges objects
+    if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        atexit.register(_leave_process_group)
+
+
+def _leave_process_group() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def on_first(function: Callable[[], T]) -> T:
+    """Return, on every rank, what the function returns on the first; a `ValueError` there is raised on all."""
+    if world_size() == 1:
+        return function()
+    box: list[Any] = [None, None]
+    if rank() == 0:
+        try:
+            box[0] = function()
+        except ValueError as error:
+            box[1] = str(error)
+    dist.broadcast_object_list(box, src=0)
+    if box[1] is not None:
+        raise ValueError(box[1])
+    return cast(T, box[0])
 
 
 def pick_device(name: str) -> torch.device:
@@ -33,6 +63,20 @@ def pick_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise ValueError(f"`FitOptions`: `device` must be a device that is there, got '{name}' ({reason}).") from None
     return device
+
+
+def from_all_ranks(value: T) -> list[T]:
+    """Return every rank's value, in rank order."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def mean_over_ranks(value: Tensor) -> Tensor:
+    """Return the mean of a tensor over the ranks."""
+    return sum_over_ranks(value) / world_size()
 
 
 class Scores(NamedTuple):
@@ -64,8 +108,9 @@ class Objective(nn.Module):
                     norms[name] = torch.zeros_like(value)
                     continue
                 weighted = out.weights[name] * value
-                gradients = torch.autograd.grad(weighted, parameters, retain_graph=True, allow_unused=True)
-                norms[name] = torch.nn.utils.get_total_norm([g for g in gradients if g is not None])
+                gradients = torch.autograd.grad(weighted, parameters, retain_graph=True, materialize_grads=True)
+                # The ranks' mean is the gradient that the optimizer gets of this term.
+                norms[name] = torch.nn.utils.get_total_norm([mean_over_ranks(g) for g in gradients])
         return Scores(out.loss, {name: value.detach() for name, value in out.terms.items()}, norms)
 
 

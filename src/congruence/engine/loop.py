@@ -33,7 +33,11 @@ def fit(
         val_loader: chooses the best epoch; without one (and without `evaluate`) the last is the best.
         options: how to run; `FitOptions(epochs=...)` at least.
         optimizer: one's own over `distiller.parameter_groups()`, or several, instead of the options'.
-        scheduler: one's own torch scheduler, stepped once an epoch, instead of the options' schedule.
+        scheduler: one's own torch scheduler over that optimizer, stepped once an epoch, instead of the options'
+            schedule.
+
+    Students in training mode keep the modes of their parts (frozen batch norms stay so). On several ranks, loaders of
+    `congruence.data` share out the samples; a stock one needs a DistributedSampler.
 
     Returns:
         FitResult: with the best and last validation numbers and the student's file. The students end with the last
@@ -53,6 +57,8 @@ def fit(
         >>> result.steps, sorted(result.last)
         (8, ['accuracy', 'loss'])
     """
+    if not isinstance(distiller, Distiller):
+        check.fail("fit", "distiller", "a Distiller", type(distiller).__name__)
     if not isinstance(options, FitOptions):
         check.fail("fit", "options", "FitOptions(epochs=...) or FitOptions(max_steps=...)", repr(options))
     device = pick_device(options.device)

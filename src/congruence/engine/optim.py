@@ -14,24 +14,33 @@ from congruence.engine.options import OptimizerOptions, ScheduleOptions
 
 def make_optimizer(groups: list[dict[str, Any]], options: OptimizerOptions) -> Optimizer:
     """Build the optimizer of the options over named parameter groups."""
+    # On a GPU the fused kernels alone can skip a step by a flag that stays on the device (`step_unless`).
+    fused = all(p.is_cuda and p.is_floating_point() for group in groups for p in group["params"]) or None
     if options.name == "adamw":
-        return torch.optim.AdamW(groups, lr=options.lr, betas=options.betas, weight_decay=options.weight_decay)
+        return torch.optim.AdamW(
+            groups, lr=options.lr, betas=options.betas, weight_decay=options.weight_decay, fused=fused
+        )
     return torch.optim.SGD(
         groups,
         lr=options.lr,
         momentum=options.momentum,
         nesterov=options.nesterov,
         weight_decay=options.weight_decay,
+        fused=fused,
     )
 
 
 class Rates:
-    """Sets every group's learning rate from its first one and the schedule; has no state to resume."""
+    """Sets every group's learning rate from its first one and the schedule; has no state to resume.
 
-    def __init__(self, optimizers: Sequence[Optimizer], schedule: ScheduleOptions, epochs: float) -> None:
+    Without a schedule (the caller's scheduler has the say) the rates are left alone.
+    """
+
+    def __init__(self, optimizers: Sequence[Optimizer], schedule: ScheduleOptions | None, epochs: float) -> None:
         self.optimizers, self.schedule, self.epochs = optimizers, schedule, epochs
-        for group in self._groups():
-            group.setdefault("initial_lr", group["lr"])
+        if schedule is not None:
+            for group in self._groups():
+                group.setdefault("initial_lr", group["lr"])
 
     def _groups(self) -> list[dict[str, Any]]:
         """Return all groups, anew each time: `load_state_dict` exchanges them."""
@@ -44,6 +53,8 @@ class Rates:
 
     def set(self, position: float) -> None:
         """Set the rates for a position in epochs."""
+        if self.schedule is None:
+            return
         factor = self.schedule.at(position, self.epochs)
         for group in self._groups():
             group["lr"] = group["initial_lr"] * factor

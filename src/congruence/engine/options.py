@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import nn
 
 from congruence.core import check
@@ -63,6 +64,10 @@ class OptimizerOptions:
             "weight_decay": check.NOT_NEGATIVE,
         }
         check.hyperparameters("OptimizerOptions", checks, **{name: getattr(self, name) for name in checks})
+        if len(self.betas) != 2 or not all(check.Real(0, 1, closed="low").accepts(beta) for beta in self.betas):
+            check.fail("OptimizerOptions", "betas", "two numbers >= 0 and < 1", repr(self.betas))
+        if self.nesterov and not self.momentum:
+            check.fail("OptimizerOptions", "momentum", "a number > 0 with nesterov", self.momentum)
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,8 @@ class ScheduleOptions:
             "warmup_epochs": check.NOT_NEGATIVE,
         }
         check.hyperparameters("ScheduleOptions", checks, **{name: getattr(self, name) for name in checks})
+        if not all(check.NOT_NEGATIVE.accepts(m) for m in self.milestones):
+            check.fail("ScheduleOptions", "milestones", "numbers >= 0", repr(self.milestones))
         if list(self.milestones) != sorted(self.milestones):
             check.fail("ScheduleOptions", "milestones", "in rising order", self.milestones)
 
@@ -125,8 +132,8 @@ class FitOptions:
         optimizer: unless `fit` is given one.
         schedule: unless `fit` is given one.
         evaluate: one's own validation, from the student (a module in evaluation mode) to named numbers.
-        monitor: the number by which the best epoch is chosen; the smallest where the name holds "loss", else the
-            largest. None: "accuracy" where a term teaches the classes, else "loss".
+        monitor: the number by which the best epoch is chosen; the smallest where the name holds "loss" or "error",
+            else the largest. None: "accuracy" where a term teaches the classes, else "loss".
         callbacks: called with every `Event`.
         log_every: steps between two lines of metrics.jsonl.
         checkpoint_seconds: between two checkpoints, beside the one at every epoch's end.
@@ -172,12 +179,28 @@ class FitOptions:
         check.hyperparameters("FitOptions", checks, **{name: getattr(self, name) for name in checks})
         if self.epochs is None and self.max_steps is None:
             check.fail("FitOptions", "epochs", "given, or `max_steps`", "neither")
+        self._check_parts()
         if self.resume and self.out is None:
             check.fail("FitOptions", "resume", "used with a run directory `out`", "out=None")
 
+    def _check_parts(self) -> None:
+        for name, kind in (("optimizer", OptimizerOptions), ("schedule", ScheduleOptions)):
+            if not isinstance(getattr(self, name), kind):
+                check.fail("FitOptions", name, f"{kind.__name__}(...)", repr(getattr(self, name)))
+        if not isinstance(self.device, (str, torch.device)):
+            check.fail("FitOptions", "device", "a device's name", repr(self.device))
+        if not (self.out is None or isinstance(self.out, (str, Path))):
+            check.fail("FitOptions", "out", "a path or None", repr(self.out))
+        if not (self.evaluate is None or callable(self.evaluate)):
+            check.fail("FitOptions", "evaluate", "a function or None", repr(self.evaluate))
+        if not (self.monitor is None or isinstance(self.monitor, str)):
+            check.fail("FitOptions", "monitor", "a name or None", repr(self.monitor))
+        if not isinstance(self.callbacks, (tuple, list)) or not all(map(callable, self.callbacks)):
+            check.fail("FitOptions", "callbacks", "functions in a tuple", repr(self.callbacks))
+
     def describe(self) -> dict[str, Any]:
         """Return what makes a run the run it is, as plain values: two runs that differ here are not one run."""
-        apart = ("out", "device", "resume", "evaluate", "callbacks", "checkpoint_seconds", "tensorboard")
+        apart = ("out", "device", "resume", "evaluate", "monitor", "callbacks", "checkpoint_seconds", "tensorboard")
         values: dict[str, Any] = {}
         for item in fields(self):
             value = getattr(self, item.name)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from congruence.core.files import append_line
 from congruence.core.ranks import any_rank
+from congruence.engine.checkpoint import said
+from congruence.engine.distributed import mean_over_ranks
 
 NORMS_EVERY = 100
 
@@ -33,9 +36,10 @@ class Recorder:
         self.bad_step = torch.full((), -1, dtype=torch.int64, device=device)
         self.bad_values: dict[str, Tensor] = {}
         self.sums: dict[str, Tensor] = {}
-        self.count = 0
+        self.counts: dict[str, int] = {}
         self.norms: dict[str, Tensor] = {}
-        self._writer: Any = _tensorboard(folder) if tensorboard and folder else None
+        self._events = _tensorboard(folder) if tensorboard and folder else None
+        self._writer: Any = None
 
     @property
     def offset(self) -> int:
@@ -57,17 +61,17 @@ class Recorder:
         """Add one step's values to the running means."""
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
         self.norms.update(norms)
-        self.count += 1
 
     def flush(self, step: int, epoch: int, extra: Mapping[str, float]) -> dict[str, Any]:
-        """Write the means since the last flush as one line, and raise if the flag is set."""
+        """Write the means since the last flush, over all ranks, as one line, and raise if the flag is set."""
         self.stop_if_bad()
         row: dict[str, Any] = {"step": step, "epoch": epoch, **extra}
-        row.update({name: float(total) / self.count for name, total in self.sums.items()})
+        row.update({name: float(mean_over_ranks(total)) / self.counts[name] for name, total in self.sums.items()})
         if self.norms:
             row["gradient_norms"] = {name: float(value) for name, value in self.norms.items()}
-        self.sums, self.norms, self.count = {}, {}, 0
+        self.sums, self.norms, self.counts = {}, {}, {}
         self.write(row)
         return row
 
@@ -75,12 +79,12 @@ class Recorder:
         """Raise with step and terms if a loss was not finite."""
         if not bool(self.bad):
             return
-        terms = {name: value for name, value in self.bad_values.items() if name != "loss"}
-        broken = [name for name, value in terms.items() if not bool(torch.isfinite(value))]
+        bad = {name: bool(any_rank(~torch.isfinite(value))) for name, value in self.bad_values.items()}
+        broken = [name for name, is_bad in bad.items() if is_bad and name != "loss"]
         if broken:
             what = "the loss of " + ", ".join(f"'{name}'" for name in broken)
         else:
-            what = "the gradient"
+            what = "the weighted sum of the terms" if bad["loss"] else "the gradient"
         raise NonFiniteLossError(
             f"At step {int(self.bad_step)} {what} was not finite. The weights are those before that step, and the "
             f"checkpoints are older: try a lower learning rate, `gradient_clip`, or a smaller weight."
@@ -89,8 +93,11 @@ class Recorder:
     def write(self, row: Mapping[str, Any]) -> None:
         """Write a line, and its numbers as TensorBoard scalars."""
         if self.path:
-            append_line(self.path, row)
-        if self._writer:
+            with said(self.path):
+                append_line(self.path, row)
+        if self._events:
+            # Events that a killed run left beyond this step are hidden.
+            self._writer = self._writer or self._events(purge_step=row["step"])
             for name, value in row.items():
                 nested = value.items() if isinstance(value, dict) else [("", value)]
                 for inner, number in nested:
@@ -100,14 +107,15 @@ class Recorder:
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
-        return {"sums": dict(self.sums), "count": self.count, "norms": dict(self.norms), "offset": self.offset}
+        kept = {"sums": dict(self.sums), "counts": dict(self.counts), "norms": dict(self.norms)}
+        return {**kept, "offset": self.offset}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Restore `state`, and cut metrics.jsonl back to where it was then."""
         device = self.bad.device
         self.sums = {name: value.to(device) for name, value in state["sums"].items()}
         self.norms = {name: value.to(device) for name, value in state["norms"].items()}
-        self.count = state["count"]
+        self.counts = dict(state["counts"])
         if self.path and self.offset > state["offset"]:
             with open(self.path, "r+b") as file:
                 file.truncate(state["offset"])
@@ -118,7 +126,7 @@ class Recorder:
             self._writer.close()
 
 
-def _tensorboard(folder: Path) -> Any:
+def _tensorboard(folder: Path) -> Callable[..., Any]:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except (ImportError, RuntimeError):
@@ -126,4 +134,4 @@ def _tensorboard(folder: Path) -> Any:
             "`FitOptions`: `tensorboard` must have the extra installed (pip install 'congruence[tensorboard]'), "
             "it is not there."
         ) from None
-    return SummaryWriter(str(folder / "tensorboard"))
+    return functools.partial(SummaryWriter, str(folder / "tensorboard"))

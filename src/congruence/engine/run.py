@@ -10,21 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch.optim import Optimizer
 
 from congruence.core import ranks, rng
+from congruence.engine import setup
 from congruence.engine.batch import Batch, grouped
 from congruence.engine.best import Best
 from congruence.engine.distiller import Distiller
-from congruence.engine.distributed import Objective, wrap
+from congruence.engine.distributed import Objective, from_all_ranks, on_first, wrap
+from congruence.engine.modes import start_training
 from congruence.engine.optim import Rates
-from congruence.engine.options import Event, FitOptions, FitResult, ScheduleOptions
+from congruence.engine.options import Event, FitOptions, FitResult
 from congruence.engine.record import Recorder
 from congruence.engine.rundir import RunDirectory
-from congruence.engine.setup import describe, extent, on_sigterm, optimizers, prepare
 from congruence.engine.snapshot import restore, snapshot, summary
-from congruence.engine.validate import validate
+from congruence.engine.validate import ask, validate
 from congruence.methods.method import Clock
 
 LOG = logging.getLogger("congruence")
@@ -53,39 +53,30 @@ class Run:
         self.seconds, self._since = 0.0, time.monotonic()
         self.history: list[dict[str, float]] = []
         self.exact = hasattr(train_loader, "batches")
-        self.steps_per_epoch, self.epochs, self.steps = extent(train_loader, options)
-        prepare(distiller, train_loader, options, device)
-        self.optimizers = optimizers(distiller, options, optimizer)
-        constant = ScheduleOptions("constant") if scheduler is not None else options.schedule
-        self.rates = Rates(self.optimizers, constant, self.steps / self.steps_per_epoch)
-        self.objective = wrap(Objective(distiller))
+        self.extent = setup.extent(train_loader, options)
+        setup.prepare(distiller, train_loader, options, device, self.extent)
+        self.optimizers = setup.optimizers(distiller, options, optimizer, scheduler)
+        schedule = options.schedule if scheduler is None else None
+        self.rates = Rates(self.optimizers, schedule, self.extent.steps / self.extent.per_epoch)
         self.best = Best(tuple(distiller.students), options.monitor)
-        out = Path(options.out) if options.out is not None else None
-        self.directory = RunDirectory(out, writes=ranks.rank() == 0) if out else None
-        self._stop = False
+        setup.rehearse_validation(distiller, val_loader, options, device, self.best)
+        self.objective = wrap(Objective(distiller))
+        self.directory: RunDirectory | None = None
+        self.finished = self._stop = False
         self._saved_at = time.monotonic()
 
     # Opening and closing
 
     def __enter__(self) -> Run:
-        state = None
-        self.finished = False
-        folder = self.directory.path if self.directory else None
-        if self.directory:
-            ranks.barrier()
-            state = self.directory.open(self._description(), resume=self.options.resume)
-            ranks.barrier()
-            self.finished = self.directory.summary() is not None
-            if self.finished and state is None:
-                raise ValueError(f"The finished run in '{self.directory.path}' has lost its checkpoints.")
-        writes = folder if ranks.rank() == 0 else None
+        state = self._open() if self.options.out is not None else None
+        writes = self.directory.path if self.directory and ranks.rank() == 0 else None
         self.recorder = Recorder(
             writes, every=self.options.log_every, device=self.device, tensorboard=self.options.tensorboard
         )
         if state is not None:
             restore(self, state)
-        self.distiller.train()
-        self._handler = on_sigterm(self._ask_to_stop)
+        start_training(self.distiller)
+        self._handler = setup.on_sigterm(self._ask_to_stop)
         if not self.finished:
             if state is None:
                 self.save()
@@ -97,28 +88,42 @@ class Run:
         if self._handler is not None:
             signal.signal(signal.SIGTERM, self._handler)
 
+    def _open(self) -> dict[str, Any] | None:
+        """Claim the run directory; return the checkpoint to go on from."""
+        path, first = Path(str(self.options.out)), ranks.rank() == 0
+        optimizers, schedulers = self.optimizers, [self.scheduler] if self.scheduler is not None else []
+        described = setup.describe(self.distiller, self.train_loader, self.options, self.extent)
+        described["stepped"] = [type(part).__name__ for part in (*optimizers, *schedulers)]
+        on_first(lambda: RunDirectory(path, writes=True))
+        self.directory = directory = RunDirectory(path, writes=first)
+        state, ended = on_first(
+            lambda: (directory.open(described, resume=self.options.resume), directory.summary() is not None)
+        )
+        self.finished = ended
+        if not self.exact:
+            LOG.info(
+                "The training loader is not one of congruence.data: '%s' resumes at the ends of epochs only.", path
+            )
+        return state
+
     def _ask_to_stop(self, *_: object) -> None:
         self._stop = True
-
-    def _description(self) -> dict[str, Any]:
-        batches = self.steps_per_epoch * self.options.accumulate
-        return describe(self.distiller, self.train_loader, self.options, batches)
 
     # The course of a run
 
     @property
     def position(self) -> float:
         """The middle of the coming step, in epochs."""
-        return (self.step + 0.5) / self.steps_per_epoch
+        return (self.step + 0.5) / self.extent.per_epoch
 
     @property
     def complete(self) -> bool:
         """Whether all epochs have been finished, the last of which `max_steps` may cut short."""
-        return self.epoch >= self.epochs
+        return self.extent.ends_at(self.epoch) or (self.step >= self.extent.steps and self.batch == 0)
 
     def begin_epoch(self) -> None:
         """Tell the methods where the run is; a resumed epoch was begun before the checkpoint."""
-        clock = Clock(self.epoch, self.step, self.epochs, self.steps_per_epoch)
+        clock = Clock(self.epoch, self.step, self.extent.epochs, self.extent.per_epoch)
         if self.batch == 0:
             self.distiller.begin_epoch(clock)
         else:
@@ -126,10 +131,10 @@ class Run:
 
     def batches(self) -> Iterator[list[Batch]]:
         """Yield the rest of the epoch in groups of `accumulate` batches, on the device."""
-        if self.step < self.steps:
+        if self.step < self.extent.steps:
             for group in grouped(self.train_loader, self.epoch, self.batch, self.options.accumulate, self.device):
                 yield group
-                if self.step >= self.steps:
+                if self.step >= self.extent.steps:
                     return
 
     def after_step(self) -> None:
@@ -157,14 +162,19 @@ class Run:
     def end_epoch(self) -> None:
         """Validate, keep the best, step the caller's scheduler, and save."""
         if self.batch == 0:
-            raise ValueError("`fit`: `train_loader` must yield at least one batch an epoch, got none.")
-        if self.recorder.count:
+            raise ValueError(f"`fit`: `train_loader` must yield a batch in every epoch, got none in {self.epoch}.")
+        if self.recorder.counts:
             self._flush()
         self.distiller.end_epoch()
-        metrics = self._validate()
+        metrics: dict[str, float] = {}
+        if self.options.evaluate is not None:
+            metrics = ask(self.distiller, self.options.evaluate)
+        elif self.val_loader is not None:
+            metrics = validate(self.distiller, self.val_loader, self.device)
+        improved = self.best.update(self.epoch, metrics)
         self.history.append(metrics)
         self.recorder.write({"step": self.step, "epoch": self.epoch, "validation": metrics})
-        for name in self.best.update(self.epoch, metrics):
+        for name in improved:
             state = {k: v.detach().cpu().clone() for k, v in self.distiller.student_state_dict(name).items()}
             self.best.states[name] = state
             if self.directory:
@@ -173,63 +183,45 @@ class Run:
             self.scheduler.step()
         self._tell("epoch", metrics)
         self.epoch, self.batch = self.epoch + 1, 0
-        if self.directory:
-            self.save()
+        self.save()
         if self._any(self._stop) and not self.complete:
             self._leave()
 
-    def _validate(self) -> dict[str, float]:
-        if self.options.evaluate is not None:
-            metrics: dict[str, float] = {}
-            for name, module in self.distiller.students.items():
-                end = "" if len(self.distiller.students) == 1 else f"/{name}"
-                mode = module.training
-                found = self.options.evaluate(module.eval())
-                module.train(mode)
-                metrics.update({f"{key}{end}": float(value) for key, value in found.items()})
-            return metrics
-        return validate(self.distiller, self.val_loader, self.device) if self.val_loader is not None else {}
-
-    # Saving and restoring
+    # Saving
 
     def save(self) -> None:
-        """Write a checkpoint, unless a loss was not finite (then raise)."""
+        """Write a checkpoint where there is a directory, unless a loss was not finite (then raise)."""
         self.recorder.stop_if_bad()
-        self._saved_at = time.monotonic()
-        generators = [rng.get_state()]
-        if ranks.world_size() > 1:
-            generators = [{} for _ in range(ranks.world_size())]
-            dist.all_gather_object(generators, rng.get_state())
-        if not self.directory or ranks.rank() != 0:
+        if not self.directory:
             return
-        self.directory.checkpoints.save(self.step, snapshot(self, generators))
+        self._saved_at = time.monotonic()
+        generators = from_all_ranks(rng.get_state())
+        state = snapshot(self, generators)
+        on_first(lambda: self.directory and self.directory.checkpoints.save(self.step, state))
 
     def elapsed(self) -> float:
         """Return the seconds of training so far, over all resumptions."""
-        return self.seconds + time.monotonic() - self._since
+        return round(self.seconds + time.monotonic() - self._since, 3)
 
     def _leave(self) -> None:
         if self.directory and self.exact:
             self.save()
-        kept = (
-            "from this step"
-            if self.exact
-            else "from the last epoch's end (a loader of congruence.data resumes anywhere)"
-        )
-        where = f"saved in '{self.directory.path}': resume goes on {kept}" if self.directory else "nothing is kept"
+        kept = "this step" if self.exact else "the last epoch's end (a loader of congruence.data resumes anywhere)"
+        where = f"saved in '{self.directory.path}': resume goes on from {kept}" if self.directory else "nothing is kept"
         LOG.warning("SIGTERM at step %d: %s.", self.step, where)
         raise SystemExit(0)
 
     def _tell(self, kind: str, metrics: dict[str, Any]) -> None:
         if ranks.rank() == 0:
+            epochs, steps = self.extent.epochs or self.epoch + 1, self.extent.steps
             for callback in self.options.callbacks:
-                callback(Event(kind, self.epoch, self.epochs, self.step, self.steps, metrics, self.distiller))
+                callback(Event(kind, self.epoch, epochs, self.step, steps, metrics, self.distiller))
 
     # The end
 
     def finish(self) -> FitResult:
         """Write the last students and the summary."""
-        self._stop_seconds()
+        self.seconds, self._since = self.elapsed(), time.monotonic()
         if self.directory:
             for name in self.distiller.students:
                 self.directory.save_student(name, self.distiller.student_state_dict(name), last=True)
@@ -239,12 +231,10 @@ class Run:
         self._tell("end", result.last)
         return result
 
-    def _stop_seconds(self) -> None:
-        self.seconds, self._since = self.elapsed(), time.monotonic()
-
     def result(self) -> FitResult:
         """Return what the run ended with."""
         directory, students = self.directory, tuple(self.distiller.students)
+        ended = (directory.summary() if directory else None) or {"seconds": self.seconds}
         return FitResult(
             steps=self.step,
             epochs=self.epoch,
@@ -252,7 +242,7 @@ class Run:
             best=dict(self.best.metrics),
             last=self.history[-1],
             history=tuple(self.history),
-            seconds=self.seconds,
+            seconds=ended["seconds"],
             out=directory.path if directory else None,
             student_files={name: directory.student_file(name) for name in students} if directory else {},
             best_states=self.best.states,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from congruence.core.files import writable, write_json
-from congruence.engine.checkpoint import Checkpoints
+from congruence.engine.checkpoint import Checkpoints, said
 from congruence.models.weights import save_weights
 
 LOG = logging.getLogger("congruence")
@@ -22,7 +22,7 @@ LOG = logging.getLogger("congruence")
 def fingerprint(state: Mapping[str, Tensor]) -> str:
     """Return a short hash of a model's weights."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
+    for name, tensor in sorted((name, value) for name, value in state.items() if isinstance(value, Tensor)):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
@@ -47,14 +47,15 @@ class RunDirectory:
             ValueError: where it holds another run, or this one and `resume` is off. Nothing in it is touched.
         """
         told = self.path / "run.json"
-        if not told.exists():
+        now = json.loads(json.dumps(description))
+        before = self._told()
+        if before is None or ((before != now or not resume) and not self._begun()):
             if resume:
                 LOG.info("There is no run in '%s' yet: starting it.", self.path)
-            if self.writes:
-                write_json(told, description)
+            with said(told):
+                self.checkpoints.clear()
+                write_json(told, now)
             return None
-        before = json.loads(told.read_text(encoding="utf8"))
-        now = json.loads(json.dumps(description))
         if before != now:
             raise ValueError(
                 f"The folder '{self.path}' holds another run ({_difference(before, now)}): choose another `out`. "
@@ -65,7 +66,25 @@ class RunDirectory:
                 f"The folder '{self.path}' holds this run already: resume it (resume=True, or --resume), or choose "
                 f"another `out`. Nothing in it was changed."
             )
-        return self.checkpoints.load()
+        state = self.checkpoints.load()
+        if state is None and self._begun():
+            raise ValueError(f"The run in '{self.path}' has lost its checkpoints: choose another `out`.")
+        return state
+
+    def _told(self) -> dict[str, Any] | None:
+        path = self.path / "run.json"
+        try:
+            told = json.loads(path.read_text(encoding="utf8")) if path.exists() else None
+        except ValueError:
+            told = "no JSON"
+        if told is not None and not (isinstance(told, dict) and {"terms", "options"} <= set(told)):
+            raise ValueError(f"The file '{path}' is damaged or foreign: choose another `out`. Nothing was changed.")
+        return told
+
+    def _begun(self) -> bool:
+        """Whether the run has made a step that is kept: one that has not may make way for another."""
+        metrics = self.path / "metrics.jsonl"
+        return self.checkpoints.last() > 0 or (metrics.exists() and metrics.stat().st_size > 0)
 
     def summary(self) -> dict[str, Any] | None:
         """Return the summary of a finished run."""
@@ -80,12 +99,16 @@ class RunDirectory:
     def save_student(self, name: str, state: Mapping[str, Tensor], *, last: bool = False) -> None:
         """Write a student's weights."""
         if self.writes:
-            save_weights(dict(state), self.student_file(name, last=last), metadata={"format": "pt"})
+            path = self.student_file(name, last=last)
+            with said(path):
+                save_weights(dict(state), path, metadata={"format": "pt"})
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write the summary, by which a run counts as finished."""
         if self.writes:
-            write_json(self.path / "summary.json", summary)
+            path = self.path / "summary.json"
+            with said(path):
+                write_json(path, summary)
 
 
 def _difference(before: Any, now: Any, path: str = "") -> str:

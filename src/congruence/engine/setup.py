@@ -8,59 +8,40 @@ import math
 import signal
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from congruence.core import ranks, rng
-from congruence.engine.batch import unpack
+from congruence.core import check, ranks
+from congruence.engine.batch import first_batch, samplers, unpack
+from congruence.engine.best import Best
 from congruence.engine.distiller import Distiller
 from congruence.engine.optim import make_optimizer
 from congruence.engine.options import FitOptions
 from congruence.engine.rundir import fingerprint
+from congruence.engine.validate import rehearse
+from congruence.methods.method import Clock
 
 LOG = logging.getLogger("congruence")
 
 
-def prepare(distiller: Distiller, loader: Any, options: FitOptions, device: torch.device) -> None:
-    """Move everything to the device, build what waits for an example, and warn of what changes a loss."""
-    distiller.to(device)
-    if not distiller.built:
-        with rng.untouched():
-            first = next(iter(loader.batches(0) if hasattr(loader, "batches") else loader))
-        distiller.build(unpack(first, device).inputs)
-    relational = [name for name, needs in distiller.needs().items() if needs.scope == "batch"]
-    if options.accumulate > 1 and relational:
-        size = getattr(loader, "batch_size", "one batch's")
-        warnings.warn(
-            f"accumulate={options.accumulate} does not enlarge the batch of {', '.join(relational)}: each "
-            f"loss sees {size} samples.",
-            stacklevel=4,
-        )
-    for name, layers in distiller.layers().items():
-        LOG.info("%s reads %s", name, layers)
+class Extent(NamedTuple):
+    """How long a run is: steps an epoch, epochs (None where only `max_steps` ends it) and steps in all."""
+
+    per_epoch: int
+    epochs: int | None
+    steps: int
+
+    def ends_at(self, epoch: int) -> bool:
+        """Whether no epoch is left."""
+        return self.epochs is not None and epoch >= self.epochs
 
 
-def describe(distiller: Distiller, loader: Any, options: FitOptions, batches: int) -> dict[str, Any]:
-    """Return what makes a run the run it is, as plain values."""
-    shapes = {
-        name: str([(key, list(value.shape)) for key, value in module.state_dict().items()])
-        for name, module in distiller.students.items()
-    }
-    own = getattr(loader, "describe", dict)
-    return {
-        "terms": [term.describe() for term in distiller.terms],
-        "students": {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in shapes.items()},
-        "teacher": fingerprint(distiller.teacher.module.state_dict()) if distiller.teacher else None,
-        "options": options.describe(),
-        "data": {"batches": batches, **own()},
-        "ranks": ranks.world_size(),
-    }
-
-
-def extent(loader: Iterable[Any], options: FitOptions) -> tuple[int, int, int]:
-    """Return steps an epoch, epochs and steps in all."""
+def extent(loader: Iterable[Any], options: FitOptions) -> Extent:
+    """Return how long a run over a loader is."""
     try:
         batches = len(loader)  # type: ignore[arg-type]
     except TypeError:
@@ -68,23 +49,100 @@ def extent(loader: Iterable[Any], options: FitOptions) -> tuple[int, int, int]:
             raise ValueError(
                 "`fit`: `train_loader` must have a length, or `max_steps` be given, got neither."
             ) from None
-        return options.max_steps, options.epochs or 1, options.max_steps
+        return Extent(options.max_steps, options.epochs, options.max_steps)
     if batches == 0:
-        raise ValueError("`fit`: `train_loader` must hold at least one batch, got none: is the dataset empty?")
+        check.fail("fit", "train_loader", "a loader of at least one batch", "none: is the dataset empty?")
     per_epoch = math.ceil(batches / options.accumulate)
     steps = options.max_steps or per_epoch * (options.epochs or 1)
     if options.epochs is not None:
         steps = min(steps, per_epoch * options.epochs)
-    return per_epoch, math.ceil(steps / per_epoch), steps
+    return Extent(per_epoch, math.ceil(steps / per_epoch), steps)
+
+
+def prepare(distiller: Distiller, loader: Any, options: FitOptions, device: torch.device, extent: Extent) -> None:
+    """Move everything to the device, build what waits for an example, and warn of what changes a loss."""
+    distiller.to(device)
+    if not distiller.built:
+        distiller.build(unpack(first_batch(loader, "train_loader"), device).inputs)
+    for epoch in range(min(extent.epochs or 1, 10_000)):
+        if not any(term.active(Clock(epoch)) for term in distiller.terms):
+            raise ValueError(f"`Distiller`: no term counts in epoch {epoch}: see start_epoch, stop_epoch and weight.")
+    relational = [name for name, needs in distiller.needs().items() if needs.scope == "batch"]
+    if options.accumulate > 1 and relational:
+        size = getattr(loader, "batch_size", None)
+        shares = 1 if hasattr(loader, "batches") else ranks.world_size()  # ours count the global batch
+        sees = f"{size * shares} samples" if isinstance(size, int) else "one batch"
+        warnings.warn(
+            f"accumulate={options.accumulate} does not enlarge the batch of {', '.join(relational)}: each loss sees "
+            f"{sees}.",
+            stacklevel=4,
+        )
+    shared = hasattr(loader, "batches") or any(hasattr(sampler, "set_epoch") for sampler in samplers(loader))
+    if ranks.world_size() > 1 and not shared:
+        LOG.warning("The training loader has no DistributedSampler: each rank may see all samples.")
+    for name, layers in distiller.layers().items():
+        LOG.info("%s reads %s", name, layers)
+
+
+def rehearse_validation(
+    distiller: Distiller, loader: Iterable[Any] | None, options: FitOptions, device: torch.device, best: Best
+) -> None:
+    """Measure one batch, and check that the number that is to choose the best epoch will be there."""
+    if options.evaluate is not None:
+        return
+    if loader is not None:
+        best.expects(rehearse(distiller, loader, device))
+    elif options.monitor is not None:
+        check.fail("fit", "val_loader", f"given to monitor '{options.monitor}' (or FitOptions(evaluate=...))", "None")
+
+
+def describe(distiller: Distiller, loader: Any, options: FitOptions, extent: Extent) -> dict[str, Any]:
+    """Return what makes a run the run it is, as plain values."""
+    own = {name: getattr(loader, name, None) for name in ("batch_size", "seed")}
+    return {
+        "terms": [term.describe() for term in distiller.terms],
+        "students": {name: _architecture(module) for name, module in distiller.students.items()},
+        "teacher": fingerprint(distiller.teacher.module.state_dict()) if distiller.teacher else None,
+        "options": options.describe(),
+        "data": {"steps": extent.per_epoch, **{k: v for k, v in own.items() if isinstance(v, int)}},
+        "ranks": ranks.world_size(),
+    }
+
+
+def _architecture(module: nn.Module) -> str:
+    state = module.state_dict().items()
+    shapes = str([(key, list(value.shape)) for key, value in state if isinstance(value, Tensor)])
+    return hashlib.sha256(shapes.encode()).hexdigest()[:16]
 
 
 def optimizers(
-    distiller: Distiller, options: FitOptions, given: Optimizer | Sequence[Optimizer] | None
+    distiller: Distiller, options: FitOptions, given: Optimizer | Sequence[Optimizer] | None, scheduler: Any
 ) -> list[Optimizer]:
-    """Return the caller's optimizers, or the options' one."""
+    """Return the caller's optimizers, or the options' one.
+
+    Raises:
+        ValueError: for what are no optimizers, ones of other parameters, or a scheduler that moves none of them.
+    """
+    groups = distiller.parameter_groups()
     if given is None:
-        return [make_optimizer(distiller.parameter_groups(), options.optimizer)]
-    return [given] if isinstance(given, Optimizer) else list(given)
+        used = [make_optimizer(groups, options.optimizer)]
+    else:
+        used = [given] if isinstance(given, Optimizer) else list(given)
+        if not used or not all(isinstance(optimizer, Optimizer) for optimizer in used):
+            check.fail("fit", "optimizer", "a torch optimizer or several", [type(o).__name__ for o in used])
+        moved = {id(p) for optimizer in used for group in optimizer.param_groups for p in group["params"]}
+        wanted = [p for group in groups for p in group["params"]]
+        missing = sum(id(p) not in moved for p in wanted)
+        if missing == len(wanted):
+            check.fail("fit", "optimizer", "over distiller.parameter_groups()", "other parameters")
+        if missing:
+            LOG.warning("%d of %d parameters are in no optimizer and stay as they are.", missing, len(wanted))
+    if scheduler is not None:
+        if isinstance(scheduler, ReduceLROnPlateau):
+            check.fail("fit", "scheduler", "one that is stepped without a number", type(scheduler).__name__)
+        if not any(getattr(scheduler, "optimizer", None) is optimizer for optimizer in used):
+            check.fail("fit", "scheduler", "over an optimizer given as `optimizer=`", "another")
+    return used
 
 
 def on_sigterm(handler: Any) -> Any:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from congruence.core import ranks, rng
+from congruence.engine.batch import generators as loader_generators
+from congruence.engine.distributed import on_first
 
 if TYPE_CHECKING:
     from congruence.engine.run import Run
@@ -23,6 +25,7 @@ def snapshot(run: Run, generators: list[dict[str, Any]]) -> dict[str, Any]:
         "optimizers": [optimizer.state_dict() for optimizer in run.optimizers],
         "scheduler": run.scheduler.state_dict() if run.scheduler is not None else None,
         "generators": generators,
+        "loader": [generator.get_state() for generator in loader_generators(run.train_loader)],
         "recorder": run.recorder.state(),
         "history": run.history,
         "best": run.best.state(),
@@ -32,17 +35,24 @@ def snapshot(run: Run, generators: list[dict[str, Any]]) -> dict[str, Any]:
 def restore(run: Run, state: dict[str, Any]) -> None:
     """Put a run back to a snapshot."""
     run.epoch, run.batch, run.step, run.seconds = state["position"]
-    run.distiller.load_state_dict(state["distiller"])
-    for optimizer, saved in zip(run.optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(saved)
+    try:
+        run.distiller.load_state_dict(state["distiller"])
+        for optimizer, saved in zip(run.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"The checkpoint in '{run.options.out}' is of other models or methods: {reason}") from None
     if run.scheduler is not None:
         run.scheduler.load_state_dict(state["scheduler"])
     rng.set_state(state["generators"][ranks.rank()])
+    for generator, kept in zip(loader_generators(run.train_loader), state["loader"], strict=True):
+        generator.set_state(kept)
     run.recorder.load_state(state["recorder"])
     run.history = state["history"]
     run.best.load_state(state["best"])
-    if run.directory:
-        run.best.load_files(run.directory)
+    directory = run.directory
+    if directory:
+        run.best.states = on_first(lambda: run.best.read(directory))
     LOG.info("Resumed at epoch %d, step %d.", run.epoch, run.step)
 
 
@@ -52,7 +62,7 @@ def summary(run: Run) -> dict[str, Any]:
         "status": "finished",
         "epochs": run.epoch,
         "steps": run.step,
-        "seconds": round(run.seconds, 3),
+        "seconds": run.seconds,
         "best_epoch": run.best.epochs,
         "best": run.best.metrics,
         "last": run.history[-1],

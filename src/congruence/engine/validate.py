@@ -9,9 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from congruence.core.ranks import sum_over_ranks
-from congruence.engine.batch import Batch, unpack
+from congruence.core import check, ranks, rng
+from congruence.engine.batch import Batch, first_batch, unpack
 from congruence.engine.distiller import Distiller
+from congruence.engine.distributed import from_all_ranks
+from congruence.engine.modes import evaluating
+from congruence.engine.options import Evaluate
+
+_COUNT = "count"
 
 
 def teaches_classes(distiller: Distiller) -> bool:
@@ -24,49 +29,72 @@ def validate(distiller: Distiller, loader: Iterable[Any], device: torch.device) 
     """Return {"accuracy", "loss"} over the labelled samples, with "/NAME" behind each where students are several.
 
     "loss" is the mean cross-entropy. Where no term teaches the classes, or no sample has a label, it is the
-    distillation loss, and the only number.
+    distillation loss, and the only number. The process's generators are left as they were.
+
+    Of a loader of `congruence.data`, each rank measures whole batches in turn, so that N ranks measure what one does.
+    Any other loader must give each rank its own share.
 
     Raises:
-        ValueError: where the loader yields nothing.
+        ValueError: where the loader yields nothing, or labels or shapes do not fit.
     """
-    modes = [(module, module.training) for module in distiller.modules()]
-    distiller.eval()
-    try:
-        totals: dict[str, Tensor] = {}
-        for raw in loader:
-            batch = unpack(raw, device)
-            classes = batch.labels is not None and teaches_classes(distiller)
-            counted = _classes(distiller, batch) if classes else _distillation(distiller, batch)
-            for name, value in counted.items():
-                totals[name] = totals.get(name, torch.zeros((), dtype=torch.float64, device=value.device)) + value
-    finally:
-        for module, mode in modes:
-            module.training = mode
-    if not totals:
+    totals: dict[str, Tensor] = {}
+    batches = loader.dealt(ranks.rank(), ranks.world_size()) if hasattr(loader, "dealt") else loader
+    with rng.untouched(), evaluating(distiller):
+        for raw in batches:
+            for name, value in _measured(distiller, unpack(raw, device)).items():
+                totals[name] = totals[name] + value if name in totals else value
+    sums: dict[str, float] = {}
+    for share in from_all_ranks({name: float(total) for name, total in totals.items()}):
+        for name, part in share.items():
+            sums[name] = sums.get(name, 0.0) + part
+    if not sums:
         raise ValueError("The validation loader gave no batch: is the dataset empty?")
-    count = float(sum_over_ranks(totals.pop("count")))
+    count = sums.pop(_COUNT)
     if not count:
         raise ValueError("No sample of the validation set has a label (all are -1).")
-    return {name: float(sum_over_ranks(total)) / count for name, total in totals.items()}
+    return {name: total / count for name, total in sums.items()}
 
 
-def _classes(distiller: Distiller, batch: Batch) -> dict[str, Tensor]:
-    labels = batch.labels
-    if labels is None:
-        raise ValueError("Accuracy needs labels, the batch has none.")
-    labelled = labels >= 0
-    labels = labels.clamp(min=-1)
-    counted = {"count": labelled.sum().double()}
-    for name in distiller.students:
-        logits = distiller.logits(name, batch.inputs).float()
+@torch.no_grad()
+def rehearse(distiller: Distiller, loader: Any, device: torch.device) -> list[str]:
+    """Measure one batch before the first step, so that what does not fit shows now; return the numbers' names."""
+    with rng.untouched(), evaluating(distiller):
+        measured = _measured(distiller, unpack(first_batch(loader, "val_loader"), device))
+    return [name for name in measured if name != _COUNT]
+
+
+def ask(distiller: Distiller, evaluate: Evaluate) -> dict[str, float]:
+    """Return the numbers of one's own validation of every student, in evaluation mode; the first rank's count."""
+    metrics: dict[str, float] = {}
+    for name, student in distiller.students.items():
         end = "" if len(distiller.students) == 1 else f"/{name}"
-        counted[f"accuracy{end}"] = ((logits.argmax(1) == labels) & labelled).sum().double()
-        counted[f"loss{end}"] = F.cross_entropy(logits, labels, ignore_index=-1, reduction="sum").double()
-    return counted
+        with rng.untouched(), evaluating(student):
+            found = evaluate(student)
+        try:
+            metrics.update({f"{key}{end}": float(value) for key, value in found.items()})
+        except (AttributeError, TypeError, ValueError):
+            check.fail("FitOptions", "evaluate", "a function that returns numbers by name", f"one that gave {found!r}")
+    return from_all_ranks(metrics)[0]
 
 
-def _distillation(distiller: Distiller, batch: Batch) -> dict[str, Tensor]:
+def _measured(distiller: Distiller, batch: Batch) -> dict[str, Tensor]:
+    if batch.labels is not None and teaches_classes(distiller):
+        return _classes(distiller, batch, batch.labels)
     captured = distiller.capture(batch.inputs, batch.labels, batch.index, views=batch.views)
     rows = next(iter(captured.tensors.values())).shape[0]
-    loss = distiller.score(captured, update=False, together=False).loss
-    return {"count": loss.new_tensor(rows).double(), "loss": loss.double() * rows}
+    loss = distiller.score(captured, update=False, together=False).loss.double()
+    return {_COUNT: torch.full_like(loss, rows), "loss": loss * rows}
+
+
+def _classes(distiller: Distiller, batch: Batch, labels: Tensor) -> dict[str, Tensor]:
+    labelled = labels >= 0
+    measured = {_COUNT: labelled.sum().double()}
+    for name in distiller.students:
+        logits = distiller.logits(name, batch.inputs).float()
+        check.class_labels("validation", logits.shape[1], unlabelled=True, labels=labels)
+        check.same_rows("validation", logits=logits, labels=labels)
+        end = "" if len(distiller.students) == 1 else f"/{name}"
+        measured[f"accuracy{end}"] = ((logits.argmax(1) == labels) & labelled).sum().double()
+        losses = F.cross_entropy(logits, labels.long().clamp(min=-1), ignore_index=-1, reduction="none")
+        measured[f"loss{end}"] = losses.double().sum()
+    return measured

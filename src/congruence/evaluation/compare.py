@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from congruence.evaluation.embed import embed, known_accuracy
+from congruence.core import check
+from congruence.evaluation.embed import embed_all, known_accuracy
 from congruence.metrics import global_perception_coherence
 from congruence.models.parameters import count_parameters
 
@@ -53,33 +54,35 @@ def compare(
     *,
     teacher_layer: str | None = None,
     student_layer: str | None = None,
-    device: str = "cpu",
+    device: str | torch.device | None = None,
 ) -> Comparison:
     """Compare a student with its teacher on the samples of a loader.
 
     Args:
         teacher: the large model.
         student: the small one.
-        loader: of batches as `fit` takes them, in a fixed order (`shuffle=False`): it is read twice.
+        loader: of batches as `fit` takes them; read once.
         teacher_layer: the layer that gives the teacher's embedding; by default what enters the last Linear.
         student_layer: the same for the student.
-        device: where to run.
+        device: to which both are moved; None for where they are.
 
     Returns:
         Comparison: see there for units.
 
     Raises:
-        ValueError: for a layer that is not there, or a loader that is empty or changes its order.
+        ValueError: for a layer that is not there, or a loader that is empty.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
         >>> compare(model, model, [(torch.randn(6, 4), torch.arange(6) % 3)]).agreement
         1.0
     """
-    big = embed(teacher, loader, layer=teacher_layer, name="teacher", device=device)
-    small = embed(student, loader, layer=student_layer, name="student", device=device)
-    if big.labels is not None and not _equal(big.labels, small.labels):
-        raise ValueError("`compare`: `loader` must give the same order twice (shuffle=False), got another one.")
+    for argument, model in (("teacher", teacher), ("student", student)):
+        if not isinstance(model, nn.Module):
+            check.fail("compare", argument, "a torch module", type(model).__name__)
+    layers = {"teacher": teacher_layer, "student": student_layer}
+    found = embed_all({"teacher": teacher, "student": student}, loader, layers=layers, device=device)
+    big, small = found["teacher"], found["student"]
     return Comparison(
         samples=len(big.features),
         teacher_accuracy=known_accuracy(big),
@@ -89,10 +92,6 @@ def compare(
         teacher_parameters=count_parameters(teacher),
         student_parameters=count_parameters(student),
     )
-
-
-def _equal(labels: Tensor, others: Tensor | None) -> bool:
-    return others is not None and torch.equal(labels, others)
 
 
 def _agreement(teacher: Tensor | None, student: Tensor | None) -> float | None:

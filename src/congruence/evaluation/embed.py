@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from congruence.engine.batch import unpack
+from congruence.engine.batch import to_device, unpack
+from congruence.engine.modes import evaluating
 from congruence.metrics import accuracy
 from congruence.models.projectors import rows
 from congruence.models.taps import Taps
@@ -22,57 +24,92 @@ class Embedded(NamedTuple):
     labels: Tensor | None
 
 
-@torch.no_grad()
 def embed(
-    model: nn.Module, loader: Iterable[Any], *, layer: str | None = None, name: str = "model", device: str = "cpu"
+    model: nn.Module,
+    loader: Iterable[Any],
+    *,
+    layer: str | None = None,
+    name: str = "model",
+    device: str | torch.device | None = None,
 ) -> Embedded:
     """Embed every sample of a loader, in evaluation mode.
 
     Args:
         model: any module; its modes are as before afterwards.
-        loader: of batches as `fit` takes them, in the order wanted.
+        loader: of batches as `fit` takes them, in the order wanted; one of `congruence.data` gives every rank all
+            samples.
         layer: the layer that gives the embedding; by default what enters the last Linear.
         name: of the model, in sentences.
-        device: where to run.
+        device: to which the model is moved; None for where it is.
 
     Raises:
         ValueError: for a layer that is not there, or an empty loader.
     """
-    place = torch.device(device)
-    modes = [(module, module.training) for module in model.modules()]
-    model.to(place).eval()
-    try:
-        taps: Taps | None = None
-        features, logits, labels = [], [], []
-        layers: tuple[str, str | None] = ("", None)
-        for raw in loader:
-            batch = unpack(raw, place)
-            if taps is None:
-                taps, layers = _taps(model, batch.inputs, layer, name)
-            read = taps.read(batch.inputs)[1]
-            features.append(rows(read[layers[0]]).float().cpu())
-            if layers[1] is not None and read[layers[1]].dim() == 2:
-                logits.append(read[layers[1]].float().cpu())
+    return embed_all({name: model}, loader, layers={name: layer}, device=device)[name]
+
+
+@torch.no_grad()
+def embed_all(
+    models: Mapping[str, nn.Module],
+    loader: Iterable[Any],
+    *,
+    layers: Mapping[str, str | None],
+    device: str | torch.device | None = None,
+) -> dict[str, Embedded]:
+    """Embed every sample of a loader by several models in one pass; see `embed`."""
+    readers = {name: _Reader(model, layers[name], name, device) for name, model in models.items()}
+    labels: list[Tensor] = []
+    with contextlib.ExitStack() as stack:
+        for model in models.values():
+            stack.enter_context(evaluating(model))
+        for raw in loader.dealt() if hasattr(loader, "dealt") else loader:
+            batch = unpack(raw)
+            for reader in readers.values():
+                reader.read(batch.inputs)
             if batch.labels is not None:
                 labels.append(batch.labels.cpu())
-    finally:
-        for module, mode in modes:
-            module.training = mode
-    if not features:
-        raise ValueError("`embed`: `loader` must hold at least one batch, got none: is the dataset empty?")
-    return Embedded(torch.cat(features), torch.cat(logits) if logits else None, torch.cat(labels) if labels else None)
+    known = torch.cat(labels) if labels else None
+    return {name: reader.embedded(known) for name, reader in readers.items()}
 
 
-def _taps(model: nn.Module, example: Any, layer: str | None, name: str) -> tuple[Taps, tuple[str, str | None]]:
-    taps = Taps(model, name=name)
-    taps.probe(example, training=False)
-    try:
-        logits: str | None = taps.default("logits")
-    except ValueError:
-        logits = None
-    layers = (layer or taps.default("features"), logits)
-    taps.require([path for path in layers if path is not None])
-    return taps, layers
+class _Reader:
+    """One model, and what it has given so far."""
+
+    def __init__(self, model: nn.Module, layer: str | None, name: str, device: str | torch.device | None) -> None:
+        first = next(model.parameters(), None)
+        self.device = torch.device(device) if device is not None else first.device if first is not None else None
+        self.taps = Taps(model if device is None else model.to(self.device), name=name)
+        self.layer = layer
+        self.paths: tuple[str, str | None] = ("", None)
+        self.features: list[Tensor] = []
+        self.logits: list[Tensor] = []
+
+    def read(self, inputs: Any) -> None:
+        """Run the model over a batch."""
+        inputs = to_device(inputs, self.device)
+        if not self.features:
+            self.paths = self._find(inputs)
+        features, logits = self.paths
+        read = self.taps.read(inputs)[1]
+        self.features.append(rows(read[features]).float().cpu())
+        if logits is not None and read[logits].dim() == 2:
+            self.logits.append(read[logits].float().cpu())
+
+    def _find(self, example: Any) -> tuple[str, str | None]:
+        self.taps.probe(example, training=False)
+        try:
+            logits: str | None = self.taps.default("logits")
+        except ValueError:
+            logits = None
+        paths = (self.layer or self.taps.default("features"), logits)
+        self.taps.require([path for path in paths if path is not None])
+        return paths
+
+    def embedded(self, labels: Tensor | None) -> Embedded:
+        """Return all that was read."""
+        if not self.features:
+            raise ValueError("`embed`: `loader` must hold at least one batch, got none: is the dataset empty?")
+        return Embedded(torch.cat(self.features), torch.cat(self.logits) if self.logits else None, labels)
 
 
 def known_accuracy(embedded: Embedded) -> float | None:

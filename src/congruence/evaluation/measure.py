@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+import torch
 from torch import nn
 
 from congruence.data.loader import loader
@@ -37,7 +38,7 @@ class Measurement:
 
 
 def measure(
-    student: nn.Module, splits: Splits, *, teacher: nn.Module | None = None, device: str = "cpu"
+    student: nn.Module, splits: Splits, *, teacher: nn.Module | None = None, device: str | torch.device | None = None
 ) -> Measurement:
     """Measure a model on the test split, which is read here and nowhere else.
 
@@ -45,7 +46,7 @@ def measure(
         student: the model.
         splits: of `congruence.data.load`; all labels of the training split serve the retrieval database.
         teacher: with which `gpcl` is measured; None leaves it out.
-        device: where to run.
+        device: to which the models are moved; None for where they are.
 
     Returns:
         Measurement: see there for units.

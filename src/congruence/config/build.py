@@ -16,6 +16,7 @@ from congruence.core.rng import seed_everything
 from congruence.engine import Distiller, FitOptions
 from congruence.engine.distributed import join_process_group, pick_device
 from congruence.engine.options import Callback
+from congruence.methods import Method
 from congruence.models.weights import load_weights
 
 if TYPE_CHECKING:
@@ -111,9 +112,9 @@ def build_stage(
         example=_example(splits),
         facts=data.facts(trained),
     )
-    unfed = next((name for name, method in distiller.methods.items() if method.needs.labels), None)
-    if unfed is not None and trained.labels is None:
-        raise ValueError(f"The term '{unfed}' needs labels, the data '{config.data.name}' has none.")
+    readers = [name for name, method in distiller.methods.items() if isinstance(method, Method) and method.needs.labels]
+    if readers and trained.labels is None:
+        raise ValueError(f"The term '{readers[0]}' needs labels, the data '{config.data.name}' has none.")
     train_loader = data.loader(
         trained,
         batch_size=train.batch_size,

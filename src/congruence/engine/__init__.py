@@ -3,8 +3,9 @@
 from congruence.engine.captured import Captured, Output
 from congruence.engine.distiller import Distiller
 from congruence.engine.loop import fit
-from congruence.engine.options import Event, FitOptions, FitResult, OptimizerOptions, ScheduleOptions
+from congruence.engine.options import Event, FitOptions, OptimizerOptions, ScheduleOptions
 from congruence.engine.record import NonFiniteLossError
+from congruence.engine.result import FitResult
 
 __all__ = [
     "Captured",

@@ -10,7 +10,8 @@ from torch.optim import Optimizer
 from congruence.core import check, ranks, rng
 from congruence.engine.distiller import Distiller
 from congruence.engine.distributed import join_process_group, pick_device
-from congruence.engine.options import FitOptions, FitResult
+from congruence.engine.options import FitOptions
+from congruence.engine.result import FitResult
 from congruence.engine.run import Run
 from congruence.engine.step import train_step
 

@@ -20,8 +20,9 @@ from congruence.engine.distiller import Distiller
 from congruence.engine.distributed import Objective, from_all_ranks, on_first, wrap
 from congruence.engine.modes import start_training
 from congruence.engine.optim import Rates
-from congruence.engine.options import Event, FitOptions, FitResult
+from congruence.engine.options import Event, FitOptions
 from congruence.engine.record import Recorder
+from congruence.engine.result import FitResult
 from congruence.engine.rundir import RunDirectory
 from congruence.engine.snapshot import restore, snapshot, summary
 from congruence.engine.validate import ask, validate

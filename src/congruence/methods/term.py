@@ -55,7 +55,6 @@ class Term:
     """
 
     RESERVED = (
-        "method",
         "weight",
         "name",
         "student_layer",
@@ -70,6 +69,7 @@ class Term:
     def __init__(
         self,
         method: str | Method,
+        /,  # a hyper-parameter may have this name
         *,
         weight: float | Mapping[str, float] | None = None,
         name: str | None = None,
@@ -191,7 +191,7 @@ class Term:
     def describe(self) -> dict[str, Any]:
         """Return the term as plain values, for the run's record."""
         given = {key: getattr(value, "__qualname__", str(value)) for key, value in self.hyperparameters.items()}
-        values = {name: getattr(self, name) for name in self.RESERVED if name != "method"}
+        values = {name: getattr(self, name) for name in self.RESERVED}
         return {"method": self.key, **values, "hyperparameters": given}
 
     def __repr__(self) -> str:

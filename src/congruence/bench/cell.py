@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from congruence.bench.plan import Cell
 from congruence.config.schema import RunConfig
@@ -23,8 +26,9 @@ def teach(cell: Cell, folder: Path, **options: Any) -> dict[str, Any]:
     path = folder / "teacher.json"
     if not path.exists():
         stage = str(cell.teacher)
-        trained = run(cell.config, folder, resume=True, only=stage, **options)[stage]
-        write_json(path, _numbers(trained, folder))
+        with _one_thread():
+            trained = run(cell.config, folder, resume=True, only=stage, **options)[stage]
+            write_json(path, _numbers(trained, folder))
     return dict(json.loads(path.read_text(encoding="utf8")))
 
 
@@ -55,15 +59,24 @@ def run_cell(method: str, seed: int, config: Mapping[str, Any], folder: Path, te
         folder: the cell's.
         teacher: the teacher's weights, None where there is none.
     """
-    import torch
-
-    torch.set_num_threads(1)
     cell = Cell(method, seed, RunConfig.model_validate(config))
     own = cell.config.with_teacher(teacher) if teacher else cell.config
-    trained = run(own, folder, resume=True)[own.last]
-    row = {"method": method, "seed": seed, **_numbers(trained, folder)}
+    with _one_thread():
+        trained = run(own, folder, resume=True)[own.last]
+        row = {"method": method, "seed": seed, **_numbers(trained, folder)}
     write_json(folder / RESULT, {"key": cell.key(), "result": row})
     return row
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute with one thread: their number changes the last bits, and cells run side by side."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _numbers(trained: StageRun, folder: Path) -> dict[str, Any]:

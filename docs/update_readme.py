@@ -35,7 +35,7 @@ def keep(folder: Path) -> None:
 def tables() -> dict[str, str]:
     """Return the README's generated parts by name."""
     kept = json.loads(KEPT.read_text(encoding="utf8"))
-    rows = [catalogue.row(key) for key in catalogue.keys()]
+    rows = map(catalogue.row, catalogue.keys())
     methods = ["| key | what is transferred | weight |", "|---|---|---|"]
     methods += [f"| `{row.key}` | {row.summary} | {row.weight:g} |" for row in rows]
     return {"demo": text(cells(kept["rows"], kept["teachers"])), "methods": "\n".join(methods)}

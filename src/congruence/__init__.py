@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         ScheduleOptions,
         fit,
     )
-    from congruence.evaluation import Comparison, compare
+    from congruence.evaluation.compare import Comparison, compare
     from congruence.methods import Clock, Method, Needs, Probe, Signals, Term
 
 _PACKAGES = ("data", "geometry", "losses", "metrics", "models", "testing")

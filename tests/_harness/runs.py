@@ -74,13 +74,13 @@ def run(toy, out=None, *, resume=False, callbacks=(), dropout=True, **options):
 
 
 class KillAt:
-    """Kill the process without warning at a step, or ask it to stop."""
+    """Kill the process without warning at a step, or ask it to stop; at step 0 before the first one."""
 
     def __init__(self, step, number=signal.SIGKILL):
         self.step, self.number = step, number
 
     def __call__(self, event):
-        if event.kind == "step" and event.step == self.step:
+        if event.kind == ("step" if self.step else "start") and event.step == self.step:
             os.kill(os.getpid(), self.number)
 
 

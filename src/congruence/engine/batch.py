@@ -85,7 +85,7 @@ def generators(loader: Any) -> list[torch.Generator]:
 
 def first_batch(loader: Any, argument: str) -> Any:
     """Return a loader's first batch, and leave the loader and the process's generators as they were."""
-    if iter(loader) is loader:
+    if isinstance(loader, Iterator):
         check.fail("fit", argument, "a loader that can be read more than once", "an iterator")
     states = [(generator, generator.get_state()) for generator in generators(loader)]
     with rng.untouched():

@@ -16,8 +16,9 @@ from congruence.data.facts import DataFacts
 from congruence.engine.batch import to_device
 from congruence.engine.binding import Binding, bind, for_students, logits_path
 from congruence.engine.captured import Captured, Output
+from congruence.engine.forwards import forwards, read, sample
 from congruence.engine.members import frozen_teacher, listed_terms, named_students
-from congruence.engine.signals import constant, forwards, gather, kept_apart, named, require, rerunner, select
+from congruence.engine.signals import constant, gather, kept_apart, named, require, rerunner, select
 from congruence.methods.method import Clock, Needs, Signals
 from congruence.methods.term import Term
 from congruence.models.taps import Taps
@@ -70,9 +71,8 @@ class Distiller(nn.Module):
         self.terms = for_students(listed_terms(terms), tuple(students), teacher=teacher is not None, facts=facts)
         self.students = nn.ModuleDict(students)
         self.teacher = frozen_teacher(teacher, students)
-        self.facts = facts
-        self.clock = Clock()
-        self._epochs_begun = False
+        self.facts, self._sample = facts, ""  # the latter says how a sample of the example looked
+        self.clock, self._epochs_begun = Clock(), False
         self._taps = {name: Taps(module, name=name) for name, module in students.items()}
         self._readers: dict[str, Taps | Teacher] = dict(self._taps)
         if self.teacher:
@@ -93,10 +93,11 @@ class Distiller(nn.Module):
             taps.probe(example, training=name != "teacher")
         bindings = {term.name: bind(term, self._taps, tuple(self.students), self.facts) for term in self.terms}
         for name in self.students:
-            with contextlib.suppress(ValueError):  # no layer that tells: then nothing measures accuracy either
+            with contextlib.suppress(ValueError):  # no layer tells: then nothing measures accuracy either
                 path = logits_path(name, bindings.values()) or self._taps[name].default("logits")
                 self._taps[name].require([path])
                 self._logits[name] = path
+        self._sample = sample(example)
         for name, binding in bindings.items():  # from here on nothing fails, so that a refused example leaves no trace
             self._bindings[name] = binding
             self.methods[name] = binding.method.to(device=like.device, dtype=like.dtype).train(self.training)
@@ -137,7 +138,8 @@ class Distiller(nn.Module):
         if not self.built:
             self.build(inputs)
         given = {"main": inputs, **(views or {})}
-        tensors, outputs = forwards([self._bindings[term.name] for term in self._active()], given, self._readers)
+        active = [self._bindings[term.name] for term in self._active()]
+        tensors, outputs = forwards(active, given, self._readers, self._sample)
         return Captured(tensors, outputs, given, labels, index)
 
     def _active(self) -> list[Term]:
@@ -178,8 +180,8 @@ class Distiller(nn.Module):
                 for binding, signals in seen:
                     binding.method.update(constant(signals))
         outputs = {name: captured.output(name) for name in self.students}
-        student = outputs["student"] if list(outputs) == ["student"] else outputs
-        return Output(loss, terms, student, captured.output("teacher"), weights)
+        given = outputs["student"] if list(outputs) == ["student"] else outputs
+        return Output(loss, terms, given, captured.output("teacher"), weights)
 
     def forward(
         self,
@@ -210,8 +212,6 @@ class Distiller(nn.Module):
         for binding in self._bindings.values():
             binding.method.end_epoch()
 
-    # What leaves the distiller.
-
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return what the optimizer trains: the students' parameters and the terms' own, never the teacher's."""
         if not self.built:
@@ -233,7 +233,8 @@ class Distiller(nn.Module):
         """Run a student and return its class logits [B, C]."""
         if name not in self._logits:
             raise ValueError(f"The {name} has no layer known to give class logits: give `evaluate=` to measure it.")
-        return self._taps[name].read(inputs, only={self._logits[name]})[1][self._logits[name]]
+        path = self._logits[name]
+        return read(name, self._taps[name], inputs, {path}, self._sample)[1][path]
 
     def student_state_dict(self, name: str | None = None) -> dict[str, Tensor]:
         """Return a student's state as its own class loads it."""

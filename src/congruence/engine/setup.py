@@ -127,7 +127,7 @@ def optimizers(
     if given is None:
         used = [make_optimizer(groups, options.optimizer)]
     else:
-        used = [given] if isinstance(given, Optimizer) else list(given)
+        used = [given] if isinstance(given, Optimizer) else list(given if isinstance(given, Sequence) else [given])
         if not used or not all(isinstance(optimizer, Optimizer) for optimizer in used):
             check.fail("fit", "optimizer", "a torch optimizer or several", [type(o).__name__ for o in used])
         moved = {id(p) for optimizer in used for group in optimizer.param_groups for p in group["params"]}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,37 +14,11 @@ from congruence.core import check
 from congruence.core.ranks import gather_rows
 from congruence.engine.binding import Binding
 from congruence.engine.captured import Captured
+from congruence.engine.forwards import forwards, sample
 from congruence.methods.method import Clock, Key, Method, Signals
 from congruence.models.projectors import rows
 from congruence.models.taps import Taps
 from congruence.models.teacher import Teacher
-
-
-def wanted(bindings: Sequence[Binding], given: Mapping[str, Any]) -> dict[tuple[str, str], set[str]]:
-    """Return the paths to read by (model, view); a view that the batch lacks raises."""
-    paths_of: dict[tuple[str, str], set[str]] = {}
-    for binding in bindings:
-        for view in binding.method.needs.views:
-            if view not in given:
-                raise ValueError(
-                    f"The term '{binding.term}' needs the views {', '.join(binding.method.needs.views)}, the batch has "
-                    f"{', '.join(given)}: make them with congruence.data.loader(..., views=...)."
-                )
-            for (model, _), paths in binding.paths.items():
-                paths_of.setdefault((binding.models[model], view), set()).update(paths)
-    return paths_of
-
-
-def forwards(
-    bindings: Sequence[Binding], given: Mapping[str, Any], readers: Mapping[str, Taps | Teacher]
-) -> tuple[dict[Key, Tensor], dict[tuple[str, str], Any]]:
-    """Run each model once over each view that a binding needs; return the tapped tensors and the models' outputs."""
-    tensors: dict[Key, Tensor] = {}
-    outputs: dict[tuple[str, str], Any] = {}
-    for (model, view), paths in wanted(bindings, given).items():
-        outputs[model, view], read = readers[model].read(given[view], only=paths)
-        tensors.update({(model, view, path): tensor for path, tensor in read.items()})
-    return tensors, outputs
 
 
 def require(binding: Binding, captured: Captured, *, epochs_begun: bool) -> None:
@@ -90,7 +64,7 @@ def rerunner(binding: Binding, readers: Mapping[str, Taps | Teacher], clock: Clo
     pruned = binding.without_teacher()
 
     def run(views: Mapping[str, Any]) -> Signals:
-        again = Captured(*forwards([pruned], views, readers), views, None, None)
+        again = Captured(*forwards([pruned], views, readers, sample(next(iter(views.values())))), views, None, None)
         return binding.method.embed(select(pruned, again, clock, run, {}))
 
     return run

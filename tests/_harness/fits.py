@@ -1,0 +1,167 @@
+"""Small fits: a net with batch norm, its data, and what ranks of a group and killed processes run."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+
+import congruence as cg
+from congruence import Method, Needs, Term
+from congruence.engine.validate import validate
+
+CPU = torch.device("cpu")
+
+
+def net(seed, width=5):
+    """A small net with batch norm of 6 inputs and 3 classes."""
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(6, width), nn.BatchNorm1d(width), nn.Tanh(), nn.Linear(width, 3))
+
+
+def data(size=24, seed=0):
+    """Labelled points, the label a function of the point."""
+    points = torch.randn(size, 6, generator=torch.Generator().manual_seed(seed))
+    return TensorDataset(points, points[:, :3].argmax(1))
+
+
+def distiller(*terms, teacher=True, students=None, example=True):
+    """A distiller, always the same for the same terms."""
+    student = net(1) if students is None else {name: net(seed) for name, seed in students.items()}
+    torch.manual_seed(2)
+    return cg.Distiller(
+        net(0, 7) if teacher else None,
+        student,
+        terms or ("ce", "kd"),
+        example=data().tensors[0][:4] if example else None,
+    )
+
+
+def constant(**changes):
+    """Options of a constant learning rate on the CPU."""
+    given = {"epochs": 2, "device": "cpu", "schedule": cg.ScheduleOptions("constant")} | changes
+    return cg.FitOptions(**given)
+
+
+def same_state(first, second):
+    """Assert that two modules hold the same bits."""
+    second = second.state_dict()
+    assert first.state_dict().keys() == second.keys()
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, second[name]), name
+
+
+class Breaks(Method):
+    """A term whose loss or gradient is not finite at one step, on one rank where ranks are several."""
+
+    needs = Needs(roles=("logits",), scope="sample", teacher=False)
+
+    def __init__(self, step, *, how="loss", rank=0):
+        super().__init__()
+        self.step, self.how, self.rank = step, how, rank
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+
+    def loss(self, signals):
+        from congruence.core import ranks
+
+        value = signals.one("student", "logits").square().mean()
+        if int(self.seen) == self.step and ranks.rank() == self.rank:
+            # The root of zero is finite, its gradient is not.
+            value = value * float("nan") if self.how == "loss" else value + (value - value).sqrt()
+        return {"loss": value}
+
+    def update(self, signals):
+        self.seen += 1
+
+
+def stock(shuffle=True, generator=None, **arguments):
+    """A stock loader."""
+    return DataLoader(data(), batch_size=8, shuffle=shuffle, generator=generator, **arguments)
+
+
+def killed_stock_run(out, step, own_generator):
+    """A run over a stock loader that is killed."""
+    from _harness.runs import KillAt
+
+    torch.set_num_threads(1)
+    stock_run(out, own_generator, callbacks=(KillAt(step),))
+
+
+def stock_run(out, own_generator, **options):
+    """A run over a stock loader, with an optimizer and a scheduler of its own."""
+    made = distiller()
+    optimizer = torch.optim.AdamW(made.parameter_groups(), lr=0.01)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+    generator = torch.Generator().manual_seed(4) if own_generator else None
+    fit_options = constant(epochs=3, out=out, **options)
+    result = cg.fit(
+        made, stock(generator=generator), stock(False), fit_options, optimizer=optimizer, scheduler=scheduler
+    )
+    return result, made, optimizer
+
+
+def stopped_run(out, exact):
+    """A run that gets SIGTERM at step 4; its log goes to a file."""
+    import logging
+
+    from _harness.runs import KillAt
+
+    torch.set_num_threads(1)
+    Path(out).mkdir(parents=True, exist_ok=True)
+    logging.getLogger("congruence").addHandler(logging.FileHandler(Path(out).parent / "log.txt"))
+    loader = cg.data.loader(data(), batch_size=8) if exact else stock()
+    cg.fit(distiller(), loader, options=constant(epochs=3, out=out, callbacks=(KillAt(4, signal.SIGTERM),)))
+
+
+def on_a_rank(rank, folder):
+    """All that two ranks must agree on, left behind for one process to compare with."""
+    found = {}
+    loader = cg.data.loader(data(), batch_size=8)
+    for name, terms in {"classes": ("ce", "kd", "pkt"), "relations": ("pkt", "mimic")}.items():
+        made = distiller(*terms)
+        made.teacher.module.eval()
+        val = cg.data.loader(data(23, seed=1), batch_size=10, shuffle=False)
+        found[name] = validate(made, val, CPU)
+        frozen(made)
+        result = cg.fit(made, loader, val, constant(out=folder / name, log_every=2, accumulate=1))
+        found[f"{name} history"] = list(result.history)
+        found[f"{name} state"] = made.state_dict()
+    found["error"] = raised(lambda: cg.fit(distiller(), loader, options=constant(out=folder / "classes")))
+    for how in ("loss", "gradient"):
+        made = distiller("ce", Term(Breaks(3, how=how, rank=1)))
+        before = []
+        keep = lambda event, made=made, before=before: before.append(made.student[0].weight.clone())  # noqa: E731
+        options = constant(out=folder / f"bad-{how}", log_every=2, callbacks=(keep,))
+        found[how] = raised(lambda made=made, options=options: cg.fit(made, loader, options=options))
+        found[f"{how} weight"] = made.student[0].weight.detach()
+    sampler = DistributedSampler(data(), shuffle=True, seed=3)
+    seen = []
+    record = lambda event: seen.append(sampler.epoch)  # noqa: E731
+    made = distiller()
+    cg.fit(made, DataLoader(data(), batch_size=4, sampler=sampler), options=constant(epochs=3, callbacks=(record,)))
+    found["epochs"] = seen
+    found["sampled state"] = made.state_dict()
+    evaluated = cg.fit(
+        distiller(), loader, options=constant(evaluate=lambda student: {"mine": float(rank)}, monitor="mine")
+    )
+    found["evaluated"] = evaluated.last
+    torch.save(found, folder / f"found-{rank}.pt")
+
+
+def frozen(made):
+    """Hold the students' batch norms: two ranks see half batches each."""
+    for module in made.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            module.eval()
+
+
+def raised(function):
+    """Return the sentence that a function ends in."""
+    try:
+        function()
+    except (ValueError, cg.NonFiniteLossError) as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"

@@ -165,3 +165,19 @@ def raised(function):
     except (ValueError, cg.NonFiniteLossError) as error:
         return f"{type(error).__name__}: {error}"
     return "nothing"
+
+
+def full_disk(folder):
+    """Write beyond what this process may, as on a full disk, and leave the sentence behind."""
+    import resource
+
+    from congruence.engine.checkpoint import Checkpoints
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    kept = Checkpoints(folder / "checkpoints")
+    kept.save(1, {"x": torch.zeros(9)})
+    try:
+        kept.save(2, {"x": torch.zeros(100_000)})
+    except ValueError as error:
+        (folder / "said.txt").write_text(str(error))

@@ -6,6 +6,8 @@ import os
 
 import pytest
 import torch
+from _harness.fits import full_disk
+from _harness.runs import in_process
 
 from congruence.engine.checkpoint import Checkpoints
 
@@ -72,6 +74,15 @@ def test_a_failure_to_write_is_one_sentence_and_leaves_nothing(error, tmp_path, 
         kept.save(2, {"step": 2})
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000001.pt"]
     assert kept.load()["step"] == 1
+
+
+def test_a_disk_that_is_really_full(tmp_path):
+    assert in_process(full_disk, tmp_path) == 0
+    assert (
+        "step-000000002.pt' could not be written: File too large. The checkpoints"
+        in (tmp_path / "said.txt").read_text()
+    )
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000000001.pt"]
 
 
 def test_a_file_in_the_folder_s_place(tmp_path):

@@ -24,7 +24,10 @@ def said(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).split("\n")[0]
+        first = (
+            error.__context__ if isinstance(error.__context__, OSError) else error
+        )  # torch.save hides the disk's own
+        reason = (isinstance(first, OSError) and first.strerror) or str(first).split("\n")[0]
         raise ValueError(f"'{path}' could not be written: {reason}. The checkpoints before it are whole.") from error
 
 

@@ -118,10 +118,13 @@ def wrap(objective: Objective) -> nn.Module:
     """Wrap in DDP where there are several ranks.
 
     Buffers are not broadcast: banks see gathered rows and are equal on all ranks, and a broadcast would overwrite what
-    a rank added. A term may leave a student's head without gradient, hence the search for unused parameters.
+    a rank added. A term may leave a student's head without gradient, hence the search for unused parameters, and torch
+    warns on every rank where there is none: so there is one.
     """
     if world_size() == 1:
         return objective
+    place = next(objective.parameters()).device
+    objective.unused = nn.Parameter(torch.zeros((), device=place))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return DistributedDataParallel(objective, broadcast_buffers=False, find_unused_parameters=True)

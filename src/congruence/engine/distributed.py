@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import warnings
 from collections.abc import Callable
@@ -32,6 +33,8 @@ def join_process_group(device: torch.device) -> None:
 
 
 def _leave_process_group() -> None:
+    # A DDP module that is still somewhere would keep gloo's threads alive into the interpreter's end, which aborts.
+    gc.collect()
     if dist.is_initialized():
         dist.destroy_process_group()
 

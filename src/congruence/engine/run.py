@@ -86,6 +86,7 @@ class Run:
 
     def __exit__(self, *_: object) -> None:
         self.recorder.close()
+        del self.objective  # its DDP module must not outlive the process group
         if self._handler is not None:
             signal.signal(signal.SIGTERM, self._handler)
 
@@ -102,9 +103,7 @@ class Run:
         )
         self.finished = ended
         if not self.exact:
-            LOG.info(
-                "The training loader is not one of congruence.data: '%s' resumes at the ends of epochs only.", path
-            )
+            LOG.info("A loader that is not of congruence.data: '%s' resumes at the ends of epochs only.", path)
         return state
 
     def _ask_to_stop(self, *_: object) -> None:

@@ -7,19 +7,22 @@ from typing import Annotated, Any
 
 import typer
 
+_DEMOS = {"digits": "demo", "fashion-mnist": "demo-fashion-mnist", "cifar10": "demo-cifar10"}
+
 
 def demo(
     data: Annotated[str, typer.Option(help="digits, fashion-mnist or cifar10.")] = "digits",
-    out: Annotated[Path, typer.Option(help="Where everything goes; a second run goes on from there.")] = Path(
-        "runs/demo"
-    ),
+    out: Annotated[
+        Path | None, typer.Option(help="Where everything goes; a second run goes on from there. [default: runs/demo]")
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; by default one a core.")] = None,
 ) -> None:
     """Distil a small student from a teacher in five ways, over three seeds, and print what each is worth."""
-    plan = "demo" if data == "digits" else f"demo-{data}"
-    if data != "digits" and out == Path("runs/demo"):
-        out = Path(f"runs/{plan}")
-    run(plan, out, workers, ())
+    from congruence.core import check
+
+    if data not in _DEMOS:
+        raise ValueError(f"--data must be one of {', '.join(_DEMOS)}, got '{data}'.{check.near(data, _DEMOS)}")
+    run(_DEMOS[data], out or Path("runs", _DEMOS[data]), workers, ())
 
 
 def bench(

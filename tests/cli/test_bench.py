@@ -1,0 +1,57 @@
+"""`congruence bench` and `demo`: the table, and where everything is."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from congruence.cli.main import app
+
+PLAN = """
+name = "two"
+seeds = [0]
+set = ["stages.teacher.student.model='resnet8'", "stages.teacher.train.epochs=1", "stages.student.train.epochs=1"]
+[methods]
+ce = "digits/ce"
+kd = "digits/kd"
+"""
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plan.toml").write_text(PLAN)
+    return lambda *words: CliRunner().invoke(app, words)
+
+
+def test_bench_prints_its_table_and_where_the_student_is(call, tmp_path):
+    found = call("bench", "plan.toml", "--out", "out", "--workers", "0", "--set", "data.train_size=200")
+    assert found.exit_code == 0, found.output
+    rows = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    assert [row["method"] for row in rows] == ["ce", "kd"]
+    for row in rows:
+        assert f"{100 * row['accuracy_best']:.1f}" in found.output
+    assert "| teacher" in found.output
+    assert "1/2  ce, seed 0" in found.output
+    named = found.output.strip().splitlines()[-1].split(": ")[1]
+    assert (tmp_path / named).is_file()
+
+
+def test_unknown_plans_and_keys_are_one_line(call):
+    found = call("bench", "demmo", "--out", "out")
+    assert found.exit_code == 2
+    assert "Did you mean 'demo'" in found.stderr
+    found = call("bench", "plan.toml", "--out", "out", "--set", "stages.student.train.epoch=1")
+    assert found.exit_code == 2
+    assert "epochs" in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_demo_on_data_without_a_plan_or_not_fetched(call, monkeypatch, tmp_path):
+    assert "Did you mean 'digits'" in call("demo", "--data", "digit").stderr
+    monkeypatch.setenv("CONGRUENCE_DATA", str(tmp_path / "nothing"))
+    found = call("demo", "--data", "cifar10")
+    assert found.exit_code == 2
+    assert "congruence data fetch cifar10" in found.stderr

@@ -1,5 +1,6 @@
 """Floor 1: mathematics that several methods share."""
 
+from congruence.geometry.clustering import kmeans
 from congruence.geometry.dissimilarity import (
     cosine,
     dissimilarity_blocks,
@@ -14,6 +15,7 @@ __all__ = [
     "cosine",
     "dissimilarity_blocks",
     "euclidean",
+    "kmeans",
     "mmd_kernel",
     "pairwise_dissimilarity",
     "rbf_kernel",

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
+from scipy.io import savemat
 
 TRAIN, TEST = 50, 20
 
@@ -82,4 +83,61 @@ def write_classes(folder: Path, counts: dict[str, int], **how: object) -> Path:
     for position, (name, count) in enumerate(counts.items()):
         for number in range(count):
             write_image(folder / name / f"{number}.png", seed=100 * position + number, **how)
+    return folder
+
+
+def write_cifar100(folder: Path, data: Content, *, protocol: int = 2, text: bool = False) -> Path:
+    """Fine labels are ten times the content's; coarse ones are all 7."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, images, labels in (("train", *data[:2]), ("test", *data[2:])):
+        batch = {
+            "data": images.reshape(len(images), -1),
+            "fine_labels": (10 * labels).tolist(),
+            "coarse_labels": [7] * len(labels),
+            "filenames": [f"{number}.png" for number in range(len(labels))],
+        }
+        entries = batch if text else {key.encode(): value for key, value in batch.items()}
+        (folder / name).write_bytes(pickle.dumps(entries, protocol=protocol))
+    return folder
+
+
+def write_svhn(folder: Path, data: Content) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, images, labels in (("train", *data[:2]), ("test", *data[2:])):
+        numbers = np.where(labels == 0, 10, labels).astype(np.uint8)[:, None]
+        savemat(folder / f"{part}_32x32.mat", {"X": images.transpose(2, 3, 1, 0), "y": numbers})
+    return folder
+
+
+def write_tiny_imagenet(folder: Path, counts: dict[str, int], *, side: int = 64) -> Path:
+    """Write so many training images of each class, and two validation images of each, the classes taking turns."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "wnids.txt").write_text("".join(f"{name}\n" for name in reversed(counts)))
+    for position, (name, count) in enumerate(counts.items()):
+        for number in range(count):
+            path = folder / "train" / name / "images" / f"{name}_{number}.JPEG"
+            write_image(path, size=(side, side), mode="L" if number == 0 else "RGB", seed=100 * position + number)
+        (folder / "train" / name / f"{name}_boxes.txt").write_text(f"{name}_0.JPEG\t0\t0\t9\t9\n")
+    lines = []
+    for number, name in enumerate([*counts, *counts]):
+        write_image(folder / "val" / "images" / f"val_{number}.JPEG", size=(side, side), seed=1000 + number)
+        lines.append(f"val_{number}.JPEG\t{name}\t0\t32\t44\t62\n")
+    (folder / "val" / "val_annotations.txt").write_text("".join(lines))
+    return folder
+
+
+def write_cub200(folder: Path, counts: dict[str, tuple[int, int]]) -> Path:
+    """Write so many training and test images of each class, of sizes that differ; classes count from 1."""
+    images, classes, split = [], [], []
+    for number, (name, both) in enumerate(counts.items(), 1):
+        for position in range(sum(both)):
+            file = f"{number:03d}.{name}/{name}_{position}.jpg"
+            write_image(folder / "images" / file, size=(20 + position, 30), seed=100 * number + position)
+            identity = len(images) + 1
+            images.append(f"{identity} {file}\n")
+            classes.append(f"{identity} {number}\n")
+            split.append(f"{identity} {int(position < both[0])}\n")
+    tables = {"images": images, "image_class_labels": classes, "train_test_split": split}
+    for name, lines in tables.items():
+        (folder / f"{name}.txt").write_text("".join(lines))
     return folder

@@ -239,6 +239,8 @@ def test_a_folder_of_the_users_is_not_overwritten(registry: Registry, tmp_path: 
 def test_names_without_a_package(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'digits' comes with scikit-learn: there is nothing to fetch"):
         fetch("digits", root=tmp_path)
+    with pytest.raises(ValueError, match="'svhn' is read from files of yours: there is nothing to fetch"):
+        fetch("svhn", root=tmp_path)
     with pytest.raises(ValueError, match="'image-folder' is any folder of yours"):
         fetch("image-folder", root=tmp_path)
     with pytest.raises(ValueError, match="Did you mean 'fashion-mnist'"):
@@ -277,5 +279,5 @@ def test_available_names_the_embedded_default(tmp_path: Path) -> None:
     rows = available(root=tmp_path)
     assert [row.name for row in rows] == list(SOURCES)
     assert rows[0] == ("digits", True, {"train": 1797}, "inside scikit-learn")
-    assert [row.present for row in rows[1:]] == [False, False]
+    assert not any(row.present for row in rows[1:])
     assert rows[1].where == str(tmp_path / "fashion-mnist")

@@ -8,8 +8,16 @@ import numpy as np
 import pytest
 from _harness import layouts
 from PIL import Image
+from scipy.io import savemat
 
-from congruence.data.formats import read_cifar_pickles, read_cifar_rows, read_idx, read_mnist_layout
+from congruence.data.formats import (
+    read_cifar100_pickles,
+    read_cifar_pickles,
+    read_cifar_rows,
+    read_idx,
+    read_mnist_layout,
+    read_svhn,
+)
 from congruence.data.store import Arrays
 
 GREY, COLOUR = layouts.content(1, 28), layouts.content(3, 32)
@@ -30,6 +38,16 @@ def test_idx_files(tmp_path: Path, suffix: str) -> None:
 def test_cifar_pickles(tmp_path: Path, protocol: int, text: bool) -> None:
     folder = layouts.write_cifar_pickles(tmp_path, COLOUR, protocol=protocol, text=text)
     assert same(read_cifar_pickles(folder), COLOUR)
+
+
+@pytest.mark.parametrize("text", [True, False])
+def test_cifar100_pickles_have_the_fine_labels(tmp_path: Path, text: bool) -> None:
+    arrays = read_cifar100_pickles(layouts.write_cifar100(tmp_path, COLOUR, text=text))
+    assert same(arrays, COLOUR._replace(train_labels=10 * COLOUR.train_labels, test_labels=10 * COLOUR.test_labels))
+
+
+def test_house_numbers_have_a_zero(tmp_path: Path) -> None:
+    assert same(read_svhn(layouts.write_svhn(tmp_path, COLOUR)), COLOUR)
 
 
 def test_cifar_rows(tmp_path: Path) -> None:
@@ -119,3 +137,30 @@ def test_harmed_cifar_pickles(tmp_path: Path, harm: Callable[[Path], None], sent
     harm(layouts.write_cifar_pickles(tmp_path, COLOUR) / "data_batch_2")
     with pytest.raises(ValueError, match=f"^The file '.*{sentence}.*\\.$"):
         read_cifar_pickles(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("harm", "sentence"),
+    [
+        (Path.unlink, "test_32x32.mat' is absent"),
+        (_cut, "cannot be read as a MATLAB file"),
+        (_garbage, "cannot be read as a MATLAB file"),
+        (lambda p: savemat(p, {"y": np.ones((2, 1))}), "its 'X' is not an array of bytes"),
+        (lambda p: savemat(p, {"X": np.zeros((32, 32, 3, 2))}), "its 'X' is not an array of bytes"),
+        (lambda p: savemat(p, {"X": np.zeros((32, 32, 3, 2), np.uint8)}), "0 labels for 2 images"),
+        (lambda p: savemat(p, {"X": np.zeros((32, 32, 3, 2), np.uint8), "y": [[1], [11]]}), "between 0 and 9"),
+    ],
+)
+def test_harmed_house_numbers(tmp_path: Path, harm: Callable[[Path], None], sentence: str) -> None:
+    harm(layouts.write_svhn(tmp_path, COLOUR) / "test_32x32.mat")
+    with pytest.raises(ValueError, match=f"^The file '.*{sentence}.*\\.$"):
+        read_svhn(tmp_path)
+
+
+def test_harmed_cifar100_pickles(tmp_path: Path) -> None:
+    layouts.write_cifar100(tmp_path, COLOUR._replace(test_labels=COLOUR.test_labels + 10))
+    with pytest.raises(ValueError, match=r"test' is damaged: its labels are not all between 0 and 99\.$"):
+        read_cifar100_pickles(tmp_path)
+    (tmp_path / "train").unlink()
+    with pytest.raises(ValueError, match=r"train' is absent\.$"):
+        read_cifar100_pickles(tmp_path)

@@ -88,6 +88,37 @@ def test_cifar10_layouts(tmp_path: Path, place: str, monkeypatch: pytest.MonkeyP
     assert splits.train.class_names[3] == "cat"
 
 
+@pytest.mark.parametrize("place", ["", "cifar-100-python", "cifar100/cifar-100-python"])
+def test_cifar100_layouts(tmp_path: Path, place: str) -> None:
+    layouts.write_cifar100(tmp_path / place, COLOUR)
+    splits = load("cifar100", root=tmp_path, validation=0.2)
+    assert [len(part) for part in splits] == [40, 10, 20]
+    assert splits.train.classes == 100
+    assert (splits.train.class_names[0], splits.train.class_names[30], splits.train.class_names[90]) == (
+        *("apple", "dolphin"),
+        "train",
+    )
+    assert splits.test.labels.tolist() == (10 * COLOUR.test_labels).tolist()
+    assert np.array_equal(raw(splits.test), COLOUR.test_images)
+
+
+@pytest.mark.parametrize("place", ["", "svhn"])
+def test_svhn_layouts(tmp_path: Path, place: str) -> None:
+    layouts.write_svhn(tmp_path / place, COLOUR)
+    splits = load("svhn", root=tmp_path, validation=10)
+    assert [len(part) for part in splits] == [40, 10, 20]
+    assert splits.test.labels.tolist() == COLOUR.test_labels.tolist()
+    assert np.array_equal(raw(splits.test), COLOUR.test_images)
+    assert not splits.train.augment.flip
+
+
+def test_a_folder_of_another_dataset_is_not_taken_for_one(tmp_path: Path) -> None:
+    layouts.write_classes(tmp_path / "train", {"a": 1})
+    for name in ("cifar100", "tiny-imagenet"):
+        with pytest.raises(ValueError, match=rf"'{name}' is not in '.*': pass as `root` a folder"):
+            load(name, root=tmp_path)
+
+
 def test_a_named_source_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"'cifar10' is not in '.*': run `congruence data fetch cifar10`, or pass .*root"
@@ -106,7 +137,9 @@ def test_images_of_another_size_are_refused(tmp_path: Path) -> None:
 
 
 def test_unknown_names_and_misfits_are_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no dataset named 'cifar-10', .* Did you mean 'cifar10'\?.*digits, fashion"):
+    with pytest.raises(
+        ValueError, match=r"no dataset named 'cifar-10', .* Did you mean 'cifar10' or .*\?.*digits, fashion"
+    ):
         load("cifar-10")
     with pytest.raises(ValueError, match="`root` must be a folder for 'image-folder', got None"):
         load("image-folder")
@@ -163,7 +196,8 @@ def test_folders_without_classes_or_contrast(tmp_path: Path) -> None:
 def test_rows_of_the_table_are_consistent() -> None:
     for name, row in SOURCES.items():
         assert row.name == name
-        assert len(row.class_names) == 10
+        classes = {"cifar100": 100, "tiny-imagenet": 0, "cub200": 0}.get(name, 10)
+        assert len(set(row.class_names)) == len(row.class_names) == classes
         if row.package is not None:
             assert all(len(digest) == 64 and int(digest, 16) for _, digest in row.package.files)
             assert row.files

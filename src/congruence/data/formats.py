@@ -62,10 +62,10 @@ def read_mnist_layout(folder: Path) -> Arrays:
         labels_path = _either(folder, f"{prefix}-labels-idx1-ubyte")
         images = read_idx(images_path, 3)
         parts.append(_part(images[:, None], read_idx(labels_path, 1), labels_path, classes=10))
-    return Arrays(*parts)
+    return Arrays(parts[0], parts[1])
 
 
-def _part(images: npt.NDArray[np.uint8], labels: Any, path: Path, *, classes: int) -> Part:
+def _part(images: npt.NDArray[np.uint8], labels: Any, path: Path, *, classes: int = 10) -> Part:
     try:
         numbers = np.asarray(labels, dtype=np.int64)
     except (ValueError, TypeError, OverflowError):
@@ -84,7 +84,13 @@ def read_cifar_pickles(folder: Path) -> Arrays:
     return Arrays(Part(np.concatenate([part.images for part in batches[:5]]), labels), batches[5])
 
 
-def _cifar_batch(path: Path) -> Part:
+def read_cifar100_pickles(folder: Path) -> Arrays:
+    """Read `cifar-100-python`: `train` and `test`, each a dict with `data` and `fine_labels`."""
+    train, test = (_cifar_batch(folder / name, key="fine_labels", classes=100) for name in ("train", "test"))
+    return Arrays(train, test)
+
+
+def _cifar_batch(path: Path, *, key: str = "labels", classes: int = 10) -> Part:
     if not path.exists():
         raise absent(path)
     batch = plain_pickle(path)
@@ -94,7 +100,29 @@ def _cifar_batch(path: Path) -> Part:
     images = entries.get("data")
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape[1:] != (3072,):
         raise damaged(path, "its 'data' is not an array of bytes [N, 3072]")
-    return _part(images.reshape(-1, 3, 32, 32), entries.get("labels"), path, classes=10)
+    return _part(images.reshape(-1, 3, 32, 32), entries.get(key), path, classes=classes)
+
+
+def read_svhn(folder: Path) -> Arrays:
+    """Read the cropped house numbers: `train_32x32.mat` and `test_32x32.mat`, in which the digit 0 has the label 10."""
+    train, test = (_svhn_part(folder / f"{part}_32x32.mat") for part in ("train", "test"))
+    return Arrays(train, test)
+
+
+def _svhn_part(path: Path) -> Part:
+    from scipy.io import loadmat
+
+    if not path.exists():
+        raise absent(path)
+    try:
+        content = loadmat(path, variable_names=("X", "y"))
+    except Exception:  # A damaged file can fail in any way.
+        raise damaged(path, "it cannot be read as a MATLAB file") from None
+    images, labels = (np.asarray(content.get(name, ())) for name in ("X", "y"))
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[:3] != (32, 32, 3):
+        raise damaged(path, "its 'X' is not an array of bytes [32, 32, 3, N]")
+    numbers = labels.reshape(-1)
+    return _part(np.ascontiguousarray(images.transpose(3, 2, 0, 1)), np.where(numbers == 10, 0, numbers), path)
 
 
 def read_cifar_rows(folder: Path) -> Arrays:
@@ -109,7 +137,7 @@ def read_cifar_rows(folder: Path) -> Arrays:
         except ValueError:
             raise damaged(path, "it is not JSON") from None
         parts.append(_part(images, labels, path, classes=10))
-    return Arrays(*parts)
+    return Arrays(parts[0], parts[1])
 
 
 def _pixel_rows(path: Path) -> npt.NDArray[np.uint8]:

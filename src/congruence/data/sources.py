@@ -27,18 +27,22 @@ class Splits(NamedTuple):
     test: ArrayDataset
 
 
-def locate(row: Source, root: Path) -> tuple[Path, Callable[[Path], Arrays]] | None:
+def locate(row: Source, root: Path) -> tuple[Path, Callable[..., Arrays]] | None:
     """Find a source's files below `root`: fetched arrays first, then the published layout; None where neither is."""
     for folder in (root / row.name, root):
         if (folder / MANIFEST).exists():
             return folder, read_arrays
     for place in row.places:
-        if any((root / place / name).exists() for name in row.files):
+        if any((root / place / name).is_file() for name in row.files):
             return root / place, row.read
     return None
 
 
-def _read_named(row: Source, root: str | Path | None) -> Arrays:
+def _read_named(row: Source, root: str | Path | None, size: int | tuple[int, int] | None) -> Arrays:
+    if row.shape is None and size is None:
+        fail("load", "size", f"given for {row.name!r}, whose images have sizes of their own", None)
+    if row.shape is not None and size is not None:
+        fail("load", "size", f"None for {row.name!r}", size)
     if not row.files:
         return row.read(Path())
     base = data_root() if root is None else Path(root).expanduser()
@@ -49,10 +53,13 @@ def _read_named(row: Source, root: str | Path | None) -> Arrays:
             f"`load`: {row.name!r} is not in '{base}': {fetch}pass as `root` a folder with the published files "
             f"({row.files[0]} and so on)."
         )
-    arrays = found[1](found[0])
-    for part in arrays:
+    folder, read = found
+    if row.shape is None:
+        return read(folder, size)
+    arrays = read(folder)
+    for part in arrays[:3]:
         if part is not None and part.images.shape[1:] != row.shape:
-            raise ValueError(f"`load`: the images in '{found[0]}' are {part.images.shape[1:]}, expected {row.shape}.")
+            raise ValueError(f"`load`: the images in '{folder}' are {part.images.shape[1:]}, expected {row.shape}.")
     return arrays
 
 
@@ -73,14 +80,14 @@ def load(
     the training part as it is returned, and serve all three.
 
     Args:
-        name_or_path: "digits", "fashion-mnist", "cifar10", "image-folder" (with `root`), or a folder's path.
+        name_or_path: a row of `SOURCES` ("digits", "cifar10"), "image-folder" (with `root`), or a folder's path.
         split_seed: of every choice made here.
         validation: how many images, or which fraction of those that are split, are held out for validation; None for
             the source's own (5000, or a tenth), 0 for none.
         test: the same for the test part (None: a fifth), only where the source has no test set.
         train_size: keep only so many training images, for small budgets.
         root: the folder with the data; None for the data directory.
-        size: for folders, the height and width of all images.
+        size: for folders and "cub200", the height and width of all images.
 
     Returns:
         The three parts.
@@ -130,10 +137,9 @@ class _Read(NamedTuple):
 def _read(path: str | Path, root: str | Path | None, size: int | tuple[int, int] | None) -> _Read:
     name = str(path)
     if name in SOURCES:
-        if size is not None:
-            fail("load", "size", f"None for {name!r}", size)
         row = SOURCES[name]
-        return _Read(name, _read_named(row, root), row.class_names, row.augment, row.validation)
+        arrays = _read_named(row, root, size)
+        return _Read(name, arrays, row.class_names or arrays.class_names, row.augment, row.validation)
     if name == IMAGE_FOLDER and root is None:
         fail("load", "root", f"a folder for {IMAGE_FOLDER!r}", None)
     folder = Path(root if name == IMAGE_FOLDER and root is not None else path).expanduser()

@@ -25,11 +25,15 @@ class Part(NamedTuple):
 
 
 class Arrays(NamedTuple):
-    """What a source reads: a part is None where the source does not separate it."""
+    """What a source reads: a part is None where the source does not separate it.
+
+    `class_names` are those that the files give; where the table has them, there are none here.
+    """
 
     train: Part
     test: Part | None = None
     validation: Part | None = None
+    class_names: tuple[str, ...] = ()
 
 
 def data_root() -> Path:

@@ -12,8 +12,16 @@ import numpy as np
 
 from congruence.core.check import near
 from congruence.data.augment import Augment
-from congruence.data.formats import CIFAR_BATCHES, read_cifar_pickles, read_cifar_rows, read_mnist_layout
+from congruence.data.formats import (
+    CIFAR_BATCHES,
+    read_cifar100_pickles,
+    read_cifar_pickles,
+    read_cifar_rows,
+    read_mnist_layout,
+    read_svhn,
+)
 from congruence.data.store import Arrays, Part
+from congruence.data.trees import read_cub200, read_tiny_imagenet
 
 IMAGE_FOLDER = "image-folder"
 
@@ -34,16 +42,18 @@ class Source:
     """One row of the table.
 
     `places` are the folders, below the one given, in which the published files may lie; `files` are their names.
+    `class_names` are empty where the files give them, and `shape` is None where images have sizes of their own: `read`
+    then gets the `size` that brings them to one.
     """
 
     name: str
     about: str
     counts: tuple[int, int]
-    shape: tuple[int, int, int]
+    shape: tuple[int, int, int] | None
     class_names: tuple[str, ...]
     augment: Augment
     validation: int | float
-    read: Callable[[Path], Arrays]
+    read: Callable[..., Arrays]
     files: tuple[str, ...] = ()
     places: tuple[str, ...] = ()
     package: Package | None = None
@@ -57,6 +67,15 @@ def _read_digits(_: Path) -> Arrays:
     return Arrays(Part(images, bunch.target.astype(np.int64)))
 
 
+_CIFAR100 = """
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
+caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish
+forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle
+mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine
+possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar
+sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle wardrobe whale willow_tree
+wolf woman worm
+"""
 _FASHION_FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 _TABLE = (
     Source(
@@ -123,6 +142,54 @@ _TABLE = (
             ),
             read=read_cifar_rows,
         ),
+    ),
+    Source(
+        name="cifar100",
+        about="small photographs of 100 classes (the fine labels), 32x32, colour",
+        counts=(50_000, 10_000),
+        shape=(3, 32, 32),
+        class_names=tuple(_CIFAR100.split()),
+        augment=Augment(pad=4, flip=True),
+        validation=5000,
+        read=read_cifar100_pickles,
+        files=("train", "test"),
+        places=("cifar-100-python", "cifar100/cifar-100-python", "cifar100", ""),
+    ),
+    Source(
+        name="svhn",
+        about="house numbers cropped to a digit, 32x32, colour",
+        counts=(73_257, 26_032),
+        shape=(3, 32, 32),
+        class_names=tuple("0123456789"),
+        augment=Augment(pad=4, flip=False),
+        validation=5000,
+        read=read_svhn,
+        files=("train_32x32.mat", "test_32x32.mat"),
+        places=("", "svhn", "SVHN"),
+    ),
+    Source(
+        name="tiny-imagenet",
+        about="photographs of 200 classes, 64x64, colour; its published validation images are the test part",
+        counts=(100_000, 10_000),
+        shape=(3, 64, 64),
+        class_names=(),
+        augment=Augment(pad=8, flip=True),
+        validation=10_000,
+        read=read_tiny_imagenet,
+        files=("val/val_annotations.txt", "wnids.txt"),
+        places=("tiny-imagenet-200", "tiny-imagenet/tiny-imagenet-200", "tiny-imagenet", ""),
+    ),
+    Source(
+        name="cub200",
+        about="birds of 200 species, brought to one size, colour",
+        counts=(5994, 5794),
+        shape=None,
+        class_names=(),
+        augment=Augment(pad=28, flip=True),
+        validation=0.1,
+        read=read_cub200,
+        files=("images.txt", "image_class_labels.txt", "train_test_split.txt"),
+        places=("CUB_200_2011", "cub200/CUB_200_2011", "cub200", ""),
     ),
 )
 SOURCES: Mapping[str, Source] = MappingProxyType({row.name: row for row in _TABLE})

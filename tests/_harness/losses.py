@@ -21,6 +21,7 @@ from _harness import golden
 from torch import Tensor, nn
 
 from congruence.core.check import Constraint
+from congruence.core.reduce import REDUCTION
 
 Arguments = tuple[Any, ...]
 Settings = Mapping[str, Any]
@@ -106,6 +107,7 @@ class LossCase:
         function: the pure function.
         module: its class.
         checks: the table of constraints of its file.
+        required: values for the hyper-parameters that have no default; every one of `settings` holds them.
         inputs: (generator, rows) → float64 arguments.
         reference: slow loops in float64: (*arguments, **settings) → the loss, per sample where it has a `reduction`.
         settings: hyper-parameters under which all tests run.
@@ -125,6 +127,7 @@ class LossCase:
     inputs: Callable[[torch.Generator, int], Arguments]
     reference: Callable[..., Tensor]
     settings: tuple[Settings, ...] = ({},)
+    required: Settings = field(default_factory=dict)
     goldens: tuple[Golden, ...] = ()
     no_golden: str = ""
     zero_at_equal: tuple[Settings, ...] = ({},)
@@ -145,7 +148,7 @@ class LossCase:
 
     @property
     def per_sample(self) -> bool:
-        return "reduction" in self.checks
+        return self.checks.get("reduction") == REDUCTION
 
     def plain_settings(self) -> list[Settings]:
         """Settings without callables: the ones that can be pickled."""
@@ -267,7 +270,9 @@ class LossTester:
         parameters = inspect.signature(self.case.function).parameters
         keyword_only = {n: p.default for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
         assert set(keyword_only) == set(self.case.checks)
-        assert all(constraint.accepts(keyword_only[name]) for name, constraint in self.case.checks.items())
+        without = {name for name, default in keyword_only.items() if default is inspect.Parameter.empty}
+        assert without == set(self.case.required)
+        assert all(self.case.checks[name].accepts(keyword_only[name]) for name in set(keyword_only) - without)
         constructor = inspect.signature(self.case.module).parameters
         assert {name: p.default for name, p in constructor.items()} == keyword_only
 
@@ -297,16 +302,16 @@ class LossTester:
             for bad in constraint.invalid():
                 sentence = f"`: `{name}` must be {constraint.describe()}, got {bad!r}."
                 with pytest.raises(ValueError, match=re.escape(f"`{self.case.name}{sentence}")):
-                    self.case.function(*arguments, **{name: bad})
+                    self.case.function(*arguments, **{**self.case.required, name: bad})
                 with pytest.raises(ValueError, match=re.escape(f"`{self.case.module.__name__}{sentence}")):
-                    self.case.module(**{name: bad})
+                    self.case.module(**{**self.case.required, name: bad})
         assert self.case.checks or inspect.signature(self.case.module).parameters == {}
 
     def test_errors_print_shapes(self):
         assert self.case.bad_arguments
         for arguments, part in self.case.bad_arguments:
             with pytest.raises(ValueError, match=rf"(?s)^`{self.case.name}`: .*{re.escape(part)}"):
-                self.case.function(*arguments)
+                self.case.function(*arguments, **self.case.required)
 
     def test_autocast_changes_nothing(self):
         arguments = self.case.inputs(seeded(11), 6)

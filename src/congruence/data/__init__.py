@@ -7,6 +7,7 @@ from congruence.data.facts import DataFacts, facts
 from congruence.data.fetch import Available, available, fetch
 from congruence.data.items import indexed
 from congruence.data.loader import loader
+from congruence.data.samplers import ClassUniformSampler, SuperclassUniformSampler
 from congruence.data.sources import Splits, load
 from congruence.data.store import data_root
 from congruence.data.table import SOURCES, Source
@@ -16,11 +17,13 @@ __all__ = [
     "ArrayDataset",
     "Augment",
     "Available",
+    "ClassUniformSampler",
     "DataFacts",
     "Loader",
     "Sampler",
     "Source",
     "Splits",
+    "SuperclassUniformSampler",
     "available",
     "data_root",
     "facts",

@@ -1,5 +1,6 @@
 """Models: reading any layer, the frozen teacher, projectors, weights on disk, and a small zoo."""
 
+from congruence.models.heads import Head, WithHead, fit_head
 from congruence.models.parameters import count_parameters, shares_parameters
 from congruence.models.projectors import linear_projector, rows
 from congruence.models.taps import LayerError, Taps, call
@@ -9,13 +10,16 @@ from congruence.models.zoo import ZOO, ZooEntry, build, names
 
 __all__ = [
     "ZOO",
+    "Head",
     "LayerError",
     "Taps",
     "Teacher",
+    "WithHead",
     "ZooEntry",
     "build",
     "call",
     "count_parameters",
+    "fit_head",
     "linear_projector",
     "load_into",
     "load_weights",

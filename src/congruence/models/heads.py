@@ -1,0 +1,176 @@
+"""An embedding head for a teacher that is given: fitted on its frozen features first, then frozen."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from congruence.core import check, rng
+from congruence.models.projectors import rows
+from congruence.models.taps import Taps
+
+CHECKS = {"width": check.COUNT, "seed": check.Real(integer=True), "epochs": check.COUNT}
+_BATCH, _LEARNING_RATE, _WEIGHT_DECAY = 256, 3e-3, 5e-4
+_LEAST_STEPS = 300  # of cross entropy, however few the samples
+_ORDER = 205  # the stream of the order's generator
+
+
+class Head(nn.Module):
+    """An affine map [B, in_width] → [B, width].
+
+    Not an `nn.Linear`, so that the teacher's own last Linear stays the one that default layers are found by.
+    """
+
+    def __init__(self, in_width: int, width: int) -> None:
+        super().__init__()
+        check.hyperparameters("Head", {"in_width": check.COUNT, "width": check.COUNT}, in_width=in_width, width=width)
+        self.weight = nn.Parameter(torch.zeros(width, in_width))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Embed features."""
+        return F.linear(features, self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        """Write the widths."""
+        return f"{self.weight.shape[1]}, {self.weight.shape[0]}"
+
+
+def fit_head(features: Tensor, labels: Tensor | None, width: int, *, seed: int = 0, epochs: int = 20) -> Head:
+    """Fit an embedding of a teacher's frozen features, before any student sees it.
+
+    With labels: by cross entropy, through a classifier of the embedding that is then dropped. Without: the `width`
+    first principal components of the centred features. Trained together with the student under a relational loss it
+    would collapse instead, since the student can follow a constant.
+
+    Shape:
+        `features` [N, D], `labels` [N]; the head maps [B, D] to [B, width].
+
+    Args:
+        features: the teacher's, of the training samples.
+        labels: classes from 0 on, -1 where unknown (those samples are left out); None for principal components, which
+            also stand in where no sample has a label.
+        width: of the embedding; at most min(N, D) for principal components.
+        seed: of the initial weights and the order of samples.
+        epochs: passes over the labelled samples, with AdamW; at least 300 steps are taken.
+
+    Returns:
+        The frozen head, in evaluation mode, in the dtype and on the device of `features`.
+
+    Raises:
+        ValueError: for shapes that do not fit, features that are not finite, or a width out of range.
+
+    Example:
+        >>> import torch
+        >>> head = fit_head(torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]]), None, 1)
+        >>> head(torch.tensor([[2.0, 7.0]])).tolist()
+        [[2.0]]
+
+    Reference:
+        Peng et al., Correlation Congruence for Knowledge Distillation, ICCV 2019, sec. 4.1: a fully connected layer of
+        128 outputs on both networks.
+
+    Deviations:
+        The paper trains the teacher with its layer; this is for a teacher that is there already.
+    """
+    check.floating("fit_head", 2, features=features)
+    check.hyperparameters("fit_head", CHECKS, width=width, seed=seed, epochs=epochs)
+    if not bool(torch.isfinite(features).all()):
+        check.fail("fit_head", "features", "finite", "NaN or infinity")
+    features = features.detach()
+    if labels is not None:
+        check.class_labels("fit_head", labels=labels)
+        check.same_rows("fit_head", features=features, labels=labels)
+        known = labels >= 0
+        labels = labels[known] if bool(known.any()) else None
+    if labels is None:
+        weight, bias = _components(features, width)
+    else:
+        weight, bias = _discriminant(features[known], labels.to(features.device), width, seed, epochs)
+    head = Head(features.shape[1], width).to(features)
+    with torch.no_grad():
+        head.weight.copy_(weight)
+        head.bias.copy_(bias)
+    return head.requires_grad_(False).eval()
+
+
+def _components(features: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Principal axes as rows, each with its largest entry positive."""
+    if width > min(features.shape):
+        limit = f"at most {min(features.shape)} without labels (as many principal components as there can be)"
+        check.fail("fit_head", "width", limit, width)
+    values = features.double()
+    mean = values.mean(0)
+    axes = torch.linalg.svd(values - mean, full_matrices=False).Vh[:width]
+    axes = axes * axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()
+    return axes, -axes @ mean
+
+
+def _discriminant(features: Tensor, labels: Tensor, width: int, seed: int, epochs: int) -> tuple[Tensor, Tensor]:
+    """Train embedding and classifier on standardised features; the standardisation is folded into the embedding."""
+    values = features.float()
+    mean = values.mean(0)
+    scale = values.var(0, correction=0).mean().sqrt().clamp_min(1e-6)  # one for all: directions keep their weight
+    values = (values - mean) / scale
+    with rng.untouched(), torch.enable_grad():
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(values.shape[1], width), nn.Linear(width, int(labels.max()) + 1))
+        model.to(values.device)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
+        per_epoch = -(-len(values) // _BATCH)
+        for epoch in range(max(epochs, -(-_LEAST_STEPS // per_epoch))):
+            order = torch.randperm(len(values), generator=rng.keyed_generator(seed, _ORDER, epoch))
+            for batch in order.to(values.device).split(_BATCH):
+                optimizer.zero_grad()
+                F.cross_entropy(model(values[batch]), labels[batch].long()).backward()
+                optimizer.step()
+    embedding = cast(nn.Linear, model[0])
+    weight = embedding.weight.detach() / scale
+    return weight, embedding.bias.detach() - weight @ mean
+
+
+class WithHead(nn.Module):
+    """A teacher whose embedding by a head can be tapped as the layer "embed"; its output stays its own.
+
+    Args:
+        model: the teacher.
+        head: from [B, width of the layer] to [B, width of the embedding]; see `fit_head`.
+        example: a batch of inputs, for finding the layer.
+        layer: what the head reads; None for what enters the last Linear. Maps and sequences are averaged first.
+
+    Raises:
+        ValueError: for a layer that is not there, or a head that does not take its width.
+
+    Example:
+        >>> import torch
+        >>> teacher = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
+        >>> both = WithHead(teacher, Head(5, 4), example=torch.ones(2, 3))
+        >>> taps = Taps(both, name="teacher")
+        >>> taps.probe(torch.ones(2, 3), training=False)
+        >>> taps.require(["embed"])
+        >>> list(taps.read(torch.ones(2, 3))[1]["embed"].shape), taps.default("features")
+        ([2, 4], 'input:model.2')
+    """
+
+    def __init__(self, model: nn.Module, head: nn.Module, *, example: Any, layer: str | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.embed = head
+        self._taps = Taps(model, name="teacher")
+        self._taps.probe(example, training=False)
+        self.layer = layer or self._taps.default("features")
+        self._taps.require([self.layer])
+        shape = self._taps.shapes[self.layer]
+        width = shape[1] if len(shape) == 4 else shape[-1]
+        if isinstance(head, Head) and head.weight.shape[1] != width:
+            got = f"one of {head.weight.shape[1]}"
+            check.fail("WithHead", "head", f"one that takes the {width} features of '{self.layer}'", got)
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """Run the teacher, embed what the head reads, and return the teacher's output."""
+        output, read = self._taps.read(named or inputs)
+        self.embed(rows(read[self.layer]))
+        return output

@@ -118,7 +118,7 @@ train = {}
         "S.train.epochs: expected an integer, got 'three'.",
         "S.train.seed: expected an integer >= 0, got -1.",
         "S.train.batch_size: expected an integer >= 1, got 0.",
-        "S.train.precision: expected one of float32, bf16, got 'fp8'.",
+        "S.train.precision: expected one of float32, bf16, fp16, got 'fp8'.",
         "S.train.augment.pad: expected an integer >= 0, got -3.",
         "S.train.optimizer.lr: expected a number > 0, got 0",
         "S.train.optimizer.nam: expected one of name, lr, momentum, nesterov, weight_decay, betas, got 'nam'. "

@@ -18,7 +18,7 @@ from congruence.engine import FitResult
         (FitOptions, {"epochs": 0}, "`epochs` must be an integer >= 1 or None, got 0"),
         (FitOptions, {"epochs": 1.5}, "`epochs` must be an integer"),
         (FitOptions, {"max_steps": -1}, "`max_steps` must be an integer >= 1 or None"),
-        (FitOptions, {"epochs": 1, "precision": "fp16"}, "`precision` must be one of 'float32', 'bf16'"),
+        (FitOptions, {"epochs": 1, "precision": "fp8"}, "`precision` must be one of 'float32', 'bf16', 'fp16'"),
         (FitOptions, {"epochs": 1, "gradient_clip": 0}, "`gradient_clip` must be a number > 0 or None"),
         (FitOptions, {"epochs": 1, "accumulate": 0}, "`accumulate` must be an integer >= 1"),
         (FitOptions, {"epochs": 1, "resume": 1}, "`resume` must be True or False"),

@@ -8,7 +8,7 @@ from pydantic import Field, Tag, ValidationInfo, field_validator, model_validato
 
 from congruence import data
 from congruence.config.table import Count, Table, Whole, table_or
-from congruence.engine.options import FitOptions, OptimizerOptions, ScheduleOptions
+from congruence.engine.options import FitOptions, OptimizerOptions, Precision, ScheduleOptions
 
 
 class OptimizerConfig(Table):
@@ -76,7 +76,7 @@ class TrainConfig(Table):
     workers: Whole = 0
     seed: int = 0
     device: str = "auto"
-    precision: Literal["float32", "bf16"] = "float32"
+    precision: Precision = "float32"
     gradient_clip: float | None = None
     accumulate: int = 1
     monitor: str | None = None

@@ -100,8 +100,11 @@ class Objective(nn.Module):
         super().__init__()
         self.distiller = distiller
 
-    def forward(self, batch: Batch, with_norms: bool) -> Scores:
-        """Score a batch; with `with_norms` also ‖∂(weight·term)/∂student parameters‖ of every term."""
+    def forward(self, batch: Batch, with_norms: bool, scale: Tensor | float = 1.0) -> Scores:
+        """Score a batch; with `with_norms` also ‖∂(weight·term)/∂student parameters‖ of every term.
+
+        In half precision that gradient is taken of `scale` times the term, as the step's is.
+        """
         out = self.distiller(batch.inputs, batch.labels, batch.index, views=batch.views)
         norms = {}
         if with_norms:
@@ -110,10 +113,10 @@ class Objective(nn.Module):
                 if not value.requires_grad:
                     norms[name] = torch.zeros_like(value)
                     continue
-                weighted = out.weights[name] * value
+                weighted = out.weights[name] * value * scale
                 gradients = torch.autograd.grad(weighted, parameters, retain_graph=True, materialize_grads=True)
                 # The ranks' mean is the gradient that the optimizer gets of this term.
-                norms[name] = torch.nn.utils.get_total_norm([mean_over_ranks(g) for g in gradients])
+                norms[name] = torch.nn.utils.get_total_norm([mean_over_ranks(g) for g in gradients]) / scale
         return Scores(out.loss, {name: value.detach() for name, value in out.terms.items()}, norms)
 
 

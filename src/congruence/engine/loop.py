@@ -72,7 +72,7 @@ def fit(
             run.begin_epoch()
             for batches in run.batches():
                 run.rates.set(run.position)
-                train_step(run.objective, batches, run.optimizers, run.recorder, options, run.step)
+                train_step(run.objective, batches, run.optimizers, run.recorder, options, run.step, run.scaler)
                 run.after_step()
             run.end_epoch()
         return run.finish()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from congruence.engine.options import OptimizerOptions, ScheduleOptions
+from congruence.engine.options import OptimizerOptions, Precision, ScheduleOptions
 
 
 def make_optimizer(groups: list[dict[str, Any]], options: OptimizerOptions) -> Optimizer:
@@ -28,6 +28,11 @@ def make_optimizer(groups: list[dict[str, Any]], options: OptimizerOptions) -> O
         weight_decay=options.weight_decay,
         fused=fused,
     )
+
+
+def make_scaler(precision: Precision, device: torch.device) -> torch.amp.GradScaler:
+    """Build the scaler of losses: for fp16, whose small gradients are 0 unscaled; for the others it does nothing."""
+    return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
 
 class Rates:

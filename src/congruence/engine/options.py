@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import nn
 
 from congruence.core import check
 
+Precision = Literal["float32", "bf16", "fp16"]
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
 
 
@@ -123,7 +124,8 @@ class FitOptions:
         max_steps: optimizer steps after which to stop, whatever the epoch.
         out: the run directory; None keeps everything in memory (no checkpoints, no resuming).
         device: "auto" (cuda where there is one), or a torch device.
-        precision: "float32", or "bf16" for autocast.
+        precision: "float32"; "bf16" or "fp16" for autocast, the latter with the loss scaled against underflow: a step
+            whose scaled gradient overflows is skipped and the scale halved, which is no error.
         gradient_clip: largest norm of the gradient; None for no clipping.
         accumulate: batches whose gradients are averaged into one step. A relational term then sees `accumulate` small
             batches, not one large one: `fit` warns with the size.
@@ -147,7 +149,7 @@ class FitOptions:
     max_steps: int | None = None
     out: str | Path | None = None
     device: str = "auto"
-    precision: Literal["float32", "bf16"] = "float32"
+    precision: Precision = "float32"
     gradient_clip: float | None = None
     accumulate: int = 1
     resume: bool = False
@@ -167,7 +169,7 @@ class FitOptions:
         checks: dict[str, check.Constraint] = {
             "epochs": maybe_count,
             "max_steps": maybe_count,
-            "precision": check.Choice(("float32", "bf16")),
+            "precision": check.Choice(get_args(Precision)),
             "gradient_clip": check.Real(low=0, optional=True),
             "accumulate": count,
             "resume": check.Flag(),

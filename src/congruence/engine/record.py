@@ -16,6 +16,7 @@ from congruence.engine.checkpoint import said
 from congruence.engine.distributed import mean_over_ranks
 
 NORMS_EVERY = 100
+SKIPPED = "skipped"  # the share of steps whose scaled gradient overflowed; they count in no gradient norm
 
 
 class NonFiniteLossError(RuntimeError):
@@ -69,8 +70,12 @@ class Recorder:
         self.stop_if_bad()
         row: dict[str, Any] = {"step": step, "epoch": epoch, **extra}
         row.update({name: float(mean_over_ranks(total)) / self.counts[name] for name, total in self.sums.items()})
-        if self.norms:
-            row["gradient_norms"] = {name: float(value) for name, value in self.norms.items()}
+        if SKIPPED in row:
+            taken = 1 - row[SKIPPED]
+            row["gradient_norm"] = row["gradient_norm"] / taken if taken else None
+        norms = {name: float(value) for name, value in self.norms.items() if torch.isfinite(value)}
+        if norms:
+            row["gradient_norms"] = norms
         self.sums, self.norms, self.counts = {}, {}, {}
         self.write(row)
         return row

@@ -19,7 +19,7 @@ from congruence.engine.best import Best
 from congruence.engine.distiller import Distiller
 from congruence.engine.distributed import Objective, from_all_ranks, on_first, wrap
 from congruence.engine.modes import start_training
-from congruence.engine.optim import Rates
+from congruence.engine.optim import Rates, make_scaler
 from congruence.engine.options import Event, FitOptions
 from congruence.engine.record import Recorder
 from congruence.engine.result import FitResult
@@ -57,6 +57,7 @@ class Run:
         self.extent = setup.extent(train_loader, options)
         setup.prepare(distiller, train_loader, options, device, self.extent)
         self.optimizers = setup.optimizers(distiller, options, optimizer, scheduler)
+        self.scaler = make_scaler(options.precision, device)
         schedule = options.schedule if scheduler is None else None
         self.rates = Rates(self.optimizers, schedule, self.extent.steps / self.extent.per_epoch)
         self.best = Best(tuple(distiller.students), options.monitor)

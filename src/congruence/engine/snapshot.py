@@ -23,6 +23,7 @@ def snapshot(run: Run, generators: list[dict[str, Any]]) -> dict[str, Any]:
         "position": [run.epoch, run.batch, run.step, run.elapsed()],
         "distiller": run.distiller.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in run.optimizers],
+        "scaler": run.scaler.state_dict(),
         "scheduler": run.scheduler.state_dict() if run.scheduler is not None else None,
         "generators": generators,
         "loader": [generator.get_state() for generator in loader_generators(run.train_loader)],
@@ -42,6 +43,8 @@ def restore(run: Run, state: dict[str, Any]) -> None:
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"The checkpoint in '{run.options.out}' is of other models or methods: {reason}") from None
+    if run.scaler.is_enabled():
+        run.scaler.load_state_dict(state["scaler"])
     if run.scheduler is not None:
         run.scheduler.load_state_dict(state["scheduler"])
     rng.set_state(state["generators"][ranks.rank()])

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from congruence.engine.batch import Batch
 from congruence.engine.optim import step_unless
 from congruence.engine.options import FitOptions
-from congruence.engine.record import NORMS_EVERY, Recorder
+from congruence.engine.record import NORMS_EVERY, SKIPPED, Recorder
 
 
 def train_step(
@@ -23,8 +23,11 @@ def train_step(
     recorder: Recorder,
     options: FitOptions,
     step: int,
+    scaler: torch.amp.GradScaler,
 ) -> None:
     """Average the gradients of the batches, clip them, and step unless a loss is not finite; nothing waits for values.
+
+    A gradient that overflows because the loss was scaled is no error: the step is skipped and the scale lowered.
 
     Args:
         objective: an `Objective`, or DDP around one.
@@ -33,25 +36,37 @@ def train_step(
         recorder: gets the values, and decides by its flag whether the optimizers step.
         options: precision and clipping.
         step: counted from 0.
+        scaler: of the losses, switched off but for fp16.
     """
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(options.precision)
+    scale = scaler.scale(torch.ones((), device=recorder.bad.device))
     values: dict[str, Tensor] = {}
     norms: dict[str, Tensor] = {}
     for position, batch in enumerate(batches):
         first, last = position == 0, position == len(batches) - 1
         with _quiet(objective, last):
-            with torch.autocast(recorder.bad.device.type, torch.bfloat16, enabled=options.precision == "bf16"):
-                scores = objective(batch, first and step % NORMS_EVERY == 0)
-            (scores.loss / len(batches)).backward()
+            with torch.autocast(recorder.bad.device.type, half, enabled=half is not None):
+                scores = objective(batch, first and step % NORMS_EVERY == 0, scale)
+            scaler.scale(scores.loss / len(batches)).backward()
         for name, value in {"loss": scores.loss.detach(), **scores.values}.items():
             values[name] = values.get(name, torch.zeros_like(value)) + value / len(batches)
         norms.update(scores.norms)
+    for optimizer in optimizers:
+        scaler.unscale_(optimizer)
     norm = _clip(optimizers, options.gradient_clip)
+    # At a scale of 1 it is not the scale's fault: a run whose gradient is never finite comes to an end.
+    skipped = ~torch.isfinite(norm) & (scale > 1)
+    norm = norm.masked_fill(skipped, 0.0)
     bad = recorder.check(step, values, norm)
     for optimizer in optimizers:
-        step_unless(optimizer, bad)
-    recorder.add({**values, "gradient_norm": norm}, norms)
+        step_unless(optimizer, bad | skipped)
+    values["gradient_norm"] = norm
+    if scaler.is_enabled():
+        scaler.update()
+        values[SKIPPED] = skipped.float()
+    recorder.add(values, norms)
 
 
 def _quiet(objective: nn.Module, last: bool) -> contextlib.AbstractContextManager[None]:

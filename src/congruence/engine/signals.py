@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from congruence.core import check
 from congruence.core.ranks import gather_rows
@@ -64,10 +65,28 @@ def rerunner(binding: Binding, readers: Mapping[str, Taps | Teacher], clock: Clo
     pruned = binding.without_teacher()
 
     def run(views: Mapping[str, Any]) -> Signals:
-        again = Captured(*forwards([pruned], views, readers, sample(next(iter(views.values())))), views, None, None)
+        with _norms_at_rest([readers[model] for model in pruned.models.values()]):
+            again = Captured(*forwards([pruned], views, readers, sample(next(iter(views.values())))), views, None, None)
         return binding.method.embed(select(pruned, again, clock, run, {}))
 
     return run
+
+
+@contextlib.contextmanager
+def _norms_at_rest(readers: Iterable[Taps | Teacher]) -> Iterator[None]:
+    """Let batch norms use their running statistics and leave them: kept inputs are no sample of the data.
+
+    A queue may hold a single class; with its own statistics its features would be others, and move validation's.
+    """
+    norms = [part for reader in readers if isinstance(reader, Taps) for part in reader.model.modules()]
+    moving = [part for part in norms if isinstance(part, _BatchNorm) and part.training]
+    for norm in moving:
+        norm.training = False
+    try:
+        yield
+    finally:
+        for norm in moving:
+            norm.training = True
 
 
 def named(term: str, parts: Mapping[str, Tensor]) -> dict[str, tuple[str, Tensor]]:

@@ -95,7 +95,10 @@ class Signals:
         return tensor
 
     def rerun(self, views: Mapping[str, Any]) -> Signals:
-        """Run the method's students again, with gradient, over kept inputs by view; `embed` is applied."""
+        """Run the method's students again, with gradient, over kept inputs by view; `embed` is applied.
+
+        Batch norms use their running statistics for it and do not move them.
+        """
         if self.runner is None:
             raise RuntimeError("These signals came from a cache or a file: there is no model to run again.")
         return self.runner(views)

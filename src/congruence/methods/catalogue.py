@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from congruence import losses
 from congruence.core import check
+from congruence.methods.intra_class import IntraClass
 from congruence.methods.loss_method import LossMethod
 from congruence.methods.method import Method, Needs
 
@@ -97,6 +98,15 @@ ROWS: tuple[Row, ...] = (
         part=losses.CorrelationCongruenceLoss,
         function=losses.correlation_congruence_loss,
         weight=0.003,
+    ),
+    Row(
+        key="intra_class",
+        summary="For a teacher's training: confident samples of one class are told apart, which enriches its soft labels.",
+        reference="Enriching Knowledge Distillation with Intra-Class Contrastive Learning, eqs. 5 to 7",
+        part=IntraClass,
+        function=losses.intra_class_contrastive_loss,
+        needs=IntraClass.needs,
+        weight=0.02,
     ),
     Row(
         key="pkt",

@@ -1,0 +1,118 @@
+"""The teacher that tells samples of one class apart: a contrast within classes beside its cross-entropy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Literal
+
+from torch import Tensor
+
+from congruence.core import check
+from congruence.core.numerics import widen
+from congruence.losses.intra_class import CHECKS, IntraClassContrastiveLoss, margins
+from congruence.methods.method import Method, Needs, Probe, Signals
+from congruence.methods.pipeline import Pipeline
+
+_CHECKS: Mapping[str, check.Constraint] = {
+    **CHECKS,
+    "pipeline_size": check.Real(low=2, closed="low", integer=True, optional=True),
+}
+
+
+class IntraClass(Method):
+    """`intra_class_contrastive_loss` over two views of each sample, gathered by class until there are enough.
+
+    The model that learns is the student of the distiller: a teacher-to-be, trained by `ce` and this. Samples whose
+    margin exceeds the threshold wait in a queue of their class. In the step after one holds `pipeline_size`, their
+    inputs are run again, the loss over them is the term (0 in a step without a full queue), and the queue is emptied.
+
+    Args:
+        margin_threshold: of the loss; a sample enters a queue, and is an anchor when it leaves it, above it.
+        temperature: of the loss.
+        normalize: of the loss.
+        reduction: of the loss.
+        pipeline_size: samples of a class over which the loss is computed (at least 2); None for the loss over each
+            batch by itself. In evaluation mode it is that over the batch in any case.
+        views: the plain view, which gives anchors and negatives, and the augmented one, which gives the positives. The
+            loader of `congruence.data` never augments "clean"; "main" is the training input, which should be augmented
+            (without augmentation the positive is the anchor itself).
+
+    Raises:
+        ValueError: for a hyper-parameter out of its range, or views that are not two different names.
+
+    Reference:
+        Enriching Knowledge Distillation with Intra-Class Contrastive Learning, eqs. 5 to 7, sec. 3.3, algorithm 1.
+
+    Deviations:
+        The gate is applied when a sample enters a queue, as the paper says, and again by eq. 7 when the loss is
+        computed, with the model as it is then: a sample that has fallen below is still a negative. Kept inputs run with
+        the batch norms' running statistics: the samples of a class alone would shift the features, and validation. With
+        several ranks each runs the whole queue.
+    """
+
+    needs = Needs(
+        roles=("features", "logits"), views=("clean", "main"), teacher=False, labels=True, inputs=True, scope="batch"
+    )
+
+    def __init__(
+        self,
+        *,
+        margin_threshold: float = 0.5,
+        temperature: float = 1.0,
+        normalize: bool = True,
+        reduction: Literal["gated_mean", "mean"] = "gated_mean",
+        pipeline_size: int | None = 16,
+        views: Sequence[str] = ("clean", "main"),
+    ) -> None:
+        super().__init__()
+        check.hyperparameters(
+            "IntraClass",
+            _CHECKS,
+            margin_threshold=margin_threshold,
+            temperature=temperature,
+            normalize=normalize,
+            reduction=reduction,
+            pipeline_size=pipeline_size,
+        )
+        named = not isinstance(views, str) and all(isinstance(view, str) and view.isidentifier() for view in views)
+        if not named or len(set(views)) != 2 or len(views) != 2:
+            check.fail("IntraClass", "views", "the names of two views, the plain one first", repr(views))
+        self.needs = replace(self.needs, views=tuple(views), inputs=pipeline_size is not None)
+        self.criterion = IntraClassContrastiveLoss(
+            margin_threshold=margin_threshold, temperature=temperature, normalize=normalize, reduction=reduction
+        )
+        self.pipeline = None if pipeline_size is None else Pipeline(self.needs.views, pipeline_size)
+
+    def build(self, probe: Probe) -> None:
+        """Check that one layer of each role is read."""
+        for role in self.needs.roles:
+            found = len(probe.shapes["student", role])
+            if found != 1:
+                raise ValueError(f"`IntraClass` reads one layer of {role}, got {found}.")
+
+    def loss(self, signals: Signals) -> Mapping[str, Tensor]:
+        """Return the contrast over the full queues, or over the batch."""
+        if self.pipeline is None or not self.training:
+            return {"loss": self._contrast(signals, signals.labels)}
+        ready = self.pipeline.ready()
+        if not ready.any():
+            return {"loss": widen(signals.one("student", view=self.needs.views[0]) * 0).sum()}
+        again = signals.rerun(self.pipeline.taken(ready, signals.inputs))
+        return {"loss": self._contrast(again, self.pipeline.labels[ready])}
+
+    def update(self, signals: Signals) -> None:
+        """Empty the queues that were full, and queue the batch's confident samples."""
+        if self.pipeline is None or signals.labels is None:
+            return
+        sure = margins(widen(self._logits(signals)), signals.labels) > self.criterion.margin_threshold
+        added = sure & (signals.labels >= 0)
+        self.pipeline.replace(self.pipeline.ready(), signals.inputs, signals.labels, added)
+
+    def _logits(self, signals: Signals) -> Tensor:
+        return signals.one("student", "logits", self.needs.views[0])
+
+    def _contrast(self, signals: Signals, labels: Tensor | None) -> Tensor:
+        plain, augmented = (signals.one("student", view=view) for view in self.needs.views)
+        value: Tensor = self.criterion(plain, augmented, self._logits(signals), labels)
+        return value

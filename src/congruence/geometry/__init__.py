@@ -7,14 +7,19 @@ from congruence.geometry.dissimilarity import (
     euclidean,
     pairwise_dissimilarity,
 )
+from congruence.geometry.gaussian import bures, gaussian_wasserstein
 from congruence.geometry.kernels import bilinear_kernel, mmd_kernel, rbf_kernel, resolve_kernel, taylor_rbf_kernel
 from congruence.geometry.softrank import soft_rank
+from congruence.geometry.transport import class_transport_plan, transport_cost, transport_plan
 
 __all__ = [
     "bilinear_kernel",
+    "bures",
+    "class_transport_plan",
     "cosine",
     "dissimilarity_blocks",
     "euclidean",
+    "gaussian_wasserstein",
     "kmeans",
     "mmd_kernel",
     "pairwise_dissimilarity",
@@ -22,4 +27,6 @@ __all__ = [
     "resolve_kernel",
     "soft_rank",
     "taylor_rbf_kernel",
+    "transport_cost",
+    "transport_plan",
 ]

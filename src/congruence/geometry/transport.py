@@ -1,0 +1,214 @@
+"""Optimal transport between two batches with uniform weights: plans that carry no gradient, in float64."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from congruence.core import check
+from congruence.core.numerics import float32_island
+
+Solver = Literal["exact", "sinkhorn"]
+SOLVER = check.Choice(("exact", "sinkhorn"))
+REGULARIZATION = check.POSITIVE
+_SIMPLEX_STEPS = 10_000_000
+_SINKHORN_STEPS = 1_000
+_SINKHORN_ERROR = 1e-12
+
+Matrix = NDArray[np.float64]
+
+
+def transport_plan(cost: Tensor, *, solver: Solver = "exact", regularization: float = 0.05) -> Tensor:
+    """Cheapest way to move n equal weights onto m equal weights.
+
+    P = argmin ⟨P, M⟩ over P >= 0 with row sums 1/n and column sums 1/m; for "sinkhorn" argmin ⟨P, M⟩ + ε Σ P log P.
+    By the envelope theorem the gradient of min ⟨P, M⟩ is ⟨P, ∂M⟩: a loss may take P as a constant.
+
+    Shape:
+        `cost` [n, m]; returns [n, m].
+
+    Args:
+        cost: M.
+        solver: "exact" (an assignment where n = m, network simplex elsewhere) or "sinkhorn" (in logarithms, started at
+            the exact potentials; after 1000 iterations, or an error of 1e-12, put onto the exact marginals).
+        regularization: ε > 0 of "sinkhorn", in units of the cost.
+
+    Returns:
+        The plan without gradient, in float64 on the cost's device (float32 where there is no float64); NaN throughout
+        where the cost is not finite, so that a loss shows what happened.
+
+    Raises:
+        ValueError: for a cost that is no matrix, or a hyper-parameter out of its range.
+
+    Example:
+        >>> import torch
+        >>> transport_plan(torch.tensor([[0.0, 1.0], [1.0, 3.0]])).tolist()
+        [[0.0, 0.5], [0.5, 0.0]]
+        >>> transport_plan(torch.tensor([[0.0, 4.0, 1.0], [4.0, 0.0, 1.0]])).sum(0).mul(3).tolist()
+        [1.0, 1.0, 1.0]
+
+    Reference:
+        Peyré and Cuturi, Computational Optimal Transport, 2019, eqs. 2.11 and 4.2; Altschuler et al., Near-linear Time
+        Approximation Algorithms for Optimal Transport via Sinkhorn Iteration, 2017, algorithm 2 (the marginals).
+    """
+    checks: dict[str, check.Constraint] = {"solver": SOLVER, "regularization": REGULARIZATION}
+    check.hyperparameters("transport_plan", checks, solver=solver, regularization=regularization)
+    check.floating("transport_plan", 2, cost=cost)
+    return cast(Tensor, _plan_op(cost.detach(), solver, float(regularization)))
+
+
+def class_transport_plan(cost: Tensor, student_labels: Tensor, teacher_labels: Tensor) -> Tensor:
+    """Exact plans of each class for itself, averaged over the classes that are on both sides.
+
+    P = (1/K) Σ_c P_c, where P_c is the plan between the rows and the columns of class c and 0 elsewhere, and K is the
+    number of those classes; P = 0 where there is none. A negative label is no class.
+
+    Shape:
+        `cost` [n, m], `student_labels` [n], `teacher_labels` [m]; returns [n, m].
+
+    Args:
+        cost: M.
+        student_labels: integer classes of the rows.
+        teacher_labels: integer classes of the columns.
+
+    Returns:
+        The plan without gradient, as of `transport_plan`.
+
+    Raises:
+        ValueError: for a cost that is no matrix, or labels that do not fit it.
+
+    Example:
+        >>> import torch
+        >>> class_transport_plan(torch.ones(3, 2), torch.tensor([0, 7, 7]), torch.tensor([7, 5])).tolist()
+        [[0.0, 0.0], [0.5, 0.0], [0.5, 0.0]]
+    """
+    name = "class_transport_plan"
+    check.floating(name, 2, cost=cost)
+    check.class_labels(name, student_labels=student_labels, teacher_labels=teacher_labels)
+    for side, labels, count in (("student", student_labels, cost.shape[0]), ("teacher", teacher_labels, cost.shape[1])):
+        if labels.shape[0] != count:
+            check.fail(name, f"{side}_labels", f"one label for each of {count}", check.shape(labels))
+    return cast(Tensor, _class_plan_op(cost.detach(), student_labels, teacher_labels))
+
+
+@float32_island
+def transport_cost(plan: Tensor, cost: Tensor) -> Tensor:
+    """Total ⟨P, M⟩ = Σ_ij P_ij M_ij, with gradient through the cost alone.
+
+    Shape:
+        `plan` and `cost` [n, m]; returns [].
+
+    Example:
+        >>> import torch
+        >>> cost = torch.tensor([[0.0, 1.0], [1.0, 3.0]])
+        >>> transport_cost(transport_plan(cost), cost).item()
+        1.0
+    """
+    return (plan.detach() * cost).sum()
+
+
+# Solvers run in NumPy. As operators of torch they are one opaque node to torch.compile, which cannot trace them.
+@torch.library.custom_op(
+    "congruence::transport_plan",
+    mutates_args=(),
+    schema="(Tensor cost, str solver, float regularization) -> Tensor",
+)
+def _plan_op(cost: Tensor, solver: str, regularization: float) -> Tensor:
+    matrix = _matrix(cost)
+    if not np.isfinite(matrix).all():
+        return _like(cost, np.full(matrix.shape, np.nan))
+    return _like(cost, _exact(matrix) if solver == "exact" else _sinkhorn(matrix, regularization))
+
+
+@torch.library.custom_op(
+    "congruence::class_transport_plan",
+    mutates_args=(),
+    schema="(Tensor cost, Tensor student_labels, Tensor teacher_labels) -> Tensor",
+)
+def _class_plan_op(cost: Tensor, student_labels: Tensor, teacher_labels: Tensor) -> Tensor:
+    matrix = _matrix(cost)
+    if not np.isfinite(matrix).all():
+        return _like(cost, np.full(matrix.shape, np.nan))
+    rows, columns = student_labels.cpu().numpy(), teacher_labels.cpu().numpy()
+    classes = [label for label in np.intersect1d(rows, columns) if label >= 0]
+    plan = np.zeros(matrix.shape)
+    for label in classes:
+        block = np.ix_(rows == label, columns == label)
+        plan[block] = _exact(matrix[block]) / len(classes)
+    return _like(cost, plan)
+
+
+@_plan_op.register_fake
+def _(cost: Tensor, solver: str, regularization: float) -> Tensor:
+    return cost.new_empty(cost.shape, dtype=_plan_dtype(cost))
+
+
+@_class_plan_op.register_fake
+def _(cost: Tensor, student_labels: Tensor, teacher_labels: Tensor) -> Tensor:
+    return cost.new_empty(cost.shape, dtype=_plan_dtype(cost))
+
+
+def _plan_dtype(cost: Tensor) -> torch.dtype:
+    return torch.float32 if cost.device.type == "mps" else torch.float64
+
+
+def _matrix(cost: Tensor) -> Matrix:
+    return cast(Matrix, cost.cpu().double().numpy())
+
+
+def _like(cost: Tensor, plan: Matrix) -> Tensor:
+    return torch.from_numpy(plan).to(cost.device, _plan_dtype(cost))
+
+
+def _exact(cost: Matrix) -> Matrix:
+    rows, columns = cost.shape
+    if rows == columns:
+        from scipy.optimize import linear_sum_assignment
+
+        plan = np.zeros(cost.shape)
+        plan[linear_sum_assignment(cost)] = 1 / rows
+        return plan
+    if 1 in cost.shape:
+        return np.full(cost.shape, 1 / cost.size)
+    return _simplex(cost)[0]
+
+
+def _simplex(cost: Matrix) -> tuple[Matrix, dict[str, Any]]:
+    """Network simplex; the cost is scaled, for its tolerances are absolute."""
+    import ot
+
+    weights = (np.full(count, 1 / count) for count in cost.shape)
+    scale = np.abs(cost).max() or 1.0
+    plan, log = ot.emd(*weights, cost / scale, numItermax=_SIMPLEX_STEPS, log=True)
+    return plan, {"u": log["u"] * scale, "v": log["v"] * scale}
+
+
+def _sinkhorn(cost: Matrix, regularization: float) -> Matrix:
+    import ot
+
+    rows, columns = (np.full(count, 1 / count) for count in cost.shape)
+    if 1 in cost.shape:
+        return np.outer(rows, columns)
+    # Cold, the potentials of a small ε would need about max(M)/ε iterations to grow to their size.
+    exact = _simplex(cost)[1]
+    start = (exact["u"] / regularization, exact["v"] / regularization)
+    plan = ot.sinkhorn(
+        rows,
+        columns,
+        cost,
+        regularization,
+        method="sinkhorn_log",
+        numItermax=_SINKHORN_STEPS,
+        stopThr=_SINKHORN_ERROR,
+        warmstart=start,
+        warn=False,
+    )
+    plan = plan * np.minimum(1, rows / np.maximum(plan.sum(1), np.finfo(np.float64).tiny))[:, None]
+    plan = plan * np.minimum(1, columns / np.maximum(plan.sum(0), np.finfo(np.float64).tiny))
+    left, right = rows - plan.sum(1), columns - plan.sum(0)
+    missing = left.sum()
+    return cast(Matrix, plan + np.outer(left, right) / missing if missing > 0 else plan)

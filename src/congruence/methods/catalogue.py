@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from congruence import losses
 from congruence.core import check
 from congruence.methods.intra_class import IntraClass
+from congruence.methods.joint_wasserstein import JointWasserstein
 from congruence.methods.loss_method import LossMethod
 from congruence.methods.method import Method, Needs
 
@@ -35,6 +36,7 @@ class Row:
         needs: of the method.
         weight: the published default weight, for each part where there are several.
         project: for a loss module, whether a trained linear map makes the student's width the teacher's.
+        labels_of_each: for a loss module, whether it takes labels of both sides; the batch's serve for each.
     """
 
     key: str
@@ -45,6 +47,7 @@ class Row:
     needs: Needs = FEATURES
     weight: float | Mapping[str, float] = 1.0
     project: bool = False
+    labels_of_each: bool = False
 
     def defaults(self) -> dict[str, Any]:
         """Return the hyper-parameters and their defaults; `inspect.Parameter.empty` where there is none."""
@@ -59,10 +62,14 @@ class Row:
                 allowed, close = ", ".join(f"`{k}`" for k in known) or "none", check.near(name, known)
                 raise ValueError(f"`Term`: '{self.key}' has no hyper-parameter `{name}` (it has: {allowed}).{close}")
         made = self.part(**hyperparameters)
-        return made if isinstance(made, Method) else LossMethod(made, self.needs, project=self.project)
+        if isinstance(made, Method):
+            return made
+        return LossMethod(made, self.needs, project=self.project, labels_of_each=self.labels_of_each)
 
 
 _LOGITS = Needs(roles=("logits",), scope="sample")
+_CLASSES = Needs(labels=True)
+_KD2M = "Montesuma 2025, KD²M: An Unifying Framework for Feature Knowledge Distillation"
 
 ROWS: tuple[Row, ...] = (
     Row(
@@ -115,6 +122,66 @@ ROWS: tuple[Row, ...] = (
         part=losses.PktLoss,
         function=losses.pkt_loss,
         weight=30000.0,
+    ),
+    Row(
+        key="wasserstein",
+        summary="The batch of features moved onto the teacher's at the least cost, whichever sample is which.",
+        reference=f"{_KD2M}, eq. 2",
+        part=losses.WassersteinLoss,
+        function=losses.wasserstein_loss,
+        project=True,
+    ),
+    Row(
+        key="class_wasserstein",
+        summary="Each class of the batch moved onto the same class of the teacher's at the least cost.",
+        reference=f"{_KD2M}, eq. 3",
+        part=losses.ClassWassersteinLoss,
+        function=losses.class_wasserstein_loss,
+        needs=_CLASSES,
+        project=True,
+        labels_of_each=True,
+    ),
+    Row(
+        key="joint_wasserstein",
+        summary="Features and predicted probabilities together moved onto the teacher's at the least cost.",
+        reference=f"{_KD2M}, eq. 4",
+        part=JointWasserstein,
+        function=losses.joint_wasserstein_loss,
+        needs=JointWasserstein.needs,
+    ),
+    Row(
+        key="gaussian_wasserstein",
+        summary="Mean and covariance of the batch at the teacher's, by the Wasserstein distance of Gaussians.",
+        reference=f"{_KD2M}, eq. 5",
+        part=losses.GaussianWassersteinLoss,
+        function=losses.gaussian_wasserstein_loss,
+        project=True,
+    ),
+    Row(
+        key="class_gaussian_wasserstein",
+        summary="Mean and deviations of each class at the teacher's, by the Wasserstein distance of Gaussians.",
+        reference=f"{_KD2M}, eqs. 3 and 5",
+        part=losses.ClassGaussianWassersteinLoss,
+        function=losses.class_gaussian_wasserstein_loss,
+        needs=_CLASSES,
+        project=True,
+        labels_of_each=True,
+    ),
+    Row(
+        key="gaussian_kl",
+        summary="Mean and covariance of the batch at the teacher's, by the divergence of Gaussians.",
+        reference=f"{_KD2M}, eq. 6",
+        part=losses.GaussianKlLoss,
+        function=losses.gaussian_kl_loss,
+        project=True,
+    ),
+    Row(
+        key="mmd",
+        summary="The batch's mean in the feature space of a kernel at the teacher's.",
+        reference=f"{_KD2M}, sec. 2.3, after Huang and Wang 2017",
+        part=losses.MmdLoss,
+        function=losses.mmd_loss,
+        project=True,
     ),
     Row(
         key="perception_coherence",

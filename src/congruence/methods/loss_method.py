@@ -15,18 +15,20 @@ from congruence.models.projectors import linear_projector
 class LossMethod(Method):
     """Apply a loss module to one role, layer by layer, and sum over the layers.
 
-    The loss gets its tensors in the library's order: student, teacher (where needed), labels (where needed).
+    The loss gets its tensors in the library's order: student, teacher (where needed), labels (where needed; the batch's
+    serve for both sides of a loss that asks for labels of each).
 
     Args:
         loss: the module; its result is one number (`reduction="mean"` where it has one).
         needs: with a single role.
         project: puts a trained linear map on the student's side wherever its width is not the teacher's.
+        labels_of_each: whether the loss takes labels of the student's rows and, after them, of the teacher's.
 
     Raises:
         ValueError: for what is no loss module, or needs of more than one role.
     """
 
-    def __init__(self, loss: nn.Module, needs: Needs, *, project: bool = False) -> None:
+    def __init__(self, loss: nn.Module, needs: Needs, *, project: bool = False, labels_of_each: bool = False) -> None:
         super().__init__()
         if not isinstance(loss, nn.Module) or isinstance(loss, Method):
             check.fail("LossMethod", "loss", "a loss module", type(loss).__name__)
@@ -35,6 +37,7 @@ class LossMethod(Method):
         self.needs = needs
         self.criterion = loss
         self.project = project
+        self.labels_of_each = labels_of_each
         self.projectors = nn.ModuleList()
 
     def build(self, probe: Probe) -> None:
@@ -74,7 +77,7 @@ class LossMethod(Method):
         sides = [signals.layers("student", role, view)]
         if self.needs.teacher:
             sides.append(signals.layers("teacher", role, view))
-        extra = (signals.labels,) if self.needs.labels else ()
+        extra = (signals.labels,) * (2 if self.labels_of_each else 1) if self.needs.labels else ()
         values = [self.criterion(*layer, *extra) for layer in zip(*sides, strict=True)]
         for value in values:
             if value.dim() != 0:

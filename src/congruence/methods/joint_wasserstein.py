@@ -1,0 +1,63 @@
+"""KD²M with the joint Wasserstein distance: features, and what each network predicts for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from congruence.core.numerics import as_float64, widen
+from congruence.losses.joint_wasserstein import JointWassersteinLoss, LabelCost
+from congruence.methods.method import Method, Needs, Probe, Signals
+from congruence.models.projectors import linear_projector
+
+
+class JointWasserstein(Method):
+    """Apply `joint_wasserstein_loss` to features and to the softmax of the logits of both networks.
+
+    A trained linear map makes the student's features as wide as the teacher's where they are not. Labels are not used:
+    the paper's equation 4 compares predictions.
+
+    Args:
+        beta: weight of the label cost.
+        label_cost: "euclidean" or "cross_entropy".
+
+    Raises:
+        ValueError: for a hyper-parameter out of its range.
+    """
+
+    needs = Needs(roles=("features", "logits"))
+
+    def __init__(self, *, beta: float = 1.0, label_cost: LabelCost = "euclidean") -> None:
+        super().__init__()
+        self.criterion = JointWassersteinLoss(beta=beta, label_cost=label_cost)
+        self.projector: nn.Module = nn.Identity()
+
+    def build(self, probe: Probe) -> None:
+        """Build the projector, and try the loss on tensors of the probed shapes."""
+        for role in self.needs.roles:
+            for model in ("student", "teacher"):
+                layers = len(probe.shapes[model, role])
+                if layers != 1:
+                    raise ValueError(f"`JointWasserstein` reads one layer of {role} a side, got {layers}.")
+        student, teacher = probe.width("student"), probe.width("teacher")
+        self.projector = nn.Identity() if student == teacher else linear_projector(student, teacher)
+        zeros = {
+            (model, "main", role): tuple(torch.zeros(shape) for shape in shapes)
+            for (model, role), shapes in probe.shapes.items()
+        }
+        with torch.no_grad():
+            self.loss(self.embed(Signals(zeros, ("student",))))
+
+    def embed(self, signals: Signals) -> Signals:
+        """Project the student's rows."""
+        return signals.replace({("student", "main", "features"): (self.projector(signals.one("student")),)})
+
+    def loss(self, signals: Signals) -> Mapping[str, Tensor]:
+        """Return the loss of the batch."""
+        # In float64 a probability of a far logit is small, not 0, and keeps its gradient.
+        student, teacher = (
+            as_float64(widen(signals.one(model, "logits"))).softmax(1) for model in ("student", "teacher")
+        )
+        return {"loss": self.criterion(signals.one("student"), signals.one("teacher"), student, teacher)}

@@ -1,6 +1,12 @@
 """Floor 3: what is measured on a trained student, streamed where it grows with the square of the samples."""
 
 from congruence.metrics.accuracy import accuracy
+from congruence.metrics.kernel import (
+    kernel_transfer_bound,
+    kernel_transfer_error,
+    landmark_transfer_error,
+    smallest_landmark_eigenvalue,
+)
 from congruence.metrics.perception import (
     estimate_perception_coherence,
     global_perception_coherence,
@@ -12,7 +18,11 @@ __all__ = [
     "accuracy",
     "estimate_perception_coherence",
     "global_perception_coherence",
+    "kernel_transfer_bound",
+    "kernel_transfer_error",
+    "landmark_transfer_error",
     "perception_coherence",
     "precision_at_k",
     "retrieval_map",
+    "smallest_landmark_eigenvalue",
 ]

@@ -1,0 +1,130 @@
+import math
+
+import pytest
+import torch
+
+from congruence.metrics import (
+    kernel_transfer_bound,
+    kernel_transfer_error,
+    landmark_transfer_error,
+    smallest_landmark_eigenvalue,
+)
+
+
+def embeddings(rows=13, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(rows, width, generator=generator, dtype=torch.float64) for width in (3, 5))
+
+
+def landmarks():
+    return embeddings(4, seed=1)
+
+
+def test_error_is_the_definition():
+    student, teacher = embeddings()
+    ours, theirs = student @ student.T, teacher @ teacher.T
+    above = math.sqrt(
+        sum((a - b) ** 2 for a, b in zip(ours.flatten().tolist(), theirs.flatten().tolist(), strict=True))
+    )
+    expected = above / math.sqrt(sum(value**2 for value in theirs.flatten().tolist()))
+    for chunk in (None, 1, 4, 13, 100):
+        found = kernel_transfer_error(student, teacher, chunk_size=chunk)
+        assert isinstance(found, float)
+        assert found == pytest.approx(expected, rel=1e-13)
+
+
+def test_a_rotated_student_has_no_error_and_a_copy_exactly_none():
+    student, teacher = embeddings()
+    rotation = torch.linalg.qr(torch.randn(5, 5, generator=torch.Generator().manual_seed(1)).double()).Q
+    assert kernel_transfer_error(teacher @ rotation, teacher) < 1e-15
+    assert kernel_transfer_error(teacher, teacher, chunk_size=3) == 0.0
+    assert landmark_transfer_error(teacher, teacher, teacher[:2], teacher[:2], chunk_size=3) == 0.0
+    assert kernel_transfer_error(student, teacher) > 0.1
+
+
+def test_a_small_error_beside_a_large_offset_is_kept():
+    _, teacher = embeddings()
+    teacher = 100 + teacher
+    student = teacher * (1 + 1e-9)
+    assert kernel_transfer_error(student, teacher) == pytest.approx(2e-9, rel=1e-4)
+
+
+def test_no_block_is_larger_than_the_chunk(monkeypatch):
+    student, teacher = embeddings()
+    sizes = []
+    product = torch.Tensor.__matmul__
+    monkeypatch.setattr(torch.Tensor, "__matmul__", lambda a, b: sizes.append(len(a)) or product(a, b))
+    kernel_transfer_error(student, teacher, chunk_size=4)
+    assert sizes == [4, 4, 4, 4, 4, 4, 1, 1]
+
+
+def test_landmark_estimate_is_the_definition():
+    student, teacher = embeddings()
+    ours, theirs = landmarks()
+    gap = (student @ ours.T - teacher @ theirs.T).norm() / (teacher @ teacher.T).norm()
+    for chunk in (None, 1, 5):
+        found = landmark_transfer_error(student, teacher, ours, theirs, chunk_size=chunk)
+        assert found == pytest.approx(gap.item(), rel=1e-13)
+
+
+def test_landmarks_that_are_all_samples_give_the_error_itself():
+    student, teacher = embeddings()
+    found = landmark_transfer_error(student, teacher, student, teacher)
+    assert found == pytest.approx(kernel_transfer_error(student, teacher), rel=1e-13)
+
+
+def test_a_teacher_of_zeros():
+    student, teacher = embeddings()
+    assert kernel_transfer_error(student, 0 * teacher) == math.inf
+    assert kernel_transfer_error(0 * student, 0 * teacher) == 0.0
+
+
+def test_half_precision_is_computed_in_float64():
+    student, teacher = (rows.bfloat16() for rows in embeddings())
+    assert kernel_transfer_error(student, teacher) == kernel_transfer_error(student.double(), teacher.double())
+
+
+def test_smallest_eigenvalue():
+    marks, _ = landmarks()
+    assert smallest_landmark_eigenvalue(marks[:2]) == pytest.approx(torch.linalg.svdvals(marks[:2])[-1].item() ** 2)
+    assert abs(smallest_landmark_eigenvalue(marks)) < 1e-12
+
+
+def test_the_bound_is_its_definition_and_holds():
+    student, teacher = embeddings(30)
+    labels = torch.arange(30) % 4
+    ours, theirs = (torch.stack([rows[labels == c].mean(0) for c in range(4)]) for rows in (student, teacher))
+    longest = max(rows.norm(dim=1).max().item() for rows in (student, teacher))
+    away = apart = 0.0
+    for i, label in enumerate(labels.tolist()):
+        away += (student[i] - ours[label]).norm().item() + (teacher[i] - theirs[label]).norm().item()
+        for j in range(30):
+            apart += abs((ours[label] @ student[j] - theirs[label] @ teacher[j]).item())
+    found = kernel_transfer_bound(student, teacher, ours, theirs, labels)
+    assert found == (pytest.approx(30 * longest * away), pytest.approx(apart))
+    assert (student @ student.T - teacher @ teacher.T).norm().item() <= sum(found)
+
+
+@pytest.mark.parametrize(
+    ("call", "part"),
+    [
+        (lambda: kernel_transfer_error(torch.ones(2, 2), torch.ones(3, 2)), "got `student` [2, 2], `teacher` [3, 2]."),
+        (
+            lambda: kernel_transfer_error(torch.ones(2, 2), torch.ones(2, 2), chunk_size=0),
+            "`kernel_transfer_error`: `chunk_size` must be an integer >= 1 or None, got 0.",
+        ),
+        (
+            lambda: landmark_transfer_error(*embeddings(), *reversed(landmarks())),
+            "`landmark_transfer_error`: `student` and `student_landmarks` must have the same width",
+        ),
+        (lambda: smallest_landmark_eigenvalue(torch.ones(3)), "must be a non-empty 2-D tensor, got shape [3]."),
+        (
+            lambda: kernel_transfer_bound(*embeddings(2), *landmarks(), torch.tensor([0, 4])),
+            "`kernel_transfer_bound`: `assignment` must be class labels in [0, 4), got 4.",
+        ),
+    ],
+)
+def test_errors(call, part):
+    with pytest.raises(ValueError) as caught:
+        call()
+    assert part in str(caught.value)

@@ -108,7 +108,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         key="intra_class",
-        summary="For a teacher's training: confident samples of one class are told apart, which enriches its soft labels.",
+        summary="For a teacher's training: confident samples of one class are told apart, for richer soft labels.",
         reference="Enriching Knowledge Distillation with Intra-Class Contrastive Learning, eqs. 5 to 7",
         part=IntraClass,
         function=losses.intra_class_contrastive_loss,

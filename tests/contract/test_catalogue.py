@@ -23,7 +23,7 @@ NOT_ZERO_AT_EQUAL = {
     "perception_coherence": "its default temperatures differ",
 }
 # What a few steps of a small model need to come to a loss at all.
-HYPERPARAMETERS = {"intra_class": {"margin_threshold": -0.9, "pipeline_size": 3}}
+HYPERPARAMETERS = {"intra_class": {"margin_threshold": -0.9, "pipeline_size": 3}, "kda": {"warmup": 1}}
 CASES = [Case(key, HYPERPARAMETERS.get(key, {}), zero_at_equal=key not in NOT_ZERO_AT_EQUAL) for key in keys()]
 
 

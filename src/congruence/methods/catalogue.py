@@ -16,6 +16,7 @@ from congruence import losses
 from congruence.core import check
 from congruence.methods.intra_class import IntraClass
 from congruence.methods.joint_wasserstein import JointWasserstein
+from congruence.methods.kda import KernelTransfer
 from congruence.methods.loss_method import LossMethod
 from congruence.methods.method import Method, Needs
 
@@ -114,6 +115,14 @@ ROWS: tuple[Row, ...] = (
         function=losses.intra_class_contrastive_loss,
         needs=IntraClass.needs,
         weight=0.02,
+    ),
+    Row(
+        key="kda",
+        summary="Kernel transfer: each sample's similarities to landmarks, class centres that follow the training.",
+        reference="Qian, Li and Hu, Efficient Kernel Transfer in Knowledge Distillation, eqs. 3 and 4, Alg. 1",
+        part=KernelTransfer,
+        function=losses.kernel_transfer_loss,
+        needs=KernelTransfer.needs,
     ),
     Row(
         key="pkt",

@@ -1,0 +1,187 @@
+"""Landmark points of both networks: means of an epoch's rows, swapped in at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from congruence.core.numerics import as_float64, float32_island, unit, widen
+from congruence.geometry import kmeans
+
+Weighting = Literal["none", "teacher", "own"]
+ROWS_PER_CLUSTER = 32  # kept of the first epoch, for K-means to start from
+
+
+class LandmarkBank(nn.Module):
+    """Landmark m of the student and landmark m of the teacher are the means of the same samples on both sides.
+
+    Each row belongs to a group (its class, say) or to none. Sums run over an epoch; `end_epoch` swaps their means in.
+    A landmark without a row in an epoch keeps its old place; one that never had a row is a row of zeros, not `filled`.
+
+    With several landmarks a group, K-means in the teacher's space splits the first rows of each group, up to 32 a
+    landmark, at the end of the group's first epoch. From then on a row counts for the nearest of its group's landmarks
+    in the teacher's space: one step of Lloyd's algorithm an epoch, over all rows.
+
+    All state is in buffers. The same rows give the same bits on every rank.
+
+    Args:
+        student_width: D_s.
+        teacher_width: D_t.
+        groups: how many.
+        per_group: landmarks a group.
+        normalize: average rows of length 1; the means are not normalised again.
+        weighting: "teacher" gives landmarks W_T^{+1/2} D on both sides, so that X Dᵀ becomes C W_T^{+1/2}, with
+            W = D Dᵀ; "own" takes each side's own W; "none" the means themselves.
+        seed: of K-means.
+    """
+
+    student: Tensor
+    teacher: Tensor
+    student_sums: Tensor
+    teacher_sums: Tensor
+    counts: Tensor
+    filled: Tensor
+    student_weighted: Tensor
+    teacher_weighted: Tensor
+    pool: Tensor
+    pooled: Tensor
+
+    def __init__(
+        self,
+        student_width: int,
+        teacher_width: int,
+        groups: int,
+        *,
+        per_group: int = 1,
+        normalize: bool = False,
+        weighting: Weighting = "none",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.groups, self.per_group, self.seed = groups, per_group, seed
+        self.normalize, self.weighting = normalize, weighting
+        total = groups * per_group
+        for name, width in (("student", student_width), ("teacher", teacher_width)):
+            self.register_buffer(name, torch.zeros(total, width))
+            self.register_buffer(f"{name}_sums", torch.zeros(total, width))
+            if weighting != "none":
+                self.register_buffer(f"{name}_weighted", torch.zeros(total, width))
+        self.register_buffer("counts", torch.zeros(total, dtype=torch.int64))
+        self.register_buffer("filled", torch.zeros(total, dtype=torch.bool))
+        if per_group > 1:
+            rows = total * ROWS_PER_CLUSTER
+            self.register_buffer("pool", torch.zeros(rows, student_width + teacher_width))
+            self.register_buffer("pooled", torch.zeros(groups, dtype=torch.int64))
+
+    def landmarks(self) -> tuple[Tensor, Tensor]:
+        """Return the landmarks [M, D] of student and teacher, weighted where that is asked for."""
+        if self.weighting == "none":
+            return self.student, self.teacher
+        return self.student_weighted, self.teacher_weighted
+
+    def share(self) -> Tensor:
+        """Return the share of landmarks that are filled, for a mean over these alone; 1 where there are none."""
+        filled = self.filled.sum()
+        return torch.where(filled > 0, filled / len(self.filled), 1.0)
+
+    @torch.no_grad()
+    @float32_island
+    def update(self, student: Tensor, teacher: Tensor, groups: Tensor) -> None:
+        """Add rows [B, D_s] and [B, D_t] of groups int64 [B], -1 for none, to the running sums."""
+        student, teacher = self._prepared(student), self._prepared(teacher)
+        places = groups if self.per_group == 1 else self._places(student, teacher, groups)
+        # A product, not index_add, whose order on a GPU is its own.
+        member = places[:, None] == torch.arange(len(self.counts), device=places.device)
+        self.counts += member.sum(0)
+        self.student_sums += member.T.to(student.dtype) @ student
+        self.teacher_sums += member.T.to(teacher.dtype) @ teacher
+
+    @torch.no_grad()
+    def end_epoch(self) -> None:
+        """Swap in the means of the epoch, and start the next from nothing."""
+        seen = self.counts > 0
+        for landmarks, sums in ((self.student, self.student_sums), (self.teacher, self.teacher_sums)):
+            landmarks.copy_(torch.where(seen[:, None], sums / self.counts.clamp(min=1)[:, None], landmarks))
+            sums.zero_()
+        self.filled |= seen
+        self.counts.zero_()
+        if self.per_group > 1:
+            self._split()
+        self._weight()
+
+    def fix(self, student: Tensor, teacher: Tensor) -> None:
+        """Put landmarks in place that no epoch changes."""
+        self.student.copy_(student)
+        self.teacher.copy_(teacher)
+        self.filled.fill_(True)
+        self._weight()
+
+    def _prepared(self, rows: Tensor) -> Tensor:
+        return (unit(as_float64(rows)) if self.normalize else rows).to(self.student.dtype)
+
+    def _places(self, student: Tensor, teacher: Tensor, groups: Tensor) -> Tensor:
+        """Return the nearest landmark of each row's group, -1 where it has none yet; such rows are kept."""
+        filled = self.filled.view(self.groups, self.per_group)
+        waiting = (groups >= 0) & ~filled.any(1)[groups.clamp(min=0)]
+        if waiting.any():
+            self._keep(torch.cat([student, teacher], 1)[waiting], groups[waiting])
+        centres = as_float64(self.teacher)
+        # The nearest by ‖c‖² − 2 x·c: the row's own length is the same for all.
+        distances = centres.square().sum(1) - 2 * as_float64(teacher) @ centres.T
+        owner = torch.arange(self.groups, device=groups.device).repeat_interleave(self.per_group)
+        allowed = (owner == groups[:, None]) & self.filled
+        nearest = distances.masked_fill(~allowed, torch.inf).argmin(1)
+        return torch.where(allowed.any(1), nearest, -1)
+
+    def _keep(self, rows: Tensor, groups: Tensor) -> None:
+        """Append rows to their groups' part of the pool while there is room."""
+        capacity = self.per_group * ROWS_PER_CLUSTER
+        member = groups[:, None] == torch.arange(self.groups, device=groups.device)
+        before = (member.cumsum(0) - 1).gather(1, groups[:, None])[:, 0]  # rows of the same group ahead of each
+        place = self.pooled[groups] + before
+        room = place < capacity
+        self.pool[(groups * capacity + place)[room]] = rows[room]
+        self.pooled.copy_((self.pooled + member.sum(0)).clamp(max=capacity))
+
+    def _split(self) -> None:
+        """Split the pool of each group that waits for its first landmarks."""
+        capacity, width = self.per_group * ROWS_PER_CLUSTER, self.student.shape[1]
+        for group, count in enumerate(self.pooled.tolist()):
+            if count == 0:
+                continue
+            rows = self.pool[group * capacity : group * capacity + count]
+            _, assignment = kmeans(rows[:, width:], min(self.per_group, count), seed=self.seed + group)
+            for cluster in assignment.unique().tolist():
+                mean, place = rows[assignment == cluster].mean(0), group * self.per_group + cluster
+                self.student[place], self.teacher[place] = mean[:width], mean[width:]
+                self.filled[place] = True
+        self.pooled.zero_()
+        self.pool.zero_()
+
+    def _weight(self) -> None:
+        if self.weighting == "none":
+            return
+        root = _inverse_root(self.teacher)
+        own = _inverse_root(self.student) if self.weighting == "own" else root
+        self.student_weighted.copy_(own @ as_float64(self.student))
+        self.teacher_weighted.copy_(root @ as_float64(self.teacher))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LandmarkBank:
+        """Keep sums in float32 at least: in half precision a sum stops growing after some hundred rows."""
+        super()._apply(fn, recurse)
+        for name, buffer in self.named_buffers(recurse=False):
+            self._buffers[name] = widen(buffer)
+        return self
+
+
+def _inverse_root(landmarks: Tensor) -> Tensor:
+    """Return W^{+1/2} of W = D Dᵀ, without the directions that rounding of D alone would give."""
+    precision = torch.finfo(landmarks.dtype).eps
+    landmarks = as_float64(landmarks)
+    values, vectors = torch.linalg.eigh(landmarks @ landmarks.T)
+    kept = values > values.amax().clamp(min=0) * len(values) * precision
+    roots = torch.where(kept, torch.where(kept, values, 1).rsqrt(), 0)
+    return (vectors * roots) @ vectors.T

@@ -115,21 +115,31 @@ def build_stage(
     readers = [name for name, method in distiller.methods.items() if isinstance(method, Method) and method.needs.labels]
     if readers and trained.labels is None:
         raise ValueError(f"The term '{readers[0]}' needs labels, the data '{config.data.name}' has none.")
+    views = _views(distiller)
     train_loader = data.loader(
         trained,
         batch_size=train.batch_size,
         seed=train.seed,
         drop_last=train.drop_last,
         augment=train.augmentation(),
+        views=views,
         workers=train.workers,
         device=device,
     )
     val_loader = None
     if len(splits.validation):
         # Batches of the training's size, since a relational loss depends on it.
-        val_loader = data.loader(splits.validation, batch_size=train.batch_size, shuffle=False, device=device)
+        val_loader = data.loader(
+            splits.validation, batch_size=train.batch_size, shuffle=False, views=views, device=device
+        )
     options = train.options(out=out, resume=resume, callbacks=tuple(callbacks))
     return Built(distiller, train_loader, val_loader, options, splits, made)
+
+
+def _views(distiller: Distiller) -> tuple[str, ...]:
+    """Return the views of a sample that the terms compare, "main" first."""
+    asked = (view for needs in distiller.needs().values() for view in needs.views)
+    return tuple(dict.fromkeys(["main", *asked]))
 
 
 def _example(splits: data.Splits) -> Tensor:

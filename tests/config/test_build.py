@@ -133,3 +133,16 @@ def test_a_trained_teacher_keeps_its_own_classes(tmp_path):
     config = quick({"model": "resnet8"}, {"model": "resnet14", "weights": str(tmp_path / "t.safetensors")}, ["pkt"])
     built = build_stage(config, "s", teachers={})
     assert (built.models.teacher.fc.out_features, built.models.students["student"].fc.out_features) == (7, 10)
+
+
+def test_the_loaders_make_the_views_that_the_terms_compare():
+    teacher = build_stage(tiny("digits/intra_class"), "teacher", teachers={})
+    student = build_stage(tiny("digits/intra_class"), "student", teachers={})
+    assert teacher.train_loader.views == teacher.val_loader.views == ("main", "clean")
+    assert student.train_loader.views == student.val_loader.views == ("main",)
+    batch = next(iter(teacher.train_loader))
+    assert torch.equal(batch["inputs"], batch["views"]["main"])
+    assert not torch.equal(batch["views"]["clean"], batch["views"]["main"])
+    assert torch.equal(batch["views"]["clean"], teacher.train_loader.dataset.batch(batch["index"]))
+    batch = next(iter(teacher.val_loader))
+    assert torch.equal(batch["views"]["clean"], batch["views"]["main"])

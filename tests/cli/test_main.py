@@ -15,7 +15,8 @@ def test_help_names_every_verb():
     result = CliRunner().invoke(app, ["--help"])
     assert result.exit_code == 0
     assert all(
-        f" {verb} " in result.stdout for verb in ("demo", "teach", "distill", "evaluate", "bench", "methods", "data")
+        f" {verb} " in result.stdout
+        for verb in ("demo", "teach", "distill", "evaluate", "bench", "methods", "toy", "data")
     )
 
 

@@ -11,6 +11,7 @@ from congruence.cli.errors import one_line
 from congruence.cli.evaluate import evaluate
 from congruence.cli.methods import methods
 from congruence.cli.teach import teach
+from congruence.cli.toy import toy
 
 app = typer.Typer(
     name="congruence",
@@ -19,7 +20,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (demo, teach, distill, evaluate, bench, methods):
+for verb in (demo, teach, distill, evaluate, bench, methods, toy):
     app.command()(one_line(verb))
 app.add_typer(data_app, name="data")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from congruence import data
+from congruence.config.extracted import make_sampler, with_head
 from congruence.config.models import build_model, describe_model
 from congruence.core.rng import seed_everything
 from congruence.engine import Distiller, FitOptions
@@ -78,6 +79,7 @@ def build_stage(
     resume: bool = False,
     trust: bool = False,
     callbacks: Sequence[Callback] = (),
+    dry: bool = False,
 ) -> Built:
     """Build one stage; nothing is trained.
 
@@ -91,6 +93,8 @@ def build_stage(
         resume: as in `FitOptions`.
         trust: whether factories may be imported.
         callbacks: as in `FitOptions`.
+        dry: only find out whether everything fits: what takes a pass over the data is left out (superclasses of the
+            teacher's features, the fit of its head).
 
     Raises:
         ValueError: for whatever does not fit, in one sentence.
@@ -105,6 +109,9 @@ def build_stage(
     kept = stage.labels_per_class or config.data.labels_per_class
     if kept is not None:
         trained = data.keep_labels(trained, kept, seed=config.data.split_seed)
+    once: dict[str, Any] = {"device": device, "folder": None if out is None else Path(out), "dry": dry}
+    if made.teacher is not None and stage.teacher_head is not None:
+        made = replace(made, teacher=with_head(made.teacher, stage.teacher_head, trained, seed=train.seed, **once))
     distiller = Distiller(
         made.teacher,
         made.students,
@@ -124,6 +131,7 @@ def build_stage(
         augment=train.augmentation(),
         views=views,
         workers=train.workers,
+        sampler=make_sampler(train, trained, made.teacher, **once),
         device=device,
     )
     val_loader = None

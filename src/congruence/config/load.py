@@ -190,6 +190,8 @@ def _keys(place: Place) -> Iterable[str]:
         ("stages", "*", "train", "optimizer"): training.OptimizerConfig,
         ("stages", "*", "train", "schedule"): training.ScheduleConfig,
         ("stages", "*", "train", "augment"): training.AugmentConfig,
+        ("stages", "*", "train", "sampler"): training.SamplerConfig,
+        ("stages", "*", "teacher_head"): parts.HeadConfig,
     }
     plain = tuple("*" if position == 1 else part for position, part in enumerate(place) if not part.startswith("@"))
     return tuple(tables.get(plain, parts.ModelConfig).model_fields)

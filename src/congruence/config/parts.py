@@ -84,6 +84,16 @@ class ModelConfig(Table):
         return self
 
 
+class HeadConfig(Table):
+    """An embedding of so many outputs of a given teacher's `layer` (None: what enters its last Linear), fitted first.
+
+    Terms read it as the teacher's layer "embed".
+    """
+
+    width: Count
+    layer: str | None = None
+
+
 class TermConfig(BaseModel):
     """A `congruence.Term`; every key that is not its own is a hyper-parameter of the method."""
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from congruence.config.parts import DataConfig, ModelConfig, TermConfig
+from congruence.config.parts import DataConfig, HeadConfig, ModelConfig, TermConfig
 from congruence.config.problems import Problems, expected
 from congruence.config.table import Count, Table, absolute, table_or
 from congruence.config.training import TrainConfig
@@ -34,9 +34,23 @@ class StageConfig(Table):
         Annotated[Annotated[str, Tag("@stage")] | Annotated[ModelConfig, Tag("@model")], table_or("@stage", "@model")]
         | None
     ) = None
+    teacher_head: HeadConfig | None = None
     labels_per_class: Count | None = None
     terms: Annotated[list[TermConfig], Field(min_length=1)]
     train: TrainConfig
+
+    @model_validator(mode="after")
+    def _taught(self) -> Self:
+        sampler, found = self.train.sampler, []
+        if self.teacher is None and self.teacher_head is not None:
+            found.append(("teacher_head", "expected none without a teacher, got one."))
+        if self.teacher is None and sampler is not None and sampler.name == "superclass_uniform":
+            found.append(
+                ("train.sampler.name", "expected 'class_uniform' without a teacher, got 'superclass_uniform'.")
+            )
+        if found:
+            raise Problems(found)
+        return self
 
     def students(self) -> dict[str, ModelConfig]:
         """Return the students by name; a single one is called "student"."""

@@ -122,7 +122,7 @@ def run(
     ranks.barrier()
     splits = load_splits(config.data) if splits is None else splits
     for name in config.stages:
-        build_stage(config, name, teachers={}, splits=splits, trust=trust)
+        build_stage(config, name, teachers={}, splits=splits, trust=trust, dry=True)
     if ranks.rank() == 0:
         writable(out)
         if not (out / CONFIG).exists():

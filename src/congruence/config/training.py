@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, Tag, ValidationInfo, field_validator, model_validator
 
 from congruence import data
+from congruence.config.problems import Problems
 from congruence.config.table import Count, Table, Whole, table_or
 from congruence.engine.options import FitOptions, OptimizerOptions, Precision, ScheduleOptions
 
@@ -57,6 +58,23 @@ class AugmentConfig(Table):
         return value
 
 
+class SamplerConfig(Table):
+    """What a batch holds: exactly `k` samples of each class, or of each cluster of the teacher's features.
+
+    `congruence.data.ClassUniformSampler` and `SuperclassUniformSampler`.
+    """
+
+    name: Literal["class_uniform", "superclass_uniform"]
+    k: Count = 4
+    clusters: Count | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.clusters is not None and self.name == "class_uniform":
+            raise Problems([("clusters", f"expected none with 'class_uniform', got {self.clusters}.")])
+        return self
+
+
 _ENGINE = (
     *("epochs", "max_steps", "seed", "precision", "gradient_clip", "accumulate"),
     *("log_every", "checkpoint_seconds", "tensorboard"),
@@ -73,6 +91,7 @@ class TrainConfig(Table):
     augment: Annotated[
         Annotated[bool, Tag("@flag")] | Annotated[AugmentConfig, Tag("@table")], table_or("@flag", "@table")
     ] = False
+    sampler: SamplerConfig | None = None
     workers: Whole = 0
     seed: int = 0
     device: str = "auto"
@@ -95,11 +114,14 @@ class TrainConfig(Table):
     @model_validator(mode="after")
     def _together(self) -> Self:
         self.options()
+        if self.sampler is not None and self.batch_size % self.sampler.k:
+            text = f"expected a multiple of the sampler's k ({self.sampler.k}), got {self.batch_size}."
+            raise Problems([("batch_size", text)])
         return self
 
     def options(self, **more: Any) -> FitOptions:
         """Return what `fit` gets; `more` are its arguments that no file says (out, resume, callbacks)."""
-        apart = {"batch_size", "drop_last", "augment", "workers", "optimizer", "schedule"}
+        apart = {"batch_size", "drop_last", "augment", "sampler", "workers", "optimizer", "schedule"}
         values = {name: getattr(self, name) for name in type(self).model_fields if name not in apart}
         return FitOptions(
             **values,

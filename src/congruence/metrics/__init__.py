@@ -13,11 +13,14 @@ from congruence.metrics.perception import (
     perception_coherence,
 )
 from congruence.metrics.retrieval import precision_at_k, retrieval_map
+from congruence.metrics.spread import inter_class_similarity, intra_class_similarity, soft_label_entropy
 
 __all__ = [
     "accuracy",
     "estimate_perception_coherence",
     "global_perception_coherence",
+    "inter_class_similarity",
+    "intra_class_similarity",
     "kernel_transfer_bound",
     "kernel_transfer_error",
     "landmark_transfer_error",
@@ -25,4 +28,5 @@ __all__ = [
     "precision_at_k",
     "retrieval_map",
     "smallest_landmark_eigenvalue",
+    "soft_label_entropy",
 ]

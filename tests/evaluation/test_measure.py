@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -9,7 +11,7 @@ from torch import nn
 import congruence as cg
 from congruence.evaluation import embed, measure
 from congruence.evaluation.embed import known_accuracy
-from congruence.metrics import retrieval_map
+from congruence.metrics import inter_class_similarity, intra_class_similarity, retrieval_map, soft_label_entropy
 from congruence.models import count_parameters
 
 
@@ -34,9 +36,25 @@ def test_numbers(splits):
     assert found.retrieval_map == pytest.approx(expected, rel=1e-6)
     assert -1 <= found.gpcl <= 1
     assert found.parameters == count_parameters(student)
-    assert list(found.to_dict()) == ["accuracy", "retrieval_map", "gpcl", "parameters"]
+    assert found.soft_label_entropy == soft_label_entropy(test.logits)
+    assert found.intra_class_similarity == pytest.approx(intra_class_similarity(test.features, test.labels))
+    assert found.inter_class_similarity == pytest.approx(inter_class_similarity(test.features, test.labels))
+    spread = ["soft_label_entropy", "intra_class_similarity", "inter_class_similarity"]
+    assert list(found.to_dict()) == ["accuracy", "retrieval_map", "gpcl", *spread, "parameters"]
     assert measure(student, splits, teacher=student).gpcl == pytest.approx(1)
 
 
 def test_without_a_teacher(splits):
     assert measure(model(0), splits).gpcl is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "known"),
+    [(torch.zeros(4).long(), (True, False)), (torch.arange(4), (False, True)), (torch.full((4,), -1), (False, False))],
+    ids=["one class", "one sample a class", "no labels"],
+)
+def test_what_no_pair_tells_is_none(splits, labels, known):
+    few = dataclasses.replace(splits.test.subset(range(4)), labels=labels)
+    found = measure(model(0), splits._replace(test=few))
+    assert (found.intra_class_similarity is not None, found.inter_class_similarity is not None) == known
+    assert found.soft_label_entropy > 0

@@ -24,6 +24,9 @@ _ROWS = {
     "accuracy": ("accuracy", ".4f"),
     "retrieval_map": ("retrieval mAP", ".4f"),
     "gpcl": ("coherence GPCL", ".4f"),
+    "soft_label_entropy": ("soft-label H", ".4f"),
+    "intra_class_similarity": ("intra-class sim.", ".4f"),
+    "inter_class_similarity": ("inter-class sim.", ".4f"),
     "parameters": ("parameters", ",d"),
 }
 Numbers = Mapping[str, Mapping[str, Any]]

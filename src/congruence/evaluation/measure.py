@@ -10,7 +10,13 @@ from torch import nn
 from congruence.data.loader import loader
 from congruence.data.sources import Splits
 from congruence.evaluation.embed import Embedded, embed, known_accuracy
-from congruence.metrics import global_perception_coherence, retrieval_map
+from congruence.metrics import (
+    global_perception_coherence,
+    inter_class_similarity,
+    intra_class_similarity,
+    retrieval_map,
+    soft_label_entropy,
+)
 from congruence.models.parameters import count_parameters
 
 BATCH = 500
@@ -24,12 +30,18 @@ class Measurement:
         accuracy: top-1, a fraction.
         retrieval_map: 11-point interpolated mAP by cosine, training images as database and test images as queries.
         gpcl: global perception coherence with the teacher on the test images, by cosine.
+        soft_label_entropy: mean over the test images, in nats.
+        intra_class_similarity: mean e^cosine of two test images of one class: large where classes are tight.
+        inter_class_similarity: the same of two classes.
         parameters: of the model.
     """
 
     accuracy: float | None
     retrieval_map: float | None
     gpcl: float | None
+    soft_label_entropy: float | None
+    intra_class_similarity: float | None
+    inter_class_similarity: float | None
     parameters: int
 
     def to_dict(self) -> dict[str, float | int | None]:
@@ -59,7 +71,10 @@ def measure(
     if teacher is not None:
         reference = embed(teacher, loader(splits.test, batch_size=BATCH, shuffle=False), name="teacher", device=device)
         gpcl = global_perception_coherence(test.features, reference.features)
-    return Measurement(known_accuracy(test), _retrieval(test, train), gpcl, count_parameters(student))
+    entropy = None if test.logits is None else soft_label_entropy(test.logits)
+    return Measurement(
+        known_accuracy(test), _retrieval(test, train), gpcl, entropy, *_spread(test), count_parameters(student)
+    )
 
 
 def _retrieval(test: Embedded, train: Embedded) -> float | None:
@@ -67,3 +82,13 @@ def _retrieval(test: Embedded, train: Embedded) -> float | None:
         return None
     known = train.labels >= 0
     return retrieval_map(test.features, test.labels, train.features[known], train.labels[known])
+
+
+def _spread(test: Embedded) -> tuple[float | None, float | None]:
+    """Return the similarity within and between classes, None where there is no pair."""
+    if test.labels is None:
+        return None, None
+    sizes = torch.bincount(test.labels[test.labels >= 0])
+    within = intra_class_similarity(test.features, test.labels) if (sizes > 1).any() else None
+    between = inter_class_similarity(test.features, test.labels) if (sizes > 0).sum() > 1 else None
+    return within, between

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from congruence.core import check
 from congruence.core.numerics import float32_island
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Matrix: TypeAlias = "NDArray[np.float64]"
 Solver = Literal["exact", "sinkhorn"]
 SOLVER = check.Choice(("exact", "sinkhorn"))
 REGULARIZATION = check.POSITIVE
 _SIMPLEX_STEPS = 10_000_000
 _SINKHORN_STEPS = 1_000
 _SINKHORN_ERROR = 1e-12
-
-Matrix = NDArray[np.float64]
 
 
 def transport_plan(cost: Tensor, *, solver: Solver = "exact", regularization: float = 0.05) -> Tensor:
@@ -157,7 +158,7 @@ def _plan_dtype(cost: Tensor) -> torch.dtype:
 
 
 def _matrix(cost: Tensor) -> Matrix:
-    return cast(Matrix, cost.cpu().double().numpy())
+    return cast("Matrix", cost.cpu().double().numpy())
 
 
 def _like(cost: Tensor, plan: Matrix) -> Tensor:
@@ -211,4 +212,4 @@ def _sinkhorn(cost: Matrix, regularization: float) -> Matrix:
     plan = plan * np.minimum(1, columns / np.maximum(plan.sum(0), np.finfo(np.float64).tiny))
     left, right = rows - plan.sum(1), columns - plan.sum(0)
     missing = left.sum()
-    return cast(Matrix, plan + np.outer(left, right) / missing if missing > 0 else plan)
+    return cast("Matrix", plan + np.outer(left, right) / missing if missing > 0 else plan)

@@ -75,7 +75,8 @@ def _figure(run: Transfer, states: Sequence[tuple[int, Tensor]]) -> Figure:
     teacher: Any = figure.add_subplot(1, 1 + len(states), 1, projection=None if flat else "3d")
     teacher.scatter(*run.toy.points.T.numpy(), c=run.toy.labels.numpy(), cmap="tab10", vmax=9, s=4)
     teacher.set_title(f"teacher: {run.toy.name}")
-    reach = 1.05 * max(float(points.abs().max()) for _, points in run.frames)
+    # Few points fly far out on their way.
+    reach = 1.1 * max(float(points.abs().quantile(0.995)) for _, points in run.frames)
     for place, (epoch, points) in enumerate(states, 2):
         axes = figure.add_subplot(1, 1 + len(states), place)
         across, up = points.T.numpy()

@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 from _harness.configs import tiny
+from _harness.extracted import on_a_rank, plan_and_head
+from _harness.runs import on_ranks
 
 from congruence.config import ConfigError, build_stage, run
 from congruence.config.build import load_splits
@@ -117,7 +119,7 @@ def test_nothing_is_extracted_where_only_the_fit_is_checked(monkeypatch):
 
 def test_unlabelled_data_has_no_class_uniform_batches():
     config, splits = unlabelled(sampled(name='"class_uniform"', k=4))
-    with pytest.raises(ValueError, match=r"The sampler 'class_uniform' needs labels, the data 'digits/train' has none\."):
+    with pytest.raises(ValueError, match=r"'class_uniform' needs labels, the data 'digits/train' has none\."):
         build_stage(config, "student", teachers={}, splits=splits, dry=True)
 
 
@@ -157,3 +159,14 @@ def test_both_need_a_teacher():
         tiny("digits/teacher", *overrides)
     assert "teacher_head: expected none without a teacher" in str(caught.value)
     assert "train.sampler.name: expected 'class_uniform' without a teacher" in str(caught.value)
+
+
+def test_ranks_have_the_same_superclasses_and_head(tmp_path):
+    on_ranks(on_a_rank, tmp_path)
+    first, second = (torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1))
+    alone = plan_and_head()
+    for name in ("plan", "weight", "bias"):
+        assert torch.equal(first[name], second[name])
+        assert torch.equal(first[name], alone[name])
+    batches = [share["share"].view(len(alone["plan"]), -1) for share in (first, second)]
+    assert torch.equal(torch.cat(batches, 1), alone["plan"])

@@ -60,6 +60,10 @@ class KernelTransfer(Method):
     Raises:
         ValueError: for a hyper-parameter out of its range, or one that has no meaning beside the others.
 
+    Example:
+        >>> KernelTransfer(landmarks="clusters", count=50).needs.labels  # no labels are needed
+        False
+
     Reference:
         Qian, Li and Hu, Efficient Kernel Transfer in Knowledge Distillation, Alg. 1.
 

@@ -36,6 +36,19 @@ class LandmarkBank(nn.Module):
         weighting: "teacher" gives landmarks W_T^{+1/2} D on both sides, so that X Dᵀ becomes C W_T^{+1/2}, with
             W = D Dᵀ; "own" takes each side's own W; "none" the means themselves.
         seed: of K-means.
+
+    Example:
+        >>> import torch
+        >>> bank = LandmarkBank(1, 1, 2)
+        >>> rows = torch.tensor([[1.0], [3.0], [5.0]])
+        >>> bank.update(rows, 10 * rows, torch.tensor([0, 0, -1]))
+        >>> bank.end_epoch()
+        >>> bank.student.tolist(), bank.teacher.tolist(), bank.filled.tolist()
+        ([[2.0], [0.0]], [[20.0], [0.0]], [True, False])
+
+    Reference:
+        Qian, Li and Hu, Efficient Kernel Transfer in Knowledge Distillation, eq. 3, "Effect of Matrix W" and "Effect of
+        Centers per Class".
     """
 
     student: Tensor

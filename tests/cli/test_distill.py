@@ -84,7 +84,8 @@ def test_evaluate_weights_with_a_configuration(finished):
     file = out / "student.safetensors"
     result = invoke("evaluate", "digits/pkt", "--weights", file, *sets(*FEW))
     assert result.exit_code == 0, result.stderr
-    assert [line.split()[0] for line in result.stdout.splitlines()] == ["test", "accuracy", "retrieval", "parameters"]
+    rows = ["test", "accuracy", "retrieval", "parameters", "soft-label", "intra-class", "inter-class"]
+    assert [line.split()[0] for line in result.stdout.splitlines()] == rows
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def evaluate(
     set_: Set = None,
     trust: Trust = False,
 ) -> None:
-    """Measure a student on the test set: accuracy, retrieval mAP, coherence with its teacher (GPCL), and size."""
+    """Measure a student on the test set: accuracy, retrieval mAP, coherence with its teacher (GPCL), size, spread."""
     from congruence.cli.train import allow, table
     from congruence.engine.distributed import pick_device
     from congruence.evaluation import measure
@@ -37,7 +37,7 @@ def evaluate(
     }
     if made.teacher is not None:
         columns["teacher"] = measure(made.teacher, splits, device=device).to_dict()
-    typer.echo(json.dumps(columns, indent=2) if as_json else table(columns, title="test set"))
+    typer.echo(json.dumps(columns, indent=2) if as_json else table(columns, title="test set", spread=True))
 
 
 def _made(

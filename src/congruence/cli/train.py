@@ -24,10 +24,12 @@ _ROWS = {
     "accuracy": ("accuracy", ".4f"),
     "retrieval_map": ("retrieval mAP", ".4f"),
     "gpcl": ("coherence GPCL", ".4f"),
+    "parameters": ("parameters", ",d"),
+}
+_SPREAD = {
     "soft_label_entropy": ("soft-label H", ".4f"),
     "intra_class_similarity": ("intra-class sim.", ".4f"),
     "inter_class_similarity": ("inter-class sim.", ".4f"),
-    "parameters": ("parameters", ",d"),
 }
 Numbers = Mapping[str, Mapping[str, Any]]
 
@@ -91,8 +93,8 @@ def measured(model: nn.Module, ended: StageRun, device: str, *, teacher: bool = 
     ).to_dict()
 
 
-def table(columns: Numbers, *, title: str) -> str:
-    """Write test numbers with a column for each model.
+def table(columns: Numbers, *, title: str, spread: bool = False) -> str:
+    """Write test numbers with a column for each model; with `spread`, what soft labels and classes hold as well.
 
     Example:
         >>> print(table({"best": {"accuracy": 0.5, "parameters": 1200}}, title="test set"))
@@ -101,7 +103,7 @@ def table(columns: Numbers, *, title: str) -> str:
         parameters           1,200
     """
     lines = [f"{title:16}" + "".join(f"{name:>10}" for name in columns)]
-    for key, (label, form) in _ROWS.items():
+    for key, (label, form) in {**_ROWS, **(_SPREAD if spread else {})}.items():
         values = [column.get(key) for column in columns.values()]
         if any(value is not None for value in values):
             lines.append(f"{label:16}" + "".join(f"{'-' if v is None else format(v, form):>10}" for v in values))

@@ -50,7 +50,9 @@ def wasserstein_loss(
     Deviations:
         None for "exact". The paper has no entropic solver: with "sinkhorn" a student equal to the teacher is not at 0,
         and the gradient ⟨P, ∂M⟩ leaves out how P itself moves. Which sample is matched with which is not used: a
-        student whose batch is the teacher's in another order has nothing to learn.
+        student whose batch is the teacher's in another order has nothing to learn, and a large weight beside few
+        labels can move classes onto each other's places. The paper gives no λ: the row's weight is 1, in units of the
+        squared features, and recipes set their own.
     """
     name = "wasserstein_loss"
     check.floating(name, 2, student=student, teacher=teacher)

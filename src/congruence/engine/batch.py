@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from congruence.core import check, rng
+from congruence.core.devices import to_device
 
 
 @dataclass(frozen=True)
@@ -50,20 +51,6 @@ def unpack(batch: Any, device: torch.device | None = None) -> Batch:
             raise ValueError(f"The {name} of a batch must be a tensor, got {type(value).__name__}.")
     parts = (found.inputs, found.labels, found.index, found.views)
     return Batch(*(to_device(part, device) for part in parts))
-
-
-def to_device(value: Any, device: torch.device | str | None) -> Any:
-    """Move the tensors in a tensor, tuple, list or mapping."""
-    if device is None:
-        return value
-    if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
-    if isinstance(value, Mapping):
-        return {key: to_device(item, device) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        moved = [to_device(item, device) for item in value]
-        return type(value)(*moved) if hasattr(value, "_fields") else type(value)(moved)
-    return value
 
 
 def samplers(loader: Any) -> list[Any]:

@@ -84,7 +84,7 @@ def first_batch(loader: Any, argument: str) -> Any:
     for generator, state in states:
         generator.set_state(state)
     if first is None:
-        check.fail("fit", argument, "a loader of at least one batch", "none: is the dataset empty?")
+        check.fail("fit", argument, "a loader of at least one batch", "none (is the dataset empty?)")
     return first
 
 

@@ -51,7 +51,7 @@ def extent(loader: Iterable[Any], options: FitOptions) -> Extent:
             ) from None
         return Extent(options.max_steps, options.epochs, options.max_steps)
     if batches == 0:
-        check.fail("fit", "train_loader", "a loader of at least one batch", "none: is the dataset empty?")
+        check.fail("fit", "train_loader", "a loader of at least one batch", "none (is the dataset empty?)")
     per_epoch = math.ceil(batches / options.accumulate)
     steps = options.max_steps or per_epoch * (options.epochs or 1)
     if options.epochs is not None:

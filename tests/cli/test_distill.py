@@ -2,10 +2,12 @@
 
 import json
 import sys
+import tomllib
 
 import pytest
 import torch
 from _harness.configs import quick
+from PIL import Image
 from typer.testing import CliRunner
 
 from congruence import load_student
@@ -153,6 +155,29 @@ def test_no_configuration(mine):
     assert invoke("evaluate", "out", "--trust").stdout.split()[:4] == ["test", "set", "student", "teacher"]
 
 
+def test_no_configuration_with_overrides_and_photos_of_any_size(mine):
+    for number in range(40):
+        path = mine / "photos" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (16 + number, 20), number).save(path)
+    common = (*MINE[:4], "--data", "photos", "--student", "cnn3", "--trust", "--method", "pkt", "--out", "out")
+    refused = invoke("distill", *common)
+    assert refused.exit_code == 2
+    assert "--set data.size=64" in refused.stderr
+    chosen = ("data.size=16", "stages.student.train.epochs=1", "stages.student.terms.0.weight=7.0")
+    result = invoke("distill", *common, *sets(*chosen))
+    assert result.exit_code == 0, result.stderr
+    config = tomllib.loads((mine / "out" / "config.toml").read_text())
+    stage = config["stages"]["student"]
+    assert config["data"]["size"] == 16
+    assert [(term["key"], term["weight"]) for term in stage["terms"]] == [("pkt", 7.0), ("ce", 1.0)]
+    assert (stage["train"]["epochs"], stage["train"]["optimizer"]["name"]) == (1, "adamw")
+
+
+def test_help_says_the_default_method():
+    assert "kd by default" in " ".join(invoke("distill", "--help").stdout.replace("│", " ").split())
+
+
 def test_a_factorys_student_says_how_to_load_it(mine):
     result = invoke("distill", *MINE, "--student", "my_models:body", "--trust", "--method", "pkt", "--out", "out")
     assert result.exit_code == 0, result.stderr
@@ -171,7 +196,7 @@ def test_a_factorys_student_says_how_to_load_it(mine):
         ),
         ((*MINE, "--student", "cnn3", "--method", "ptk"), "Did you mean 'pkt'?"),
         ((*MINE[:4], "--student", "cnn3"), "or --teacher, --student and --data."),
-        ((*MINE, "--student", "cnn3", "--set", "a=1"), "--set changes a configuration, there is none"),
+        ((*MINE, "--student", "cnn3", "--set", "dta.size=1"), "Did you mean 'data'?"),
         ((*MINE, "digits/kd"), "are for runs without a configuration: use --set."),
         (("--teacher", "resnet8", "--data", "digits", "--student", "cnn3"), "Give --teacher-weights"),
         ((*MINE[:3], "absent.pt", *MINE[4:], "--student", "cnn3", "--trust"), "There is no weights file '"),

@@ -1,11 +1,13 @@
 """`congruence methods`."""
 
+import dataclasses
 import inspect
 
 import pytest
 from typer.testing import CliRunner
 
 from congruence.cli.main import app
+from congruence.cli.methods import card
 from congruence.methods import keys, row
 
 
@@ -25,6 +27,16 @@ def test_a_card_tells_everything(key):
     assert f"default weight: {entry.weight}" in text
     assert f"paper: {entry.reference}" in text
     assert all(f"{name}={value!r}" in text for name, value in entry.defaults().items())
+
+
+def test_a_card_names_where_the_function_lives():
+    assert "\ncongruence.losses.pkt_loss\n" in card(row("pkt"))
+
+    def mine_loss(student, teacher):
+        """L = 0."""
+
+    other = dataclasses.replace(row("mimic"), key="mine", function=mine_loss)
+    assert f"\n{__name__}.mine_loss\n" in card(other)
 
 
 def test_an_unknown_key():

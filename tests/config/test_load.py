@@ -202,3 +202,11 @@ def test_paths_become_absolute(tmp_path, monkeypatch):
 def test_values_from_elsewhere_name_their_source():
     with pytest.raises(ConfigError, match=r"\Acommand line: data: expected a value, got nothing\.\n"):
         from_values({"stages": 3}, "command line")
+
+
+@pytest.mark.parametrize(("key", "value"), [("data.size", "''"), ("data.validation", "[]")])
+def test_a_value_of_several_types_is_named_by_its_key(key, value):
+    with pytest.raises(ConfigError) as error:
+        load_config("digits/pkt", [f"{key}={value}"])
+    assert error.value.lines
+    assert all(line.startswith(f"--set {key}={value}: {key}: expected ") for line in error.value.lines)

@@ -98,3 +98,10 @@ def test_extract_tar_refuses_what_leaves_the_folder(tmp_path, name, kind, target
         files.extract_tar(tmp_path / "bad.tar", tmp_path / "out")
     assert not (tmp_path / "evil").exists()
     assert not (tmp_path / "out" / name).exists()
+
+
+def test_a_file_in_the_folder_s_place_is_told(tmp_path):
+    (tmp_path / "taken").write_text("mine")
+    with pytest.raises(ValueError, match=r"taken' cannot be made: a file of that name is in its place\."):
+        files.writable(tmp_path / "taken")
+    assert (tmp_path / "taken").read_text() == "mine"

@@ -1,6 +1,7 @@
 """Batches that resume bit for bit."""
 
 import itertools
+import json
 import random
 from typing import Any
 
@@ -266,3 +267,15 @@ def test_epochs_and_starts_are_whole_numbers() -> None:
     with pytest.raises(ValueError, match="`set_epoch`: `epoch` must be an integer >= 0"):
         data.set_epoch(-1)
     assert list(data.batches(0, start=9)) == []
+
+
+def test_what_decides_the_batches_is_described_in_plain_values():
+    images = torch.zeros(6, 1, 2, 2, dtype=torch.uint8)
+
+    def described(labels=(0, 1, 0, 1, 0, 1), **options):
+        dataset = ArrayDataset(images, torch.tensor(labels), classes=2, mean=(0.0,), std=(1.0,))
+        return json.loads(json.dumps(loader(dataset, batch_size=2, **options).describe()))
+
+    assert described() == described()
+    for changed in ({"labels": (1, 1, 0, 1, 0, 1)}, {"seed": 1}, {"shuffle": False}, {"augment": True}):
+        assert described(**changed) != described()

@@ -278,7 +278,7 @@ def test_half_precision_learns_and_keeps_single_precision_weights():
         ({"distiller": nn.Linear(2, 2)}, "`distiller` must be a Distiller, got Linear"),
         ({"options": None}, r"`options` must be FitOptions\(epochs=...\)"),
         ({"options": {"epochs": 1}}, r"`options` must be FitOptions"),
-        ({"train_loader": []}, "`train_loader` must be a loader of at least one batch, got none: is the dataset empty"),
+        ({"train_loader": []}, "`train_loader` must be a loader of at least one batch, got none"),
         ({"val_loader": []}, "`val_loader` must be a loader of at least one batch, got none"),
         ({"val_loader": iter([])}, "`val_loader` must be a loader that can be read more than once"),
         (

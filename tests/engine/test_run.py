@@ -144,7 +144,7 @@ def test_resuming_with_other_parts_is_told(tmp_path):
     ]:
         with pytest.raises(ValueError, match=sentence):
             cg.fit(distiller("ce", "mimic"), loader, options=constant(epochs=1, out=out, resume=True, **change))
-    with pytest.raises(ValueError, match=r"its data.seed is 0, this one's 5"):
+    with pytest.raises(ValueError, match=r"its data.order.seed is 0, this one's 5"):
         cg.fit(
             distiller("ce", "mimic"),
             cg.data.loader(data(), batch_size=8, seed=5),

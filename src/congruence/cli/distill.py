@@ -9,6 +9,8 @@ import typer
 from congruence.cli.options import Out, Resume, Set, Trust
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from congruence.config import RunConfig
     from congruence.data import Splits
 
@@ -39,7 +41,7 @@ def distill(
         str | None, typer.Option(help="A folder of images, or a dataset's name.", rich_help_panel=_NO_CONFIG)
     ] = None,
     method: Annotated[
-        list[str] | None, typer.Option(help="Key of a method; repeatable. [default: kd]", rich_help_panel=_NO_CONFIG)
+        list[str] | None, typer.Option(help="Key of a method; repeatable; kd by default.", rich_help_panel=_NO_CONFIG)
     ] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the training data.", rich_help_panel=_NO_CONFIG)] = 30,
 ) -> None:
@@ -59,14 +61,18 @@ def distill(
     else:
         if not (teacher and student and data):
             raise ValueError("Give a configuration (a file or a recipe's name), or --teacher, --student and --data.")
-        if set_:
-            raise ValueError("--set changes a configuration, there is none: see --method and --epochs.")
-        loaded, splits = _quick(teacher, teacher_weights, student, data, method or ["kd"], epochs)
+        loaded, splits = _quick(teacher, teacher_weights, student, data, method or ["kd"], epochs, set_ or ())
     train(loaded, folder(out, loaded), resume=resume, trust=trust, splits=splits)
 
 
 def _quick(
-    teacher: str, weights: str | None, student: str, data: str, methods: list[str], epochs: int
+    teacher: str,
+    weights: str | None,
+    student: str,
+    data: str,
+    methods: list[str],
+    epochs: int,
+    overrides: Sequence[str],
 ) -> tuple[RunConfig, Splits]:
     """Return the configuration of a teacher, a student and data, and the data, whose labels decide its terms."""
     from congruence.config import from_values, load_splits
@@ -82,16 +88,18 @@ def _quick(
                 "teacher": _model(teacher) | ({"weights": weights} if weights else {}),
                 "student": _model(student),
                 "terms": terms,
-                "train": {"epochs": epochs, "augment": True},
+                # The methods' weights do not suit SGD's rate in every model: AdamW's step does not grow with them.
+                "train": {"epochs": epochs, "augment": True, "optimizer": {"name": "adamw", "lr": 0.003}},
             }
         },
     }
-    config = from_values(values, "command line")
+    config = from_values(values, "command line", overrides=overrides)
     splits = load_splits(config.data)
     labels = splits.train.labels
     if labels is not None and bool((labels >= 0).any()) and "ce" not in methods:
-        terms.insert(0, {"key": "ce", "weight": _KD_LABELS if methods == ["kd"] else 1.0})
-    return from_values(values, "command line"), splits
+        # At the end, so that terms.0 of an override is the first --method.
+        terms.append({"key": "ce", "weight": _KD_LABELS if methods == ["kd"] else 1.0})
+    return from_values(values, "command line", overrides=overrides), splits
 
 
 def _model(name: str) -> dict[str, Any]:

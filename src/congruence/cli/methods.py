@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from congruence.methods import Row
 
 
@@ -25,6 +27,12 @@ def methods(
         typer.echo(f"{name:{width}}  {row(name).summary}")
 
 
+def _home(function: Callable[..., object]) -> str:
+    """Return the module to take a function from: `congruence.losses` for ours, a package's own for its rows."""
+    module = function.__module__
+    return "congruence.losses" if module.startswith("congruence.losses.") else module
+
+
 def card(row: Row) -> str:
     """Write all about a method; the formula is the one in its function's docstring."""
     text = inspect.getdoc(row.function) or ""
@@ -38,7 +46,7 @@ def card(row: Row) -> str:
         [
             f"{row.key}: {row.summary}",
             "",
-            f"congruence.losses.{row.function.__name__}",
+            f"{_home(row.function)}.{row.function.__name__}",
             formula,
             "",
             f"needs: {', '.join(needs)}; {scope}",

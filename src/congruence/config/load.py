@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -46,10 +47,31 @@ def load_config(path_or_name: str | Path, overrides: Sequence[str] = ()) -> RunC
         path = shipped("recipes", str(path_or_name))
     origins: dict[Place, str] = {}
     values = _read(path, (), origins)
-    wrong = _override(values, overrides, origins)
     values.setdefault("name", f"{path.resolve().parent.name}/{path.stem}")
+    return from_values(values, str(path), origins, overrides)
+
+
+def from_values(
+    values: Mapping[str, Any],
+    source: str,
+    origins: Mapping[Place, str] | None = None,
+    overrides: Sequence[str] = (),
+) -> RunConfig:
+    """Check a configuration given as plain values.
+
+    Args:
+        values: as TOML gives them.
+        source: what to name in errors.
+        origins: what to name instead for single keys.
+        overrides: as of `load_config`.
+
+    Raises:
+        ConfigError: with a line for each thing that is wrong.
+    """
+    changed, named = copy.deepcopy(dict(values)), dict(origins or {})
+    wrong = _override(changed, overrides, named)
     try:
-        config = from_values(values, str(path), origins)
+        config = _checked(changed, source, named)
     except ConfigError as error:
         raise ConfigError([*wrong, *error.lines]) from None
     if wrong:
@@ -57,17 +79,7 @@ def load_config(path_or_name: str | Path, overrides: Sequence[str] = ()) -> RunC
     return config
 
 
-def from_values(values: Mapping[str, Any], source: str, origins: Mapping[Place, str] | None = None) -> RunConfig:
-    """Check a configuration given as plain values.
-
-    Args:
-        values: as TOML gives them.
-        source: what to name in errors.
-        origins: what to name instead for single keys.
-
-    Raises:
-        ConfigError: with a line for each thing that is wrong.
-    """
+def _checked(values: Mapping[str, Any], source: str, origins: Mapping[Place, str]) -> RunConfig:
     from pydantic import ValidationError
 
     from congruence.config.schema import RunConfig, wrong_links
@@ -78,7 +90,7 @@ def from_values(values: Mapping[str, Any], source: str, origins: Mapping[Place, 
         found = [pair for problem in error.errors() for pair in explain(problem, _keys)]
         # The schema links stages only once each is right by itself.
         found += wrong_links(values.get("stages"))
-        lines = [f"{_origin(key, origins or {}, source)}: {key or 'file'}: {sentence}" for key, sentence in found]
+        lines = [f"{_origin(key, origins, source)}: {key or 'file'}: {sentence}" for key, sentence in found]
         raise ConfigError(lines) from None
 
 

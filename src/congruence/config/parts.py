@@ -56,6 +56,10 @@ class ModelConfig(Table):
     @field_validator("model")
     @classmethod
     def _known(cls, name: str | None) -> str | None:
+        if name is not None and ":" in name:
+            raise ValueError(
+                f"expected a name of the zoo; what makes a model is written factory = {name!r}, not model."
+            )
         if name is not None and name not in models.ZOO:
             raise ValueError(expected(models.ZOO, name))
         return name

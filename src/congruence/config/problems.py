@@ -9,6 +9,8 @@ from typing import Any
 from congruence.core import check
 
 _SENTENCE = re.compile(r"`\w+`: `(\w+)` must be (.+), got (.+)\.", re.DOTALL)
+# What pydantic adds to a location for each type that a value might have had: no key of the file.
+_BRANCH = re.compile(r"int|float|str|constrained-\w+|(list|dict|tuple)\[.*\]")
 _WORDS = {
     "bool_type": "true or false",
     "int_type": "an integer",
@@ -83,6 +85,8 @@ def explain(error: Mapping[str, Any], keys: Callable[[tuple[str, ...]], Iterable
     """
     place = tuple(str(part) for part in error["loc"] if not str(part).startswith("@"))
     kind, got = error["type"], error["input"]
+    while len(place) > 1 and kind != "extra_forbidden" and _BRANCH.fullmatch(place[-1]):
+        place = place[:-1]
     reason = error.get("ctx", {}).get("error")
     if isinstance(reason, Problems):
         return [(".".join((*place, *filter(None, [key]))), reworded(text, key)) for key, text in reason.found]

@@ -87,6 +87,8 @@ def writable(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
+    except FileExistsError:
+        raise ValueError(f"The folder '{folder}' cannot be made: a file of that name is in its place.") from None
     except OSError as error:
         raise ValueError(f"The folder '{folder}' cannot be written to: {error.strerror or error}.") from None
     return folder

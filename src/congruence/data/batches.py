@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from congruence.core import ranks
 from congruence.core.check import Real, fail, hyperparameters
+from congruence.core.devices import to_device
 from congruence.core.rng import keyed_generator
 from congruence.data.augment import Augment
 from congruence.data.dataset import ArrayDataset
@@ -33,16 +34,9 @@ def _same(value: Any) -> Any:
     return value
 
 
-def _moved(value: Any, device: torch.device | str | None) -> Any:
-    if device is None:
-        return value
-    if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
-    if isinstance(value, Mapping):
-        return {key: _moved(item, device) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_moved(item, device) for item in value]
-    return value
+def _plain(value: Any) -> dict[str, Any]:
+    """Return the attributes of an object that are plain values."""
+    return {name: item for name, item in vars(value).items() if isinstance(item, bool | int | float | str)}
 
 
 @dataclass(frozen=True)
@@ -112,6 +106,19 @@ class Loader:
     def epoch(self) -> int:
         """The epoch that the next `iter` gives."""
         return self._epoch
+
+    def describe(self) -> dict[str, Any]:
+        """Return what decides the batches, as plain values: two runs that differ here are not one run."""
+        content = getattr(self.dataset, "fingerprint", None)
+        return {
+            "dataset": content()[:16] if callable(content) else type(self.dataset).__name__,
+            "samples": len(self.dataset),
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "order": {"sampler": type(self.sampler).__name__, **_plain(self.sampler)},
+            "augment": {view: repr(augment) for view, augment in self.augment.items()},
+            "view_cycle": self.view_cycle,
+        }
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch the next `iter` gives."""
@@ -197,7 +204,7 @@ class Loader:
         )
 
     def _packed(self, index: Tensor, drawn: Drawn) -> Any:
-        views, labels, index = (_moved(part, self.device) for part in (drawn.views, drawn.labels, index))
+        views, labels, index = (to_device(part, self.device) for part in (drawn.views, drawn.labels, index))
         inputs = views["main" if "main" in views else self.views[0]]
         if self.views == ("main",):
             return inputs, labels, index

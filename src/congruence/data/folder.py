@@ -130,7 +130,8 @@ def decoded(
         if pixels.shape != first.shape:
             raise ValueError(
                 f"The image '{path}' is {pixels.shape[0]}x{pixels.shape[1]} and '{paths[0]}' is "
-                f"{first.shape[0]}x{first.shape[1]}: pass `size` to bring all to one height and width."
+                f"{first.shape[0]}x{first.shape[1]}: pass `size` to bring all to one height and width (on the command "
+                "line --set data.size=64)."
             )
         images[position] = pixels.transpose(2, 0, 1)
     return images

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from congruence.core import check, rng
+from congruence.core.devices import to_device
 
 
 @dataclass(frozen=True)
@@ -52,20 +53,6 @@ def unpack(batch: Any, device: torch.device | None = None) -> Batch:
     return Batch(*(to_device(part, device) for part in parts))
 
 
-def to_device(value: Any, device: torch.device | str | None) -> Any:
-    """Move the tensors in a tensor, tuple, list or mapping."""
-    if device is None:
-        return value
-    if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
-    if isinstance(value, Mapping):
-        return {key: to_device(item, device) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        moved = [to_device(item, device) for item in value]
-        return type(value)(*moved) if hasattr(value, "_fields") else type(value)(moved)
-    return value
-
-
 def samplers(loader: Any) -> list[Any]:
     """Return the samplers of a stock loader: its own, that of its batches, and the one beneath."""
     batches = getattr(loader, "batch_sampler", None)
@@ -97,7 +84,7 @@ def first_batch(loader: Any, argument: str) -> Any:
     for generator, state in states:
         generator.set_state(state)
     if first is None:
-        check.fail("fit", argument, "a loader of at least one batch", "none: is the dataset empty?")
+        check.fail("fit", argument, "a loader of at least one batch", "none (is the dataset empty?)")
     return first
 
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from congruence.core import check
+from congruence.core.devices import to_device
 from congruence.core.numerics import widen
 from congruence.core.ranks import world_size
 from congruence.data.facts import DataFacts
-from congruence.engine.batch import to_device
 from congruence.engine.binding import Binding, bind, for_students, logits_path
 from congruence.engine.captured import Captured, Output
 from congruence.engine.forwards import forwards, read, sample

@@ -51,7 +51,7 @@ def extent(loader: Iterable[Any], options: FitOptions) -> Extent:
             ) from None
         return Extent(options.max_steps, options.epochs, options.max_steps)
     if batches == 0:
-        check.fail("fit", "train_loader", "a loader of at least one batch", "none: is the dataset empty?")
+        check.fail("fit", "train_loader", "a loader of at least one batch", "none (is the dataset empty?)")
     per_epoch = math.ceil(batches / options.accumulate)
     steps = options.max_steps or per_epoch * (options.epochs or 1)
     if options.epochs is not None:
@@ -98,13 +98,14 @@ def rehearse_validation(
 
 def describe(distiller: Distiller, loader: Any, options: FitOptions, extent: Extent) -> dict[str, Any]:
     """Return what makes a run the run it is, as plain values."""
-    own = {name: getattr(loader, name, None) for name in ("batch_size", "seed")}
+    size = getattr(loader, "batch_size", None)
+    data = loader.describe() if hasattr(loader, "describe") else {"batch_size": size if isinstance(size, int) else None}
     return {
         "terms": [term.describe() for term in distiller.terms],
         "students": {name: _architecture(module) for name, module in distiller.students.items()},
         "teacher": fingerprint(distiller.teacher.module.state_dict()) if distiller.teacher else None,
         "options": options.describe(),
-        "data": {"steps": extent.per_epoch, **{k: v for k, v in own.items() if isinstance(v, int)}},
+        "data": {"steps": extent.per_epoch, **data},
         "ranks": ranks.world_size(),
     }
 

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from congruence.engine.batch import to_device, unpack
+from congruence.core.devices import to_device
+from congruence.engine.batch import unpack
 from congruence.engine.modes import evaluating
 from congruence.metrics import accuracy
 from congruence.models.projectors import rows

@@ -133,7 +133,8 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> 
     if apart and not other:
         problems.append(f"differ between names that the model ties: {_few(apart)}")
     if problems:
-        hint = check.near(unexpected[0], missing, most=1) if unexpected else ""
+        slip = unexpected and len(missing) < len(own)  # a name written otherwise, rather than another model
+        hint = check.near(unexpected[0], missing, most=1) if slip else ""
         raise ValueError(
             f"The weights of {source} do not fit {type(unwrap(model)).__name__}: they {'; they '.join(problems)}.{hint}"
         )

@@ -60,6 +60,9 @@ def check_description(case: Case) -> None:
     require(bool(entry.reference.strip()), case, "it has no reference")
     require("=" in doc and "Shape" in doc, case, f"the docstring of {entry.function.__name__} lacks formula or Shape")
     for parameter in inspect.signature(entry.part).parameters.values():
+        # A module without a constructor of its own shows nn.Module's (*args, **kwargs), which takes nothing.
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
         require(parameter.kind is parameter.KEYWORD_ONLY, case, f"`{parameter.name}` is not keyword-only")
     defaults = {name: value for name, value in entry.defaults().items() if value is not inspect.Parameter.empty}
     own = {p.name for p in inspect.signature(Term).parameters.values() if p.kind is not p.POSITIONAL_ONLY}

@@ -149,3 +149,15 @@ def test_without_tensorboard_the_run_does_not_start(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ValueError, match=r"`tensorboard` must have the extra installed"):
         cg.fit(distiller(), batches(), options=constant(out=tmp_path / "run", tensorboard=True))
+
+
+@pytest.mark.parametrize(("weight", "told"), [(1e6, True), (1.0, False)])
+def test_a_gradient_that_drowns_another_is_told_once(weight, told, caplog):
+    cg.fit(
+        distiller("ce", Term("kd", weight=weight)),
+        batches(),
+        options=constant(epochs=3, log_every=1, gradient_clip=1.0),
+    )
+    said = [line for line in caplog.messages if "times that of 'ce'" in line]
+    assert len(said) == int(told), caplog.messages
+    assert all(line.startswith("The first gradient of 'kd'") for line in said)

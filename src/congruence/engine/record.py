@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from congruence.core.ranks import any_rank
 from congruence.engine.checkpoint import said
 from congruence.engine.distributed import mean_over_ranks
 
+LOG = logging.getLogger("congruence")
 NORMS_EVERY = 100
+LOPSIDED = 100  # times: beyond it, a term with the smaller gradient teaches next to nothing
 SKIPPED = "skipped"  # the share of steps whose scaled gradient overflowed; they count in no gradient norm
 
 
@@ -39,6 +42,7 @@ class Recorder:
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
         self.norms: dict[str, Tensor] = {}
+        self._compared = False
         self._events = _tensorboard(folder) if tensorboard and folder else None
         self._writer: Any = None
 
@@ -76,9 +80,24 @@ class Recorder:
         norms = {name: float(value) for name, value in self.norms.items() if torch.isfinite(value)}
         if norms:
             row["gradient_norms"] = norms
+            self._compare(norms)
         self.sums, self.norms, self.counts = {}, {}, {}
         self.write(row)
         return row
+
+    def _compare(self, norms: Mapping[str, float]) -> None:
+        """Warn once, from the first norms, where one term's gradient drowns another's."""
+        felt = {name: norm for name, norm in norms.items() if norm > 0}
+        if self._compared or not felt:
+            return
+        self._compared = True
+        large, small = max(felt, key=felt.__getitem__), min(felt, key=felt.__getitem__)
+        if felt[large] > LOPSIDED * felt[small]:
+            LOG.warning(
+                "The first gradient of '%s' (%.2g) is %.0f times that of '%s' (%.2g): see their weights, and the "
+                "gradient_norms of metrics.jsonl.",
+                *(large, felt[large], felt[large] / felt[small], small, felt[small]),
+            )
 
     def stop_if_bad(self) -> None:
         """Raise with step and terms if a loss was not finite."""

@@ -19,6 +19,7 @@ import congruence as cg
 from congruence.methods import keys, row
 
 BATCH, CLASSES, BAR = 64, 100, 1.03
+LATE = 50  # an epoch after all warm-ups
 DEFINITION = "1 + median(loss forward + backward) / median(teacher forward + student forward and backward)"
 
 
@@ -34,15 +35,27 @@ def seconds(work: Callable[[], None], device: str) -> float:
 
 
 def loss_work(key: str, teacher: torch.nn.Module, student: torch.nn.Module, batch: tuple[torch.Tensor, ...]):
-    """Return the forward and backward of one term, from the pair's taps to their gradient: all that it adds."""
-    distiller = cg.Distiller(teacher, student, [cg.Term(key)], example=batch[0][:2]).to(batch[0].device)
+    """Return the forward and backward of one term, from the pair's taps to their gradient: all that it adds.
+
+    An epoch of one batch comes first, so that what a method gathers over epochs is there. A queue that is not full
+    costs no second forward here.
+    """
+    facts = cg.data.DataFacts(BATCH, CLASSES, batch[1].cpu())
+    distiller = cg.Distiller(teacher, student, [cg.Term(key)], example=batch[0][:2], facts=facts).to(batch[0].device)
+    views = {view: batch[0] for view in row(key).needs.views if view != "main"}
     with torch.no_grad():
-        captured = distiller.capture(*batch)
+        captured = distiller.capture(*batch, views=views)
+        distiller.begin_epoch(0)
+        distiller.score(captured)
+        distiller.end_epoch()
+        distiller.begin_epoch(LATE)
     leaves = {name: tensor.detach().requires_grad_(name[0] != "teacher") for name, tensor in captured.tensors.items()}
     captured = replace(captured, tensors=leaves)
 
     def work() -> None:
-        distiller.score(captured).loss.backward()
+        loss = distiller.score(captured).loss
+        if loss.requires_grad:
+            loss.backward()
 
     return work
 

@@ -18,6 +18,7 @@ from congruence.testing import Case, check_row, check_rows_on_two_ranks
 
 # A student equal to the teacher gives 0 for all but these, by definition.
 NOT_ZERO_AT_EQUAL = {
+    "arcface": "it compares with the labels",
     "ce": "it compares with the labels",
     "intra_class": "it has no teacher",
     "perception_coherence": "its default temperatures differ",

@@ -145,7 +145,7 @@ def test_needs_and_catalogue_are_checked():
 
 
 def test_entry_points_add_rows(monkeypatch):
-    from congruence.methods import catalogue
+    from congruence.methods import Row, catalogue
 
     class Point:
         name = "mine"
@@ -156,7 +156,7 @@ def test_entry_points_add_rows(monkeypatch):
         def load(self):
             return self.value
 
-    mine = catalogue.Row("mine", "Mine.", "none", PktLoss, row("pkt").function)
+    mine = Row("mine", "Mine.", "none", PktLoss, row("pkt").function)
     catalogue._all.cache_clear()
     monkeypatch.setattr(catalogue, "entry_points", lambda group: [Point(mine)])
     try:

@@ -1,9 +1,10 @@
 """Floor 4: the interface every method fits, the term of an objective, and the catalogue."""
 
-from congruence.methods.catalogue import Row, keys, row
+from congruence.methods.catalogue import keys, row
 from congruence.methods.landmarks import LandmarkBank
 from congruence.methods.loss_method import LossMethod
 from congruence.methods.method import Clock, Method, Needs, Probe, Signals
+from congruence.methods.rows import Row
 from congruence.methods.term import Term
 
 __all__ = ["Clock", "LandmarkBank", "LossMethod", "Method", "Needs", "Probe", "Row", "Signals", "Term", "keys", "row"]

@@ -3,69 +3,20 @@
 from __future__ import annotations
 
 import functools
-import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from importlib.metadata import entry_points
 from types import MappingProxyType
-from typing import Any
-
-from torch import Tensor, nn
 
 from congruence import losses
 from congruence.core import check
+from congruence.methods.arcface import ArcFace
 from congruence.methods.intra_class import IntraClass
 from congruence.methods.joint_wasserstein import JointWasserstein
 from congruence.methods.kda import KernelTransfer
-from congruence.methods.loss_method import LossMethod
-from congruence.methods.method import Method, Needs
+from congruence.methods.method import Needs
+from congruence.methods.rows import Row
 
 GROUP = "congruence.methods"
-FEATURES = Needs()
-
-
-@dataclass(frozen=True)
-class Row:
-    """One method of the catalogue.
-
-    Args:
-        key: by which users name it.
-        summary: one line.
-        reference: the paper, with equation numbers.
-        part: the class whose keyword arguments are the hyper-parameters: a loss module, or a `Method`.
-        function: the public function whose docstring holds the formula.
-        needs: of the method.
-        weight: the published default weight, for each part where there are several.
-        project: for a loss module, whether a trained linear map makes the student's width the teacher's.
-        labels_of_each: for a loss module, whether it takes labels of both sides; the batch's serve for each.
-    """
-
-    key: str
-    summary: str
-    reference: str
-    part: type[nn.Module]
-    function: Callable[..., Tensor]
-    needs: Needs = FEATURES
-    weight: float | Mapping[str, float] = 1.0
-    project: bool = False
-    labels_of_each: bool = False
-
-    def defaults(self) -> dict[str, Any]:
-        """Return the hyper-parameters and their defaults; `inspect.Parameter.empty` where there is none."""
-        parameters = inspect.signature(self.part).parameters.values()
-        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-
-    def make(self, **hyperparameters: Any) -> Method:
-        """Build the method; an unknown hyper-parameter lists the near ones."""
-        known = self.defaults()
-        for name in hyperparameters:
-            if name not in known:
-                allowed, close = ", ".join(f"`{k}`" for k in known) or "none", check.near(name, known)
-                raise ValueError(f"`Term`: '{self.key}' has no hyper-parameter `{name}` (it has: {allowed}).{close}")
-        made = self.part(**hyperparameters)
-        if isinstance(made, Method):
-            return made
-        return LossMethod(made, self.needs, project=self.project, labels_of_each=self.labels_of_each)
 
 
 _LOGITS = Needs(roles=("logits",), scope="sample")
@@ -80,6 +31,14 @@ ROWS: tuple[Row, ...] = (
         part=losses.CrossEntropyLoss,
         function=losses.cross_entropy_loss,
         needs=Needs(roles=("logits",), teacher=False, labels=True, scope="labelled"),
+    ),
+    Row(
+        key="arcface",
+        summary="Cross-entropy with a margin between the classes' angles: the base objective for faces.",
+        reference="Deng et al. 2019, ArcFace: Additive Angular Margin Loss for Deep Face Recognition, eq. 3",
+        part=ArcFace,
+        function=ArcFace,
+        needs=ArcFace.needs,
     ),
     Row(
         key="kd",

@@ -13,7 +13,7 @@ from congruence.core import check
 from congruence.methods.method import Clock, Method
 
 if TYPE_CHECKING:
-    from congruence.methods.catalogue import Row
+    from congruence.methods.rows import Row
 
 Layers = str | Sequence[str]
 LAYERS = "a layer's path, a list of paths, or a mapping from role to them"

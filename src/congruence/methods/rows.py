@@ -1,0 +1,60 @@
+"""A row of the catalogue: what a method is called, what it is made of, and what it needs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from congruence.core import check
+from congruence.methods.loss_method import LossMethod
+from congruence.methods.method import Method, Needs
+
+FEATURES = Needs()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method of the catalogue.
+
+    Args:
+        key: by which users name it.
+        summary: one line.
+        reference: the paper, with equation numbers.
+        part: the class whose keyword arguments are the hyper-parameters: a loss module, or a `Method`.
+        function: the public function (or `Method`) whose docstring holds the formula.
+        needs: of the method.
+        weight: the published default weight, for each part where there are several.
+        project: for a loss module, whether a trained linear map makes the student's width the teacher's.
+        labels_of_each: for a loss module, whether it takes labels of both sides; the batch's serve for each.
+    """
+
+    key: str
+    summary: str
+    reference: str
+    part: type[nn.Module]
+    function: Callable[..., Any]
+    needs: Needs = FEATURES
+    weight: float | Mapping[str, float] = 1.0
+    project: bool = False
+    labels_of_each: bool = False
+
+    def defaults(self) -> dict[str, Any]:
+        """Return the hyper-parameters and their defaults; `inspect.Parameter.empty` where there is none."""
+        parameters = inspect.signature(self.part).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+    def make(self, **hyperparameters: Any) -> Method:
+        """Build the method; an unknown hyper-parameter lists the near ones."""
+        known = self.defaults()
+        for name in hyperparameters:
+            if name not in known:
+                allowed, close = ", ".join(f"`{k}`" for k in known) or "none", check.near(name, known)
+                raise ValueError(f"`Term`: '{self.key}' has no hyper-parameter `{name}` (it has: {allowed}).{close}")
+        made = self.part(**hyperparameters)
+        if isinstance(made, Method):
+            return made
+        return LossMethod(made, self.needs, project=self.project, labels_of_each=self.labels_of_each)

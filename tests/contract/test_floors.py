@@ -183,4 +183,6 @@ def test_a_method_is_its_key():
 
     for key in keys():
         module = row(key).function.__module__
-        assert re.fullmatch(rf"congruence\.(losses|methods)\.{key}", module), f"the row '{key}' has its function in {module}"
+        assert re.fullmatch(rf"congruence\.(losses|methods)\.{key}", module), (
+            f"the row '{key}' has its function in {module}"
+        )

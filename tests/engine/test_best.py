@@ -54,3 +54,16 @@ def test_state_goes_round():
     second.load_state(first.state())
     assert second.update(4, {"loss": 2.0}) == []
     assert second.epochs == {"student": 3}
+
+
+def test_between_equal_numbers_the_smaller_loss_wins():
+    best = Best(("student",), None)
+    for epoch, (accuracy, loss, chosen) in enumerate(
+        [(0.8, 1.0, 0), (0.9, 0.9, 1), (0.9, 0.95, 1), (0.9, 0.5, 3), (0.85, 0.1, 3), (0.9, 0.5, 3)]
+    ):
+        best.update(epoch, {"accuracy": accuracy, "loss": loss})
+        assert best.epochs == {"student": chosen}
+    several = Best(("anna", "ben"), None)
+    several.update(0, {"accuracy/anna": 0.5, "loss/anna": 1.0, "accuracy/ben": 0.5, "loss/ben": 1.0})
+    several.update(1, {"accuracy/anna": 0.5, "loss/anna": 0.9, "accuracy/ben": 0.5, "loss/ben": 1.1})
+    assert several.epochs == {"anna": 1, "ben": 0}

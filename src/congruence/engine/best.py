@@ -13,7 +13,7 @@ from congruence.models.weights import load_weights
 
 
 class Best:
-    """Keeps the epoch, the numbers and the weights of each student's best epoch; the last where nothing is measured."""
+    """Keeps epoch, numbers and weights of each student's best epoch; the last where nothing is measured."""
 
     def __init__(self, students: tuple[str, ...], monitor: str | None) -> None:
         self.students, self.monitor = students, monitor
@@ -27,10 +27,17 @@ class Best:
         for name in self.students:
             key = self._key(name, metrics)
             before = self.metrics.get(name)
-            if key is None or before is None or _better(key, metrics[key], before[key]):
+            if key is None or before is None or self._better(name, key, metrics, before):
                 self.epochs[name], self.metrics[name] = epoch, dict(metrics)
                 improved.append(name)
         return improved
+
+    def _better(self, student: str, key: str, now: Mapping[str, float], before: Mapping[str, float]) -> bool:
+        """Compare the number that decides; between equal ones, frequent on small sets, the smaller loss wins."""
+        if now[key] != before[key]:
+            return _better(key, now[key], before[key])
+        losses = [name for name in (f"loss/{student}", "loss") if name in now and name in before]
+        return bool(losses) and now[losses[0]] < before[losses[0]]
 
     def _key(self, student: str, metrics: Mapping[str, float]) -> str | None:
         """Return which number decides: the one asked for, else accuracy, else the first; the student's own first."""

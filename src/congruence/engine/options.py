@@ -135,7 +135,8 @@ class FitOptions:
         schedule: unless `fit` is given one.
         evaluate: one's own validation, from the student (a module in evaluation mode) to named numbers.
         monitor: the number by which the best epoch is chosen; the smallest where the name holds "loss" or "error",
-            else the largest. None: "accuracy" where a term teaches the classes, else "loss".
+            else the largest. None: "accuracy" where a term teaches the classes, else "loss". Between equal numbers the
+            smaller loss decides.
         callbacks: called with every `Event`.
         log_every: steps between two lines of metrics.jsonl.
         checkpoint_seconds: between two checkpoints, beside the one at every epoch's end.

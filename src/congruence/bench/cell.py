@@ -15,7 +15,7 @@ from congruence.config.schema import RunConfig
 from congruence.config.stages import StageRun, run
 from congruence.config.student import load_student
 from congruence.core.files import write_json
-from congruence.evaluation.measure import measure
+from congruence.evaluation.measure import accuracy_on_test, measure
 
 RESULT = "cell.json"
 WEIGHTS = "student.safetensors"
@@ -81,10 +81,10 @@ def _one_thread() -> Iterator[None]:
 
 def _numbers(trained: StageRun, folder: Path) -> dict[str, Any]:
     best = measure(trained.student, trained.splits, teacher=trained.teacher)
-    last = measure(load_student(folder, lambda: trained.student, last=True), trained.splits)
+    last = load_student(folder, lambda: trained.student, last=True)
     return {
         "accuracy_best": best.accuracy,
-        "accuracy_last": last.accuracy,
+        "accuracy_last": accuracy_on_test(last, trained.splits),
         "retrieval_map": best.retrieval_map,
         "gpcl": best.gpcl,
         "parameters": best.parameters,

@@ -17,7 +17,6 @@ from congruence.core.rng import seed_everything
 from congruence.engine import Distiller, FitOptions
 from congruence.engine.distributed import join_process_group, pick_device
 from congruence.engine.options import Callback
-from congruence.methods import Method
 from congruence.models.weights import load_weights
 
 if TYPE_CHECKING:
@@ -119,7 +118,7 @@ def build_stage(
         example=_example(splits),
         facts=data.facts(trained),
     )
-    readers = [name for name, method in distiller.methods.items() if isinstance(method, Method) and method.needs.labels]
+    readers = [name for name, needs in distiller.needs().items() if needs.labels]
     if readers and trained.labels is None:
         raise ValueError(f"The term '{readers[0]}' needs labels, the data '{config.data.name}' has none.")
     views = _views(distiller)

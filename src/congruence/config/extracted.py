@@ -74,9 +74,7 @@ def make_sampler(
     identity = f"{fingerprint(given.state_dict())} {size} {asked.clusters} {asked.k} {train.batch_size} {train.seed}"
     path = None if folder is None else folder / SUPERCLASSES
     found = _once(compute, {"superclasses": torch.zeros(size, dtype=torch.int64)}, path, identity, device)
-    return data.ClassUniformSampler(
-        found["superclasses"], batch_size=train.batch_size, k=asked.k, seed=train.seed, epoch_batches=None
-    )
+    return data.ClassUniformSampler(found["superclasses"], batch_size=train.batch_size, k=asked.k, seed=train.seed)
 
 
 def with_head(

@@ -14,7 +14,7 @@ from congruence import data
 from congruence.config.build import Built, build_stage, load_splits
 from congruence.config.save import resolved_toml, write_resolved
 from congruence.config.student import write_students
-from congruence.core import ranks
+from congruence.core import check, ranks
 from congruence.core.files import writable
 from congruence.engine import FitResult, fit
 from congruence.engine.distributed import join_process_group, pick_device
@@ -157,7 +157,7 @@ def _check_holds(out: Path, config: RunConfig, *, resume: bool) -> None:
     before, now = _compared(path.read_text(encoding="utf8")), _compared(resolved_toml(config))
     if before != now:
         raise ValueError(
-            f"The folder '{out}' holds another run ({_difference(before, now)}): choose another. "
+            f"The folder '{out}' holds another run ({check.difference(before, now)}): choose another. "
             f"Nothing in it was changed."
         )
     if not resume:
@@ -175,13 +175,3 @@ def _compared(text: str) -> dict[str, Any]:
         for key in _APART:
             stage.get("train", {}).pop(key, None)
     return values
-
-
-def _difference(before: Any, now: Any, place: str = "") -> str:
-    """Name the first key in which two configurations differ."""
-    if isinstance(before, dict | list) and type(before) is type(now):
-        pairs = [dict(enumerate(side)) if isinstance(side, list) else side for side in (before, now)]
-        for key in sorted({*pairs[0], *pairs[1]}):
-            if pairs[0].get(key) != pairs[1].get(key):
-                return _difference(pairs[0].get(key), pairs[1].get(key), f"{place}.{key}" if place else str(key))
-    return f"its {place} is {str(before)[:60]}, this one's {str(now)[:60]}"

@@ -39,6 +39,28 @@ def near(name: str, names: Iterable[str], *, most: int = 3) -> str:
     return f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
 
 
+def difference(before: Any, now: Any, place: str = "") -> str:
+    """Name the first place in which two nested tables of plain values differ; a list of tables is looked into.
+
+    Example:
+        >>> difference({"train": [{"lr": 0.1}]}, {"train": [{"lr": 0.2}]})
+        "its train.0.lr is 0.1, this one's 0.2"
+    """
+    pairs = [_table(side) for side in (before, now)]
+    if pairs[0] is not None and pairs[1] is not None and type(before) is type(now):
+        for key in sorted({*pairs[0], *pairs[1]}):
+            old, new = pairs[0].get(key), pairs[1].get(key)
+            if old != new:
+                return difference(old, new, f"{place}.{key}" if place else str(key))
+    return f"its {place} is {str(before)[:60]}, this one's {str(now)[:60]}"
+
+
+def _table(value: Any) -> dict[Any, Any] | None:
+    if isinstance(value, list) and all(isinstance(item, dict) for item in value):
+        return dict(enumerate(value))
+    return value if isinstance(value, dict) else None
+
+
 @dataclass(frozen=True)
 class Real:
     """A number between `low` and `high`; `closed` says which ends belong: "both", "low", "high" or "neither"."""

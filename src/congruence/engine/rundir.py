@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from congruence.core import check
 from congruence.core.files import writable, write_json
 from congruence.engine.checkpoint import Checkpoints, said
 from congruence.models.weights import save_weights
@@ -58,7 +59,7 @@ class RunDirectory:
             return None
         if before != now:
             raise ValueError(
-                f"The folder '{self.path}' holds another run ({_difference(before, now)}): choose another `out`. "
+                f"The folder '{self.path}' holds another run ({check.difference(before, now)}): choose another `out`. "
                 f"Nothing in it was changed."
             )
         if not resume:
@@ -109,12 +110,3 @@ class RunDirectory:
             path = self.path / "summary.json"
             with said(path):
                 write_json(path, summary)
-
-
-def _difference(before: Any, now: Any, path: str = "") -> str:
-    """Name the first place in which two descriptions differ."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in sorted({*before, *now}):
-            if before.get(key) != now.get(key):
-                return _difference(before.get(key), now.get(key), f"{path}.{key}" if path else key)
-    return f"its {path} is {str(before)[:60]}, this one's {str(now)[:60]}"

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import nn
 
+from congruence.data.dataset import ArrayDataset
 from congruence.data.loader import loader
 from congruence.data.sources import Splits
 from congruence.evaluation.embed import Embedded, embed, known_accuracy
@@ -63,18 +64,24 @@ def measure(
     Returns:
         Measurement: see there for units.
     """
-    test, train = (
-        embed(student, loader(part, batch_size=BATCH, shuffle=False), name="student", device=device)
-        for part in (splits.test, splits.train)
-    )
+    test, train = (_embedded(student, part, "student", device) for part in (splits.test, splits.train))
     gpcl = None
     if teacher is not None:
-        reference = embed(teacher, loader(splits.test, batch_size=BATCH, shuffle=False), name="teacher", device=device)
+        reference = _embedded(teacher, splits.test, "teacher", device)
         gpcl = global_perception_coherence(test.features, reference.features)
     entropy = None if test.logits is None else soft_label_entropy(test.logits)
     return Measurement(
         known_accuracy(test), _retrieval(test, train), gpcl, entropy, *_spread(test), count_parameters(student)
     )
+
+
+def accuracy_on_test(student: nn.Module, splits: Splits, *, device: str | torch.device | None = None) -> float | None:
+    """Return the accuracy of `measure` alone, without the pass over the training images."""
+    return known_accuracy(_embedded(student, splits.test, "student", device))
+
+
+def _embedded(model: nn.Module, part: ArrayDataset, name: str, device: str | torch.device | None) -> Embedded:
+    return embed(model, loader(part, batch_size=BATCH, shuffle=False), name=name, device=device)
 
 
 def _retrieval(test: Embedded, train: Embedded) -> float | None:

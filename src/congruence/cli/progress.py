@@ -36,12 +36,7 @@ class Reporter:
 
     def __enter__(self) -> Self:
         if self.live:
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            text = TextColumn("{task.fields[shown]}")
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), text)
-            self._progress = Progress(*columns)
-            self._progress.start()
+            self._progress = _started()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -66,6 +61,16 @@ class Reporter:
         return show
 
 
+def _started() -> Progress:
+    """Start bars with a description, a count, the time left and what their field `shown` says."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    bars = Progress(*columns, TextColumn("{task.fields[shown]}"))
+    bars.start()
+    return bars
+
+
 @contextlib.contextmanager
 def progress(stage: str) -> Iterator[Callback]:
     """Show one stage for the duration of a block; gives its callback."""
@@ -87,13 +92,7 @@ class Cells:
             typer.echo(f"{done}/{total}  {text}")
             return
         if self._progress is None:
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            shown = TextColumn("{task.fields[shown]}")
-            self._progress = Progress(
-                TextColumn("students"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), shown
-            )
-            self._progress.start()
+            self._progress = _started()
             self._task = self._progress.add_task("students", total=total, shown="")
         self._progress.update(self._task, completed=done, shown=text)
 

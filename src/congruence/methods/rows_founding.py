@@ -1,0 +1,109 @@
+"""The rows of the five founding papers."""
+
+from __future__ import annotations
+
+from congruence import losses
+from congruence.methods.intra_class import IntraClass
+from congruence.methods.joint_wasserstein import JointWasserstein
+from congruence.methods.kda import KernelTransfer
+from congruence.methods.method import Needs
+from congruence.methods.rows import Row
+
+_CLASSES = Needs(labels=True)
+_KD2M = "Montesuma 2025, KD²M: An Unifying Framework for Feature Knowledge Distillation"
+
+FOUNDING: tuple[Row, ...] = (
+    Row(
+        key="cckd",
+        summary="Correlation congruence: the kernel between every two samples, as the teacher has it.",
+        reference="Peng et al. 2019, Correlation Congruence for Knowledge Distillation, eqs. 6 and 9",
+        part=losses.CorrelationCongruenceLoss,
+        function=losses.correlation_congruence_loss,
+        weight=0.003,
+    ),
+    Row(
+        key="intra_class",
+        summary="For a teacher's training: confident samples of one class are told apart, for richer soft labels.",
+        reference="Enriching Knowledge Distillation with Intra-Class Contrastive Learning, eqs. 5 to 7",
+        part=IntraClass,
+        function=losses.intra_class_contrastive_loss,
+        needs=IntraClass.needs,
+        weight=0.02,
+    ),
+    Row(
+        key="kda",
+        summary="Kernel transfer: each sample's similarities to landmarks, class centres that follow the training.",
+        reference="Qian, Li and Hu, Efficient Kernel Transfer in Knowledge Distillation, eqs. 3 and 4, Alg. 1",
+        part=KernelTransfer,
+        function=losses.kernel_transfer_loss,
+        needs=KernelTransfer.needs,
+    ),
+    Row(
+        key="wasserstein",
+        summary="The batch of features moved onto the teacher's at the least cost, whichever sample is which.",
+        reference=f"{_KD2M}, eq. 2",
+        part=losses.WassersteinLoss,
+        function=losses.wasserstein_loss,
+        project=True,
+    ),
+    Row(
+        key="class_wasserstein",
+        summary="Each class of the batch moved onto the same class of the teacher's at the least cost.",
+        reference=f"{_KD2M}, eq. 3",
+        part=losses.ClassWassersteinLoss,
+        function=losses.class_wasserstein_loss,
+        needs=_CLASSES,
+        project=True,
+        labels_of_each=True,
+    ),
+    Row(
+        key="joint_wasserstein",
+        summary="Features and predicted probabilities together moved onto the teacher's at the least cost.",
+        reference=f"{_KD2M}, eq. 4",
+        part=JointWasserstein,
+        function=losses.joint_wasserstein_loss,
+        needs=JointWasserstein.needs,
+    ),
+    Row(
+        key="gaussian_wasserstein",
+        summary="Mean and covariance of the batch at the teacher's, by the Wasserstein distance of Gaussians.",
+        reference=f"{_KD2M}, eq. 5",
+        part=losses.GaussianWassersteinLoss,
+        function=losses.gaussian_wasserstein_loss,
+        project=True,
+    ),
+    Row(
+        key="class_gaussian_wasserstein",
+        summary="Mean and deviations of each class at the teacher's, by the Wasserstein distance of Gaussians.",
+        reference=f"{_KD2M}, eqs. 3 and 5",
+        part=losses.ClassGaussianWassersteinLoss,
+        function=losses.class_gaussian_wasserstein_loss,
+        needs=_CLASSES,
+        project=True,
+        labels_of_each=True,
+    ),
+    Row(
+        key="gaussian_kl",
+        summary="Mean and covariance of the batch at the teacher's, by the divergence of Gaussians.",
+        reference=f"{_KD2M}, eq. 6",
+        part=losses.GaussianKlLoss,
+        function=losses.gaussian_kl_loss,
+        project=True,
+    ),
+    Row(
+        key="mmd",
+        summary="The batch's mean in the feature space of a kernel at the teacher's.",
+        reference=f"{_KD2M}, sec. 2.3, after Huang and Wang 2017",
+        part=losses.MmdLoss,
+        function=losses.mmd_loss,
+        project=True,
+    ),
+    Row(
+        key="perception_coherence",
+        summary="The ranking of all others by dissimilarity, as each sample of the teacher sees it.",
+        reference="Feature Representation Transferring to Lightweight Models via Perception Coherence, eqs. 3 and 4",
+        part=losses.PerceptionCoherenceLoss,
+        function=losses.perception_coherence_loss,
+        weight=5.0,
+    ),
+)

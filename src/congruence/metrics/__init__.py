@@ -1,6 +1,7 @@
 """Floor 3: what is measured on a trained student, streamed where it grows with the square of the samples."""
 
 from congruence.metrics.accuracy import accuracy
+from congruence.metrics.alignment import effective_kernel_alignment, gram_alignment
 from congruence.metrics.kernel import (
     kernel_transfer_bound,
     kernel_transfer_error,
@@ -17,8 +18,10 @@ from congruence.metrics.spread import inter_class_similarity, intra_class_simila
 
 __all__ = [
     "accuracy",
+    "effective_kernel_alignment",
     "estimate_perception_coherence",
     "global_perception_coherence",
+    "gram_alignment",
     "inter_class_similarity",
     "intra_class_similarity",
     "kernel_transfer_bound",

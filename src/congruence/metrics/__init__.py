@@ -2,6 +2,12 @@
 
 from congruence.metrics.accuracy import accuracy
 from congruence.metrics.alignment import effective_kernel_alignment, gram_alignment
+from congruence.metrics.class_ratio import (
+    IntraInterBounds,
+    IntraInterRatio,
+    intra_inter_bounds,
+    intra_inter_ratio,
+)
 from congruence.metrics.kernel import (
     kernel_transfer_bound,
     kernel_transfer_error,
@@ -17,6 +23,8 @@ from congruence.metrics.retrieval import precision_at_k, retrieval_map
 from congruence.metrics.spread import inter_class_similarity, intra_class_similarity, soft_label_entropy
 
 __all__ = [
+    "IntraInterBounds",
+    "IntraInterRatio",
     "accuracy",
     "effective_kernel_alignment",
     "estimate_perception_coherence",
@@ -24,6 +32,8 @@ __all__ = [
     "gram_alignment",
     "inter_class_similarity",
     "intra_class_similarity",
+    "intra_inter_bounds",
+    "intra_inter_ratio",
     "kernel_transfer_bound",
     "kernel_transfer_error",
     "landmark_transfer_error",

@@ -20,14 +20,17 @@ from congruence.metrics.perception import (
     perception_coherence,
 )
 from congruence.metrics.retrieval import precision_at_k, retrieval_map
+from congruence.metrics.risk import RiskGap, feature_distance, risk_gap
 from congruence.metrics.spread import inter_class_similarity, intra_class_similarity, soft_label_entropy
 
 __all__ = [
     "IntraInterBounds",
     "IntraInterRatio",
+    "RiskGap",
     "accuracy",
     "effective_kernel_alignment",
     "estimate_perception_coherence",
+    "feature_distance",
     "global_perception_coherence",
     "gram_alignment",
     "inter_class_similarity",
@@ -40,6 +43,7 @@ __all__ = [
     "perception_coherence",
     "precision_at_k",
     "retrieval_map",
+    "risk_gap",
     "smallest_landmark_eigenvalue",
     "soft_label_entropy",
 ]

@@ -19,6 +19,7 @@ from congruence.metrics.perception import (
     global_perception_coherence,
     perception_coherence,
 )
+from congruence.metrics.preservation import Preservation, order_preservation, rank_preservation
 from congruence.metrics.retrieval import precision_at_k, retrieval_map
 from congruence.metrics.risk import RiskGap, feature_distance, risk_gap
 from congruence.metrics.spread import inter_class_similarity, intra_class_similarity, soft_label_entropy
@@ -26,6 +27,7 @@ from congruence.metrics.spread import inter_class_similarity, intra_class_simila
 __all__ = [
     "IntraInterBounds",
     "IntraInterRatio",
+    "Preservation",
     "RiskGap",
     "accuracy",
     "effective_kernel_alignment",
@@ -40,8 +42,10 @@ __all__ = [
     "kernel_transfer_bound",
     "kernel_transfer_error",
     "landmark_transfer_error",
+    "order_preservation",
     "perception_coherence",
     "precision_at_k",
+    "rank_preservation",
     "retrieval_map",
     "risk_gap",
     "smallest_landmark_eigenvalue",

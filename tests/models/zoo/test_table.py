@@ -86,14 +86,26 @@ def test_cifar_sizes_by_hand(name: str) -> None:
     assert cifar_size(depth, stem, widths, 100) == ZOO[name].parameters
 
 
-# Every row, the large ones narrow where they have a width, and both stems.
-VARIANTS = [(name, {"width": 8} if name in ("resnet18", "resnet34", "resnet50") else {}) for name in names()]
-VARIANTS += [(name, {"width": 8, "stem": "imagenet"}) for name in ("resnet18", "resnet50")]
-VARIANTS += [("mobilenetv2", {"width": 0.5}), ("mobilenetv2", {"width": 0.5, "stem": "imagenet"})]
+# One small network of each structure; and every row, those narrow that can be.
+STRUCTURES: list[tuple[str, dict[str, Any]]] = [
+    ("resnet8", {}),
+    ("resnet8x4", {}),
+    ("resnet18", {"width": 8}),
+    ("resnet18", {"width": 8, "stem": "imagenet"}),
+    ("resnet50", {"width": 8}),
+    ("wrn16_1", {}),
+    ("vgg8", {}),
+    ("mobilenetv2", {"width": 0.5}),
+    ("mobilenetv2", {"width": 0.5, "stem": "imagenet"}),
+    ("shufflenetv1", {}),
+    ("shufflenetv2", {}),
+    ("cnn3", {}),
+]
+ROWS = [(name, {"width": 8} if "width" in ZOO[name].options and "resnet" in name else {}) for name in names()]
 
 
-@pytest.mark.parametrize(("name", "options"), VARIANTS, ids=tag)
-@pytest.mark.parametrize(("channels", "sizes"), [(1, [(8, 8), (28, 28)]), (3, [(32, 32), (11, 17), (64, 64)])])
+@pytest.mark.parametrize(("name", "options"), STRUCTURES, ids=tag)
+@pytest.mark.parametrize(("channels", "sizes"), [(1, [(8, 8), (28, 28)]), (3, [(64, 64), (11, 17)])])
 def test_any_image_and_common_names(
     name: str, options: dict[str, Any], channels: int, sizes: list[tuple[int, int]]
 ) -> None:
@@ -114,21 +126,22 @@ def test_any_image_and_common_names(
     assert all(p.grad is not None for p in model.parameters())
 
 
-@pytest.mark.parametrize(("name", "options"), VARIANTS, ids=tag)
+@pytest.mark.parametrize(("name", "options"), ROWS + STRUCTURES[3:4] + STRUCTURES[8:9], ids=tag)
 def test_common_taps(name: str, options: dict[str, Any]) -> None:
     model = build(name, classes=5, **options).eval()
-    images = torch.randn(2, 3, 32, 32)
+    stages = [child for child, _ in model.named_children() if child.startswith("layer")]
+    pooled = "pool" if name == "cnn3" else "avgpool"
+    images = torch.randn(2, 3, 16, 16)
     taps = Taps(model, name="teacher")
     taps.probe(images, training=False)
-    stages = [path for path, _ in model.named_children() if path.startswith("layer")]
-    ends = ["pool", "embed", "fc"] if name == "cnn3" else ["avgpool", "embed", "fc"]
-    taps.require([*stages, *ends])
+    taps.require([*stages, pooled, "embed", "fc"])
     _, values = taps.read(images)
     sides = [values[stage].shape[-1] for stage in stages]
-    assert all(values[stage].dim() == 4 for stage in stages)
+    assert stages == [f"layer{number + 1}" for number in range(len(stages))]
+    assert len(stages) >= 3 or name == "cnn3"
     assert sides == sorted(sides, reverse=True)
-    assert len(stages) == {"cnn3": 0, "vgg": 5, "mob": 4}.get(name[: 4 if name == "cnn3" else 3], len(stages))
-    assert values["avgpool" if name != "cnn3" else "embed"].shape == (2, model.embedding_dim)
+    assert values[pooled].dim() == 2
+    assert values["embed"].shape == (2, model.embedding_dim)
     torch.testing.assert_close(values["fc"], model.fc(values["embed"]))
 
 

@@ -16,7 +16,7 @@ def embedding(width: int, embedding_dim: int | None) -> nn.Module:
 
 
 def he_normal(model: nn.Module) -> None:
-    """Draw every convolution from N(0, 2 / (outputs · kernel area)) and clear its bias (He et al. 2015, backward case)."""
+    """Draw every convolution from N(0, 2 / (outputs · kernel area)), after He et al. 2015, and clear its bias."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

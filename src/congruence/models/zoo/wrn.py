@@ -34,9 +34,9 @@ class PreactivationBlock(nn.Module):
 class WideResNet(nn.Module):
     """A 3×3 convolution to 16 maps, three stages of (depth − 4) / 6 blocks, batch norm, ReLU, pooling, a classifier.
 
-    Taps: `conv1`; `layer1`, `layer2`, `layer3`, which are sums that nothing has acted on yet. Their batch norms, and the
-    maps before the ReLUs behind them, belong to what comes next: `layer2.0.bn1` and "input:layer2.0.relu1" for the first
-    stage, `layer3.0.bn1` and "input:layer3.0.relu1" for the second, `bn1` and "input:relu" for the last. `relu`,
+    Taps: `conv1`; `layer1`, `layer2`, `layer3`, which are sums that nothing has acted on yet. Their batch norms, and
+    the maps before the ReLUs behind those, belong to what comes next: `layer2.0.bn1` and "input:layer2.0.relu1" for the
+    first stage, `layer3.0.bn1` and "input:layer3.0.relu1" for the second, `bn1` and "input:relu" for the last. `relu`,
     `avgpool` (rows), `embed` (as `avgpool` where there is no embedding layer), `fc`.
 
     Args:

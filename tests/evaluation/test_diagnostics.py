@@ -1,0 +1,134 @@
+"""The table of diagnostics: each number is that of the metric it stands for, and what cannot be had is said."""
+
+import math
+
+import pytest
+import torch
+
+from congruence import metrics
+from congruence.evaluation import DIAGNOSTICS, Embeddings, diagnose
+
+GENERATOR = torch.Generator().manual_seed(0)
+LABELS = torch.tensor([0, 2, 2, 5, 0, 5, 2, -1, 0, 5, -1, 2])
+
+
+def rows(width):
+    return torch.randn(len(LABELS), width, generator=GENERATOR)
+
+
+WHOLE = Embeddings(rows(4), rows(6), rows(7), rows(7), LABELS)
+ALONE = Embeddings(WHOLE.student_features, student_logits=WHOLE.student_logits, labels=LABELS)
+NUMBERS = {name: diagnose(WHOLE, name) for name in DIAGNOSTICS}
+
+
+def centres(side):
+    return torch.stack([side[label == LABELS].double().mean(0) for label in (0, 2, 5)])
+
+
+def test_numbers_have_names_of_their_own():
+    names = [key for numbers in NUMBERS.values() for key in numbers]
+    assert len(set(names)) == len(names) >= len(DIAGNOSTICS)
+    assert all(isinstance(value, float) and math.isfinite(value) for n in NUMBERS.values() for value in n.values())
+
+
+def test_all_is_every_one_that_can_be_had():
+    assert diagnose(WHOLE) == {key: value for numbers in NUMBERS.values() for key, value in numbers.items()}
+    free = [name for name in DIAGNOSTICS if "teacher" not in DIAGNOSTICS[name].needs]
+    expected = {key for name in free for key in diagnose(ALONE, name)}
+    assert set(diagnose(ALONE)) == expected > {"accuracy", "intra_class_similarity", "soft_label_entropy"}
+    assert not any(key.startswith("teacher") for key in expected)
+
+
+def test_the_landmarks_are_the_centres_of_the_labelled_rows():
+    student, teacher = WHOLE.student_features, WHOLE.teacher_features
+    ours, theirs = student.double() @ centres(student).T, teacher.double() @ centres(teacher).T
+    expected = (ours - theirs).norm() / (teacher.double() @ teacher.double().T).norm()
+    assert NUMBERS["landmark_transfer_error"]["landmark_transfer_error"] == pytest.approx(float(expected), rel=1e-12)
+    eigenvalues = [float(torch.linalg.eigvalsh(centres(side) @ centres(side).T)[0]) for side in (student, teacher)]
+    assert list(NUMBERS["smallest_landmark_eigenvalue"].values()) == pytest.approx(eigenvalues, rel=1e-9)
+    known, place = LABELS >= 0, torch.searchsorted(torch.tensor([0, 2, 5]), LABELS)[LABELS >= 0]
+    bound = metrics.kernel_transfer_bound(student[known], teacher[known], centres(student), centres(teacher), place)
+    assert list(NUMBERS["kernel_transfer_bound"].values()) == pytest.approx(bound, rel=1e-9)
+
+
+def test_numbers_of_the_metrics_themselves():
+    student, teacher, known = WHOLE.student_features, WHOLE.teacher_features, LABELS >= 0
+    assert NUMBERS["gpcl"] == {"gpcl": metrics.global_perception_coherence(student, teacher)}
+    assert NUMBERS["kernel_transfer_error"]["kernel_transfer_error"] == metrics.kernel_transfer_error(student, teacher)
+    hits = WHOLE.student_logits[known].argmax(1) == LABELS[known]
+    assert NUMBERS["accuracy"]["accuracy"] == pytest.approx(hits.double().mean().item())
+    same = WHOLE.student_logits.argmax(1) == WHOLE.teacher_logits.argmax(1)
+    assert NUMBERS["agreement"]["agreement"] == pytest.approx(same.double().mean().item())
+    similarity = NUMBERS["class_similarity"]
+    assert similarity["inter_class_similarity"] == metrics.inter_class_similarity(student, LABELS)
+    assert similarity["teacher_intra_class_similarity"] == metrics.intra_class_similarity(teacher, LABELS)
+    entropy = NUMBERS["soft_label_entropy"]
+    assert entropy["teacher_soft_label_entropy"] == metrics.soft_label_entropy(WHOLE.teacher_logits)
+    # Twelve rows are fewer than a batch: each draw is all of them, and the estimate the number itself.
+    assert NUMBERS["gpcl_estimate"] == {
+        "gpcl_estimate": pytest.approx(NUMBERS["gpcl"]["gpcl"], rel=1e-12),
+        "gpcl_estimate_sd": pytest.approx(0, abs=1e-12),
+    }
+
+
+@pytest.mark.parametrize("name", DIAGNOSTICS)
+def test_a_student_equal_to_its_teacher_differs_in_nothing(name):
+    side, logits = WHOLE.student_features, WHOLE.student_logits
+    numbers = diagnose(Embeddings(side, side, logits, logits, LABELS), name)
+    for key, value in numbers.items():
+        if f"teacher_{key}" in numbers:
+            assert value == numbers[f"teacher_{key}"]
+    for key in {"kernel_transfer_error", "landmark_transfer_error", "kernel_transfer_bound_b"} & set(numbers):
+        assert numbers[key] == 0
+    for key in {"gpcl", "gpcl_estimate", "agreement"} & set(numbers):
+        assert numbers[key] == 1
+    assert numbers
+
+
+@pytest.mark.parametrize(
+    ("of", "name", "sentence"),
+    [
+        (ALONE, "gpcl", "'gpcl', which needs a teacher"),
+        (
+            Embeddings(WHOLE.student_features),
+            "landmark_transfer_error",
+            "'landmark_transfer_error', which needs a teacher and labelled images",
+        ),
+        (
+            Embeddings(WHOLE.student_features, labels=torch.full((12,), -1)),
+            "smallest_landmark_eigenvalue",
+            "'smallest_landmark_eigenvalue', which needs labelled images",
+        ),
+        (
+            Embeddings(rows(4), rows(4), rows(3), rows(5)),
+            "agreement",
+            "'agreement', which needs equal classes on both sides",
+        ),
+        (
+            Embeddings(WHOLE.student_features, labels=torch.arange(12)),
+            "class_similarity",
+            "'class_similarity', which needs two images of one class and two classes",
+        ),
+    ],
+)
+def test_what_cannot_be_had_is_said_and_left_out_of_all(of, name, sentence):
+    with pytest.raises(ValueError) as caught:
+        diagnose(of, [name])
+    assert str(caught.value) == f"`Diagnostics`: `measures` must be diagnostics that can be had here, got {sentence}."
+    assert not set(NUMBERS[name]) & set(diagnose(of))
+
+
+@pytest.mark.parametrize(
+    ("measures", "end"),
+    [
+        ("gpc", "got 'gpc'. Did you mean 'gpcl'"),
+        (["gpcl", "kernel_transfer_eror"], "got 'kernel_transfer_eror'. Did you mean 'kernel_transfer_error'"),
+        (["all", "gpcl"], "got 'all'."),
+        ([], "got none."),
+    ],
+)
+def test_an_unknown_name(measures, end):
+    with pytest.raises(ValueError) as caught:
+        diagnose(WHOLE, measures)
+    assert str(caught.value).startswith('`Diagnostics`: `measures` must be "all" or names among accuracy, agreement, ')
+    assert end in str(caught.value)

@@ -218,8 +218,8 @@ class FitOptions:
 
     def describe(self) -> dict[str, Any]:
         """Return what makes a run the run it is, as plain values: two runs that differ here are not one run."""
-        apart = ("out", "device", "resume", "evaluate", "monitor", "callbacks", "diagnose")
-        apart += ("checkpoint_seconds", "tensorboard")
+        apart = {"out", "device", "resume", "evaluate", "monitor", "callbacks", "diagnose"}
+        apart |= {"checkpoint_seconds", "tensorboard"}
         values: dict[str, Any] = {}
         for item in fields(self):
             value = getattr(self, item.name)

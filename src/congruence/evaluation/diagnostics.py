@@ -127,9 +127,9 @@ def _landmark_transfer_error(of: Embeddings) -> Numbers:
 
 
 def _kernel_transfer_bound(of: Embeddings) -> Numbers:
-    centres, rows, place = _labelled(of)
+    (ours, theirs), rows, place = _labelled(of)
     student, teacher = _both(of)
-    within, across = metrics.kernel_transfer_bound(student[rows], teacher[rows], *centres, place)
+    within, across = metrics.kernel_transfer_bound(student[rows], teacher[rows], ours, theirs, place)
     return {"kernel_transfer_bound_a": within, "kernel_transfer_bound_b": across}
 
 

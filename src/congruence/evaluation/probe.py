@@ -78,7 +78,7 @@ class Diagnostics:
         if not isinstance(distiller, Distiller):
             check.fail("Diagnostics", "distiller", "a Distiller", type(distiller).__name__)
         models: dict[str, nn.Module] = dict(distiller.students.items())
-        layers = dict.fromkeys(models, self.student_layer)
+        layers: dict[str, str | None] = dict.fromkeys(models, self.student_layer)
         teacher = None if distiller.teacher is None else distiller.teacher.module
         kept = self._taught[1] if self._taught is not None and self._taught[0] is teacher else None
         if teacher is not None and kept is None:

@@ -16,8 +16,12 @@ def rows(width):
     return torch.randn(len(LABELS), width, generator=GENERATOR)
 
 
-WHOLE = Embeddings(rows(4), rows(6), rows(7), rows(7), LABELS)
+HEAD = torch.randn(7, 6, generator=GENERATOR), torch.randn(7, generator=GENERATOR)
+WHOLE = Embeddings(rows(4), rows(6), rows(7), rows(7), LABELS, HEAD)
 ALONE = Embeddings(WHOLE.student_features, student_logits=WHOLE.student_logits, labels=LABELS)
+NOTHING = {"kernel_transfer_error", "landmark_transfer_error", "kernel_transfer_bound_b", "gram_alignment"}
+NOTHING |= {"effective_kernel_alignment", "risk_gap", "risk_gap_bound", "feature_distance"}
+NOTHING |= {f"{kind}_preservation_{what}" for kind in ("rank", "order") for what in ("probability", "bound")}
 NUMBERS = {name: diagnose(WHOLE, name) for name in DIAGNOSTICS}
 
 
@@ -71,15 +75,40 @@ def test_numbers_of_the_metrics_themselves():
     }
 
 
+def test_risks_are_those_of_the_teacher_s_own_head_on_features_of_its_width():
+    rows, (weight, bias) = LABELS >= 0, HEAD
+    student, teacher = WHOLE.student_features[rows].double(), WHOLE.teacher_features[rows].double()
+    mapped = student @ torch.linalg.lstsq(student, teacher).solution
+    found = metrics.risk_gap(mapped, teacher, LABELS[rows], weight, bias)
+    expected = [found.student_risk, found.teacher_risk, found.gap, found.bound, found.distance]
+    assert list(NUMBERS["risk_gap"].values()) == pytest.approx(expected, rel=1e-9)
+    # Of one width, the student's features are taken as they are.
+    same = metrics.risk_gap(2 * teacher, teacher, LABELS[rows], weight, bias)
+    double = Embeddings(2 * WHOLE.teacher_features, WHOLE.teacher_features, labels=LABELS, teacher_head=HEAD)
+    assert diagnose(double, "risk_gap")["risk_gap"] == pytest.approx(same.gap, rel=1e-9)
+    assert same.gap > 0.01
+
+
+def test_bounds_bound():
+    numbers = {key: value for found in NUMBERS.values() for key, value in found.items()}
+    assert numbers["risk_gap"] <= numbers["risk_gap_bound"]
+    for kind in ("rank", "order"):
+        assert numbers[f"{kind}_preservation_probability"] <= numbers[f"{kind}_preservation_bound"]
+    for side in ("", "teacher_"):
+        first, second = (numbers[f"{side}intra_inter_{how}"] for how in ("similarities", "losses"))
+        assert first == pytest.approx(second, rel=1e-12)
+    assert numbers["teacher_intra_inter_losses"] != numbers["intra_inter_losses"]
+
+
 @pytest.mark.parametrize("name", DIAGNOSTICS)
 def test_a_student_equal_to_its_teacher_differs_in_nothing(name):
     side, logits = WHOLE.student_features, WHOLE.student_logits
-    numbers = diagnose(Embeddings(side, side, logits, logits, LABELS), name)
+    numbers = diagnose(Embeddings(side, side, logits, logits, LABELS, (HEAD[0][:, :4], None)), name)
     for key, value in numbers.items():
         if f"teacher_{key}" in numbers:
             assert value == numbers[f"teacher_{key}"]
-    for key in {"kernel_transfer_error", "landmark_transfer_error", "kernel_transfer_bound_b"} & set(numbers):
-        assert numbers[key] == 0
+    for key in NOTHING & set(numbers):
+        assert numbers[key] == 0, key
     for key in {"gpcl", "gpcl_estimate", "agreement"} & set(numbers):
         assert numbers[key] == 1
     assert numbers
@@ -103,6 +132,16 @@ def test_a_student_equal_to_its_teacher_differs_in_nothing(name):
             Embeddings(rows(4), rows(4), rows(3), rows(5)),
             "agreement",
             "'agreement', which needs equal classes on both sides",
+        ),
+        (
+            Embeddings(rows(4), student_logits=rows(5), labels=LABELS),
+            "accuracy",
+            "'accuracy', which needs logits of the student for every label",
+        ),
+        (
+            Embeddings(rows(4), rows(4), labels=LABELS, teacher_head=(HEAD[0][:5, :4], None)),
+            "risk_gap",
+            "'risk_gap', which needs the teacher's last Linear right behind its features, for every label",
         ),
         (
             Embeddings(WHOLE.student_features, labels=torch.arange(12)),

@@ -13,7 +13,7 @@ from congruence.config.problems import Problems, expected
 from congruence.config.table import Count, Table, Whole
 from congruence.data import split
 from congruence.evaluation.diagnostics import ALL, DIAGNOSTICS, known, without_teacher
-from congruence.evaluation.probe import Diagnostics, diagnostic_loader
+from congruence.evaluation.watch import Diagnostics, diagnostic_loader
 
 _FEW = 16  # images on which it is found out whether everything fits
 

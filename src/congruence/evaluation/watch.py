@@ -13,8 +13,9 @@ from congruence.core import check, ranks
 from congruence.core.rng import untouched
 from congruence.data import split
 from congruence.engine import Distiller
-from congruence.evaluation.diagnostics import ALL, Embeddings, diagnose, known
+from congruence.evaluation.diagnostics import ALL, diagnose, known
 from congruence.evaluation.embed import Embedded, embed_all
+from congruence.evaluation.embeddings import Embeddings
 
 _BATCH = 256
 _TEACHER = "teacher"
@@ -96,6 +97,7 @@ class Diagnostics:
                 student.logits,
                 None if taught is None else taught.logits,
                 student.labels,
+                None if taught is None else taught.head,
             )
             end = "" if len(read) == 1 else f"/{name}"
             found.update({f"{key}{end}": value for key, value in diagnose(of, self.measures).items()})

@@ -54,9 +54,10 @@ def test_the_last_epoch_s_numbers_are_those_of_the_student_that_is_left(tmp_path
     _, made = trained(Diagnostics(images()), tmp_path / "run")
     student, teacher = (embed(model, images(), name="model") for model in (made.student, made.teacher.module))
     expected = diagnose(
-        Embeddings(student.features, teacher.features, student.logits, teacher.logits, student.labels), "all"
+        Embeddings(student.features, teacher.features, student.logits, teacher.logits, student.labels, teacher.head)
     )
     assert lines(tmp_path / "run")[-1]["diagnostics"] == expected
+    assert "risk_gap" in expected
     assert lines(tmp_path / "run")[0]["diagnostics"]["gpcl"] != expected["gpcl"]
 
 

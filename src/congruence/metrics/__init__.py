@@ -2,6 +2,7 @@
 
 from congruence.metrics.accuracy import accuracy
 from congruence.metrics.alignment import effective_kernel_alignment, gram_alignment
+from congruence.metrics.batch_coherence import BatchCoherence, batch_coherence
 from congruence.metrics.class_ratio import (
     IntraInterBounds,
     IntraInterRatio,
@@ -23,13 +24,17 @@ from congruence.metrics.preservation import Preservation, order_preservation, ra
 from congruence.metrics.retrieval import precision_at_k, retrieval_map
 from congruence.metrics.risk import RiskGap, feature_distance, risk_gap
 from congruence.metrics.spread import inter_class_similarity, intra_class_similarity, soft_label_entropy
+from congruence.metrics.stability import PerceptionStability, perception_stability
 
 __all__ = [
+    "BatchCoherence",
     "IntraInterBounds",
     "IntraInterRatio",
+    "PerceptionStability",
     "Preservation",
     "RiskGap",
     "accuracy",
+    "batch_coherence",
     "effective_kernel_alignment",
     "estimate_perception_coherence",
     "feature_distance",
@@ -44,6 +49,7 @@ __all__ = [
     "landmark_transfer_error",
     "order_preservation",
     "perception_coherence",
+    "perception_stability",
     "precision_at_k",
     "rank_preservation",
     "retrieval_map",

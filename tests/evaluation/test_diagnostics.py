@@ -21,6 +21,7 @@ WHOLE = Embeddings(rows(4), rows(6), rows(7), rows(7), LABELS, HEAD)
 ALONE = Embeddings(WHOLE.student_features, student_logits=WHOLE.student_logits, labels=LABELS)
 NOTHING = {"kernel_transfer_error", "landmark_transfer_error", "kernel_transfer_bound_b", "gram_alignment"}
 NOTHING |= {"effective_kernel_alignment", "risk_gap", "risk_gap_bound", "feature_distance"}
+NOTHING |= {"perception_stability_probability", "perception_stability_bound"}
 NOTHING |= {f"{kind}_preservation_{what}" for kind in ("rank", "order") for what in ("probability", "bound")}
 NUMBERS = {name: diagnose(WHOLE, name) for name in DIAGNOSTICS}
 
@@ -94,6 +95,9 @@ def test_bounds_bound():
     assert numbers["risk_gap"] <= numbers["risk_gap_bound"]
     for kind in ("rank", "order"):
         assert numbers[f"{kind}_preservation_probability"] <= numbers[f"{kind}_preservation_bound"]
+    assert numbers["perception_stability_probability"] <= numbers["perception_stability_bound"]
+    levels = metrics.perception_coherence(WHOLE.student_features, WHOLE.teacher_features)
+    assert numbers["perception_stability_level"] == pytest.approx(float(levels.max()), rel=1e-12)
     for side in ("", "teacher_"):
         first, second = (numbers[f"{side}intra_inter_{how}"] for how in ("similarities", "losses"))
         assert first == pytest.approx(second, rel=1e-12)
@@ -109,7 +113,7 @@ def test_a_student_equal_to_its_teacher_differs_in_nothing(name):
             assert value == numbers[f"teacher_{key}"]
     for key in NOTHING & set(numbers):
         assert numbers[key] == 0, key
-    for key in {"gpcl", "gpcl_estimate", "agreement"} & set(numbers):
+    for key in {"gpcl", "gpcl_estimate", "agreement", "perception_stability_level"} & set(numbers):
         assert numbers[key] == 1
     assert numbers
 

@@ -89,6 +89,19 @@ def order_preservation(of: Embeddings) -> Numbers:
     return _preserved("order", metrics.order_preservation(*of.both(), pairings=_PAIRINGS, generator=_generator()))
 
 
+def perception_stability(of: Embeddings) -> Numbers:
+    """Both sides of theorem 4.5, around the tenth of the samples with the most coherence."""
+    student, teacher = of.both()
+    levels = metrics.perception_coherence(student, teacher)
+    region = levels.argsort(descending=True, stable=True)[: max(1, len(levels) // 10)]
+    found = metrics.perception_stability(student, teacher, region)
+    return {
+        "perception_stability_level": found.level,
+        "perception_stability_probability": found.probability,
+        "perception_stability_bound": found.bound,
+    }
+
+
 def gram_alignment(of: Embeddings) -> Numbers:
     """G of CCKD's lemma 1."""
     return {"gram_alignment": metrics.gram_alignment(*of.both())}

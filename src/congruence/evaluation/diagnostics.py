@@ -35,6 +35,7 @@ DIAGNOSTICS: Mapping[str, Diagnostic] = {
     "kernel_transfer_error": Diagnostic(diagnosed.kernel_transfer_error, ("teacher",)),
     "landmark_transfer_error": Diagnostic(diagnosed.landmark_transfer_error, ("teacher", "labels")),
     "order_preservation": Diagnostic(diagnosed.order_preservation, ("teacher",)),
+    "perception_stability": Diagnostic(diagnosed.perception_stability, ("teacher",)),
     "rank_preservation": Diagnostic(diagnosed.rank_preservation, ("teacher",)),
     "risk_gap": Diagnostic(diagnosed.risk_gap, ("teacher", "labels", "teacher_head")),
     "smallest_landmark_eigenvalue": Diagnostic(diagnosed.smallest_landmark_eigenvalue, ("labels",)),

@@ -21,6 +21,7 @@ WHOLE = Embeddings(rows(4), rows(6), rows(7), rows(7), LABELS, HEAD)
 ALONE = Embeddings(WHOLE.student_features, student_logits=WHOLE.student_logits, labels=LABELS)
 NOTHING = {"kernel_transfer_error", "landmark_transfer_error", "kernel_transfer_bound_b", "gram_alignment"}
 NOTHING |= {"effective_kernel_alignment", "risk_gap", "risk_gap_bound", "feature_distance"}
+NOTHING |= {"wasserstein_discrepancy", "rkd_distance_discrepancy"}
 NOTHING |= {"perception_stability_probability", "perception_stability_bound"}
 NOTHING |= {f"{kind}_preservation_{what}" for kind in ("rank", "order") for what in ("probability", "bound")}
 NUMBERS = {name: diagnose(WHOLE, name) for name in DIAGNOSTICS}
@@ -90,11 +91,18 @@ def test_risks_are_those_of_the_teacher_s_own_head_on_features_of_its_width():
     assert same.gap > 0.01
 
 
+def mapped_distance():
+    student, teacher = WHOLE.student_features.double(), WHOLE.teacher_features.double()
+    return metrics.feature_distance(student @ torch.linalg.lstsq(student, teacher).solution, teacher)
+
+
 def test_bounds_bound():
     numbers = {key: value for found in NUMBERS.values() for key, value in found.items()}
     assert numbers["risk_gap"] <= numbers["risk_gap_bound"]
     for kind in ("rank", "order"):
         assert numbers[f"{kind}_preservation_probability"] <= numbers[f"{kind}_preservation_bound"]
+    assert 0 < numbers["wasserstein_discrepancy"] <= mapped_distance() ** 2
+    assert numbers["gaussian_wasserstein_discrepancy"] <= numbers["wasserstein_discrepancy"]
     assert numbers["perception_stability_probability"] <= numbers["perception_stability_bound"]
     levels = metrics.perception_coherence(WHOLE.student_features, WHOLE.teacher_features)
     assert numbers["perception_stability_level"] == pytest.approx(float(levels.max()), rel=1e-12)
@@ -113,7 +121,7 @@ def test_a_student_equal_to_its_teacher_differs_in_nothing(name):
             assert value == numbers[f"teacher_{key}"]
     for key in NOTHING & set(numbers):
         assert numbers[key] == 0, key
-    for key in {"gpcl", "gpcl_estimate", "agreement", "perception_stability_level"} & set(numbers):
+    for key in {"gpcl", "gpcl_estimate", "agreement", "perception_stability_level", "neighbour_overlap"} & set(numbers):
         assert numbers[key] == 1
     assert numbers
 
@@ -146,6 +154,11 @@ def test_a_student_equal_to_its_teacher_differs_in_nothing(name):
             Embeddings(rows(4), rows(4), labels=LABELS, teacher_head=(HEAD[0][:5, :4], None)),
             "risk_gap",
             "'risk_gap', which needs the teacher's last Linear right behind its features, for every label",
+        ),
+        (
+            Embeddings(rows(4)[:1], rows(4)[:1]),
+            "neighbour_overlap",
+            "'neighbour_overlap', which needs two images",
         ),
         (
             Embeddings(WHOLE.student_features, labels=torch.arange(12)),

@@ -14,6 +14,7 @@ from congruence.evaluation.embeddings import Embeddings, given
 Numbers = dict[str, float]
 # Of `gpcl_estimate`: batches as a training step has them, the same ones every epoch.
 _BATCH, _BATCHES = 64, 50
+_NEIGHBOURS = 10
 _PAIRINGS = 20  # of rank and order preservation: N times as many pairs an anchor
 
 
@@ -25,8 +26,14 @@ def accuracy(of: Embeddings) -> Numbers:
 
 def agreement(of: Embeddings) -> Numbers:
     """Share of samples to which both give the same class."""
-    same = given(of.student_logits).argmax(1) == given(of.teacher_logits).argmax(1)
-    return {"agreement": float(same.double().mean())}
+    return {"agreement": metrics.agreement(given(of.student_logits), given(of.teacher_logits))}
+
+
+def calibration(of: Embeddings) -> Numbers:
+    """How far the student's confidence is from its accuracy."""
+    rows, labels = of.labelled()
+    error = metrics.expected_calibration_error(given(of.student_logits)[rows], labels)
+    return {"expected_calibration_error": error}
 
 
 def class_similarity(of: Embeddings) -> Numbers:
@@ -143,9 +150,7 @@ def risk_gap(of: Embeddings) -> Numbers:
     Where widths differ, the student's features are first mapped to the teacher's by least squares over these samples.
     """
     rows, labels = of.labelled()
-    student, teacher = (as_float64(side[rows]) for side in of.both())
-    if student.shape[1] != teacher.shape[1]:
-        student = student @ (torch.linalg.pinv(student) @ teacher)
+    student, teacher = _of_one_width(*(side[rows] for side in of.both()))
     found = metrics.risk_gap(student, teacher, labels, *(of.teacher_head or ()))
     return {
         "student_risk": found.student_risk,
@@ -154,6 +159,39 @@ def risk_gap(of: Embeddings) -> Numbers:
         "risk_gap_bound": found.bound,
         "feature_distance": found.distance,
     }
+
+
+def wasserstein(of: Embeddings) -> Numbers:
+    """Squared W2 of the features, exact and of Gaussians; widths as in `risk_gap`, whose distance squared is larger."""
+    sides = _of_one_width(*of.both())
+    return {
+        "wasserstein_discrepancy": metrics.wasserstein_discrepancy(*sides),
+        "gaussian_wasserstein_discrepancy": metrics.gaussian_wasserstein_discrepancy(*sides),
+    }
+
+
+def linear_cka(of: Embeddings) -> Numbers:
+    """Linear centred kernel alignment."""
+    return {"linear_cka": metrics.linear_cka(*of.both())}
+
+
+def neighbour_overlap(of: Embeddings) -> Numbers:
+    """Share of the nearest neighbours that both sides have in common."""
+    nearest = min(_NEIGHBOURS, len(of.student_features) - 1)
+    return {"neighbour_overlap": metrics.neighbour_overlap(*of.both(), k=nearest)}
+
+
+def rkd_distance_discrepancy(of: Embeddings) -> Numbers:
+    """Difference of relative distances."""
+    return {"rkd_distance_discrepancy": metrics.rkd_distance_discrepancy(*of.both())}
+
+
+def _of_one_width(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Map the student's features to the teacher's by least squares, where widths differ."""
+    student, teacher = as_float64(student), as_float64(teacher)
+    if student.shape[1] != teacher.shape[1]:
+        student = student @ (torch.linalg.pinv(student) @ teacher)
+    return student, teacher
 
 
 def _each(of: Embeddings, measure: Callable[[Tensor], Numbers]) -> Numbers:

@@ -25,6 +25,7 @@ _LOGITS = ("teacher", "student_logits", "teacher_logits")
 DIAGNOSTICS: Mapping[str, Diagnostic] = {
     "accuracy": Diagnostic(diagnosed.accuracy, ("labels", "known_classes")),
     "agreement": Diagnostic(diagnosed.agreement, (*_LOGITS, "classes")),
+    "calibration": Diagnostic(diagnosed.calibration, ("labels", "known_classes")),
     "class_similarity": Diagnostic(diagnosed.class_similarity, ("labels", "pairs")),
     "effective_kernel_alignment": Diagnostic(diagnosed.effective_kernel_alignment, _LOGITS),
     "gpcl": Diagnostic(diagnosed.gpcl, ("teacher",)),
@@ -34,12 +35,16 @@ DIAGNOSTICS: Mapping[str, Diagnostic] = {
     "kernel_transfer_bound": Diagnostic(diagnosed.kernel_transfer_bound, ("teacher", "labels")),
     "kernel_transfer_error": Diagnostic(diagnosed.kernel_transfer_error, ("teacher",)),
     "landmark_transfer_error": Diagnostic(diagnosed.landmark_transfer_error, ("teacher", "labels")),
+    "linear_cka": Diagnostic(diagnosed.linear_cka, ("teacher",)),
+    "neighbour_overlap": Diagnostic(diagnosed.neighbour_overlap, ("teacher", "two")),
     "order_preservation": Diagnostic(diagnosed.order_preservation, ("teacher",)),
     "perception_stability": Diagnostic(diagnosed.perception_stability, ("teacher",)),
     "rank_preservation": Diagnostic(diagnosed.rank_preservation, ("teacher",)),
     "risk_gap": Diagnostic(diagnosed.risk_gap, ("teacher", "labels", "teacher_head")),
+    "rkd_distance_discrepancy": Diagnostic(diagnosed.rkd_distance_discrepancy, ("teacher",)),
     "smallest_landmark_eigenvalue": Diagnostic(diagnosed.smallest_landmark_eigenvalue, ("labels",)),
     "soft_label_entropy": Diagnostic(diagnosed.soft_label_entropy, ("student_logits",)),
+    "wasserstein": Diagnostic(diagnosed.wasserstein, ("teacher",)),
 }
 
 

@@ -12,6 +12,7 @@ from congruence.core.numerics import as_float64
 
 _NEEDS = {
     "teacher": "a teacher",
+    "two": "two images",
     "labels": "labelled images",
     "pairs": "two images of one class and two classes",
     "student_logits": "class logits of the student",
@@ -49,6 +50,7 @@ class Embeddings:
         least = int(classes.max()) + 1 if len(classes) else 0
         met = {
             "teacher": self.teacher_features is not None,
+            "two": len(self.student_features) > 1,
             "labels": len(classes) > 0,
             "pairs": len(classes) > 1 and int(counts.max()) > 1,
             "student_logits": student is not None,

@@ -15,7 +15,7 @@ from congruence.geometry.dissimilarity import (
     dissimilarity_blocks,
     pairwise_dissimilarity,
 )
-from congruence.metrics.perception import _row_ranks as row_ranks
+from congruence.metrics.order import row_ranks
 
 CHECKS: dict[str, check.Constraint] = {
     "dissimilarity": DISSIMILARITY,

@@ -92,8 +92,10 @@ def test_calibration_by_hand():
 
 def test_agreement_counts_equal_answers():
     student, teacher = (torch.randn(50, 4, generator=seeded(seed)) for seed in (0, 1))
-    same = sum(max(range(4), key=a.__getitem__) == max(range(4), key=b.__getitem__) for a, b in zip(
-        student.tolist(), teacher.tolist(), strict=True))
+    same = sum(
+        max(range(4), key=a.__getitem__) == max(range(4), key=b.__getitem__)
+        for a, b in zip(student.tolist(), teacher.tolist(), strict=True)
+    )
     assert 0 < same < 50
     assert agreement(student, teacher) == agreement(teacher, student) == same / 50
     assert agreement(student, 3 * student - 1) == 1.0

@@ -12,8 +12,9 @@ def faces(pool=60):
     people = torch.randn(6, 5, generator=generator)
     probe_ids, gallery_ids = torch.arange(12) % 6, torch.tensor([0, 1, 1, 2, 3, 3, 3, 4, 9])
     places = torch.cat([people, torch.zeros(4, 5)])
-    probe, gallery = (places[ids] + 0.7 * torch.randn(len(ids), 5, generator=generator)
-                      for ids in (probe_ids, gallery_ids))
+    probe, gallery = (
+        places[ids] + 0.7 * torch.randn(len(ids), 5, generator=generator) for ids in (probe_ids, gallery_ids)
+    )
     return probe, probe_ids, gallery, gallery_ids, torch.randn(pool, 5, generator=generator)
 
 

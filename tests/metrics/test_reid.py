@@ -99,11 +99,13 @@ def test_memory_is_linear(monkeypatch):
     assert largest(1000) <= 5 * 1000
 
 
-GOOD = dict(zip(
-    ("query", "gallery", "query_ids", "gallery_ids", "query_cameras", "gallery_cameras"),
-    (torch.zeros(2, 3), torch.zeros(4, 3), *(torch.zeros(n).long() for n in (2, 4, 2, 4))),
-    strict=True,
-))
+GOOD = dict(
+    zip(
+        ("query", "gallery", "query_ids", "gallery_ids", "query_cameras", "gallery_cameras"),
+        (torch.zeros(2, 3), torch.zeros(4, 3), *(torch.zeros(n).long() for n in (2, 4, 2, 4))),
+        strict=True,
+    )
+)
 
 
 @pytest.mark.parametrize(
@@ -111,8 +113,10 @@ GOOD = dict(zip(
     [
         ({"gallery": torch.zeros(4, 5)}, "the same width, got `query` [2, 3], `gallery` [4, 5]."),
         ({"query_cameras": torch.zeros(3).long()}, "got `query` [2, 3], `query_ids` [2], `query_cameras` [3]."),
-        ({"gallery_ids": torch.zeros(4)}, "`gallery_ids` must be a 1-D integer tensor of class labels, "
-                                          "got torch.float32 of shape [4]."),
+        (
+            {"gallery_ids": torch.zeros(4)},
+            "`gallery_ids` must be a 1-D integer tensor of class labels, got torch.float32 of shape [4].",
+        ),
         ({"metric": "l2"}, "`metric` must be one of 'cosine', 'euclidean', got 'l2'."),
         ({"max_rank": 0}, "`max_rank` must be an integer >= 1, got 0."),
     ],

@@ -64,8 +64,10 @@ def slow_rkd(student, teacher):
     sides = []
     for x in (student.double(), teacher.double()):
         rows = [
-            [0.0 if i == j else math.sqrt(max(sum((p - q) ** 2 for p, q in zip(a, b, strict=True)), 1e-12))
-             for j, b in enumerate(x.tolist())]
+            [
+                0.0 if i == j else math.sqrt(max(sum((p - q) ** 2 for p, q in zip(a, b, strict=True)), 1e-12))
+                for j, b in enumerate(x.tolist())
+            ]
             for i, a in enumerate(x.tolist())
         ]
         positive = [value for row in rows for value in row if value > 0]

@@ -30,8 +30,8 @@ class Diagnostics:
     is of `congruence.data` (another may change the order from pass to pass).
 
     Args:
-        loader: of the images, re-iterable, in batches as `fit` takes them; `diagnostic_loader` makes one. Memory and
-            most diagnostics grow with the square of the samples.
+        loader: of the images, re-iterable, in batches as `fit` takes them; `diagnostic_loader` makes one. The time
+            of most diagnostics grows with the square of the samples, and the memory of "wasserstein".
         measures: names of `DIAGNOSTICS`, or "all": whatever this distiller and these images allow.
         every: epochs from one time to the next.
         student_layer: the layer that gives the embedding; by default what enters the last Linear.

@@ -6,6 +6,7 @@ number does, so that one vectorised sort of plain integers gives values and colu
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -19,9 +20,10 @@ from congruence.geometry.dissimilarity import DissimilarityName, dissimilarity_b
 
 Array = NDArray[Any]
 _PIECE_ENTRIES = 2**17  # what one thread sorts at a time: 1 MB of keys stays in its cache
-_STEPS = 4
+_STEPS = 6
 _LOW = np.uint64(0xFFFFFFFF)
-_HALF = np.uint64(32)
+_SIGN = np.uint64(63)
+_PLACE, _VALUE = (0, 1) if sys.byteorder == "little" else (1, 0)  # the halves of a key
 
 
 def row_order(values: Tensor) -> Tensor:
@@ -53,7 +55,7 @@ def row_nearest(values: Tensor, k: int) -> Tensor:
     """
     if not _has_keys(values):
         return values.sort(dim=1, stable=True).indices[:, :k]
-    return _by_pieces(lambda piece: _key_nearest(piece, k), values, np.int64, k)
+    return _by_pieces(lambda piece, out: _key_nearest(piece, k, out), values, np.int64, k)
 
 
 def row_ranks(values: Tensor, tolerance: float) -> Tensor:
@@ -73,8 +75,7 @@ def row_ranks(values: Tensor, tolerance: float) -> Tensor:
         ordered, order = values.sort(dim=1)
         ranks = torch.searchsorted(ordered, ordered + tolerance * ordered.abs(), right=True)
         return torch.empty_like(order).scatter_(1, order, ranks)
-    keyed = _has_keys(values)
-    return _by_pieces(lambda piece: _piece_ranks(piece, tolerance, keyed), values, np.int32)
+    return _by_pieces(lambda piece, out: _piece_ranks(piece, tolerance, out), values, np.int32)
 
 
 def nearest(
@@ -106,16 +107,18 @@ def _has_keys(values: Tensor) -> bool:
     return values.device.type == "cpu" and values.dtype == torch.float32 and not bool((values < 0).any())
 
 
-def _by_pieces(function: Callable[[Array], Array], values: Tensor, dtype: Any, width: int | None = None) -> Tensor:
-    """Apply `function` to pieces of rows, in as many threads as torch has: NumPy sorts without Python's lock."""
-    array = values.numpy()
+def _by_pieces(
+    function: Callable[[Array, Array], None], values: Tensor, dtype: Any, width: int | None = None
+) -> Tensor:
+    """Let `function` fill pieces of rows, in as many threads as torch has: NumPy sorts without Python's lock."""
+    array = np.ascontiguousarray(values.numpy())
     count, columns = array.shape
     out = np.empty((count, width or columns), dtype)
     rows = max(1, _PIECE_ENTRIES // columns)
     pieces = [slice(start, start + rows) for start in range(0, count, rows)]
 
     def work(piece: slice) -> None:
-        out[piece] = function(array[piece])
+        function(array[piece], out[piece])
 
     workers = min(torch.get_num_threads(), len(pieces))
     if workers > 1:
@@ -128,43 +131,47 @@ def _by_pieces(function: Callable[[Array], Array], values: Tensor, dtype: Any, w
 
 
 def _keys(values: Array) -> Array:
-    """Return (bits of the value, column) as uint64; + 0 makes −0 the 0 that it equals."""
-    keys = (values + np.float32(0)).view(np.uint32).astype(np.uint64)
-    keys <<= _HALF
-    keys |= np.arange(values.shape[1], dtype=np.uint64)
-    return keys
+    """Return (bits of the value, place in the piece) as uint64; + 0 makes −0 the 0 that it equals."""
+    halves = np.empty((*values.shape, 2), np.uint32)
+    halves[..., _PLACE] = np.arange(values.size, dtype=np.uint32).reshape(values.shape)
+    np.add(values, np.float32(0), out=halves.view(np.float32)[..., _VALUE])
+    return halves.view(np.uint64)[..., 0]
 
 
-def _key_order(values: Array) -> Array:
+def _columns(keys: Array, columns: int) -> Array:
+    return (keys & _LOW).view(np.int64) - columns * np.arange(len(keys))[:, None]
+
+
+def _key_order(values: Array, out: Array) -> None:
     keys = _keys(values)
     keys.sort(axis=1)
-    keys &= _LOW
-    return keys
+    out[:] = _columns(keys, values.shape[1])
 
 
-def _key_nearest(values: Array, k: int) -> Array:
+def _key_nearest(values: Array, k: int, out: Array) -> None:
     keys = _keys(values)
     keys.partition(k - 1, axis=1)
     first = keys[:, :k]
     first.sort(axis=1)
-    return first & _LOW
+    out[:] = _columns(first, values.shape[1])
 
 
-def _piece_ranks(values: Array, tolerance: float, keyed: bool) -> Array:
-    if keyed:
+def _piece_ranks(values: Array, tolerance: float, out: Array) -> None:
+    keys = None
+    if values.dtype == np.float32:
         keys = _keys(values)
         keys.sort(axis=1)
-        ordered = (keys >> _HALF).astype(np.uint32).view(np.float32)
-        keys &= _LOW
-        order = keys.view(np.int64)
-    else:
+        if (keys[:, -1] >> _SIGN).any():  # a negative value has the largest bits
+            keys = None
+    if keys is None:
         order = values.argsort(axis=1)
         ordered = np.take_along_axis(values, order, 1)
-    count, columns = values.shape
-    ranks = np.empty(values.shape, np.int32)
-    order += columns * np.arange(count)[:, None]
-    ranks.reshape(-1)[order.reshape(-1)] = _closed_ranks(ordered, tolerance).reshape(-1)
-    return ranks
+        order += values.shape[1] * np.arange(len(values))[:, None]
+    else:
+        ordered = keys.view(np.float32)[:, _VALUE::2].copy()
+        keys &= _LOW
+        order = keys.view(np.int64)
+    out.reshape(-1)[order.reshape(-1)] = _closed_ranks(ordered, tolerance).reshape(-1)
 
 
 def _closed_ranks(ordered: Array, tolerance: float) -> Array:
@@ -174,21 +181,20 @@ def _closed_ranks(ordered: Array, tolerance: float) -> Array:
     ranks[:] = np.arange(1, columns + 1, dtype=np.int32)
     flat, flat_ranks = ordered.reshape(-1), ranks.reshape(-1)
     with np.errstate(over="ignore", invalid="ignore"):
-        bound = np.abs(flat)
-        bound *= ordered.dtype.type(tolerance)
+        bound = flat * flat.dtype.type(tolerance)
+        np.abs(bound, out=bound)
         bound += flat
-        # Few entries have a partner in rounding, and most of those have one: step over them together, and search for
-        # the ends of what is left, the long runs of equal values.
-        places = np.flatnonzero(flat[1:] <= bound[:-1])
-        ends = places + 1
-        for _ in range(_STEPS):
-            inside = ends % columns != 0  # an end in column 0 is the next row's
-            places, ends = places[inside], ends[inside]
-            flat_ranks[places] = ends % columns + 1
-            inside = ends + 1 < flat.size
-            places, ends = places[inside], ends[inside] + 1
-            reached = flat[ends] <= bound[places]
-            places, ends = places[reached], ends[reached]
+        # Few entries have a partner in rounding, fewer have two: count those over whole rows, further ones where there
+        # are any, and search for the ends of what is left, the long runs of equal values.
+        close = _close(flat, bound, columns, 1)
+        flat_ranks[:-1] += close
+        close = close[:-1] & _close(flat, bound, columns, 2)
+        flat_ranks[:-2] += close
+        places = np.flatnonzero(close)
+        for step in range(3, _STEPS):
+            places = places[(places + step) % columns >= step]
+            places = places[flat[places + step] <= bound[places]]
+            flat_ranks[places] += 1
     rows, places = np.divmod(places, columns)
     for row in np.unique(rows):
         run = row * columns + places[rows == row]
@@ -196,3 +202,11 @@ def _closed_ranks(ordered: Array, tolerance: float) -> Array:
     if np.isnan(ordered[:, -1]).any():
         ranks[np.isnan(ordered)] = columns
     return ranks
+
+
+def _close(flat: Array, bound: Array, columns: int, step: int) -> Array:
+    """Whether the entry `step` further on in the row is within the bound."""
+    close: Array = flat[step:] <= bound[:-step]
+    for last in range(1, min(step, columns) + 1):
+        close[columns - last :: columns] = False
+    return close

@@ -108,7 +108,7 @@ train = {}
         "--set x: expected key=value, got 'x'.",
         "--set stages.studnt.train.epochs=3: stages.studnt.train.epochs: expected a stage of the file: student, third, "
         "got 'studnt'. Did you mean 'student'?",
-        "nmae: expected one of name, extends, data, stages, got 'nmae'. Did you mean 'name'?",
+        "nmae: expected one of name, extends, data, diagnostics, stages, got 'nmae'. Did you mean 'name'?",
         "data.name: expected a folder or one of digits, fashion-mnist, cifar10, cifar100, svhn, tiny-imagenet, cub200, "
         "image-folder, got 'digts'. "
         "Did you mean 'digits'?",

@@ -110,7 +110,8 @@ def build_stage(
         trained = data.keep_labels(trained, kept, seed=config.data.split_seed)
     once: dict[str, Any] = {"device": device, "folder": None if out is None else Path(out), "dry": dry}
     if made.teacher is not None and stage.teacher_head is not None:
-        made = replace(made, teacher=with_head(made.teacher, stage.teacher_head, trained, seed=train.seed, **once))
+        teacher = with_head(made.teacher, stage.teacher_head, trained, seed=train.seed, workers=train.workers, **once)
+        made = replace(made, teacher=teacher)
     distiller = Distiller(
         made.teacher,
         made.students,
@@ -137,7 +138,12 @@ def build_stage(
     if len(splits.validation):
         # Batches of the training's size, since a relational loss depends on it.
         val_loader = data.loader(
-            splits.validation, batch_size=train.batch_size, shuffle=False, views=views, device=device
+            splits.validation,
+            batch_size=train.batch_size,
+            shuffle=False,
+            views=views,
+            device=device,
+            workers=train.workers,
         )
     options = train.options(out=out, resume=resume, callbacks=tuple(callbacks))
     return Built(distiller, train_loader, val_loader, options, splits, made)

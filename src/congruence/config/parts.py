@@ -12,6 +12,9 @@ from congruence.config.problems import Problems, expected, one_by_one
 from congruence.config.table import Count, Table, Whole, absolute
 from congruence.data.table import IMAGE_FOLDER
 
+Sides = Count | Annotated[tuple[Count, Count], Field(strict=False)]
+Channels = Annotated[tuple[float, ...], Field(strict=False, min_length=1)]
+
 
 class DataConfig(Table):
     """What `congruence.data.load` gets. Paths are relative to the working directory.
@@ -27,7 +30,12 @@ class DataConfig(Table):
     test: int | float | None = None
     train_size: Count | None = None
     labels_per_class: Count | None = None
-    size: Count | Annotated[tuple[Count, Count], Field(strict=False)] | None = None
+    classes: Count | None = None
+    size: Sides | None = None
+    resize: Sides | None = None
+    stream: bool | None = None
+    mean: Channels | None = None
+    std: Channels | None = None
 
     _root = field_validator("root")(absolute)
 
@@ -41,6 +49,20 @@ class DataConfig(Table):
         if not path.is_dir() and path.name == name:
             raise ValueError(expected((*data.SOURCES, IMAGE_FOLDER), name, what="a folder or one of "))
         return str(path.absolute())
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        found = []
+        if (self.mean is None) != (self.std is None):
+            missing = "mean" if self.mean is None else "std"
+            found.append((missing, f"expected numbers too where `{'std' if missing == 'mean' else 'mean'}` is given."))
+        if self.std is not None and min(self.std) <= 0:
+            found.append(("std", f"expected numbers > 0, got {list(self.std)}."))
+        if self.resize is not None and self.stream is False:
+            found.append(("resize", f"expected none where `stream` is false, got {self.resize}."))
+        if found:
+            raise Problems(found)
+        return self
 
 
 class ModelConfig(Table):

@@ -204,6 +204,7 @@ def _keys(place: Place) -> Iterable[str]:
         ("stages", "*", "train", "augment"): training.AugmentConfig,
         ("stages", "*", "train", "sampler"): training.SamplerConfig,
         ("stages", "*", "teacher_head"): parts.HeadConfig,
+        ("stages", "*", "teacher_cache"): parts.CacheConfig,
     }
     if place and place[-1] == "@photo":
         return tuple(training.PhotoAugmentConfig.model_fields)

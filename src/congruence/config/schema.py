@@ -9,13 +9,13 @@ from typing import Annotated, Any, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from congruence.config.parts import DataConfig, HeadConfig, ModelConfig, TermConfig
+from congruence.config.parts import CacheConfig, DataConfig, HeadConfig, ModelConfig, TermConfig
 from congruence.config.problems import Problems, expected
 from congruence.config.table import Count, Table, absolute, table_or
 from congruence.config.training import TrainConfig
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
-_TAKEN = ("checkpoints", "tensorboard")  # folders of a run, in which a stage's folder lies too
+_TAKEN = ("checkpoints", "tensorboard", "teacher-cache")  # folders of a run, in which a stage's folder lies too
 
 
 def _one_or_several(value: Any) -> str:
@@ -35,6 +35,7 @@ class StageConfig(Table):
         | None
     ) = None
     teacher_head: HeadConfig | None = None
+    teacher_cache: CacheConfig | None = None
     labels_per_class: Count | None = None
     terms: Annotated[list[TermConfig], Field(min_length=1)]
     train: TrainConfig
@@ -44,6 +45,8 @@ class StageConfig(Table):
         sampler, found = self.train.sampler, []
         if self.teacher is None and self.teacher_head is not None:
             found.append(("teacher_head", "expected none without a teacher, got one."))
+        if self.teacher is None and self.teacher_cache is not None:
+            found.append(("teacher_cache", "expected none without a teacher, got one."))
         if self.teacher is None and sampler is not None and sampler.name == "superclass_uniform":
             found.append(
                 ("train.sampler.name", "expected 'class_uniform' without a teacher, got 'superclass_uniform'.")

@@ -174,4 +174,5 @@ def _compared(text: str) -> dict[str, Any]:
     for stage in values.get("stages", {}).values():
         for key in _APART:
             stage.get("train", {}).pop(key, None)
+        stage.get("teacher_cache", {}).pop("folder", None)
     return values

@@ -1,12 +1,18 @@
 """Photographs in files, as a configuration asks for them."""
 
+from pathlib import Path
+
 import pytest
+import torch
 from _harness import layouts
 from _harness.configs import quick
+from pydantic import ValidationError
 
-from congruence.config import ConfigError, load_config, load_splits, run
+from congruence.config import ConfigError, build_stage, load_config, load_splits, run
+from congruence.config.parts import ModelConfig
 from congruence.config.training import TrainConfig
 from congruence.data import Augment, FileDataset, PhotoAugment
+from congruence.models import build, save_weights
 
 STAGES = """
 [stages.teacher.student]
@@ -105,3 +111,20 @@ def test_data_that_does_not_fit_together(tmp_path, data, sentence):
     with pytest.raises(ConfigError) as error:
         load_config(write(tmp_path, data))
     assert [line.partition("run.toml: ")[2] for line in error.value.lines] == [sentence]
+
+
+def test_a_student_starts_from_weights_of_other_classes(tmp_path):
+    donor = build("resnet8", classes=7)
+    save_weights(donor.state_dict(), tmp_path / "donor.safetensors")
+    layouts.write_classes(tmp_path / "photographs", {"a": 12, "b": 12})
+    config = load_config(write(tmp_path), [f'stages.teacher.student.start="{tmp_path}/donor.safetensors"'])
+    student = build_stage(config, "teacher", teachers={}).models.students["student"]
+    assert torch.equal(student.conv1.weight, donor.conv1.weight)
+    assert student.fc.weight.shape[0] == 2
+    alone = config.with_teacher(tmp_path / "trained.safetensors").stages["student"].teacher
+    assert (alone.start, Path(alone.weights).name) == (None, "trained.safetensors")
+
+
+def test_weights_and_a_start_are_not_both_given():
+    with pytest.raises(ValidationError, match="expected none beside `weights`, got both"):
+        ModelConfig(model="resnet8", weights="a.pt", start="b.pt")

@@ -66,14 +66,18 @@ class DataConfig(Table):
 
 
 class ModelConfig(Table):
-    """A model: a name of the zoo, or a factory "package.module:callable" (which needs trust); and its weights' file."""
+    """A model: a name of the zoo, or a factory "package.module:callable" (which needs trust); and its weights' file.
+
+    `start` is a file of a network trained on other classes, whose Linear layers are left out where they do not fit.
+    """
 
     model: str | None = None
     factory: str | None = None
     weights: str | None = None
+    start: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
 
-    _weights = field_validator("weights")(absolute)
+    _weights = field_validator("weights", "start")(absolute)
 
     @field_validator("model")
     @classmethod
@@ -101,6 +105,8 @@ class ModelConfig(Table):
         if (self.model is None) == (self.factory is None):
             got = "neither" if self.model is None else "both"
             raise ValueError(f"expected `model` (of the zoo) or `factory` ('package.module:callable'), got {got}.")
+        if self.weights is not None and self.start is not None:
+            raise Problems([("start", "expected none beside `weights`, got both.")])
         if self.model is not None:
             name = self.model
             with torch.device("meta"):  # Shapes alone: nothing is allocated or drawn.

@@ -120,5 +120,5 @@ class RunConfig(Table):
             teacher = self.stages[name].students()[student or "student"]
         if teacher is None:
             raise ValueError(f"The stage '{self.last}' has no teacher whose weights could be given.")
-        teacher = teacher.model_copy(update={"weights": absolute(str(weights))})
+        teacher = teacher.model_copy(update={"weights": absolute(str(weights)), "start": None})
         return self.model_copy(update={"stages": {self.last: stage.model_copy(update={"teacher": teacher})}})

@@ -4,7 +4,7 @@ import pytest
 import torch
 from _harness.losses import seeded
 
-from congruence.metrics import accuracy
+from congruence.metrics import accuracy, agreement, expected_calibration_error
 
 
 def test_equals_topk_where_nothing_ties():
@@ -53,3 +53,79 @@ def test_errors(logits, labels, topk, sentence):
         accuracy(logits, labels, topk=topk)
     assert str(error.value).startswith("`accuracy`: ")
     assert str(error.value).endswith(sentence)
+
+
+def slow_calibration(logits, labels, bins):
+    members = [[] for _ in range(bins)]
+    for row, label in zip(logits.double().tolist(), labels.tolist(), strict=True):
+        powers = [math.exp(value - max(row)) for value in row]
+        shares = [power / sum(powers) for power in powers]
+        confidence = max(shares)
+        place = next(m for m in range(bins) if confidence <= (m + 1) / bins or m == bins - 1)
+        members[place].append((confidence, shares.index(confidence) == label))
+    total = 0.0
+    for found in filter(None, members):
+        confidence, right = (sum(values) / len(found) for values in zip(*found, strict=True))
+        total += len(found) / len(labels) * abs(right - confidence)
+    return total
+
+
+@pytest.mark.parametrize("bins", [1, 4, 15, 100])
+def test_calibration_equals_a_slow_loop(bins):
+    logits = 3 * torch.randn(300, 5, generator=seeded())
+    labels = torch.randint(0, 5, (300,), generator=seeded(1))
+    found = expected_calibration_error(logits, labels, bins=bins)
+    assert found == pytest.approx(slow_calibration(logits, labels, bins), rel=1e-12)
+    assert expected_calibration_error(logits, labels) == expected_calibration_error(logits, labels, bins=15)
+
+
+def test_calibration_by_hand():
+    # Confidences 0.5 (right), 0.8 (right), 0.8 (wrong): the bins of width 1/2 are closed above.
+    logits = torch.tensor([[1.0, 1.0], [1.0, 4.0], [4.0, 1.0]], dtype=torch.float64).log()
+    found = expected_calibration_error(logits, torch.tensor([0, 1, 1]), bins=2)
+    assert found == pytest.approx(1 / 3 * 0.5 + 2 / 3 * 0.3, rel=1e-14)
+    sure = torch.tensor([[1e4, -1e4], [-1e4, 1e4]])
+    assert expected_calibration_error(sure, torch.tensor([0, 1])) == 0.0
+    assert expected_calibration_error(sure, torch.tensor([1, 0])) == 1.0
+    assert math.isnan(expected_calibration_error(torch.tensor([[math.nan, 1.0], [5.0, 0.0]]), torch.tensor([0, 0])))
+
+
+def test_agreement_counts_equal_answers():
+    student, teacher = (torch.randn(50, 4, generator=seeded(seed)) for seed in (0, 1))
+    same = sum(
+        max(range(4), key=a.__getitem__) == max(range(4), key=b.__getitem__)
+        for a, b in zip(student.tolist(), teacher.tolist(), strict=True)
+    )
+    assert 0 < same < 50
+    assert agreement(student, teacher) == agreement(teacher, student) == same / 50
+    assert agreement(student, 3 * student - 1) == 1.0
+    assert agreement(torch.zeros(1, 3), torch.tensor([[1.0, 0.0, 0.0]])) == 1.0
+
+
+def test_not_a_number_agrees_with_nothing():
+    logits = torch.tensor([[math.nan, 1.0], [0.0, 1.0]])
+    assert agreement(logits, logits) == agreement(logits, logits.nan_to_num(9)) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (
+            lambda: expected_calibration_error(torch.zeros(2, 3), torch.tensor([0, 3])),
+            "`expected_calibration_error`: `labels` must be class labels in [0, 3), got 3.",
+        ),
+        (
+            lambda: expected_calibration_error(torch.zeros(1, 3), torch.tensor([0]), bins=0),
+            "`expected_calibration_error`: `bins` must be an integer >= 1, got 0.",
+        ),
+        (
+            lambda: agreement(torch.zeros(2, 3), torch.zeros(2, 4)),
+            "`agreement`: `student_logits` and `teacher_logits` must have the same shape, "
+            "got `student_logits` [2, 3], `teacher_logits` [2, 4].",
+        ),
+    ],
+)
+def test_errors_of_calibration_and_agreement(call, sentence):
+    with pytest.raises(ValueError) as error:
+        call()
+    assert str(error.value) == sentence

@@ -2,9 +2,15 @@ import pytest
 import torch
 from _harness import golden
 from _harness.losses import seeded, tight_clusters
+from _harness.memory import largest_array, largest_tensor
 
 from congruence.geometry import cosine, euclidean
-from congruence.metrics import estimate_perception_coherence, global_perception_coherence, perception_coherence
+from congruence.metrics import (
+    estimate_perception_coherence,
+    global_perception_coherence,
+    order,
+    perception_coherence,
+)
 
 MEASURES = {"cosine": cosine, "euclidean": euclidean}
 
@@ -174,3 +180,18 @@ def test_estimate_errors(change, sentence):
     with pytest.raises(ValueError) as error:
         estimate_perception_coherence(torch.zeros(4, 2), torch.zeros(4, 2), **settings)
     assert str(error.value) == f"`estimate_perception_coherence`: {sentence}"
+
+
+@pytest.mark.parametrize("name", MEASURES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_memory_is_linear_in_the_chunk(name, dtype, monkeypatch):
+    student, teacher = spaces(600, dtype)
+    seen = []
+    monkeypatch.setattr(order, "_closed_ranks", largest_array(order._closed_ranks, seen))
+
+    def call():
+        global_perception_coherence(student, teacher, dissimilarity=name, chunk_size=5)
+
+    assert largest_tensor(call) <= 6 * 600
+    assert len(seen) == 2 * 120
+    assert max(seen) == 5 * 600

@@ -1,32 +1,87 @@
 """Floor 3: what is measured on a trained student, streamed where it grows with the square of the samples."""
 
-from congruence.metrics.accuracy import accuracy
+from congruence.metrics.accuracy import accuracy, agreement, expected_calibration_error
+from congruence.metrics.alignment import effective_kernel_alignment, gram_alignment
+from congruence.metrics.batch_coherence import BatchCoherence, batch_coherence
+from congruence.metrics.class_ratio import (
+    IntraInterBounds,
+    IntraInterRatio,
+    intra_inter_bounds,
+    intra_inter_ratio,
+)
+from congruence.metrics.discrepancy import (
+    estimate_wasserstein_discrepancy,
+    gaussian_kl_discrepancy,
+    gaussian_wasserstein_discrepancy,
+    mmd_discrepancy,
+    wasserstein_discrepancy,
+)
+from congruence.metrics.identification import identification_rate
 from congruence.metrics.kernel import (
     kernel_transfer_bound,
     kernel_transfer_error,
     landmark_transfer_error,
     smallest_landmark_eigenvalue,
 )
+from congruence.metrics.neighbours import knn_accuracy, neighbour_overlap, recall_at_k
 from congruence.metrics.perception import (
     estimate_perception_coherence,
     global_perception_coherence,
     perception_coherence,
 )
+from congruence.metrics.preservation import Preservation, order_preservation, rank_preservation
+from congruence.metrics.probe import linear_probe
+from congruence.metrics.reid import ReidResult, reid_evaluate
+from congruence.metrics.relations import linear_cka, rkd_distance_discrepancy
 from congruence.metrics.retrieval import precision_at_k, retrieval_map
+from congruence.metrics.risk import RiskGap, feature_distance, risk_gap
 from congruence.metrics.spread import inter_class_similarity, intra_class_similarity, soft_label_entropy
+from congruence.metrics.stability import PerceptionStability, perception_stability
 
 __all__ = [
+    "BatchCoherence",
+    "IntraInterBounds",
+    "IntraInterRatio",
+    "PerceptionStability",
+    "Preservation",
+    "ReidResult",
+    "RiskGap",
     "accuracy",
+    "agreement",
+    "batch_coherence",
+    "effective_kernel_alignment",
     "estimate_perception_coherence",
+    "estimate_wasserstein_discrepancy",
+    "expected_calibration_error",
+    "feature_distance",
+    "gaussian_kl_discrepancy",
+    "gaussian_wasserstein_discrepancy",
     "global_perception_coherence",
+    "gram_alignment",
+    "identification_rate",
     "inter_class_similarity",
     "intra_class_similarity",
+    "intra_inter_bounds",
+    "intra_inter_ratio",
     "kernel_transfer_bound",
     "kernel_transfer_error",
+    "knn_accuracy",
     "landmark_transfer_error",
+    "linear_cka",
+    "linear_probe",
+    "mmd_discrepancy",
+    "neighbour_overlap",
+    "order_preservation",
     "perception_coherence",
+    "perception_stability",
     "precision_at_k",
+    "rank_preservation",
+    "recall_at_k",
+    "reid_evaluate",
     "retrieval_map",
+    "risk_gap",
+    "rkd_distance_discrepancy",
     "smallest_landmark_eigenvalue",
     "soft_label_entropy",
+    "wasserstein_discrepancy",
 ]

@@ -1,4 +1,4 @@
-"""Top-k accuracy."""
+"""Top-k accuracy, calibration, and agreement with the teacher."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from congruence.core import check
+from congruence.core.numerics import as_float64
 
 
 @torch.no_grad()
@@ -48,3 +49,78 @@ def accuracy(logits: Tensor, labels: Tensor, *, topk: Sequence[int] = (1, 5)) ->
     position = (~(logits <= own) | ((logits == own) & lower)).sum(1)
     # NaN at the class itself puts all C before it, past any k <= C.
     return tuple((position < min(k, logits.shape[1])).double().mean().item() for k in topk)
+
+
+@torch.no_grad()
+def expected_calibration_error(logits: Tensor, labels: Tensor, *, bins: int = 15) -> float:
+    """Expected calibration error: how far confidence is from accuracy, over bins of equal width.
+
+    ECE = Σ_m |B_m|/N · |acc(B_m) − conf(B_m)|, where B_m holds the samples whose largest softmax probability is in
+    ((m−1)/M, m/M], conf is its mean and acc the share of them whose class it is. Of equal logits the lowest class is
+    the answer. Computed in float64.
+
+    Shape:
+        `logits` [N, C], `labels` [N].
+
+    Args:
+        logits: one score a class.
+        labels: integer classes in [0, C).
+        bins: M >= 1.
+
+    Returns:
+        A number in [0, 1]; NaN where a logit is not a number.
+
+    Raises:
+        ValueError: for shapes that do not fit, a label out of range or a number of bins that is not an integer >= 1.
+
+    Example:
+        >>> import torch
+        >>> expected_calibration_error(torch.tensor([[50.0, 0.0], [50.0, 0.0]]), torch.tensor([0, 1]))
+        0.5
+
+    Reference:
+        Guo et al., On Calibration of Modern Neural Networks, ICML 2017, eq. 3.
+    """
+    name = "expected_calibration_error"
+    check.floating(name, 2, logits=logits)
+    check.class_labels(name, logits.shape[1], labels=labels)
+    check.same_rows(name, logits=logits, labels=labels)
+    check.hyperparameters(name, {"bins": check.COUNT}, bins=bins)
+    confidence, answer = torch.softmax(as_float64(logits), 1).amax(1), logits.argmax(1)
+    edges = torch.arange(1, bins, device=logits.device) / confidence.new_tensor(bins)
+    # |acc − conf| · |B| is the sum of (right − confidence) over the bin.
+    gaps = confidence.new_zeros(bins).index_add_(
+        0, torch.bucketize(confidence, edges), (answer == labels).to(confidence) - confidence
+    )
+    return float(gaps.abs().sum() / len(labels))
+
+
+@torch.no_grad()
+def agreement(student_logits: Tensor, teacher_logits: Tensor) -> float:
+    """Share of samples to which student and teacher give the same class, right or wrong.
+
+    Of equal logits the lowest class is the answer. A row with NaN on either side agrees with nothing.
+
+    Shape:
+        `student_logits` [N, C], `teacher_logits` [N, C].
+
+    Args:
+        student_logits: one score a class.
+        teacher_logits: one score a class.
+
+    Returns:
+        A fraction in [0, 1].
+
+    Raises:
+        ValueError: for shapes that do not fit.
+
+    Example:
+        >>> import torch
+        >>> agreement(torch.tensor([[2.0, 1.0], [0.0, 1.0]]), torch.tensor([[5.0, 1.0], [1.0, 0.0]]))
+        0.5
+    """
+    check.floating("agreement", 2, student_logits=student_logits, teacher_logits=teacher_logits)
+    check.same_shape("agreement", student_logits=student_logits, teacher_logits=teacher_logits)
+    unknown = (student_logits.isnan() | teacher_logits.isnan()).any(1)
+    same = student_logits.argmax(1) == teacher_logits.argmax(1)
+    return float((same & ~unknown).double().mean())

@@ -43,14 +43,7 @@ def kernel_transfer_error(student: Tensor, teacher: Tensor, *, chunk_size: int |
     Reference:
         Qian, Li and Hu, Efficient Kernel Transfer in Knowledge Distillation, fig. 3.
     """
-    name = "kernel_transfer_error"
-    student, teacher = _pair(name, student, teacher, chunk_size)
-    gap, size = _zero(student), _zero(student)
-    for ours, theirs in _chunks(student, teacher, chunk_size):
-        kernel = theirs @ teacher.T
-        size += kernel.square().sum()
-        gap += (ours @ student.T - kernel).square().sum()
-    return _relative(gap, size)
+    return _relative(*gram_squares("kernel_transfer_error", student, teacher, chunk_size))
 
 
 @torch.no_grad()
@@ -171,6 +164,17 @@ def kernel_transfer_bound(
     away = (student - student_landmarks[assignment]).norm(dim=1) + (teacher - teacher_landmarks[assignment]).norm(dim=1)
     apart = (student_landmarks @ student.T - teacher_landmarks @ teacher.T).abs().sum(1)
     return float(len(student) * longest * away.sum()), float(apart[assignment].sum())
+
+
+def gram_squares(function: str, student: Tensor, teacher: Tensor, chunk_size: int | None) -> tuple[Tensor, Tensor]:
+    """Return ‖K_S − K_T‖²_F and ‖K_T‖²_F from blocks of K, for metrics; errors name `function`."""
+    student, teacher = _pair(function, student, teacher, chunk_size)
+    gap, size = _zero(student), _zero(student)
+    for ours, theirs in _chunks(student, teacher, chunk_size):
+        kernel = theirs @ teacher.T
+        size += kernel.square().sum()
+        gap += (ours @ student.T - kernel).square().sum()
+    return gap, size
 
 
 def _pair(function: str, student: Tensor, teacher: Tensor, chunk_size: int | None) -> tuple[Tensor, Tensor]:

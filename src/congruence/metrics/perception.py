@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import torch
@@ -16,14 +15,15 @@ from congruence.geometry.dissimilarity import (
     dissimilarity_blocks,
     pairwise_dissimilarity,
 )
+from congruence.metrics.order import row_ranks
+from congruence.metrics.subsets import mean_and_spread, subsets
 
 _CHECKS: dict[str, check.Constraint] = {
     "dissimilarity": DISSIMILARITY,
     "teacher_dissimilarity": check.Choice(DISSIMILARITY.choices, callable_too=True, optional=True),
     "chunk_size": check.Real(low=1, closed="low", integer=True, optional=True),
-    "repeats": check.COUNT,
 }
-_CHUNK_ENTRIES = 2**20  # about 100 MB of sorted blocks
+_CHUNK_ENTRIES = 2**19  # some 200 MB with what sorting takes, most of it freed and used again
 
 
 @torch.no_grad()
@@ -50,8 +50,8 @@ def perception_coherence(
         teacher: embeddings.
         dissimilarity: "cosine", "euclidean" or a callable [N, D] → [N, N].
         teacher_dissimilarity: the teacher's own; None: the same.
-        chunk_size: anchors at a time; None: about a million pairs. Memory is linear in `chunk_size` · N; a callable
-            needs its whole [N, N].
+        chunk_size: anchors at a time; None: about half a million pairs. Memory is linear in `chunk_size` · N; a
+            callable needs its whole [N, N].
 
     Returns:
         float64 [N].
@@ -158,19 +158,11 @@ def estimate_perception_coherence(
     name = "estimate_perception_coherence"
     check.floating(name, 2, student=student, teacher=teacher)
     check.same_rows(name, student=student, teacher=teacher)
-    rows = student.shape[0]
-    bound = check.Real(low=1, high=rows, closed="both", integer=True)
-    check.hyperparameters(name, {**_CHECKS, "batch_size": bound}, batch_size=batch_size, repeats=repeats)
-    if not isinstance(generator, torch.Generator):
-        check.fail(name, "generator", "a torch.Generator", type(generator).__name__)
     levels = []
-    for _ in range(repeats):
-        drawn = torch.randperm(rows, generator=generator, device=generator.device)[:batch_size].to(student.device)
+    for drawn in subsets(name, student, "batch_size", batch_size, repeats, generator):
         gaps = _rank_gaps(name, student[drawn], teacher[drawn], dissimilarity, teacher_dissimilarity, None)
         levels.append(1 - int(gaps.sum()) / batch_size**3)
-    mean = math.fsum(levels) / repeats
-    spread = math.sqrt(math.fsum((level - mean) ** 2 for level in levels) / (repeats - 1)) if repeats > 1 else 0.0
-    return mean, spread
+    return mean_and_spread(levels)
 
 
 def _rank_gaps(
@@ -194,12 +186,14 @@ def _rank_gaps(
     rows = chunk_size or max(1, _CHUNK_ENTRIES // student.shape[0])
     student_ranks = _ranks(function, student, dissimilarity, rows)
     teacher_ranks = _ranks(function, teacher, teacher_dissimilarity or dissimilarity, rows)
-    gaps = [(ours - theirs).abs().sum(1) for ours, theirs in zip(student_ranks, teacher_ranks, strict=True)]
-    return torch.cat(gaps)
+    gaps = torch.empty(student.shape[0], dtype=torch.int64, device=student.device)
+    for part, ours, theirs in zip(gaps.split(rows), student_ranks, teacher_ranks, strict=True):
+        part.copy_((ours - theirs).abs_().sum(1))
+    return gaps
 
 
 def _ranks(function: str, x: Tensor, dissimilarity: Dissimilarity, rows: int) -> Iterator[Tensor]:
-    """Yield #{k : d_ik <= d_ij}, `rows` anchors i at a time, as int64 [rows, N]."""
+    """Yield #{k : d_ik <= d_ij}, `rows` anchors i at a time, as integers [rows, N]."""
     tolerance = 1e-12 if x.dtype == torch.float64 else 1e-6
     blocks: Iterator[Tensor]
     if isinstance(dissimilarity, str):
@@ -207,11 +201,4 @@ def _ranks(function: str, x: Tensor, dissimilarity: Dissimilarity, rows: int) ->
     else:
         blocks = iter(pairwise_dissimilarity(widen(x), dissimilarity, function=function).split(rows))
     for block in blocks:
-        yield _row_ranks(block, tolerance)
-
-
-def _row_ranks(values: Tensor, tolerance: float) -> Tensor:
-    """Count, for each entry, the entries of its row that are smaller, equal, or larger by rounding alone."""
-    ordered, order = values.sort(dim=1)
-    ranks = torch.searchsorted(ordered, ordered + tolerance * ordered.abs(), right=True)
-    return torch.empty_like(order).scatter_(1, order, ranks)
+        yield row_ranks(block, tolerance)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from congruence.core import check
 from congruence.geometry.dissimilarity import DissimilarityName, dissimilarity_blocks
+from congruence.metrics.order import row_order
 
 Interpolation = Literal["11pt", "none", "passalis"]
 _METRIC = check.Choice(("cosine", "euclidean"))
@@ -158,8 +159,7 @@ def _ranked_hits(
     """Yield, a block of queries at a time, whether the item at each rank is relevant: bool [rows, N]."""
     blocks = dissimilarity_blocks(query, database, metric, rows)
     for distances, labels in zip(blocks, query_labels.split(rows), strict=True):
-        order = distances.sort(dim=1, stable=True).indices
-        yield database_labels[order] == labels[:, None]
+        yield database_labels[row_order(distances)] == labels[:, None]
 
 
 def _precision(hits: Tensor) -> tuple[Tensor, Tensor]:

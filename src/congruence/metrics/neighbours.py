@@ -1,0 +1,178 @@
+"""What nearest neighbours say: recall at k, nearest-neighbour accuracy, and the neighbours that two spaces share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from congruence.core import check
+from congruence.geometry.dissimilarity import DissimilarityName
+from congruence.metrics.order import nearest
+
+_METRIC = check.Choice(("cosine", "euclidean"))
+_CHUNK_ENTRIES = 2**19  # about 30 MB with what sorting takes
+
+
+@torch.no_grad()
+def recall_at_k(
+    embeddings: Tensor, labels: Tensor, *, ks: Sequence[int] = (1, 2, 4, 8), metric: DissimilarityName = "euclidean"
+) -> list[float]:
+    """Share of samples with one of their own class among their k nearest, themselves excluded, for each k.
+
+    Equal distances keep the order of the samples. A sample alone in its class is a miss at every k; a k above N − 1 is
+    taken as N − 1.
+
+    Shape:
+        `embeddings` [N, D], `labels` [N], N >= 2.
+
+    Args:
+        embeddings: of the samples.
+        labels: integer classes.
+        ks: values of k >= 1.
+        metric: "euclidean" or "cosine".
+
+    Returns:
+        One fraction for each k, in the order of `ks`. Memory is linear in N.
+
+    Raises:
+        ValueError: for shapes that do not fit, a single sample, or an argument out of its range.
+
+    Example:
+        >>> import torch
+        >>> recall_at_k(torch.tensor([[0.0], [1.0], [3.0]]), torch.tensor([0, 1, 0]), ks=(1, 2))
+        [0.0, 0.6666666666666666]
+
+    Reference:
+        Oh Song et al., Deep Metric Learning via Lifted Structured Feature Embedding, CVPR 2016, sec. 6.
+    """
+    name = "recall_at_k"
+    check.hyperparameters(name, {"metric": _METRIC}, metric=metric)
+    _check_samples(name, embeddings, labels)
+    most = len(embeddings) - 1
+    if not most:
+        check.fail(name, "embeddings", "two samples or more", check.shape(embeddings))
+    for k in ks:
+        check.hyperparameters(name, {"ks": check.COUNT}, ks=k)
+    rows = max(1, _CHUNK_ENTRIES // len(embeddings))
+    wanted = min(max(ks, default=1), most)
+    found = torch.zeros(wanted, dtype=torch.int64, device=embeddings.device)
+    blocks = nearest(embeddings, embeddings, metric, wanted, rows=rows, apart=True)
+    for neighbours, own in zip(blocks, labels.split(rows), strict=True):
+        hits = labels[neighbours] == own[:, None]
+        found += (hits.cumsum(1) > 0).sum(0)
+    return [int(found[min(k, most) - 1]) / len(embeddings) for k in ks]
+
+
+@torch.no_grad()
+def knn_accuracy(
+    query: Tensor,
+    query_labels: Tensor,
+    database: Tensor,
+    database_labels: Tensor,
+    *,
+    k: int = 20,
+    metric: DissimilarityName = "cosine",
+) -> float:
+    """Accuracy of giving each query the class that most of its k nearest database items have.
+
+    Every neighbour has one vote. Of classes with equal votes the one whose nearest item is nearer wins; equal
+    distances keep the order of the database.
+
+    Shape:
+        `query` [Q, D], `query_labels` [Q], `database` [N, D], `database_labels` [N].
+
+    Args:
+        query: embeddings, of test samples say.
+        query_labels: integer classes.
+        database: embeddings, of training samples say; a query that is also in it is found like any other item.
+        database_labels: integer classes.
+        k: how many neighbours vote; above N it is taken as N.
+        metric: "cosine" or "euclidean".
+
+    Returns:
+        A fraction in [0, 1]. Memory is linear in N.
+
+    Raises:
+        ValueError: for shapes that do not fit or an argument out of its range.
+
+    Example:
+        >>> import torch
+        >>> database, labels = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([0, 1, 1])
+        >>> [knn_accuracy(torch.tensor([[0.0]]), torch.tensor([1]), database, labels, k=k, metric="euclidean")
+        ...  for k in (1, 2, 3)]
+        [0.0, 0.0, 1.0]
+    """
+    name = "knn_accuracy"
+    check.hyperparameters(name, {"k": check.COUNT, "metric": _METRIC}, k=k, metric=metric)
+    check.floating(name, 2, query=query, database=database)
+    check.same_width(name, query=query, database=database)
+    _check_samples(name, query, query_labels, "query", "query_labels")
+    _check_samples(name, database, database_labels, "database", "database_labels")
+    rows = max(1, _CHUNK_ENTRIES // len(database))
+    classes, members = database_labels.unique(return_inverse=True)
+    right = 0
+    blocks = nearest(query, database, metric, min(k, len(database)), rows=rows)
+    for neighbours, own in zip(blocks, query_labels.split(rows), strict=True):
+        found = members[neighbours]
+        counts = torch.zeros(len(own), len(classes), device=query.device)
+        votes = counts.scatter_add_(1, found, torch.ones_like(found, dtype=counts.dtype)).gather(1, found)
+        answer = found.gather(1, votes.argmax(1, keepdim=True))  # argmax gives the first of equals: the nearest
+        right += int((classes[answer[:, 0]] == own).sum())
+    return right / len(query)
+
+
+@torch.no_grad()
+def neighbour_overlap(student: Tensor, teacher: Tensor, *, k: int, metric: DissimilarityName = "cosine") -> float:
+    """Share of a sample's k nearest neighbours that both spaces have in common, averaged over the samples.
+
+    (1/N) Σ_i |N_k^s(i) ∩ N_k^t(i)| / k, where N_k(i) leaves i itself out. Equal distances keep the order of the
+    samples. Spaces that have nothing to do with each other share k/(N − 1).
+
+    Shape:
+        `student` [N, D_s], `teacher` [N, D_t], widths may differ, N >= 2.
+
+    Args:
+        student: embeddings.
+        teacher: embeddings.
+        k: how many neighbours, from 1 to N − 1.
+        metric: "cosine" or "euclidean", for both.
+
+    Returns:
+        A fraction in [0, 1]. Memory is linear in N.
+
+    Raises:
+        ValueError: for shapes that do not fit or an argument out of its range.
+
+    Example:
+        >>> import torch
+        >>> teacher = torch.tensor([[0.0], [1.0], [3.0], [7.0]])
+        >>> [neighbour_overlap(teacher.roll(1, 0), teacher, k=k, metric="euclidean") for k in (1, 3)]
+        [0.5, 1.0]
+
+    Reference:
+        Huh et al., The Platonic Representation Hypothesis, ICML 2024, app. A.
+    """
+    name = "neighbour_overlap"
+    check.floating(name, 2, student=student, teacher=teacher)
+    check.same_rows(name, student=student, teacher=teacher)
+    if len(student) < 2:
+        check.fail(name, "student", "two samples or more", check.shape(student))
+    bound = check.Real(low=1, high=len(student) - 1, closed="both", integer=True)
+    check.hyperparameters(name, {"k": bound, "metric": _METRIC}, k=k, metric=metric)
+    rows = max(1, _CHUNK_ENTRIES // len(student))
+    shared = 0
+    sides = (nearest(side, side, metric, k, rows=rows, apart=True) for side in (student, teacher))
+    for ours, theirs in zip(*sides, strict=True):
+        both = torch.cat([ours, theirs], 1).sort(1).values
+        shared += int((both[:, 1:] == both[:, :-1]).sum())
+    return shared / (k * len(student))
+
+
+def _check_samples(
+    function: str, embeddings: Tensor, labels: Tensor, rows: str = "embeddings", classes: str = "labels"
+) -> None:
+    check.floating(function, 2, **{rows: embeddings})
+    check.class_labels(function, **{classes: labels})
+    check.same_rows(function, **{rows: embeddings, classes: labels})

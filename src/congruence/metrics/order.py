@@ -1,0 +1,203 @@
+"""Sorting the rows of distance matrices, the cost of every ranking metric: positions, ranks and nearest neighbours.
+
+On the CPU, distances in float32 are sorted as integers that carry their column: the bits of a number >= 0 order as the
+number does, so that one vectorised sort of plain integers gives values and columns, equal values in the columns' order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from congruence.geometry.dissimilarity import DissimilarityName, dissimilarity_blocks
+
+Array = NDArray[Any]
+_PIECE_ENTRIES = 2**17  # what one thread sorts at a time: 1 MB of keys stays in its cache
+_STEPS = 4
+_LOW = np.uint64(0xFFFFFFFF)
+_HALF = np.uint64(32)
+_SIGN = np.uint64(63)
+
+
+def row_order(values: Tensor) -> Tensor:
+    """Columns of each row from the smallest value to the largest, equal values in the order of the columns, NaN last.
+
+    Shape:
+        `values` [R, N]; returns int64 [R, N].
+
+    Example:
+        >>> import torch
+        >>> row_order(torch.tensor([[0.5, 0.0, 0.5, -0.0]])).tolist()
+        [[1, 3, 0, 2]]
+    """
+    if not _has_keys(values):
+        return values.sort(dim=1, stable=True).indices
+    return _by_pieces(_key_order, values, np.int64)
+
+
+def row_nearest(values: Tensor, k: int) -> Tensor:
+    """Return the first k columns of `row_order`, without sorting the rest.
+
+    Shape:
+        `values` [R, N], 1 <= k <= N; returns int64 [R, k].
+
+    Example:
+        >>> import torch
+        >>> row_nearest(torch.tensor([[0.5, 0.0, 0.5, 0.1]]), 3).tolist()
+        [[1, 3, 0]]
+    """
+    if not _has_keys(values):
+        return values.sort(dim=1, stable=True).indices[:, :k]
+    return _by_pieces(lambda piece, out: _key_nearest(piece, k, out), values, np.int64, k)
+
+
+def row_ranks(values: Tensor, tolerance: float) -> Tensor:
+    """Count, for each entry, the entries of its row that are smaller, equal, or larger by rounding alone.
+
+    rank_j = #{k : v_k <= v_j + ε|v_j|}, ε the tolerance; NaN is larger than all numbers and equal to NaN.
+
+    Shape:
+        `values` [R, N]; returns an integer tensor [R, N].
+
+    Example:
+        >>> import torch
+        >>> row_ranks(torch.tensor([[0.5, 0.0, 0.5 + 1e-7, 0.6]]), 1e-6).tolist()
+        [[3, 1, 3, 4]]
+    """
+    if values.device.type != "cpu":
+        ordered, order = values.sort(dim=1)
+        ranks = torch.searchsorted(ordered, ordered + tolerance * ordered.abs(), right=True)
+        return torch.empty_like(order).scatter_(1, order, ranks)
+    return _by_pieces(lambda piece, out: _piece_ranks(piece, tolerance, out), values, np.int32)
+
+
+def nearest(
+    query: Tensor, database: Tensor, metric: DissimilarityName, k: int, *, rows: int, apart: bool = False
+) -> Iterator[Tensor]:
+    """Yield the k nearest database items of `rows` queries at a time, nearest first; NaN counts as infinitely far.
+
+    With `apart` the database is the queries, and each leaves itself out: k is then at most N − 1.
+
+    Shape:
+        `query` [Q, D], `database` [N, D]; yields int64 [rows, k], the last block smaller.
+
+    Example:
+        >>> import torch
+        >>> x = torch.tensor([[0.0], [1.0], [3.0]])
+        >>> [block.tolist() for block in nearest(x, x, "euclidean", 1, rows=2, apart=True)]
+        [[[1], [0]], [[1]]]
+    """
+    start = 0
+    for values in dissimilarity_blocks(query, database, metric, rows):
+        if apart:
+            values.nan_to_num_(nan=torch.inf, posinf=torch.inf)
+            values[:, start : start + len(values)].fill_diagonal_(torch.nan)
+            start += len(values)
+        yield row_nearest(values, k)
+
+
+def _has_keys(values: Tensor) -> bool:
+    return values.device.type == "cpu" and values.dtype == torch.float32 and not bool((values < 0).any())
+
+
+def _by_pieces(
+    function: Callable[[Array, Array], None], values: Tensor, dtype: Any, width: int | None = None
+) -> Tensor:
+    """Let `function` fill pieces of rows, in as many threads as torch has: NumPy sorts without Python's lock."""
+    array = np.ascontiguousarray(values.numpy())
+    count, columns = array.shape
+    out = np.empty((count, width or columns), dtype)
+    rows = max(1, _PIECE_ENTRIES // columns)
+    pieces = [slice(start, start + rows) for start in range(0, count, rows)]
+
+    def work(piece: slice) -> None:
+        function(array[piece], out[piece])
+
+    workers = min(torch.get_num_threads(), len(pieces))
+    if workers > 1:
+        with ThreadPoolExecutor(workers) as pool:
+            list(pool.map(work, pieces))
+    else:
+        for piece in pieces:
+            work(piece)
+    return torch.from_numpy(out)
+
+
+def _keys(values: Array) -> Array:
+    """Return (bits of the value, place in the piece) as uint64; + 0 makes −0 the 0 that it equals."""
+    keys = (values + np.float32(0)).view(np.uint32).astype(np.uint64)
+    keys <<= _HALF
+    keys |= np.arange(values.size, dtype=np.uint64).reshape(values.shape)
+    return keys
+
+
+def _columns(keys: Array, columns: int) -> Array:
+    return (keys & _LOW).view(np.int64) - columns * np.arange(len(keys))[:, None]
+
+
+def _key_order(values: Array, out: Array) -> None:
+    keys = _keys(values)
+    keys.sort(axis=1)
+    out[:] = _columns(keys, values.shape[1])
+
+
+def _key_nearest(values: Array, k: int, out: Array) -> None:
+    keys = _keys(values)
+    keys.partition(k - 1, axis=1)
+    first = keys[:, :k]
+    first.sort(axis=1)
+    out[:] = _columns(first, values.shape[1])
+
+
+def _piece_ranks(values: Array, tolerance: float, out: Array) -> None:
+    keys = None
+    if values.dtype == np.float32:
+        keys = _keys(values)
+        keys.sort(axis=1)
+        if (keys[:, -1] >> _SIGN).any():  # a negative value has the largest bits
+            keys = None
+    if keys is None:
+        order = values.argsort(axis=1)
+        ordered = np.take_along_axis(values, order, 1)
+        order += values.shape[1] * np.arange(len(values))[:, None]
+    else:
+        ordered = (keys >> _HALF).astype(np.uint32).view(np.float32)
+        keys &= _LOW
+        order = keys.view(np.int64)
+    out.reshape(-1)[order.reshape(-1)] = _closed_ranks(ordered, tolerance).reshape(-1)
+
+
+def _closed_ranks(ordered: Array, tolerance: float) -> Array:
+    """Rank sorted rows: the position of the last entry that is not larger but by rounding."""
+    columns = ordered.shape[1]
+    ranks = np.empty(ordered.shape, np.int32)
+    ranks[:] = np.arange(1, columns + 1, dtype=np.int32)
+    flat, flat_ranks = ordered.reshape(-1), ranks.reshape(-1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        bound = flat * flat.dtype.type(tolerance)
+        np.abs(bound, out=bound)
+        bound += flat
+        close = flat[1:] <= bound[:-1]
+        close[columns - 1 :: columns] = False  # the next row's first
+        # Few entries have a partner in rounding, and most of those have one: step over them together, and search for
+        # the ends of what is left, the long runs of equal values.
+        places = np.flatnonzero(close)
+        flat_ranks[places] += 1
+        for step in range(2, _STEPS):
+            ends = places + step
+            places = places[ends % columns >= step]
+            places = places[flat[places + step] <= bound[places]]
+            flat_ranks[places] += 1
+    rows, places = np.divmod(places, columns)
+    for row in np.unique(rows):
+        run = row * columns + places[rows == row]
+        flat_ranks[run] = ordered[row].searchsorted(bound[run], side="right")
+    if np.isnan(ordered[:, -1]).any():
+        ranks[np.isnan(ordered)] = columns
+    return ranks

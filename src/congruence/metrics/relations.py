@@ -1,0 +1,126 @@
+"""How alike two spaces place the same samples: centred kernel alignment, and RKD's relative distances."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from congruence.core import check
+from congruence.core.numerics import as_float64
+from congruence.geometry.dissimilarity import dissimilarity_blocks
+
+_CHECKS: dict[str, check.Constraint] = {"chunk_size": check.Real(low=1, closed="low", integer=True, optional=True)}
+_CHUNK_ENTRIES = 2**20  # 8 MB a block
+_SHORTEST = 1e-6  # RKD clamps squared distances at 1e-12
+_ROUNDING = 1e-14
+
+
+@torch.no_grad()
+def linear_cka(student: Tensor, teacher: Tensor) -> float:
+    """Linear centred kernel alignment of two spaces: 1 for a rotated or scaled copy, 0 for uncorrelated features.
+
+    CKA = ‖X_sᵀ X_t‖²_F / (‖X_sᵀ X_s‖_F ‖X_tᵀ X_t‖_F), columns centred. In float64, from blocks of the products of
+    features, or of the Gram matrices where there are fewer samples than features: the same numbers.
+
+    Shape:
+        `student` [N, D_s], `teacher` [N, D_t], widths may differ.
+
+    Args:
+        student: embeddings.
+        teacher: embeddings.
+
+    Returns:
+        A number in [0, 1]; NaN where all rows of a side are equal. Memory is linear in N.
+
+    Raises:
+        ValueError: for shapes that do not fit.
+
+    Example:
+        >>> import torch
+        >>> teacher = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-1.0, 3.0]])
+        >>> round(linear_cka(5 * teacher.flip(1), teacher), 6), round(linear_cka(teacher[:, :1], teacher), 4)
+        (1.0, 0.9824)
+
+    Reference:
+        Kornblith et al., Similarity of Neural Network Representations Revisited, ICML 2019, sec. 3.
+    """
+    check.floating("linear_cka", 2, student=student, teacher=teacher)
+    check.same_rows("linear_cka", student=student, teacher=teacher)
+    x, y = _centred(student), _centred(teacher)
+    own = math.sqrt(_alignment(x, x) * _alignment(y, y))
+    return min(1.0, _alignment(x, y) / own) if own > 0 else math.nan
+
+
+@torch.no_grad()
+def rkd_distance_discrepancy(student: Tensor, teacher: Tensor, *, chunk_size: int | None = None) -> float:
+    """Difference of relative distances over all pairs: the value of RKD's distance loss, streamed.
+
+    (1/N²) Σ_ij smooth_l1(d_ij^s/μ^s − d_ij^t/μ^t), d Euclidean, at least 1e-6 off the diagonal, and μ its mean over
+    i ≠ j. 0 for a rotated, shifted or scaled copy.
+
+    Shape:
+        `student` [N, D_s], `teacher` [N, D_t], widths may differ.
+
+    Args:
+        student: embeddings.
+        teacher: embeddings.
+        chunk_size: rows of distances at a time; None: about a million entries. Memory is linear in `chunk_size` · N.
+
+    Returns:
+        A number >= 0; 0 for a single sample.
+
+    Raises:
+        ValueError: for shapes that do not fit or `chunk_size` < 1.
+
+    Example:
+        >>> import torch
+        >>> teacher = torch.tensor([[0.0], [1.0], [3.0]])
+        >>> [round(rkd_distance_discrepancy(student, teacher), 6) for student in (7 * teacher - 2, teacher**2)]
+        [0.0, 0.024691]
+
+    Reference:
+        Park et al., Relational Knowledge Distillation, CVPR 2019, eqs. 5 to 7.
+    """
+    name = "rkd_distance_discrepancy"
+    check.floating(name, 2, student=student, teacher=teacher)
+    check.same_rows(name, student=student, teacher=teacher)
+    check.hyperparameters(name, _CHECKS, chunk_size=chunk_size)
+    rows = len(student)
+    if rows == 1:
+        return 0.0
+    step = chunk_size or max(1, _CHUNK_ENTRIES // rows)
+    x, y = as_float64(student), as_float64(teacher)
+    means = [math.fsum(float(d.sum()) for d in _distances(side, step)) / (rows * (rows - 1)) for side in (x, y)]
+    total = 0.0
+    for ours, theirs in zip(_distances(x, step), _distances(y, step), strict=True):
+        total += float(F.smooth_l1_loss(ours / means[0], theirs / means[1], reduction="sum"))
+    return total / rows**2
+
+
+def _distances(x: Tensor, step: int) -> Iterator[Tensor]:
+    for number, block in enumerate(dissimilarity_blocks(x, x, "euclidean", step)):
+        block.clamp_(min=_SHORTEST)
+        block[:, number * step : number * step + len(block)].fill_diagonal_(0)
+        yield block
+
+
+def _centred(x: Tensor) -> Tensor:
+    """Subtract the mean; what rounding leaves of equal rows is 0."""
+    wide = as_float64(x)
+    centred = wide - wide.mean(0)
+    return centred * (centred.norm() > _ROUNDING * wide.norm())
+
+
+def _alignment(x: Tensor, y: Tensor) -> float:
+    """Return ‖Xᵀ Y‖²_F = Σ_ij (X Xᵀ)_ij (Y Yᵀ)_ij, a block of either at a time."""
+    rows, least = len(x), min(x.shape[1], y.shape[1])
+    if rows < least:
+        step = max(1, _CHUNK_ENTRIES // rows)
+        parts = zip(x.split(step), y.split(step), strict=True)
+        return math.fsum(float(((ours @ x.T) * (theirs @ y.T)).sum()) for ours, theirs in parts)
+    step = max(1, _CHUNK_ENTRIES // y.shape[1])
+    return math.fsum(float((columns.T @ y).square().sum()) for columns in x.split(step, dim=1))

@@ -14,6 +14,7 @@ from congruence.config.training import TrainConfig
 from congruence.data import Augment, FileDataset, PhotoAugment, load, loader, read_reid
 from congruence.evaluation.embed import embed
 from congruence.evaluation.measure import measure
+from congruence.metrics import reid_evaluate
 from congruence.models import build, save_weights
 
 STAGES = """
@@ -162,7 +163,11 @@ def test_queries_of_strangers_have_features_and_no_accuracy(tmp_path, name):
     data = read_reid(name, tmp_path, size=(16, 8))
     model = build("resnet8", classes=2).eval()
     features = [embed(model, loader(part, batch_size=2, shuffle=False)).features for part in (data.query, data.gallery)]
-    assert [len(rows) for rows in features] == [len(data.query_ids), len(data.gallery_ids)]
+    ranked = reid_evaluate(*features, *data[3:], max_rank=2)
+    assert 0 < ranked.map <= 1
+    assert ranked.cmc.shape == (2,)
+    told = [torch.nn.functional.one_hot(ids + 1, 9).float() for ids in (data.query_ids, data.gallery_ids)]
+    assert reid_evaluate(*told, *data[3:], max_rank=2).map == 1
     measured = measure(model, data.splits, teacher=model)
     assert (measured.accuracy, measured.retrieval_map) == (None, None)
     assert measured.gpcl == pytest.approx(1.0)

@@ -105,7 +105,7 @@ class Diagnostics:
 
 
 def diagnostic_loader(
-    dataset: data.ArrayDataset,
+    dataset: data.ImageDataset,
     samples: int | None = 1000,
     *,
     seed: int = 0,

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from congruence.core.check import COUNT, class_labels, fail, hyperparameters, shape
 from congruence.data import split
 from congruence.data.augment import PLAIN_VIEWS, Augment, normalize, pad_crop_flip
+from congruence.data.strong import STRONG_VIEWS, jitter_and_cut
 
 Images = Tensor | npt.NDArray[np.uint8]
 Indices = Tensor | npt.NDArray[Any] | Sequence[int]
@@ -149,7 +150,8 @@ class ArrayDataset(Dataset[tuple[Tensor, int]]):
             epoch: counted from 0.
             seed: of the run.
             augment: an `Augment`, True for the dataset's own, False or None for none.
-            view: the view's name; views draw independently, and "clean" is never augmented.
+            view: the view's name; views draw independently, "clean" is never augmented, and "strong" has
+                changed light and colours and a square cut out besides (`congruence.data.strong`).
             device: where the work is done; bytes are moved, not floats.
 
         Returns:
@@ -162,6 +164,8 @@ class ArrayDataset(Dataset[tuple[Tensor, int]]):
         spec = self.augment if augment is True else augment
         if spec and view not in PLAIN_VIEWS:
             images = pad_crop_flip(images, chosen, augment=spec, seed=seed, epoch=epoch, view=view)
+            if view in STRONG_VIEWS:
+                images = jitter_and_cut(images, chosen, seed=seed, epoch=epoch, view=view)
         return normalize(images, self.mean, self.std)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:

@@ -56,7 +56,7 @@ def loader(
         seed: of order and augmentation.
         drop_last: leave out a last batch that is smaller; otherwise it is cut to a multiple of the number of ranks.
         augment: for an `ArrayDataset`: an `Augment`, True for the dataset's own, None for none, or one for each view.
-            The view "clean" is never augmented.
+            The view "clean" is never augmented; "strong" has changed light and colours and a cut besides.
         views: the names of the views; each draws independently of the others.
         workers: processes that read a dataset which is no `ArrayDataset` (an `ArrayDataset` needs none).
         sampler: an object whose `batches(epoch)` gives the global batches; `batch_size`, `shuffle` and `drop_last` then

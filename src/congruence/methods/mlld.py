@@ -1,0 +1,113 @@
+"""Multi-level logit distillation: instances, samples and classes, at several temperatures, over two views."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from congruence.core import check
+from congruence.losses.ce import cross_entropy_loss
+from congruence.losses.kd import distillation_loss
+from congruence.losses.mlld import batch_correlation_rows, class_correlation_rows
+from congruence.methods.method import Method, Needs, Signals
+
+Rows = Callable[[Tensor, Tensor, float], Tensor]
+
+
+class MultiLevelLogits(Method):
+    """The teacher's logits at three levels, each summed over temperatures T and over a weak and a strong view.
+
+    "ce" = CE(weak) + CE(strong), "instance" = Σ_T T² KL, "class" = Σ_T (1/C) ‖P_tᵀ P_t − P_sᵀ P_s‖²_F and
+    "batch" = Σ_T (1/B) ‖P_t P_tᵀ − P_s P_sᵀ‖²_F with P = softmax(z / T), of which each is a mean over rows.
+
+    Of the weak view only those rows are kept, and their mean taken, of which the teacher is not sure: samples whose
+    largest probability (T = 1) is at or below the median of the batch ("instance", "batch"), and classes whose summed
+    probability is at or below the median of the classes ("class"). The strong view keeps the same samples for "batch",
+    and all rows otherwise.
+
+    Shape:
+        logits [B, C] of two views, labels [B]; four losses of shape [].
+
+    Args:
+        temperatures: T > 0, at least one.
+        views: the weakly and the strongly augmented one. `congruence.data` makes "weak" with the augmentation of the
+            training, and "strong" with changed brightness, contrast and colours and a square cut out besides.
+
+    Raises:
+        ValueError: for temperatures or views that are not allowed.
+
+    Example:
+        >>> MultiLevelLogits().needs.views
+        ('weak', 'strong')
+
+    Reference:
+        Jin, Wang and Lin, Multi-Level Logit Distillation, CVPR 2023.
+
+    Deviations:
+        The released code multiplies a batch's loss, a single number, by the mean of the mask (about ½), which selects
+        nothing; here rows are selected. It reads the weak logits for the strong view at T = 2 and 6, and does not
+        return the strong view's "class" and "batch"; here each view has its own and all count. Where it masks (all of
+        the weak view, "batch" of the strong one) is kept. Its strong view is a learned policy's.
+    """
+
+    needs = Needs(roles=("logits",), views=("weak", "strong"), labels=True)
+
+    def __init__(
+        self, *, temperatures: Sequence[float] = (2.0, 3.0, 4.0, 5.0, 6.0), views: Sequence[str] = ("weak", "strong")
+    ) -> None:
+        super().__init__()
+        several = isinstance(temperatures, Sequence) and not isinstance(temperatures, str) and len(temperatures) > 0
+        if not several or not all(check.POSITIVE.accepts(value) for value in temperatures):
+            check.fail("MultiLevelLogits", "temperatures", "a list of numbers > 0", repr(temperatures))
+        named = not isinstance(views, str) and all(isinstance(view, str) and view.isidentifier() for view in views)
+        if not named or len(set(views)) != 2 or len(views) != 2:
+            check.fail("MultiLevelLogits", "views", "the names of two views, the weak one first", repr(views))
+        self.temperatures = tuple(temperatures)
+        self.needs = replace(self.needs, views=tuple(views))
+
+    def loss(self, signals: Signals) -> Mapping[str, Tensor]:
+        """Return the four losses of the batch."""
+        (weak, weak_teacher), (strong, strong_teacher) = (
+            (signals.one("student", "logits", view), signals.one("teacher", "logits", view))
+            for view in self.needs.views
+        )
+        labels = signals.labels
+        if labels is None:
+            raise ValueError("`MultiLevelLogits` needs labels, the batch has none.")
+        probabilities = weak_teacher.double().softmax(1)
+        samples, classes = _low(probabilities.amax(1)), _low(probabilities.sum(0))
+        return {
+            "ce": cross_entropy_loss(weak, labels) + cross_entropy_loss(strong, labels),
+            "instance": self._sum(_instance, weak, weak_teacher, samples)
+            + self._sum(_instance, strong, strong_teacher),
+            "class": self._sum(_by_class, weak, weak_teacher, classes) + self._sum(_by_class, strong, strong_teacher),
+            "batch": self._sum(_by_sample, weak, weak_teacher, samples)
+            + self._sum(_by_sample, strong, strong_teacher, samples),
+        }
+
+    def _sum(self, level: Rows, student: Tensor, teacher: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Sum a level's mean over the rows that are kept, over the temperatures."""
+        rows = torch.stack([level(student, teacher, temperature) for temperature in self.temperatures]).sum(0)
+        if kept is None:
+            return rows.mean()
+        return rows.where(kept, torch.zeros_like(rows)).sum() / kept.sum()
+
+
+def _low(confidences: Tensor) -> Tensor:
+    """Say which are at or below their median, about half of them and at least one."""
+    return confidences <= confidences.median()
+
+
+def _instance(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    return distillation_loss(student, teacher, temperature=temperature, reduction="none")
+
+
+def _by_class(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    return class_correlation_rows("class_correlation_loss", student, teacher, temperature)
+
+
+def _by_sample(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    return batch_correlation_rows("batch_correlation_loss", student, teacher, temperature)

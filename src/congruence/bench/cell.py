@@ -80,8 +80,10 @@ def _one_thread() -> Iterator[None]:
 
 
 def _numbers(trained: StageRun, folder: Path) -> dict[str, Any]:
-    best = measure(trained.student, trained.splits, teacher=trained.teacher)
-    last = load_student(folder, lambda: trained.student, last=True)
+    """Return a row's numbers: those of the first student, where they are several that teach each other."""
+    name, student = next(iter(trained.students.items()))
+    best = measure(student, trained.splits, teacher=trained.teacher)
+    last = load_student(folder, lambda: student, name=name, last=True)
     return {
         "accuracy_best": best.accuracy,
         "accuracy_last": accuracy_on_test(last, trained.splits),

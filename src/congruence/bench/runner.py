@@ -97,10 +97,8 @@ def run_plan(
 def _teachers(cells: Sequence[Cell], out: Path, options: dict[str, Any]) -> dict[str, Row]:
     taught: dict[str, Row] = {}
     for cell in cells:
-        key = cell.teacher_key()
-        if cell.teacher is None or key in taught:
-            continue
-        taught[key] = teach(cell, _teacher(cell, out), **options)
+        if cell.teacher is not None and (key := cell.teacher_key()) not in taught:
+            taught[key] = teach(cell, _teacher(cell, out), **options)
     return taught
 
 

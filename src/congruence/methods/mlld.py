@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from congruence.core import check
+from congruence.core.numerics import as_float64
 from congruence.losses.ce import cross_entropy_loss
 from congruence.losses.kd import distillation_loss
 from congruence.losses.mlld import batch_correlation_rows, class_correlation_rows
@@ -59,7 +60,7 @@ class MultiLevelLogits(Method):
         self, *, temperatures: Sequence[float] = (2.0, 3.0, 4.0, 5.0, 6.0), views: Sequence[str] = ("weak", "strong")
     ) -> None:
         super().__init__()
-        several = isinstance(temperatures, Sequence) and not isinstance(temperatures, str) and len(temperatures) > 0
+        several = isinstance(temperatures, list | tuple) and len(temperatures) > 0
         if not several or not all(check.POSITIVE.accepts(value) for value in temperatures):
             check.fail("MultiLevelLogits", "temperatures", "a list of numbers > 0", repr(temperatures))
         named = not isinstance(views, str) and all(isinstance(view, str) and view.isidentifier() for view in views)
@@ -77,7 +78,7 @@ class MultiLevelLogits(Method):
         labels = signals.labels
         if labels is None:
             raise ValueError("`MultiLevelLogits` needs labels, the batch has none.")
-        probabilities = weak_teacher.double().softmax(1)
+        probabilities = as_float64(weak_teacher).softmax(1)
         samples, classes = _low(probabilities.amax(1)), _low(probabilities.sum(0))
         return {
             "ce": cross_entropy_loss(weak, labels) + cross_entropy_loss(strong, labels),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         OptimizerOptions,
         Output,
         ScheduleOptions,
+        TeacherCache,
         fit,
     )
     from congruence.evaluation.compare import Comparison, compare
@@ -41,6 +42,7 @@ _HOMES = {
         "OptimizerOptions",
         "Output",
         "ScheduleOptions",
+        "TeacherCache",
         "fit",
     ),
     "congruence.evaluation": ("Comparison", "compare"),
@@ -64,6 +66,7 @@ __all__ = [
     "Probe",
     "ScheduleOptions",
     "Signals",
+    "TeacherCache",
     "Term",
     "__version__",
     "compare",

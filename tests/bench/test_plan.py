@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from congruence.bench import plan as plans
 from congruence.bench.plan import load_plan
 from congruence.config.shipped import names
 
@@ -43,8 +44,93 @@ def test_every_shipped_plan_is_whole(name):
     plan = load_plan(name)
     assert plan.name == name
     cells = plan.cells()
-    assert len(cells) == len(plan.recipes) * len(plan.seeds)
+    assert len(cells) == len(plan.recipes) * len(plan.seeds) * len(plan.variants)
+    assert len({cell.name for cell in cells}) == len(cells)
+    assert len({cell.trial for cell in plan.trials()}) == len(plan.trials())
     assert all(cell.teacher for cell in cells)
+
+
+TUNED = (
+    GOOD
+    + """
+[variants]
+small = ["stages.student.student={model='resnet8'}"]
+large = ["stages.student.student={model='resnet14'}"]
+[tune]
+factors = [0.5, 2]
+seed = 9
+set = ["stages.student.train.epochs=1"]
+variants.large = ["stages.student.train.batch_size=32"]
+"""
+)
+
+
+def test_variants_are_overrides_under_a_name(tmp_path):
+    cells = load_plan(written(tmp_path, TUNED)).cells()
+    assert [cell.name for cell in cells][:5] == [
+        "a-small-seed0",
+        "a-small-seed1",
+        "b-small-seed0",
+        "b-small-seed1",
+        "a-large-seed0",
+    ]
+    models = {cell.variant: cell.config.stages["student"].student.model for cell in cells}
+    assert models == {"small": "resnet8", "large": "resnet14"}
+
+
+def test_trials_are_short_runs_of_each_method_that_has_a_teacher(tmp_path):
+    trials = load_plan(written(tmp_path, TUNED)).trials()
+    assert [trial.trial for trial in trials] == ["b-small-x0.5", "b-small-x2", "b-large-x0.5", "b-large-x2"]
+    for trial in trials:
+        train, terms = trial.config.stages["student"].train, trial.config.stages["student"].terms
+        assert (train.seed, train.epochs) == (9, 1)
+        assert train.batch_size == (32 if trial.variant == "large" else 64)
+        assert {term.key: term.weight for term in terms} == {"ce": 1.0, "pkt": 30000.0 * trial.factor}
+
+
+def test_the_factor_found_changes_the_cells_of_its_row_alone(tmp_path):
+    plan = load_plan(written(tmp_path, TUNED))
+    plain, found = plan.cells(), plan.cells({"b-small": 0.5})
+    for before, after in zip(plain, found, strict=True):
+        changed = before.row == "b-small"
+        assert (before.key() != after.key()) == changed
+        weights = [cell.config.stages["student"].terms[-1].weight for cell in (before, after)]
+        assert weights[1] == weights[0] * (0.5 if changed else 1)
+        assert after.factor == (0.5 if changed else 1)
+
+
+def test_the_terms_that_bear_the_methods_name_are_tuned(tmp_path):
+    path = written(tmp_path, TUNED.replace('b = "digits/pkt"', 'cckd = "digits/cckd"\nfirst = "digits/cckd"'))
+    found = {}
+    for trial in load_plan(path).trials():
+        if trial.variant == "small" and trial.factor == 2:
+            found[trial.method] = {term.key: term.weight for term in trial.config.stages["student"].terms}
+    plain = {term.key: term.weight for term in load_plan(path).cells()[-1].config.stages["student"].terms}
+    assert found["cckd"] == {**plain, "cckd": 2 * plain["cckd"]}
+    assert found["first"] == {key: weight * (1 if key == "ce" else 2) for key, weight in plain.items()}
+
+
+def test_weights_of_parts_are_multiplied_each():
+    assert plans._times({"distance": 25.0, "angle": 50.0}, 2.0) == "{distance = 50.0, angle = 100.0}"
+
+
+def test_what_is_wrong_with_variants_and_tuning_is_said(tmp_path):
+    text = TUNED.replace("factors = [0.5, 2]", "factors = 2").replace("variants.large", "variants.larg")
+    with pytest.raises(ValueError) as caught:
+        load_plan(written(tmp_path, text.replace("seed = 9", "sed = 9")))
+    said = str(caught.value)
+    assert "tune.sed: unknown key. Did you mean 'seed' or 'set'?" in said
+    assert "tune.seed: missing." in said
+    assert "tune.factors: expected a list of numbers, got 2." in said
+    assert "tune.variants.larg: unknown variant. Did you mean 'large'?" in said
+
+
+def test_a_cell_is_the_same_one_when_a_later_version_has_more_keys():
+    """What a configuration leaves at its default is no part of the key."""
+    config = load_plan("demo").cells()[0].config
+    said = config.model_dump(mode="json", exclude_defaults=True)
+    assert "teacher_cache" not in said["stages"]["student"]
+    assert plans.digest(config) == plans.digest(type(config).model_validate(config.model_dump()))
 
 
 def test_what_is_wrong_is_said_at_once(tmp_path):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
 import pytest
 
 import congruence as cg
-from congruence.bench.plan import Plan, load_plan
+from congruence.bench.plan import Plan, Tune, load_plan
 from congruence.bench.runner import run_plan
+from congruence.config import load_config
 
 SMALL = (
     "stages.teacher.student.model='resnet8'",
@@ -17,6 +19,7 @@ SMALL = (
     "stages.student.train.epochs=1",
     "data.train_size=200",
 )
+SMALL_STUDENT = ("stages.student.student={model='cnn3', options={width=4}}",)
 
 
 def plan(*overrides, methods=("ce", "pkt"), seeds=(0, 1)):
@@ -33,10 +36,12 @@ def test_one_line_a_method_and_seed(whole):
     lines = [json.loads(line) for line in whole.path.read_text().splitlines()]
     assert lines == list(whole.rows)
     assert [(row["method"], row["seed"]) for row in lines] == [("ce", 0), ("ce", 1), ("pkt", 0), ("pkt", 1)]
-    wanted = ["method", "seed", "accuracy_best", "accuracy_last", "retrieval_map", "gpcl", "parameters", "seconds"]
+    shares = ["accuracy_best", "accuracy_last", "retrieval_map", "gpcl"]
+    fidelity = ["kernel_transfer_error", "wasserstein"]
     for row in lines:
-        assert list(row) == wanted
-        assert all(0 <= row[key] <= 1 for key in wanted[2:6])
+        assert list(row) == ["method", "variant", "seed", "factor", *shares, *fidelity, "parameters", "seconds"]
+        assert all(0 <= row[key] <= 1 for key in shares)
+        assert all(row[key] > 0 for key in fidelity)
 
 
 def test_every_cell_leaves_its_student(whole):
@@ -67,6 +72,30 @@ def test_another_plan_is_refused_and_nothing_lost(whole):
     with pytest.raises(ValueError, match="holds a cell of another plan or config: choose another --out"):
         run_plan(plan("stages.student.train.epochs=2"), whole.path.parent, workers=0)
     assert whole.path.read_bytes() == before
+
+
+def test_weights_are_found_on_validation_and_used(tmp_path):
+    tune = Tune((0.1, 1e30, 1.0), seed=9, overrides=("stages.student.train.max_steps=2",))
+    tuned = dataclasses.replace(plan(seeds=(0,)), variants={"tiny": SMALL_STUDENT}, tune=tune)
+    told = []
+    results = run_plan(tuned, tmp_path, workers=0, report=lambda row, done, total: told.append((done, total)))
+    assert told == [(done, 5) for done in range(1, 6)]  # three trials of pkt, and two cells
+    trials = [json.loads(line) for line in (tmp_path / "tuning.jsonl").read_text().splitlines()]
+    assert [(row["method"], row["variant"], row["seed"]) for row in trials] == [("pkt", "tiny", 9)] * 3
+    assert trials[1] == {**trials[1], "factor": 1e30, "accuracy": 0.0, "diverged": True}
+    assert all("accuracy_best" not in row for row in trials)  # no trial is measured on the test split
+    best = max(trials, key=lambda row: row["accuracy"])["factor"]
+    assert [row["factor"] for row in results.rows] == [1.0, best]
+    weights = [term.weight for term in load_config(results.cells[1] / "config.toml").stages["student"].terms]
+    assert weights == [1.0, 30000.0 * best]
+
+
+def test_cells_of_one_teacher_share_its_cache(tmp_path):
+    cached = plan("stages.student.teacher_cache={views=2, seed=0}", methods=("pkt", "mimic"), seeds=(0, 1))
+    results = run_plan(cached, tmp_path, workers=0)
+    (cache,) = tmp_path.glob("teachers/*/cache-*")
+    assert len(list(cache.glob("*.npy"))) == 1  # both methods read the embedding
+    assert len(results.rows) == 4
 
 
 def test_a_failing_cell_ends_the_plan_in_one_sentence(tmp_path):

@@ -133,3 +133,31 @@ def test_several_students_and_one_of_them_as_teacher(tmp_path):
     assert torch.equal(load_student(tmp_path / "peers", name="b").fc.weight, peer.fc.weight)
     with pytest.raises(ValueError, match=r"2 students: use `students\[name\]`"):
         _ = stages["peers"].student
+
+
+CACHE = 'stages.student.teacher_cache={views=2, dtype="float32"}'
+
+
+def test_a_cached_teacher_gives_the_student_of_the_live_one(tmp_path):
+    """Two views repeat after two epochs; one epoch is too short to see them, so the live run is the same one."""
+    live = run(tiny(), tmp_path / "live")["student"].student
+    cached = run(tiny("digits/pkt", CACHE), tmp_path / "cached")["student"].student
+    for name, value in live.state_dict().items():
+        torch.testing.assert_close(cached.state_dict()[name], value, rtol=1e-4, atol=1e-5)
+    kept = tmp_path / "cached" / "teacher-cache"
+    assert json.loads((kept / "manifest.json").read_text())["identity"]["view_cycle"] == 2
+
+
+def test_runs_of_several_seeds_share_a_cache(tmp_path):
+    folder = tmp_path / "shared"
+    for seed in (0, 1):
+        shared = f'stages.student.teacher_cache={{views=2, seed=0, folder="{folder}"}}'
+        run(tiny("digits/pkt", shared, f"stages.student.train.seed={seed}"), tmp_path / f"run{seed}")
+    assert len(list(folder.glob("*.npy"))) == 1
+    with pytest.raises(ValueError, match=r"something else \(its view_cycle is 2, this one's 3\)"):
+        run(tiny("digits/pkt", shared.replace("views=2", "views=3")), tmp_path / "other")
+
+
+def test_a_cache_without_a_teacher_is_refused():
+    with pytest.raises(ValueError, match="teacher_cache: expected none without a teacher"):
+        tiny("digits/teacher", "stages.teacher.teacher_cache={}")

@@ -279,7 +279,7 @@ one_bank = Bank()
         ({"student": {"a.b": net(1)}}, r"not taken, got 'a.b'"),
         ({"student": {"keys": net(1)}}, r"not taken, got 'keys'"),
         ({"student": {"my-last": net(1)}}, r"not taken, got 'my-last'"),
-        ({"teacher": "resnet"}, r"`teacher` must be a torch module or None, got str"),
+        ({"teacher": "resnet"}, r"`teacher` must be a torch module, a TeacherCache or None, got str"),
         ({"teacher": None}, r"The term 'kd' needs a teacher, there is none"),
         ({"teacher": None, "example": None}, r"The term 'kd' needs a teacher, there is none"),
         ({"terms": []}, r"`terms` must be at least one Term, got none"),
@@ -395,7 +395,7 @@ def test_copies_are_apart_and_equal(points, labels):
         found.loss.backward()
         assert all(p.grad is None for p in distiller.parameters())
         assert again.teacher.module is not distiller.teacher.module
-        assert again.methods["Bank"] is again._bindings["Bank"].method
+        assert again.methods["Bank"] is again.bindings["Bank"].method
         assert torch.equal(distiller.methods["Bank"].bank, torch.zeros(8, 7))
 
 

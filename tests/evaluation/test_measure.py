@@ -40,12 +40,19 @@ def test_numbers(splits):
     assert found.intra_class_similarity == pytest.approx(intra_class_similarity(test.features, test.labels))
     assert found.inter_class_similarity == pytest.approx(inter_class_similarity(test.features, test.labels))
     spread = ["soft_label_entropy", "intra_class_similarity", "inter_class_similarity"]
-    assert list(found.to_dict()) == ["accuracy", "retrieval_map", "gpcl", *spread, "parameters"]
+    fidelity = ["gpcl", "kernel_transfer_error", "wasserstein"]
+    assert list(found.to_dict()) == ["accuracy", "retrieval_map", *fidelity, *spread, "parameters"]
+    taught = embed(teacher, cg.data.loader(splits.test, batch_size=300, shuffle=False)).features
+    rows = [torch.nn.functional.normalize(side) for side in (test.features, taught)]
+    assert found.kernel_transfer_error == pytest.approx(cg.metrics.kernel_transfer_error(*rows))
+    moved = cg.losses.wasserstein_loss(test.features.double(), taught.double()).item()
+    assert found.wasserstein == (pytest.approx(moved) if len(test.features) <= 2000 else None)
     assert measure(student, splits, teacher=student).gpcl == pytest.approx(1)
 
 
 def test_without_a_teacher(splits):
-    assert measure(model(0), splits).gpcl is None
+    found = measure(model(0), splits)
+    assert (found.gpcl, found.kernel_transfer_error, found.wasserstein) == (None, None, None)
 
 
 @pytest.mark.parametrize(

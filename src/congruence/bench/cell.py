@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,50 @@ from congruence.config.schema import RunConfig
 from congruence.config.stages import StageRun, run
 from congruence.config.student import load_student
 from congruence.core.files import write_json
+from congruence.engine import NonFiniteLossError
 from congruence.evaluation.measure import accuracy_on_test, measure
 
 RESULT = "cell.json"
 WEIGHTS = "student.safetensors"
+Row = dict[str, Any]
 
 
-def teach(cell: Cell, folder: Path, **options: Any) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Job:
+    """A cell, its folder, the weights of its teacher (None where there is none), and whether it is a trial.
+
+    A trial is judged on validation and never sees the test split.
+    """
+
+    cell: Cell
+    folder: Path
+    weights: Path | None
+    trial: bool = False
+
+    def finished(self) -> Row | None:
+        """Return the result of a cell that is done.
+
+        Raises:
+            ValueError: where the folder holds the result of another config.
+        """
+        path = self.folder / RESULT
+        if not path.exists():
+            return None
+        kept = json.loads(path.read_text(encoding="utf8"))
+        if kept["key"] != self.cell.key():
+            raise ValueError(
+                f"The folder '{self.folder}' holds a cell of another plan or config: choose another --out. "
+                "Nothing was changed."
+            )
+        return dict(kept["result"])
+
+    def config(self) -> RunConfig:
+        """Return the last stage with its teacher's weights; cells of one teacher share its cache."""
+        config = self.cell.config
+        return config.with_teacher(self.weights, cache=self.weights.parent) if self.weights else config
+
+
+def teach(cell: Cell, folder: Path, **options: Any) -> Row:
     """Train the stages that the cell's student learns from, unless they are there; return the teacher's numbers."""
     path = folder / "teacher.json"
     if not path.exists():
@@ -32,39 +70,13 @@ def teach(cell: Cell, folder: Path, **options: Any) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf8")))
 
 
-def finished(cell: Cell, folder: Path) -> dict[str, Any] | None:
-    """Return the result of a cell that is done.
-
-    Raises:
-        ValueError: where the folder holds the result of another config.
-    """
-    path = folder / RESULT
-    if not path.exists():
-        return None
-    kept = json.loads(path.read_text(encoding="utf8"))
-    if kept["key"] != cell.key():
-        raise ValueError(
-            f"The folder '{folder}' holds a cell of another plan or config: choose another --out. Nothing was changed."
-        )
-    return dict(kept["result"])
-
-
-def run_cell(method: str, seed: int, config: Mapping[str, Any], folder: Path, teacher: Path | None) -> dict[str, Any]:
-    """Run a cell with one thread, and return its row; takes and returns plain values, for worker processes.
-
-    Args:
-        method: the plan's name of the row.
-        seed: of the student.
-        config: the cell's `RunConfig` as plain values.
-        folder: the cell's.
-        teacher: the teacher's weights, None where there is none.
-    """
-    cell = Cell(method, seed, RunConfig.model_validate(config))
-    own = cell.config.with_teacher(teacher) if teacher else cell.config
+def run_cell(job: Job) -> Row:
+    """Run a cell with one thread, and return its row."""
+    cell, config = job.cell, job.config()
     with _one_thread():
-        trained = run(own, folder, resume=True)[own.last]
-        row = {"method": method, "seed": seed, **_numbers(trained, folder)}
-    write_json(folder / RESULT, {"key": cell.key(), "result": row})
+        numbers = _tried(cell, config, job.folder) if job.trial else _measured(config, job.folder)
+    row = {"method": cell.method, "variant": cell.variant, "seed": cell.seed, "factor": cell.factor, **numbers}
+    write_json(job.folder / RESULT, {"key": cell.key(), "result": row})
     return row
 
 
@@ -79,7 +91,24 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _numbers(trained: StageRun, folder: Path) -> dict[str, Any]:
+def _measured(config: RunConfig, folder: Path) -> Row:
+    return _numbers(run(config, folder, resume=True)[config.last], folder)
+
+
+def _tried(cell: Cell, config: RunConfig, folder: Path) -> Row:
+    """Return a trial's validation accuracy (of the first student), 0 where its weight made the loss overflow."""
+    try:
+        trained = run(config, folder, resume=True)[config.last]
+    except NonFiniteLossError:
+        return {"accuracy": 0.0, "diverged": True}
+    name, best = next(iter(trained.result.best.items()))
+    accuracy = best.get(f"accuracy/{name}", best.get("accuracy"))
+    if accuracy is None:
+        raise ValueError(f"The weight of '{cell.method}' is found by validation accuracy: its terms teach no class.")
+    return {"accuracy": accuracy}
+
+
+def _numbers(trained: StageRun, folder: Path) -> Row:
     """Return a row's numbers: those of the first student, where they are several that teach each other."""
     name, student = next(iter(trained.students.items()))
     best = measure(student, trained.splits, teacher=trained.teacher)
@@ -89,6 +118,8 @@ def _numbers(trained: StageRun, folder: Path) -> dict[str, Any]:
         "accuracy_last": accuracy_on_test(last, trained.splits),
         "retrieval_map": best.retrieval_map,
         "gpcl": best.gpcl,
+        "kernel_transfer_error": best.kernel_transfer_error,
+        "wasserstein": best.wasserstein,
         "parameters": best.parameters,
         "seconds": round(trained.result.seconds, 3),
     }

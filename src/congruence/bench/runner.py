@@ -11,25 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from congruence.bench.cell import WEIGHTS, finished, run_cell, teach
+from congruence.bench.cell import WEIGHTS, Job, Row, run_cell, teach
 from congruence.bench.plan import Cell, Plan
 from congruence.core.files import atomic, writable
 
-Row = dict[str, Any]
 Report = Callable[[Row, int, int], None]
-
-
-@dataclass(frozen=True)
-class Job:
-    """A cell, its folder, and the weights of its teacher."""
-
-    cell: Cell
-    folder: Path
-    weights: Path | None
-
-    def arguments(self) -> tuple[str, int, dict[str, Any], Path, Path | None]:
-        """Return what `run_cell` takes: plain values, which reach another process."""
-        return self.cell.method, self.cell.seed, self.cell.config.model_dump(mode="json"), self.folder, self.weights
 
 
 @dataclass(frozen=True)
@@ -37,7 +23,7 @@ class Results:
     """What a plan gave.
 
     Args:
-        rows: one a (method, seed), in the plan's order.
+        rows: one a cell, in the plan's order.
         teachers: the measurements of the teachers, by the key that cells share.
         path: of results.jsonl.
         cells: the folders of the cells, in the same order as `rows`.
@@ -57,31 +43,72 @@ def run_plan(
     report: Report | None = None,
     teacher_options: dict[str, Any] | None = None,
 ) -> Results:
-    """Run every cell that has no result yet, and write `results.jsonl`, one line a (method, seed).
+    """Run every cell that has no result yet, and write `results.jsonl`, one line a cell.
+
+    Where the plan tunes weights, its trials come first: `tuning.jsonl` has their validation accuracies, and each method
+    gets the factor with the largest one (the first of equal ones).
 
     Args:
         plan: of `load_plan`.
-        out: the plan's folder: `teachers/`, `cells/METHOD-seedN/` and `results.jsonl`.
+        out: the plan's folder: `teachers/`, `trials/`, `cells/METHOD-VARIANT-seedN/` and `results.jsonl`.
         workers: processes, one thread each; by default one a core. 0 runs the cells here, one after another.
-        report: called with a row, how many cells are done, and how many there are.
+        report: called with a row, how many runs are done, and how many there are.
         teacher_options: passed on to the training of teachers (`callbacks`).
 
     Raises:
         ValueError: where `out` holds another plan's cells, or cannot be written to.
     """
-    cells = plan.cells()
     writable(out)
-    jobs = {cell.name: Job(cell, out / "cells" / cell.name, _weights(cell, out)) for cell in cells}
-    done = {name: row for name, job in jobs.items() if (row := finished(job.cell, job.folder)) is not None}
-    taught = _teachers(cells, out, teacher_options or {})
+    trials = {cell.trial: _job(cell, out, "trials") for cell in plan.trials()}
+    total = len(trials) + len(plan.variants) * len(plan.recipes) * len(plan.seeds)
+    known = {name: row for name, job in trials.items() if (row := job.finished()) is not None}
+    taught = _teachers(plan.cells(), out, teacher_options or {})
+    tried = _run(trials, known, workers, out / "tuning.jsonl", lambda row, done: report and report(row, done, total))
+    jobs = {cell.name: _job(cell, out, "cells") for cell in plan.cells(_best(trials, tried))}
+    known = {name: row for name, job in jobs.items() if (row := job.finished()) is not None}
+    rows = _run(
+        jobs, known, workers, out / "results.jsonl", lambda row, done: report and report(row, len(trials) + done, total)
+    )
+    return Results(
+        tuple(rows[name] for name in jobs),
+        taught,
+        out / "results.jsonl",
+        tuple(job.folder for job in jobs.values()),
+    )
+
+
+def _job(cell: Cell, out: Path, kind: str) -> Job:
+    trial = kind == "trials"
+    weights = _teacher(cell, out) / WEIGHTS if cell.teacher else None
+    return Job(cell, out / kind / (cell.trial if trial else cell.name), weights, trial)
+
+
+def _best(trials: Mapping[str, Job], rows: Mapping[str, Row]) -> dict[str, float]:
+    """Return the factor of the best trial for each method and variant."""
+    best: dict[str, Row] = {}
+    for name, job in trials.items():
+        row = rows[name]
+        if row["accuracy"] > best.get(job.cell.row, {"accuracy": -1.0})["accuracy"]:
+            best[job.cell.row] = row
+    return {name: row["factor"] for name, row in best.items()}
+
+
+def _run(
+    jobs: Mapping[str, Job],
+    known: Mapping[str, Row],
+    workers: int | None,
+    path: Path,
+    report: Callable[[Row, int], object],
+) -> dict[str, Row]:
+    """Run the jobs that are not known yet, and keep a file of all rows up to date."""
+    done: dict[str, Row] = {}
 
     def keep(name: str, row: Row) -> None:
         done[name] = row
-        _write(out / "results.jsonl", [done[name] for name in jobs if name in done])
-        if report:
-            report(row, len(done), len(jobs))
+        _write(path, [done[name] for name in jobs if name in done])
+        report(row, len(done))
 
-    for name, row in list(done.items()):
+    for name, row in known.items():
         keep(name, row)
     todo = {name: job for name, job in jobs.items() if name not in done}
     count = min(os.cpu_count() or 1 if workers is None else workers, len(todo))
@@ -89,15 +116,17 @@ def run_plan(
         _in_workers(todo, count, keep)
     for name, job in todo.items():
         if name not in done:
-            keep(name, run_cell(*job.arguments()))
-    rows = tuple(done[name] for name in jobs)
-    return Results(rows, taught, out / "results.jsonl", tuple(job.folder for job in jobs.values()))
+            keep(name, run_cell(job))
+    return done
 
 
 def _teachers(cells: Sequence[Cell], out: Path, options: dict[str, Any]) -> dict[str, Row]:
     taught: dict[str, Row] = {}
     for cell in cells:
-        if cell.teacher is not None and (key := cell.teacher_key()) not in taught:
+        if cell.teacher is None:
+            continue
+        key = cell.teacher_key()
+        if key not in taught:
             taught[key] = teach(cell, _teacher(cell, out), **options)
     return taught
 
@@ -107,15 +136,11 @@ def _teacher(cell: Cell, out: Path) -> Path:
     return out / "teachers" / cell.teacher_key()
 
 
-def _weights(cell: Cell, out: Path) -> Path | None:
-    return _teacher(cell, out) / WEIGHTS if cell.teacher else None
-
-
 def _in_workers(todo: Mapping[str, Job], workers: int, keep: Callable[[str, Row], None]) -> None:
     """Run cells in fresh processes; the first that fails ends the plan, and what is done stays."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        futures: dict[Future[Row], str] = {pool.submit(run_cell, *job.arguments()): name for name, job in todo.items()}
+        futures: dict[Future[Row], str] = {pool.submit(run_cell, job): name for name, job in todo.items()}
         try:
             for future in as_completed(futures):
                 keep(futures[future], future.result())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 COLUMNS = (
@@ -11,6 +11,11 @@ COLUMNS = (
     ("accuracy_last", "accuracy, last (%)", 100.0, 1),
     ("retrieval_map", "retrieval mAP (%)", 100.0, 1),
     ("gpcl", "GPCL", 1.0, 3),
+)
+MORE = (
+    ("kernel_transfer_error", "kernel error", 1.0, 3),
+    ("wasserstein", "W2²", 1.0, 2),
+    ("seconds", "seconds", 1.0, 0),
 )
 
 
@@ -24,24 +29,37 @@ def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
-def cells(rows: Sequence[Mapping[str, Any]], teachers: Sequence[Mapping[str, Any]] = ()) -> list[list[str]]:
+def variants(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the variants of some rows, in their order."""
+    return list(dict.fromkeys(row.get("variant", "") for row in rows))
+
+
+def cells(
+    rows: Sequence[Mapping[str, Any]], teachers: Sequence[Mapping[str, Any]] = (), *, more: bool = False
+) -> list[list[str]]:
     """Return the table's lines, the heading first: teachers, then the methods in their order.
 
-    A number that no run has is "–".
+    A number that no run has is "–". With `more` there are also the fidelity of the kernel and of the distribution, the
+    weight's factor where it was tuned, and the seconds of training.
     """
-    lines = [["", *(title for _, title, _, _ in COLUMNS), "parameters"]]
-    lines += [_line("teacher", [teacher]) for teacher in teachers]
+    columns = (*COLUMNS, *MORE) if more else COLUMNS
+    tuned = more and any(row.get("factor", 1.0) != 1.0 for row in rows)
+    lines = [["", *(title for _, title, _, _ in columns), *(["weight ×"] if tuned else []), "parameters"]]
+    groups = [("teacher", [teacher]) for teacher in teachers]
     for method in dict.fromkeys(row["method"] for row in rows):
-        lines.append(_line(method, [row for row in rows if row["method"] == method]))
+        groups.append((method, [row for row in rows if row["method"] == method]))
+    for name, group in groups:
+        factor = [f"{group[0]['factor']:g}" if "factor" in group[0] else "–"] if tuned else []
+        lines.append([name, *_numbers(group, columns), *factor, f"{group[0]['parameters']:,}"])
     return lines
 
 
-def _line(name: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    line = [name]
-    for key, _, scale, digits in COLUMNS:
+def _numbers(rows: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str, float, int]]) -> list[str]:
+    line = []
+    for key, _, scale, digits in columns:
         values = [row[key] * scale for row in rows if row.get(key) is not None]
         line.append(_number(*mean_sd(values), digits) if values else "–")
-    return [*line, f"{rows[0]['parameters']:,}"]
+    return line
 
 
 def _number(mean: float, sd: float | None, digits: int) -> str:

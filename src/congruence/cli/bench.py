@@ -22,7 +22,7 @@ def demo(
 
     if data not in _DEMOS:
         raise ValueError(f"--data must be one of {', '.join(_DEMOS)}, got '{data}'.{check.near(data, _DEMOS)}")
-    run(_DEMOS[data], out or Path("runs", _DEMOS[data]), workers, ())
+    run(_DEMOS[data], out or Path("runs", _DEMOS[data]), workers, (), more=False)
 
 
 def bench(
@@ -31,15 +31,15 @@ def bench(
     workers: Annotated[int | None, typer.Option(help="Processes; by default one a core.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE for every recipe.")] = None,
 ) -> None:
-    """Run a plan: its methods × seeds, each cell once."""
-    run(plan, out, workers, tuple(set_ or ()))
+    """Run a plan: its methods × variants × seeds, each cell once, after the search for weights that it may ask for."""
+    run(plan, out, workers, tuple(set_ or ()), more=True)
 
 
-def run(name: str, out: Path, workers: int | None, overrides: tuple[str, ...]) -> None:
-    """Run a plan with progress, and print its table and where the students are."""
+def run(name: str, out: Path, workers: int | None, overrides: tuple[str, ...], *, more: bool) -> None:
+    """Run a plan with progress, and print its tables and where the best student is."""
     from congruence.bench.plan import load_plan
     from congruence.bench.runner import run_plan
-    from congruence.bench.table import cells, text
+    from congruence.bench.table import cells, text, variants
     from congruence.cli.progress import Cells, progress
 
     plan = load_plan(name, overrides=overrides)
@@ -47,8 +47,10 @@ def run(name: str, out: Path, workers: int | None, overrides: tuple[str, ...]) -
         watch = Cells()
         results = run_plan(plan, out, workers=workers, report=watch, teacher_options={"callbacks": (callback,)})
         watch.close()
-    print()
-    print(text(cells(results.rows, list(results.teachers.values()))))
+    for variant in variants(results.rows):
+        print(f"\n{variant}".rstrip())
+        rows = [row for row in results.rows if row["variant"] == variant]
+        print(text(cells(rows, list(results.teachers.values()), more=more)))
     print()
     best: Any = max(zip(results.rows, results.cells, strict=True), key=lambda pair: pair[0]["accuracy_best"] or 0.0)
     print(f"Mean ± standard deviation over {len(plan.seeds)} seeds, on test images read once. Best: on validation.")

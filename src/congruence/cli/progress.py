@@ -87,7 +87,11 @@ class Cells:
 
     def __call__(self, row: Mapping[str, Any], done: int, total: int) -> None:
         """Show a finished cell."""
-        text = f"{row['method']}, seed {row['seed']}: accuracy {row['accuracy_best']:.4f}"
+        name = " ".join(part for part in (row["method"], row["variant"]) if part)
+        if "accuracy" in row:  # a trial of a weight
+            text = f"{name}, weight × {row['factor']:g}: validation accuracy {row['accuracy']:.4f}"
+        else:
+            text = f"{name}, seed {row['seed']}: {_result(row)}"
         if not self.live:
             typer.echo(f"{done}/{total}  {text}")
             return
@@ -100,6 +104,12 @@ class Cells:
         """Leave the terminal as it was."""
         if self._progress:
             self._progress.stop()
+
+
+def _result(row: Mapping[str, Any]) -> str:
+    if row["accuracy_best"] is None:
+        return "trained"
+    return f"accuracy {row['accuracy_best']:.4f}"
 
 
 def _lines(stage: str) -> Callback:

@@ -14,13 +14,13 @@ from congruence import data
 from congruence.config.extracted import make_sampler, with_head
 from congruence.config.models import build_model, describe_model
 from congruence.core.rng import seed_everything
-from congruence.engine import Distiller, FitOptions
+from congruence.engine import Distiller, FitOptions, TeacherCache
 from congruence.engine.distributed import join_process_group, pick_device
 from congruence.engine.options import Callback
 from congruence.models.weights import load_weights
 
 if TYPE_CHECKING:
-    from congruence.config.parts import DataConfig, ModelConfig
+    from congruence.config.parts import CacheConfig, DataConfig, ModelConfig
     from congruence.config.schema import RunConfig
 
 
@@ -111,17 +111,9 @@ def build_stage(
     once: dict[str, Any] = {"device": device, "folder": None if out is None else Path(out), "dry": dry}
     if made.teacher is not None and stage.teacher_head is not None:
         made = replace(made, teacher=with_head(made.teacher, stage.teacher_head, trained, seed=train.seed, **once))
-    distiller = Distiller(
-        made.teacher,
-        made.students,
-        [term.term() for term in stage.terms],
-        example=_example(splits),
-        facts=data.facts(trained),
-    )
-    readers = [name for name, needs in distiller.needs().items() if needs.labels]
-    if readers and trained.labels is None:
-        raise ValueError(f"The term '{readers[0]}' needs labels, the data '{config.data.name}' has none.")
-    views = _views(distiller)
+    terms = [term.term() for term in stage.terms]
+    views = tuple(dict.fromkeys(["main", *(view for term in terms for view in term.needs.views)]))
+    cache = stage.teacher_cache
     train_loader = data.loader(
         trained,
         batch_size=train.batch_size,
@@ -132,7 +124,16 @@ def build_stage(
         workers=train.workers,
         sampler=make_sampler(train, trained, made.teacher, **once),
         device=device,
+        view_cycle=cache.views if cache else None,
+        view_seed=cache.seed if cache else None,
     )
+    teacher: nn.Module | TeacherCache | None = made.teacher
+    if cache and made.teacher and not dry:
+        teacher = TeacherCache(made.teacher, train_loader, _cache_folder(cache, out), dtype=cache.dtype)
+    distiller = Distiller(teacher, made.students, terms, example=_example(splits), facts=data.facts(trained))
+    readers = [name for name, needs in distiller.needs().items() if needs.labels]
+    if readers and trained.labels is None:
+        raise ValueError(f"The term '{readers[0]}' needs labels, the data '{config.data.name}' has none.")
     val_loader = None
     if len(splits.validation):
         # Batches of the training's size, since a relational loss depends on it.
@@ -143,10 +144,12 @@ def build_stage(
     return Built(distiller, train_loader, val_loader, options, splits, made)
 
 
-def _views(distiller: Distiller) -> tuple[str, ...]:
-    """Return the views of a sample that the terms compare, "main" first."""
-    asked = (view for needs in distiller.needs().values() for view in needs.views)
-    return tuple(dict.fromkeys(["main", *asked]))
+def _cache_folder(cache: CacheConfig, out: str | Path | None) -> Path:
+    if cache.folder is not None:
+        return Path(cache.folder)
+    if out is None:
+        raise ValueError("The teacher's cache needs a folder: say teacher_cache.folder, or give the stage its own.")
+    return Path(out) / "teacher-cache"
 
 
 def _example(splits: data.Splits) -> Tensor:

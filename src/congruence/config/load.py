@@ -204,6 +204,7 @@ def _keys(place: Place) -> Iterable[str]:
         ("stages", "*", "train", "augment"): training.AugmentConfig,
         ("stages", "*", "train", "sampler"): training.SamplerConfig,
         ("stages", "*", "teacher_head"): parts.HeadConfig,
+        ("stages", "*", "teacher_cache"): parts.CacheConfig,
     }
     plain = tuple("*" if position == 1 else part for position, part in enumerate(place) if not part.startswith("@"))
     return tuple(tables.get(plain, parts.ModelConfig).model_fields)

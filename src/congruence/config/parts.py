@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -96,6 +96,21 @@ class HeadConfig(Table):
 
     width: Count
     layer: str | None = None
+
+
+class CacheConfig(Table):
+    """`congruence.TeacherCache`: the teacher looks at each training image `views` times and is read from files then.
+
+    `folder` is "teacher-cache" in the stage's own by default. `seed` is that of the augmentation (by default the
+    training's): runs of several seeds that name the same one can share a folder.
+    """
+
+    views: Count = 8
+    dtype: Literal["float16", "float32"] = "float16"
+    folder: str | None = None
+    seed: Whole | None = None
+
+    _folder = field_validator("folder")(absolute)
 
 
 class TermConfig(BaseModel):

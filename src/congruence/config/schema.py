@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,13 +10,13 @@ from typing import Annotated, Any, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from congruence.config.parts import DataConfig, HeadConfig, ModelConfig, TermConfig
+from congruence.config.parts import CacheConfig, DataConfig, HeadConfig, ModelConfig, TermConfig
 from congruence.config.problems import Problems, expected
 from congruence.config.table import Count, Table, absolute, table_or
 from congruence.config.training import TrainConfig
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
-_TAKEN = ("checkpoints", "tensorboard")  # folders of a run, in which a stage's folder lies too
+_TAKEN = ("checkpoints", "tensorboard", "teacher-cache")  # folders of a run, in which a stage's folder lies too
 
 
 def _one_or_several(value: Any) -> str:
@@ -35,6 +36,7 @@ class StageConfig(Table):
         | None
     ) = None
     teacher_head: HeadConfig | None = None
+    teacher_cache: CacheConfig | None = None
     labels_per_class: Count | None = None
     terms: Annotated[list[TermConfig], Field(min_length=1)]
     train: TrainConfig
@@ -44,6 +46,8 @@ class StageConfig(Table):
         sampler, found = self.train.sampler, []
         if self.teacher is None and self.teacher_head is not None:
             found.append(("teacher_head", "expected none without a teacher, got one."))
+        if self.teacher is None and self.teacher_cache is not None:
+            found.append(("teacher_cache", "expected none without a teacher, got one."))
         if self.teacher is None and sampler is not None and sampler.name == "superclass_uniform":
             found.append(
                 ("train.sampler.name", "expected 'class_uniform' without a teacher, got 'superclass_uniform'.")
@@ -108,8 +112,12 @@ class RunConfig(Table):
         kept = {name: self.stages[name] for name in self.stages if name in needed}
         return self.model_copy(update={"stages": {**{k: v for k, v in kept.items() if k != stage}, stage: kept[stage]}})
 
-    def with_teacher(self, weights: str | Path) -> RunConfig:
-        """Return the last stage alone, with its teacher's weights from a file instead of from the stage before."""
+    def with_teacher(self, weights: str | Path, *, cache: Path | None = None) -> RunConfig:
+        """Return the last stage alone, with its teacher's weights from a file instead of from the stage before.
+
+        With `cache`, a teacher's cache that has no folder of its own gets one in there, the same for all
+        configurations that show the same images.
+        """
         stage = self.stages[self.last]
         teacher = stage.teacher
         if isinstance(teacher, str):
@@ -118,4 +126,10 @@ class RunConfig(Table):
         if teacher is None:
             raise ValueError(f"The stage '{self.last}' has no teacher whose weights could be given.")
         teacher = teacher.model_copy(update={"weights": absolute(str(weights))})
-        return self.model_copy(update={"stages": {self.last: stage.model_copy(update={"teacher": teacher})}})
+        changed: dict[str, Any] = {"teacher": teacher}
+        if cache and stage.teacher_cache and stage.teacher_cache.folder is None:
+            shown = [self.data, stage.teacher_cache, stage.train.augmentation(), stage.train.seed]
+            shared = shown[:-1] if stage.teacher_cache.seed is not None else shown
+            folder = cache / f"cache-{hashlib.sha256(repr(shared).encode()).hexdigest()[:12]}"
+            changed["teacher_cache"] = stage.teacher_cache.model_copy(update={"folder": absolute(str(folder))})
+        return self.model_copy(update={"stages": {self.last: stage.model_copy(update=changed)}})

@@ -12,6 +12,7 @@ from torch import nn
 
 from congruence import data
 from congruence.config.build import Built, build_stage, load_splits
+from congruence.config.load import load_config
 from congruence.config.save import resolved_toml, write_resolved
 from congruence.config.student import write_students
 from congruence.core import check, ranks
@@ -154,7 +155,7 @@ def _check_holds(out: Path, config: RunConfig, *, resume: bool) -> None:
         if (out / "run.json").exists():
             raise ValueError(f"The folder '{out}' holds another run: choose another. Nothing in it was changed.")
         return
-    before, now = _compared(path.read_text(encoding="utf8")), _compared(resolved_toml(config))
+    before, now = _compared(_completed(path)), _compared(resolved_toml(config))
     if before != now:
         raise ValueError(
             f"The folder '{out}' holds another run ({check.difference(before, now)}): choose another. "
@@ -167,6 +168,14 @@ def _check_holds(out: Path, config: RunConfig, *, resume: bool) -> None:
         )
 
 
+def _completed(path: Path) -> str:
+    """Return a run's configuration with the defaults of keys that are younger than the run."""
+    try:
+        return resolved_toml(load_config(path))
+    except ValueError:  # older than a change of the schema: as it is
+        return path.read_text(encoding="utf8")
+
+
 def _compared(text: str) -> dict[str, Any]:
     """Return a configuration without what may change between a run and its resumption."""
     values = tomllib.loads(text)
@@ -174,4 +183,5 @@ def _compared(text: str) -> dict[str, Any]:
     for stage in values.get("stages", {}).values():
         for key in _APART:
             stage.get("train", {}).pop(key, None)
+        stage.get("teacher_cache", {}).pop("folder", None)
     return values

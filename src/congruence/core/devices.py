@@ -1,8 +1,8 @@
-"""Moving what batches are made of."""
+"""What batches are made of: tensors in tuples, lists and mappings."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,13 +11,16 @@ from torch import Tensor
 
 def to_device(value: Any, device: torch.device | str | None) -> Any:
     """Move the tensors in a tensor, tuple, list or mapping."""
-    if device is None:
-        return value
+    return value if device is None else on_tensors(lambda tensor: tensor.to(device, non_blocking=True), value)
+
+
+def on_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """Apply a function to the tensors in a tensor, tuple, list or mapping."""
     if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
+        return function(value)
     if isinstance(value, Mapping):
-        return {key: to_device(item, device) for key, item in value.items()}
+        return {key: on_tensors(function, item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
-        moved = [to_device(item, device) for item in value]
-        return type(value)(*moved) if hasattr(value, "_fields") else type(value)(moved)
+        items = [on_tensors(function, item) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     return value

@@ -14,7 +14,7 @@ from congruence.core import ranks
 from congruence.core.check import Real, fail, hyperparameters
 from congruence.core.devices import to_device
 from congruence.core.rng import keyed_generator
-from congruence.data.augment import Augment
+from congruence.data.augment import PLAIN_VIEWS, Augment
 from congruence.data.dataset import ArrayDataset
 from congruence.data.items import Drawn, Draws, Request
 
@@ -114,7 +114,7 @@ class Loader:
             "dataset": content()[:16] if callable(content) else type(self.dataset).__name__,
             "samples": len(self.dataset),
             "batch_size": self.batch_size,
-            "seed": self.seed,
+            "view_seed": self.seed,
             "order": {"sampler": type(self.sampler).__name__, **_plain(self.sampler)},
             "augment": {view: repr(augment) for view, augment in self.augment.items()},
             "view_cycle": self.view_cycle,
@@ -159,8 +159,17 @@ class Loader:
         """
         hyperparameters("batches", {"epoch": _WHOLE, "start": _WHOLE}, epoch=epoch, start=start)
         world, rank = ranks.world_size(), ranks.rank()
-        drawn_epoch = epoch if self.view_cycle is None else epoch % self.view_cycle
-        return self._made([Request(drawn_epoch, batch.chunk(world)[rank]) for batch in self.plan(epoch)[start:]])
+        drawn = self.drawn_epoch(epoch)
+        return self._made([Request(drawn, batch.chunk(world)[rank]) for batch in self.plan(epoch)[start:]])
+
+    def varies(self) -> bool:
+        """Whether an image may look otherwise in another epoch; a dataset's own transforms may always."""
+        augmented = any(self.augment[view] for view in self.views if view not in PLAIN_VIEWS)
+        return augmented or not isinstance(self.dataset, ArrayDataset)
+
+    def drawn_epoch(self, epoch: int) -> int:
+        """Return the epoch whose augmentation an epoch has."""
+        return epoch if self.view_cycle is None else epoch % self.view_cycle
 
     def dealt(self, rank: int = 0, world: int = 1) -> Iterator[Any]:
         """Iterate over whole batches of epoch 0, every `world`-th from number `rank` on: for measuring.
@@ -170,6 +179,10 @@ class Loader:
         """
         positions = self.sampler.whole(0) if isinstance(self.sampler, EpochOrder) else self.sampler.batches(0)
         return self._made([Request(0, torch.as_tensor(batch, dtype=torch.int64)) for batch in positions[rank::world]])
+
+    def in_order(self, epoch: int, batch_size: int) -> Iterator[Any]:
+        """Iterate over all samples in the dataset's order, drawn as in an epoch: what a teacher's cache is made of."""
+        return self._made([Request(epoch, samples) for samples in torch.arange(len(self.dataset)).split(batch_size)])
 
     def _made(self, requests: list[Request]) -> Iterator[Any]:
         return (

@@ -21,6 +21,7 @@ CONSTRAINTS: dict[str, Constraint] = {
     "seed": Real(integer=True),
     "workers": Real(low=0, closed="low", integer=True),
     "view_cycle": Real(low=1, closed="low", integer=True, optional=True),
+    "view_seed": Real(integer=True, optional=True),
 }
 
 
@@ -37,6 +38,7 @@ def loader(
     sampler: Sampler | None = None,
     device: torch.device | str | None = None,
     view_cycle: int | None = None,
+    view_seed: int | None = None,
 ) -> Loader:
     """Make batches that are a function of (seed, epoch, batch number), for `fit` and for loops of one's own.
 
@@ -64,6 +66,7 @@ def loader(
         device: where batches go; None leaves them where they are made.
         view_cycle: V makes augmentation repeat every V epochs (view = f(seed, sample, epoch mod V)), as a cached
             teacher with V stored views sees it; the order still changes each epoch.
+        view_seed: of the augmentation alone, so that runs of several seeds can share a cached teacher; None for `seed`.
 
     Returns:
         An iterable; each full pass moves on to the next epoch. `batches(epoch, start)` resumes within one.
@@ -89,6 +92,7 @@ def loader(
         seed=seed,
         workers=workers,
         view_cycle=view_cycle,
+        view_seed=view_seed,
     )
     names = tuple(views)
     different = len(set(names)) == len(names) > 0
@@ -111,7 +115,7 @@ def loader(
         dataset,
         batch_size=batch_size,
         sampler=EpochOrder(len(dataset), batch_size, shuffle, seed, drop_last) if sampler is None else sampler,
-        seed=seed,
+        seed=seed if view_seed is None else view_seed,
         augment=_augment(dataset, augment, names),
         views=names,
         workers=workers,

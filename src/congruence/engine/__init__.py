@@ -6,6 +6,7 @@ from congruence.engine.loop import fit
 from congruence.engine.options import Event, FitOptions, OptimizerOptions, ScheduleOptions
 from congruence.engine.record import NonFiniteLossError
 from congruence.engine.result import FitResult
+from congruence.engine.teacher_cache import TeacherCache
 
 __all__ = [
     "Captured",
@@ -17,5 +18,6 @@ __all__ = [
     "OptimizerOptions",
     "Output",
     "ScheduleOptions",
+    "TeacherCache",
     "fit",
 ]

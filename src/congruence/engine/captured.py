@@ -31,6 +31,10 @@ class Captured:
     labels: Tensor | None
     index: Tensor | None
 
+    def students(self, names: tuple[str, ...]) -> Any:
+        """Return the student's output; where they have names, a mapping from name to output."""
+        return self.output("student") if names == ("student",) else {name: self.output(name) for name in names}
+
     def output(self, model: str) -> Any:
         """Return what a model gave for the view "main", else for the first one; None where it did not run."""
         found = {view: output for (name, view), output in self.outputs.items() if name == model}

@@ -19,6 +19,7 @@ from congruence.engine.captured import Captured, Output
 from congruence.engine.forwards import forwards, read, sample
 from congruence.engine.members import frozen_teacher, listed_terms, named_students
 from congruence.engine.signals import constant, gather, kept_apart, named, require, rerunner, select
+from congruence.engine.teacher_cache import TeacherCache
 from congruence.methods.method import Clock, Needs, Signals
 from congruence.methods.term import Term
 from congruence.models.taps import Taps
@@ -34,7 +35,7 @@ class Distiller(nn.Module):
     the terms' own parts are.
 
     Args:
-        teacher: a module, or None where no term needs one.
+        teacher: a module, a `TeacherCache`, or None where no term needs one.
         student: a module, or a mapping from name to module.
         terms: `Term`s, or keys of the catalogue.
         example: a small batch of inputs (2 samples do) for the dry forward that finds and checks the layers. Without
@@ -59,7 +60,7 @@ class Distiller(nn.Module):
 
     def __init__(
         self,
-        teacher: nn.Module | Teacher | None,
+        teacher: nn.Module | Teacher | TeacherCache | None,
         student: nn.Module | Mapping[str, nn.Module],
         terms: Sequence[Term | str],
         *,
@@ -71,6 +72,7 @@ class Distiller(nn.Module):
         self.terms = for_students(listed_terms(terms), tuple(students), teacher=teacher is not None, facts=facts)
         self.students = nn.ModuleDict(students)
         self.teacher = frozen_teacher(teacher, students)
+        self.cache = teacher if isinstance(teacher, TeacherCache) else None
         self.facts, self._sample = facts, ""  # the latter says how a sample of the example looked
         self.clock, self._epochs_begun = Clock(), False
         self._taps = {name: Taps(module, name=name) for name, module in students.items()}
@@ -78,7 +80,7 @@ class Distiller(nn.Module):
         if self.teacher:
             self._taps["teacher"], self._readers["teacher"] = self.teacher.taps, self.teacher
         self.methods = nn.ModuleDict()
-        self._bindings: dict[str, Binding] = {}
+        self.bindings: dict[str, Binding] = {}
         self._logits: dict[str, str] = {}
         if example is not None:
             self.build(example)
@@ -99,24 +101,24 @@ class Distiller(nn.Module):
                 self._logits[name] = path
         self._sample = sample(example)
         for name, binding in bindings.items():  # from here on nothing fails, so that a refused example leaves no trace
-            self._bindings[name] = binding
+            self.bindings[name] = binding
             self.methods[name] = binding.method.to(device=like.device, dtype=like.dtype).train(self.training)
             binding.method._bound = True
 
     @property
     def built(self) -> bool:
         """Whether the dry forward has been run."""
-        return len(self._bindings) > 0
+        return len(self.bindings) > 0
 
     def needs(self) -> dict[str, Needs]:
         """Return what each term's method needs."""
-        return {name: binding.method.needs for name, binding in self._bindings.items()}
+        return {name: binding.method.needs for name, binding in self.bindings.items()}
 
     def layers(self) -> dict[str, dict[str, tuple[str, ...]]]:
         """Return the paths that each term reads, by model and role, for the log."""
         return {
             name: {f"{model} {role}": paths for (model, role), paths in binding.paths.items()}
-            for name, binding in self._bindings.items()
+            for name, binding in self.bindings.items()
         }
 
     def capture(
@@ -138,8 +140,10 @@ class Distiller(nn.Module):
         if not self.built:
             self.build(inputs)
         given = {"main": inputs, **(views or {})}
-        active = [self._bindings[term.name] for term in self._active()]
-        tensors, outputs = forwards(active, given, self._readers, self._sample)
+        active = [self.bindings[term.name] for term in self._active()]
+        cache = self.cache if self.training else None  # it holds the training images
+        recall = cache.at(index, self.clock.epoch, self.bindings.values()) if cache else None
+        tensors, outputs = forwards(active, given, self._readers, self._sample, recall)
         return Captured(tensors, outputs, given, labels, index)
 
     def _active(self) -> list[Term]:
@@ -162,7 +166,7 @@ class Distiller(nn.Module):
         shared: dict[int, tuple[Tensor, Tensor]] = {}  # and rows gathered once, for all terms that share a tap
         seen: list[tuple[Binding, Signals]] = []
         for term in self._active():
-            binding = self._bindings[term.name]
+            binding = self.bindings[term.name]
             method = binding.method
             require(binding, captured, epochs_begun=self._epochs_begun)
             runner = rerunner(binding, self._readers, self.clock)
@@ -179,9 +183,7 @@ class Distiller(nn.Module):
             with torch.no_grad():
                 for binding, signals in seen:
                     binding.method.update(constant(signals))
-        outputs = {name: captured.output(name) for name in self.students}
-        given = outputs["student"] if list(outputs) == ["student"] else outputs
-        return Output(loss, terms, given, captured.output("teacher"), weights)
+        return Output(loss, terms, captured.students(tuple(self.students)), captured.output("teacher"), weights)
 
     def forward(
         self,
@@ -194,13 +196,11 @@ class Distiller(nn.Module):
         """Return `score(capture(...))`; in evaluation mode no memory is written."""
         return self.score(self.capture(inputs, labels, index, views=views), update=self.training)
 
-    # The clock of methods that work by epochs; `fit` drives it, a loop of one's own may.
-
     def begin_epoch(self, epoch: int | Clock) -> None:
-        """Start an epoch: weights and warm-ups follow it, and methods that work by epochs prepare."""
+        """Start an epoch, as `fit` does: weights and warm-ups follow it, and methods that work by epochs prepare."""
         self.clock = epoch if isinstance(epoch, Clock) else self.clock._replace(epoch=epoch)
         self._epochs_begun = True
-        for binding in self._bindings.values():
+        for binding in self.bindings.values():
             binding.method.begin_epoch(self.clock)
 
     def resume_epoch(self, clock: Clock) -> None:
@@ -209,7 +209,7 @@ class Distiller(nn.Module):
 
     def end_epoch(self) -> None:
         """Finish an epoch."""
-        for binding in self._bindings.values():
+        for binding in self.bindings.values():
             binding.method.end_epoch()
 
     def parameter_groups(self) -> list[dict[str, Any]]:

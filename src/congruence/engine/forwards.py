@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +11,8 @@ from congruence.engine.binding import Binding
 from congruence.methods.method import Key
 from congruence.models.taps import Taps
 from congruence.models.teacher import Teacher
+
+Recall = Callable[[str, set[str]], dict[str, Tensor]]  # (view, paths) → the teacher's tensors by path
 
 
 def wanted(bindings: Sequence[Binding], given: Mapping[str, Any]) -> dict[tuple[str, str], set[str]]:
@@ -62,12 +64,22 @@ def read(
 
 
 def forwards(
-    bindings: Sequence[Binding], given: Mapping[str, Any], readers: Mapping[str, Taps | Teacher], example: str
+    bindings: Sequence[Binding],
+    given: Mapping[str, Any],
+    readers: Mapping[str, Taps | Teacher],
+    example: str,
+    recall: Recall | None = None,
 ) -> tuple[dict[Key, Tensor], dict[tuple[str, str], Any]]:
-    """Run each model once over each view that a binding needs; return the tapped tensors and the models' outputs."""
+    """Run each model once over each view that a binding needs; return the tapped tensors and the models' outputs.
+
+    With `recall` the teacher does not run: its tensors are read from where they are stored, and it has no output.
+    """
     tensors: dict[Key, Tensor] = {}
     outputs: dict[tuple[str, str], Any] = {}
     for (model, view), paths in wanted(bindings, given).items():
+        if recall is not None and model == "teacher":
+            tensors.update({(model, view, path): tensor for path, tensor in recall(view, paths).items()})
+            continue
         outputs[model, view], found = read(model, readers[model], given[view], paths, example)
         tensors.update({(model, view, path): tensor for path, tensor in found.items()})
     return tensors, outputs

@@ -64,6 +64,9 @@ def prepare(distiller: Distiller, loader: Any, options: FitOptions, device: torc
     distiller.to(device)
     if not distiller.built:
         distiller.build(unpack(first_batch(loader, "train_loader"), device).inputs)
+    if distiller.cache:
+        distiller.cache.serves(loader)
+        distiller.cache.open(distiller.bindings.values())
     for epoch in range(min(extent.epochs or 1, 10_000)):
         if not any(term.active(Clock(epoch)) for term in distiller.terms):
             raise ValueError(f"`Distiller`: no term counts in epoch {epoch}: see start_epoch, stop_epoch and weight.")
@@ -104,6 +107,7 @@ def describe(distiller: Distiller, loader: Any, options: FitOptions, extent: Ext
         "terms": [term.describe() for term in distiller.terms],
         "students": {name: _architecture(module) for name, module in distiller.students.items()},
         "teacher": fingerprint(distiller.teacher.module.state_dict()) if distiller.teacher else None,
+        "teacher_cache": distiller.cache.describe() if distiller.cache else None,
         "options": options.describe(),
         "data": {"steps": extent.per_epoch, **data},
         "ranks": ranks.world_size(),

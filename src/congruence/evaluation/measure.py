@@ -6,21 +6,25 @@ from dataclasses import asdict, dataclass
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from congruence.data.dataset import ArrayDataset
 from congruence.data.loader import loader
 from congruence.data.sources import Splits
 from congruence.evaluation.embed import Embedded, embed, known_accuracy
+from congruence.losses import wasserstein_loss
 from congruence.metrics import (
     global_perception_coherence,
     inter_class_similarity,
     intra_class_similarity,
+    kernel_transfer_error,
     retrieval_map,
     soft_label_entropy,
 )
 from congruence.models.parameters import count_parameters
 
 BATCH = 500
+TRANSPORTED = 2000
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,10 @@ class Measurement:
         accuracy: top-1, a fraction.
         retrieval_map: 11-point interpolated mAP by cosine, training images as database and test images as queries.
         gpcl: global perception coherence with the teacher on the test images, by cosine.
+        kernel_transfer_error: ‖K_S − K_T‖_F/‖K_T‖_F on the test images, K the cosines of the embeddings: most methods
+            leave their lengths free.
+        wasserstein: W2² between the embeddings of the first 2,000 test images, the most that an exact plan takes well;
+            None where the teacher's have another width.
         soft_label_entropy: mean over the test images, in nats.
         intra_class_similarity: mean e^cosine of two test images of one class: large where classes are tight.
         inter_class_similarity: the same of two classes.
@@ -40,6 +48,8 @@ class Measurement:
     accuracy: float | None
     retrieval_map: float | None
     gpcl: float | None
+    kernel_transfer_error: float | None
+    wasserstein: float | None
     soft_label_entropy: float | None
     intra_class_similarity: float | None
     inter_class_similarity: float | None
@@ -65,13 +75,12 @@ def measure(
         Measurement: see there for units.
     """
     test, train = (_embedded(student, part, "student", device) for part in (splits.test, splits.train))
-    gpcl = None
-    if teacher is not None:
-        reference = _embedded(teacher, splits.test, "teacher", device)
-        gpcl = global_perception_coherence(test.features, reference.features)
+    fidelity = (
+        (None, None, None) if teacher is None else _fidelity(test, _embedded(teacher, splits.test, "teacher", device))
+    )
     entropy = None if test.logits is None else soft_label_entropy(test.logits)
     return Measurement(
-        known_accuracy(test), _retrieval(test, train), gpcl, entropy, *_spread(test), count_parameters(student)
+        known_accuracy(test), _retrieval(test, train), *fidelity, entropy, *_spread(test), count_parameters(student)
     )
 
 
@@ -82,6 +91,16 @@ def accuracy_on_test(student: nn.Module, splits: Splits, *, device: str | torch.
 
 def _embedded(model: nn.Module, part: ArrayDataset, name: str, device: str | torch.device | None) -> Embedded:
     return embed(model, loader(part, batch_size=BATCH, shuffle=False), name=name, device=device)
+
+
+def _fidelity(student: Embedded, teacher: Embedded) -> tuple[float, float, float | None]:
+    """Return GPCL, kernel transfer error and W2²."""
+    ours, theirs = student.features, teacher.features
+    moved = None
+    if ours.shape[1] == theirs.shape[1]:
+        moved = float(wasserstein_loss(ours[:TRANSPORTED].double(), theirs[:TRANSPORTED].double()))
+    error = kernel_transfer_error(F.normalize(ours), F.normalize(theirs))
+    return global_perception_coherence(ours, theirs), error, moved
 
 
 def _retrieval(test: Embedded, train: Embedded) -> float | None:

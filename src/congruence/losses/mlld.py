@@ -44,7 +44,9 @@ def class_correlation_loss(student_logits: Tensor, teacher_logits: Tensor, *, te
     Deviations:
         The released code, not the paper, is followed: the Gram matrices are sums over the batch, and there is no T².
     """
-    return class_correlation_rows("class_correlation_loss", student_logits, teacher_logits, temperature).mean()
+    return class_correlation_rows(
+        *_softened("class_correlation_loss", student_logits, teacher_logits, temperature)
+    ).mean()
 
 
 @float32_island
@@ -79,24 +81,24 @@ def batch_correlation_loss(student_logits: Tensor, teacher_logits: Tensor, *, te
     Deviations:
         The released code, not the paper, is followed: there is no T².
     """
-    return batch_correlation_rows("batch_correlation_loss", student_logits, teacher_logits, temperature).mean()
+    return batch_correlation_rows(
+        *_softened("batch_correlation_loss", student_logits, teacher_logits, temperature)
+    ).mean()
 
 
 @float32_island
-def class_correlation_rows(function: str, student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """Return each class's share [C], of which `class_correlation_loss` is the mean; `function` goes into errors."""
-    student, teacher = _probabilities(function, student_logits, teacher_logits, temperature)
-    return (teacher.T @ teacher - student.T @ student).square().sum(1)
+def class_correlation_rows(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return each class's share [..., C] for probabilities [..., B, C]; `class_correlation_loss` is their mean."""
+    return (teacher.mT @ teacher - student.mT @ student).square().sum(-1)
 
 
 @float32_island
-def batch_correlation_rows(function: str, student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """Return each sample's share [B], of which `batch_correlation_loss` is the mean; `function` goes into errors."""
-    student, teacher = _probabilities(function, student_logits, teacher_logits, temperature)
-    return (teacher @ teacher.T - student @ student.T).square().sum(1)
+def batch_correlation_rows(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return each sample's share [..., B] for probabilities [..., B, C]; `batch_correlation_loss` is their mean."""
+    return (teacher @ teacher.mT - student @ student.mT).square().sum(-1)
 
 
-def _probabilities(
+def _softened(
     function: str, student_logits: Tensor, teacher_logits: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
     check.floating(function, 2, student_logits=student_logits, teacher_logits=teacher_logits)

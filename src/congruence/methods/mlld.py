@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from congruence.core import check
-from congruence.core.numerics import as_float64
+from congruence.core.numerics import as_float64, float32_island
 from congruence.losses.ce import cross_entropy_loss
 from congruence.losses.kd import distillation_loss
 from congruence.losses.mlld import batch_correlation_rows, class_correlation_rows
 from congruence.methods.method import Method, Needs, Signals
-
-Rows = Callable[[Tensor, Tensor, float], Tensor]
 
 
 class MultiLevelLogits(Method):
@@ -71,44 +70,49 @@ class MultiLevelLogits(Method):
 
     def loss(self, signals: Signals) -> Mapping[str, Tensor]:
         """Return the four losses of the batch."""
+        labels = signals.labels
+        if labels is None:
+            raise ValueError("`MultiLevelLogits` needs labels, the batch has none.")
         (weak, weak_teacher), (strong, strong_teacher) = (
             (signals.one("student", "logits", view), signals.one("teacher", "logits", view))
             for view in self.needs.views
         )
-        labels = signals.labels
-        if labels is None:
-            raise ValueError("`MultiLevelLogits` needs labels, the batch has none.")
         probabilities = as_float64(weak_teacher).softmax(1)
         samples, classes = _low(probabilities.amax(1)), _low(probabilities.sum(0))
+        weak_rows = _rows(weak, weak_teacher, self.temperatures)
+        strong_rows = _rows(strong, strong_teacher, self.temperatures)
         return {
             "ce": cross_entropy_loss(weak, labels) + cross_entropy_loss(strong, labels),
-            "instance": self._sum(_instance, weak, weak_teacher, samples)
-            + self._sum(_instance, strong, strong_teacher),
-            "class": self._sum(_by_class, weak, weak_teacher, classes) + self._sum(_by_class, strong, strong_teacher),
-            "batch": self._sum(_by_sample, weak, weak_teacher, samples)
-            + self._sum(_by_sample, strong, strong_teacher, samples),
+            "instance": _mean(weak_rows.instance, samples) + strong_rows.instance.mean(),
+            "class": _mean(weak_rows.by_class, classes) + strong_rows.by_class.mean(),
+            "batch": _mean(weak_rows.by_sample, samples) + _mean(strong_rows.by_sample, samples),
         }
 
-    def _sum(self, level: Rows, student: Tensor, teacher: Tensor, kept: Tensor | None = None) -> Tensor:
-        """Sum a level's mean over the rows that are kept, over the temperatures."""
-        rows = torch.stack([level(student, teacher, temperature) for temperature in self.temperatures]).sum(0)
-        if kept is None:
-            return rows.mean()
-        return rows.where(kept, torch.zeros_like(rows)).sum() / kept.sum()
+
+class _Rows(NamedTuple):
+    """What each row of a view costs, summed over the temperatures: [B], [C] and [B]."""
+
+    instance: Tensor
+    by_class: Tensor
+    by_sample: Tensor
+
+
+@float32_island
+def _rows(student: Tensor, teacher: Tensor, temperatures: tuple[float, ...]) -> _Rows:
+    scales = torch.tensor(temperatures, dtype=student.dtype, device=student.device)[:, None, None]
+    student, teacher = student / scales, teacher / scales  # all temperatures at once [T, B, C]
+    flat = distillation_loss(student.flatten(0, 1), teacher.flatten(0, 1), temperature=1.0, reduction="none")
+    instance = (scales[:, :, 0].square() * flat.view(student.shape[:2])).sum(0)
+    student, teacher = student.softmax(-1), teacher.softmax(-1)
+    by_class, by_sample = class_correlation_rows(student, teacher), batch_correlation_rows(student, teacher)
+    return _Rows(instance, by_class.sum(0), by_sample.sum(0))
+
+
+def _mean(rows: Tensor, kept: Tensor) -> Tensor:
+    """Average the rows that are kept."""
+    return rows.where(kept, torch.zeros_like(rows)).sum() / kept.sum()
 
 
 def _low(confidences: Tensor) -> Tensor:
     """Say which are at or below their median, about half of them and at least one."""
     return confidences <= confidences.median()
-
-
-def _instance(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    return distillation_loss(student, teacher, temperature=temperature, reduction="none")
-
-
-def _by_class(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    return class_correlation_rows("class_correlation_loss", student, teacher, temperature)
-
-
-def _by_sample(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    return batch_correlation_rows("batch_correlation_loss", student, teacher, temperature)

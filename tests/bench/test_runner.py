@@ -108,3 +108,18 @@ def test_the_demo_has_what_it_promises():
     demo = load_plan("demo")
     assert list(demo.recipes) == ["ce", "kd", "cckd", "pkt", "perception_coherence"]
     assert len(demo.seeds) == 3
+
+
+def test_students_that_teach_each_other_are_a_row_with_the_first_ones_numbers(tmp_path):
+    few = ("stages.student.train.epochs=1", "data.train_size=200")
+    result = run_plan(Plan("mutual", {"dml": "digits/dml"}, (0,), few), tmp_path, workers=0)
+    (row,), (folder,) = result.rows, result.cells
+    assert {path.name for path in folder.glob("student-*")} >= {
+        "student-first.safetensors",
+        "student-second.safetensors",
+    }
+    first = cg.load_student(folder, name="first")
+    splits = cg.data.load("digits", train_size=200)
+    logits = first(splits.test.batch(range(len(splits.test))))
+    assert row["accuracy_best"] == (logits.argmax(1) == splits.test.labels).double().mean().item()
+    assert row["gpcl"] is None

@@ -4,6 +4,9 @@ from congruence.losses.cckd import CorrelationCongruenceLoss, correlation_congru
 from congruence.losses.ce import CrossEntropyLoss, cross_entropy_loss
 from congruence.losses.class_gaussian_wasserstein import ClassGaussianWassersteinLoss, class_gaussian_wasserstein_loss
 from congruence.losses.class_wasserstein import ClassWassersteinLoss, class_wasserstein_loss
+from congruence.losses.dist import DistLoss, dist_loss
+from congruence.losses.dkd import DecoupledKdLoss, decoupled_kd_loss
+from congruence.losses.dml import MutualLearningLoss, mutual_learning_loss
 from congruence.losses.gaussian_kl import GaussianKlLoss, gaussian_kl_loss
 from congruence.losses.gaussian_wasserstein import GaussianWassersteinLoss, gaussian_wasserstein_loss
 from congruence.losses.intra_class import IntraClassContrastiveLoss, intra_class_contrastive_loss
@@ -11,6 +14,12 @@ from congruence.losses.joint_wasserstein import JointWassersteinLoss, joint_wass
 from congruence.losses.kd import DistillationLoss, distillation_loss
 from congruence.losses.kda import KernelTransferLoss, kernel_transfer_loss
 from congruence.losses.mimic import MimicLoss, mimic_loss
+from congruence.losses.mlld import (
+    BatchCorrelationLoss,
+    ClassCorrelationLoss,
+    batch_correlation_loss,
+    class_correlation_loss,
+)
 from congruence.losses.mmd import MmdLoss, mmd_loss
 from congruence.losses.perception_coherence import PerceptionCoherenceLoss, perception_coherence_loss
 from congruence.losses.pkt import PktLoss, pkt_loss
@@ -18,10 +27,14 @@ from congruence.losses.soft_target_cross_entropy import SoftTargetCrossEntropy, 
 from congruence.losses.wasserstein import WassersteinLoss, wasserstein_loss
 
 __all__ = [
+    "BatchCorrelationLoss",
+    "ClassCorrelationLoss",
     "ClassGaussianWassersteinLoss",
     "ClassWassersteinLoss",
     "CorrelationCongruenceLoss",
     "CrossEntropyLoss",
+    "DecoupledKdLoss",
+    "DistLoss",
     "DistillationLoss",
     "GaussianKlLoss",
     "GaussianWassersteinLoss",
@@ -30,14 +43,19 @@ __all__ = [
     "KernelTransferLoss",
     "MimicLoss",
     "MmdLoss",
+    "MutualLearningLoss",
     "PerceptionCoherenceLoss",
     "PktLoss",
     "SoftTargetCrossEntropy",
     "WassersteinLoss",
+    "batch_correlation_loss",
+    "class_correlation_loss",
     "class_gaussian_wasserstein_loss",
     "class_wasserstein_loss",
     "correlation_congruence_loss",
     "cross_entropy_loss",
+    "decoupled_kd_loss",
+    "dist_loss",
     "distillation_loss",
     "gaussian_kl_loss",
     "gaussian_wasserstein_loss",
@@ -46,6 +64,7 @@ __all__ = [
     "kernel_transfer_loss",
     "mimic_loss",
     "mmd_loss",
+    "mutual_learning_loss",
     "perception_coherence_loss",
     "pkt_loss",
     "soft_target_cross_entropy",

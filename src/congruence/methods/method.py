@@ -23,6 +23,8 @@ class Needs:
     Args:
         roles: "features" ([B, D]; maps are averaged over their positions), "logits" ([B, C]) or "maps" (as tapped,
             shallow to deep). `student_layer` and `teacher_layer` of a `Term` say where each is read.
+        stages: where no layers are named for "maps", the last so many stages of both models are meant (fewer where
+            one has fewer); a stage is the last map of its size. 0: they must be named.
         views: the views of a sample the method compares; "main" is the batch's own input, the data side makes others.
         teacher: whether a teacher is needed.
         labels: whether class labels are needed; -1 marks a sample without one.
@@ -46,6 +48,7 @@ class Needs:
     epochs: bool = False
     students: Literal["each", "all"] = "each"
     scope: Literal["sample", "labelled", "batch"] = "batch"
+    stages: int = 0
 
     def __post_init__(self) -> None:
         unknown = [role for role in self.roles if role not in ROLES]

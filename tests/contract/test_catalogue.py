@@ -23,6 +23,7 @@ NOT_ZERO_AT_EQUAL = {
     "ce": "it compares with the labels",
     "dist": "the ε beside its norms leaves about 1e-6",
     "dml": "it has no teacher",
+    "fitnet": "its regressor is trained",
     "intra_class": "it has no teacher",
     "mlld": "it compares with the labels",
     "perception_coherence": "its default temperatures differ",

@@ -4,50 +4,66 @@ from congruence.losses.cckd import CorrelationCongruenceLoss, correlation_congru
 from congruence.losses.ce import CrossEntropyLoss, cross_entropy_loss
 from congruence.losses.class_gaussian_wasserstein import ClassGaussianWassersteinLoss, class_gaussian_wasserstein_loss
 from congruence.losses.class_wasserstein import ClassWassersteinLoss, class_wasserstein_loss
+from congruence.losses.crd import ContrastiveRepresentationLoss, contrastive_representation_loss
 from congruence.losses.gaussian_kl import GaussianKlLoss, gaussian_kl_loss
 from congruence.losses.gaussian_wasserstein import GaussianWassersteinLoss, gaussian_wasserstein_loss
+from congruence.losses.hkd import HeterogeneousKdLoss, heterogeneous_kd_loss
 from congruence.losses.intra_class import IntraClassContrastiveLoss, intra_class_contrastive_loss
 from congruence.losses.joint_wasserstein import JointWassersteinLoss, joint_wasserstein_loss
 from congruence.losses.kd import DistillationLoss, distillation_loss
 from congruence.losses.kda import KernelTransferLoss, kernel_transfer_loss
 from congruence.losses.mimic import MimicLoss, mimic_loss
 from congruence.losses.mmd import MmdLoss, mmd_loss
+from congruence.losses.ofd import OverhaulLoss, batch_norm_margin, overhaul_loss
 from congruence.losses.perception_coherence import PerceptionCoherenceLoss, perception_coherence_loss
 from congruence.losses.pkt import PktLoss, pkt_loss
+from congruence.losses.reviewkd import HierarchicalContextLoss, hierarchical_context_loss
 from congruence.losses.soft_target_cross_entropy import SoftTargetCrossEntropy, soft_target_cross_entropy
+from congruence.losses.vid import VariationalLoss, variational_loss
 from congruence.losses.wasserstein import WassersteinLoss, wasserstein_loss
 
 __all__ = [
     "ClassGaussianWassersteinLoss",
     "ClassWassersteinLoss",
+    "ContrastiveRepresentationLoss",
     "CorrelationCongruenceLoss",
     "CrossEntropyLoss",
     "DistillationLoss",
     "GaussianKlLoss",
     "GaussianWassersteinLoss",
+    "HeterogeneousKdLoss",
+    "HierarchicalContextLoss",
     "IntraClassContrastiveLoss",
     "JointWassersteinLoss",
     "KernelTransferLoss",
     "MimicLoss",
     "MmdLoss",
+    "OverhaulLoss",
     "PerceptionCoherenceLoss",
     "PktLoss",
     "SoftTargetCrossEntropy",
+    "VariationalLoss",
     "WassersteinLoss",
+    "batch_norm_margin",
     "class_gaussian_wasserstein_loss",
     "class_wasserstein_loss",
+    "contrastive_representation_loss",
     "correlation_congruence_loss",
     "cross_entropy_loss",
     "distillation_loss",
     "gaussian_kl_loss",
     "gaussian_wasserstein_loss",
+    "heterogeneous_kd_loss",
+    "hierarchical_context_loss",
     "intra_class_contrastive_loss",
     "joint_wasserstein_loss",
     "kernel_transfer_loss",
     "mimic_loss",
     "mmd_loss",
+    "overhaul_loss",
     "perception_coherence_loss",
     "pkt_loss",
     "soft_target_cross_entropy",
+    "variational_loss",
     "wasserstein_loss",
 ]

@@ -78,7 +78,13 @@ class TestCrd(LossTester):
                 "got `student` 4 rows, `contrast_index` [5, 2].",
             ),
             (
-                (torch.zeros(4, 3), torch.zeros(4, 3), torch.zeros(9, 3), torch.zeros(9, 3), 9 + torch.zeros(4, 2).long()),
+                (
+                    torch.zeros(4, 3),
+                    torch.zeros(4, 3),
+                    torch.zeros(9, 3),
+                    torch.zeros(9, 3),
+                    torch.full((4, 2), 9),
+                ),
                 "`contrast_index` must be rows of banks of 9, got 9.",
             ),
         ),

@@ -26,7 +26,7 @@ def reference(mean, teacher, raw, *, eps=1e-5):
 
 def extremes(case):
     mean, teacher, raw = case.inputs(seeded(1), 6)
-    usual = {
+    return {
         "all zero": map_tensors(torch.zeros_like, (mean, teacher, raw)),
         "large and apart": (1e4 * mean, 1e4 * teacher, raw),
         "far apart, no variance": (1e4 * mean, -1e4 * mean, raw - 1e4),
@@ -34,7 +34,6 @@ def extremes(case):
         "tiny": (1e-20 * mean, 1e-20 * teacher, 1e-20 * raw),
         "one sample": (mean[:1], teacher[:1], raw),
     }
-    return usual
 
 
 class TestVid(LossTester):

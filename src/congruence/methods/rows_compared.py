@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from congruence import losses
 from congruence.methods.arcface import ArcFace
+from congruence.methods.crd import ContrastiveRepresentation
+from congruence.methods.hkd import HeterogeneousKd
 from congruence.methods.method import Needs
+from congruence.methods.ofd import Overhaul
+from congruence.methods.reviewkd import ReviewKD
 from congruence.methods.rows import Row
+from congruence.methods.vid import Variational
 
 _LOGITS = Needs(roles=("logits",), scope="sample")
 
@@ -51,5 +56,49 @@ COMPARED: tuple[Row, ...] = (
         part=losses.PktLoss,
         function=losses.pkt_loss,
         weight=30000.0,
+    ),
+    Row(
+        key="hkd",
+        summary="Neighbourhood distributions of several layers by two kernels, the early layers in the early epochs.",
+        reference=(
+            "Passalis, Tzelepi and Tefas 2020, Heterogeneous Knowledge Distillation Using Information Flow Modeling"
+        ),
+        part=HeterogeneousKd,
+        function=losses.heterogeneous_kd_loss,
+        needs=HeterogeneousKd.needs,
+    ),
+    Row(
+        key="vid",
+        summary="The likelihood of the teacher's maps under Gaussians around what a regressor makes of the student's.",
+        reference="Ahn et al. 2019, Variational Information Distillation for Knowledge Transfer, eqs. 5 and 6",
+        part=Variational,
+        function=losses.variational_loss,
+        needs=Variational.needs,
+    ),
+    Row(
+        key="crd",
+        summary="Each sample's two embeddings told from those of other classes, kept in banks.",
+        reference="Tian, Krishnan and Isola 2020, Contrastive Representation Distillation",
+        part=ContrastiveRepresentation,
+        function=losses.contrastive_representation_loss,
+        needs=ContrastiveRepresentation.needs,
+        weight=0.8,
+    ),
+    Row(
+        key="ofd",
+        summary="The teacher's maps before their ReLUs, down to a margin from its batch norms.",
+        reference="Heo et al. 2019, A Comprehensive Overhaul of Feature Distillation, eqs. 2 and 3",
+        part=Overhaul,
+        function=losses.overhaul_loss,
+        needs=Overhaul.needs,
+        weight=0.001,
+    ),
+    Row(
+        key="reviewkd",
+        summary="The student's levels, fused from deep to shallow, at the teacher's on several grids.",
+        reference="Chen et al. 2021, Distilling Knowledge via Knowledge Review",
+        part=ReviewKD,
+        function=losses.hierarchical_context_loss,
+        needs=ReviewKD.needs,
     ),
 )

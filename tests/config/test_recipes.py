@@ -10,7 +10,7 @@ from congruence.methods import keys
 RECIPES = names("recipes")
 # Further ones of a method, beside the one that is called as its key.
 VARIANTS = {"digits/" + name for name in ("cckd_mimic", "cckd_bilinear", "cckd_cur", "cckd_sur", "cckd_head")}
-VARIANTS |= {"digits/intra_class_teacher", "cifar100/cckd_resnet14"}
+VARIANTS |= {"digits/fitnet_two_stage", "digits/intra_class_teacher", "cifar100/cckd_resnet14"}
 # Published benchmarks on the user's own files, with the methods that their papers compare.
 CLASSES = {"cifar100": 100, "svhn": 10, "tiny-imagenet": 200}
 BENCHMARKS = {f"{data}/{key}" for data in CLASSES for key in ("teacher", "ce", "kd")}

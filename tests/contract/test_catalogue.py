@@ -21,6 +21,7 @@ NOT_ZERO_AT_EQUAL = {
     "arcface": "it compares with the labels",
     "ce": "it compares with the labels",
     "crd": "its projections are trained, and it compares with the bank",
+    "fitnet": "its regressor is trained",
     "intra_class": "it has no teacher",
     "ofd": "its connectors are trained",
     "perception_coherence": "its default temperatures differ",

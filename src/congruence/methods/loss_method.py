@@ -55,20 +55,15 @@ class LossMethod(Method):
         """Build projectors, and try the loss on tensors of the probed shapes, so that a misfit shows before a step."""
         (role,) = self.needs.roles
         students = probe.shapes["student", role]
-        teachers = probe.shapes["teacher", role] if self.needs.teacher else students
-        if len(students) != len(teachers):
-            raise ValueError(
-                f"The numbers of layers must be equal on both sides, got {len(students)} of the student and "
-                f"{len(teachers)} of the teacher."
-            )
+        pairs = probe.pairs(role) if self.needs.teacher else list(zip(students, students, strict=True))
         self.projectors = nn.ModuleList()
-        for student, teacher in zip(students, teachers, strict=True):
+        for student, teacher in pairs:
             projector = map_projector if len(student) == 4 else linear_projector
             needed = self.project and student[1] != teacher[1]
             self.projectors.append(projector(student[1], teacher[1]) if needed else nn.Identity())
         rows = {
             (model, view, role): tuple(torch.zeros(shape) for shape in shapes)
-            for model, shapes in (("student", students), ("teacher", teachers))
+            for model, shapes in zip(("student", "teacher"), zip(*pairs, strict=True), strict=True)
             for view in self.needs.views
         }
         labels = torch.zeros(students[0][0], dtype=torch.long) if self.needs.labels else None

@@ -73,7 +73,8 @@ class HeterogeneousKd(Method):
             eps=eps,
         )
         known = LOSS_CHECKS["kernel"]
-        if isinstance(kernels, str) or not kernels or not all(known.accepts(kernel) for kernel in kernels):
+        listed = isinstance(kernels, (list, tuple)) and len(kernels) > 0
+        if not listed or not all(known.accepts(kernel) for kernel in kernels):
             check.fail(name, "kernels", f"a list of kernels, each {known.describe()}", repr(kernels))
         self.earlier_weight, self.earlier_decay = earlier_weight, earlier_decay
         self.criteria = nn.ModuleList(
@@ -82,17 +83,12 @@ class HeterogeneousKd(Method):
 
     def build(self, probe: Probe) -> None:
         """Check that the layers are in pairs."""
-        counts = [len(probe.shapes[side, "features"]) for side in ("student", "teacher")]
-        if counts[0] != counts[1]:
-            raise ValueError(
-                f"The numbers of layers must be equal on both sides, got {counts[0]} of the student and {counts[1]} "
-                f"of the teacher."
-            )
+        probe.pairs()
 
     def loss(self, signals: Signals) -> Mapping[str, Tensor]:
         """Return the weighted sum over layers and kernels."""
         weight = self.earlier_weight * self.earlier_decay**signals.clock.epoch
-        pairs = list(zip(signals.layers("student", "features"), signals.layers("teacher", "features"), strict=True))
+        pairs = signals.pairs()
         values = []
         for place, (student, teacher) in enumerate(pairs, 1):
             value = torch.stack([criterion(student, teacher) for criterion in self.criteria]).sum()

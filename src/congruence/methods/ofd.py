@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from congruence.core import check
-from congruence.geometry.maps import pooled_alike
 from congruence.losses.ofd import OverhaulLoss
 from congruence.methods.margins import margin_before
 from congruence.methods.method import Method, Needs, Probe, Signals
-from congruence.methods.paired import as_map, paired_shapes
+from congruence.methods.paired import paired_maps, paired_shapes
 from congruence.models.norms import BatchStatistics
 
 Margins = Sequence[Sequence[float]]
@@ -71,10 +70,8 @@ class Overhaul(Method):
 
     def loss(self, signals: Signals) -> Mapping[str, Tensor]:
         """Return the weighted sum over the layers."""
-        sides = (signals.layers(side, "maps") for side in ("student", "teacher"))
         values = []
-        for k, (*maps, connector) in enumerate(zip(*sides, self.connectors, strict=True)):
-            student, teacher = pooled_alike(*map(as_map, maps))
+        for k, ((student, teacher), connector) in enumerate(zip(paired_maps(signals), self.connectors, strict=True)):
             value = self.criterion(connector(student), teacher, self.get_buffer(f"margin{k}"))
             values.append(value / 2 ** (len(self.connectors) - k - 1))
         return {"loss": torch.stack(values).sum()}

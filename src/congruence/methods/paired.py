@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from congruence.methods.method import Probe
+from congruence.geometry.maps import pooled_alike
+from congruence.methods.method import Probe, Signals
 
 
 def as_map(tensor: Tensor) -> Tensor:
@@ -24,14 +25,13 @@ def paired_shapes(probe: Probe) -> list[tuple[torch.Size, torch.Size]]:
     Raises:
         ValueError: for other numbers of layers on the two sides, or a layer that is neither a map nor rows.
     """
-    sides = [probe.shapes[side, "maps"] for side in ("student", "teacher")]
-    if len(sides[0]) != len(sides[1]):
-        raise ValueError(
-            f"The numbers of layers must be equal on both sides, got {len(sides[0])} of the student and "
-            f"{len(sides[1])} of the teacher."
-        )
-    for shape in (*sides[0], *sides[1]):
+    pairs = probe.pairs("maps")
+    for shape in (shape for pair in pairs for shape in pair):
         if len(shape) not in (2, 4):
             raise ValueError(f"The layers must be maps [B, C, H, W] or rows [B, C], got {list(shape)}.")
-    student, teacher = ([as_map(torch.empty(shape)).shape for shape in side] for side in sides)
-    return list(zip(student, teacher, strict=True))
+    return [(as_map(torch.empty(s)).shape, as_map(torch.empty(t)).shape) for s, t in pairs]
+
+
+def paired_maps(signals: Signals) -> list[tuple[Tensor, Tensor]]:
+    """Return the maps of student and teacher, layer by layer, the larger average-pooled to the smaller's size."""
+    return [pooled_alike(as_map(student), as_map(teacher)) for student, teacher in signals.pairs("maps")]

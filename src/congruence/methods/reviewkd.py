@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from congruence.geometry.maps import pooled_alike
 from congruence.losses.reviewkd import HierarchicalContextLoss
 from congruence.methods.method import Method, Needs, Probe, Signals
-from congruence.methods.paired import as_map, paired_shapes
+from congruence.methods.paired import paired_maps, paired_shapes
 from congruence.models.norms import BatchStatistics
 
 _WIDEST = 512
@@ -90,11 +89,9 @@ class ReviewKD(Method):
 
     def loss(self, signals: Signals) -> Mapping[str, Tensor]:
         """Return the loss of the reviewed maps."""
-        sides = [signals.layers(side, "maps")[::-1] for side in ("student", "teacher")]
         reviewed, wanted = [], []
         deeper: Tensor | None = None
-        for *maps, fusion in zip(*sides, self.abfs, strict=True):
-            student, teacher = pooled_alike(*map(as_map, maps))
+        for (student, teacher), fusion in zip(paired_maps(signals)[::-1], self.abfs, strict=True):
             output, deeper = fusion(student, deeper)
             reviewed.append(output)
             wanted.append(teacher)

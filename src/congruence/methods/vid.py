@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from congruence.core import check
-from congruence.geometry.maps import pooled_alike
 from congruence.losses.vid import CHECKS as LOSS_CHECKS
 from congruence.losses.vid import VariationalLoss
 from congruence.methods.method import Method, Needs, Probe, Signals
-from congruence.methods.paired import as_map, paired_shapes
+from congruence.methods.paired import paired_maps, paired_shapes
 
 CHECKS: Mapping[str, check.Constraint] = {**LOSS_CHECKS, "variance": check.POSITIVE}
 
@@ -62,11 +61,8 @@ class Variational(Method):
 
     def loss(self, signals: Signals) -> Mapping[str, Tensor]:
         """Return the sum over the layers."""
-        sides = (signals.layers(side, "maps") for side in ("student", "teacher"))
-        values = []
-        for *maps, regressor, raw in zip(*sides, self.regressors, self.raw_variances, strict=True):
-            student, teacher = pooled_alike(*map(as_map, maps))
-            values.append(self.criterion(regressor(student), teacher, raw))
+        layers = zip(paired_maps(signals), self.regressors, self.raw_variances, strict=True)
+        values = [self.criterion(part(student), teacher, raw) for (student, teacher), part, raw in layers]
         return {"loss": torch.stack(values).sum()}
 
 

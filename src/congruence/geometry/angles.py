@@ -46,7 +46,7 @@ def angle_difference(student: Tensor, teacher: Tensor) -> Tensor:
     # torch.compile cannot trace a Function without a warning. Here x − x is 0 and carries the gradient, the first one
     # alone: a compiled graph has no second.
     wanted = tuple(side.requires_grad for side in sides)
-    loss, gradients = _value_and_gradients(*(side.detach() for side in sides), wanted)
+    loss, gradients = _value_and_gradients(sides[0].detach(), sides[1].detach(), wanted)
     for side, gradient in zip(sides, gradients, strict=True):
         if gradient is not None:
             loss = loss + ((side - side.detach()) * gradient).sum()

@@ -41,7 +41,7 @@ def rkd_distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
         >>> import torch
         >>> student, teacher = torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([[0.0], [1.0], [5.0]])
         >>> round(rkd_distance_loss(student, teacher).item(), 4)
-        0.0408
+        0.045
 
     Reference:
         Park et al., Relational Knowledge Distillation, CVPR 2019, sec. 3.2.1, and the authors' code.
@@ -90,10 +90,10 @@ def rkd_angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
     Example:
         >>> import torch
         >>> teacher = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-        >>> rkd_angle_loss(teacher, 3 * teacher).item()
+        >>> rkd_angle_loss(teacher, 2 * teacher).item()
         0.0
         >>> round(rkd_angle_loss(torch.tensor([[0.0], [1.0], [2.0]]), teacher).item(), 4)
-        0.0587
+        0.1296
 
     Reference:
         Park et al., Relational Knowledge Distillation, CVPR 2019, sec. 3.2.2, and the authors' code.

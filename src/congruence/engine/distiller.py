@@ -168,7 +168,7 @@ class Distiller(nn.Module):
         with computed_once():
             for term in self._active():
                 method = (binding := self.bindings[term.name]).method
-                require(binding, captured, epochs_begun=self._epochs_begun)
+                require(binding, captured, epochs_begun=self._epochs_begun or not self.training)
                 runner = rerunner(binding, self._readers, self.clock)
                 signals = method.embed(select(binding, captured, self.clock, runner, once.pooled))
                 if together and method.needs.scope != "sample" and world_size() > 1:

@@ -9,7 +9,8 @@ import shutil
 import pytest
 
 import congruence as cg
-from congruence.bench.plan import Plan, Tune, load_plan
+from congruence.bench.plan import Plan, Tune
+from congruence.bench.planfile import load_plan
 from congruence.bench.runner import run_plan
 from congruence.config import load_config
 

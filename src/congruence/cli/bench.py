@@ -37,7 +37,7 @@ def bench(
 
 def run(name: str, out: Path, workers: int | None, overrides: tuple[str, ...], *, more: bool) -> None:
     """Run a plan with progress, and print its tables and where the best student is."""
-    from congruence.bench.plan import load_plan
+    from congruence.bench.planfile import load_plan
     from congruence.bench.runner import run_plan
     from congruence.bench.table import cells, text, variants
     from congruence.cli.progress import Cells, progress

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -103,6 +108,40 @@ def test_a_failing_cell_ends_the_plan_in_one_sentence(tmp_path):
     wrong = plan("stages.student.student.model='resnet8'", "stages.student.train.optimizer.lr=1e30", methods=("ce",))
     with pytest.raises(cg.NonFiniteLossError, match="was not finite"):
         run_plan(wrong, tmp_path, workers=1)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="children are found in /proc")
+def test_workers_end_with_a_killed_runner(tmp_path):
+    """They would go on training, and write into the folders of the run that takes over."""
+    endless = (*SMALL, "stages.student.train.epochs=100000")
+    script = f"""
+from pathlib import Path
+from congruence.bench.plan import Plan
+from congruence.bench.runner import run_plan
+if __name__ == "__main__":
+    run_plan(Plan("endless", {{"ce": "digits/ce"}}, (0,), {endless!r}), Path({str(tmp_path / "out")!r}), workers=1)
+"""
+    (tmp_path / "endless.py").write_text(script)
+    runner = subprocess.Popen([sys.executable, tmp_path / "endless.py"], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    metrics = tmp_path / "out" / "cells" / "ce-seed0" / "metrics.jsonl"
+    waited(lambda: metrics.exists() and metrics.read_text())
+    workers = Path(f"/proc/{runner.pid}/task/{runner.pid}/children").read_text().split()
+    assert workers
+    runner.kill()
+    runner.wait()
+    waited(lambda: not any(running(worker) for worker in workers))
+
+
+def waited(condition):
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def running(process):
+    path = Path("/proc", process, "stat")
+    return path.exists() and path.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def test_the_demo_has_what_it_promises():

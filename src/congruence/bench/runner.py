@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -139,7 +141,7 @@ def _teacher(cell: Cell, out: Path) -> Path:
 def _in_workers(todo: Mapping[str, Job], workers: int, keep: Callable[[str, Row], None]) -> None:
     """Run cells in fresh processes; the first that fails ends the plan, and what is done stays."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
         futures: dict[Future[Row], str] = {pool.submit(run_cell, job): name for name, job in todo.items()}
         try:
             for future in as_completed(futures):
@@ -149,6 +151,18 @@ def _in_workers(todo: Mapping[str, Job], workers: int, keep: Callable[[str, Row]
             for process in multiprocessing.active_children():
                 process.terminate()
             raise
+
+
+def _end_with_parent() -> None:
+    """End this worker when the process that started it is gone, however it was killed."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            multiprocessing.connection.wait([parent.sentinel])
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _write(path: Path, rows: Sequence[Row]) -> None:

@@ -41,9 +41,11 @@ def part(name: str) -> str:
     kept = KEPT / name
     plan = (ROOT / "plans" / f"{name}.toml").read_text(encoding="utf8").splitlines()
     head = plan[: next(place for place, line in enumerate(plan) if not line.startswith("#"))]
-    # Plans run beside other work: what methods cost is measured in benchmarks/.
-    rows = [{key: value for key, value in row.items() if key != "seconds"} for row in lines(kept / "results.jsonl")]
-    taught = lines(kept / "teachers.jsonl")
+    rows, taught = (
+        # Plans run beside other work: what methods cost is measured in benchmarks/.
+        [{key: value for key, value in row.items() if key != "seconds"} for row in lines(kept / file)]
+        for file in ("results.jsonl", "teachers.jsonl")
+    )
     said = [" ".join(line.removeprefix("#").strip() for line in head)]
     tables = split(rows)
     for place, (title, table) in enumerate(tables.items()):

@@ -43,7 +43,7 @@ def test_one_line_a_method_and_seed(whole):
     assert lines == list(whole.rows)
     assert [(row["method"], row["seed"]) for row in lines] == [("ce", 0), ("ce", 1), ("pkt", 0), ("pkt", 1)]
     shares = ["accuracy_best", "accuracy_last", "retrieval_map", "gpcl"]
-    fidelity = ["kernel_transfer_error", "wasserstein"]
+    fidelity = ["kernel_transfer_error", "wasserstein", "soft_label_entropy"]
     for row in lines:
         assert list(row) == ["method", "variant", "seed", "factor", *shares, *fidelity, "parameters", "seconds"]
         assert all(0 <= row[key] <= 1 for key in shares)
@@ -94,6 +94,17 @@ def test_weights_are_found_on_validation_and_used(tmp_path):
     assert [row["factor"] for row in results.rows] == [1.0, best]
     weights = [term.weight for term in load_config(results.cells[1] / "config.toml").stages["student"].terms]
     assert weights == [1.0, 30000.0 * best]
+
+
+def test_several_teachers_are_named_after_what_they_teach(whole, tmp_path):
+    (alone,) = (json.loads(line) for line in (whole.path.parent / "teachers.jsonl").read_text().splitlines())
+    assert alone["name"] == "teacher"
+    other = {"plain": (), "longer": ("stages.teacher.train.epochs=2",)}
+    results = run_plan(dataclasses.replace(plan(methods=("pkt",), seeds=(0,)), variants=other), tmp_path, workers=0)
+    assert [row["name"] for row in results.teachers.values()] == ["teacher, plain", "teacher, longer"]
+    kept = [json.loads(line) for line in (tmp_path / "teachers.jsonl").read_text().splitlines()]
+    assert kept == list(results.teachers.values())
+    assert kept[0]["accuracy_best"] == alone["accuracy_best"]
 
 
 def test_cells_of_one_teacher_share_its_cache(tmp_path):

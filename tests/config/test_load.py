@@ -210,3 +210,16 @@ def test_a_value_of_several_types_is_named_by_its_key(key, value):
         load_config("digits/pkt", [f"{key}={value}"])
     assert error.value.lines
     assert all(line.startswith(f"--set {key}={value}: {key}: expected ") for line in error.value.lines)
+
+
+def test_a_key_that_means_something_beside_another_alone():
+    term = "stages.student.terms.1"
+    random = (f"{term}.count=20", f"{term}.landmarks='random'")
+    config = load_config("digits/kda", random)
+    assert config.stages["student"].terms[1].model_extra["count"] == 20
+    with pytest.raises(ConfigError) as caught:
+        load_config("digits/kda", (*random, f"{term}.warmup=-1"))
+    assert len(caught.value.lines) == 1
+    assert "terms.1.warmup: expected an integer >= 0, got -1." in caught.value.lines[0]
+    with pytest.raises(ConfigError, match=r"count: expected None for the landmarks 'centres', got 20\."):
+        load_config("digits/kda", random[:1])

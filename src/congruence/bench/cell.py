@@ -120,6 +120,7 @@ def _numbers(trained: StageRun, folder: Path) -> Row:
         "gpcl": best.gpcl,
         "kernel_transfer_error": best.kernel_transfer_error,
         "wasserstein": best.wasserstein,
+        "soft_label_entropy": best.soft_label_entropy,
         "parameters": best.parameters,
         "seconds": round(trained.result.seconds, 3),
     }

@@ -39,7 +39,7 @@ def run(name: str, out: Path, workers: int | None, overrides: tuple[str, ...], *
     """Run a plan with progress, and print its tables and where the best student is."""
     from congruence.bench.planfile import load_plan
     from congruence.bench.runner import run_plan
-    from congruence.bench.table import cells, text, variants
+    from congruence.bench.table import cells, split, text
     from congruence.cli.progress import Cells, progress
 
     plan = load_plan(name, overrides=overrides)
@@ -47,9 +47,8 @@ def run(name: str, out: Path, workers: int | None, overrides: tuple[str, ...], *
         watch = Cells()
         results = run_plan(plan, out, workers=workers, report=watch, teacher_options={"callbacks": (callback,)})
         watch.close()
-    for variant in variants(results.rows):
-        print(f"\n{variant}".rstrip())
-        rows = [row for row in results.rows if row["variant"] == variant]
+    for title, rows in split(results.rows).items():
+        print(f"\n{title}".rstrip())
         print(text(cells(rows, list(results.teachers.values()), more=more)))
     print()
     best: Any = max(zip(results.rows, results.cells, strict=True), key=lambda pair: pair[0]["accuracy_best"] or 0.0)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from generated import ROOT, filled, lines, origin, teachers
 
-from congruence.bench.plan import load_plan
+from congruence.bench.planfile import load_plan
 from congruence.bench.table import cells, split, text
 
 PAGE = ROOT / "docs" / "results.md"
@@ -41,11 +41,7 @@ def part(name: str) -> str:
     kept = KEPT / name
     plan = (ROOT / "plans" / f"{name}.toml").read_text(encoding="utf8").splitlines()
     head = plan[: next(place for place, line in enumerate(plan) if not line.startswith("#"))]
-    rows, taught = (
-        # Plans run beside other work: what methods cost is measured in benchmarks/.
-        [{key: value for key, value in row.items() if key != "seconds"} for row in lines(kept / file)]
-        for file in ("results.jsonl", "teachers.jsonl")
-    )
+    rows, taught = (lines(kept / file) for file in ("results.jsonl", "teachers.jsonl"))
     said = [" ".join(line.removeprefix("#").strip() for line in head)]
     tables = split(rows)
     for place, (title, table) in enumerate(tables.items()):

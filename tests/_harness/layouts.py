@@ -141,3 +141,50 @@ def write_cub200(folder: Path, counts: dict[str, tuple[int, int]]) -> Path:
     for name, lines in tables.items():
         (folder / f"{name}.txt").write_text("".join(lines))
     return folder
+
+
+def write_market1501(folder: Path, people: dict[int, int], *, others: tuple[int, ...] = (3, 7)) -> Path:
+    """Write so many training images of each identity; of each of `others` one query and two gallery images.
+
+    The gallery has a distractor (0000) and junk (-1) beside.
+    """
+
+    def write(part: str, identity: int, camera: int, number: int) -> None:
+        who = "-1" if identity < 0 else f"{identity:04d}"
+        name = f"{who}_c{camera}s1_{number:06d}_01.jpg"
+        write_image(folder / part / name, size=(12, 6), seed=1000 * abs(identity) + number)
+
+    for identity, count in people.items():
+        for number in range(count):
+            write("bounding_box_train", identity, 1 + number % 6, number)
+    for identity in others:
+        write("query", identity, 1, 0)
+        write("bounding_box_test", identity, 1, 1)
+        write("bounding_box_test", identity, 4, 2)
+    write("bounding_box_test", 0, 2, 3)
+    write("bounding_box_test", -1, 5, 4)
+    return folder
+
+
+def write_msmt17(folder: Path, people: dict[int, tuple[int, int]], *, others: tuple[int, ...] = (0, 1)) -> Path:
+    """Write so many training and validation images of each identity; of each of `others` one query and two in gallery.
+
+    Test identities count from 0 again, as the published ones do.
+    """
+    tables: dict[str, list[str]] = {"train": [], "val": [], "query": [], "gallery": []}
+
+    def write(table: str, identity: int, camera: int, number: int) -> None:
+        file = f"{identity:04d}/{identity:04d}_{number:03d}_{camera:02d}_0303morning_0015_0.jpg"
+        place = folder / ("train" if table in ("train", "val") else "test") / file
+        write_image(place, size=(12, 6), seed=1000 * identity + number)
+        tables[table].append(f"{file} {identity}\n")
+
+    for identity, both in people.items():
+        for number in range(sum(both)):
+            write("train" if number < both[0] else "val", identity, 1 + number % 15, number)
+    for identity in others:
+        for number, table in enumerate(("query", "gallery", "gallery")):
+            write(table, identity, (9, 9, 14)[number], number)
+    for table, lines in tables.items():
+        (folder / f"list_{table}.txt").write_text("".join(lines))
+    return folder

@@ -110,7 +110,7 @@ train = {}
         "got 'studnt'. Did you mean 'student'?",
         "nmae: expected one of name, extends, data, stages, got 'nmae'. Did you mean 'name'?",
         "data.name: expected a folder or one of digits, fashion-mnist, cifar10, cifar100, svhn, tiny-imagenet, cub200, "
-        "image-folder, got 'digts'. "
+        "imagenet, market1501, msmt17, image-folder, got 'digts'. "
         "Did you mean 'digits'?",
         "data.split_seed: expected an integer >= 0, got -1.",
         "S.teacher: expected a model's table, since no stage comes before, got 'studnet'.",

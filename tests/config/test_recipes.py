@@ -1,6 +1,7 @@
 """Every shipped recipe is a short diff, and trains."""
 
 import pytest
+from _harness import layouts
 from _harness.configs import fake, fake_cifar10, quick
 
 from congruence.config import load_config, load_splits, run
@@ -15,6 +16,31 @@ VARIANTS |= {"digits/intra_class_teacher", "cifar100/cckd_resnet14"}
 CLASSES = {"cifar100": 100, "svhn": 10, "tiny-imagenet": 200}
 BENCHMARKS = {f"{data}/{key}" for data in CLASSES for key in ("teacher", "ce", "kd")}
 BENCHMARKS |= {f"cifar100/{key}" for key in ("cckd", "kda", "perception_coherence")} | {"tiny-imagenet/kda"}
+# The same on photographs that stay in their files, of which a test writes a small tree.
+PHOTOGRAPHS = {
+    "imagenet": ("teacher", "ce", "kd", "cckd"),
+    "msmt17": ("teacher", "ce", "kd", "cckd"),
+    "faces": ("teacher", "arcface", "mimic", "cckd"),
+    "cub200": ("teacher", "kd", "pkt", "perception_coherence"),
+}
+BENCHMARKS |= {f"{folder}/{key}" for folder, keys in PHOTOGRAPHS.items() for key in keys}
+NARROW = {"resnet18": 8, "resnet34": 8, "resnet50": 8, "mobilenetv2": 0.1}
+
+
+def photographs(folder, root):
+    """Write a tree of the layout that a folder of recipes reads; return what its recipes are told of it."""
+    if folder == "imagenet":
+        layouts.write_classes(root / "train", {"n01": 16, "n02": 16, "n03": 16}, size=(20, 26))
+        layouts.write_classes(root / "val", {"n01": 1, "n03": 2}, size=(26, 20))
+        return ["data.validation=6", "data.size=64", "data.resize=72"]
+    if folder == "msmt17":
+        layouts.write_msmt17(root, {0: (12, 2), 1: (12, 2), 4: (12, 2)})
+        return ["data.size=[64, 32]"]
+    if folder == "faces":
+        layouts.write_classes(root, {"ann": 20, "bob": 20, "cy": 20}, size=(20, 20))
+        return ["data.size=64"]
+    layouts.write_cub200(root, {"Albatross": (12, 2), "Auklet": (12, 2), "Bunting": (12, 2)})
+    return ["data.classes=2", "data.size=64", "data.resize=[72, 72]"]
 
 
 def test_one_recipe_a_method_and_dataset():
@@ -34,10 +60,20 @@ def test_is_short_and_says_what_it_is(name):
 def test_trains_two_steps(name, tmp_path):
     stages = load_config(name).stages
     # Full width is checked when the file is read; here it would write gigabytes of checkpoints.
-    large = [key for key, stage in stages.items() if getattr(stage.student, "model", "") in ("resnet18", "resnet34")]
-    narrow = [f"stages.{key}.student.options.width=8" for key in large]
-    config = load_config(name, [*quick(stages), *narrow])
-    if config.data.name == "cifar10":
+    students = {key: getattr(stage.student, "model", "") for key, stage in stages.items()}
+    widths = [
+        f"stages.{key}.student.options.width={NARROW[model]}" for key, model in students.items() if model in NARROW
+    ]
+    folder = name.split("/")[0]
+    tree = []
+    if folder in PHOTOGRAPHS:
+        tree = [f'data.root="{tmp_path / "tree"}"', *photographs(folder, tmp_path / "tree")]
+        tree += [f"stages.{key}.train.workers=0" for key in stages]
+    config = load_config(name, [*quick(stages), *widths, *tree])
+    if folder in PHOTOGRAPHS:
+        splits = load_splits(config.data)
+        assert all(len(part) for part in splits)
+    elif config.data.name == "cifar10":
         splits = fake_cifar10()
     elif config.data.name in CLASSES:
         splits = fake(CLASSES[config.data.name])

@@ -7,15 +7,26 @@ from pydantic import ValidationError
 
 from congruence.config import from_values, load_config
 from congruence.config.parts import TermConfig
-from congruence.config.training import AugmentConfig, OptimizerConfig, ScheduleConfig, TrainConfig
-from congruence.data import Augment
+from congruence.config.training import (
+    AugmentConfig,
+    OptimizerConfig,
+    PhotoAugmentConfig,
+    ScheduleConfig,
+    TrainConfig,
+)
+from congruence.data import Augment, PhotoAugment
 from congruence.engine import FitOptions, OptimizerOptions, ScheduleOptions
 from congruence.methods import Term
 
 
 @pytest.mark.parametrize(
     ("table", "options"),
-    [(OptimizerConfig, OptimizerOptions), (ScheduleConfig, ScheduleOptions), (AugmentConfig, Augment)],
+    [
+        (OptimizerConfig, OptimizerOptions),
+        (ScheduleConfig, ScheduleOptions),
+        (AugmentConfig, Augment),
+        (PhotoAugmentConfig, PhotoAugment),
+    ],
 )
 def test_tables_have_the_fields_and_defaults_of_what_they_stand_for(table, options):
     assert table().model_dump() == dataclasses.asdict(options())

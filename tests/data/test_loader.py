@@ -246,7 +246,7 @@ class Stream(IterableDataset):
         ({"views": ()}, "`views` must be different names"),
         ({"views": ("a", "a")}, "`views` must be different names"),
         ({"augment": {"weak": True}}, r"`augment` must be for views among \['main'\], got \['weak'\]"),
-        ({"augment": 4}, "`augment` must be an Augment, True, False"),
+        ({"augment": 4}, "`augment` must be an Augment, a PhotoAugment, True, False"),
         ({"dataset": Noisy(), "augment": True}, "`augment` must be None for a dataset that transforms its own"),
         ({"dataset": Noisy(), "views": ("clean", "main")}, "`views` must be views that .* can make, got 'clean'"),
         ({"sampler": [[1, 2]]}, r"`sampler` must be an object with `batches\(epoch\)`, got list"),

@@ -9,13 +9,13 @@ import torch
 from _harness import layouts
 from PIL import Image
 
-from congruence.data import ArrayDataset, load
+from congruence.data import FileDataset, ImageDataset, PhotoAugment, load
 
 SPECIES = {"Albatross": (4, 2), "Auklet": (3, 1), "Bunting": (5, 3)}
 CLASSES = {"n01": 4, "n02": 6, "n03": 5}
 
 
-def raw(dataset: ArrayDataset) -> torch.Tensor:
+def raw(dataset: ImageDataset) -> torch.Tensor:
     return dataset.raw(dataset.index)
 
 
@@ -125,3 +125,36 @@ def test_harmed_cub200(tmp_path: Path, place: str, harm: Callable[[Path], None],
     harm(layouts.write_cub200(tmp_path, SPECIES) / place)
     with pytest.raises(ValueError, match=rf"^The file '.*{sentence}.*\.$"):
         load("cub200", root=tmp_path, size=20)
+
+
+@pytest.mark.parametrize("place", ["", "imagenet", "ILSVRC2012"])
+@pytest.mark.parametrize("stream", [True, False])
+def test_imagenet(tmp_path: Path, place: str, stream: bool) -> None:
+    tree = tmp_path / place
+    layouts.write_classes(tree / "train", {"n02": 3, "n01": 4}, size=(20, 24))
+    layouts.write_classes(tree / "val", {"n02": 2, "n01": 1}, size=(24, 20))
+    layouts.write_image(tree / "test" / "unlabelled.png")
+    splits = load("imagenet", root=tmp_path, size=20, validation=2, stream=stream)
+    assert [len(part) for part in splits] == [5, 2, 3]
+    assert splits.train.class_names == ("n01", "n02")
+    assert torch.as_tensor(splits.test.labels).tolist() == [0, 1, 1]
+    assert np.array_equal(splits.test.raw([0])[0], pixels(tree / "val/n01/0.png")[:, 2:22])
+
+
+def test_imagenet_wants_class_folders(tmp_path: Path) -> None:
+    layouts.write_classes(tmp_path / "train", {"n01": 2})
+    with pytest.raises(ValueError, match=r"^The folder '.*val' is absent\.$"):
+        load("imagenet", root=tmp_path, size=8)
+    layouts.write_image(tmp_path / "val" / "ILSVRC2012_val_00000001.png")
+    with pytest.raises(ValueError, match=r"^The folder '.*val' holds no image in a folder of its class"):
+        load("imagenet", root=tmp_path, size=8)
+
+
+def test_birds_are_streamed_for_the_papers_augmentation(tmp_path: Path) -> None:
+    layouts.write_cub200(tmp_path, SPECIES)
+    splits = load("cub200", root=tmp_path, size=20, resize=(24, 24), classes=2, validation=0)
+    assert isinstance(splits.train, FileDataset)
+    assert [len(part) for part in splits] == [7, 0, 3]
+    assert splits.test.class_names == ("001.Albatross", "002.Auklet")
+    turned = splits.train.batch([0, 1], augment=PhotoAugment(rotation=30))
+    assert turned.shape == (2, 3, 20, 20)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from congruence.models.weights import load_into, load_weights, save_weights
+from congruence.models.weights import load_into, load_weights, save_weights, start_from
 
 
 class Tied(nn.Module):
@@ -150,3 +151,40 @@ def test_what_cannot_be_saved_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"`metadata` must be strings by string, got 'epoch': 3"):
         save_weights({}, tmp_path / "a.safetensors", {"epoch": 3})  # type: ignore[dict-item]
     assert list(tmp_path.iterdir()) == []
+
+
+def _network(classes: int, *, width: int = 4, embedding: int | None = None) -> nn.Sequential:
+    middle = [] if embedding is None else [nn.Linear(width, embedding)]
+    body = [nn.Conv2d(1, width, 1), nn.BatchNorm2d(width), nn.Flatten()]
+    return nn.Sequential(*body, *middle, nn.Linear(embedding or width, classes))
+
+
+def test_a_network_starts_from_one_of_other_classes() -> None:
+    donor, model, whole = _network(10), _network(3), _network(10)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert start_from(model, donor.state_dict(), source="the donor") == ("3.weight", "3.bias")
+    body = [name for name in before if not name.startswith("3.")]
+    assert all(torch.equal(model.state_dict()[name], donor.state_dict()[name]) for name in body)
+    assert all(torch.equal(model.state_dict()[name], before[name]) for name in ("3.weight", "3.bias"))
+    assert start_from(whole, donor.state_dict(), source="the donor") == ()
+    assert same(dict(whole.state_dict()), dict(donor.state_dict()))
+
+
+def test_a_head_that_the_file_lacks_starts_anew() -> None:
+    donor = {name: value for name, value in _network(10).state_dict().items() if not name.startswith("3.")}
+    assert start_from(_network(10), donor, source="the donor") == ("3.weight", "3.bias")
+
+
+@pytest.mark.parametrize(
+    ("harm", "sentence"),
+    [
+        (lambda state: state.pop("0.weight"), "lack '0.weight'"),
+        (lambda state: state.update({"9.weight": torch.zeros(1)}), "have '9.weight' besides"),
+        (lambda state: state.update({"1.weight": torch.zeros(5)}), "differ in shape: '1.weight'"),
+    ],
+)
+def test_only_linear_layers_may_start_anew(harm: Callable[[dict[str, Tensor]], object], sentence: str) -> None:
+    state = dict(_network(10).state_dict())
+    harm(state)
+    with pytest.raises(ValueError, match=f"^The weights of the donor do not fit Sequential: .*{sentence}"):
+        start_from(_network(3), state, source="the donor")

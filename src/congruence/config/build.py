@@ -110,7 +110,8 @@ def build_stage(
         trained = data.keep_labels(trained, kept, seed=config.data.split_seed)
     once: dict[str, Any] = {"device": device, "folder": None if out is None else Path(out), "dry": dry}
     if made.teacher is not None and stage.teacher_head is not None:
-        made = replace(made, teacher=with_head(made.teacher, stage.teacher_head, trained, seed=train.seed, **once))
+        head = with_head(made.teacher, stage.teacher_head, trained, seed=train.seed, workers=train.workers, **once)
+        made = replace(made, teacher=head)
     terms = [term.term() for term in stage.terms]
     views = tuple(dict.fromkeys(["main", *(view for term in terms for view in term.needs.views)]))
     cache = stage.teacher_cache
@@ -138,7 +139,12 @@ def build_stage(
     if len(splits.validation):
         # Batches of the training's size, since a relational loss depends on it.
         val_loader = data.loader(
-            splits.validation, batch_size=train.batch_size, shuffle=False, views=views, device=device
+            splits.validation,
+            batch_size=train.batch_size,
+            shuffle=False,
+            views=views,
+            device=device,
+            workers=train.workers,
         )
     options = train.options(out=out, resume=resume, callbacks=tuple(callbacks))
     return Built(distiller, train_loader, val_loader, options, splits, made)

@@ -26,7 +26,7 @@ _BATCH = 256
 
 def make_sampler(
     train: TrainConfig,
-    dataset: data.ArrayDataset,
+    dataset: data.ImageDataset,
     teacher: nn.Module | None,
     *,
     device: torch.device,
@@ -63,7 +63,7 @@ def make_sampler(
 
     def compute() -> dict[str, Tensor]:
         made = data.SuperclassUniformSampler(
-            _features(given, dataset, None, device),
+            _features(given, dataset, None, device, train.workers),
             batch_size=train.batch_size,
             clusters=asked.clusters,
             k=asked.k,
@@ -80,12 +80,13 @@ def make_sampler(
 def with_head(
     teacher: nn.Module,
     config: HeadConfig,
-    dataset: data.ArrayDataset,
+    dataset: data.ImageDataset,
     *,
     seed: int,
     device: torch.device,
     folder: Path | None = None,
     dry: bool = False,
+    workers: int = 0,
 ) -> WithHead:
     """Return the teacher with an embedding head (its layer "embed") that is fitted on its features and frozen.
 
@@ -99,6 +100,7 @@ def with_head(
         device: on which the teacher runs.
         folder: the stage's, where the head is kept.
         dry: check only what needs no pass over the data; the head is not fitted.
+        workers: that read images in files.
 
     Raises:
         ValueError: for a layer that is not there, or a width that principal components cannot have.
@@ -115,7 +117,7 @@ def with_head(
         )
 
     def compute() -> dict[str, Tensor]:
-        features = _features(teacher, dataset, config.layer, device)
+        features = _features(teacher, dataset, config.layer, device, workers)
         return dict(fit_head(features, labels, config.width, seed=seed).state_dict())
 
     if not dry:
@@ -125,10 +127,14 @@ def with_head(
     return WithHead(teacher, head, example=example, layer=config.layer)
 
 
-def _features(teacher: nn.Module, dataset: data.ArrayDataset, layer: str | None, device: torch.device) -> Tensor:
+def _features(
+    teacher: nn.Module, dataset: data.ImageDataset, layer: str | None, device: torch.device, workers: int
+) -> Tensor:
     """Embed all training images, as they are; the teacher stays where it was, beside the students."""
     home = next(teacher.parameters(), torch.empty(0)).device
-    batches = data.loader(dataset, batch_size=_BATCH * ranks.world_size(), shuffle=False, device=device)
+    batches = data.loader(
+        dataset, batch_size=_BATCH * ranks.world_size(), shuffle=False, device=device, workers=workers
+    )
     features = embed(teacher, batches, layer=layer, name="teacher", device=device).features
     teacher.to(home)
     return features

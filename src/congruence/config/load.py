@@ -206,5 +206,7 @@ def _keys(place: Place) -> Iterable[str]:
         ("stages", "*", "teacher_head"): parts.HeadConfig,
         ("stages", "*", "teacher_cache"): parts.CacheConfig,
     }
+    if place and place[-1] == "@photo":
+        return tuple(training.PhotoAugmentConfig.model_fields)
     plain = tuple("*" if position == 1 else part for position, part in enumerate(place) if not part.startswith("@"))
     return tuple(tables.get(plain, parts.ModelConfig).model_fields)

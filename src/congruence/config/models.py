@@ -46,6 +46,8 @@ def build_model(
     source = weights or config.weights
     if source is not None:
         models.load_into(model, models.load_weights(source), source=f"'{source}'")
+    elif config.start is not None:
+        models.start_from(model, models.load_weights(config.start), source=f"'{config.start}'")
     return model
 
 

@@ -12,6 +12,9 @@ from congruence.config.problems import Problems, expected, one_by_one
 from congruence.config.table import Count, Table, Whole, absolute
 from congruence.data.table import IMAGE_FOLDER
 
+Sides = Count | Annotated[tuple[Count, Count], Field(strict=False)]
+Channels = Annotated[tuple[float, ...], Field(strict=False, min_length=1)]
+
 
 class DataConfig(Table):
     """What `congruence.data.load` gets. Paths are relative to the working directory.
@@ -27,7 +30,12 @@ class DataConfig(Table):
     test: int | float | None = None
     train_size: Count | None = None
     labels_per_class: Count | None = None
-    size: Count | Annotated[tuple[Count, Count], Field(strict=False)] | None = None
+    classes: Count | None = None
+    size: Sides | None = None
+    resize: Sides | None = None
+    stream: bool | None = None
+    mean: Channels | None = None
+    std: Channels | None = None
 
     _root = field_validator("root")(absolute)
 
@@ -42,16 +50,34 @@ class DataConfig(Table):
             raise ValueError(expected((*data.SOURCES, IMAGE_FOLDER), name, what="a folder or one of "))
         return str(path.absolute())
 
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        found = []
+        if (self.mean is None) != (self.std is None):
+            missing = "mean" if self.mean is None else "std"
+            found.append((missing, f"expected numbers too where `{'std' if missing == 'mean' else 'mean'}` is given."))
+        if self.std is not None and min(self.std) <= 0:
+            found.append(("std", f"expected numbers > 0, got {list(self.std)}."))
+        if self.resize is not None and self.stream is False:
+            found.append(("resize", f"expected none where `stream` is false, got {self.resize}."))
+        if found:
+            raise Problems(found)
+        return self
+
 
 class ModelConfig(Table):
-    """A model: a name of the zoo, or a factory "package.module:callable" (which needs trust); and its weights' file."""
+    """A model: a name of the zoo, or a factory "package.module:callable" (which needs trust); and its weights' file.
+
+    `start` is a file of a network trained on other classes, whose Linear layers are left out where they do not fit.
+    """
 
     model: str | None = None
     factory: str | None = None
     weights: str | None = None
+    start: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
 
-    _weights = field_validator("weights")(absolute)
+    _weights = field_validator("weights", "start")(absolute)
 
     @field_validator("model")
     @classmethod
@@ -79,6 +105,8 @@ class ModelConfig(Table):
         if (self.model is None) == (self.factory is None):
             got = "neither" if self.model is None else "both"
             raise ValueError(f"expected `model` (of the zoo) or `factory` ('package.module:callable'), got {got}.")
+        if self.weights is not None and self.start is not None:
+            raise Problems([("start", "expected none beside `weights`, got both.")])
         if self.model is not None:
             name = self.model
             with torch.device("meta"):  # Shapes alone: nothing is allocated or drawn.

@@ -125,7 +125,7 @@ class RunConfig(Table):
             teacher = self.stages[name].students()[student or "student"]
         if teacher is None:
             raise ValueError(f"The stage '{self.last}' has no teacher whose weights could be given.")
-        teacher = teacher.model_copy(update={"weights": absolute(str(weights))})
+        teacher = teacher.model_copy(update={"weights": absolute(str(weights)), "start": None})
         changed: dict[str, Any] = {"teacher": teacher}
         if cache and stage.teacher_cache and stage.teacher_cache.folder is None:
             shown = [self.data, stage.teacher_cache, stage.train.augmentation(), stage.train.seed]

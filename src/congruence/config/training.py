@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, Tag, ValidationInfo, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from congruence import data
 from congruence.config.problems import Problems
-from congruence.config.table import Count, Table, Whole, table_or
+from congruence.config.table import Count, Table, Whole
 from congruence.engine.options import FitOptions, OptimizerOptions, Precision, ScheduleOptions
 
 
@@ -58,6 +58,37 @@ class AugmentConfig(Table):
         return value
 
 
+class PhotoAugmentConfig(Table):
+    """`congruence.data.PhotoAugment`."""
+
+    crop: Literal["random", "resized"] = "random"
+    flip: bool = True
+    rotation: float = 0.0
+    sides: Annotated[tuple[int, int], Field(strict=False)] | None = None
+    area: Annotated[tuple[float, float], Field(strict=False)] = (0.08, 1.0)
+
+    @field_validator("crop", "flip", "rotation", "sides", "area")
+    @classmethod
+    def _checked(cls, value: Any, info: ValidationInfo) -> Any:
+        data.PhotoAugment(**{str(info.field_name): value})
+        return value
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        data.PhotoAugment(**self.model_dump())
+        return self
+
+
+def _augment_kind(value: Any) -> str:
+    """Tell the two tables apart by what only one of them has; a table of `flip` alone is of small images."""
+    if isinstance(value, PhotoAugmentConfig):
+        return "@photo"
+    only = set(PhotoAugmentConfig.model_fields) - set(AugmentConfig.model_fields)
+    if isinstance(value, dict) and only & set(value):
+        return "@photo"
+    return "@table" if isinstance(value, dict | Table) else "@flag"
+
+
 class SamplerConfig(Table):
     """What a batch holds: exactly `k` samples of each class, or of each cluster of the teacher's features.
 
@@ -89,7 +120,10 @@ class TrainConfig(Table):
     batch_size: Count = 64
     drop_last: bool = False
     augment: Annotated[
-        Annotated[bool, Tag("@flag")] | Annotated[AugmentConfig, Tag("@table")], table_or("@flag", "@table")
+        Annotated[bool, Tag("@flag")]
+        | Annotated[AugmentConfig, Tag("@table")]
+        | Annotated[PhotoAugmentConfig, Tag("@photo")],
+        Discriminator(_augment_kind),
     ] = False
     sampler: SamplerConfig | None = None
     workers: Whole = 0
@@ -130,6 +164,9 @@ class TrainConfig(Table):
             **more,
         )
 
-    def augmentation(self) -> data.Augment | bool:
+    def augmentation(self) -> data.Augment | data.PhotoAugment | bool:
         """Return what `congruence.data.loader` gets."""
-        return self.augment if isinstance(self.augment, bool) else data.Augment(**self.augment.model_dump())
+        if isinstance(self.augment, bool):
+            return self.augment
+        kind = data.Augment if isinstance(self.augment, AugmentConfig) else data.PhotoAugment
+        return kind(**self.augment.model_dump())

@@ -1,12 +1,16 @@
-"""Floor 2: named datasets as arrays of bytes, keyed augmentation, and batches that resume bit for bit."""
+"""Floor 2: named datasets as arrays of bytes or as files, keyed augmentation, and batches that resume bit for bit."""
 
 from congruence.data.augment import Augment, normalize, pad_crop_flip
 from congruence.data.batches import Loader, Sampler
 from congruence.data.dataset import ArrayDataset, keep_labels
 from congruence.data.facts import DataFacts, facts
 from congruence.data.fetch import Available, available, fetch
+from congruence.data.files import FileDataset
+from congruence.data.images import ImageDataset
 from congruence.data.items import indexed
 from congruence.data.loader import loader
+from congruence.data.photos import PhotoAugment
+from congruence.data.reid import Reid, read_reid
 from congruence.data.samplers import ClassUniformSampler, SuperclassUniformSampler
 from congruence.data.sources import Splits, load
 from congruence.data.store import data_root
@@ -19,7 +23,11 @@ __all__ = [
     "Available",
     "ClassUniformSampler",
     "DataFacts",
+    "FileDataset",
+    "ImageDataset",
     "Loader",
+    "PhotoAugment",
+    "Reid",
     "Sampler",
     "Source",
     "Splits",
@@ -34,4 +42,5 @@ __all__ = [
     "loader",
     "normalize",
     "pad_crop_flip",
+    "read_reid",
 ]

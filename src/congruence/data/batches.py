@@ -8,15 +8,15 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from congruence.core import ranks
 from congruence.core.check import Real, fail, hyperparameters
 from congruence.core.devices import to_device
 from congruence.core.rng import keyed_generator
-from congruence.data.augment import PLAIN_VIEWS, Augment
-from congruence.data.dataset import ArrayDataset
-from congruence.data.items import Drawn, Draws, Request
+from congruence.data.augment import PLAIN_VIEWS, normalize
+from congruence.data.images import ImageDataset, Spec
+from congruence.data.items import ByteDraws, Drawn, Draws, Refused, Request
 
 _ORDER = 201  # The stream of the order's generator.
 _WHOLE = Real(low=0, closed="low", integer=True)
@@ -85,7 +85,7 @@ class Loader:
         batch_size: int,
         sampler: Sampler,
         seed: int,
-        augment: Mapping[str, Augment | bool | None],
+        augment: Mapping[str, Spec | bool | None],
         views: tuple[str, ...],
         workers: int,
         device: torch.device | str | None,
@@ -165,7 +165,7 @@ class Loader:
     def varies(self) -> bool:
         """Whether an image may look otherwise in another epoch; a dataset's own transforms may always."""
         augmented = any(self.augment[view] for view in self.views if view not in PLAIN_VIEWS)
-        return augmented or not isinstance(self.dataset, ArrayDataset)
+        return augmented or not isinstance(self.dataset, ImageDataset)
 
     def drawn_epoch(self, epoch: int) -> int:
         """Return the epoch whose augmentation an epoch has."""
@@ -191,20 +191,29 @@ class Loader:
 
     def _drawn(self, requests: list[Request]) -> Iterator[Drawn]:
         dataset = self.dataset
-        if isinstance(dataset, ArrayDataset):
+        if not isinstance(dataset, ImageDataset):
+            draws = Draws(dataset, self.views, self.seed)
+            yield from (
+                (draws[request] for request in requests) if self.workers == 0 else self._by_workers(draws, requests)
+            )
+        elif self.workers == 0 or dataset.in_memory:
             for epoch, index in requests:
                 views = {
                     view: dataset.batch(
-                        index, epoch=epoch, seed=self.seed, augment=self.augment[view], view=view, device=self.device
+                        index, epoch=epoch, seed=self.seed, augment=augment, view=view, device=self.device
                     )
-                    for view in self.views
+                    for view, augment in self.augment.items()
                 }
                 yield Drawn(views, None if dataset.labels is None else dataset.labels[index])
-            return
-        draws = Draws(dataset, self.views, self.seed)
-        if self.workers == 0:
-            yield from (draws[request] for request in requests)
-            return
+        else:
+            for drawn in self._by_workers(ByteDraws(dataset, self.augment, self.seed), requests):
+                if isinstance(drawn, Refused):
+                    raise ValueError(drawn.sentence)
+                moved = {view: to_device(images, self.device) for view, images in drawn.views.items()}
+                views = {view: normalize(images, dataset.mean, dataset.std) for view, images in moved.items()}
+                yield Drawn(views, drawn.labels)
+
+    def _by_workers(self, draws: Dataset[Any], requests: list[Request]) -> Iterator[Any]:
         # A generator of its own: the stock loader would draw from the global one. Requests are its "samples".
         yield from DataLoader(
             draws,

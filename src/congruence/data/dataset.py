@@ -6,24 +6,25 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from congruence.core.check import COUNT, class_labels, fail, hyperparameters, shape
+from congruence.core.check import COUNT, fail, hyperparameters
 from congruence.data import split
-from congruence.data.augment import PLAIN_VIEWS, Augment, normalize, pad_crop_flip
+from congruence.data.augment import PLAIN_VIEWS, Augment, pad_crop_flip
+from congruence.data.images import ImageDataset, Indices, Spec
+from congruence.data.photos import PhotoAugment
 
 Images = Tensor | npt.NDArray[np.uint8]
-Indices = Tensor | npt.NDArray[Any] | Sequence[int]
+Some = TypeVar("Some", bound=ImageDataset)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ArrayDataset(Dataset[tuple[Tensor, int]]):
+class ArrayDataset(ImageDataset):
     """Images as one uint8 array (a tensor, or a memory-mapped file), with labels, read a whole batch at a time.
 
     A map-style dataset of pairs (normalised float32 image, label), where an unlabelled image has label -1. `loader`
@@ -62,7 +63,7 @@ class ArrayDataset(Dataset[tuple[Tensor, int]]):
     mean: Sequence[float]
     std: Sequence[float]
     name: str = ""
-    augment: Augment = field(default_factory=Augment)
+    augment: Spec = field(default_factory=Augment)
     class_names: tuple[str, ...] = ()
     rows: Tensor | None = None
 
@@ -72,32 +73,8 @@ class ArrayDataset(Dataset[tuple[Tensor, int]]):
             fail("ArrayDataset", "images", "an array [N, C, H, W]", getattr(images, "shape", type(images).__name__))
         if images.dtype != (torch.uint8 if isinstance(images, Tensor) else np.uint8):
             fail("ArrayDataset", "images", "of type uint8", images.dtype)
-        for name in ("mean", "std"):
-            values = tuple(float(value) for value in getattr(self, name))
-            if len(values) != images.shape[1] or (name == "std" and min(values) <= 0):
-                wanted = f"{images.shape[1]} numbers{' > 0' if name == 'std' else ''}, one a channel"
-                fail("ArrayDataset", name, wanted, values)
-            object.__setattr__(self, name, values)
-        if self.classes is not None:
-            hyperparameters("ArrayDataset", {"classes": COUNT}, classes=self.classes)
-        if self.labels is not None:
-            object.__setattr__(self, "labels", self._checked_labels(torch.as_tensor(self.labels)))
-
-    def _checked_labels(self, labels: Tensor) -> Tensor:
-        class_labels("ArrayDataset", labels=labels)
-        if len(labels) != len(self):
-            fail("ArrayDataset", "labels", f"as many as there are images ({len(self)})", len(labels))
-        low, high = (int(labels.min()), int(labels.max())) if len(labels) else (-1, -1)
-        if low < -1 or (self.classes is not None and high >= self.classes):
-            top = "" if self.classes is None else f" and below {self.classes}"
-            fail("ArrayDataset", "labels", f"-1 (unknown) or from 0 on{top}", f"values from {low} to {high}")
-        return labels.to("cpu", torch.int64)
-
-    def __len__(self) -> int:
-        return len(self.images) if self.rows is None else len(self.rows)
-
-    def __repr__(self) -> str:
-        return f"ArrayDataset({self.name!r}, {len(self)} images {self.shape}, classes={self.classes})"
+        self._check(images.shape[1])
+        self.check_augment(self.augment)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -106,78 +83,44 @@ class ArrayDataset(Dataset[tuple[Tensor, int]]):
         return channels, height, width
 
     @property
-    def index(self) -> Tensor:
-        """The samples' positions 0 … N-1: a subset counts its own."""
-        return torch.arange(len(self))
+    def in_memory(self) -> bool:
+        """True: a batch is one gather."""
+        return True
 
-    def _positions(self, indices: Indices) -> Tensor:
-        chosen = torch.as_tensor(indices, device="cpu")
-        if chosen.numel() == 0:
-            return torch.zeros(0, dtype=torch.int64)
-        if chosen.dim() != 1 or chosen.is_floating_point() or chosen.dtype == torch.bool:
-            fail("ArrayDataset", "indices", "a 1-D list of integers", f"{chosen.dtype} of shape {shape(chosen)}")
-        if int(chosen.min()) < 0 or int(chosen.max()) >= len(self):
-            found = f"{int(chosen.min())} to {int(chosen.max())}"
-            raise IndexError(f"`ArrayDataset`: `indices` must be in [0, {len(self)}), got {found}.")
-        return chosen.to(torch.int64)
+    @property
+    def held(self) -> int:
+        """How many images there are before `rows` are chosen."""
+        return len(self.images)
 
-    def raw(self, indices: Indices) -> Tensor:
-        """Return the bytes of some images as a new uint8 tensor [B, C, H, W], where `images` are."""
-        chosen = self._positions(indices)
-        rows = chosen if self.rows is None else self.rows[chosen]
-        if isinstance(self.images, Tensor):
-            return self.images.index_select(0, rows.to(self.images.device))
-        return torch.from_numpy(self.images[rows.numpy()])
+    def check_augment(self, augment: Spec | bool | None) -> None:
+        """Raise a ValueError where these images cannot be augmented so."""
+        if isinstance(augment, PhotoAugment):
+            fail("ArrayDataset", "augment", "an Augment (a PhotoAugment is for images in files: stream=True)", augment)
 
-    def batch(
+    def drawn(
         self,
         indices: Indices,
         *,
         epoch: int = 0,
         seed: int = 0,
-        augment: Augment | bool | None = False,
+        augment: Spec | bool | None = False,
         view: str = "main",
         device: torch.device | str | None = None,
     ) -> Tensor:
-        """Return normalised images, augmented as a pure function of (seed, epoch, position, view).
-
-        Shape:
-            indices [B]; result float32 [B, C, H, W].
-
-        Args:
-            indices: positions in this dataset.
-            epoch: counted from 0.
-            seed: of the run.
-            augment: an `Augment`, True for the dataset's own, False or None for none.
-            view: the view's name; views draw independently, and "clean" is never augmented.
-            device: where the work is done; bytes are moved, not floats.
-
-        Returns:
-            A new tensor on `device`.
-        """
+        """Return what `batch` does as bytes, before it is normalised: uint8 [B, C, H, W]."""
         chosen = self._positions(indices)
-        images = self.raw(chosen)
+        rows = self._rows(chosen)
+        if isinstance(self.images, Tensor):
+            images = self.images.index_select(0, rows.to(self.images.device))
+        else:
+            images = torch.from_numpy(self.images[rows.numpy()])
         if device is not None:
             images = images.to(device, non_blocking=True)
         spec = self.augment if augment is True else augment
-        if spec and view not in PLAIN_VIEWS:
+        self.check_augment(spec)
+        if isinstance(spec, Augment) and view not in PLAIN_VIEWS:
             images = pad_crop_flip(images, chosen, augment=spec, seed=seed, epoch=epoch, view=view)
-        return normalize(images, self.mean, self.std)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.__getitems__([index])[0]
-
-    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
-        """Return several samples at once; torch's own DataLoader calls this."""
-        places = [index + len(self) if index < 0 else index for index in indices]
-        labels = [-1] * len(places) if self.labels is None else self.labels[self._positions(places)].tolist()
-        return list(zip(self.batch(places).unbind(0), labels, strict=True))
-
-    def subset(self, indices: Indices) -> ArrayDataset:
-        """Return the dataset of some samples, in the order given, without copying images; positions count from 0."""
-        chosen = self._positions(indices)
-        rows = chosen if self.rows is None else self.rows[chosen]
-        return replace(self, rows=rows, labels=None if self.labels is None else self.labels[chosen])
+        return images
 
     def to(self, device: torch.device | str) -> ArrayDataset:
         """Return the same dataset with its images copied to a device, where batches are then made."""
@@ -195,7 +138,7 @@ class ArrayDataset(Dataset[tuple[Tensor, int]]):
         return digest.hexdigest()
 
 
-def keep_labels(dataset: ArrayDataset, per_class: int, seed: int = 0) -> ArrayDataset:
+def keep_labels(dataset: Some, per_class: int, seed: int = 0) -> Some:
     """Keep `per_class` labels of each class and forget the others (-1); all images stay.
 
     The labels kept with a smaller `per_class` are among those kept with a larger one and the same seed.
@@ -230,4 +173,4 @@ def keep_labels(dataset: ArrayDataset, per_class: int, seed: int = 0) -> ArrayDa
     kept = split.first_of_each(dataset.labels, per_class, seed=seed, stream=split.LABELS)
     labels = torch.full_like(dataset.labels, -1)
     labels[kept] = dataset.labels[kept]
-    return replace(dataset, labels=labels)
+    return cast(Some, replace(cast(Any, dataset), labels=labels))  # a frozen dataclass, as every one is

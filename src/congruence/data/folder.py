@@ -1,80 +1,69 @@
-"""A folder of images, one folder a class, read into one array."""
+"""A folder of images, one folder a class: what is in it, and all of it in one array."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from congruence.core.check import COUNT, fail, hyperparameters
-from congruence.data.formats import absent, damaged
-from congruence.data.store import Arrays, Part
+from congruence.data.decode import decoded, is_grey
+from congruence.data.photos import Pair
+from congruence.data.store import Arrays, Files, Part, Tree
 
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"))
 PART_NAMES = {"train": ("train",), "test": ("test",), "validation": ("val", "validation", "valid")}
-_GREY = frozenset(("1", "L", "LA", "I", "I;16", "I;16L", "I;16B"))
 
 
-class Folder(NamedTuple):
-    """What a folder holds: arrays, and the names of the classes (none where images lie in no class folder)."""
-
-    arrays: Arrays
-    class_names: tuple[str, ...]
-
-
-class _File(NamedTuple):
-    path: Path
-    label: int
-
-
-def _visible(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.iterdir()) if not path.name.startswith("."))
+def _images(folder: Path) -> list[str]:
+    """List the images in a folder and below, in the order of their paths' parts, by one walk and no look at files."""
+    found = []
+    for place, _, files in os.walk(folder):
+        below = os.path.relpath(place, folder)
+        for name in files:
+            if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("."):
+                found.append(name if below == "." else os.path.join(below, name))
+    return sorted(found, key=lambda file: file.split(os.sep))
 
 
-def _images(folder: Path) -> list[Path]:
-    return [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
-    ]
+def class_folders(folder: Path) -> tuple[str, ...]:
+    """Return the names of the folders in a folder, in order, but hidden ones."""
+    return tuple(path.name for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith("."))
 
 
-def _class_names(folder: Path) -> tuple[str, ...]:
-    return tuple(path.name for path in _visible(folder) if path.is_dir())
+def listed(root: Path, folder: Path, classes: Sequence[str]) -> Files:
+    """List the images of one part in the order of `classes`, those of the training part; paths are below `root`.
 
-
-def _listed(folder: Path, classes: tuple[str, ...]) -> list[_File]:
-    """List the images of one part; `classes` are those of the training part."""
+    Raises:
+        ValueError: where there is no image, or a folder of another class.
+    """
     if not classes:
-        return [_File(path, -1) for path in _images(folder)]
-    unknown = sorted(set(_class_names(folder)) - set(classes))
+        return Files(_below(root, folder), None)
+    unknown = sorted(set(class_folders(folder)) - set(classes))
     if unknown:
         raise ValueError(f"The folder '{folder / unknown[0]}' is of a class that the training images do not have.")
-    return [
-        _File(path, label)
-        for label, name in enumerate(classes)
-        if (folder / name).is_dir()
-        for path in _images(folder / name)
-    ]
+    files = [_below(root, folder / name) if (folder / name).is_dir() else () for name in classes]
+    labels = np.repeat(np.arange(len(classes)), [len(some) for some in files])
+    return Files(tuple(file for some in files for file in some), labels.astype(np.int64))
 
 
-def read_folder(root: Path, size: int | tuple[int, int] | None = None) -> Folder:
-    """Read DIR/train/CLASS/*, DIR/val/CLASS/* and DIR/test/CLASS/*, or DIR/CLASS/*, or images without any class.
+def _below(root: Path, folder: Path) -> tuple[str, ...]:
+    place = os.path.relpath(folder, root)
+    return tuple(os.path.normpath(os.path.join(place, file)) for file in _images(folder))
+
+
+def list_folder(root: Path) -> Tree:
+    """List DIR/train/CLASS/*, DIR/val/CLASS/* and DIR/test/CLASS/*, or DIR/CLASS/*, or images without any class.
 
     Args:
         root: the folder; of the parts only `train` is needed, and none where classes lie directly in `root`.
-        size: (height, width), or one number for both: images are scaled to cover it and cropped at the centre. None
-            where all images already have one size.
 
     Returns:
-        Images as bytes, in grey where all of them are; labels count the class names in alphabetical order.
+        The files; labels count the class names in alphabetical order, and images are grey where all of them are.
 
     Raises:
-        ValueError: in one sentence that names the file or folder, where there is no image, a class without one, a file
-            that cannot be decoded, or sizes that differ while `size` is None.
+        ValueError: in one sentence that names the folder, where there is no image, or a class without one.
     """
     if not root.is_dir():
         raise ValueError(f"The folder '{root}' is absent.")
@@ -85,94 +74,37 @@ def read_folder(root: Path, size: int | tuple[int, int] | None = None) -> Folder
     if parts["train"] is None:
         parts = {"train": root, "test": None, "validation": None}
     train = parts["train"] or root
-    classes = _class_names(train)
-    files = {part: _listed(folder, classes) for part, folder in parts.items() if folder is not None}
-    for part, listed in files.items():
-        if not listed:
+    classes = class_folders(train)
+    files = {part: listed(root, folder, classes) for part, folder in parts.items() if folder is not None}
+    for part, some in files.items():
+        if not some.files:
             raise ValueError(f"The folder '{parts[part]}' holds no image (of {', '.join(sorted(SUFFIXES))}).")
-    present = {file.label for file in files["train"]}
+    present = set() if files["train"].labels is None else set(files["train"].labels.tolist())
     for label, name in enumerate(classes):
         if label not in present:
             raise ValueError(f"The folder '{train / name}' of a class holds no image.")
-    everything = [file for listed in files.values() for file in listed]
-    paths = [file.path for file in everything]
-    images = decoded(paths, size, grey=all(_mode(path) in _GREY for path in paths))
-    labels = np.array([file.label for file in everything], dtype=np.int64)
+    return Tree(root, files["train"], files.get("test"), files.get("validation"), classes, grey=None)
+
+
+def arrays_of(tree: Tree, size: Pair | None = None) -> Arrays:
+    """Decode all images of a tree into one array.
+
+    Args:
+        tree: the files.
+        size: (height, width): images are scaled to cover it and cropped at the centre. None where all already have one.
+
+    Raises:
+        ValueError: in one sentence that names the file, where one is absent or cannot be decoded, or sizes differ while
+            `size` is None.
+    """
+    parts = {"train": tree.train, "test": tree.test, "validation": tree.validation}
+    present = {name: part for name, part in parts.items() if part is not None}
+    paths = [tree.root / file for part in present.values() for file in part.files]
+    grey = all(is_grey(path) for path in paths) if tree.grey is None else tree.grey
+    images = decoded(paths, size, grey=grey)
     read: dict[str, Part] = {}
     start = 0
-    for part, listed in files.items():
-        rows = slice(start, start + len(listed))
-        read[part] = Part(images[rows], labels[rows] if classes else None)
-        start += len(listed)
-    return Folder(Arrays(read["train"], read.get("test"), read.get("validation")), classes)
-
-
-def _size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
-    if size is None:
-        return None
-    pair = size if isinstance(size, tuple | list) else (size, size)
-    if len(pair) != 2:
-        fail("load", "size", "one number or (height, width)", size)
-    for side in pair:
-        hyperparameters("load", {"size": COUNT}, size=side)
-    return int(pair[0]), int(pair[1])
-
-
-def decoded(
-    paths: list[Path], size: int | tuple[int, int] | None = None, *, grey: bool = False
-) -> npt.NDArray[np.uint8]:
-    """Decode files into [N, 1, H, W] in grey, or [N, 3, H, W]; `size` as in `read_folder`."""
-    sides = _size(size)
-    first: npt.NDArray[np.uint8] = _pixels(paths[0], grey, sides)
-    images = np.empty((len(paths), first.shape[2], *first.shape[:2]), dtype=np.uint8)
-    for position, path in enumerate(paths):
-        pixels = _pixels(path, grey, sides)
-        if pixels.shape != first.shape:
-            raise ValueError(
-                f"The image '{path}' is {pixels.shape[0]}x{pixels.shape[1]} and '{paths[0]}' is "
-                f"{first.shape[0]}x{first.shape[1]}: pass `size` to bring all to one height and width (on the command "
-                "line --set data.size=64)."
-            )
-        images[position] = pixels.transpose(2, 0, 1)
-    return images
-
-
-def _opened(path: Path) -> Any:
-    from PIL import Image
-
-    try:
-        return Image.open(path)
-    except FileNotFoundError:
-        raise absent(path) from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        raise damaged(path, "it cannot be decoded as an image") from None
-
-
-def _mode(path: Path) -> str:
-    with _opened(path) as image:
-        return str(image.mode)
-
-
-def _eight_bits(image: Any) -> Any:
-    """Keep the upper byte of 16-bit grey, which Pillow would cut off at 255."""
-    from PIL import Image
-
-    if not image.mode.startswith("I"):
-        return image
-    return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
-
-
-def _pixels(path: Path, grey: bool, size: tuple[int, int] | None) -> npt.NDArray[np.uint8]:
-    """Decode one image to [H, W, C], turned as its camera says."""
-    from PIL import Image, ImageOps
-
-    with _opened(path) as image:
-        try:
-            upright = ImageOps.exif_transpose(image)
-            upright = _eight_bits(upright).convert("L" if grey else "RGB")
-            if size is not None and upright.size != size[::-1]:
-                upright = ImageOps.fit(upright, size[::-1], method=Image.Resampling.BILINEAR)
-        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
-            raise damaged(path, "it cannot be decoded as an image") from None
-        pixels = np.asarray(upright, dtype=np.uint8)
-    return pixels.reshape(*pixels.shape[:2], -1)
+    for name, part in present.items():
+        read[name] = Part(images[start : start + len(part.files)], part.labels)
+        start += len(part.files)
+    return Arrays(read["train"], read.get("test"), read.get("validation"), tree.class_names)

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, default_collate
 from congruence.core.check import fail
 from congruence.core.rng import keyed_uniform
 from congruence.data.augment import view_stream
+from congruence.data.images import ImageDataset, Spec
 
 _LABEL_KEYS = ("labels", "label")
 
@@ -98,6 +99,32 @@ class Draws(Dataset[Drawn]):
         random.seed(key)
         np.random.seed(key % 2**32)  # noqa: NPY002
         torch.default_generator.manual_seed(key)
+
+
+class Refused(NamedTuple):
+    """What a worker could not read: a sentence, which is all that should cross from its process."""
+
+    sentence: str
+
+
+@dataclass(frozen=True)
+class ByteDraws(Dataset[Drawn | Refused]):
+    """A map from requests to batches of bytes, still to be normalised: a quarter of what floats would send."""
+
+    dataset: ImageDataset
+    augment: Mapping[str, Spec | bool | None]
+    seed: int
+
+    def __getitem__(self, request: Request) -> Drawn | Refused:
+        dataset, (epoch, samples) = self.dataset, request
+        try:
+            views: dict[str, Any] = {
+                view: dataset.drawn(samples, epoch=epoch, seed=self.seed, augment=augment, view=view)
+                for view, augment in self.augment.items()
+            }
+        except ValueError as error:
+            return Refused(str(error))
+        return Drawn(views, None if dataset.labels is None else dataset.labels[samples])
 
 
 class Indexed(Dataset[Any]):

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from congruence.core import ranks
 from congruence.core.check import COUNT, Constraint, Flag, Real, fail, hyperparameters
-from congruence.data.augment import PLAIN_VIEWS, Augment
+from congruence.data.augment import PLAIN_VIEWS
 from congruence.data.batches import EpochOrder, Loader, Sampler, divides
 from congruence.data.dataset import ArrayDataset
+from congruence.data.images import ImageDataset, Spec
 
 CONSTRAINTS: dict[str, Constraint] = {
     "batch_size": COUNT,
@@ -32,7 +33,7 @@ def loader(
     shuffle: bool = True,
     seed: int = 0,
     drop_last: bool = False,
-    augment: Augment | bool | Mapping[str, Augment | bool | None] | None = None,
+    augment: Spec | bool | Mapping[str, Spec | bool | None] | None = None,
     views: Sequence[str] = ("main",),
     workers: int = 0,
     sampler: Sampler | None = None,
@@ -46,7 +47,8 @@ def loader(
     keys "inputs" (the "main" view, else the first), "labels", "index" and "views" (name to inputs). `index` holds the
     samples' positions in the dataset; `labels` is None where the dataset has none, and -1 marks a sample without.
 
-    An `ArrayDataset` is read, augmented and normalised a batch at a time on `device`. Of any other map-style dataset
+    An `ArrayDataset` is read, augmented and normalised a batch at a time on `device`. A `FileDataset` is decoded and
+    augmented by `workers`, or here without any, and normalised on `device`. Of any other map-style dataset
     (items `x`, `(x, y)`, `(x, y, ...)` or mappings with "labels" or "label") each item is read once for each view with
     Python's, NumPy's and torch's generators seeded by (seed, epoch, sample, view): its random transforms then resume
     exactly too, the same with any number of workers, and the global generators are left as they were.
@@ -57,10 +59,10 @@ def loader(
         shuffle: a new order each epoch, or the dataset's own.
         seed: of order and augmentation.
         drop_last: leave out a last batch that is smaller; otherwise it is cut to a multiple of the number of ranks.
-        augment: for an `ArrayDataset`: an `Augment`, True for the dataset's own, None for none, or one for each view.
-            The view "clean" is never augmented.
+        augment: for an `ArrayDataset` or a `FileDataset`: an `Augment`, for files a `PhotoAugment` too, True for the
+            dataset's own, None for none, or one for each view. The view "clean" is never augmented.
         views: the names of the views; each draws independently of the others.
-        workers: processes that read a dataset which is no `ArrayDataset` (an `ArrayDataset` needs none).
+        workers: processes that read the dataset; an `ArrayDataset` needs none and starts none.
         sampler: an object whose `batches(epoch)` gives the global batches; `batch_size`, `shuffle` and `drop_last` then
             have no effect.
         device: where batches go; None leaves them where they are made.
@@ -125,17 +127,20 @@ def loader(
 
 
 def _augment(
-    dataset: Any, augment: Augment | bool | Mapping[str, Augment | bool | None] | None, views: tuple[str, ...]
-) -> dict[str, Augment | bool | None]:
+    dataset: Any, augment: Spec | bool | Mapping[str, Spec | bool | None] | None, views: tuple[str, ...]
+) -> dict[str, Spec | bool | None]:
     """Say what is done to each view."""
     per_view = dict(augment) if isinstance(augment, Mapping) else dict.fromkeys(views, augment)
     unknown = sorted(set(per_view) - set(views))
     if unknown:
         fail("loader", "augment", f"for views among {list(views)}", unknown)
     for value in per_view.values():
-        if not (value is None or isinstance(value, bool | Augment)):
-            fail("loader", "augment", "an Augment, True, False, None or one for each view", repr(value))
-    if not isinstance(dataset, ArrayDataset):
+        if not (value is None or isinstance(value, bool | Spec)):
+            wanted = "an Augment, a PhotoAugment, True, False, None or one for each view"
+            fail("loader", "augment", wanted, repr(value))
+        if isinstance(dataset, ImageDataset):
+            dataset.check_augment(value)
+    if not isinstance(dataset, ImageDataset):
         if any(per_view.values()):
             fail("loader", "augment", "None for a dataset that transforms its own items", repr(augment))
         plain = [view for view in views if view in PLAIN_VIEWS]

@@ -2,49 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from congruence.core.check import COUNT, fail, hyperparameters
-from congruence.data import split
+from congruence.core.check import COUNT, Flag, fail, hyperparameters
 from congruence.data.augment import Augment
-from congruence.data.dataset import ArrayDataset
-from congruence.data.folder import read_folder
-from congruence.data.store import MANIFEST, Arrays, Part, data_root, read_arrays
+from congruence.data.decode import opened, two_sides
+from congruence.data.folder import arrays_of, list_folder
+from congruence.data.images import ImageDataset
+from congruence.data.parts import Look, Wanted, made, rows_of
+from congruence.data.photos import Pair
+from congruence.data.store import MANIFEST, Arrays, Files, Tree, data_root, read_arrays
 from congruence.data.table import IMAGE_FOLDER, SOURCES, Source, source
+
+STREAM_ABOVE = 2 * 10**9  # decoded bytes, above which images stay in their files
 
 
 class Splits(NamedTuple):
     """Three parts without a common sample; `validation` is held out of the training images."""
 
-    train: ArrayDataset
-    validation: ArrayDataset
-    test: ArrayDataset
+    train: ImageDataset
+    validation: ImageDataset
+    test: ImageDataset
 
 
-def locate(row: Source, root: Path) -> tuple[Path, Callable[..., Arrays]] | None:
+def locate(row: Source, root: Path) -> tuple[Path, Callable[[Path], Arrays | Tree]] | None:
     """Find a source's files below `root`: fetched arrays first, then the published layout; None where neither is."""
     for folder in (root / row.name, root):
         if (folder / MANIFEST).exists():
             return folder, read_arrays
     for place in row.places:
-        if any((root / place / name).is_file() for name in row.files):
+        if any(_there(root / place, name) for name in row.files):
             return root / place, row.read
     return None
 
 
-def _read_named(row: Source, root: str | Path | None, size: int | tuple[int, int] | None) -> Arrays:
-    if row.shape is None and size is None:
-        fail("load", "size", f"given for {row.name!r}, whose images have sizes of their own", None)
-    if row.shape is not None and size is not None:
-        fail("load", "size", f"None for {row.name!r}", size)
-    if not row.files:
-        return row.read(Path())
+def _there(folder: Path, name: str) -> bool:
+    path = folder / name
+    return path.is_dir() if name.endswith("/") else path.is_file()
+
+
+def located(row: Source, root: str | Path | None) -> tuple[Path, Callable[[Path], Arrays | Tree]]:
+    """Do the same below `root`, None for the data directory.
+
+    Raises:
+        ValueError: that says how to get the files, where they are not there.
+    """
     base = data_root() if root is None else Path(root).expanduser()
     found = locate(row, base)
     if found is None:
@@ -53,14 +57,7 @@ def _read_named(row: Source, root: str | Path | None, size: int | tuple[int, int
             f"`load`: {row.name!r} is not in '{base}': {fetch}pass as `root` a folder with the published files "
             f"({row.files[0]} and so on)."
         )
-    folder, read = found
-    if row.shape is None:
-        return read(folder, size)
-    arrays = read(folder)
-    for part in arrays[:3]:
-        if part is not None and part.images.shape[1:] != row.shape:
-            raise ValueError(f"`load`: the images in '{folder}' are {part.images.shape[1:]}, expected {row.shape}.")
-    return arrays
+    return found
 
 
 def load(
@@ -70,14 +67,24 @@ def load(
     validation: int | float | None = None,
     test: int | float | None = None,
     train_size: int | None = None,
+    classes: int | None = None,
     root: str | Path | None = None,
     size: int | tuple[int, int] | None = None,
+    resize: int | tuple[int, int] | None = None,
+    stream: bool | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
 ) -> Splits:
     """Load a named dataset, or a folder of images, as training, validation and test images.
 
     A published test set is the test part and is never split; where there is none, a part is held out. Parts are held
     out class by class in proportion, by `split_seed` alone, and keep the published order. Mean and deviation come from
     the training part as it is returned, and serve all three.
+
+    Image files are decoded into one array, or, streamed, when a batch asks for them. That changes no bit of a batch
+    but through three things: a stream's mean and deviation are those of at most 1000 training images (chosen class by
+    class by `split_seed`), a folder's images are grey where those 1000 are, and a stream alone has the whole
+    photographs that `resize` and `PhotoAugment` work on.
 
     Args:
         name_or_path: a row of `SOURCES` ("digits", "cifar10"), "image-folder" (with `root`), or a folder's path.
@@ -86,8 +93,15 @@ def load(
             the source's own (5000, or a tenth), 0 for none.
         test: the same for the test part (None: a fifth), only where the source has no test set.
         train_size: keep only so many training images, for small budgets.
+        classes: keep only the images of the first so many classes.
         root: the folder with the data; None for the data directory.
-        size: for folders and "cub200", the height and width of all images.
+        size: for folders, and sources whose images differ in size, the height and width of all images.
+        resize: the length that the shorter side of each photograph is brought to, or (height, width) whatever the
+            ratio, before `size` is cropped; None to cover `size` as closely as the ratio allows. It is for streams.
+        stream: whether image files are decoded when a batch asks for them; None to do so with `resize`, and where the
+            decoded array would take more than 2 GB.
+        mean: one number a channel of images scaled to [0, 1], where a given teacher's is to be kept; with `std`.
+        std: the same for the deviation.
 
     Returns:
         The three parts.
@@ -101,105 +115,117 @@ def load(
         >>> [len(part) for part in splits], splits.train.shape, splits.train.classes
         ([1258, 180, 359], (1, 8, 8), 10)
     """
-    name, arrays, class_names, augment, share = _read(name_or_path, root, size)
-    for part, given, value in (("test", arrays.test, test), ("validation", arrays.validation, validation)):
+    moments = None if mean is None or std is None else (mean, std)
+    if (mean is None) != (std is None):
+        fail("load", "mean and std", "given together", f"{mean} and {std}")
+    if stream is not None:
+        hyperparameters("load", {"stream": Flag()}, stream=stream)
+    look = Look(
+        None if size is None else two_sides("size", size),
+        two_sides("resize", resize) if isinstance(resize, tuple | list) else resize,
+    )
+    if look.resize is not None and not isinstance(look.resize, tuple):
+        hyperparameters("load", {"resize": COUNT}, resize=look.resize)
+    read = _read(name_or_path, root, look)
+    name = read.name
+    content, look = _decoded(read.content, look, stream, name)
+    for part, given, value in (("test", content.test, test), ("validation", content.validation, validation)):
         if given is not None and value is not None:
             fail("load", part, f"left out for {name!r}, which has {part} images of its own", value)
-    rows = _rows(arrays, split_seed, 0.2 if test is None else test, share if validation is None else validation)
-    if train_size is not None:
-        rows["train"] = _smaller(arrays.train, rows["train"], train_size, split_seed)
-    mean, std = _moments(arrays.train, rows["train"])
-    parts = {}
-    for part, kept in rows.items():
-        held = getattr(arrays, part) or arrays.train
-        whole = ArrayDataset(
-            held.images,
-            None if held.labels is None else _labels(held),
-            classes=len(class_names) or None,
-            mean=mean,
-            std=std,
-            name=f"{name}/{part}",
-            augment=augment,
-            class_names=class_names,
+    names = read.class_names
+    if classes is not None:
+        hyperparameters("load", {"classes": COUNT}, classes=classes)
+        if classes > len(names):
+            fail("load", "classes", f"at most the {len(names)} classes of {name!r}", classes)
+    share = read.validation if validation is None else validation
+    wanted = Wanted(split_seed, 0.2 if test is None else test, share, train_size, classes)
+    return Splits(
+        **made(
+            content,
+            rows_of(content, wanted),
+            look,
+            seed=split_seed,
+            moments=moments,
+            name=name,
+            augment=_own_augment(content, look) if read.augment is None else read.augment,
+            class_names=names[:classes],
         )
-        parts[part] = whole if len(kept) == len(whole) else whole.subset(kept)
-    return Splits(**parts)
+    )
 
 
 class _Read(NamedTuple):
     name: str
-    arrays: Arrays
+    content: Arrays | Tree
     class_names: tuple[str, ...]
-    augment: Augment
+    augment: Augment | None
     validation: int | float
 
 
-def _read(path: str | Path, root: str | Path | None, size: int | tuple[int, int] | None) -> _Read:
+def _read(path: str | Path, root: str | Path | None, look: Look) -> _Read:
     name = str(path)
     if name in SOURCES:
         row = SOURCES[name]
-        arrays = _read_named(row, root, size)
-        return _Read(name, arrays, row.class_names or arrays.class_names, row.augment, row.validation)
+        content = _read_named(row, root, look)
+        return _Read(name, content, row.class_names or content.class_names, row.augment, row.validation)
     if name == IMAGE_FOLDER and root is None:
         fail("load", "root", f"a folder for {IMAGE_FOLDER!r}", None)
     folder = Path(root if name == IMAGE_FOLDER and root is not None else path).expanduser()
     if name != IMAGE_FOLDER and not folder.is_dir():
         source(name)
-    arrays, class_names = read_folder(folder, size)
-    smallest = min(arrays.train.images.shape[2:])
-    return _Read(IMAGE_FOLDER, arrays, class_names, Augment(pad=smallest // 8, flip=True), 0.1)
+    tree = list_folder(folder)
+    return _Read(IMAGE_FOLDER, tree, tree.class_names, None, 0.1)
 
 
-def _labels(part: Part) -> Tensor:
-    return torch.full((len(part.images),), -1) if part.labels is None else torch.from_numpy(np.array(part.labels))
+def _read_named(row: Source, root: str | Path | None, look: Look) -> Arrays | Tree:
+    if row.shape is None and look.size is None:
+        fail("load", "size", f"given for {row.name!r}, whose images have sizes of their own", None)
+    if row.shape is not None and look.size is not None:
+        height, width = look.size
+        fail("load", "size", f"None for {row.name!r}", height if height == width else look.size)
+    if not row.files:
+        return row.read(Path())
+    folder, read = located(row, root)
+    content = read(folder)
+    return _shaped(content, row.shape, folder) if isinstance(content, Arrays) else content
 
 
-def _held_out(argument: str, wanted: int | float, total: int) -> int:
-    """Turn a number or a fraction into a number of images that leaves some to train on."""
-    fraction = isinstance(wanted, float)
-    count = round(wanted * total) if fraction else wanted
-    if isinstance(wanted, bool) or not isinstance(count, int) or not 0 <= count < total or (fraction and wanted >= 1):
-        fail("load", argument, f"a number of images below {total} or a fraction below 1.0", wanted)
-    return count
+def _shaped(arrays: Arrays, shape: tuple[int, int, int] | None, folder: Path) -> Arrays:
+    """Check that images have the shape that the table says."""
+    for part in arrays[:3]:
+        if part is not None and shape is not None and part.images.shape[1:] != shape:
+            raise ValueError(f"`load`: the images in '{folder}' are {part.images.shape[1:]}, expected {shape}.")
+    return arrays
 
 
-def _rows(arrays: Arrays, seed: int, test: int | float, validation: int | float) -> dict[str, Tensor]:
-    """Say which rows of its array each part takes; parts held out take rows of the training array."""
-    labels = _labels(arrays.train)
-    rest, total = torch.arange(len(labels)), len(labels)
-    rows: dict[str, Tensor] = {}
-    for part, given, wanted, stream in (
-        ("test", arrays.test, test, split.TEST),
-        ("validation", arrays.validation, validation, split.VALIDATION),
-    ):
-        if given is not None:
-            rows[part] = torch.arange(len(given.images))
-            continue
-        count = _held_out(part, wanted, total)
-        if count >= len(rest):
-            fail("load", part, f"fewer than the {len(rest)} images left to train on", count)
-        chosen, kept = split.stratified(labels[rest], count, seed=seed, stream=stream)
-        rows[part], rest = rest[chosen], rest[kept]
-    return {"train": rest, "validation": rows["validation"], "test": rows["test"]}
+def _decoded(content: Arrays | Tree, look: Look, stream: bool | None, name: str) -> tuple[Arrays | Tree, Look]:
+    """Decode a tree into an array, or leave it in its files with a size that is known."""
+    if isinstance(content, Arrays):
+        if stream or look.resize is not None:
+            argument, value = ("stream", stream) if stream else ("resize", look.resize)
+            fail("load", argument, f"left out for {name!r}, whose images are one array", value)
+        return content, look
+    shape = SOURCES[name].shape if name in SOURCES else None
+    size = look.size if shape is None else shape[1:]
+    if stream is False and look.resize is not None:
+        fail("load", "resize", "left out where `stream` is False", look.resize)
+    if stream is None:
+        stream = look.resize is not None or _bytes(content, size) > STREAM_ABOVE
+    if not stream:
+        return _shaped(arrays_of(content, look.size), shape, content.root), look
+    if size is None:
+        fail("load", "size", "given for images that are decoded when they are asked for (or `stream` False)", None)
+    return content, look._replace(size=size)
 
 
-def _smaller(train: Part, rows: Tensor, size: int, seed: int) -> Tensor:
-    hyperparameters("load", {"train_size": COUNT}, train_size=size)
-    if size > len(rows):
-        fail("load", "train_size", f"at most the {len(rows)} training images", size)
-    return rows[split.stratified(_labels(train)[rows], size, seed=seed, stream=split.TRAIN_SIZE)[0]]
+def _bytes(tree: Tree, size: Pair | None) -> int:
+    """Return how many bytes the array of a tree would have in colour, all at `size` or at that of the first image."""
+    parts = [part for part in (tree.train, tree.test, tree.validation) if isinstance(part, Files)]
+    if size is None:
+        photo = opened(tree.root / tree.train.files[0])
+        size = (photo.height, photo.width)
+    return sum(len(part.files) for part in parts) * 3 * size[0] * size[1]
 
 
-def _moments(train: Part, rows: Tensor) -> tuple[list[float], list[float]]:
-    """Mean and deviation of each channel over [0, 1], from exact sums; a channel that never changes has deviation 1."""
-    total = np.zeros(train.images.shape[1], dtype=np.int64)
-    squares = np.zeros_like(total)
-    for block in rows.split(2048):
-        images = train.images[block.numpy()]
-        total += images.sum((0, 2, 3), dtype=np.int64)
-        squares += np.square(images, dtype=np.uint16).sum((0, 2, 3), dtype=np.int64)
-    count = len(rows) * int(np.prod(train.images.shape[2:]))
-    mean = total / count
-    variance = squares / count - mean**2
-    std = np.sqrt(np.where(variance > 0, variance, 255.0**2))
-    return (mean / 255).tolist(), (std / 255).tolist()
+def _own_augment(content: Arrays | Tree, look: Look) -> Augment:
+    sides = content.train.images.shape[2:] if isinstance(content, Arrays) else look.size or ()
+    return Augment(pad=min(sides) // 8, flip=True)

@@ -36,6 +36,24 @@ class Arrays(NamedTuple):
     class_names: tuple[str, ...] = ()
 
 
+class Files(NamedTuple):
+    """One part of a tree of image files: paths below its root, and labels int64 [N], None where there are none."""
+
+    files: tuple[str, ...]
+    labels: npt.NDArray[np.int64] | None
+
+
+class Tree(NamedTuple):
+    """What a tree of image files holds, before any is decoded; `grey` is None where it depends on all being grey."""
+
+    root: Path
+    train: Files
+    test: Files | None = None
+    validation: Files | None = None
+    class_names: tuple[str, ...] = ()
+    grey: bool | None = False
+
+
 def data_root() -> Path:
     """Return the folder of fetched datasets: $CONGRUENCE_DATA, else `congruence` in the user's cache folder."""
     chosen = os.environ.get("CONGRUENCE_DATA")

@@ -20,8 +20,9 @@ from congruence.data.formats import (
     read_mnist_layout,
     read_svhn,
 )
-from congruence.data.store import Arrays, Part
-from congruence.data.trees import read_cub200, read_tiny_imagenet
+from congruence.data.people import list_market1501, list_msmt17
+from congruence.data.store import Arrays, Part, Tree
+from congruence.data.trees import list_cub200, list_imagenet, list_tiny_imagenet
 
 IMAGE_FOLDER = "image-folder"
 
@@ -41,9 +42,10 @@ class Package:
 class Source:
     """One row of the table.
 
-    `places` are the folders, below the one given, in which the published files may lie; `files` are their names.
-    `class_names` are empty where the files give them, and `shape` is None where images have sizes of their own: `read`
-    then gets the `size` that brings them to one.
+    `places` are the folders, below the one given, in which the published files may lie; `files` are their names,
+    of folders with a slash behind.
+    `class_names` are empty where the files give them, and `shape` is None where images have sizes of their own. What
+    `read` gives is an array, or for image files their list, of which `load` decodes all or none.
     """
 
     name: str
@@ -53,7 +55,7 @@ class Source:
     class_names: tuple[str, ...]
     augment: Augment
     validation: int | float
-    read: Callable[..., Arrays]
+    read: Callable[[Path], Arrays | Tree]
     files: tuple[str, ...] = ()
     places: tuple[str, ...] = ()
     package: Package | None = None
@@ -175,7 +177,7 @@ _TABLE = (
         class_names=(),
         augment=Augment(pad=8, flip=True),
         validation=10_000,
-        read=read_tiny_imagenet,
+        read=list_tiny_imagenet,
         files=("val/val_annotations.txt", "wnids.txt"),
         places=("tiny-imagenet-200", "tiny-imagenet/tiny-imagenet-200", "tiny-imagenet", ""),
     ),
@@ -187,9 +189,45 @@ _TABLE = (
         class_names=(),
         augment=Augment(pad=28, flip=True),
         validation=0.1,
-        read=read_cub200,
+        read=list_cub200,
         files=("images.txt", "image_class_labels.txt", "train_test_split.txt"),
         places=("CUB_200_2011", "cub200/CUB_200_2011", "cub200", ""),
+    ),
+    Source(
+        name="imagenet",
+        about="photographs of 1000 classes, colour; its validation images, in class folders, are the test part",
+        counts=(1_281_167, 50_000),
+        shape=None,
+        class_names=(),
+        augment=Augment(pad=28, flip=True),
+        validation=10_000,
+        read=list_imagenet,
+        files=("train/", "val/"),
+        places=("imagenet", "ILSVRC2012", ""),
+    ),
+    Source(
+        name="market1501",
+        about="people seen by 6 cameras, cut out, colour; the test part is its queries, of people not in training",
+        counts=(12_936, 3368),
+        shape=None,
+        class_names=(),
+        augment=Augment(pad=10, flip=True),
+        validation=0.1,
+        read=list_market1501,
+        files=("bounding_box_train/", "query/", "bounding_box_test/"),
+        places=("Market-1501-v15.09.15", "market1501/Market-1501-v15.09.15", "market1501", ""),
+    ),
+    Source(
+        name="msmt17",
+        about="people seen by 15 cameras, cut out, colour; the test part is its queries, of people not in training",
+        counts=(30_248, 11_659),
+        shape=None,
+        class_names=(),
+        augment=Augment(pad=10, flip=True),
+        validation=0.1,
+        read=list_msmt17,
+        files=("list_train.txt", "list_query.txt", "list_gallery.txt"),
+        places=("MSMT17_V1", "msmt17/MSMT17_V1", "MSMT17", "msmt17", ""),
     ),
 )
 SOURCES: Mapping[str, Source] = MappingProxyType({row.name: row for row in _TABLE})

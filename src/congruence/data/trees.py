@@ -1,4 +1,4 @@
-"""Published trees of image files: each read into one array, as a folder is."""
+"""Published trees of image files: what each part holds, as of a folder."""
 
 from __future__ import annotations
 
@@ -7,13 +7,31 @@ from pathlib import Path
 
 import numpy as np
 
-from congruence.data.folder import decoded
+from congruence.data.folder import SUFFIXES, class_folders, listed
 from congruence.data.formats import absent, damaged
-from congruence.data.store import Arrays, Part
+from congruence.data.store import Files, Tree
 
 
-def read_tiny_imagenet(folder: Path) -> Arrays:
-    """Read `tiny-imagenet-200`: train/CLASS/images/*.JPEG, and val/images/* with val/val_annotations.txt as test part.
+def list_imagenet(folder: Path) -> Tree:
+    """List train/CLASS/* and val/CLASS/*, the published validation images in folders of their class, as test part.
+
+    Labels count the classes in alphabetical order, as the usual pretrained networks do.
+    """
+    train, val = folder / "train", folder / "val"
+    for part in (train, val):
+        if not part.is_dir():
+            raise ValueError(f"The folder '{part}' is absent.")
+    classes = class_folders(train)
+    parts = [listed(folder, part, classes) for part in (train, val)]
+    for part, found in zip((train, val), parts, strict=True):
+        if found.labels is None or not found.files:
+            suffixes = ", ".join(sorted(SUFFIXES))
+            raise ValueError(f"The folder '{part}' holds no image in a folder of its class (of {suffixes}).")
+    return Tree(folder, parts[0], parts[1], class_names=classes)
+
+
+def list_tiny_imagenet(folder: Path) -> Tree:
+    """List `tiny-imagenet-200`: train/CLASS/images/*.JPEG, and val/images/* with val/val_annotations.txt as test part.
 
     The labels of its own test images were never published. Labels count the classes in alphabetical order.
     """
@@ -29,21 +47,23 @@ def read_tiny_imagenet(folder: Path) -> Arrays:
             raise ValueError(f"The folder '{train / name / 'images'}' holds no image (*.JPEG).")
         paths += found
         labels += [label] * len(found)
-    listed = _table(folder / "val" / "val_annotations.txt", 2)
-    unknown = sorted({name for _, name in listed} - set(classes))
+    rows = table_rows(folder / "val" / "val_annotations.txt", 2)
+    unknown = sorted({name for _, name in rows} - set(classes))
     if unknown:
         raise damaged(folder / "val" / "val_annotations.txt", f"its class '{unknown[0]}' has no training images")
-    held = [folder / "val" / "images" / file for file, _ in listed]
-    return Arrays(_part(paths, labels), _part(held, [classes.index(name) for _, name in listed]), class_names=classes)
+    held = [folder / "val" / "images" / file for file, _ in rows]
+    numbers = {name: label for label, name in enumerate(classes)}
+    test = _part(folder, held, [numbers[name] for _, name in rows])
+    return Tree(folder, _part(folder, paths, labels), test, class_names=classes)
 
 
-def read_cub200(folder: Path, size: int | tuple[int, int]) -> Arrays:
-    """Read `CUB_200_2011`: images.txt, image_class_labels.txt, train_test_split.txt and images/, brought to `size`.
+def list_cub200(folder: Path) -> Tree:
+    """List `CUB_200_2011`: images.txt, image_class_labels.txt, train_test_split.txt and images/.
 
     Classes are those that occur, in the order of their numbers, so that a part of the tree (the first 30 classes of
     the retrieval papers) reads as itself; a name is that of the class's folder.
     """
-    files = dict(_table(folder / "images.txt", 2))
+    files = dict(table_rows(folder / "images.txt", 2))
     numbers = _by_image(folder / "image_class_labels.txt", files)
     trained = _by_image(folder / "train_test_split.txt", files)
     names = {number: Path(files[image]).parent.name for image, number in reversed(numbers.items())}
@@ -54,11 +74,11 @@ def read_cub200(folder: Path, size: int | tuple[int, int]) -> Arrays:
         if not images:
             raise damaged(folder / "train_test_split.txt", f"it gives no image the number {flag}")
         paths = [folder / "images" / files[image] for image in images]
-        parts.append(_part(paths, [order.index(numbers[image]) for image in images], size))
-    return Arrays(parts[0], parts[1], class_names=tuple(names[number] for number in order))
+        parts.append(_part(folder, paths, [order.index(numbers[image]) for image in images]))
+    return Tree(folder, parts[0], parts[1], class_names=tuple(names[number] for number in order))
 
 
-def _table(path: Path, columns: int) -> list[list[str]]:
+def table_rows(path: Path, columns: int) -> list[list[str]]:
     """Read the first columns of a text file of words."""
     try:
         lines = [line.split() for line in path.read_text(encoding="utf8").splitlines()]
@@ -75,12 +95,12 @@ def _table(path: Path, columns: int) -> list[list[str]]:
 
 def _by_image(path: Path, images: dict[str, str]) -> dict[str, int]:
     """Read a number for each image of images.txt."""
-    rows = dict(_table(path, 2))
+    rows = dict(table_rows(path, 2))
     missing = [image for image in images if not rows.get(image, "").isdecimal()]
     if missing:
         raise damaged(path, f"it has no number for the image {missing[0]} of images.txt")
     return {image: int(rows[image]) for image in images}
 
 
-def _part(paths: list[Path], labels: Sequence[int], size: int | tuple[int, int] | None = None) -> Part:
-    return Part(decoded(paths, size), np.array(labels, dtype=np.int64))
+def _part(root: Path, paths: Sequence[Path], labels: Sequence[int]) -> Files:
+    return Files(tuple(str(path.relative_to(root)) for path in paths), np.array(labels, dtype=np.int64))

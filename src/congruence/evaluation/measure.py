@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from congruence.data.dataset import ArrayDataset
+from congruence.data.images import ImageDataset
 from congruence.data.loader import loader
 from congruence.data.sources import Splits
 from congruence.evaluation.embed import Embedded, embed, known_accuracy
@@ -89,7 +89,7 @@ def accuracy_on_test(student: nn.Module, splits: Splits, *, device: str | torch.
     return known_accuracy(_embedded(student, splits.test, "student", device))
 
 
-def _embedded(model: nn.Module, part: ArrayDataset, name: str, device: str | torch.device | None) -> Embedded:
+def _embedded(model: nn.Module, part: ImageDataset, name: str, device: str | torch.device | None) -> Embedded:
     return embed(model, loader(part, batch_size=BATCH, shuffle=False), name=name, device=device)
 
 

@@ -5,7 +5,7 @@ from congruence.models.parameters import count_parameters, shares_parameters
 from congruence.models.projectors import linear_projector, rows
 from congruence.models.taps import LayerError, Taps, call
 from congruence.models.teacher import Teacher
-from congruence.models.weights import load_into, load_weights, save_weights
+from congruence.models.weights import load_into, load_weights, save_weights, start_from
 from congruence.models.zoo import ZOO, ZooEntry, build, names
 
 __all__ = [
@@ -27,4 +27,5 @@ __all__ = [
     "rows",
     "save_weights",
     "shares_parameters",
+    "start_from",
 ]

@@ -141,6 +141,34 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> 
     model.load_state_dict({plain[name]: value for name, value in state.items()}, strict=True)
 
 
+def start_from(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> tuple[str, ...]:
+    """Load the weights of a network that was trained on other classes; Linear layers that differ start anew.
+
+    Args:
+        model: the receiver, freshly initialised, wrapped or not.
+        state: tensors by name.
+        source: where they come from, for the sentence.
+
+    Returns:
+        The names of the tensors that stay as they were.
+
+    Raises:
+        ValueError: where anything but Linear layers is missing, not expected, or of another shape.
+
+    Example:
+        >>> donor, model = (nn.Sequential(nn.Conv2d(1, 4, 1), nn.Flatten(), nn.Linear(4, n)) for n in (10, 3))
+        >>> start_from(model, donor.state_dict(), source="the donor")
+        ('2.weight', '2.bias')
+    """
+    bare = unwrap(model)
+    own, given = bare.state_dict(), _strip(dict(state))
+    heads = [name for name, module in bare.named_modules() if isinstance(module, nn.Linear)]
+    loose = {f"{name}.{part}" for name in heads for part in ("weight", "bias")} & set(own)
+    kept = tuple(name for name in own if name in loose and (name not in given or given[name].shape != own[name].shape))
+    load_into(bare, {**given, **{name: own[name] for name in kept}}, source=source)
+    return kept
+
+
 def _few(names: list[str]) -> str:
     return ", ".join(f"'{name}'" for name in names[:3]) + _more(names)
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -13,11 +12,18 @@ from torch import nn
 
 from congruence.core import check
 from congruence.models.zoo.cnn3 import Cnn3
-from congruence.models.zoo.resnet import cifar_resnet, resnet
+from congruence.models.zoo.mobilenet import MobileNetV2
+from congruence.models.zoo.resnet import Bottleneck, cifar_resnet, resnet
+from congruence.models.zoo.shufflenet import shufflenet_v1, shufflenet_v2
+from congruence.models.zoo.vgg import Vgg
+from congruence.models.zoo.wrn import WideResNet
 
-_OPTIONS = {"classes": check.COUNT, "in_channels": check.COUNT, "width": check.COUNT}
-_OPTIONS |= {"embedding_dim": check.Real(low=1, closed="low", integer=True, optional=True)}
-_OPTIONS |= {"keep": check.Real(low=1, high=3, closed="both", integer=True, optional=True)}
+_COMMON: Mapping[str, check.Constraint] = {
+    "classes": check.COUNT,
+    "in_channels": check.COUNT,
+    "embedding_dim": check.Real(low=1, closed="low", integer=True, optional=True),
+}
+_STEM = check.Choice(("small", "imagenet"))
 
 
 @dataclass(frozen=True)
@@ -25,16 +31,18 @@ class ZooEntry:
     """One model: how it is made, what it is, and its size for `classes` outputs and 3 channels.
 
     Attributes:
-        factory: makes it from `classes`, `in_channels` and its own options.
+        factory: makes it from `classes`, `in_channels`, `embedding_dim` and its own options.
         description: one line.
-        parameters: how many the structure has.
+        parameters: how many the structure has, without options.
         classes: for which `parameters` are counted.
+        options: what its own options may be, beside those that every model has.
     """
 
     factory: Callable[..., nn.Module]
     description: str
     parameters: int
     classes: int
+    options: Mapping[str, check.Constraint] = field(default_factory=lambda: MappingProxyType({}))
 
 
 def _cifar(depth: int, parameters: int, *, wide: bool = False) -> ZooEntry:
@@ -47,6 +55,28 @@ def _cifar(depth: int, parameters: int, *, wide: bool = False) -> ZooEntry:
     )
 
 
+def _resnet(depth: int, parameters: int, *structure: Any) -> ZooEntry:
+    return ZooEntry(
+        functools.partial(resnet, *structure),
+        f'ResNet-{depth} for small images; width=32 halves it, stem="imagenet" is that for large ones',
+        parameters,
+        classes=10,
+        options=MappingProxyType({"width": check.COUNT, "stem": _STEM}),
+    )
+
+
+def _wrn(depth: int, factor: int, parameters: int) -> ZooEntry:
+    name = f"wide ResNet of {depth} layers, widths {16 * factor}-{32 * factor}-{64 * factor}"
+    return ZooEntry(functools.partial(WideResNet, depth, factor), name, parameters, classes=100)
+
+
+def _vgg(counts: tuple[int, ...], parameters: int) -> ZooEntry:
+    layers = sum(counts) + 3  # the name counts the three linear layers, of which the small version keeps one
+    return ZooEntry(functools.partial(Vgg, counts), f"VGG-{layers} with batch norm", parameters, classes=100)
+
+
+# Sizes are those that the structures have. Published to the last digit are: for ImageNet (1000 classes) ResNet-18, -34,
+# -50 and MobileNetV2; for CIFAR ResNet-18 and -50. The CIFAR benchmark's tables round to 0.01 million. Both are tested.
 ZOO: Mapping[str, ZooEntry] = MappingProxyType(
     {
         "resnet8": _cifar(8, 83_892),
@@ -58,16 +88,39 @@ ZOO: Mapping[str, ZooEntry] = MappingProxyType(
         "resnet110": _cifar(110, 1_736_564),
         "resnet8x4": _cifar(8, 1_233_540, wide=True),
         "resnet32x4": _cifar(32, 7_433_860, wide=True),
-        "resnet18": ZooEntry(
-            functools.partial(resnet, (2, 2, 2, 2)),
-            "ResNet-18 for small images; width=32 halves it",
-            11_173_962,
+        "resnet18": _resnet(18, 11_173_962, (2, 2, 2, 2)),
+        "resnet34": _resnet(34, 21_282_122, (3, 4, 6, 3)),
+        "resnet50": _resnet(50, 23_520_842, (3, 4, 6, 3), Bottleneck),
+        "wrn16_1": _wrn(16, 1, 180_916),
+        "wrn16_2": _wrn(16, 2, 703_284),
+        "wrn40_1": _wrn(40, 1, 569_780),
+        "wrn40_2": _wrn(40, 2, 2_255_156),
+        "vgg8": _vgg((1, 1, 1, 1, 1), 3_965_028),
+        "vgg11": _vgg((1, 1, 2, 2, 2), 9_277_284),
+        "vgg13": _vgg((2, 2, 2, 2, 2), 9_462_180),
+        "vgg16": _vgg((2, 2, 3, 3, 3), 14_774_436),
+        "vgg19": _vgg((2, 2, 4, 4, 4), 20_086_692),
+        "mobilenetv2": ZooEntry(
+            MobileNetV2,
+            'MobileNetV2 for small images; width=0.5 halves it, stem="imagenet" is that for large ones',
+            2_353_060,
+            classes=100,
+            options=MappingProxyType({"width": check.Real(low=0.1, closed="low"), "stem": _STEM}),
+        ),
+        "shufflenetv1": ZooEntry(shufflenet_v1, "ShuffleNetV1 of 3 groups for small images", 949_258, classes=100),
+        "shufflenetv2": ZooEntry(shufflenet_v2, "ShuffleNetV2 for small images", 1_355_528, classes=100),
+        "cnn3": ZooEntry(
+            Cnn3,
+            "three convolutions and a 64-d embedding: the retrieval student",
+            15_050,
             classes=10,
+            options=MappingProxyType(
+                {
+                    "width": check.COUNT,
+                    "keep": check.Real(low=1, high=3, closed="both", integer=True, optional=True),
+                }
+            ),
         ),
-        "resnet34": ZooEntry(
-            functools.partial(resnet, (3, 4, 6, 3)), "ResNet-34 for small images", 21_282_122, classes=10
-        ),
-        "cnn3": ZooEntry(Cnn3, "three convolutions and a 64-d embedding: the retrieval student", 15_050, classes=10),
     }
 )
 
@@ -84,7 +137,8 @@ def build(name: str, *, classes: int, in_channels: int = 3, **options: Any) -> n
         name: a row of `ZOO`.
         classes: number of outputs.
         in_channels: of the images, 1 or 3.
-        options: `embedding_dim` for every model; `width` for "cnn3", "resnet18" and "resnet34"; `keep` for "cnn3".
+        options: `embedding_dim` for every model; `width` and `stem` ("small" or "imagenet") for "resnet18", "resnet34",
+            "resnet50" and "mobilenetv2", whose `width` is a factor (0.5); `width` and `keep` for "cnn3".
 
     Returns:
         A module from images [B, in_channels, H, W], 8×8 or larger, to logits [B, classes], with the attribute
@@ -99,8 +153,8 @@ def build(name: str, *, classes: int, in_channels: int = 3, **options: Any) -> n
     """
     if name not in ZOO:
         raise ValueError(f"There is no model {name!r} in the zoo.{check.near(str(name), ZOO)} It has {', '.join(ZOO)}.")
-    factory = ZOO[name].factory
-    known = set(inspect.signature(factory).parameters) - {"depth", "wide", "blocks"}
+    entry = ZOO[name]
+    known = {**_COMMON, **entry.options}
     for option in options:
         if option not in known:
             offered = ", ".join(sorted(known))
@@ -108,5 +162,5 @@ def build(name: str, *, classes: int, in_channels: int = 3, **options: Any) -> n
                 f"The model {name!r} has no option '{option}'.{check.near(option, known)} It has {offered}."
             )
     values = {"classes": classes, "in_channels": in_channels, **options}
-    check.hyperparameters("build", _OPTIONS, **values)
-    return factory(**values)
+    check.hyperparameters("build", known, **values)
+    return entry.factory(**values)

@@ -1,0 +1,167 @@
+"""Photographs brought to one size one by one: as they are evaluated, or cropped, mirrored and turned by draws."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from congruence.core.check import Choice, Constraint, Flag, Real, fail, hyperparameters
+
+Pair = tuple[int, int]
+CONSTRAINTS: Mapping[str, Constraint] = {
+    "crop": Choice(("random", "resized")),
+    "flip": Flag(),
+    "rotation": Real(low=0, high=180, closed="both"),
+}
+_TRIES = 10
+_RATIOS = (3 / 4, 4 / 3)  # of a resized crop's width to its height
+DRAWS = 4 + 2 * _TRIES  # numbers that one image takes
+
+
+@dataclass(frozen=True)
+class PhotoAugment:
+    """Crop out of the whole photograph, mirror left to right half of the time, then turn about the crop's centre.
+
+    A crop that is "random" keeps the photograph's scale after `resize` (or after its shorter side has come to a length
+    drawn from `sides`) and draws its place; one that is "resized" draws its share of the area and its ratio of width to
+    height (log-uniform in [3/4, 4/3]), then its place, and is scaled to the size of the images.
+
+    Args:
+        crop: "random" or "resized".
+        flip: whether images are mirrored.
+        rotation: they are turned by an angle drawn from [-rotation, rotation] degrees, corners filled with black.
+        sides: for "random" crops, the least and the greatest length of the shorter side; None for the dataset's
+            `resize`.
+        area: for "resized" crops, the least and the greatest share of the area.
+
+    Raises:
+        ValueError: where an argument is not allowed.
+
+    Example:
+        >>> PhotoAugment(rotation=200)
+        Traceback (most recent call last):
+        ValueError: `PhotoAugment`: `rotation` must be a number >= 0 and <= 180, got 200.
+
+    Reference:
+        He et al., Deep Residual Learning, CVPR 2016, sec. 3.4 (`sides=(256, 480)`); Szegedy et al., Going Deeper with
+        Convolutions, CVPR 2015, sec. 6 ("resized").
+
+    Deviations:
+        Colours are never changed. After ten shares and ratios that do not fit, the largest centred crop is taken.
+    """
+
+    crop: Literal["random", "resized"] = "random"
+    flip: bool = True
+    rotation: float = 0.0
+    sides: Pair | None = None
+    area: tuple[float, float] = (0.08, 1.0)
+
+    def __post_init__(self) -> None:
+        name = "PhotoAugment"
+        hyperparameters(name, CONSTRAINTS, crop=self.crop, flip=self.flip, rotation=self.rotation)
+        side, share = Real(low=1, closed="low", integer=True), Real(low=0, high=1, closed="high")
+        if self.sides is not None and not _ordered(self.sides, side):
+            fail(name, "sides", "two integers >= 1, the smaller first, or None", repr(self.sides))
+        if self.sides is not None and self.crop != "random":
+            fail(name, "sides", f"None where `crop` is {self.crop!r}", repr(self.sides))
+        if not _ordered(self.area, share):
+            fail(name, "area", "two numbers > 0 and <= 1, the smaller first", repr(self.area))
+        object.__setattr__(self, "sides", None if self.sides is None else tuple(self.sides))
+        object.__setattr__(self, "area", tuple(self.area))
+
+
+def _ordered(pair: Any, allowed: Real) -> bool:
+    fits = isinstance(pair, tuple | list) and len(pair) == 2 and all(allowed.accepts(value) for value in pair)
+    return fits and bool(pair[0] <= pair[1])
+
+
+def evaluated(photo: Any, size: Pair, resize: int | Pair | None) -> Any:
+    """Return a Pillow image at `size` (height, width) without a draw: resized, then cropped at the centre.
+
+    Args:
+        photo: the image.
+        size: (height, width) of the result.
+        resize: the length of the shorter side before the crop, or (height, width) whatever the ratio; None to cover
+            `size` as closely as the ratio allows.
+    """
+    from PIL import Image, ImageOps
+
+    if resize is None:
+        return photo if photo.size == size[::-1] else ImageOps.fit(photo, size[::-1], Image.Resampling.BILINEAR)
+    scaled = _scaled(photo, size, resize)
+    return _cut(scaled, (scaled.height - size[0]) // 2, (scaled.width - size[1]) // 2, size)
+
+
+def augmented(
+    photo: Any, draws: Sequence[float], *, augment: PhotoAugment, size: Pair, resize: int | Pair | None
+) -> Any:
+    """Return a Pillow image at `size` (height, width), augmented by `DRAWS` numbers in [0, 1).
+
+    With u the numbers: a crop of h × w out of H × W starts at row ⌊u₀(H−h+1)⌋ and column ⌊u₁(W−w+1)⌋, is mirrored where
+    u₂ < 1/2 and turned by (2u₃−1)·rotation degrees, bilinearly; the rest are for side, share and ratio.
+
+    Args:
+        photo: the image.
+        draws: u.
+        augment: what is done.
+        size: (height, width) of the result.
+        resize: as in `evaluated`; "resized" crops leave it out.
+    """
+    from PIL import Image
+
+    if augment.crop == "resized":
+        height, width, inside = _share((photo.height, photo.width), draws[4:], augment.area)
+        top, left = inside or (_place(draws[0], photo.height - height), _place(draws[1], photo.width - width))
+        box = (left, top, left + width, top + height)
+        cropped = photo.resize(size[::-1], Image.Resampling.BILINEAR, box=box)
+    else:
+        if augment.sides is not None:
+            low, high = augment.sides
+            resize = low + _place(draws[4], high - low)
+        scaled = _scaled(photo, size, resize)
+        top, left = _place(draws[0], scaled.height - size[0]), _place(draws[1], scaled.width - size[1])
+        cropped = _cut(scaled, top, left, size)
+    if augment.flip and draws[2] < 0.5:
+        cropped = cropped.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    angle = (2 * draws[3] - 1) * augment.rotation
+    return cropped.rotate(angle, Image.Resampling.BILINEAR) if angle else cropped
+
+
+def _place(draw: float, room: int) -> int:
+    return math.floor(draw * (room + 1))
+
+
+def _cut(photo: Any, top: int, left: int, size: Pair) -> Any:
+    return photo.crop((left, top, left + size[1], top + size[0]))
+
+
+def _scaled(photo: Any, size: Pair, resize: int | Pair | None) -> Any:
+    """Scale to the shorter side, to (height, width), or to cover `size`."""
+    from PIL import Image
+
+    if isinstance(resize, tuple):
+        height, width = resize
+    else:
+        least = (size[0] / photo.height, size[1] / photo.width)
+        factor = max(least) if resize is None else resize / min(photo.size)
+        # Rounding must not leave less than what is cropped.
+        height, width = (
+            max(side, round(before * factor)) for side, before in zip(size, (photo.height, photo.width), strict=True)
+        )
+    return photo if photo.size == (width, height) else photo.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def _share(whole: Pair, draws: Sequence[float], area: tuple[float, float]) -> tuple[int, int, Pair | None]:
+    """Return the height and width of a resized crop, and its place only where it is the one at the centre."""
+    low, high = (math.log(ratio) for ratio in _RATIOS)
+    for share, shape in zip(draws[0 : 2 * _TRIES : 2], draws[1 : 2 * _TRIES : 2], strict=True):
+        pixels = whole[0] * whole[1] * (area[0] + share * (area[1] - area[0]))
+        ratio = math.exp(low + shape * (high - low))
+        height, width = round(math.sqrt(pixels / ratio)), round(math.sqrt(pixels * ratio))
+        if 0 < height <= whole[0] and 0 < width <= whole[1]:
+            return height, width, None
+    ratio = min(max(whole[1] / whole[0], _RATIOS[0]), _RATIOS[1])
+    height, width = max(1, min(whole[0], round(whole[1] / ratio))), max(1, min(whole[1], round(whole[0] * ratio)))
+    return height, width, ((whole[0] - height) // 2, (whole[1] - width) // 2)

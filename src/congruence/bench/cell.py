@@ -109,10 +109,10 @@ def _tried(cell: Cell, config: RunConfig, folder: Path) -> Row:
 
 def _numbers(trained: StageRun, folder: Path) -> Row:
     best = measure(trained.student, trained.splits, teacher=trained.teacher)
-    last = load_student(folder, lambda: trained.student, last=True)
+    last = load_student(folder, lambda: trained.student, last=True) if trained.classifies else None
     return {
-        "accuracy_best": best.accuracy,
-        "accuracy_last": accuracy_on_test(last, trained.splits),
+        "accuracy_best": best.accuracy if trained.classifies else None,
+        "accuracy_last": None if last is None else accuracy_on_test(last, trained.splits),
         "retrieval_map": best.retrieval_map,
         "gpcl": best.gpcl,
         "kernel_transfer_error": best.kernel_transfer_error,

@@ -29,10 +29,6 @@ def pictures(count: int, seed: int, *, side: int = 32, classes: int = 10) -> Arr
     return ArrayDataset(images, labels, classes=classes, mean=[0.5] * 3, std=[0.25] * 3, name="pictures")
 
 
-def fake_cifar10() -> Splits:
-    return Splits(pictures(60, 0), pictures(20, 1), pictures(20, 2))
-
-
 def fake(classes: int) -> Splits:
     """Pictures of 16×16, on which the large models of the benchmarks take a second, of 10 of so many classes."""
     return Splits(*(pictures(count, seed, side=16, classes=classes) for seed, count in enumerate((60, 20, 20))))

@@ -102,8 +102,8 @@ class ResNet(nn.Module):
         embedding_dim: int | None = None,
     ) -> None:
         super().__init__()
-        size = {"kernel_size": 7, "stride": 2, "padding": 3} if imagenet else {"kernel_size": 3, "padding": 1}
-        self.conv1 = nn.Conv2d(in_channels, stem, **size, bias=False)
+        kernel, stride = (7, 2) if imagenet else (3, 1)
+        self.conv1 = nn.Conv2d(in_channels, stem, kernel, stride=stride, padding=kernel // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(stem)
         self.relu = nn.ReLU()
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if imagenet else None

@@ -108,3 +108,25 @@ def test_the_demo_has_what_it_promises():
     demo = load_plan("demo")
     assert list(demo.recipes) == ["ce", "kd", "cckd", "pkt", "perception_coherence"]
     assert len(demo.seeds) == 3
+
+
+def test_a_student_without_labels_has_no_accuracy_but_retrieval(tmp_path):
+    only = "stages.student.terms=[{key='pkt'}]"
+    found = run_plan(plan(SMALL_STUDENT[0], only, seeds=(0,), methods=("pkt",)), tmp_path, workers=0)
+    (row,) = found.rows
+    assert (row["accuracy_best"], row["accuracy_last"]) == (None, None)
+    assert 0 < row["retrieval_map"] < 1
+    (teacher,) = found.teachers.values()
+    assert 0 < teacher["accuracy_best"] <= 1
+    record = json.loads((found.cells[0] / "run.json").read_text())
+    (best,) = record["best"].values()
+    assert list(best) == ["loss"]
+
+
+def test_classes_that_nobody_saw(tmp_path):
+    open_set = ("stages.student.terms=[{key='kda', landmarks='clusters', count=5, warmup=0}]", "data.test_classes=3")
+    found = run_plan(plan(SMALL_STUDENT[0], *open_set, seeds=(0,), methods=("kda",)), tmp_path, workers=0)
+    (row,), (teacher,) = found.rows, found.teachers.values()
+    for numbers in (row, teacher):
+        assert (numbers["accuracy_best"], numbers["accuracy_last"]) == (None, None)
+        assert 0 < numbers["retrieval_map"] < 1

@@ -210,3 +210,15 @@ def test_a_value_of_several_types_is_named_by_its_key(key, value):
         load_config("digits/pkt", [f"{key}={value}"])
     assert error.value.lines
     assert all(line.startswith(f"--set {key}={value}: {key}: expected ") for line in error.value.lines)
+
+
+def test_options_that_only_fit_together():
+    term = "stages.student.terms=[{key='kda', landmarks='clusters', count=9%s}]"
+    (found,) = load_config("digits/pkt", [term % ""]).stages["student"].terms
+    assert found.term().hyperparameters["count"] == 9
+    with pytest.raises(ConfigError) as raised:
+        load_config("digits/pkt", [term % ", warmup=-1"])
+    assert "warmup" in str(raised.value)
+    assert "count" not in str(raised.value)
+    with pytest.raises(ConfigError, match="count: expected None for the landmarks 'centres', got 9"):
+        load_config("digits/pkt", ["stages.student.terms=[{key='kda', count=9}]"])

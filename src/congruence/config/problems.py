@@ -46,19 +46,26 @@ class Problems(ValueError):
 
 
 def one_by_one(make: Callable[..., Any], values: Mapping[str, Any], **always: Any) -> list[tuple[str, str]]:
-    """Try keyword arguments one at a time, then all together, so that every wrong one is found, not the first."""
-    found = []
-    for name, value in values.items():
+    """Try keyword arguments one at a time, then all together, so that every wrong one is found, not the first.
+
+    An argument that is wrong alone but right beside the others is no error.
+    """
+
+    def error(**given: Any) -> str | None:
         try:
-            make(**{**always, name: value})
-        except (TypeError, ValueError) as error:
-            found.append((name, str(error)))
-    if not found:
-        try:
-            make(**{**always, **values})
-        except (TypeError, ValueError) as error:
-            found.append(("", str(error)))
-    return found
+            make(**{**always, **given})
+        except (TypeError, ValueError) as raised:
+            return str(raised)
+        return None
+
+    alone = {name: said for name, value in values.items() if (said := error(**{name: value})) is not None}
+    found = [
+        (name, said)
+        for name, said in alone.items()
+        if error(**{key: value for key, value in values.items() if key == name or key not in alone}) is not None
+    ]
+    together = None if found else error(**values)
+    return found if together is None else [("", together)]
 
 
 def expected(names: Iterable[str], got: str, *, what: str = "one of ") -> str:

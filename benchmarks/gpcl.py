@@ -67,8 +67,8 @@ def main() -> None:
         row = {"row_milliseconds": round(ours, 4), "argsort_row_milliseconds": round(theirs, 4)}
         figures.append(figure(name, ours / theirs, BAR, **row, **more))
     note = (
-        "whole_*: global_perception_coherence of all samples; megabytes are what the largest resident set of the process "
-        "grew by, the second only what it added to the first"
+        "whole_*: global_perception_coherence of all samples; megabytes are what the largest resident set of the "
+        "process grew by, the second only what it added to the first"
     )
     write("gpcl", DEFINITION, figures, samples=SAMPLES, width=WIDTH, note=note, rounds=rounds)
 

@@ -6,6 +6,7 @@ python benchmarks/step_overhead.py [cpu|cuda]
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 import time
 from collections.abc import Callable
@@ -41,7 +42,9 @@ def loss_work(key: str, teacher: torch.nn.Module, student: torch.nn.Module, batc
     costs no second forward here.
     """
     facts = cg.data.DataFacts(BATCH, CLASSES, batch[1].cpu())
-    distiller = cg.Distiller(teacher, student, [cg.Term(key)], example=batch[0][:2], facts=facts).to(batch[0].device)
+    together = row(key).needs.students == "all"
+    students = {"first": student, "second": copy.deepcopy(student)} if together else student
+    distiller = cg.Distiller(teacher, students, [cg.Term(key)], example=batch[0][:2], facts=facts).to(batch[0].device)
     views = {view: batch[0] for view in row(key).needs.views if view != "main"}
     with torch.no_grad():
         captured = distiller.capture(*batch, views=views)

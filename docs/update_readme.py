@@ -10,6 +10,7 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -37,8 +38,14 @@ def tables() -> dict[str, str]:
     kept = json.loads(KEPT.read_text(encoding="utf8"))
     rows = map(catalogue.row, catalogue.keys())
     methods = ["| key | what is transferred | weight |", "|---|---|---|"]
-    methods += [f"| `{row.key}` | {row.summary} | {row.weight:g} |" for row in rows]
+    methods += [f"| `{row.key}` | {row.summary} | {_weight(row.weight)} |" for row in rows]
     return {"demo": text(cells(kept["rows"], kept["teachers"])), "methods": "\n".join(methods)}
+
+
+def _weight(weight: float | Mapping[str, float]) -> str:
+    """Write a weight, or that of each part."""
+    parts = weight.items() if isinstance(weight, Mapping) else [("", weight)]
+    return ", ".join(f"{part} {value:g}".strip() for part, value in parts)
 
 
 def filled(readme: str) -> str:

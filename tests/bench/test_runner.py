@@ -110,6 +110,21 @@ def test_the_demo_has_what_it_promises():
     assert len(demo.seeds) == 3
 
 
+def test_students_that_teach_each_other_are_a_row_with_the_first_ones_numbers(tmp_path):
+    few = ("stages.student.train.epochs=1", "data.train_size=200")
+    result = run_plan(Plan("mutual", {"dml": "digits/dml"}, (0,), few), tmp_path, workers=0)
+    (row,), (folder,) = result.rows, result.cells
+    assert {path.name for path in folder.glob("student-*")} >= {
+        "student-first.safetensors",
+        "student-second.safetensors",
+    }
+    first = cg.load_student(folder, name="first")
+    splits = cg.data.load("digits", train_size=200)
+    logits = first(splits.test.batch(range(len(splits.test))))
+    assert row["accuracy_best"] == (logits.argmax(1) == splits.test.labels).double().mean().item()
+    assert row["gpcl"] is None
+
+
 def test_a_student_without_labels_has_no_accuracy_but_retrieval(tmp_path):
     only = "stages.student.terms=[{key='pkt'}]"
     found = run_plan(plan(SMALL_STUDENT[0], only, seeds=(0,), methods=("pkt",)), tmp_path, workers=0)
@@ -118,9 +133,10 @@ def test_a_student_without_labels_has_no_accuracy_but_retrieval(tmp_path):
     assert 0 < row["retrieval_map"] < 1
     (teacher,) = found.teachers.values()
     assert 0 < teacher["accuracy_best"] <= 1
-    record = json.loads((found.cells[0] / "run.json").read_text())
-    (best,) = record["best"].values()
-    assert list(best) == ["loss"]
+    lines = [json.loads(line) for line in (found.cells[0] / "metrics.jsonl").read_text().splitlines()]
+    (validated,) = [line for line in lines if line.get("kind") == "epoch"]
+    assert set(validated) >= {"loss"}
+    assert "accuracy" not in validated
 
 
 def test_classes_that_nobody_saw(tmp_path):

@@ -50,6 +50,20 @@ def test_a_recipe_ends_with_numbers_and_a_student(finished):
     assert tested["teacher"]["gpcl"] is None
 
 
+def test_diagnostics_are_where_the_last_line_says(tmp_path):
+    asked = sets('diagnostics.measures=["gpcl", "kernel_transfer_error"]', 'diagnostics.stages=["student"]')
+    result = invoke("distill", "recipes/digits/pkt.toml", "--out", tmp_path, *SMALL, *asked)
+    assert result.exit_code == 0, result.stderr
+    path = tmp_path / "metrics.jsonl"
+    assert result.stdout.splitlines()[-1] == f"diagnostics: {path}"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    found = [row["diagnostics"] for row in rows if "diagnostics" in row]
+    assert [sorted(numbers) for numbers in found] == [["gpcl", "kernel_transfer_error"]]
+    misspelt = invoke("distill", "recipes/digits/pkt.toml", *sets('diagnostics.measures=["gpc"]'))
+    assert (misspelt.exit_code, misspelt.stdout) == (2, "")
+    assert "got 'gpc'. Did you mean 'gpcl'" in misspelt.stderr
+
+
 def test_the_same_again_is_refused_and_resumes(finished):
     out, result = finished
     again = invoke("distill", "recipes/digits/pkt.toml", "--out", out, *SMALL)

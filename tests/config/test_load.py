@@ -108,7 +108,7 @@ train = {}
         "--set x: expected key=value, got 'x'.",
         "--set stages.studnt.train.epochs=3: stages.studnt.train.epochs: expected a stage of the file: student, third, "
         "got 'studnt'. Did you mean 'student'?",
-        "nmae: expected one of name, extends, data, stages, got 'nmae'. Did you mean 'name'?",
+        "nmae: expected one of name, extends, data, diagnostics, stages, got 'nmae'. Did you mean 'name'?",
         "data.name: expected a folder or one of digits, fashion-mnist, cifar10, cifar100, svhn, tiny-imagenet, cub200, "
         "imagenet, market1501, msmt17, image-folder, got 'digts'. "
         "Did you mean 'digits'?",
@@ -219,6 +219,6 @@ def test_options_that_only_fit_together():
     with pytest.raises(ConfigError) as raised:
         load_config("digits/pkt", [term % ", warmup=-1"])
     assert "warmup" in str(raised.value)
-    assert "count" not in str(raised.value)
+    assert "terms.0.count" not in str(raised.value)
     with pytest.raises(ConfigError, match="count: expected None for the landmarks 'centres', got 9"):
         load_config("digits/pkt", ["stages.student.terms=[{key='kda', count=9}]"])

@@ -11,7 +11,10 @@ from pydantic import ValidationError
 from congruence.config import ConfigError, build_stage, load_config, load_splits, run
 from congruence.config.parts import ModelConfig
 from congruence.config.training import TrainConfig
-from congruence.data import Augment, FileDataset, PhotoAugment
+from congruence.data import Augment, FileDataset, PhotoAugment, load, loader, read_reid
+from congruence.evaluation.embed import embed
+from congruence.evaluation.measure import measure
+from congruence.metrics import reid_evaluate
 from congruence.models import build, save_weights
 
 STAGES = """
@@ -128,3 +131,43 @@ def test_a_student_starts_from_weights_of_other_classes(tmp_path):
 def test_weights_and_a_start_are_not_both_given():
     with pytest.raises(ValidationError, match="expected none beside `weights`, got both"):
         ModelConfig(model="resnet8", weights="a.pt", start="b.pt")
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_numbers_of_a_stream_are_those_of_an_array(tmp_path):
+    layouts.write_classes(tmp_path, {"a": 8, "b": 8, "c": 8}, size=(20, 24))
+    student, teacher = (build(name, classes=3).eval() for name in ("resnet8", "resnet14"))
+    found = [
+        measure(student, load(tmp_path, size=16, stream=stream), teacher=teacher).to_dict() for stream in (True, False)
+    ]
+    assert found[0] == found[1]
+    assert found[0]["gpcl"] is not None
+
+
+def test_superclasses_of_a_stream(tmp_path):
+    layouts.write_classes(tmp_path / "photographs", {"a": 12, "b": 12, "c": 12}, size=(20, 24))
+    sampler = 'stages.student.train.sampler={name="superclass_uniform", k=4, clusters=3}'
+    config = load_config(write(tmp_path), [*quick(("teacher", "student")), sampler])
+    splits = load_splits(config.data)
+    built = build_stage(config, "student", teachers={}, splits=splits)
+    batches = built.train_loader.plan(0)
+    assert len(batches) > 0
+    assert all(len(batch) == 8 for batch in batches)
+
+
+@pytest.mark.parametrize("name", ["market1501", "msmt17"])
+def test_queries_of_strangers_have_features_and_no_accuracy(tmp_path, name):
+    {"market1501": layouts.write_market1501, "msmt17": layouts.write_msmt17}[name](
+        tmp_path, {1: 8, 2: 8} if name == "market1501" else {1: (8, 2), 2: (8, 2)}
+    )
+    data = read_reid(name, tmp_path, size=(16, 8))
+    model = build("resnet8", classes=2).eval()
+    features = [embed(model, loader(part, batch_size=2, shuffle=False)).features for part in (data.query, data.gallery)]
+    ranked = reid_evaluate(*features, *data[3:], max_rank=2)
+    assert 0 < ranked.map <= 1
+    assert ranked.cmc.shape == (2,)
+    told = [torch.nn.functional.one_hot(ids + 1, 9).float() for ids in (data.query_ids, data.gallery_ids)]
+    assert reid_evaluate(*told, *data[3:], max_rank=2).map == 1
+    measured = measure(model, data.splits, teacher=model)
+    assert (measured.accuracy, measured.retrieval_map) == (None, None)
+    assert measured.gpcl == pytest.approx(1.0)

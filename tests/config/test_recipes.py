@@ -14,7 +14,13 @@ DRAWINGS = ("perception_coherence", "pkt", "mimic", "cckd", "kda", "wasserstein"
 LABEL_FREE |= {f"quickdraw/{key}" for key in DRAWINGS}
 # Further ones of a method, beside the one that is called as its key.
 VARIANTS = {"digits/" + name for name in ("cckd_mimic", "cckd_bilinear", "cckd_cur", "cckd_sur", "cckd_head")}
-VARIANTS |= {"digits/intra_class_teacher", "cifar100/cckd_resnet14"}
+VARIANTS |= {
+    "digits/fitnet_two_stage",
+    "digits/intra_class_teacher",
+    "digits/adv_mimic",
+    "digits/kda_diagnostics",
+    "cifar100/cckd_resnet14",
+}
 # Published benchmarks on the user's own files, with the methods that their papers compare.
 CLASSES = {"cifar10": 10, "cifar100": 100, "svhn": 10, "tiny-imagenet": 200}
 BENCHMARKS = {f"{data}/{key}" for data in CLASSES if data != "cifar10" for key in ("teacher", "ce", "kd")}
@@ -97,7 +103,11 @@ def test_trains_two_steps(name, tmp_path):
     finished = run(config, tmp_path, splits=splits)
     assert list(finished) == list(config.stages)
     assert [stage.result.steps for stage in finished.values()] == [2] * len(finished)
-    assert finished[config.last].result.student_file == tmp_path / "student.safetensors"
+    students = config.stages[config.last].students()
+    names = ["student"] if list(students) == ["student"] else [f"student-{name}" for name in students]
+    files = list(finished[config.last].result.student_files.values())
+    assert files == [tmp_path / f"{name}.safetensors" for name in names]
+    assert all(file.is_file() for file in files)
 
 
 @pytest.mark.parametrize("name", sorted(LABEL_FREE))

@@ -34,7 +34,7 @@ def test_tables_have_the_fields_and_defaults_of_what_they_stand_for(table, optio
 
 def test_training_gives_the_engines_own_defaults():
     assert TrainConfig(epochs=3).options() == FitOptions(epochs=3)
-    apart = {"out", "resume", "evaluate", "callbacks"}
+    apart = {"out", "resume", "evaluate", "callbacks", "diagnose"}
     assert {f.name for f in dataclasses.fields(FitOptions)} - apart <= set(TrainConfig.model_fields)
 
 

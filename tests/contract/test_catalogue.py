@@ -18,9 +18,14 @@ from congruence.testing import Case, check_row, check_rows_on_two_ranks
 
 # A student equal to the teacher gives 0 for all but these, by definition.
 NOT_ZERO_AT_EQUAL = {
+    "adv": "the discriminator guesses, whatever it is shown",
     "arcface": "it compares with the labels",
     "ce": "it compares with the labels",
+    "dist": "the ε beside its norms leaves about 1e-6",
+    "dml": "it has no teacher",
+    "fitnet": "its regressor is trained",
     "intra_class": "it has no teacher",
+    "mlld": "it compares with the labels",
     "perception_coherence": "its default temperatures differ",
 }
 # What a few steps of a small model need to come to a loss at all.

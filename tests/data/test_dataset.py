@@ -54,8 +54,8 @@ def test_plain_iteration_ends(data: ArrayDataset) -> None:
 def test_augmented_batch_is_crop_then_normalise(data: ArrayDataset) -> None:
     index = torch.tensor([7, 2])
     spec = Augment(pad=2)
-    crops = pad_crop_flip(IMAGES[index], index, augment=spec, seed=5, epoch=3, view="strong")
-    got = data.batch(index, epoch=3, seed=5, augment=spec, view="strong", device="cpu")
+    crops = pad_crop_flip(IMAGES[index], index, augment=spec, seed=5, epoch=3, view="weak")
+    got = data.batch(index, epoch=3, seed=5, augment=spec, view="weak", device="cpu")
     assert torch.equal(got, normalize(crops, MEAN, STD))
     assert torch.equal(data.batch(index, augment=spec, view="clean"), data.batch(index))
     assert torch.equal(data.batch(index, augment=True), data.batch(index, augment=Augment()))

@@ -33,6 +33,17 @@ def test_maps_are_averaged_and_models_without_logits_have_none():
     assert known_accuracy(found) is None
 
 
+def test_the_head_makes_the_logits_of_the_embeddings():
+    model, points = net(0), data().tensors[0]
+    found = embed(model, [points])
+    weight, bias = found.head
+    torch.testing.assert_close(found.features @ weight.T + bias, found.logits)
+    model[3].weight.data += 1
+    assert torch.equal(weight + 1, model[3].weight)
+    assert embed(model, [points], layer="2").head is None  # the same numbers, of which no path says that they enter it
+    assert embed(nn.Linear(6, 3, bias=False), [points]).head[1] is None
+
+
 def test_accuracy_is_of_the_labelled_samples():
     model = net(0)
     points, labels = data().tensors

@@ -31,7 +31,7 @@ class TestDistillation(LossTester):
         inputs=logits,
         reference=reference,
         settings=({}, {"temperature": 1}),
-        goldens=(Golden("kd_kl_A"),),
+        goldens=(Golden("kd_kl_A"), Golden("mlld_kd_loss_A")),
         zero_at_equal=({}, {"temperature": 1.0}, {"temperature": 0.01}),
         bad_arguments=(
             ((torch.zeros(4, 3), torch.zeros(4, 5)), "got `student_logits` [4, 3], `teacher_logits` [4, 5]."),

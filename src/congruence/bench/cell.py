@@ -96,20 +96,23 @@ def _measured(config: RunConfig, folder: Path) -> Row:
 
 
 def _tried(cell: Cell, config: RunConfig, folder: Path) -> Row:
-    """Return a trial's validation accuracy, 0 where its weight made the loss overflow."""
+    """Return a trial's validation accuracy (of the first student), 0 where its weight made the loss overflow."""
     try:
         trained = run(config, folder, resume=True)[config.last]
     except NonFiniteLossError:
         return {"accuracy": 0.0, "diverged": True}
-    (best,) = trained.result.best.values()
-    if "accuracy" not in best:
+    name, best = next(iter(trained.result.best.items()))
+    accuracy = best.get(f"accuracy/{name}", best.get("accuracy"))
+    if accuracy is None:
         raise ValueError(f"The weight of '{cell.method}' is found by validation accuracy: its terms teach no class.")
-    return {"accuracy": best["accuracy"]}
+    return {"accuracy": accuracy}
 
 
 def _numbers(trained: StageRun, folder: Path) -> Row:
-    best = measure(trained.student, trained.splits, teacher=trained.teacher)
-    last = load_student(folder, lambda: trained.student, last=True) if trained.classifies else None
+    """Return a row's numbers: those of the first student, where they are several that teach each other."""
+    name, student = next(iter(trained.students.items()))
+    best = measure(student, trained.splits, teacher=trained.teacher)
+    last = load_student(folder, lambda: student, name=name, last=True) if trained.classifies else None
     return {
         "accuracy_best": best.accuracy if trained.classifies else None,
         "accuracy_last": None if last is None else accuracy_on_test(last, trained.splits),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import tomllib
@@ -149,9 +150,14 @@ class Plan:
 
 
 def _cell(method: str, recipe: str, variant: str, overrides: tuple[str, ...], seed: int) -> Cell:
-    last = load_config(recipe, overrides).last
+    last = _last_stage(recipe, overrides)
     config = load_config(recipe, (*overrides, f"stages.{last}.train.seed={seed}"))
     return Cell(method, seed, config, variant)
+
+
+@functools.cache
+def _last_stage(recipe: str, overrides: tuple[str, ...]) -> str:
+    return load_config(recipe, overrides).last
 
 
 def _weighted(cell: Cell, recipe: str, overrides: tuple[str, ...], factor: float) -> Cell:

@@ -55,6 +55,8 @@ def train(
         typer.echo(table(tested, title=name if several else "test set"))
     for name, path in ended.result.student_files.items():
         typer.echo(f"{name}: {path}")
+    if config.diagnostics is not None:
+        typer.echo(f"diagnostics: {out / 'metrics.jsonl'}")
 
 
 def allow(trust: bool) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from congruence import data
+from congruence.config.diagnostics import make_diagnostics
 from congruence.config.extracted import make_sampler, with_head
 from congruence.config.models import build_model, describe_model
 from congruence.core.rng import seed_everything
@@ -146,7 +147,11 @@ def build_stage(
             device=device,
             workers=train.workers,
         )
-    options = train.options(out=out, resume=resume, callbacks=tuple(callbacks))
+    taught = made.teacher is not None
+    diagnose = make_diagnostics(config.diagnostics, stage_name, splits, teacher=taught, device=device, dry=dry)
+    if dry and diagnose is not None:
+        diagnose.rehearse(distiller)
+    options = train.options(out=out, resume=resume, callbacks=tuple(callbacks), diagnose=diagnose)
     return Built(distiller, train_loader, val_loader, options, splits, made)
 
 

@@ -192,11 +192,12 @@ def _origin(key: str, origins: Mapping[Place, str], source: str) -> str:
 
 def _keys(place: Place) -> Iterable[str]:
     """Return the keys that the table at a location of the schema may have."""
-    from congruence.config import parts, schema, training
+    from congruence.config import diagnostics, parts, schema, training
 
     tables: dict[Place, type[BaseModel]] = {
         (): schema.RunConfig,
         ("data",): parts.DataConfig,
+        ("diagnostics",): diagnostics.DiagnosticsConfig,
         ("stages", "*"): schema.StageConfig,
         ("stages", "*", "train"): training.TrainConfig,
         ("stages", "*", "train", "optimizer"): training.OptimizerConfig,

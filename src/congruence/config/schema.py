@@ -10,6 +10,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from congruence.config.diagnostics import DiagnosticsConfig
 from congruence.config.parts import CacheConfig, DataConfig, HeadConfig, ModelConfig, TermConfig
 from congruence.config.problems import Problems, expected
 from congruence.config.table import Count, Table, absolute, table_or
@@ -86,11 +87,15 @@ class RunConfig(Table):
     name: str = ""
     extends: str | None = None
     data: DataConfig
+    diagnostics: DiagnosticsConfig | None = None
     stages: Annotated[dict[str, StageConfig], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _linked(self) -> Self:
         found = wrong_links(self.model_dump()["stages"])
+        if self.diagnostics is not None:
+            wrong = self.diagnostics.wrong({name: stage.teacher is not None for name, stage in self.stages.items()})
+            found += [(f"diagnostics.{key}", text) for key, text in wrong]
         if found:
             raise Problems(found)
         return self
@@ -110,7 +115,7 @@ class RunConfig(Table):
             if name in needed and isinstance(teacher, str):
                 needed.add(teacher.partition("/")[0])
         kept = {name: self.stages[name] for name in self.stages if name in needed}
-        return self.model_copy(update={"stages": {**{k: v for k, v in kept.items() if k != stage}, stage: kept[stage]}})
+        return self._with({**{k: v for k, v in kept.items() if k != stage}, stage: kept[stage]})
 
     def with_teacher(self, weights: str | Path, *, cache: Path | None = None) -> RunConfig:
         """Return the last stage alone, with its teacher's weights from a file instead of from the stage before.
@@ -132,4 +137,10 @@ class RunConfig(Table):
             shared = shown[:-1] if stage.teacher_cache.seed is not None else shown
             folder = cache / f"cache-{hashlib.sha256(repr(shared).encode()).hexdigest()[:12]}"
             changed["teacher_cache"] = stage.teacher_cache.model_copy(update={"folder": absolute(str(folder))})
-        return self.model_copy(update={"stages": {self.last: stage.model_copy(update=changed)}})
+        return self._with({self.last: stage.model_copy(update=changed)})
+
+    def _with(self, stages: dict[str, StageConfig]) -> RunConfig:
+        asked = self.diagnostics
+        if asked is not None:
+            asked = asked.upto({name: stage.teacher is not None for name, stage in stages.items()})
+        return self.model_copy(update={"stages": stages, "diagnostics": asked})

@@ -186,6 +186,7 @@ def _compared(text: str) -> dict[str, Any]:
     """Return a configuration without what may change between a run and its resumption."""
     values = tomllib.loads(text)
     values.get("data", {}).pop("root", None)
+    values.pop("diagnostics", None)
     for stage in values.get("stages", {}).values():
         for key in _APART:
             stage.get("train", {}).pop(key, None)

@@ -154,7 +154,7 @@ class TrainConfig(Table):
         return self
 
     def options(self, **more: Any) -> FitOptions:
-        """Return what `fit` gets; `more` are its arguments that no file says (out, resume, callbacks)."""
+        """Return what `fit` gets; `more` are arguments that this table does not say (out, resume, callbacks, ...)."""
         apart = {"batch_size", "drop_last", "augment", "sampler", "workers", "optimizer", "schedule"}
         values = {name: getattr(self, name) for name in type(self).model_fields if name not in apart}
         return FitOptions(

@@ -18,6 +18,7 @@ from congruence.data import split
 from congruence.data.augment import PLAIN_VIEWS, Augment, pad_crop_flip
 from congruence.data.images import ImageDataset, Indices, Spec
 from congruence.data.photos import PhotoAugment
+from congruence.data.strong import STRONG_VIEWS, jitter_and_cut
 
 Images = Tensor | npt.NDArray[np.uint8]
 Some = TypeVar("Some", bound=ImageDataset)
@@ -120,6 +121,8 @@ class ArrayDataset(ImageDataset):
         self.check_augment(spec)
         if isinstance(spec, Augment) and view not in PLAIN_VIEWS:
             images = pad_crop_flip(images, chosen, augment=spec, seed=seed, epoch=epoch, view=view)
+            if view in STRONG_VIEWS:
+                images = jitter_and_cut(images, chosen, seed=seed, epoch=epoch, view=view)
         return images
 
     def to(self, device: torch.device | str) -> ArrayDataset:

@@ -18,6 +18,7 @@ from congruence.data.decode import bytes_of, opened
 from congruence.data.formats import absent
 from congruence.data.images import ImageDataset, Indices, Spec
 from congruence.data.photos import DRAWS, Pair, PhotoAugment, augmented, evaluated
+from congruence.data.strong import STRONG_VIEWS, jitter_and_cut
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -135,6 +136,8 @@ class FileDataset(ImageDataset):
             images[position] = torch.from_numpy(bytes_of(photo).copy()).permute(2, 0, 1)
         if isinstance(spec, Augment):
             images = pad_crop_flip(images, chosen, augment=spec, seed=seed, epoch=epoch, view=view)
+        if spec and view in STRONG_VIEWS:
+            images = jitter_and_cut(images, chosen, seed=seed, epoch=epoch, view=view)
         return images if device is None else images.to(device, non_blocking=True)
 
     def fingerprint(self, *, labels: bool = True) -> str:

@@ -144,7 +144,8 @@ class ImageDataset(Dataset[tuple[Tensor, int]], ABC):
             epoch: counted from 0.
             seed: of the run.
             augment: what is done, True for the dataset's own, False or None for nothing.
-            view: the view's name; views draw independently, and "clean" is never augmented.
+            view: the view's name; views draw independently, "clean" is never augmented, and "strong" has
+                changed light and colours and a square cut out besides (`congruence.data.strong`).
             device: where the result is; bytes are moved, not floats.
 
         Returns:

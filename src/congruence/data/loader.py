@@ -60,7 +60,8 @@ def loader(
         seed: of order and augmentation.
         drop_last: leave out a last batch that is smaller; otherwise it is cut to a multiple of the number of ranks.
         augment: for an `ArrayDataset` or a `FileDataset`: an `Augment`, for files a `PhotoAugment` too, True for the
-            dataset's own, None for none, or one for each view. The view "clean" is never augmented.
+            dataset's own, None for none, or one for each view. The view "clean" is never augmented;
+            "strong" has changed light and colours and a cut besides.
         views: the names of the views; each draws independently of the others.
         workers: processes that read the dataset; an `ArrayDataset` needs none and starts none.
         sampler: an object whose `batches(epoch)` gives the global batches; `batch_size`, `shuffle` and `drop_last` then

@@ -10,7 +10,7 @@ from congruence.core.check import fail
 from congruence.core.rng import keyed_uniform
 
 # One stream of random numbers for each use, so that no choice depends on another.
-TEST, VALIDATION, TRAIN_SIZE, LABELS, MOMENTS, CLASSES, DATABASE = 101, 102, 103, 104, 105, 106, 107
+TEST, VALIDATION, TRAIN_SIZE, LABELS, DIAGNOSTICS, MOMENTS, CLASSES, DATABASE = range(101, 109)
 
 
 def _ranked(labels: Tensor, seed: int, stream: int) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import torch
 from torch import nn
@@ -18,10 +18,10 @@ Evaluate = Callable[[nn.Module], Mapping[str, float]]
 
 
 class Event(NamedTuple):
-    """What a callback is told: `kind` is "start", "step", "log", "epoch" or "end".
+    """What a callback is told: `kind` is "start", "step", "log", "diagnostics", "epoch" or "end".
 
-    `metrics` holds values at "log" (every `log_every` steps), "epoch" (after validation) and "end"; a "step" has none,
-    since reading them would make the device wait.
+    `metrics` holds values at "log" (every `log_every` steps), "diagnostics" (where `diagnose` gave some), "epoch"
+    (after validation) and "end"; a "step" has none, since reading them would make the device wait.
     """
 
     kind: str
@@ -34,6 +34,16 @@ class Event(NamedTuple):
 
 
 Callback = Callable[[Event], None]
+
+
+class Diagnose(Protocol):
+    """What an epoch's end is to tell beyond validation: `congruence.evaluation.Diagnostics`, or one's own."""
+
+    def rehearse(self, distiller: nn.Module) -> None:
+        """Raise a `ValueError` before the first step for what cannot be measured."""
+
+    def __call__(self, distiller: nn.Module, epoch: int) -> Mapping[str, float]:
+        """Return numbers by name, none where the epoch is passed over."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +148,8 @@ class FitOptions:
             else the largest. None: "accuracy" where a term teaches the classes, else "loss". Between equal numbers the
             smaller loss decides.
         callbacks: called with every `Event`.
+        diagnose: asked at every epoch's end for numbers that choose nothing and go to metrics.jsonl; on several ranks
+            the first alone is asked.
         log_every: steps between two lines of metrics.jsonl.
         checkpoint_seconds: between two checkpoints, beside the one at every epoch's end.
         tensorboard: write event files too (the extra `congruence[tensorboard]`).
@@ -160,6 +172,7 @@ class FitOptions:
     evaluate: Evaluate | None = None
     monitor: str | None = None
     callbacks: tuple[Callback, ...] = ()
+    diagnose: Diagnose | None = None
     log_every: int = 50
     checkpoint_seconds: float = 30.0
     tensorboard: bool = False
@@ -198,12 +211,15 @@ class FitOptions:
             check.fail("FitOptions", "evaluate", "a function or None", repr(self.evaluate))
         if not (self.monitor is None or isinstance(self.monitor, str)):
             check.fail("FitOptions", "monitor", "a name or None", repr(self.monitor))
+        if not (self.diagnose is None or (callable(self.diagnose) and hasattr(self.diagnose, "rehearse"))):
+            check.fail("FitOptions", "diagnose", "Diagnostics(...), what is like it, or None", repr(self.diagnose))
         if not isinstance(self.callbacks, (tuple, list)) or not all(map(callable, self.callbacks)):
             check.fail("FitOptions", "callbacks", "functions in a tuple", repr(self.callbacks))
 
     def describe(self) -> dict[str, Any]:
         """Return what makes a run the run it is, as plain values: two runs that differ here are not one run."""
-        apart = ("out", "device", "resume", "evaluate", "monitor", "callbacks", "checkpoint_seconds", "tensorboard")
+        apart = {"out", "device", "resume", "evaluate", "monitor", "callbacks", "diagnose"}
+        apart |= {"checkpoint_seconds", "tensorboard"}
         values: dict[str, Any] = {}
         for item in fields(self):
             value = getattr(self, item.name)

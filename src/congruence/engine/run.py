@@ -25,7 +25,7 @@ from congruence.engine.record import Recorder
 from congruence.engine.result import FitResult
 from congruence.engine.rundir import RunDirectory
 from congruence.engine.snapshot import restore, snapshot, summary
-from congruence.engine.validate import ask, validate
+from congruence.engine.validate import diagnosed, numbers
 from congruence.methods.method import Clock
 
 LOG = logging.getLogger("congruence")
@@ -161,20 +161,20 @@ class Run:
         self._tell("log", row)
 
     def end_epoch(self) -> None:
-        """Validate, keep the best, step the caller's scheduler, and save."""
+        """Validate, diagnose, keep the best, step the caller's scheduler, and save."""
         if self.batch == 0:
             raise ValueError(f"`fit`: `train_loader` must yield a batch in every epoch, got none in {self.epoch}.")
         if self.recorder.counts:
             self._flush()
         self.distiller.end_epoch()
-        metrics: dict[str, float] = {}
-        if self.options.evaluate is not None:
-            metrics = ask(self.distiller, self.options.evaluate)
-        elif self.val_loader is not None:
-            metrics = validate(self.distiller, self.val_loader, self.device)
+        metrics = numbers(self.distiller, self.val_loader, self.options.evaluate, self.device)
         improved = self.best.update(self.epoch, metrics)
         self.history.append(metrics)
         self.recorder.write({"step": self.step, "epoch": self.epoch, "validation": metrics})
+        found = diagnosed(self.distiller, self.options.diagnose, self.epoch)
+        if found:
+            self.recorder.write({"step": self.step, "epoch": self.epoch, "diagnostics": found})
+            self._tell("diagnostics", found)
         for name in improved:
             state = {k: v.detach().cpu().clone() for k, v in self.distiller.student_state_dict(name).items()}
             self.best.states[name] = state

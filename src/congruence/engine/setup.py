@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from congruence.core import check, ranks
+from congruence.core import check, ranks, rng
 from congruence.engine.batch import first_batch, samplers, unpack
 from congruence.engine.best import Best
 from congruence.engine.distiller import Distiller
+from congruence.engine.modes import evaluating
 from congruence.engine.optim import make_optimizer
 from congruence.engine.options import FitOptions
 from congruence.engine.rundir import fingerprint
@@ -90,13 +91,14 @@ def prepare(distiller: Distiller, loader: Any, options: FitOptions, device: torc
 def rehearse_validation(
     distiller: Distiller, loader: Iterable[Any] | None, options: FitOptions, device: torch.device, best: Best
 ) -> None:
-    """Measure one batch, and check that the number that is to choose the best epoch will be there."""
-    if options.evaluate is not None:
-        return
-    if loader is not None:
+    """Measure one batch, and check that the number that is to choose the best epoch will be there; then diagnose."""
+    if options.evaluate is None and loader is not None:
         best.expects(rehearse(distiller, loader, device))
-    elif options.monitor is not None:
+    elif options.evaluate is None and options.monitor is not None:
         check.fail("fit", "val_loader", f"given to monitor '{options.monitor}' (or FitOptions(evaluate=...))", "None")
+    if options.diagnose is not None:
+        with torch.no_grad(), rng.untouched(), evaluating(distiller):
+            options.diagnose.rehearse(distiller)
 
 
 def describe(distiller: Distiller, loader: Any, options: FitOptions, extent: Extent) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Validation: accuracy where a term teaches the classes, else the distillation loss; or one's own."""
+"""Validation: accuracy where a term teaches the classes, else the distillation loss; or one's own. Diagnostics."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from congruence.core import check, ranks, rng
 from congruence.engine.batch import Batch, first_batch, unpack
 from congruence.engine.distiller import Distiller
-from congruence.engine.distributed import from_all_ranks
+from congruence.engine.distributed import from_all_ranks, on_first
 from congruence.engine.modes import evaluating
-from congruence.engine.options import Evaluate
+from congruence.engine.options import Diagnose, Evaluate
 
 _COUNT = "count"
 
@@ -63,6 +63,15 @@ def rehearse(distiller: Distiller, loader: Any, device: torch.device) -> list[st
     return [name for name in measured if name != _COUNT]
 
 
+def numbers(
+    distiller: Distiller, loader: Iterable[Any] | None, evaluate: Evaluate | None, device: torch.device
+) -> dict[str, float]:
+    """Return an epoch's validation: one's own, else that of the loader, else none."""
+    if evaluate is not None:
+        return ask(distiller, evaluate)
+    return {} if loader is None else validate(distiller, loader, device)
+
+
 def ask(distiller: Distiller, evaluate: Evaluate) -> dict[str, float]:
     """Return the numbers of one's own validation of every student, in evaluation mode; the first rank's count."""
     metrics: dict[str, float] = {}
@@ -75,6 +84,23 @@ def ask(distiller: Distiller, evaluate: Evaluate) -> dict[str, float]:
         except (AttributeError, TypeError, ValueError):
             check.fail("FitOptions", "evaluate", "a function that returns numbers by name", f"one that gave {found!r}")
     return from_all_ranks(metrics)[0]
+
+
+@torch.no_grad()
+def diagnosed(distiller: Distiller, diagnose: Diagnose | None, epoch: int) -> dict[str, float]:
+    """Return what the first rank's diagnostics say of an epoch, on every rank; generators and modes stay."""
+    if diagnose is None:
+        return {}
+
+    def found() -> dict[str, float]:
+        with rng.untouched(), evaluating(distiller):
+            told = diagnose(distiller, epoch)
+        try:
+            return {name: float(value) for name, value in told.items()}
+        except (AttributeError, TypeError, ValueError):
+            check.fail("FitOptions", "diagnose", "a function that returns numbers by name", f"one that gave {told!r}")
+
+    return on_first(found)
 
 
 def _measured(distiller: Distiller, batch: Batch) -> dict[str, Tensor]:

@@ -1,7 +1,23 @@
 """Floor 6: what a student is worth: test numbers, and how faithful it is to its teacher."""
 
 from congruence.evaluation.compare import Comparison, compare
+from congruence.evaluation.diagnostics import DIAGNOSTICS, Diagnostic, diagnose
 from congruence.evaluation.embed import Embedded, embed
+from congruence.evaluation.embeddings import Embeddings
 from congruence.evaluation.measure import Measurement, measure
+from congruence.evaluation.watch import Diagnostics, diagnostic_loader
 
-__all__ = ["Comparison", "Embedded", "Measurement", "compare", "embed", "measure"]
+__all__ = [
+    "DIAGNOSTICS",
+    "Comparison",
+    "Diagnostic",
+    "Diagnostics",
+    "Embedded",
+    "Embeddings",
+    "Measurement",
+    "compare",
+    "diagnose",
+    "diagnostic_loader",
+    "embed",
+    "measure",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +18,15 @@ from congruence.models.taps import Taps
 
 
 class Embedded(NamedTuple):
-    """Embeddings [N, D] and logits [N, C] (None where the model has none) on the CPU, and labels [N] where known."""
+    """Embeddings [N, D] and logits [N, C] (None where the model has none) on the CPU, and labels [N] where known.
+
+    `head` is weight [C, D] and bias [C] or None of the Linear that makes the logits of the embeddings, where one does.
+    """
 
     features: Tensor
     logits: Tensor | None
     labels: Tensor | None
+    head: tuple[Tensor, Tensor | None] | None = None
 
 
 def embed(
@@ -110,7 +114,16 @@ class _Reader:
         """Return all that was read."""
         if not self.features:
             raise ValueError("`embed`: `loader` must hold at least one batch, got none: is the dataset empty?")
-        return Embedded(torch.cat(self.features), torch.cat(self.logits) if self.logits else None, labels)
+        logits = torch.cat(self.logits) if self.logits else None
+        return Embedded(torch.cat(self.features), logits, labels, self._head() if self.logits else None)
+
+    def _head(self) -> tuple[Tensor, Tensor | None] | None:
+        """Return the last Linear, where the embedding is what enters it."""
+        if self.taps.head is None or self.paths[0] != f"input:{self.taps.head}":
+            return None
+        linear = cast(nn.Linear, self.taps.module(self.taps.head))
+        bias = None if linear.bias is None else linear.bias.detach().float().cpu().clone()
+        return linear.weight.detach().float().cpu().clone(), bias
 
 
 def known_accuracy(embedded: Embedded) -> float | None:

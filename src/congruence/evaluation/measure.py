@@ -78,12 +78,20 @@ def measure(
         Measurement: see there for units.
     """
     test, train = (_embedded(student, part, "student", device) for part in (splits.test, splits.train))
-    fidelity = (
-        (None, None, None) if teacher is None else _fidelity(test, _embedded(teacher, splits.test, "teacher", device))
-    )
-    entropy = None if test.logits is None else soft_label_entropy(test.logits)
+    gpcl, error, moved = None, None, None
+    if teacher is not None:
+        gpcl, error, moved = _fidelity(test, _embedded(teacher, splits.test, "teacher", device))
+    within, between = _spread(test)
     return Measurement(
-        known_accuracy(test), _retrieval(test, train), *fidelity, entropy, *_spread(test), count_parameters(student)
+        accuracy=known_accuracy(test),
+        retrieval_map=_retrieval(test, train),
+        gpcl=gpcl,
+        kernel_transfer_error=error,
+        wasserstein=moved,
+        soft_label_entropy=None if test.logits is None else soft_label_entropy(test.logits),
+        intra_class_similarity=within,
+        inter_class_similarity=between,
+        parameters=count_parameters(student),
     )
 
 

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from congruence import losses
+from congruence.methods.adv import Adversarial
 from congruence.methods.arcface import ArcFace
+from congruence.methods.dml import MutualLearning
+from congruence.methods.fitnet import FitNet
 from congruence.methods.method import Needs
+from congruence.methods.mkt import MetricTransfer
+from congruence.methods.mlld import MultiLevelLogits
+from congruence.methods.rkd import RelationalDistillation
 from congruence.methods.rows import Row
 
 _LOGITS = Needs(roles=("logits",), scope="sample")
@@ -51,5 +57,113 @@ COMPARED: tuple[Row, ...] = (
         part=losses.PktLoss,
         function=losses.pkt_loss,
         weight=30000.0,
+    ),
+    Row(
+        key="mlld",
+        summary="Predictions of samples, between samples and between classes, at several temperatures and two views.",
+        reference="Jin, Wang and Lin 2023, Multi-Level Logit Distillation",
+        part=MultiLevelLogits,
+        function=MultiLevelLogits,
+        needs=MultiLevelLogits.needs,
+        weight={"ce": 0.1, "instance": 0.9, "class": 0.9, "batch": 0.9},
+    ),
+    Row(
+        key="dml",
+        summary="Mutual learning: two students or more and no teacher, each drawn to the others' predictions.",
+        reference="Zhang et al. 2018, Deep Mutual Learning",
+        part=MutualLearning,
+        function=losses.mutual_learning_loss,
+        needs=MutualLearning.needs,
+    ),
+    Row(
+        key="adv",
+        summary="Features that a discriminator, trained beside the student, cannot tell from the teacher's.",
+        reference="Peng et al. 2019, Correlation Congruence for Knowledge Distillation, sec. 4.1",
+        part=Adversarial,
+        function=Adversarial,
+        needs=Adversarial.needs,
+        weight={"tell": 1.0, "deceive": 1.0},
+    ),
+    Row(
+        key="dist",
+        summary="The teacher's order of classes for each sample, and of samples for each class, by correlation.",
+        reference="Huang et al. 2022, Knowledge Distillation from a Stronger Teacher",
+        part=losses.DistLoss,
+        function=losses.dist_loss,
+        needs=Needs(roles=("logits",)),
+        weight=2.0,
+    ),
+    Row(
+        key="dkd",
+        summary="Soft labels in two parts, weighed apart: the label's class, and the others among themselves.",
+        reference="Zhao et al. 2022, Decoupled Knowledge Distillation, eq. 7",
+        part=losses.DecoupledKdLoss,
+        function=losses.decoupled_kd_loss,
+        needs=Needs(roles=("logits",), labels=True, scope="labelled"),
+    ),
+    Row(
+        key="fitnet",
+        summary="Hints: a layer of the teacher itself, through a trained regressor.",
+        reference="Romero et al. 2015, FitNets: Hints for Thin Deep Nets, eq. 3",
+        part=FitNet,
+        function=FitNet,
+        needs=FitNet.needs,
+        weight=100.0,
+    ),
+    Row(
+        key="at",
+        summary="Attention transfer: where in the image the networks are active.",
+        reference="Zagoruyko and Komodakis 2017, Paying More Attention to Attention",
+        part=losses.AttentionTransferLoss,
+        function=losses.attention_transfer_loss,
+        needs=Needs(roles=("maps",), scope="sample", stages=2),
+        weight=1000.0,
+    ),
+    Row(
+        key="fsp",
+        summary="Flow of the solution: how the features change from layer to layer.",
+        reference="Yim et al. 2017, A Gift from Knowledge Distillation, eqs. 1 and 2",
+        part=losses.FspLoss,
+        function=losses.fsp_loss,
+        needs=Needs(roles=("maps",), scope="sample", stages=3),
+        weight=50.0,
+        project=True,
+        listed=True,
+    ),
+    Row(
+        key="nst",
+        summary="Neuron selectivity transfer: the distribution of the channels' patterns.",
+        reference="Huang and Wang 2017, Like What You Like: Knowledge Distill via Neuron Selectivity Transfer",
+        part=losses.NeuronSelectivityLoss,
+        function=losses.neuron_selectivity_loss,
+        needs=Needs(roles=("maps",), scope="sample", stages=1),
+        weight=50.0,
+    ),
+    Row(
+        key="sp",
+        summary="Similarity preserving: which samples of the batch activate a network alike.",
+        reference="Tung and Mori 2019, Similarity-Preserving Knowledge Distillation",
+        part=losses.SimilarityPreservingLoss,
+        function=losses.similarity_preserving_loss,
+        needs=Needs(roles=("maps",), stages=1),
+        weight=3000.0,
+    ),
+    Row(
+        key="rkd",
+        summary="Relations of samples: their distances, and the angles of their triples.",
+        reference="Park et al. 2019, Relational Knowledge Distillation",
+        part=RelationalDistillation,
+        function=RelationalDistillation,
+        needs=RelationalDistillation.needs,
+        weight={"distance": 25.0, "angle": 50.0},
+    ),
+    Row(
+        key="mkt",
+        summary="Metric transfer: the teacher's embeddings, and its distances between samples.",
+        reference="Yu et al. 2019, Learning Metrics from Teachers: Compact Networks for Image Embedding",
+        part=MetricTransfer,
+        function=MetricTransfer,
+        needs=MetricTransfer.needs,
+        weight={"absolute": 1.0, "relative": 1.0},
     ),
 )

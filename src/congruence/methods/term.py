@@ -23,7 +23,8 @@ _SCHEDULE = {
     "warmup_epochs": check.NOT_NEGATIVE,
     "decay": check.POSITIVE,
 }
-_COLUMNS = ("loss", "gradient_norm", "gradient_norms", "lr", "step", "epoch", "validation")  # of metrics.jsonl
+# Of metrics.jsonl.
+_COLUMNS = ("loss", "gradient_norm", "gradient_norms", "lr", "step", "epoch", "validation", "diagnostics")
 
 
 class Term:

@@ -3,12 +3,7 @@
 from congruence.metrics.accuracy import accuracy, agreement, expected_calibration_error
 from congruence.metrics.alignment import effective_kernel_alignment, gram_alignment
 from congruence.metrics.batch_coherence import BatchCoherence, batch_coherence
-from congruence.metrics.class_ratio import (
-    IntraInterBounds,
-    IntraInterRatio,
-    intra_inter_bounds,
-    intra_inter_ratio,
-)
+from congruence.metrics.class_ratio import IntraInterBounds, IntraInterRatio, intra_inter_bounds, intra_inter_ratio
 from congruence.metrics.discrepancy import (
     estimate_wasserstein_discrepancy,
     gaussian_kl_discrepancy,

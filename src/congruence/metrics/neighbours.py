@@ -49,7 +49,9 @@ def recall_at_k(
     """
     name = "recall_at_k"
     check.hyperparameters(name, {"metric": _METRIC}, metric=metric)
-    _check_samples(name, embeddings, labels)
+    check.floating(name, 2, embeddings=embeddings)
+    check.class_labels(name, labels=labels)
+    check.same_rows(name, embeddings=embeddings, labels=labels)
     most = len(embeddings) - 1
     if not most:
         check.fail(name, "embeddings", "two samples or more", check.shape(embeddings))
@@ -108,8 +110,9 @@ def knn_accuracy(
     check.hyperparameters(name, {"k": check.COUNT, "metric": _METRIC}, k=k, metric=metric)
     check.floating(name, 2, query=query, database=database)
     check.same_width(name, query=query, database=database)
-    _check_samples(name, query, query_labels, "query", "query_labels")
-    _check_samples(name, database, database_labels, "database", "database_labels")
+    check.class_labels(name, query_labels=query_labels, database_labels=database_labels)
+    check.same_rows(name, query=query, query_labels=query_labels)
+    check.same_rows(name, database=database, database_labels=database_labels)
     rows = max(1, _CHUNK_ENTRIES // len(database))
     classes, members = database_labels.unique(return_inverse=True)
     right = 0
@@ -168,11 +171,3 @@ def neighbour_overlap(student: Tensor, teacher: Tensor, *, k: int, metric: Dissi
         both = torch.cat([ours, theirs], 1).sort(1).values
         shared += int((both[:, 1:] == both[:, :-1]).sum())
     return shared / (k * len(student))
-
-
-def _check_samples(
-    function: str, embeddings: Tensor, labels: Tensor, rows: str = "embeddings", classes: str = "labels"
-) -> None:
-    check.floating(function, 2, **{rows: embeddings})
-    check.class_labels(function, **{classes: labels})
-    check.same_rows(function, **{rows: embeddings, classes: labels})

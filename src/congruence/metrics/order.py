@@ -6,6 +6,7 @@ number does, so that one vectorised sort of plain integers gives values and colu
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -19,10 +20,10 @@ from congruence.geometry.dissimilarity import DissimilarityName, dissimilarity_b
 
 Array = NDArray[Any]
 _PIECE_ENTRIES = 2**17  # what one thread sorts at a time: 1 MB of keys stays in its cache
-_STEPS = 4
+_STEPS = 6
 _LOW = np.uint64(0xFFFFFFFF)
-_HALF = np.uint64(32)
 _SIGN = np.uint64(63)
+_PLACE, _VALUE = (0, 1) if sys.byteorder == "little" else (1, 0)  # the halves of a key
 
 
 def row_order(values: Tensor) -> Tensor:
@@ -131,10 +132,10 @@ def _by_pieces(
 
 def _keys(values: Array) -> Array:
     """Return (bits of the value, place in the piece) as uint64; + 0 makes −0 the 0 that it equals."""
-    keys = (values + np.float32(0)).view(np.uint32).astype(np.uint64)
-    keys <<= _HALF
-    keys |= np.arange(values.size, dtype=np.uint64).reshape(values.shape)
-    return keys
+    halves = np.empty((*values.shape, 2), np.uint32)
+    halves[..., _PLACE] = np.arange(values.size, dtype=np.uint32).reshape(values.shape)
+    np.add(values, np.float32(0), out=halves.view(np.float32)[..., _VALUE])
+    return halves.view(np.uint64)[..., 0]
 
 
 def _columns(keys: Array, columns: int) -> Array:
@@ -167,7 +168,7 @@ def _piece_ranks(values: Array, tolerance: float, out: Array) -> None:
         ordered = np.take_along_axis(values, order, 1)
         order += values.shape[1] * np.arange(len(values))[:, None]
     else:
-        ordered = (keys >> _HALF).astype(np.uint32).view(np.float32)
+        ordered = keys.view(np.float32)[:, _VALUE::2].copy()
         keys &= _LOW
         order = keys.view(np.int64)
     out.reshape(-1)[order.reshape(-1)] = _closed_ranks(ordered, tolerance).reshape(-1)
@@ -183,15 +184,15 @@ def _closed_ranks(ordered: Array, tolerance: float) -> Array:
         bound = flat * flat.dtype.type(tolerance)
         np.abs(bound, out=bound)
         bound += flat
-        close = flat[1:] <= bound[:-1]
-        close[columns - 1 :: columns] = False  # the next row's first
-        # Few entries have a partner in rounding, and most of those have one: step over them together, and search for
-        # the ends of what is left, the long runs of equal values.
+        # Few entries have a partner in rounding, fewer have two: count those over whole rows, further ones where there
+        # are any, and search for the ends of what is left, the long runs of equal values.
+        close = _close(flat, bound, columns, 1)
+        flat_ranks[:-1] += close
+        close = close[:-1] & _close(flat, bound, columns, 2)
+        flat_ranks[:-2] += close
         places = np.flatnonzero(close)
-        flat_ranks[places] += 1
-        for step in range(2, _STEPS):
-            ends = places + step
-            places = places[ends % columns >= step]
+        for step in range(3, _STEPS):
+            places = places[(places + step) % columns >= step]
             places = places[flat[places + step] <= bound[places]]
             flat_ranks[places] += 1
     rows, places = np.divmod(places, columns)
@@ -201,3 +202,11 @@ def _closed_ranks(ordered: Array, tolerance: float) -> Array:
     if np.isnan(ordered[:, -1]).any():
         ranks[np.isnan(ordered)] = columns
     return ranks
+
+
+def _close(flat: Array, bound: Array, columns: int, step: int) -> Array:
+    """Whether the entry `step` further on in the row is within the bound."""
+    close: Array = flat[step:] <= bound[:-step]
+    for last in range(1, min(step, columns) + 1):
+        close[columns - last :: columns] = False
+    return close

@@ -17,7 +17,7 @@ _CHUNK_ENTRIES = 2**20  # about 50 MB with what sorting takes
 _log = logging.getLogger("congruence")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ReidResult:
     """What `reid_evaluate` finds.
 
@@ -114,4 +114,4 @@ def _averages(precisions: Tensor, first: Tensor, queries: int, max_rank: int) ->
         missing = queries - len(precisions)
         _log.warning("`reid_evaluate`: %d of %d queries have no valid match and are left out.", missing, queries)
     counts = torch.bincount(first.clamp(max=max_rank + 1), minlength=max_rank + 2)[1:-1]
-    return ReidResult(float(precisions.mean()), counts.cumsum(0).double() / len(first))
+    return ReidResult(map=float(precisions.mean()), cmc=counts.cumsum(0).double() / len(first))

@@ -1,0 +1,118 @@
+"""The table of diagnostics, and what it makes for a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, field_validator
+
+from congruence import data
+from congruence.config.problems import Problems, expected
+from congruence.config.table import Count, Table, Whole
+from congruence.data import split
+from congruence.evaluation.diagnostics import ALL, DIAGNOSTICS, known, without_teacher
+from congruence.evaluation.watch import Diagnostics, diagnostic_loader
+
+_FEW = 16  # images on which it is found out whether everything fits
+
+
+class DiagnosticsConfig(Table):
+    """What is measured of every student at the ends of epochs: `congruence.evaluation.Diagnostics`.
+
+    `stages` says of which stages' students; by default of all. One without a teacher is measured by what needs none.
+    """
+
+    measures: str | list[str] = ALL
+    samples: Count = 1000
+    images: Literal["validation", "train"] = "validation"
+    seed: Whole = 0
+    every: Count = 1
+    student_layer: str | None = None
+    teacher_layer: str | None = None
+    stages: Annotated[list[str], Field(min_length=1)] | None = None
+
+    @field_validator("measures")
+    @classmethod
+    def _known(cls, value: str | list[str]) -> str | list[str]:
+        names = [value] if isinstance(value, str) else value
+        wrong = [name for name in names if name not in DIAGNOSTICS and names != [ALL]]
+        if wrong:
+            raise Problems([("", expected((ALL, *DIAGNOSTICS), name)) for name in wrong])
+        if not names:
+            raise ValueError("expected at least one, got none.")
+        return value
+
+    def wrong(self, stages: Mapping[str, bool]) -> list[tuple[str, str]]:
+        """Return (key, sentence) for what does not fit the stages, of which each has a teacher or has none."""
+        names = self.stages or list(stages)
+        unknown = [name for name in names if name not in stages]
+        found = [("stages", expected(stages, name, what="a stage of the file: ")) for name in unknown]
+        if not unknown and not any(stages[name] for name in names):
+            measures = known(self.measures)
+            lost = [name for name in measures if name not in without_teacher(measures)]
+            found += [
+                ("measures", f"expected what needs no teacher, since there is none, got {name!r}.") for name in lost
+            ]
+        return found
+
+    def upto(self, stages: Mapping[str, bool]) -> DiagnosticsConfig | None:
+        """Return what is left of it for fewer stages, of which each has a teacher or has none."""
+        kept = None if self.stages is None else [name for name in self.stages if name in stages]
+        names = stages if kept is None else kept
+        measures: str | list[str] = self.measures
+        if not any(stages[name] for name in names):
+            measures = list(without_teacher(known(measures)))
+        return self.model_copy(update={"stages": kept, "measures": measures}) if names and measures else None
+
+
+def make_diagnostics(
+    config: DiagnosticsConfig | None,
+    stage: str,
+    splits: data.Splits,
+    *,
+    teacher: bool,
+    device: torch.device,
+    dry: bool = False,
+) -> Diagnostics | None:
+    """Return what `FitOptions(diagnose=...)` takes, None where nothing is asked of a stage.
+
+    Args:
+        config: of the run.
+        stage: the stage's name.
+        splits: the data, with all labels.
+        teacher: whether the stage has one.
+        device: where batches go.
+        dry: over a few images, with which to rehearse.
+
+    Raises:
+        ValueError: where no image is there.
+    """
+    if config is None or (config.stages is not None and stage not in config.stages):
+        return None
+    measures = known(config.measures) if teacher else without_teacher(known(config.measures))
+    if not measures:
+        return None
+    images: data.ArrayDataset = getattr(splits, config.images)
+    if len(images) == 0:
+        raise ValueError(f"The diagnostics have no {config.images} images: choose others (images = ...), or keep some.")
+    if dry:
+        images = images.subset(_few(images))
+    loader = diagnostic_loader(images, config.samples, seed=config.seed, device=device)
+    return Diagnostics(
+        loader,
+        measures,
+        every=config.every,
+        student_layer=config.student_layer,
+        teacher_layer=config.teacher_layer,
+    )
+
+
+def _few(images: data.ArrayDataset) -> torch.Tensor:
+    """Choose two images of each of a few classes."""
+    labels = images.labels
+    if labels is None or not bool((labels >= 0).any()):
+        return torch.arange(min(_FEW, len(images)))
+    chosen = split.first_of_each(labels, 2, seed=0, stream=split.DIAGNOSTICS)
+    return chosen[labels[chosen].argsort(stable=True)][:_FEW]

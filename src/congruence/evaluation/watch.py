@@ -1,0 +1,137 @@
+"""Diagnostics of a run: the same images every epoch, embedded by students and teacher, and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from congruence import data
+from congruence.core import check, ranks
+from congruence.core.rng import untouched
+from congruence.data import split
+from congruence.engine import Distiller
+from congruence.evaluation.diagnostics import ALL, diagnose, known
+from congruence.evaluation.embed import Embedded, embed_all
+from congruence.evaluation.embeddings import Embeddings
+
+_BATCH = 256
+_TEACHER = "teacher"
+
+
+class Diagnostics:
+    """What `FitOptions(diagnose=...)` takes: numbers of every student at each epoch's end.
+
+    They are lines {"step", "epoch", "diagnostics": {...}} of metrics.jsonl, cut back on resuming as its other lines
+    are; with several students each name ends in "/NAME". Training is left alone, to the bit: the models run in
+    evaluation mode and without gradient, and no generator moves. The teacher is frozen and runs once, where the loader
+    is of `congruence.data` (another may change the order from pass to pass).
+
+    Args:
+        loader: of the images, re-iterable, in batches as `fit` takes them; `diagnostic_loader` makes one. The time
+            of most diagnostics grows with the square of the samples, and the memory of "wasserstein".
+        measures: names of `DIAGNOSTICS`, or "all": whatever this distiller and these images allow.
+        every: epochs from one time to the next.
+        student_layer: the layer that gives the embedding; by default what enters the last Linear.
+        teacher_layer: the same for the teacher.
+
+    Raises:
+        ValueError: for an unknown name or a number out of its range; before the first step of `fit` for a layer that
+            is not there, or a diagnostic that needs what is not (a teacher, labels, equal classes).
+
+    Example:
+        >>> import congruence as cg
+        >>> images, labels = torch.randn(12, 4), torch.arange(12) % 2
+        >>> student = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+        >>> distiller = cg.Distiller(nn.Linear(4, 2), student, ["kd"], example=images)
+        >>> numbers = Diagnostics([(images, labels)], ["gpcl", "accuracy"])(distiller, epoch=0)
+        >>> sorted(numbers)
+        ['accuracy', 'gpcl']
+    """
+
+    def __init__(
+        self,
+        loader: Iterable[Any],
+        measures: str | Sequence[str] = ALL,
+        *,
+        every: int = 1,
+        student_layer: str | None = None,
+        teacher_layer: str | None = None,
+    ) -> None:
+        check.hyperparameters("Diagnostics", {"every": check.COUNT}, every=every)
+        self.loader, self.measures, self.every = loader, known(measures), every
+        self.student_layer, self.teacher_layer = student_layer, teacher_layer
+        self._taught: tuple[nn.Module, Embedded] | None = None
+
+    def rehearse(self, distiller: nn.Module) -> None:
+        """Measure once before the first step, so that what cannot be had shows now."""
+        self._taught = None
+        if not self._measured(distiller):
+            check.fail("Diagnostics", "measures", "diagnostics that can be had here", "none that can")
+
+    def __call__(self, distiller: nn.Module, epoch: int) -> Mapping[str, float]:
+        """Return the numbers of an epoch counted from 0, none where it is passed over."""
+        return {} if (epoch + 1) % self.every else self._measured(distiller)
+
+    def _measured(self, distiller: nn.Module) -> dict[str, float]:
+        if not isinstance(distiller, Distiller):
+            check.fail("Diagnostics", "distiller", "a Distiller", type(distiller).__name__)
+        models: dict[str, nn.Module] = dict(distiller.students.items())
+        layers: dict[str, str | None] = dict.fromkeys(models, self.student_layer)
+        teacher = None if distiller.teacher is None else distiller.teacher.module
+        kept = self._taught[1] if self._taught is not None and self._taught[0] is teacher else None
+        if teacher is not None and kept is None:
+            models[_TEACHER], layers[_TEACHER] = teacher, self.teacher_layer
+        with untouched():
+            read = embed_all(models, self.loader, layers=layers)
+        taught = read.pop(_TEACHER, kept)
+        if teacher is not None and taught is not None and hasattr(self.loader, "dealt"):
+            self._taught = teacher, taught
+        found = {}
+        for name, student in read.items():
+            of = Embeddings(
+                student.features,
+                None if taught is None else taught.features,
+                student.logits,
+                None if taught is None else taught.logits,
+                student.labels,
+                None if taught is None else taught.head,
+            )
+            end = "" if len(read) == 1 else f"/{name}"
+            found.update({f"{key}{end}": value for key, value in diagnose(of, self.measures).items()})
+        return found
+
+
+def diagnostic_loader(
+    dataset: data.ImageDataset,
+    samples: int | None = 1000,
+    *,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+) -> data.Loader:
+    """Return batches of a fixed choice of images, not augmented, in which each class keeps its share.
+
+    Args:
+        dataset: the images.
+        samples: how many; None, or more than there are: all.
+        seed: of the choice.
+        device: where batches go.
+
+    Raises:
+        ValueError: for an empty dataset, or `samples` < 1.
+
+    Example:
+        >>> images, labels = torch.zeros(8, 1, 2, 2, dtype=torch.uint8), torch.arange(8) % 2
+        >>> dataset = data.ArrayDataset(images, labels, classes=2, mean=[0.5], std=[0.5])
+        >>> [sorted(labels.tolist()) for _, labels, _ in diagnostic_loader(dataset, 4)]
+        [[0, 0, 1, 1]]
+    """
+    bound = check.Real(low=1, closed="low", integer=True, optional=True)
+    check.hyperparameters("diagnostic_loader", {"samples": bound}, samples=samples)
+    size = len(dataset)
+    labels = torch.zeros(size, dtype=torch.int64) if dataset.labels is None else dataset.labels
+    chosen, _ = split.stratified(labels, min(samples or size, size), seed=seed, stream=split.DIAGNOSTICS)
+    batch_size = _BATCH * ranks.world_size()  # which the loader asks to divide by the ranks; each batch stays whole
+    return data.loader(dataset.subset(chosen), batch_size=batch_size, shuffle=False, device=device)

@@ -1,0 +1,96 @@
+"""DIST: what a student shares with its teacher is the order of classes and of samples, not the probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from congruence.core import check
+from congruence.core.numerics import as_float64, float32_island, safe_norm
+
+CHECKS: Mapping[str, check.Constraint] = {
+    "beta": check.NOT_NEGATIVE,
+    "gamma": check.NOT_NEGATIVE,
+    "temperature": check.POSITIVE,
+}
+_EPS = 1e-8
+
+
+@float32_island
+def dist_loss(
+    student_logits: Tensor, teacher_logits: Tensor, *, beta: float = 1.0, gamma: float = 1.0, temperature: float = 1.0
+) -> Tensor:
+    """Pearson's correlation of softened outputs, along each sample and along each class.
+
+    With P = softmax(z / τ) and ρ(a, b) = ⟨a', b'⟩ / (‖a'‖ ‖b'‖ + 1e-8), a' and b' centred:
+    L = τ² [ β (1 − (1/B) Σ_b ρ(P_s,b·, P_t,b·)) + γ (1 − (1/C) Σ_c ρ(P_s,·c, P_t,·c)) ].
+    The first term is 0 for a single class, the second for a single class or a single sample: nothing can correlate.
+
+    Shape:
+        `student_logits` and `teacher_logits` [B, C]; returns [].
+
+    Args:
+        student_logits: of the student.
+        teacher_logits: of the teacher.
+        beta: β >= 0, of the term within samples.
+        gamma: γ >= 0, of the term within classes.
+        temperature: τ > 0.
+
+    Returns:
+        The loss, in float32 or float64.
+
+    Raises:
+        ValueError: for shapes that differ or a hyper-parameter out of its range.
+
+    Example:
+        >>> import torch
+        >>> teacher = torch.tensor([[3.0, 1.0, 0.0], [0.0, 2.0, 1.0]])
+        >>> round(dist_loss(teacher + 5, teacher).item(), 4), round(dist_loss(-teacher, teacher).item(), 4)
+        (0.0, 3.8374)
+
+    Reference:
+        Huang et al., Knowledge Distillation from a Stronger Teacher, NeurIPS 2022, and the authors' code.
+
+    Deviations:
+        The authors' code adds ε to the product of the norms, other code clamps each norm: they differ where a class is
+        nearly constant over the batch. There, and in a row or column that is constant, ρ falls to 0 although the sides
+        may be equal. τ² is the code's, not the paper's.
+    """
+    check.floating("dist_loss", 2, student_logits=student_logits, teacher_logits=teacher_logits)
+    check.same_shape("dist_loss", student_logits=student_logits, teacher_logits=teacher_logits)
+    check.hyperparameters("dist_loss", CHECKS, beta=beta, gamma=gamma, temperature=temperature)
+    student, teacher = ((as_float64(z) / temperature).softmax(1) for z in (student_logits, teacher_logits))
+    loss = student.sum() * 0
+    samples, classes = student.shape
+    if classes > 1:
+        loss = loss + beta * (1 - _correlation(student, teacher).mean())
+        if samples > 1:
+            loss = loss + gamma * (1 - _correlation(student.T, teacher.T).mean())
+    return (temperature**2 * loss).to(student_logits.dtype)
+
+
+def _correlation(first: Tensor, second: Tensor) -> Tensor:
+    """Pearson's correlation of each row of one with that of the other."""
+    first, second = (x - x.mean(1, keepdim=True) for x in (first, second))
+    product: Tensor = (first * second).sum(1)
+    return product / (safe_norm(first) * safe_norm(second) + _EPS)
+
+
+class DistLoss(nn.Module):
+    """`dist_loss` with its hyper-parameters kept."""
+
+    def __init__(self, *, beta: float = 1.0, gamma: float = 1.0, temperature: float = 1.0) -> None:
+        super().__init__()
+        check.hyperparameters("DistLoss", CHECKS, beta=beta, gamma=gamma, temperature=temperature)
+        self.beta = beta
+        self.gamma = gamma
+        self.temperature = temperature
+
+    def forward(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+        """Return the loss of `student_logits` and `teacher_logits` [B, C]."""
+        return dist_loss(student_logits, teacher_logits, beta=self.beta, gamma=self.gamma, temperature=self.temperature)
+
+    def extra_repr(self) -> str:
+        """Write the hyper-parameters."""
+        return f"beta={self.beta}, gamma={self.gamma}, temperature={self.temperature}"

@@ -1,0 +1,130 @@
+"""Decoupled distillation: how sure the teacher is of the label, and how it sees the other classes, weighed apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from congruence.core import check
+from congruence.core.numerics import float32_island
+from congruence.core.reduce import REDUCTION, Reduction, reduce
+from congruence.losses.kd import distillation_loss
+
+CHECKS: Mapping[str, check.Constraint] = {
+    "alpha": check.NOT_NEGATIVE,
+    "beta": check.NOT_NEGATIVE,
+    "temperature": check.POSITIVE,
+    "reduction": REDUCTION,
+}
+
+
+@float32_island
+def decoupled_kd_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    alpha: float = 1.0,
+    beta: float = 8.0,
+    temperature: float = 4.0,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Divergence of softened outputs, split into the label's class against all others and the others among themselves.
+
+    With p = softmax(z / T) and q = softmax of z / T over the classes c ≠ y:
+    ℓ_b = T² · ( α KL([p_t(y), 1 − p_t(y)] ‖ [p_s(y), 1 − p_s(y)]) + β KL(q_t ‖ q_s) ),
+    and 0 where y_b < 0 (no label). "mean" is over the labelled rows, and 0 where there is none.
+
+    Shape:
+        `student_logits` and `teacher_logits` [B, C], `labels` [B]; returns [], or [B] for `reduction="none"`.
+
+    Args:
+        student_logits: of the student.
+        teacher_logits: of the teacher.
+        labels: integer classes in [0, C); a negative one marks an unlabelled row.
+        alpha: α >= 0, of the label's class.
+        beta: β >= 0, of the others.
+        temperature: T > 0.
+        reduction: "none", "mean" or "sum".
+
+    Returns:
+        The loss, in float32 or float64.
+
+    Raises:
+        ValueError: for shapes that do not fit, a label >= C, or a hyper-parameter out of its range.
+
+    Example:
+        >>> import torch
+        >>> teacher, label = torch.tensor([[4.0, 2.0, 0.0]]), torch.tensor([0])
+        >>> surer = torch.tensor([[9.0, 2.0, 0.0]])  # of the label; it sees the others as the teacher does
+        >>> [round(decoupled_kd_loss(surer, teacher, label, alpha=a, beta=1 - a).item(), 4) for a in (0.0, 1.0)]
+        [0.0, 2.9255]
+
+    Reference:
+        Zhao et al., Decoupled Knowledge Distillation, CVPR 2022, eq. 7.
+
+    Deviations:
+        Computed from logarithms of probabilities throughout. The usual code takes the logarithm of a probability, which
+        is infinite from a gap of about 104·T between the student's logits on, and leaves the label out by subtracting
+        1000 from its logit. That code also multiplies by min(epoch / 20, 1), epochs from 1:
+        `Term("dkd", warmup_epochs=19)`.
+    """
+    name = "decoupled_kd_loss"
+    check.floating(name, 2, student_logits=student_logits, teacher_logits=teacher_logits)
+    check.same_shape(name, student_logits=student_logits, teacher_logits=teacher_logits)
+    check.class_labels(name, student_logits.shape[1], unlabelled=True, labels=labels)
+    check.same_rows(name, student_logits=student_logits, labels=labels)
+    check.hyperparameters(name, CHECKS, alpha=alpha, beta=beta, temperature=temperature, reduction=reduction)
+    labelled = labels >= 0
+    if student_logits.shape[1] == 1:
+        values = student_logits[:, 0] * 0  # one class: no other to be told from
+    else:
+        targets = labels.long().clamp(min=0)[:, None]
+        sides = [_split(z / temperature, targets) for z in (student_logits, teacher_logits)]
+        (student_sure, student_others), (teacher_sure, teacher_others) = sides
+        target = distillation_loss(student_sure, teacher_sure, temperature=1.0, reduction="none")
+        others = distillation_loss(student_others, teacher_others, temperature=1.0, reduction="none")
+        values = temperature**2 * (alpha * target + beta * others) * labelled
+    if reduction == "mean":
+        return values.sum() / labelled.sum().clamp(min=1)
+    return reduce(name, values, reduction)
+
+
+def _split(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return two logits, of the target and of all others together, and the others' own logits [B, C − 1]."""
+    places = torch.arange(logits.shape[1] - 1, device=logits.device)
+    others = logits.gather(1, places + (places >= targets))
+    return torch.cat([logits.gather(1, targets), others.logsumexp(1, keepdim=True)], 1), others
+
+
+class DecoupledKdLoss(nn.Module):
+    """`decoupled_kd_loss` with its hyper-parameters kept."""
+
+    def __init__(
+        self, *, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0, reduction: Reduction = "mean"
+    ) -> None:
+        super().__init__()
+        given = {"alpha": alpha, "beta": beta, "temperature": temperature, "reduction": reduction}
+        check.hyperparameters("DecoupledKdLoss", CHECKS, **given)
+        self.alpha = alpha
+        self.beta = beta
+        self.temperature = temperature
+        self.reduction: Reduction = reduction
+
+    def forward(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of `student_logits` and `teacher_logits` [B, C] with `labels` [B]."""
+        return decoupled_kd_loss(
+            student_logits,
+            teacher_logits,
+            labels,
+            alpha=self.alpha,
+            beta=self.beta,
+            temperature=self.temperature,
+            reduction=self.reduction,
+        )
+
+    def extra_repr(self) -> str:
+        """Write the hyper-parameters."""
+        return f"alpha={self.alpha}, beta={self.beta}, temperature={self.temperature}, reduction={self.reduction!r}"

@@ -1,0 +1,102 @@
+"""Adversarial transfer: a discriminator tells the networks' embeddings apart, the student learns to deceive it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from congruence.core.numerics import widen
+from congruence.methods.method import Method, Needs, Probe, Signals
+from congruence.models.projectors import linear_projector
+
+_HIDDEN = 64
+
+
+class Adversarial(Method):
+    """A game of two losses over embeddings, in one backward.
+
+    With the discriminator D = FC(D_t → 64), batch norm, ReLU, FC(64 → 2), and H the mean over rows and outputs of the
+    binary cross-entropy of σ(D):
+    "tell" = H over the rows of both networks, teacher = [1, 0] and student = [0, 1], with the student detached;
+    "deceive" = H over the student's rows = [1, 0], with D frozen.
+
+    A trained linear map makes the student's embedding as wide as the teacher's, where it is not; it learns to deceive.
+    The discriminator is FC(128 → 64) on embeddings of 128 (`teacher_head` in a configuration). In both losses it sees
+    the rows of both networks together, so that its batch norm uses the same statistics.
+
+    Shape:
+        features [B, D_s] and [B, D_t]; two losses of shape [].
+
+    Raises:
+        ValueError: for more than one layer a side.
+
+    Example:
+        >>> Adversarial().needs.roles
+        ('features',)
+
+    Reference:
+        Peng et al., Correlation Congruence for Knowledge Distillation, ICCV 2019, sec. 4.1, after Xu, Hsu and Huang,
+        Training Shallow and Thin Networks for Acceleration via Knowledge Distillation with Conditional Adversarial
+        Networks, 2018.
+
+    Deviations:
+        Discriminator and student step at once, from one backward: gradients are those of two backwards, the
+        discriminator that the student meets is the one before its step. The paper gives no weights; both are 1 here.
+        The sigmoid is within the cross-entropy, which is finite for any output.
+    """
+
+    needs = Needs()
+    discriminator: nn.Sequential
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.projector: nn.Module = nn.Identity()
+
+    def build(self, probe: Probe) -> None:
+        """Make the discriminator for the teacher's width, and the student's projector."""
+        for model in ("student", "teacher"):
+            layers = len(probe.shapes[model, "features"])
+            if layers != 1:
+                raise ValueError(f"`Adversarial` reads one layer a side, got {layers} of the {model}.")
+        student, teacher = probe.width("student"), probe.width("teacher")
+        self.projector = nn.Identity() if student == teacher else linear_projector(student, teacher)
+        self.discriminator = nn.Sequential(
+            nn.Linear(teacher, _HIDDEN), nn.BatchNorm1d(_HIDDEN), nn.ReLU(), nn.Linear(_HIDDEN, 2)
+        )
+
+    def embed(self, signals: Signals) -> Signals:
+        """Project the student's rows."""
+        return signals.replace({("student", "main", "features"): (self.projector(signals.one("student")),)})
+
+    def loss(self, signals: Signals) -> Mapping[str, Tensor]:
+        """Return what the discriminator loses, and what the student does."""
+        student, teacher = signals.one("student"), signals.one("teacher")
+        frozen = {name: value.detach() for name, value in self.discriminator.named_parameters()}
+        told = self._told(student.detach(), teacher, {})
+        deceived = self._told(student, teacher, frozen)[: len(student)]
+        sides = torch.arange(2, device=told.device).repeat_interleave(len(student))
+        return {
+            "tell": F.binary_cross_entropy_with_logits(told, F.one_hot(1 - sides, 2).to(told.dtype)),
+            "deceive": F.binary_cross_entropy_with_logits(deceived, _teacher_like(deceived)),
+        }
+
+    def update(self, signals: Signals) -> None:
+        """Write the batch norm's running statistics, once a batch: `loss` runs it twice and leaves them alone."""
+        if self.training:
+            self.discriminator(torch.cat([signals.one("student"), signals.one("teacher")]))
+
+    def _told(self, student: Tensor, teacher: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
+        """Run the discriminator with these parameters, and copies of its buffers, over both networks' rows."""
+        buffers = {name: value.clone() for name, value in self.discriminator.named_buffers()}
+        rows = torch.cat([student, teacher])
+        return widen(functional_call(self.discriminator, {**buffers, **parameters}, (rows,)))
+
+
+def _teacher_like(outputs: Tensor) -> Tensor:
+    targets = torch.zeros_like(outputs)
+    targets[:, 0] = 1
+    return targets

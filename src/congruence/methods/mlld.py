@@ -1,0 +1,118 @@
+"""Multi-level logit distillation: instances, samples and classes, at several temperatures, over two views."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from congruence.core import check
+from congruence.core.numerics import as_float64, float32_island
+from congruence.losses.ce import cross_entropy_loss
+from congruence.losses.kd import distillation_loss
+from congruence.losses.mlld import batch_correlation_rows, class_correlation_rows
+from congruence.methods.method import Method, Needs, Signals
+
+
+class MultiLevelLogits(Method):
+    """The teacher's logits at three levels, each summed over temperatures T and over a weak and a strong view.
+
+    "ce" = CE(weak) + CE(strong), "instance" = Σ_T T² KL, "class" = Σ_T (1/C) ‖P_tᵀ P_t − P_sᵀ P_s‖²_F and
+    "batch" = Σ_T (1/B) ‖P_t P_tᵀ − P_s P_sᵀ‖²_F with P = softmax(z / T), of which each is a mean over rows.
+
+    Of the weak view only those rows are kept, and their mean taken, of which the teacher is not sure: samples whose
+    largest probability (T = 1) is at or below the median of the batch ("instance", "batch"), and classes whose summed
+    probability is at or below the median of the classes ("class"). The strong view keeps the same samples for "batch",
+    and all rows otherwise.
+
+    Shape:
+        logits [B, C] of two views, labels [B]; four losses of shape [].
+
+    Args:
+        temperatures: T > 0, at least one.
+        views: the weakly and the strongly augmented one. `congruence.data` makes "weak" with the augmentation of the
+            training, and "strong" with changed brightness, contrast and colours and a square cut out besides.
+
+    Raises:
+        ValueError: for temperatures or views that are not allowed.
+
+    Example:
+        >>> MultiLevelLogits().needs.views
+        ('weak', 'strong')
+
+    Reference:
+        Jin, Wang and Lin, Multi-Level Logit Distillation, CVPR 2023.
+
+    Deviations:
+        The released code multiplies a batch's loss, a single number, by the mean of the mask (about ½), which selects
+        nothing; here rows are selected. It reads the weak logits for the strong view at T = 2 and 6, and does not
+        return the strong view's "class" and "batch"; here each view has its own and all count. Where it masks (all of
+        the weak view, "batch" of the strong one) is kept. Its strong view is a learned policy's.
+    """
+
+    needs = Needs(roles=("logits",), views=("weak", "strong"), labels=True)
+
+    def __init__(
+        self, *, temperatures: Sequence[float] = (2.0, 3.0, 4.0, 5.0, 6.0), views: Sequence[str] = ("weak", "strong")
+    ) -> None:
+        super().__init__()
+        several = isinstance(temperatures, list | tuple) and len(temperatures) > 0
+        if not several or not all(check.POSITIVE.accepts(value) for value in temperatures):
+            check.fail("MultiLevelLogits", "temperatures", "a list of numbers > 0", repr(temperatures))
+        named = not isinstance(views, str) and all(isinstance(view, str) and view.isidentifier() for view in views)
+        if not named or len(set(views)) != 2 or len(views) != 2:
+            check.fail("MultiLevelLogits", "views", "the names of two views, the weak one first", repr(views))
+        self.temperatures = tuple(temperatures)
+        self.needs = replace(self.needs, views=tuple(views))
+
+    def loss(self, signals: Signals) -> Mapping[str, Tensor]:
+        """Return the four losses of the batch."""
+        labels = signals.labels
+        if labels is None:
+            raise ValueError("`MultiLevelLogits` needs labels, the batch has none.")
+        (weak, weak_teacher), (strong, strong_teacher) = (
+            (signals.one("student", "logits", view), signals.one("teacher", "logits", view))
+            for view in self.needs.views
+        )
+        probabilities = as_float64(weak_teacher).softmax(1)
+        samples, classes = _low(probabilities.amax(1)), _low(probabilities.sum(0))
+        weak_rows = _rows(weak, weak_teacher, self.temperatures)
+        strong_rows = _rows(strong, strong_teacher, self.temperatures)
+        return {
+            "ce": cross_entropy_loss(weak, labels) + cross_entropy_loss(strong, labels),
+            "instance": _mean(weak_rows.instance, samples) + strong_rows.instance.mean(),
+            "class": _mean(weak_rows.by_class, classes) + strong_rows.by_class.mean(),
+            "batch": _mean(weak_rows.by_sample, samples) + _mean(strong_rows.by_sample, samples),
+        }
+
+
+class _Rows(NamedTuple):
+    """What each row of a view costs, summed over the temperatures: [B], [C] and [B]."""
+
+    instance: Tensor
+    by_class: Tensor
+    by_sample: Tensor
+
+
+@float32_island
+def _rows(student: Tensor, teacher: Tensor, temperatures: tuple[float, ...]) -> _Rows:
+    scales = torch.tensor(temperatures, dtype=student.dtype, device=student.device)[:, None, None]
+    student, teacher = student / scales, teacher / scales  # all temperatures at once [T, B, C]
+    flat = distillation_loss(student.flatten(0, 1), teacher.flatten(0, 1), temperature=1.0, reduction="none")
+    instance = (scales[:, :, 0].square() * flat.view(student.shape[:2])).sum(0)
+    student, teacher = student.softmax(-1), teacher.softmax(-1)
+    by_class, by_sample = class_correlation_rows(student, teacher), batch_correlation_rows(student, teacher)
+    return _Rows(instance, by_class.sum(0), by_sample.sum(0))
+
+
+def _mean(rows: Tensor, kept: Tensor) -> Tensor:
+    """Average the rows that are kept."""
+    return rows.where(kept, torch.zeros_like(rows)).sum() / kept.sum()
+
+
+def _low(confidences: Tensor) -> Tensor:
+    """Say which are at or below their median, about half of them and at least one."""
+    return confidences <= confidences.median()

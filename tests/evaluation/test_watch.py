@@ -1,0 +1,186 @@
+"""Diagnostics of runs: the same numbers wherever they come from, and a training that does not feel them."""
+
+import json
+import signal
+
+import pytest
+import torch
+from _harness import fits
+from _harness.configs import pictures
+from _harness.fits import constant, data, distiller, same_state
+from _harness.runs import KillAt, in_process, on_ranks
+from torch import nn
+
+import congruence as cg
+from congruence.core.files import read_lines
+from congruence.evaluation import Diagnostics, Embeddings, diagnose, diagnostic_loader, embed
+
+IMAGES = data(18, seed=7)
+
+
+def images(**arguments):
+    return cg.data.loader(IMAGES, batch_size=8, shuffle=False, **arguments)
+
+
+def dropping(seed):
+    return nn.Sequential(fits.net(seed), nn.Dropout(0.4), nn.Linear(3, 3))
+
+
+def trained(diagnose, out=None, *, students=(1,), **changes):
+    """Train nets with batch norm and dropout, whose bits show whether anything was touched."""
+    models = {f"n{seed}": dropping(seed) for seed in students} if len(students) > 1 else dropping(*students)
+    torch.manual_seed(2)
+    made = cg.Distiller(fits.net(0, 7), models, changes.pop("terms", ["ce", "kd"]), example=data().tensors[0][:4])
+    loader = cg.data.loader(data(), batch_size=8, seed=3)
+    options = constant(epochs=3, out=out, diagnose=diagnose, log_every=2, **changes)
+    return cg.fit(made, loader, loader, options), made
+
+
+def lines(out):
+    return [row for row in read_lines(out / "metrics.jsonl") if "diagnostics" in row]
+
+
+def test_training_is_the_same_to_the_bit(tmp_path):
+    without, plain = trained(None, tmp_path / "without")
+    result, made = trained(Diagnostics(images()), tmp_path / "with")
+    same_state(plain, made)
+    assert result.history == without.history
+    rows = read_lines(tmp_path / "with" / "metrics.jsonl")
+    assert [row for row in rows if "diagnostics" not in row] == read_lines(tmp_path / "without" / "metrics.jsonl")
+    assert [(row["epoch"], row["step"]) for row in lines(tmp_path / "with")] == [(0, 3), (1, 6), (2, 9)]
+
+
+def test_the_last_epoch_s_numbers_are_those_of_the_student_that_is_left(tmp_path):
+    _, made = trained(Diagnostics(images()), tmp_path / "run")
+    student, teacher = (embed(model, images(), name="model") for model in (made.student, made.teacher.module))
+    expected = diagnose(
+        Embeddings(student.features, teacher.features, student.logits, teacher.logits, student.labels, teacher.head)
+    )
+    assert lines(tmp_path / "run")[-1]["diagnostics"] == expected
+    assert "risk_gap" in expected
+    assert lines(tmp_path / "run")[0]["diagnostics"]["gpcl"] != expected["gpcl"]
+
+
+def test_every_other_epoch_and_callbacks_hear_of_them():
+    told = []
+    trained(Diagnostics(images(), ["gpcl"], every=2), callbacks=(told.append,))
+    assert [(e.epoch, list(e.metrics)) for e in told if e.kind == "diagnostics"] == [(1, ["gpcl"])]
+
+
+def test_several_students_and_layers(tmp_path):
+    asked = Diagnostics(images(), ["gpcl"], student_layer="0.0", teacher_layer="input:0")
+    _, made = trained(asked, tmp_path / "run", students=(1, 4))
+    points = IMAGES.tensors[0]
+    first = made.students["n4"][0][0](points).detach()
+    numbers = lines(tmp_path / "run")[-1]["diagnostics"]
+    assert numbers["gpcl/n4"] == pytest.approx(cg.metrics.global_perception_coherence(first, points), rel=1e-6)
+    assert list(numbers) == ["gpcl/n1", "gpcl/n4"]
+
+
+@pytest.mark.parametrize("step", [3, 4, 7])
+def test_killed_and_resumed(step, tmp_path):
+    trained(Diagnostics(images()), tmp_path / "whole")
+    assert in_process(killed, tmp_path / "run", step) == -signal.SIGKILL
+    trained(Diagnostics(images()), tmp_path / "run", resume=True, checkpoint_seconds=0.0)
+    first, second = ((tmp_path / name / "metrics.jsonl").read_bytes() for name in ("whole", "run"))
+    assert first == second
+
+
+def killed(out, step):
+    torch.set_num_threads(1)
+    trained(Diagnostics(images()), out, callbacks=(KillAt(step),), checkpoint_seconds=0.0)
+
+
+class Counted(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.rows = inner, 0
+
+    def forward(self, inputs):
+        self.rows += len(inputs)
+        return self.inner(inputs)
+
+
+def test_the_teacher_runs_once_over_a_loader_of_ours():
+    asked, teacher = Diagnostics(images(), ["gpcl"]), Counted(fits.net(0, 7))
+    made = cg.Distiller(teacher, fits.net(1), ["ce", "kd"], example=data().tensors[0][:4])
+    first, once = asked(made, 0), teacher.rows
+    assert asked(made, 1) == first
+    assert teacher.rows == once > 0
+
+
+def test_a_loader_that_shuffles_gives_both_sides_the_same_samples():
+    stock = torch.utils.data.DataLoader(IMAGES, batch_size=5, shuffle=True)
+    made, names = distiller(), ["gpcl", "kernel_transfer_error", "landmark_transfer_error"]
+    expected = Diagnostics(images(), names)(made, 0)
+    asked = Diagnostics(stock, names)
+    for epoch in (0, 1):
+        assert asked(made, epoch) == pytest.approx(expected, rel=1e-6)
+    state = torch.get_rng_state()
+    asked(made, 2)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "teacher", "sentence"),
+    [
+        ({"measures": ["gpcl"]}, False, "got 'gpcl', which needs a teacher."),
+        ({"student_layer": "fc"}, True, "The student has no layer 'fc'"),
+        ({"teacher_layer": "fc"}, True, "The teacher has no layer 'fc'"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_the_first_step(arguments, teacher, sentence):
+    steps = []
+    made = distiller("ce", *(["kd"] if teacher else []), teacher=teacher)
+    options = constant(diagnose=Diagnostics(images(), **arguments), callbacks=(steps.append,))
+    with pytest.raises(ValueError) as caught:
+        cg.fit(made, cg.data.loader(data(), batch_size=8), options=options)
+    assert sentence in str(caught.value)
+    assert not steps
+
+
+def test_images_without_labels_and_nothing_left():
+    unlabelled = [IMAGES.tensors[0]]
+    assert "class_similarity" not in Diagnostics(unlabelled)(distiller(), 0)
+    asked = Diagnostics([IMAGES.tensors[0][:, None].expand(-1, 4, -1)], every=3)
+    made = cg.Distiller(None, nn.Linear(6, 3), ["ce"], example=IMAGES.tensors[0])
+    with pytest.raises(ValueError, match="`measures` must be diagnostics that can be had here, got none that can"):
+        asked.rehearse(made)
+    assert asked(made, 0) == asked(made, 1) == {}
+    with pytest.raises(ValueError, match="`every` must be an integer >= 1, got 0"):
+        Diagnostics(unlabelled, every=0)
+    with pytest.raises(ValueError, match="`distiller` must be a Distiller, got Linear"):
+        Diagnostics(unlabelled)(nn.Linear(6, 3), 0)
+
+
+def test_the_choice_of_images_is_fixed_and_keeps_the_classes_shares():
+    dataset = pictures(60, 0)
+    first, second = (diagnostic_loader(dataset, 20, seed=0).dataset for _ in range(2))
+    assert torch.equal(first.rows, second.rows)
+    assert torch.bincount(first.labels).tolist() == [2] * 10
+    assert not torch.equal(first.rows, diagnostic_loader(dataset, 20, seed=1).dataset.rows)
+    assert len(diagnostic_loader(dataset).dataset) == len(diagnostic_loader(dataset, None).dataset) == 60
+    with pytest.raises(ValueError, match="`samples` must be an integer >= 1 or None, got 0"):
+        diagnostic_loader(dataset, 0)
+
+
+def on_a_rank(rank, folder):
+    dataset = pictures(30, 0, side=8)
+    student = nn.Sequential(nn.Flatten(), nn.Linear(192, 5), nn.Linear(5, 10))
+    told = []
+    made = cg.Distiller(None, student, ["ce"], example=dataset.batch([0, 1]))
+    loader = cg.data.loader(dataset, batch_size=10)
+    asked = Diagnostics(diagnostic_loader(dataset, 21))
+    options = constant(epochs=2, out=folder / "run", diagnose=asked, callbacks=(told.append,))
+    cg.fit(made, loader, loader, options)
+    ends = [event.kind for event in told if event.kind == "diagnostics"]
+    (folder / f"{rank}.json").write_text(json.dumps([ends, dict(asked(made, 0))]))
+
+
+def test_two_ranks(tmp_path):
+    on_ranks(on_a_rank, tmp_path)
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    rows = lines(tmp_path / "run")
+    assert [row["epoch"] for row in rows] == [0, 1]
+    assert rows[-1]["diagnostics"] == first[1] == second[1]
+    assert (first[0], second[0]) == (["diagnostics"] * 2, [])

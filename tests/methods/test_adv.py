@@ -1,0 +1,134 @@
+"""The adversarial game: one backward is two, and the discriminator's statistics move once a batch."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import congruence as cg
+from congruence.methods.adv import Adversarial
+
+
+def net(seed, width):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(6, width), nn.Tanh(), nn.Linear(width, 3))
+
+
+def made(student=5, teacher=8):
+    distiller = cg.Distiller(net(1, teacher), net(2, student), [cg.Term("adv", name="game")], example=torch.zeros(2, 6))
+    return distiller.double()
+
+
+def points(rows=8, seed=0):
+    return torch.randn(rows, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def outputs(distiller, inputs, discriminator=None):
+    """What a discriminator makes of both networks' embeddings, the student's first."""
+    method = distiller.methods["game"]
+    student = method.projector(distiller.student[:2](inputs))
+    teacher = distiller.teacher.module[:2](inputs).detach()
+    return (discriminator or method.discriminator)(torch.cat([student, teacher]))
+
+
+def test_the_discriminator_is_the_papers_for_the_teachers_width():
+    method = made(student=5, teacher=128).methods["game"]
+    shapes = [tuple(p.shape) for p in method.discriminator.parameters()]
+    assert shapes == [(64, 128), (64,), (64,), (64,), (2, 64), (2,)]
+    assert [type(part).__name__ for part in method.discriminator] == ["Linear", "BatchNorm1d", "ReLU", "Linear"]
+    assert method.projector.weight.shape == (128, 5)
+    assert isinstance(made(student=8, teacher=8).methods["game"].projector, nn.Identity)
+
+
+def test_the_losses_are_binary_cross_entropies_of_the_sigmoid():
+    distiller, inputs = made(), points()
+    out = distiller.score(distiller.capture(inputs), update=False)
+    told = outputs(distiller, inputs, copy.deepcopy(distiller.methods["game"].discriminator)).sigmoid().tolist()
+    student, teacher = told[:8], told[8:]
+    tell = sum(-math.log(1 - a) - math.log(b) for a, b in student) + sum(
+        -math.log(a) - math.log(1 - b) for a, b in teacher
+    )
+    deceive = sum(-math.log(a) - math.log(1 - b) for a, b in student)
+    assert out.terms["game.tell"].item() == pytest.approx(tell / 32, rel=1e-10)
+    assert out.terms["game.deceive"].item() == pytest.approx(deceive / 16, rel=1e-10)
+
+
+def test_one_backward_is_two():
+    distiller, inputs = made(), points()
+    method = distiller.methods["game"]
+    distiller.score(distiller.capture(inputs), update=False).loss.backward()
+    together = {name: p.grad.clone() for name, p in distiller.named_parameters() if p.grad is not None}
+    real = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    false = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    entropy = nn.functional.binary_cross_entropy
+
+    told = outputs(distiller, inputs, method.discriminator).sigmoid()
+    targets = torch.cat([false.expand(8, 2), real.expand(8, 2)])
+    for name, gradient in zip(
+        [f"methods.game.discriminator.{name}" for name, _ in method.discriminator.named_parameters()],
+        torch.autograd.grad(entropy(told, targets), list(method.discriminator.parameters())),
+        strict=True,
+    ):
+        torch.testing.assert_close(together.pop(name), gradient, rtol=1e-9, atol=1e-12)
+    told = outputs(distiller, inputs, method.discriminator).sigmoid()[:8]
+    moved = {f"students.student.{name}": p for name, p in distiller.student[:2].named_parameters()}
+    moved |= {f"methods.game.projector.{name}": p for name, p in method.projector.named_parameters()}
+    gradients = torch.autograd.grad(entropy(told, real.expand(8, 2)), list(moved.values()))
+    for name, gradient in zip(moved, gradients, strict=True):
+        torch.testing.assert_close(together.pop(name), gradient, rtol=1e-9, atol=1e-12)
+    assert not together  # and nothing else, the teacher least of all
+    assert all(p.grad is None for p in distiller.teacher.module.parameters())
+
+
+def test_running_statistics_move_once_a_batch_and_not_in_evaluation():
+    distiller = made()
+    norm = distiller.methods["game"].discriminator[1]
+    alone = nn.BatchNorm1d(64).double()
+    linear = copy.deepcopy(distiller.methods["game"].discriminator[0])
+    for seed in (0, 1):
+        inputs = points(seed=seed)
+        student = distiller.methods["game"].projector(distiller.student[:2](inputs))
+        alone(linear(torch.cat([student, distiller.teacher.module[:2](inputs)])))
+        distiller(inputs)
+        for name in ("running_mean", "running_var"):
+            torch.testing.assert_close(getattr(norm, name), getattr(alone, name), rtol=1e-12, atol=1e-14)
+        assert norm.num_batches_tracked.item() == alone.num_batches_tracked.item() == seed + 1
+    distiller.eval()
+    distiller(points())
+    distiller.score(distiller.capture(points()))
+    assert norm.num_batches_tracked.item() == 2
+
+
+def test_the_game_is_played():
+    # A discriminator by itself learns to tell, and a student against a frozen one to deceive.
+    for plays, part in (("discriminator", "game.tell"), ("student", "game.deceive")):
+        distiller, inputs = made(), points(32)
+        learning = (
+            distiller.methods["game"].discriminator.parameters()
+            if plays == "discriminator"
+            else [*distiller.student.parameters(), *distiller.methods["game"].projector.parameters()]
+        )
+        optimizer = torch.optim.Adam(learning, lr=0.01)
+        before = distiller(inputs).terms[part].item()
+        for _ in range(60):
+            optimizer.zero_grad()
+            distiller(inputs).loss.backward()
+            optimizer.step()
+        assert distiller(inputs).terms[part].item() < 0.7 * before
+
+
+def test_one_sample_and_far_embeddings_are_finite():
+    for inputs in (points(1), 1e6 * points(4)):
+        distiller = made()
+        out = distiller(inputs)
+        out.loss.backward()
+        assert torch.isfinite(out.loss)
+        assert all(torch.isfinite(p.grad).all() for p in distiller.parameters() if p.grad is not None)
+
+
+def test_several_layers_are_refused():
+    term = cg.Term(Adversarial(), student_layer=["0", "1"], teacher_layer=["0", "1"])
+    with pytest.raises(ValueError, match="`Adversarial` reads one layer a side, got 2 of the student"):
+        cg.Distiller(net(1, 5), net(0, 5), [term], example=torch.ones(2, 6))

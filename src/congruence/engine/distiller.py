@@ -168,7 +168,7 @@ class Distiller(nn.Module):
         for term in self._active():
             binding = self.bindings[term.name]
             method = binding.method
-            require(binding, captured, epochs_begun=self._epochs_begun or not update)
+            require(binding, captured, epochs_begun=self._epochs_begun)
             runner = rerunner(binding, self._readers, self.clock)
             signals = method.embed(select(binding, captured, self.clock, runner, pooled))
             if together and method.needs.scope != "sample" and world_size() > 1:

@@ -563,3 +563,24 @@ def test_a_loss_of_lists_is_asked_once_and_maps_are_projected():
     sides = [[captured.tensors[model, "main", path] for path in ("0", "2")] for model in ("student", "teacher")]
     projected = [part(maps) for part, maps in zip(listed.projectors, sides[0], strict=True)]
     torch.testing.assert_close(made.score(captured).loss, SumOfLists()(projected, sides[1]))
+
+
+def test_distances_of_a_shared_tap_are_computed_once(monkeypatch):
+    calls = []
+    cdist = torch.cdist
+    monkeypatch.setattr(torch, "cdist", lambda x, *rest, **options: calls.append(x.shape) or cdist(x, *rest, **options))
+    terms = [Term("mkt"), Term("perception_coherence", dissimilarity="euclidean")]
+    images = torch.randn(9, 4, generator=torch.Generator().manual_seed(0))
+    found = []
+    for chosen in (terms, terms[:1], terms[1:]):
+        torch.manual_seed(0)
+        teacher, student = (nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)) for _ in range(2))
+        distiller = Distiller(teacher, student, chosen, example=images[:2])
+        calls.clear()
+        loss = distiller(images).loss
+        assert len(calls) == 2  # the teacher's and the student's
+        loss.backward()
+        found.append((loss.detach(), [p.grad for p in student.parameters() if p.grad is not None]))
+    torch.testing.assert_close(found[0][0], sum(loss for loss, _ in found[1:]))
+    for together, *apart in zip(*(gradients for _, gradients in found), strict=True):
+        torch.testing.assert_close(together, sum(apart), rtol=1e-4, atol=1e-6)

@@ -59,13 +59,7 @@ def validate(distiller: Distiller, loader: Iterable[Any], device: torch.device) 
 def rehearse(distiller: Distiller, loader: Any, device: torch.device) -> list[str]:
     """Measure one batch before the first step, so that what does not fit shows now; return the numbers' names."""
     with rng.untouched(), evaluating(distiller):
-        batch = unpack(first_batch(loader, "val_loader"), device)
-        by_epochs = any(needs.epochs for needs in distiller.needs().values())
-        if by_epochs and not (batch.labels is not None and teaches_classes(distiller)):
-            # The loss of a method that works by epochs is there once the first has begun.
-            distiller.capture(batch.inputs, batch.labels, batch.index, views=batch.views)
-            return ["loss"]
-        measured = _measured(distiller, batch)
+        measured = _measured(distiller, unpack(first_batch(loader, "val_loader"), device))
     return [name for name in measured if name != _COUNT]
 
 

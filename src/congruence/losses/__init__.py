@@ -5,6 +5,7 @@ from congruence.losses.cckd import CorrelationCongruenceLoss, correlation_congru
 from congruence.losses.ce import CrossEntropyLoss, cross_entropy_loss
 from congruence.losses.class_gaussian_wasserstein import ClassGaussianWassersteinLoss, class_gaussian_wasserstein_loss
 from congruence.losses.class_wasserstein import ClassWassersteinLoss, class_wasserstein_loss
+from congruence.losses.crd import ContrastiveRepresentationLoss, contrastive_representation_loss
 from congruence.losses.dist import DistLoss, dist_loss
 from congruence.losses.dkd import DecoupledKdLoss, decoupled_kd_loss
 from congruence.losses.dml import MutualLearningLoss, mutual_learning_loss
@@ -12,6 +13,7 @@ from congruence.losses.fitnet import HintLoss, hint_loss
 from congruence.losses.fsp import FspLoss, fsp_loss
 from congruence.losses.gaussian_kl import GaussianKlLoss, gaussian_kl_loss
 from congruence.losses.gaussian_wasserstein import GaussianWassersteinLoss, gaussian_wasserstein_loss
+from congruence.losses.hkd import HeterogeneousKdLoss, heterogeneous_kd_loss
 from congruence.losses.intra_class import IntraClassContrastiveLoss, intra_class_contrastive_loss
 from congruence.losses.joint_wasserstein import JointWassersteinLoss, joint_wasserstein_loss
 from congruence.losses.kd import DistillationLoss, distillation_loss
@@ -31,11 +33,14 @@ from congruence.losses.mlld import (
 )
 from congruence.losses.mmd import MmdLoss, mmd_loss
 from congruence.losses.nst import NeuronSelectivityLoss, neuron_selectivity_loss
+from congruence.losses.ofd import OverhaulLoss, batch_norm_margin, overhaul_loss
 from congruence.losses.perception_coherence import PerceptionCoherenceLoss, perception_coherence_loss
 from congruence.losses.pkt import PktLoss, pkt_loss
+from congruence.losses.reviewkd import HierarchicalContextLoss, hierarchical_context_loss
 from congruence.losses.rkd import RkdAngleLoss, RkdDistanceLoss, rkd_angle_loss, rkd_distance_loss
 from congruence.losses.soft_target_cross_entropy import SoftTargetCrossEntropy, soft_target_cross_entropy
 from congruence.losses.sp import SimilarityPreservingLoss, similarity_preserving_loss
+from congruence.losses.vid import VariationalLoss, variational_loss
 from congruence.losses.wasserstein import WassersteinLoss, wasserstein_loss
 
 __all__ = [
@@ -44,6 +49,7 @@ __all__ = [
     "ClassCorrelationLoss",
     "ClassGaussianWassersteinLoss",
     "ClassWassersteinLoss",
+    "ContrastiveRepresentationLoss",
     "CorrelationCongruenceLoss",
     "CrossEntropyLoss",
     "DecoupledKdLoss",
@@ -52,6 +58,8 @@ __all__ = [
     "FspLoss",
     "GaussianKlLoss",
     "GaussianWassersteinLoss",
+    "HeterogeneousKdLoss",
+    "HierarchicalContextLoss",
     "HintLoss",
     "IntraClassContrastiveLoss",
     "JointWassersteinLoss",
@@ -62,18 +70,22 @@ __all__ = [
     "MmdLoss",
     "MutualLearningLoss",
     "NeuronSelectivityLoss",
+    "OverhaulLoss",
     "PerceptionCoherenceLoss",
     "PktLoss",
     "RkdAngleLoss",
     "RkdDistanceLoss",
     "SimilarityPreservingLoss",
     "SoftTargetCrossEntropy",
+    "VariationalLoss",
     "WassersteinLoss",
     "attention_transfer_loss",
     "batch_correlation_loss",
+    "batch_norm_margin",
     "class_correlation_loss",
     "class_gaussian_wasserstein_loss",
     "class_wasserstein_loss",
+    "contrastive_representation_loss",
     "correlation_congruence_loss",
     "cross_entropy_loss",
     "decoupled_kd_loss",
@@ -82,6 +94,8 @@ __all__ = [
     "fsp_loss",
     "gaussian_kl_loss",
     "gaussian_wasserstein_loss",
+    "heterogeneous_kd_loss",
+    "hierarchical_context_loss",
     "hint_loss",
     "intra_class_contrastive_loss",
     "joint_wasserstein_loss",
@@ -92,11 +106,13 @@ __all__ = [
     "mmd_loss",
     "mutual_learning_loss",
     "neuron_selectivity_loss",
+    "overhaul_loss",
     "perception_coherence_loss",
     "pkt_loss",
     "rkd_angle_loss",
     "rkd_distance_loss",
     "similarity_preserving_loss",
     "soft_target_cross_entropy",
+    "variational_loss",
     "wasserstein_loss",
 ]

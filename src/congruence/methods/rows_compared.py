@@ -5,13 +5,18 @@ from __future__ import annotations
 from congruence import losses
 from congruence.methods.adv import Adversarial
 from congruence.methods.arcface import ArcFace
+from congruence.methods.crd import ContrastiveRepresentation
 from congruence.methods.dml import MutualLearning
 from congruence.methods.fitnet import FitNet
+from congruence.methods.hkd import HeterogeneousKd
 from congruence.methods.method import Needs
 from congruence.methods.mkt import MetricTransfer
 from congruence.methods.mlld import MultiLevelLogits
+from congruence.methods.ofd import Overhaul
+from congruence.methods.reviewkd import ReviewKD
 from congruence.methods.rkd import RelationalDistillation
 from congruence.methods.rows import Row
+from congruence.methods.vid import Variational
 
 _LOGITS = Needs(roles=("logits",), scope="sample")
 
@@ -165,5 +170,49 @@ COMPARED: tuple[Row, ...] = (
         function=MetricTransfer,
         needs=MetricTransfer.needs,
         weight={"absolute": 1.0, "relative": 1.0},
+    ),
+    Row(
+        key="hkd",
+        summary="Neighbourhood distributions of several layers by two kernels, the early layers in the early epochs.",
+        reference=(
+            "Passalis, Tzelepi and Tefas 2020, Heterogeneous Knowledge Distillation Using Information Flow Modeling"
+        ),
+        part=HeterogeneousKd,
+        function=losses.heterogeneous_kd_loss,
+        needs=HeterogeneousKd.needs,
+    ),
+    Row(
+        key="vid",
+        summary="The likelihood of the teacher's maps under Gaussians around what a regressor makes of the student's.",
+        reference="Ahn et al. 2019, Variational Information Distillation for Knowledge Transfer, eqs. 5 and 6",
+        part=Variational,
+        function=losses.variational_loss,
+        needs=Variational.needs,
+    ),
+    Row(
+        key="crd",
+        summary="Each sample's two embeddings told from those of other classes, kept in banks.",
+        reference="Tian, Krishnan and Isola 2020, Contrastive Representation Distillation",
+        part=ContrastiveRepresentation,
+        function=losses.contrastive_representation_loss,
+        needs=ContrastiveRepresentation.needs,
+        weight=0.8,
+    ),
+    Row(
+        key="ofd",
+        summary="The teacher's maps before their ReLUs, down to a margin from its batch norms.",
+        reference="Heo et al. 2019, A Comprehensive Overhaul of Feature Distillation, eqs. 2 and 3",
+        part=Overhaul,
+        function=losses.overhaul_loss,
+        needs=Overhaul.needs,
+        weight=0.001,
+    ),
+    Row(
+        key="reviewkd",
+        summary="The student's levels, fused from deep to shallow, at the teacher's on several grids.",
+        reference="Chen et al. 2021, Distilling Knowledge via Knowledge Review",
+        part=ReviewKD,
+        function=losses.hierarchical_context_loss,
+        needs=ReviewKD.needs,
     ),
 )

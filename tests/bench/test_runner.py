@@ -174,3 +174,25 @@ def test_students_that_teach_each_other_are_a_row_with_the_first_ones_numbers(tm
     logits = first(splits.test.batch(range(len(splits.test))))
     assert row["accuracy_best"] == (logits.argmax(1) == splits.test.labels).double().mean().item()
     assert row["gpcl"] is None
+
+
+def test_a_student_without_labels_has_no_accuracy_but_retrieval(tmp_path):
+    only = "stages.student.terms=[{key='pkt'}]"
+    found = run_plan(plan(SMALL_STUDENT[0], only, seeds=(0,), methods=("pkt",)), tmp_path, workers=0)
+    (row,) = found.rows
+    assert (row["accuracy_best"], row["accuracy_last"]) == (None, None)
+    assert 0 < row["retrieval_map"] < 1
+    (teacher,) = found.teachers.values()
+    assert 0 < teacher["accuracy_best"] <= 1
+    lines = [json.loads(line) for line in (found.cells[0] / "metrics.jsonl").read_text().splitlines()]
+    (validated,) = [line["validation"] for line in lines if "validation" in line]
+    assert list(validated) == ["loss"]
+
+
+def test_classes_that_nobody_saw(tmp_path):
+    open_set = ("stages.student.terms=[{key='kda', landmarks='clusters', count=5, warmup=0}]", "data.test_classes=3")
+    found = run_plan(plan(SMALL_STUDENT[0], *open_set, seeds=(0,), methods=("kda",)), tmp_path, workers=0)
+    (row,), (teacher,) = found.rows, found.teachers.values()
+    for numbers in (row, teacher):
+        assert (numbers["accuracy_best"], numbers["accuracy_last"]) == (None, None)
+        assert 0 < numbers["retrieval_map"] < 1

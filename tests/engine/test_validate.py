@@ -52,6 +52,17 @@ def test_before_the_first_epoch_it_is_no_error():
         made.train()(points)
 
 
+def test_a_method_that_works_by_epochs_is_measured_once_the_first_has_begun(tmp_path):
+    term = Term("kda", landmarks="clusters", count=3, warmup=0)
+    points, labels = data().tensors
+    made = cg.Distiller(net(0), net(1), [term], example=points[:2])
+    assert rehearse(made, [(points, labels)], CPU) == ["loss"]
+    options = cg.FitOptions(epochs=2, out=tmp_path, monitor="loss")
+    result = cg.fit(made, [(points, labels)], [(points, labels)], options=options)
+    assert [list(row) for row in result.history] == [["loss"], ["loss"]]
+    assert all(row["loss"] > 0 for row in result.history)
+
+
 def test_several_students():
     made = distiller("ce", teacher=False, students={"anna": 1, "ben": 2})
     found = validate(made, [data().tensors], CPU)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,7 +52,15 @@ def run(name: str, out: Path, workers: int | None, overrides: tuple[str, ...], *
         print(f"\n{title}".rstrip())
         print(text(cells(rows, list(results.teachers.values()), more=more)))
     print()
-    best: Any = max(zip(results.rows, results.cells, strict=True), key=lambda pair: pair[0]["accuracy_best"] or 0.0)
+    best = _best(results.rows)
     print(f"Mean ± standard deviation over {len(plan.seeds)} seeds, on test images read once. Best: on validation.")
     print(f"Every number: {results.path}")
-    print(f"The best student ({best[0]['method']}, seed {best[0]['seed']}): {best[1] / 'student.safetensors'}")
+    row, folder = results.rows[best], results.cells[best]
+    print(f"The best student ({row['method']}, seed {row['seed']}): {folder / 'student.safetensors'}")
+
+
+def _best(rows: Sequence[Mapping[str, Any]]) -> int:
+    """Return the place of the row with the largest accuracy, or mAP where one has no accuracy; the first of equals."""
+    key = "retrieval_map" if any(row["accuracy_best"] is None for row in rows) else "accuracy_best"
+    values = [-1.0 if row[key] is None else row[key] for row in rows]
+    return values.index(max(values))

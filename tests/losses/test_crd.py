@@ -101,7 +101,8 @@ class TestCrd(LossTester):
         student, teacher, student_bank, teacher_bank, index = given
         sides = ((student, teacher_bank), (teacher, student_bank))
         pair = [(log_normalizer(bank_scores(rows, bank, index) / 0.07, TOTAL)).exp().item() for rows, bank in sides]
-        for normalizers in (pair, torch.tensor(pair, dtype=torch.float64)):
+        tensor = torch.tensor(pair, dtype=torch.float64)
+        for normalizers in (pair, tensor, tuple(tensor)):
             values = [contrastive_representation_loss(*given, normalizers=z) for z in (None, normalizers)]
             torch.testing.assert_close(*values)
             found = [torch.autograd.grad(value, given[:2]) for value in values]

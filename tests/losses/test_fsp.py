@@ -50,8 +50,8 @@ class TestFsp(LossTester):
         reference=reference,
         no_golden="fsp_A has lists of maps: a test of its own",
         bad_arguments=(
-            ((ONES, [ONES, ONES]), "`student_maps` must be a list of two maps or more, got Tensor."),
-            (([ONES], [ONES]), "`student_maps` must be a list of two maps or more, got 1."),
+            ((ONES, [ONES, ONES]), "`student_maps` must be a list of 2 or more maps, got Tensor."),
+            (([ONES], [ONES]), "`student_maps` must be a list of 2 or more maps, got 1."),
             (([ONES, ONES], [ONES] * 3), "`teacher_maps` must be as many as `student_maps` (2), got 3."),
             (([ONES, ONES[0]], [ONES, ONES]), "`student_maps[1]` must be a non-empty 4-D tensor, got shape [2, 3, 3]."),
             (([ONES, ONES], [ONES, ONES[:, :1]]), "`student_maps[1]` [4, 2, 3, 3], `teacher_maps[1]` [4, 1, 3, 3]."),

@@ -9,6 +9,7 @@ import congruence as cg
 from congruence.losses import hint_loss
 from congruence.methods import Probe, Signals
 from congruence.methods.fitnet import FitNet, regressor
+from congruence.models.norms import BatchStatistics
 
 
 def conv(seed, width, classes=3):
@@ -44,7 +45,7 @@ def test_the_convolution_follows_the_sizes(student, teacher, kind, kernel, strid
     convolution, norm, relu = made
     assert (type(convolution), convolution.kernel_size, convolution.stride) == (kind, kernel, stride)
     assert convolution.bias is not None
-    assert (type(norm), norm.num_features, type(relu)) == (nn.BatchNorm2d, 5, nn.ReLU)
+    assert (type(norm), norm.weight.shape, type(relu)) == (BatchStatistics, (5,), nn.ReLU)
     maps = torch.randn(4, 3, *student, requires_grad=True)
     found = made(maps)
     if student[0] >= teacher[0] or 2 * student[0] == teacher[0]:
@@ -52,6 +53,15 @@ def test_the_convolution_follows_the_sizes(student, teacher, kind, kernel, strid
     value = hint_loss(found, torch.randn(4, 5, *teacher))
     value.backward()
     assert maps.grad.any()
+
+
+@pytest.mark.parametrize("side", [1, 2])
+def test_one_sample_of_one_position_is_finite(side):
+    maps = torch.randn(1, 3, side, side, requires_grad=True)
+    value = hint_loss(regressor(maps.shape, Size([1, 5, 1, 1]))(maps), torch.ones(1, 5, 1, 1))
+    value.backward()
+    assert value.item() == 1.0  # a single value has no variance: the regressor gives its bias, 0
+    assert maps.grad.eq(0).all()
 
 
 def test_rows_and_tokens_have_a_linear_one():

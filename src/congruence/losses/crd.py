@@ -16,7 +16,7 @@ from congruence.core.numerics import float32_island
 _EPS = 1e-7
 _DENSE = 32  # rows of a bank for each that is asked for, up to which the product with all of them is cheaper
 
-Normalizers = Tensor | Sequence[float]
+Normalizers = Tensor | Sequence[float | Tensor]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,9 @@ class _Pair:
             return True
         if isinstance(value, Tensor):  # values on a device are not read
             return value.shape == (2,) and value.is_floating_point()
-        return isinstance(value, (tuple, list)) and len(value) == 2 and all(check.POSITIVE.accepts(v) for v in value)
+        if not isinstance(value, (tuple, list)) or len(value) != 2:
+            return False
+        return all(check.POSITIVE.accepts(v.item() if isinstance(v, Tensor) and v.dim() == 0 else v) for v in value)
 
     def invalid(self) -> list[Any]:
         return ["a string", 2.0, (1.0,), (1.0, 0.0), (math.nan, 1.0), torch.ones(3)]

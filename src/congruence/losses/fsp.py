@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from congruence.core import check
 from congruence.core.numerics import float32_island
 from congruence.core.reduce import REDUCTION, Reduction, reduce
-from congruence.geometry.maps import pooled_alike
+from congruence.geometry.maps import check_lists, pooled_alike
 
 CHECKS: Mapping[str, check.Constraint] = {"reduction": REDUCTION}
 
@@ -54,7 +54,7 @@ def fsp_loss(
         Some ports divide by the number of pairs, or take the columns' norms without the square.
     """
     name = "fsp_loss"
-    _check(name, student_maps, teacher_maps)
+    check_lists(name, student_maps, teacher_maps, least=2)
     layers = zip(pairwise(student_maps), pairwise(teacher_maps), strict=True)
     values = [(_flow(*student) - _flow(*teacher)).square().mean((1, 2)) for student, teacher in layers]
     return reduce(name, torch.stack(values).sum(0), reduction)
@@ -64,22 +64,6 @@ def _flow(first: Tensor, second: Tensor) -> Tensor:
     first, second = pooled_alike(first, second)
     positions = first.shape[2] * first.shape[3]
     return first.flatten(2) @ second.flatten(2).transpose(1, 2) / positions
-
-
-def _check(name: str, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> None:
-    for argument, maps in (("student_maps", student_maps), ("teacher_maps", teacher_maps)):
-        if not isinstance(maps, (list, tuple)) or len(maps) < 2:
-            got = f"{len(maps)}" if isinstance(maps, (list, tuple)) else type(maps).__name__
-            check.fail(name, argument, "a list of two maps or more", got)
-        check.floating(name, 4, **{f"{argument}[{k}]": tensor for k, tensor in enumerate(maps)})
-    if len(student_maps) != len(teacher_maps):
-        check.fail(name, "teacher_maps", f"as many as `student_maps` ({len(student_maps)})", len(teacher_maps))
-    for k, (student, teacher) in enumerate(zip(student_maps, teacher_maps, strict=True)):
-        if student.shape[0] != student_maps[0].shape[0] or student.shape[:2] != teacher.shape[:2]:
-            raise ValueError(
-                f"`{name}`: `student_maps` and `teacher_maps` must have the same rows and, layer by layer, the same "
-                f"channels, got `student_maps[{k}]` {check.shape(student)}, `teacher_maps[{k}]` {check.shape(teacher)}."
-            )
 
 
 class FspLoss(nn.Module):

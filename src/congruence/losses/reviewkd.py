@@ -10,7 +10,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from congruence.core import check
 from congruence.core.numerics import float32_island
-from congruence.geometry.maps import pooled_alike
+from congruence.geometry.maps import check_lists, pooled_alike
 
 CHECKS: Mapping[str, check.Constraint] = {}
 _GRIDS = (4, 2, 1)
@@ -51,7 +51,7 @@ def hierarchical_context_loss(student_maps: Sequence[Tensor], teacher_maps: Sequ
         height alone decides which are skipped, as in the code.
     """
     name = "hierarchical_context_loss"
-    _check(name, student_maps, teacher_maps)
+    check_lists(name, student_maps, teacher_maps, least=1)
     levels = [_level(*pooled_alike(s, t)) for s, t in zip(student_maps, teacher_maps, strict=True)]
     return torch.stack(levels).sum()
 
@@ -65,22 +65,6 @@ def _level(student: Tensor, teacher: Tensor) -> Tensor:
         total = total + 0.5**k * adaptive_avg_pool2d(difference, grid).square().mean()
         weights += 0.5**k
     return total / weights
-
-
-def _check(name: str, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> None:
-    for argument, maps in (("student_maps", student_maps), ("teacher_maps", teacher_maps)):
-        if not isinstance(maps, (list, tuple)) or not maps:
-            got = "an empty one" if isinstance(maps, (list, tuple)) else type(maps).__name__
-            check.fail(name, argument, "a list of maps", got)
-        check.floating(name, 4, **{f"{argument}[{k}]": tensor for k, tensor in enumerate(maps)})
-    if len(student_maps) != len(teacher_maps):
-        check.fail(name, "teacher_maps", f"as many as `student_maps` ({len(student_maps)})", len(teacher_maps))
-    for k, (student, teacher) in enumerate(zip(student_maps, teacher_maps, strict=True)):
-        if student.shape[:2] != teacher.shape[:2]:
-            raise ValueError(
-                f"`{name}`: `student_maps` and `teacher_maps` must have the same rows and channels, level by level, "
-                f"got `student_maps[{k}]` {check.shape(student)}, `teacher_maps[{k}]` {check.shape(teacher)}."
-            )
 
 
 class HierarchicalContextLoss(nn.Module):

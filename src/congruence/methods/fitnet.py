@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from congruence.losses.fitnet import hint_loss
 from congruence.methods.method import Method, Needs, Probe, Signals
+from congruence.models.norms import BatchStatistics
 from congruence.models.projectors import linear_projector
 
 
@@ -20,12 +21,12 @@ class FitNet(Method):
     is half of it, else of kernel 1 + s_H − t_H by 1 + s_W − t_W. Where the student's map is smaller in some other way
     r is 1×1 and the teacher's map is average-pooled. On embeddings and tokens r is linear.
 
-    Shape:
-        a layer [B, C, H, W] on each side with sizes of its own, or [B, D], or [B, T, D]; returns [].
-
     The default layer is the last map of each model; name others with `student_layer` and `teacher_layer`. The paper
     takes the middle of both networks, the common CIFAR benchmark the second of three stages. The paper trains in two
     stages, first with this term alone up to the guided layer, then with `kd`: the recipe digits/fitnet_two_stage.
+
+    Shape:
+        a layer [B, C, H, W] on each side with sizes of its own, or [B, D], or [B, T, D]; returns [].
 
     Raises:
         ValueError: for maps on one side only, when the term is built.
@@ -91,4 +92,4 @@ def regressor(student: torch.Size, teacher: torch.Size) -> nn.Module:
         convolution = nn.ConvTranspose2d(*channels, 4, stride=2, padding=1)
     else:
         convolution = nn.Conv2d(*channels, (1 + max(0, height - theirs_high), 1 + max(0, width - theirs_wide)))
-    return nn.Sequential(convolution, nn.BatchNorm2d(teacher[1], track_running_stats=False), nn.ReLU())
+    return nn.Sequential(convolution, BatchStatistics(teacher[1]), nn.ReLU())

@@ -67,8 +67,9 @@ class ReviewKD(Method):
         Chen et al., Distilling Knowledge via Knowledge Review, CVPR 2021, secs. 3.2 to 3.4, and the authors' code.
 
     Deviations:
-        The published weight (0.6, 1, 5 or 8 by pair) grows as min(1, epoch/20); `Term(warmup_epochs=19)` is
-        min(1, (epoch + 1)/20), the same counted from 1, so that the first epoch counts too. The authors' code resizes
+        The published weight (0.6, 1, 5 or 8 by pair) grows as min(1, epoch/20), from 0 in the first epoch:
+        `Term("reviewkd", start_epoch=1, warmup_epochs=19)`. The recipes leave out `start_epoch`, which is
+        min(1, (epoch + 1)/20), so that the first epoch counts too. The authors' code resizes
         the student's map to the teacher's by its nearest values where sizes differ. The batch norms keep no running
         statistics: in evaluation mode the value is by the batch's own.
     """

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
+import random
 import warnings
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from _harness import toys
 from _harness.fits import Breaks, constant, data, micro_on_a_rank, micro_plain, same_state
 from _harness.runs import Points, on_ranks, run, toy_distiller, toys_on_a_rank
 from torch import nn
-from torch.nn import functional as F
 
 import congruence as cg
 from congruence import Method, Needs, NonFiniteLossError, Term
@@ -184,11 +185,7 @@ class Draws(nn.Module):
     """Noise from Python's and NumPy's generators."""
 
     def forward(self, inputs):
-        import random
-
-        import numpy as np
-
-        return inputs * (1 + random.random()) + np.random.rand()
+        return inputs * (1 + random.random()) + np.random.rand()  # noqa: NPY002
 
 
 class Tracks(nn.Module):
@@ -204,7 +201,7 @@ class Tracks(nn.Module):
             with torch.no_grad():
                 self.largest.copy_(0.5 * self.largest + 0.5 * inputs.abs().max())
             self.calls = self.calls + 1
-        return inputs / self.largest / self.calls
+        return inputs / self.largest.clone() / self.calls
 
 
 PARTS = {
@@ -433,7 +430,7 @@ def test_half_precision(precision, tolerance, tmp_path):
         # Weights so small that fp16 does not overflow at its first scale.
         terms = [Term("ce", weight=1e-3), Term("pkt", weight=1e-2)]
         cg.fit(micro_plain(*terms), loader(), options=options)
-        rows[size] = read_lines(tmp_path / str(size) / "metrics.jsonl")
+        rows[size] = [row for row in read_lines(tmp_path / str(size) / "metrics.jsonl") if "loss" in row]
     for mine, theirs in zip(rows[None], rows[5], strict=True):
         assert mine.get("skipped", 0) == theirs.get("skipped", 0) == 0
         assert theirs["gradient_norm"] == pytest.approx(mine["gradient_norm"], rel=tolerance)
@@ -472,7 +469,7 @@ def test_two_views_and_a_cached_teacher(tmp_path):
     images = torch.randint(256, (20, 1, 6, 6), dtype=torch.uint8)
     dataset = ArrayDataset(images, torch.arange(20) % 2, classes=2, mean=[0.5], std=[0.25])
     batches = cg.data.loader(
-        dataset, batch_size=10, augment=Augment(pad=1), views={"clean": None}, view_cycle=2, seed=3
+        dataset, batch_size=10, augment=Augment(pad=1), views=("main", "clean"), view_cycle=2, seed=3
     )
 
     def flat(seed, *parts):
@@ -547,7 +544,7 @@ def test_ranks_start_alike_and_leave_alone_what_no_loss_reaches(tmp_path):
 def test_sizes_that_are_none(size):
     with pytest.raises(ValueError, match="`FitOptions`: `micro_batch` must be an integer >= 1 or None, got"):
         cg.FitOptions(epochs=1, micro_batch=size)
-    with pytest.raises(ValueError, match="`Distiller.capture`: `micro_batch` must be an integer >= 1 or None, got"):
+    with pytest.raises(ValueError, match=r"`Distiller\.capture`: `micro_batch` must be an integer >= 1 or None, got"):
         micro_plain("ce")(*data().tensors, micro_batch=size)
 
 

@@ -200,7 +200,11 @@ def micro_plain(*terms):
 
 
 def micro_on_a_rank(rank, folder):
-    """Micro-batches of a student whose head is in no loss; the ranks come with other weights."""
+    """The toys in micro-batches, and a student whose head is in no loss; the ranks come with other weights."""
+    from _harness.runs import toys_on_a_rank
+    from _harness.toys import TOYS
+
+    toys_on_a_rank(rank, folder, TOYS, {"micro_batch": 4})
     made = micro_plain("mimic")
     with torch.no_grad():
         made.student[0].weight += rank

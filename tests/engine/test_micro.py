@@ -291,6 +291,26 @@ def test_kept_inputs_are_run_again_in_chunks_with_norms_at_rest(precision):
     alike(gradients(one), gradients(two), 1e-12 if precision == "float64" else 0.02)
 
 
+class Few(Method):
+    """Runs the first rows again, as many as fit in one pass."""
+
+    needs = Needs(teacher=False, inputs=True)
+
+    def loss(self, signals):
+        return {"loss": signals.rerun({"main": signals.inputs["main"][:4]}).one("student").square().sum()}
+
+
+def test_a_weight_cast_in_the_first_pass_is_not_used_where_gradient_is_wanted():  # by torch before 2.10
+    one, two = (made.float() for made in pair([Term(Few())], normed()))
+    batch = {**BATCH, "inputs": BATCH["inputs"].float()}
+    for made, more in ((one, {}), (two, {"micro_batch": 8})):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = made(**batch, **more).loss
+        loss.backward()
+    assert "students.student.0.weight" in gradients(one)
+    alike(gradients(one), gradients(two), 0.02)
+
+
 def test_autocast_is_that_of_the_forward():
     one, two = (made.float() for made in pair(["ce", "pkt"], normed(), toys.net(2).eval()))
     batch = {**BATCH, "inputs": BATCH["inputs"].float()}

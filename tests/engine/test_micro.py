@@ -300,7 +300,7 @@ class Few(Method):
         return {"loss": signals.rerun({"main": signals.inputs["main"][:4]}).one("student").square().sum()}
 
 
-def test_a_weight_cast_in_the_first_pass_is_not_used_where_gradient_is_wanted():  # by torch before 2.10
+def test_a_weight_cast_in_the_first_pass_is_not_used_where_gradient_is_wanted():  # by older torches
     one, two = (made.float() for made in pair([Term(Few())], normed()))
     batch = {**BATCH, "inputs": BATCH["inputs"].float()}
     for made, more in ((one, {}), (two, {"micro_batch": 8})):

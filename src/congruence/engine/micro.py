@@ -98,7 +98,7 @@ class _Again:
         self.cast |= {"enabled": torch.is_autocast_enabled(kind), "cache_enabled": False}
 
     def _forward(self, rows: slice) -> tuple[Any, dict[str, Tensor]]:
-        # Without autocast's cache: until torch 2.10 a weight cast without gradient was used where gradient is wanted.
+        # Without autocast's cache: older torches use a weight cast without gradient where it is wanted, too.
         with torch.autocast(**self.cast):
             return self.run(on_tensors(lambda t: self._rows(t, rows), self.inputs))
 

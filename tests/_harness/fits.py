@@ -188,3 +188,25 @@ def full_disk(folder):
         kept.save(2, {"x": torch.zeros(100_000)})
     except ValueError as error:
         (folder / "said.txt").write_text(str(error))
+
+
+def micro_plain(*terms):
+    """A distiller without batch norm, whose chunks give what the batch gives."""
+    torch.manual_seed(1)
+    student = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+    torch.manual_seed(2)
+    teacher = nn.Sequential(nn.Linear(6, 7), nn.Tanh(), nn.Linear(7, 3))
+    return cg.Distiller(teacher, student, terms, example=data().tensors[0][:4])
+
+
+def micro_on_a_rank(rank, folder):
+    """The toys in micro-batches, and a student whose head is in no loss; the ranks come with other weights."""
+    from _harness.runs import toys_on_a_rank
+    from _harness.toys import TOYS
+
+    toys_on_a_rank(rank, folder, TOYS, {"micro_batch": 4})
+    made = micro_plain("mimic")
+    with torch.no_grad():
+        made.student[0].weight += rank
+    cg.fit(made, cg.data.loader(data(), batch_size=12, seed=3), options=constant(micro_batch=4, accumulate=2))
+    torch.save(made.state_dict(), folder / f"micro-{rank}.pt")

@@ -141,8 +141,8 @@ def _rank(rank, ranks, store, function, folder, arguments):
         raise
 
 
-def toys_on_a_rank(rank, folder, toys):
+def toys_on_a_rank(rank, folder, toys, options=None):
     """Run toys on this rank of a group, and leave state and history behind."""
     for toy in toys:
-        result, distiller = run(toy, folder / toy, dropout=False)
+        result, distiller = run(toy, folder / toy, dropout=False, **(options or {}))
         torch.save({"state": distiller.state_dict(), "history": list(result.history)}, folder / f"{toy}-{rank}.pt")

@@ -61,6 +61,13 @@ def test_nothing_is_converted_silently(value):
         TrainConfig(epochs=value)
 
 
+def test_micro_batches_are_said_in_a_config():
+    assert TrainConfig(epochs=1, micro_batch=256).options() == FitOptions(epochs=1, micro_batch=256)
+    values = stages(last={"student": ONE, "train": {"epochs": 1, "micro_batch": 0}})
+    with pytest.raises(ValueError, match=r"stages\.last\.train\.micro_batch: expected an integer >= 1 or None, got 0"):
+        from_values(values, "here")
+
+
 def stages(**tables):
     rest = {"terms": [{"key": "ce"}], "train": {"epochs": 1}}
     return {"data": {"name": "digits"}, "stages": {name: {**rest, **table} for name, table in tables.items()}}

@@ -41,7 +41,7 @@ def test_accumulated_parts_are_the_whole():
 def test_relational_terms_are_warned_of_with_the_size_they_see():
     with pytest.warns(UserWarning, match=r"accumulate=3 does not enlarge the batch of pkt: each loss sees 4 samples"):
         cg.fit(plain("ce", "kd", "pkt"), batches(4), options=constant(epochs=1, accumulate=3))
-    with pytest.warns(UserWarning, match=r"batch of pkt: each loss sees one batch"):
+    with pytest.warns(UserWarning, match=r"of pkt: each loss sees one batch\. A larger batch with `micro_batch=`"):
         cg.fit(plain("pkt"), [data().tensors] * 2, options=constant(epochs=1, accumulate=2))
 
 

@@ -107,7 +107,7 @@ class SamplerConfig(Table):
 
 
 _ENGINE = (
-    *("epochs", "max_steps", "seed", "precision", "gradient_clip", "accumulate"),
+    *("epochs", "max_steps", "seed", "precision", "gradient_clip", "accumulate", "micro_batch"),
     *("log_every", "checkpoint_seconds", "tensorboard"),
 )
 
@@ -132,6 +132,7 @@ class TrainConfig(Table):
     precision: Precision = "float32"
     gradient_clip: float | None = None
     accumulate: int = 1
+    micro_batch: int | None = None
     monitor: str | None = None
     log_every: int = 50
     checkpoint_seconds: float = 30.0

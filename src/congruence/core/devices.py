@@ -24,3 +24,15 @@ def on_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
         items = [on_tensors(function, item) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     return value
+
+
+def tensors(value: Any) -> list[Tensor]:
+    """Return the tensors in a tensor, tuple, list or mapping, in the order in which `on_tensors` meets them."""
+    found: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    on_tensors(keep, value)
+    return found

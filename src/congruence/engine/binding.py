@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -125,7 +126,7 @@ def _default(
     return tuple(taps[model].stages)[-count:] or (taps[model].default(role),)
 
 
-def logits_path(model: str, bindings: Iterable[Binding]) -> str | None:
+def _logits_path(model: str, bindings: Iterable[Binding]) -> str | None:
     """Return the layer at which a term reads a model's class logits; one that compares it with labels goes first."""
     found: list[tuple[bool, str]] = []
     for binding in bindings:
@@ -133,6 +134,17 @@ def logits_path(model: str, bindings: Iterable[Binding]) -> str | None:
             if role == "logits" and binding.models[name] == model:
                 found.append((binding.method.needs.labels, paths[-1]))
     return max(found, key=lambda pair: pair[0])[1] if found else None
+
+
+def logits_paths(students: Iterable[str], bindings: Collection[Binding], taps: Mapping[str, Taps]) -> dict[str, str]:
+    """Return the layer that gives each student's class logits; those without one are left out."""
+    found = {}
+    for name in students:
+        with contextlib.suppress(ValueError):  # no layer tells: then nothing measures accuracy either
+            path = _logits_path(name, bindings) or taps[name].default("logits")
+            taps[name].require([path])
+            found[name] = path
+    return found
 
 
 def _students(models: Mapping[str, str]) -> tuple[str, ...]:

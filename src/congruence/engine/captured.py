@@ -30,6 +30,7 @@ class Captured:
     inputs: Mapping[str, Any]
     labels: Tensor | None
     index: Tensor | None
+    micro_batch: int | None = None  # for what a method runs again
 
     def students(self, names: tuple[str, ...]) -> Any:
         """Return the student's output; where they have names, a mapping from name to output."""

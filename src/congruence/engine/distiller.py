@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from congruence.core.devices import to_device
 from congruence.core.numerics import widen
 from congruence.core.ranks import world_size
 from congruence.data.facts import DataFacts
-from congruence.engine.binding import Binding, bind, for_students, logits_path
+from congruence.engine.binding import Binding, bind, for_students, logits_paths
 from congruence.engine.captured import Captured, Output
 from congruence.engine.forwards import forwards, read, sample
 from congruence.engine.members import frozen_teacher, listed_terms, named_students
@@ -95,11 +94,7 @@ class Distiller(nn.Module):
         for name, taps in self._taps.items():
             taps.probe(example, training=name != "teacher")
         bindings = {term.name: bind(term, self._taps, tuple(self.students), self.facts) for term in self.terms}
-        for name in self.students:
-            with contextlib.suppress(ValueError):  # no layer tells: then nothing measures accuracy either
-                path = logits_path(name, bindings.values()) or self._taps[name].default("logits")
-                self._taps[name].require([path])
-                self._logits[name] = path
+        self._logits = logits_paths(self.students, bindings.values(), self._taps)
         self._sample = sample(example)
         for name, binding in bindings.items():  # from here on nothing fails, so that a refused example leaves no trace
             self.bindings[name] = binding
@@ -129,6 +124,7 @@ class Distiller(nn.Module):
         index: Tensor | None = None,
         *,
         views: Mapping[str, Any] | None = None,
+        micro_batch: int | None = None,
     ) -> Captured:
         """Run the models over one batch and read what the active terms tap; no term is computed and nothing written.
 
@@ -137,6 +133,7 @@ class Distiller(nn.Module):
             labels: int64 [B], -1 where a sample has none.
             index: int64 [B], the samples' positions in the dataset.
             views: further views of the same samples, by name.
+            micro_batch: samples to run through the models at a time, see `FitOptions`; the backward runs them again.
         """
         if not self.built:
             self.build(inputs)
@@ -144,8 +141,8 @@ class Distiller(nn.Module):
         active = [self.bindings[term.name] for term in self._active()]
         cache = self.cache if self.training else None  # it holds the training images
         recall = cache.at(index, self.clock.epoch, self.bindings.values()) if cache else None
-        tensors, outputs = forwards(active, given, self._readers, self._sample, recall)
-        return Captured(tensors, outputs, given, labels, index)
+        tensors, outputs = forwards(active, given, self._readers, self._sample, recall, micro_batch)
+        return Captured(tensors, outputs, given, labels, index, micro_batch)
 
     def _active(self) -> list[Term]:
         active = [term for term in self.terms if term.active(self.clock)]
@@ -169,7 +166,7 @@ class Distiller(nn.Module):
             for term in self._active():
                 method = (binding := self.bindings[term.name]).method
                 require(binding, captured, epochs_begun=self._epochs_begun or not self.training)
-                runner = rerunner(binding, self._readers, self.clock)
+                runner = rerunner(binding, self._readers, self.clock, captured.micro_batch)
                 signals = method.embed(select(binding, captured, self.clock, runner, once.pooled))
                 if together and method.needs.scope != "sample" and world_size() > 1:
                     signals = gather(signals, once.gathered)
@@ -192,9 +189,12 @@ class Distiller(nn.Module):
         index: Tensor | None = None,
         *,
         views: Mapping[str, Any] | None = None,
+        micro_batch: int | None = None,
     ) -> Output:
         """Return `score(capture(...))`; in evaluation mode no memory is written."""
-        return self.score(self.capture(inputs, labels, index, views=views), update=self.training)
+        return self.score(
+            self.capture(inputs, labels, index, views=views, micro_batch=micro_batch), update=self.training
+        )
 
     def begin_epoch(self, epoch: int | Clock) -> None:
         """Start an epoch, as `fit` does: weights and warm-ups follow it, and methods that work by epochs prepare."""

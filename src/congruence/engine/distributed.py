@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from congruence.core.ranks import rank, sum_over_ranks, world_size
+from congruence.core.ranks import any_rank, rank, sum_over_ranks, world_size
 from congruence.engine.batch import Batch
 from congruence.engine.distiller import Distiller
 
@@ -96,16 +96,16 @@ class Objective(nn.Module):
     DDP waits for every parameter it can reach from what a forward returns, so the models' outputs must not leave it.
     """
 
-    def __init__(self, distiller: Distiller) -> None:
+    def __init__(self, distiller: Distiller, micro_batch: int | None = None) -> None:
         super().__init__()
-        self.distiller = distiller
+        self.distiller, self.micro_batch = distiller, micro_batch
 
     def forward(self, batch: Batch, with_norms: bool, scale: Tensor | float = 1.0) -> Scores:
         """Score a batch; with `with_norms` also ‖∂(weight·term)/∂student parameters‖ of every term.
 
         In half precision that gradient is taken of `scale` times the term, as the step's is.
         """
-        out = self.distiller(batch.inputs, batch.labels, batch.index, views=batch.views)
+        out = self.distiller(batch.inputs, batch.labels, batch.index, views=batch.views, micro_batch=self.micro_batch)
         norms = {}
         if with_norms:
             parameters = [p for p in self.distiller.students.parameters() if p.requires_grad]
@@ -126,11 +126,33 @@ def wrap(objective: Objective) -> nn.Module:
     Buffers are not broadcast: banks see gathered rows and are equal on all ranks, and a broadcast would overwrite what
     a rank added. A term may leave a student's head without gradient, hence the search for unused parameters, and torch
     warns on every rank where there is none: so there is one.
+
+    With micro-batches all of a student's parameters are reached at once, used or not, so that DDP could not tell: ranks
+    then start from the first one's parameters as with DDP, and `average_gradients` follows the backward.
     """
     if world_size() == 1:
+        return objective
+    if objective.micro_batch is not None:
+        for parameter in objective.parameters():
+            dist.broadcast(parameter.detach(), src=0)
         return objective
     place = next(objective.parameters()).device
     objective.unused = nn.Parameter(torch.zeros((), device=place))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return DistributedDataParallel(objective, broadcast_buffers=False, find_unused_parameters=True)
+
+
+def average_gradients(module: nn.Module) -> None:
+    """Average the gradients over the ranks; a parameter without one on every rank stays without."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    if world_size() == 1 or not parameters:
+        return
+    there = torch.tensor([p.grad is not None for p in parameters], device=parameters[0].device)
+    shared = [p for p, somewhere in zip(parameters, any_rank(there).tolist(), strict=True) if somewhere]
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in shared]
+    for kind in dict.fromkeys(gradient.dtype for gradient in gradients):
+        places = [place for place, gradient in enumerate(gradients) if gradient.dtype == kind]
+        flat = mean_over_ranks(torch.cat([gradients[place].flatten() for place in places]))
+        for place, mean in zip(places, flat.split([gradients[place].numel() for place in places]), strict=True):
+            shared[place].grad = mean.view_as(shared[place])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from congruence.engine.binding import Binding
+from congruence.engine.micro import in_chunks
 from congruence.methods.method import Key
 from congruence.models.taps import Taps
 from congruence.models.teacher import Teacher
@@ -69,10 +71,12 @@ def forwards(
     readers: Mapping[str, Taps | Teacher],
     example: str,
     recall: Recall | None = None,
+    micro_batch: int | None = None,
 ) -> tuple[dict[Key, Tensor], dict[tuple[str, str], Any]]:
     """Run each model once over each view that a binding needs; return the tapped tensors and the models' outputs.
 
     With `recall` the teacher does not run: its tensors are read from where they are stored, and it has no output.
+    With `micro_batch` they run over chunks of so many samples, see `congruence.engine.micro`.
     """
     tensors: dict[Key, Tensor] = {}
     outputs: dict[tuple[str, str], Any] = {}
@@ -80,6 +84,9 @@ def forwards(
         if recall is not None and model == "teacher":
             tensors.update({(model, view, path): tensor for path, tensor in recall(view, paths).items()})
             continue
-        outputs[model, view], found = read(model, readers[model], given[view], paths, example)
+        reader = readers[model]
+        run = functools.partial(read, model, reader, paths=paths, example=example)
+        module = reader.module if isinstance(reader, Teacher) else reader.model
+        outputs[model, view], found = in_chunks(run, module, given[view], micro_batch)
         tensors.update({(model, view, path): tensor for path, tensor in found.items()})
     return tensors, outputs

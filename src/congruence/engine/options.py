@@ -139,6 +139,10 @@ class FitOptions:
         gradient_clip: largest norm of the gradient; None for no clipping.
         accumulate: batches whose gradients are averaged into one step. A relational term then sees `accumulate` small
             batches, not one large one: `fit` warns with the size.
+        micro_batch: samples of a batch that a process runs through the models at a time, where the whole does not fit:
+            a pass without gradient, the terms on all rows, and a second pass with gradient. Exact, for relational
+            terms too, but for batch norms in training mode: they use and track the statistics of each chunk. A batch
+            need not divide: it is cut into parts as equal as can be. None: all at once.
         resume: go on from the last checkpoint in `out`; an absent run is started, a finished one returned.
         seed: of the process's generators (dropout), set at the start.
         optimizer: unless `fit` is given one.
@@ -165,6 +169,7 @@ class FitOptions:
     precision: Precision = "float32"
     gradient_clip: float | None = None
     accumulate: int = 1
+    micro_batch: int | None = None
     resume: bool = False
     seed: int = 0
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
@@ -186,6 +191,7 @@ class FitOptions:
             "precision": check.Choice(get_args(Precision)),
             "gradient_clip": check.Real(low=0, optional=True),
             "accumulate": count,
+            "micro_batch": maybe_count,
             "resume": check.Flag(),
             "seed": check.Real(low=0, closed="low", integer=True),
             "log_every": count,
@@ -225,7 +231,8 @@ class FitOptions:
             value = getattr(self, item.name)
             if isinstance(value, (OptimizerOptions, ScheduleOptions)):
                 value = {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
-            if item.name not in apart:
+            # Runs from before there were micro-batches do not name them.
+            if item.name not in apart and (item.name, value) != ("micro_batch", None):
                 values[item.name] = value
         return values
 

@@ -62,7 +62,7 @@ class Run:
         self.rates = Rates(self.optimizers, schedule, self.extent.steps / self.extent.per_epoch)
         self.best = Best(tuple(distiller.students), options.monitor)
         setup.rehearse_validation(distiller, val_loader, options, device, self.best)
-        self.objective = wrap(Objective(distiller))
+        self.objective = wrap(Objective(distiller, options.micro_batch))
         self.directory: RunDirectory | None = None
         self.finished = self._stop = False
         self._saved_at = time.monotonic()

@@ -78,7 +78,7 @@ def prepare(distiller: Distiller, loader: Any, options: FitOptions, device: torc
         sees = f"{size * shares} samples" if isinstance(size, int) else "one batch"
         warnings.warn(
             f"accumulate={options.accumulate} does not enlarge the batch of {', '.join(relational)}: each loss sees "
-            f"{sees}.",
+            f"{sees}. A larger batch with `micro_batch=` is the exact way.",
             stacklevel=4,
         )
     shared = hasattr(loader, "batches") or any(hasattr(sampler, "set_epoch") for sampler in samplers(loader))

@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from congruence.core import check
+from congruence.core.devices import on_tensors
 from congruence.core.ranks import gather_rows
 from congruence.engine.binding import Binding
 from congruence.engine.captured import Captured
@@ -67,13 +69,17 @@ def select(binding: Binding, captured: Captured, clock: Clock, runner: Runner, p
     return Signals(tensors, binding.students, clock, captured.labels, captured.index, inputs, runner)
 
 
-def rerunner(binding: Binding, readers: Mapping[str, Taps | Teacher], clock: Clock) -> Runner:
+def rerunner(binding: Binding, readers: Mapping[str, Taps | Teacher], clock: Clock, micro_batch: int | None) -> Runner:
     """Return what runs a method's students again over inputs by view."""
     pruned = binding.without_teacher()
 
     def run(views: Mapping[str, Any]) -> Signals:
         with _norms_at_rest([readers[model] for model in pruned.models.values()]):
-            again = Captured(*forwards([pruned], views, readers, sample(next(iter(views.values())))), views, None, None)
+            if micro_batch is not None:  # the second pass comes after `update`, which may write them
+                views = on_tensors(torch.Tensor.clone, views)
+            like = sample(next(iter(views.values())))
+            found = forwards([pruned], views, readers, like, micro_batch=micro_batch)
+        again = Captured(*found, views, None, None, micro_batch)
         return binding.method.embed(select(pruned, again, clock, run, {}))
 
     return run

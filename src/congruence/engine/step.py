@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from congruence.engine.batch import Batch
+from congruence.engine.distributed import average_gradients
 from congruence.engine.optim import step_unless
 from congruence.engine.options import FitOptions
 from congruence.engine.record import NORMS_EVERY, SKIPPED, Recorder
@@ -53,6 +54,8 @@ def train_step(
         for name, value in {"loss": scores.loss.detach(), **scores.values}.items():
             values[name] = values.get(name, torch.zeros_like(value)) + value / len(batches)
         norms.update(scores.norms)
+    if options.micro_batch is not None:  # else DDP has done so
+        average_gradients(objective)
     for optimizer in optimizers:
         scaler.unscale_(optimizer)
     norm = _clip(optimizers, options.gradient_clip)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from congruence.core import check
-from congruence.core.devices import on_tensors, to_device
+from congruence.core.devices import on_tensors, tensors, to_device
 from congruence.data.batches import Loader
 from congruence.engine.batch import unpack
 from congruence.engine.binding import Binding
@@ -143,7 +143,7 @@ class TeacherCache:
     def _full(self, inputs: Any, paths: set[str]) -> dict[str, Tensor]:
         """Run the teacher over a batch that is filled up with its own first samples."""
         place = next(self.teacher.module.parameters(), torch.empty(0)).device
-        rows = _tensors(inputs)[0].shape[0]
+        rows = tensors(inputs)[0].shape[0]
         order = torch.arange(BATCH) % rows
         full = to_device(on_tensors(lambda tensor: tensor[order.to(tensor.device)], inputs), place)
         return {path: tensor[:rows] for path, tensor in self.teacher.read(full, only=paths)[1].items()}
@@ -184,17 +184,6 @@ def _first_images(loader: Loader) -> str:
     """Return a hash of the first images of a dataset that gives no fingerprint of its own."""
     batch = unpack(next(iter(loader.in_order(0, BATCH))))
     digest = hashlib.sha256()
-    for tensor in _tensors(batch.inputs):
+    for tensor in tensors(batch.inputs):
         digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).data)
     return f"first {BATCH}: {digest.hexdigest()}"
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-
-    def keep(tensor: Tensor) -> Tensor:
-        found.append(tensor)
-        return tensor
-
-    on_tensors(keep, value)
-    return found

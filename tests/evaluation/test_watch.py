@@ -8,32 +8,13 @@ import torch
 from _harness import fits
 from _harness.configs import pictures
 from _harness.fits import constant, data, distiller, same_state
-from _harness.runs import KillAt, in_process, on_ranks
+from _harness.runs import in_process, on_ranks
+from _harness.watched import IMAGES, images, killed, on_a_rank, trained
 from torch import nn
 
 import congruence as cg
 from congruence.core.files import read_lines
 from congruence.evaluation import Diagnostics, Embeddings, diagnose, diagnostic_loader, embed
-
-IMAGES = data(18, seed=7)
-
-
-def images(**arguments):
-    return cg.data.loader(IMAGES, batch_size=8, shuffle=False, **arguments)
-
-
-def dropping(seed):
-    return nn.Sequential(fits.net(seed), nn.Dropout(0.4), nn.Linear(3, 3))
-
-
-def trained(diagnose, out=None, *, students=(1,), **changes):
-    """Train nets with batch norm and dropout, whose bits show whether anything was touched."""
-    models = {f"n{seed}": dropping(seed) for seed in students} if len(students) > 1 else dropping(*students)
-    torch.manual_seed(2)
-    made = cg.Distiller(fits.net(0, 7), models, changes.pop("terms", ["ce", "kd"]), example=data().tensors[0][:4])
-    loader = cg.data.loader(data(), batch_size=8, seed=3)
-    options = constant(epochs=3, out=out, diagnose=diagnose, log_every=2, **changes)
-    return cg.fit(made, loader, loader, options), made
 
 
 def lines(out):
@@ -84,11 +65,6 @@ def test_killed_and_resumed(step, tmp_path):
     trained(Diagnostics(images()), tmp_path / "run", resume=True, checkpoint_seconds=0.0)
     first, second = ((tmp_path / name / "metrics.jsonl").read_bytes() for name in ("whole", "run"))
     assert first == second
-
-
-def killed(out, step):
-    torch.set_num_threads(1)
-    trained(Diagnostics(images()), out, callbacks=(KillAt(step),), checkpoint_seconds=0.0)
 
 
 class Counted(nn.Module):
@@ -162,19 +138,6 @@ def test_the_choice_of_images_is_fixed_and_keeps_the_classes_shares():
     assert len(diagnostic_loader(dataset).dataset) == len(diagnostic_loader(dataset, None).dataset) == 60
     with pytest.raises(ValueError, match="`samples` must be an integer >= 1 or None, got 0"):
         diagnostic_loader(dataset, 0)
-
-
-def on_a_rank(rank, folder):
-    dataset = pictures(30, 0, side=8)
-    student = nn.Sequential(nn.Flatten(), nn.Linear(192, 5), nn.Linear(5, 10))
-    told = []
-    made = cg.Distiller(None, student, ["ce"], example=dataset.batch([0, 1]))
-    loader = cg.data.loader(dataset, batch_size=10)
-    asked = Diagnostics(diagnostic_loader(dataset, 21))
-    options = constant(epochs=2, out=folder / "run", diagnose=asked, callbacks=(told.append,))
-    cg.fit(made, loader, loader, options)
-    ends = [event.kind for event in told if event.kind == "diagnostics"]
-    (folder / f"{rank}.json").write_text(json.dumps([ends, dict(asked(made, 0))]))
 
 
 def test_two_ranks(tmp_path):

@@ -63,7 +63,7 @@ class TestReviewkd(LossTester):
         extremes=extremes,
         bad_arguments=(
             ((BAD, [torch.zeros(4, 5, 2, 2)]), "got `student_maps[0]` [4, 3, 2, 2], `teacher_maps[0]` [4, 5, 2, 2]."),
-            ((BAD + [BAD[0][:3]],) * 2, "got `student_maps[1]` [3, 3, 2, 2], `teacher_maps[1]` [3, 3, 2, 2]."),
+            (([*BAD, BAD[0][:3]],) * 2, "got `student_maps[1]` [3, 3, 2, 2], `teacher_maps[1]` [3, 3, 2, 2]."),
             ((BAD, BAD * 2), "`teacher_maps` must be as many as `student_maps` (1), got 2."),
             (([], []), "`student_maps` must be a list of 1 or more maps, got 0."),
             ((BAD[0], BAD[0]), "`student_maps` must be a list of 1 or more maps, got Tensor."),

@@ -57,6 +57,15 @@ def test_a_teachers_cache_can_be_taken_back():
         load_config("digits/pkt", ["stages.student.teacher_cache=true"])
 
 
+def test_a_folder_of_shared_caches_is_of_the_views_too(tmp_path):
+    said = "stages.student.teacher_cache={seed=0}"
+    folders = [
+        load_config(f"digits/{key}", [said]).with_teacher("w", cache=tmp_path).stages["student"].teacher_cache.folder
+        for key in ("pkt", "mimic", "mlld")
+    ]
+    assert folders[0] == folders[1] != folders[2]
+
+
 def test_everything_is_frozen():
     config = load_config("digits/pkt")
     with pytest.raises(ValidationError, match="frozen"):

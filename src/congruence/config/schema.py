@@ -143,6 +143,8 @@ class RunConfig(Table):
         if cache and stage.teacher_cache and stage.teacher_cache.folder is None:
             shown = [self.data, stage.teacher_cache, stage.train.augmentation(), stage.train.seed]
             shared = shown[:-1] if stage.teacher_cache.seed is not None else shown
+            views = sorted({view for term in stage.terms for view in term.term().needs.views} - {"main"})
+            shared += [views] if views else []
             folder = cache / f"cache-{hashlib.sha256(repr(shared).encode()).hexdigest()[:12]}"
             changed["teacher_cache"] = stage.teacher_cache.model_copy(update={"folder": absolute(str(folder))})
         return self._with({self.last: stage.model_copy(update=changed)})

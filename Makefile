@@ -29,6 +29,7 @@ bench: $(VENV)/ready
 	$(ONE_THREAD) $(BIN)/python benchmarks/gpcl.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/rkd_angle.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/cached_epoch.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/method_cost.py
 
 # The five-line loops for Accelerate, Lightning and the HF Trainer, which `make test` skips where they are not installed.
 loops: $(VENV)/ready

@@ -38,9 +38,10 @@ def commit() -> str:
         return "unknown"
 
 
-def figure(name: str, value: float, bar: float, **more: float) -> dict[str, Any]:
-    """One figure, with the bar that it must not pass beside it."""
-    return {"name": name, "value": round(value, 4), "bar": bar, "within": value <= bar, **more}
+def figure(name: str, value: float, bar: float | None = None, **more: float) -> dict[str, Any]:
+    """One figure, with the bar that it must not pass beside it where there is one."""
+    barred = {} if bar is None else {"bar": bar, "within": value <= bar}
+    return {"name": name, "value": round(value, 4), **barred, **more}
 
 
 def write(name: str, definition: str, figures: list[dict[str, Any]], device: str = "cpu", **more: Any) -> Path:
@@ -74,7 +75,8 @@ def write(name: str, definition: str, figures: list[dict[str, Any]], device: str
     wide = max(len(entry["name"]) for entry in figures)
     print(f"{name}: {definition}")
     for entry in figures:
-        verdict = "" if entry["within"] else "  OVER THE BAR"
-        print(f"  {entry['name']:<{wide}}  {entry['value']:.4f}  (bar {entry['bar']}){verdict}")
+        verdict = "" if entry.get("within", True) else "  OVER THE BAR"
+        bar = f"  (bar {entry['bar']})" if "bar" in entry else ""
+        print(f"  {entry['name']:<{wide}}  {entry['value']:.4f}{bar}{verdict}")
     print(f"written to {path.relative_to(ROOT)}")
     return path

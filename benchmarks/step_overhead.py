@@ -6,21 +6,20 @@ python benchmarks/step_overhead.py [cpu|cuda]
 from __future__ import annotations
 
 import argparse
-import copy
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from pair import BATCH, CLASSES, batch, bound, views_of
 from record import figure, write
 from torch.nn import functional as F
 
 import congruence as cg
 from congruence.methods import keys, row
 
-BATCH, CLASSES, BAR = 64, 100, 1.03
-LATE = 50  # an epoch after all warm-ups
+BAR = 1.03
 DEFINITION = "1 + median(loss forward + backward) / median(teacher forward + student forward and backward)"
 
 
@@ -35,23 +34,11 @@ def seconds(work: Callable[[], None], device: str) -> float:
     return time.perf_counter() - start
 
 
-def loss_work(key: str, teacher: torch.nn.Module, student: torch.nn.Module, batch: tuple[torch.Tensor, ...]):
-    """Return the forward and backward of one term, from the pair's taps to their gradient: all that it adds.
-
-    An epoch of one batch comes first, so that what a method gathers over epochs is there. A queue that is not full
-    costs no second forward here.
-    """
-    facts = cg.data.DataFacts(BATCH, CLASSES, batch[1].cpu())
-    together = row(key).needs.students == "all"
-    students = {"first": student, "second": copy.deepcopy(student)} if together else student
-    distiller = cg.Distiller(teacher, students, [cg.Term(key)], example=batch[0][:2], facts=facts).to(batch[0].device)
-    views = {view: batch[0] for view in row(key).needs.views if view != "main"}
+def loss_work(key: str, teacher: torch.nn.Module, student: torch.nn.Module, data: tuple[torch.Tensor, ...]):
+    """Return the forward and backward of one term, from the pair's taps to their gradient: all that it adds."""
+    distiller = bound(key, teacher, student, data, BATCH)
     with torch.no_grad():
-        captured = distiller.capture(*batch, views=views)
-        distiller.begin_epoch(0)
-        distiller.score(captured)
-        distiller.end_epoch()
-        distiller.begin_epoch(LATE)
+        captured = distiller.capture(*data, views=views_of(key, data[0]))
     leaves = {name: tensor.detach().requires_grad_(name[0] != "teacher") for name, tensor in captured.tensors.items()}
     captured = replace(captured, tensors=leaves)
 
@@ -73,9 +60,8 @@ def main() -> None:
     torch.manual_seed(0)
     teacher = cg.models.build("resnet32x4", classes=CLASSES).to(device).eval().requires_grad_(False)
     student = cg.models.build("resnet8x4", classes=CLASSES).to(device)
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(BATCH, 3, 32, 32, generator=generator).to(device)
-    labels = torch.randint(CLASSES, (BATCH,), generator=generator).to(device)
+    data = batch(device)
+    images, labels, _ = data
 
     def step() -> None:
         with torch.no_grad():
@@ -83,9 +69,7 @@ def main() -> None:
         F.cross_entropy(student(images), labels).backward()
 
     known = [key for key in keys() if "maps" not in row(key).needs.roles]
-    works = {
-        key: loss_work(key, teacher, student, (images, labels, torch.arange(BATCH, device=device))) for key in known
-    }
+    works = {key: loss_work(key, teacher, student, data) for key in known}
     steps: list[float] = []
     losses: dict[str, list[float]] = {key: [] for key in works}
     student.train()

@@ -47,7 +47,8 @@ def test_every_shipped_plan_is_whole(name):
     cells = plan.cells()
     assert len(cells) == len(plan.recipes) * len(plan.seeds) * len(plan.variants)
     assert len({cell.name for cell in cells}) == len(cells)
-    assert len({cell.trial for cell in plan.trials()}) == len(plan.trials())
+    trials = plan.trials()
+    assert len({cell.trial for cell in trials}) == len(trials)
     assert all(cell.teacher for cell in cells)
 
 
@@ -77,6 +78,41 @@ def test_variants_are_overrides_under_a_name(tmp_path):
     ]
     models = {cell.variant: cell.config.stages["student"].student.model for cell in cells}
     assert models == {"small": "resnet8", "large": "resnet14"}
+
+
+def test_single_rows_have_their_own_overrides_last(tmp_path):
+    text = (
+        TUNED
+        + """
+[overrides]
+a = ["stages.student.train.batch_size=16"]
+b-large = ["stages.student.student={model='cnn3'}", "stages.student.train.batch_size=8"]
+"""
+    )
+    plan = load_plan(written(tmp_path, text), seeds=(0,))
+    stages = {cell.row: cell.config.stages["student"] for cell in plan.cells()}
+    assert {row: stage.train.batch_size for row, stage in stages.items()} == {
+        "a-small": 16,
+        "b-small": 64,
+        "a-large": 16,
+        "b-large": 8,
+    }
+    assert {row: stage.student.model for row, stage in stages.items()} == {
+        "a-small": "resnet8",
+        "b-small": "resnet8",
+        "a-large": "resnet14",
+        "b-large": "cnn3",
+    }
+    assert {trial.config.stages["student"].student.model for trial in plan.trials()} == {"resnet8", "cnn3"}
+
+
+def test_overrides_of_no_row_are_refused(tmp_path):
+    path = written(tmp_path, TUNED + "[overrides]\nb-lage = ['data.train_size=9']\na = 3\n")
+    with pytest.raises(ValueError) as caught:
+        load_plan(path)
+    said = str(caught.value)
+    assert "overrides.b-lage: unknown method. Did you mean 'b-large' or 'a-large'?" in said
+    assert "overrides: expected for each method a list of KEY=VALUE, got {" in said
 
 
 def test_trials_are_short_runs_of_each_method_that_has_a_teacher(tmp_path):
@@ -116,7 +152,7 @@ def test_a_method_has_overrides_of_its_own(tmp_path):
     plan = load_plan(written(tmp_path, TUNED.replace("[variants]", own)))
     assert {cell.method: cell.config.stages["student"].train.epochs for cell in plan.cells()} == {"a": 2, "b": 7}
     assert {trial.config.stages["student"].train.epochs for trial in plan.trials()} == {1}
-    with pytest.raises(ValueError, match=r"overrides\.c: no method of this plan\."):
+    with pytest.raises(ValueError, match=r"overrides\.c: unknown method\."):
         load_plan(written(tmp_path, TUNED.replace("[variants]", own.replace("b = ", "c = "))))
 
 

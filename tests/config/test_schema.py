@@ -49,6 +49,23 @@ def test_a_term_carries_everything():
     assert (term.warmup_epochs, term.hyperparameters) == (3, {"eps": 0.5})
 
 
+def test_a_teachers_cache_can_be_taken_back():
+    said = "stages.student.teacher_cache={views=2}"
+    assert load_config("digits/pkt", [said]).stages["student"].teacher_cache.views == 2
+    assert load_config("digits/pkt", [said, "stages.student.teacher_cache=false"]) == load_config("digits/pkt")
+    with pytest.raises(ValueError, match=r"teacher_cache: expected a table, got True"):
+        load_config("digits/pkt", ["stages.student.teacher_cache=true"])
+
+
+def test_a_folder_of_shared_caches_is_of_the_views_too(tmp_path):
+    said = "stages.student.teacher_cache={seed=0}"
+    folders = [
+        load_config(f"digits/{key}", [said]).with_teacher("w", cache=tmp_path).stages["student"].teacher_cache.folder
+        for key in ("pkt", "mimic", "mlld")
+    ]
+    assert folders[0] == folders[1] != folders[2]
+
+
 def test_everything_is_frozen():
     config = load_config("digits/pkt")
     with pytest.raises(ValidationError, match="frozen"):

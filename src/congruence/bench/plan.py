@@ -84,7 +84,7 @@ class Plan:
         overrides: `KEY=VALUE` for every recipe.
         variants: further overrides by the variant's name.
         tune: how the weights are found; None for those of the recipes.
-        own: further overrides by the method's name.
+        own: still further overrides of single rows, by the method's name or by `Cell.row`.
     """
 
     name: str
@@ -118,7 +118,8 @@ class Plan:
     def _rows(self) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
         for variant, more in self.variants.items():
             for method, recipe in self.recipes.items():
-                yield method, recipe, variant, (*self.overrides, *more, *self.own.get(method, ()))
+                own = (*self.own.get(method, ()), *self.own.get(f"{method}-{variant}", ()))
+                yield method, recipe, variant, (*self.overrides, *more, *own)
 
 
 def _cell(method: str, recipe: str, variant: str, overrides: tuple[str, ...], seed: int) -> Cell:

@@ -77,9 +77,10 @@ def _problems(raw: Mapping[str, Any]) -> list[str]:
         unknown = [name for name in named if name not in variants] if isinstance(named, dict) else []
         problems += [f"tune.variants.{name}: unknown variant.{check.near(name, variants)}" for name in unknown]
     methods, own = raw.get("methods"), raw.get("overrides")
-    if isinstance(methods, dict) and isinstance(own, dict):
-        unknown = [name for name in own if name not in methods]
-        problems += [f"overrides.{name}: no method of this plan.{check.near(name, methods)}" for name in unknown]
+    if isinstance(methods, dict) and isinstance(own, dict) and isinstance(variants, dict):
+        rows = [*methods, *(f"{method}-{variant}" for method in methods for variant in variants)]
+        unknown = [name for name in own if name not in rows]
+        problems += [f"overrides.{name}: unknown method.{check.near(name, rows)}" for name in unknown]
     return problems
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from congruence.config.diagnostics import DiagnosticsConfig
 from congruence.config.parts import CacheConfig, DataConfig, HeadConfig, ModelConfig, TermConfig
@@ -26,7 +26,10 @@ def _one_or_several(value: Any) -> str:
 
 
 class StageConfig(Table):
-    """One `fit`: who learns, from whom: an earlier stage ("STAGE/NAME" where that has several students) or a model."""
+    """One `fit`: who learns, from whom: an earlier stage ("STAGE/NAME" where that has several students) or a model.
+
+    `teacher_cache = false` is none, where another file or an override said one.
+    """
 
     student: Annotated[
         Annotated[ModelConfig, Tag("@one")] | Annotated[dict[str, ModelConfig], Tag("@several")],
@@ -41,6 +44,11 @@ class StageConfig(Table):
     labels_per_class: Count | None = None
     terms: Annotated[list[TermConfig], Field(min_length=1)]
     train: TrainConfig
+
+    @field_validator("teacher_cache", mode="before")
+    @classmethod
+    def _none(cls, value: Any) -> Any:
+        return None if value is False else value
 
     @model_validator(mode="after")
     def _taught(self) -> Self:
@@ -133,8 +141,10 @@ class RunConfig(Table):
         teacher = teacher.model_copy(update={"weights": absolute(str(weights)), "start": None})
         changed: dict[str, Any] = {"teacher": teacher}
         if cache and stage.teacher_cache and stage.teacher_cache.folder is None:
-            shown = [self.data, stage.teacher_cache, stage.train.augmentation(), stage.train.seed]
+            shown: list[Any] = [self.data, stage.teacher_cache, stage.train.augmentation(), stage.train.seed]
             shared = shown[:-1] if stage.teacher_cache.seed is not None else shown
+            views = sorted({view for term in stage.terms for view in term.term().needs.views} - {"main"})
+            shared += [views] if views else []
             folder = cache / f"cache-{hashlib.sha256(repr(shared).encode()).hexdigest()[:12]}"
             changed["teacher_cache"] = stage.teacher_cache.model_copy(update={"folder": absolute(str(folder))})
         return self._with({self.last: stage.model_copy(update=changed)})

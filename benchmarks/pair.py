@@ -1,0 +1,55 @@
+"""What the benchmarks of training steps share: a batch of 64 images of 32×32, and a method bound to two models."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import congruence as cg
+from congruence.methods import row
+
+BATCH, CLASSES = 64, 100
+LATE = 50  # an epoch after all warm-ups
+
+
+def batch(device: str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
+    """Images, labels and positions in the dataset, always the same."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(BATCH, 3, 32, 32, generator=generator)
+    labels = torch.randint(CLASSES, (BATCH,), generator=generator)
+    return images.to(device), labels.to(device), torch.arange(BATCH, device=device)
+
+
+def views_of(key: str, images: Tensor) -> dict[str, Tensor]:
+    """The further views that a method asks for."""
+    return {view: images for view in row(key).needs.views if view != "main"}
+
+
+def bound(
+    key: str, teacher: nn.Module, student: nn.Module, data: tuple[Tensor, Tensor, Tensor], samples: int, **layers: Any
+) -> cg.Distiller:
+    """One term between the models (dml: two students), in a late epoch of a dataset of so many samples.
+
+    An epoch of one batch comes first, so that what a method gathers over epochs is there. A queue that is not full
+    costs no second forward here.
+    """
+    images, labels, _ = data
+    together = row(key).needs.students == "all"
+    students: nn.Module | Mapping[str, nn.Module] = student
+    if together:
+        students = {"first": student, "second": copy.deepcopy(student)}
+    every = labels.cpu().repeat(-(-samples // len(labels)))[:samples]
+    facts = cg.data.DataFacts(samples, CLASSES, every)
+    distiller = cg.Distiller(teacher, students, [cg.Term(key, **layers)], example=images[:2], facts=facts)
+    distiller.to(images.device)
+    with torch.no_grad():
+        captured = distiller.capture(*data, views=views_of(key, images))
+        distiller.begin_epoch(0)
+        distiller.score(captured)
+        distiller.end_epoch()
+        distiller.begin_epoch(LATE)
+    return distiller

@@ -1,0 +1,40 @@
+"""The plan of every method: each of its cells trains for two steps, and warnings are errors."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from _harness.configs import pictures, quick
+
+from congruence.bench.planfile import load_plan
+from congruence.config import run
+from congruence.config.load import load_config
+from congruence.data import Splits
+from congruence.methods import keys
+
+PLAN = load_plan("methods-cifar10")
+SPLITS = Splits(*(pictures(count, seed) for seed, count in enumerate((24, 16, 16))))
+
+
+def test_it_has_every_method():
+    assert set(PLAN.recipes) == set(keys())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", PLAN.variants)
+@pytest.mark.parametrize("method", PLAN.recipes)
+def test_a_cell_trains(method, variant, tmp_path):
+    one = dataclasses.replace(
+        PLAN, recipes={method: PLAN.recipes[method]}, variants={variant: PLAN.variants[variant]}, seeds=(0,)
+    )
+    stages = load_config(PLAN.recipes[method]).stages
+    last = {row: (*PLAN.own.get(row, ()), *quick(stages)) for row in (method, f"{method}-{variant}")}
+    (cell,) = dataclasses.replace(one, own=last).cells()
+    terms = [term.term().needs for term in cell.config.stages[cell.config.last].terms]
+    if any("maps" in needs.roles for needs in terms):
+        assert cell.config.stages[cell.config.last].teacher_cache is None, "it would store maps"
+    # The row's own term is there: that of intra_class in its teacher's stage.
+    assert method in {term.key for stage in cell.config.stages.values() for term in stage.terms}
+    finished = run(cell.config, tmp_path, splits=SPLITS)
+    assert {stage.result.steps for stage in finished.values()} == {2}

@@ -35,7 +35,7 @@ def soft_rank(dissimilarities: Tensor, temperature: float, *, method: Method = "
         temperature: τ > 0.
         method: "exact" is the defining sum, O(A·B²) in time and memory. "fast" takes O(A·B·m) time and O(A·B) memory,
             forward and backward: σ is expanded in m polynomials so that each σ errs by less than 1e-7 (float64: 1e-13)
-            by a proven bound, m about 3R/τ + 10 where R is the largest difference in a row; where R/τ is large, rows
+            by a proven bound, m about 4R/τ + 5 where R is the largest difference in a row; where R/τ is large, rows
             are sorted first. R is read from the values, which makes a GPU wait once. A second derivative is that of
             "exact", at its cost. "auto" is "exact" below 128 columns (512 off the CPU), "fast" from there on.
 

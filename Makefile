@@ -27,6 +27,8 @@ bench: $(VENV)/ready
 	$(ONE_THREAD) $(BIN)/python benchmarks/step_overhead.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/import_time.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/gpcl.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/rkd_angle.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/cached_epoch.py
 
 # The five-line loops for Accelerate, Lightning and the HF Trainer, which `make test` skips where they are not installed.
 loops: $(VENV)/ready

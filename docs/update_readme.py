@@ -6,30 +6,23 @@ With a folder, the demo's results there are first kept as benchmarks/results/dem
 from __future__ import annotations
 
 import json
-import platform
-import re
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
+import generated
+from generated import ROOT, lines, origin, teachers
 
 from congruence.bench.table import cells, text
 from congruence.methods import catalogue
 
-ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 KEPT = ROOT / "benchmarks" / "results" / "demo.json"
 
 
 def keep(folder: Path) -> None:
     """Keep the results of a demo, with the machine and the versions."""
-    rows = [json.loads(line) for line in (folder / "results.jsonl").read_text(encoding="utf8").splitlines()]
-    teachers = [json.loads(path.read_text(encoding="utf8")) for path in sorted(folder.glob("teachers/*/teacher.json"))]
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    machine = {"processor": platform.machine(), "python": platform.python_version(), "torch": torch.__version__}
-    value = {"command": "congruence demo", "commit": commit.strip(), **machine, "teachers": teachers, "rows": rows}
+    value = {**origin("congruence demo"), "teachers": teachers(folder), "rows": lines(folder / "results.jsonl")}
     KEPT.write_text(json.dumps(value, indent=1) + "\n", encoding="utf8")
 
 
@@ -50,12 +43,7 @@ def _weight(weight: float | Mapping[str, float]) -> str:
 
 def filled(readme: str) -> str:
     """Return the README with its generated parts as they are now."""
-    for name, table in tables().items():
-        pattern = rf"(<!-- begin {name}[^>]*-->\n).*?(\n<!-- end {name} -->)"
-        readme, found = re.subn(pattern, lambda m, t=table: f"{m[1]}{t}{m[2]}", readme, flags=re.DOTALL)
-        if found != 1:
-            raise ValueError(f"README.md must have one part '{name}' between its markers, has {found}.")
-    return readme
+    return generated.filled(readme, tables())
 
 
 if __name__ == "__main__":

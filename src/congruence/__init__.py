@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from congruence import data, geometry, losses, metrics, models
+    from congruence import data, evaluation, geometry, losses, metrics, models
     from congruence.config.student import load_student
     from congruence.engine import (
         Captured,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from congruence.evaluation.compare import Comparison, compare
     from congruence.methods import Clock, Method, Needs, Probe, Signals, Term
 
-_PACKAGES = ("data", "geometry", "losses", "metrics", "models", "testing")
+_PACKAGES = ("data", "evaluation", "geometry", "losses", "metrics", "models", "testing")
 _HOMES = {
     "congruence.config.student": ("load_student",),
     "congruence.engine": (
@@ -71,6 +71,7 @@ __all__ = [
     "__version__",
     "compare",
     "data",
+    "evaluation",
     "fit",
     "geometry",
     "load_student",

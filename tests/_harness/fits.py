@@ -137,6 +137,13 @@ def on_a_rank(rank, folder):
         options = constant(out=folder / f"bad-{how}", log_every=2, callbacks=(keep,))
         found[how] = raised(lambda made=made, options=options: cg.fit(made, loader, options=options))
         found[f"{how} weight"] = made.student[0].weight.detach()
+    made = distiller(Term("ce", weight=300.0), Term("pkt", weight=10.0))  # overflows fp16 at the first scales
+    frozen(made)
+    half = constant(
+        epochs=4, precision="fp16", optimizer=cg.OptimizerOptions(lr=1e-4), out=folder / "half", log_every=1
+    )
+    cg.fit(made, loader, options=half)
+    found["half state"] = made.state_dict()
     sampler = DistributedSampler(data(), shuffle=True, seed=3)
     seen = []
     record = lambda event: seen.append(sampler.epoch)  # noqa: E731

@@ -43,6 +43,16 @@ def write_mnist(folder: Path, data: Content, *, suffix: str = ".gz") -> Path:
     return folder
 
 
+def write_quickdraw(folder: Path, counts: dict[str, int]) -> Path:
+    """Write CLASS.ndjson.gz of so many drawings, in which pixel p of drawing i of class c is (p + 7i + 31c) mod 256."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for label, (name, count) in enumerate(counts.items()):
+        lines = [[round((p + 7 * i + 31 * label) % 256 / 255, 3) for p in range(784)] for i in range(count)]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (folder / f"{name}.ndjson.gz").write_bytes(gzip.compress(text.encode()))
+    return folder
+
+
 def write_cifar_pickles(folder: Path, data: Content, *, protocol: int = 2, text: bool = False) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     parts = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from congruence.bench import plan as plans
-from congruence.bench.plan import load_plan
+from congruence.bench.planfile import load_plan
 from congruence.config.shipped import names
 
 GOOD = """
@@ -109,6 +109,15 @@ def test_the_terms_that_bear_the_methods_name_are_tuned(tmp_path):
     plain = {term.key: term.weight for term in load_plan(path).cells()[-1].config.stages["student"].terms}
     assert found["cckd"] == {**plain, "cckd": 2 * plain["cckd"]}
     assert found["first"] == {key: weight * (1 if key == "ce" else 2) for key, weight in plain.items()}
+
+
+def test_a_method_has_overrides_of_its_own(tmp_path):
+    own = '[overrides]\nb = ["stages.student.train.epochs=7"]\n[variants]'
+    plan = load_plan(written(tmp_path, TUNED.replace("[variants]", own)))
+    assert {cell.method: cell.config.stages["student"].train.epochs for cell in plan.cells()} == {"a": 2, "b": 7}
+    assert {trial.config.stages["student"].train.epochs for trial in plan.trials()} == {1}
+    with pytest.raises(ValueError, match=r"overrides\.c: no method of this plan\."):
+        load_plan(written(tmp_path, TUNED.replace("[variants]", own.replace("b = ", "c = "))))
 
 
 def test_weights_of_parts_are_multiplied_each():

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
 import congruence as cg
-from congruence.bench.plan import Plan, Tune, load_plan
+from congruence.bench.plan import Plan, Tune
+from congruence.bench.planfile import load_plan
 from congruence.bench.runner import run_plan
 from congruence.config import load_config
 
@@ -37,7 +43,7 @@ def test_one_line_a_method_and_seed(whole):
     assert lines == list(whole.rows)
     assert [(row["method"], row["seed"]) for row in lines] == [("ce", 0), ("ce", 1), ("pkt", 0), ("pkt", 1)]
     shares = ["accuracy_best", "accuracy_last", "retrieval_map", "gpcl"]
-    fidelity = ["kernel_transfer_error", "wasserstein"]
+    fidelity = ["kernel_transfer_error", "wasserstein", "soft_label_entropy"]
     for row in lines:
         assert list(row) == ["method", "variant", "seed", "factor", *shares, *fidelity, "parameters", "seconds"]
         assert all(0 <= row[key] <= 1 for key in shares)
@@ -90,6 +96,17 @@ def test_weights_are_found_on_validation_and_used(tmp_path):
     assert weights == [1.0, 30000.0 * best]
 
 
+def test_several_teachers_are_named_after_what_they_teach(whole, tmp_path):
+    (alone,) = (json.loads(line) for line in (whole.path.parent / "teachers.jsonl").read_text().splitlines())
+    assert alone["name"] == "teacher"
+    other = {"plain": (), "longer": ("stages.teacher.train.epochs=2",)}
+    results = run_plan(dataclasses.replace(plan(methods=("pkt",), seeds=(0,)), variants=other), tmp_path, workers=0)
+    assert [row["name"] for row in results.teachers.values()] == ["teacher, plain", "teacher, longer"]
+    kept = [json.loads(line) for line in (tmp_path / "teachers.jsonl").read_text().splitlines()]
+    assert kept == list(results.teachers.values())
+    assert kept[0]["accuracy_best"] == alone["accuracy_best"]
+
+
 def test_cells_of_one_teacher_share_its_cache(tmp_path):
     cached = plan("stages.student.teacher_cache={views=2, seed=0}", methods=("pkt", "mimic"), seeds=(0, 1))
     results = run_plan(cached, tmp_path, workers=0)
@@ -102,6 +119,40 @@ def test_a_failing_cell_ends_the_plan_in_one_sentence(tmp_path):
     wrong = plan("stages.student.student.model='resnet8'", "stages.student.train.optimizer.lr=1e30", methods=("ce",))
     with pytest.raises(cg.NonFiniteLossError, match="was not finite"):
         run_plan(wrong, tmp_path, workers=1)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="children are found in /proc")
+def test_workers_end_with_a_killed_runner(tmp_path):
+    """They would go on training, and write into the folders of the run that takes over."""
+    endless = (*SMALL, "stages.student.train.epochs=100000")
+    script = f"""
+from pathlib import Path
+from congruence.bench.plan import Plan
+from congruence.bench.runner import run_plan
+if __name__ == "__main__":
+    run_plan(Plan("endless", {{"ce": "digits/ce"}}, (0,), {endless!r}), Path({str(tmp_path / "out")!r}), workers=1)
+"""
+    (tmp_path / "endless.py").write_text(script)
+    runner = subprocess.Popen([sys.executable, tmp_path / "endless.py"], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    metrics = tmp_path / "out" / "cells" / "ce-seed0" / "metrics.jsonl"
+    waited(lambda: metrics.exists() and metrics.read_text())
+    workers = Path(f"/proc/{runner.pid}/task/{runner.pid}/children").read_text().split()
+    assert workers
+    runner.kill()
+    runner.wait()
+    waited(lambda: not any(running(worker) for worker in workers))
+
+
+def waited(condition):
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def running(process):
+    path = Path("/proc", process, "stat")
+    return path.exists() and path.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def test_the_demo_has_what_it_promises():
@@ -123,3 +174,25 @@ def test_students_that_teach_each_other_are_a_row_with_the_first_ones_numbers(tm
     logits = first(splits.test.batch(range(len(splits.test))))
     assert row["accuracy_best"] == (logits.argmax(1) == splits.test.labels).double().mean().item()
     assert row["gpcl"] is None
+
+
+def test_a_student_without_labels_has_no_accuracy_but_retrieval(tmp_path):
+    only = "stages.student.terms=[{key='pkt'}]"
+    found = run_plan(plan(SMALL_STUDENT[0], only, seeds=(0,), methods=("pkt",)), tmp_path, workers=0)
+    (row,) = found.rows
+    assert (row["accuracy_best"], row["accuracy_last"]) == (None, None)
+    assert 0 < row["retrieval_map"] < 1
+    (teacher,) = found.teachers.values()
+    assert 0 < teacher["accuracy_best"] <= 1
+    lines = [json.loads(line) for line in (found.cells[0] / "metrics.jsonl").read_text().splitlines()]
+    (validated,) = [line["validation"] for line in lines if "validation" in line]
+    assert list(validated) == ["loss"]
+
+
+def test_classes_that_nobody_saw(tmp_path):
+    open_set = ("stages.student.terms=[{key='kda', landmarks='clusters', count=5, warmup=0}]", "data.test_classes=3")
+    found = run_plan(plan(SMALL_STUDENT[0], *open_set, seeds=(0,), methods=("kda",)), tmp_path, workers=0)
+    (row,), (teacher,) = found.rows, found.teachers.values()
+    for numbers in (row, teacher):
+        assert (numbers["accuracy_best"], numbers["accuracy_last"]) == (None, None)
+        assert 0 < numbers["retrieval_map"] < 1

@@ -6,7 +6,7 @@ import statistics
 
 import pytest
 
-from congruence.bench.table import cells, mean_sd, text
+from congruence.bench.table import cells, mean_sd, split, text
 
 
 def row(method, best, last, retrieval, gpcl, parameters):
@@ -36,6 +36,35 @@ def test_lines():
     assert lines[0] == ["teacher", "100.0", "95.0", "90.0", "–", "2,000,000"]
     assert lines[1] == ["ce", f"80.0 ± {spread:.1f}", "80.0 ± 0.0", f"60.0 ± {spread:.1f}", "0.500 ± 0.354", "1,234"]
     assert lines[2] == ["kd", "50.0", "40.0", "10.0", "–", "9"]
+
+
+def test_more_columns_are_those_that_a_run_has():
+    known = [{**ROWS[0], "kernel_transfer_error": 0.25, "wasserstein": None, "factor": 1.0}, ROWS[1]]
+    heading, line = cells(known, more=True)
+    assert heading[5:] == ["kernel error", "parameters"]
+    assert line[5] == "0.250"
+    assert cells(known)[0][5:] == ["parameters"]
+
+
+def test_a_teacher_is_called_by_its_name():
+    teacher = row("", 1.0, 1.0, 1.0, None, 1)
+    assert [line[0] for line in cells([], [teacher, {**teacher, "name": "teacher, small"}])[1:]] == [
+        "teacher",
+        "teacher, small",
+    ]
+
+
+def test_tables_are_of_variants_or_of_methods_where_these_are_fewer():
+    def of(methods, variants):
+        return split([{"method": method, "variant": variant} for variant in variants for method in methods])
+
+    two = of(("ce", "kd", "pkt"), ("small", "large"))
+    assert list(two) == ["small", "large"]
+    assert [row["method"] for row in two["large"]] == ["ce", "kd", "pkt"]
+    swept = of(("wasserstein", "mmd"), ("low", "middle", "high"))
+    assert list(swept) == ["wasserstein", "mmd"]
+    assert [row["method"] for row in swept["mmd"]] == ["low", "middle", "high"]
+    assert list(split([{"method": "ce"}, {"method": "kd"}])) == [""]
 
 
 def test_text_is_aligned_markdown():

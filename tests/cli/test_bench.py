@@ -7,6 +7,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from congruence.cli.bench import _best
 from congruence.cli.main import app
 
 PLAN = """
@@ -37,6 +38,29 @@ def test_bench_prints_its_table_and_where_the_student_is(call, tmp_path):
     assert "1/2  ce, seed 0" in found.output
     named = found.output.strip().splitlines()[-1].split(": ")[1]
     assert (tmp_path / named).is_file()
+
+
+def test_the_best_without_accuracy_is_the_best_at_retrieval(call):
+    label_free = ("stages.student.terms=[{key='pkt'}]", "stages.student.student={model='cnn3', options={width=4}}")
+    settings = [word for setting in (*label_free, "data.train_size=200") for word in ("--set", setting)]
+    found = call("bench", "plan.toml", "--out", "out", "--workers", "0", *settings)
+    assert found.exit_code == 0, found.output
+    assert "1/2  ce, seed 0: retrieval mAP 0." in found.output
+    assert "The best student (ce, seed 0)" in found.output  # both are pkt here: the first of equals
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "maps", "best"),
+    [
+        ((0.5, 0.7, 0.6), (0.9, 0.1, 0.2), 1),
+        ((None, None, None), (0.1, None, 0.3), 2),
+        ((None, 0.9, None), (0.4, 0.1, 0.3), 0),
+        ((None, None), (None, None), 0),
+    ],
+)
+def test_which_is_best(accuracies, maps, best):
+    rows = [{"accuracy_best": a, "retrieval_map": m} for a, m in zip(accuracies, maps, strict=True)]
+    assert _best(rows) == best
 
 
 def test_unknown_plans_and_keys_are_one_line(call):

@@ -26,7 +26,14 @@ def test_a_card_tells_everything(key):
     assert formula in text
     assert f"default weight: {entry.weight}" in text
     assert f"paper: {entry.reference}" in text
+    assert "\nRaises:" not in text
     assert all(f"{name}={value!r}" in text for name, value in entry.defaults().items())
+
+
+def test_a_card_tells_what_a_method_does_around_its_loss():
+    assert "L = Σ_kernels [ ℓ(deepest layer) + w Σ ℓ(earlier layer) ]" in card(row("hkd"))
+    assert "after the loss, a sample's row of a bank becomes".lower() in card(row("crd")).lower()
+    assert "with its hyper-parameters kept" not in card(row("pkt"))
 
 
 def test_a_card_names_where_the_function_lives():

@@ -58,9 +58,16 @@ def test_one_stage_as_a_block(capsys):
 def test_cells_as_they_finish(live, capsys):
     watch = Cells(live=live)
     for done in (1, 2):
-        watch({"method": "kd", "seed": done, "accuracy_best": 0.9}, done, 2)
+        watch({"method": "kd", "variant": "", "seed": done, "accuracy_best": 0.9}, done, 2)
     watch.close()
     out = capsys.readouterr().out
     assert "kd, seed 2: accuracy 0.9000" in out
     if not live:
         assert out.splitlines()[0] == "1/2  kd, seed 1: accuracy 0.9000"
+
+
+@pytest.mark.parametrize(("found", "said"), [(0.25, "retrieval mAP 0.2500"), (None, "trained")])
+def test_a_cell_without_accuracy(found, said, capsys):
+    row = {"method": "pkt", "variant": "", "seed": 0, "accuracy_best": None, "retrieval_map": found}
+    Cells(live=False)(row, 1, 1)
+    assert capsys.readouterr().out == f"1/1  pkt, seed 0: {said}\n"

@@ -109,8 +109,8 @@ train = {}
         "--set stages.studnt.train.epochs=3: stages.studnt.train.epochs: expected a stage of the file: student, third, "
         "got 'studnt'. Did you mean 'student'?",
         "nmae: expected one of name, extends, data, diagnostics, stages, got 'nmae'. Did you mean 'name'?",
-        "data.name: expected a folder or one of digits, fashion-mnist, cifar10, cifar100, svhn, tiny-imagenet, cub200, "
-        "imagenet, market1501, msmt17, image-folder, got 'digts'. "
+        "data.name: expected a folder or one of digits, fashion-mnist, cifar10, quickdraw, cifar100, svhn, "
+        "tiny-imagenet, cub200, imagenet, market1501, msmt17, image-folder, got 'digts'. "
         "Did you mean 'digits'?",
         "data.split_seed: expected an integer >= 0, got -1.",
         "S.teacher: expected a model's table, since no stage comes before, got 'studnet'.",
@@ -210,3 +210,28 @@ def test_a_value_of_several_types_is_named_by_its_key(key, value):
         load_config("digits/pkt", [f"{key}={value}"])
     assert error.value.lines
     assert all(line.startswith(f"--set {key}={value}: {key}: expected ") for line in error.value.lines)
+
+
+def test_a_key_that_means_something_beside_another_alone():
+    term = "stages.student.terms.1"
+    random = (f"{term}.count=20", f"{term}.landmarks='random'")
+    config = load_config("digits/kda", random)
+    assert config.stages["student"].terms[1].model_extra["count"] == 20
+    with pytest.raises(ConfigError) as caught:
+        load_config("digits/kda", (*random, f"{term}.warmup=-1"))
+    assert len(caught.value.lines) == 1
+    assert "terms.1.warmup: expected an integer >= 0, got -1." in caught.value.lines[0]
+    with pytest.raises(ConfigError, match=r"count: expected None for the landmarks 'centres', got 20\."):
+        load_config("digits/kda", random[:1])
+
+
+def test_options_that_only_fit_together():
+    term = "stages.student.terms=[{key='kda', landmarks='clusters', count=9%s}]"
+    (found,) = load_config("digits/pkt", [term % ""]).stages["student"].terms
+    assert found.term().hyperparameters["count"] == 9
+    with pytest.raises(ConfigError) as raised:
+        load_config("digits/pkt", [term % ", warmup=-1"])
+    assert "warmup" in str(raised.value)
+    assert "terms.0.count" not in str(raised.value)
+    with pytest.raises(ConfigError, match="count: expected None for the landmarks 'centres', got 9"):
+        load_config("digits/pkt", ["stages.student.terms=[{key='kda', count=9}]"])

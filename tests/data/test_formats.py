@@ -16,6 +16,7 @@ from congruence.data.formats import (
     read_cifar_rows,
     read_idx,
     read_mnist_layout,
+    read_quickdraw,
     read_svhn,
 )
 from congruence.data.store import Arrays
@@ -164,3 +165,36 @@ def test_harmed_cifar100_pickles(tmp_path: Path) -> None:
     (tmp_path / "train").unlink()
     with pytest.raises(ValueError, match=r"train' is absent\.$"):
         read_cifar100_pickles(tmp_path)
+
+
+def test_quickdraw_shows_all_classes_first(tmp_path: Path) -> None:
+    arrays = read_quickdraw(layouts.write_quickdraw(tmp_path, {"The sun": 2, "ant": 3}))
+    assert arrays.class_names == ("The sun", "ant")
+    assert (arrays.test, arrays.validation) == (None, None)
+    assert arrays.train.labels.tolist() == [0, 1, 0, 1, 1]
+    assert arrays.train.images.shape == (5, 1, 28, 28)
+    assert (arrays.train.images.dtype, arrays.train.labels.dtype) == (np.uint8, np.int64)
+    for image, (drawing, label) in zip(arrays.train.images, [(0, 0), (0, 1), (1, 0), (1, 1), (2, 1)], strict=True):
+        assert image.reshape(-1).tolist() == [(p + 7 * drawing + 31 * label) % 256 for p in range(784)]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"[0, 1", "its lines are not JSON lists of as many numbers each"),
+        (b"[0, 1]\n[0]", "its lines are not JSON lists of as many numbers each"),
+        (b"[0, 1]", "its lines are not 784 numbers from 0 to 1"),
+        (b"", "its lines are not 784 numbers from 0 to 1"),
+        (json.dumps([0] * 783 + [1.5]).encode(), "its lines are not 784 numbers from 0 to 1"),
+        (json.dumps([0] * 783 + [float("nan")]).encode(), "its lines are not 784 numbers from 0 to 1"),
+    ],
+)
+def test_drawings_that_are_none(tmp_path: Path, content: bytes, sentence: str) -> None:
+    (tmp_path / "ant.ndjson.gz").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"^The file '.*ant\.ndjson\.gz' is damaged: {sentence}\.$"):
+        read_quickdraw(tmp_path)
+
+
+def test_no_drawings(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is absent"):
+        read_quickdraw(tmp_path)

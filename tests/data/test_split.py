@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from congruence.data.split import first_of_each, stratified
+from congruence.data.split import first_of_each, new_order, stratified
 
 LABELS = torch.tensor([0] * 50 + [1] * 30 + [2] * 19 + [-1])[
     torch.randperm(100, generator=torch.Generator().manual_seed(0))
@@ -50,3 +50,14 @@ def test_first_of_each_is_nested_and_leaves_the_unlabelled() -> None:
 def test_too_many_is_refused() -> None:
     with pytest.raises(ValueError, match=r"`stratified`: `total` must be between 0 and 100, got 101\."):
         stratified(LABELS, 101, seed=0, stream=1)
+
+
+def test_classes_that_come_last_are_chosen_by_the_seed() -> None:
+    for seed in range(5):
+        order = new_order(20, 6, seed=seed)
+        assert sorted(order) == list(range(20))
+        assert order[:14] == sorted(order[:14])
+        assert order[14:] == sorted(order[14:])
+        assert set(order[14:]) < set(new_order(20, 7, seed=seed)[13:])
+    assert len({tuple(new_order(20, 6, seed=seed)) for seed in range(5)}) == 5
+    assert new_order(3, 0, seed=0) == [0, 1, 2]

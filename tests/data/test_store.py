@@ -66,3 +66,12 @@ def test_data_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.delenv("CONGRUENCE_DATA")
     assert data_root() == Path("/home/somebody/.cache/congruence")
+
+
+def test_names_of_classes_and_no_test_part(tmp_path: Path) -> None:
+    write_arrays(tmp_path, Arrays(Part(*DATA[:2]), class_names=("a", "b")), {})
+    arrays = read_arrays(tmp_path)
+    assert (arrays.class_names, arrays.test) == (("a", "b"), None)
+    (tmp_path / "train_labels.npy").unlink()
+    with pytest.raises(ValueError, match=r"train_labels\.npy' is absent"):
+        read_arrays(tmp_path)

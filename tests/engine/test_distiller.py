@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from collections import namedtuple
 from dataclasses import replace
 
@@ -499,3 +500,87 @@ def test_the_sum_of_half_precision_terms_is_single(points):
     give = Loud(lambda z: {"a": z.mean().bfloat16(), "b": z.square().mean().bfloat16()})
     distiller = Distiller(net(0), net(1), [Term(give)], example=points[:2])
     assert distiller(points).loss.dtype == torch.float32
+
+
+# The maps that are meant where none are named
+
+
+class Stages(Method):
+    needs = Needs(roles=("maps",), stages=2, scope="sample")
+
+    def loss(self, signals):
+        return {"loss": torch.stack([t.square().mean() for t in signals.layers("student", "maps")]).sum()}
+
+
+def staged(sizes):
+    """Convolutions that halve the map, one a stage."""
+    layers = [nn.Conv2d(2 if k == 0 else 4, 4, 3, stride=2, padding=1) for k in range(sizes)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+
+
+@pytest.mark.parametrize(
+    ("layers", "student", "teacher"),
+    [
+        ({}, ("1", "2"), ("0", "1")),
+        ({"student_layer": "0"}, ("0",), ("1",)),
+        ({"student_layer": ["0", "1", "2"], "teacher_layer": "1"}, ("0", "1", "2"), ("1",)),
+    ],
+)
+def test_maps_are_the_last_stages_of_both(layers, student, teacher):
+    made = Distiller(staged(2), staged(3), [Term(Stages(), name="stages", **layers)], example=torch.zeros(2, 2, 16, 16))
+    assert made.layers() == {"stages": {"student maps": student, "teacher maps": teacher}}
+
+
+def test_maps_are_fewer_where_one_model_has_fewer():
+    made = Distiller(staged(1), staged(3), [Term(Stages(), name="stages")], example=torch.zeros(2, 2, 16, 16))
+    assert made.layers() == {"stages": {"student maps": ("2",), "teacher maps": ("0",)}}
+
+
+def test_a_model_without_maps_is_told():
+    expected = "The term 'stages': The teacher has no default layer for 'maps': name one with teacher_layer=."
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(2 * 16 * 16, 3))
+    for maps in ({}, {"student_layer": ["1", "2"]}):
+        term = Term(Stages(), name="stages", **maps)
+        with pytest.raises(ValueError, match=re.escape(expected)):
+            Distiller(flat, staged(3), [term], example=torch.zeros(2, 2, 16, 16))
+
+
+class SumOfLists(nn.Module):
+    def forward(self, student, teacher):
+        return sum(((s - t).square().mean() * 10**k for k, (s, t) in enumerate(zip(student, teacher, strict=True))))
+
+
+def test_a_loss_of_lists_is_asked_once_and_maps_are_projected():
+    needs = Needs(roles=("maps",), stages=2, scope="sample")
+    torch.manual_seed(0)
+    student, teacher = conv(0), conv(1, width=6)
+    images = torch.randn(4, 2, 8, 8)
+    listed = LossMethod(SumOfLists(), needs, project=True, listed=True)
+    layers = {"student_layer": ["0", "2"], "teacher_layer": ["0", "2"]}
+    made = Distiller(teacher, student, [Term(listed, name="listed", **layers)], example=images[:2])
+    assert [list(part.weight.shape) for part in listed.projectors] == [[6, 4, 1, 1]] * 2
+    captured = made.capture(images)
+    sides = [[captured.tensors[model, "main", path] for path in ("0", "2")] for model in ("student", "teacher")]
+    projected = [part(maps) for part, maps in zip(listed.projectors, sides[0], strict=True)]
+    torch.testing.assert_close(made.score(captured).loss, SumOfLists()(projected, sides[1]))
+
+
+def test_distances_of_a_shared_tap_are_computed_once(monkeypatch):
+    calls = []
+    cdist = torch.cdist
+    monkeypatch.setattr(torch, "cdist", lambda x, *rest, **options: calls.append(x.shape) or cdist(x, *rest, **options))
+    terms = [Term("mkt"), Term("perception_coherence", dissimilarity="euclidean")]
+    images = torch.randn(9, 4, generator=torch.Generator().manual_seed(0))
+    found = []
+    for chosen in (terms, terms[:1], terms[1:]):
+        torch.manual_seed(0)
+        teacher, student = (nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)) for _ in range(2))
+        distiller = Distiller(teacher, student, chosen, example=images[:2])
+        calls.clear()
+        loss = distiller(images).loss
+        assert len(calls) == 2  # the teacher's and the student's
+        loss.backward()
+        found.append((loss.detach(), [p.grad for p in student.parameters() if p.grad is not None]))
+    torch.testing.assert_close(found[0][0], sum(loss for loss, _ in found[1:]))
+    for together, *apart in zip(*(gradients for _, gradients in found), strict=True):
+        torch.testing.assert_close(together, sum(apart), rtol=1e-4, atol=1e-6)

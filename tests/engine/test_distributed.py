@@ -71,6 +71,13 @@ def test_two_ranks_are_one(name, terms, found, tmp_path):
             assert value == pytest.approx(theirs[key], rel=1e-3), key
 
 
+def test_a_step_that_overflows_is_skipped_by_all_ranks(found):
+    folder, (first, second) = found
+    alike(first["half state"], second["half state"], 0)
+    skipped = [row["skipped"] for row in read_lines(folder / "half" / "metrics.jsonl") if "skipped" in row]
+    assert 0 < sum(skipped) < len(skipped)
+
+
 def test_one_sentence_on_all_ranks(found):
     _, both = found
     for one in both:

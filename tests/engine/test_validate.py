@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from _harness.fits import CPU, data, distiller, net
-from _harness.toys import Bank
+from _harness.toys import Bank, MinMax
 from torch import nn
 
 import congruence as cg
@@ -42,6 +42,25 @@ def test_without_labels_it_is_the_distillation_loss():
     with torch.no_grad():
         losses = [float(made(part).loss) for part in (points[:16], points[16:])]
     assert found == {"loss": pytest.approx((16 * losses[0] + 8 * losses[1]) / 24, rel=1e-6)}
+
+
+def test_before_the_first_epoch_it_is_no_error():
+    points = data().tensors[0]
+    made = cg.Distiller(net(1), net(2), [Term(MinMax())], example=points[:2])
+    assert rehearse(made, [points], CPU) == ["loss"]  # of a method that works by epochs and teaches no classes
+    with pytest.raises(ValueError, match="works by epochs"):
+        made.train()(points)
+
+
+def test_a_method_that_works_by_epochs_is_measured_once_the_first_has_begun(tmp_path):
+    term = Term("kda", landmarks="clusters", count=3, warmup=0)
+    points, labels = data().tensors
+    made = cg.Distiller(net(0), net(1), [term], example=points[:2])
+    assert rehearse(made, [(points, labels)], CPU) == ["loss"]
+    options = cg.FitOptions(epochs=2, out=tmp_path, monitor="loss")
+    result = cg.fit(made, [(points, labels)], [(points, labels)], options=options)
+    assert [list(row) for row in result.history] == [["loss"], ["loss"]]
+    assert all(row["loss"] > 0 for row in result.history)
 
 
 def test_several_students():

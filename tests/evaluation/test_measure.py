@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import congruence as cg
+from congruence.data import split
 from congruence.evaluation import embed, measure
 from congruence.evaluation.embed import known_accuracy
 from congruence.metrics import inter_class_similarity, intra_class_similarity, retrieval_map, soft_label_entropy
@@ -48,6 +49,29 @@ def test_numbers(splits):
     moved = cg.losses.wasserstein_loss(test.features.double(), taught.double()).item()
     assert found.wasserstein == (pytest.approx(moved) if len(test.features) <= 2000 else None)
     assert measure(student, splits, teacher=student).gpcl == pytest.approx(1)
+
+
+def test_retrieval_in_an_open_set_is_among_the_test_images():
+    splits = cg.data.load("digits", test_classes=4)
+    student = model(0)
+    found = measure(student, splits)
+    test = embed(student, cg.data.loader(splits.test, batch_size=300, shuffle=False))
+    labels = test.labels
+    database, query = split.stratified(labels, len(labels) // 2, seed=0, stream=split.DATABASE)
+    assert (labels[database].bincount() - labels[query].bincount()).abs().max() <= 1
+    halves = (test.features[query], labels[query], test.features[database], labels[database])
+    assert found.retrieval_map == retrieval_map(*halves)
+    assert 0 < found.retrieval_map < 1
+    assert cg.evaluation.measure(student, splits).retrieval_map == found.retrieval_map
+
+
+def test_a_model_of_the_training_classes_has_no_accuracy_in_an_open_set():
+    splits = cg.data.load("digits", test_classes=4)
+    torch.manual_seed(0)
+    student = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, splits.train.classes))
+    assert measure(student, splits).accuracy is None
+    alone = splits._replace(test=splits.test.subset([0]))
+    assert measure(student, alone).retrieval_map is None
 
 
 def test_without_a_teacher(splits):

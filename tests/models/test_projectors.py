@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from congruence.models.projectors import linear_projector, rows
+from congruence.models.projectors import linear_projector, map_projector, rows
 
 
 def test_rows() -> None:
@@ -33,3 +33,14 @@ def test_linear_projector() -> None:
     for bad in (0, -1, 2.5, "4"):
         with pytest.raises(ValueError, match=r"`linear_projector`: `in_width` must be an integer >= 1"):
             linear_projector(bad, 7)  # type: ignore[arg-type]
+
+
+def test_map_projector() -> None:
+    torch.manual_seed(0)
+    projector = map_projector(4, 7)
+    x = torch.randn(3, 4, 2, 5)
+    expected = torch.einsum("bchw,dc->bdhw", x, projector.weight[:, :, 0, 0]) + projector.bias[:, None, None]
+    torch.testing.assert_close(projector(x), expected)
+    for bad in (0, -1, 2.5, "4"):
+        with pytest.raises(ValueError, match=r"`map_projector`: `out_width` must be an integer >= 1"):
+            map_projector(7, bad)  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import re
 from collections import OrderedDict
 
 import pytest
@@ -101,9 +102,11 @@ def test_defaults(images: Tensor) -> None:
         taps.require(["fc"])
     taps.probe(images, training=True)
     assert (taps.head, taps.default("features"), taps.default("logits")) == ("fc", "input:fc", "fc")
-    with pytest.raises(
-        ValueError, match=r"The student has no default layer for 'maps': name one with student_layer=\."
-    ):
+    expected = (
+        "The student has no default layer for 'maps': name some with student_layer=, of its last maps of each size "
+        "'relu#2' [4, 5, 8, 8]."
+    )
+    with pytest.raises(ValueError, match=re.escape(expected)):
         taps.default("maps")
 
     convolutional = Taps(nn.Sequential(nn.Conv2d(3, 7, 8), nn.Flatten()), name="teacher")
@@ -124,6 +127,23 @@ def test_defaults(images: Tensor) -> None:
     repeated.require([repeated.default("features"), "1#1"])  # under either of its names
     _, values = repeated.read(torch.ones(2, 5))
     assert torch.equal(values["input:0#2"], values["1#1"])
+
+
+def test_a_stage_is_the_last_map_of_its_size(images: Tensor) -> None:
+    relu = nn.ReLU()
+    first = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), relu)
+    second = nn.Sequential(nn.MaxPool2d(2), nn.Conv2d(4, 6, 3, padding=1))
+    model = nn.Sequential(first, second, relu, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3))
+    taps = Taps(model, name="student")
+    taps.probe(images, training=True)
+    assert taps.stages == {"0": torch.Size([*images.shape[:1], 4, 8, 8]), "0.1#2": torch.Size([len(images), 6, 4, 4])}
+    taps.require(taps.stages)
+    assert taps.shapes == taps.stages
+    flat = Taps(nn.Linear(3, 2), name="student")
+    flat.probe(torch.ones(2, 3), training=True)
+    assert flat.stages == {}
+    with pytest.raises(ValueError, match=r"no default layer for 'maps': name one with student_layer=\.$"):
+        flat.default("maps")
 
 
 def test_a_dry_run_changes_nothing(images: Tensor) -> None:

@@ -112,14 +112,15 @@ def _numbers(trained: StageRun, folder: Path) -> Row:
     """Return a row's numbers: those of the first student, where they are several that teach each other."""
     name, student = next(iter(trained.students.items()))
     best = measure(student, trained.splits, teacher=trained.teacher)
-    last = load_student(folder, lambda: student, name=name, last=True)
+    last = load_student(folder, lambda: student, name=name, last=True) if trained.classifies else None
     return {
-        "accuracy_best": best.accuracy,
-        "accuracy_last": accuracy_on_test(last, trained.splits),
+        "accuracy_best": best.accuracy if trained.classifies else None,
+        "accuracy_last": None if last is None else accuracy_on_test(last, trained.splits),
         "retrieval_map": best.retrieval_map,
         "gpcl": best.gpcl,
         "kernel_transfer_error": best.kernel_transfer_error,
         "wasserstein": best.wasserstein,
+        "soft_label_entropy": best.soft_label_entropy,
         "parameters": best.parameters,
         "seconds": round(trained.result.seconds, 3),
     }

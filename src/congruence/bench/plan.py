@@ -5,44 +5,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from congruence.config.load import load_config
 from congruence.config.schema import RunConfig
-from congruence.config.shipped import shipped
-from congruence.core import check
 
 PLAIN = ""  # the variant of a plan that has none
-
-
-def _list_of(*kinds: type) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, list) and bool(value) and all(type(item) in kinds for item in value)
-
-
-def _table_of(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, dict) and bool(value) and all(map(accepts, value.values()))
-
-
-_SETTINGS = "a list of KEY=VALUE"
-_KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "name": (lambda value: isinstance(value, str), "a string"),
-    "seeds": (_list_of(int), "a list of whole numbers"),
-    "methods": (_table_of(lambda value: isinstance(value, str)), "at least one method"),
-    "set": (_list_of(str), _SETTINGS),
-    "variants": (_table_of(_list_of(str)), f"for each variant {_SETTINGS}"),
-    "tune": (lambda value: isinstance(value, dict), "a table"),
-}
-_TUNE_KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "factors": (_list_of(int, float), "a list of numbers"),
-    "seed": (lambda value: type(value) is int, "a whole number"),
-    "set": (_list_of(str), _SETTINGS),
-    "variants": (_table_of(_list_of(str)), f"for each variant {_SETTINGS}"),
-}
-_OPTIONAL = ("set", "variants", "tune")
 
 
 @dataclass(frozen=True)
@@ -114,6 +84,7 @@ class Plan:
         overrides: `KEY=VALUE` for every recipe.
         variants: further overrides by the variant's name.
         tune: how the weights are found; None for those of the recipes.
+        own: further overrides by the method's name.
     """
 
     name: str
@@ -122,6 +93,7 @@ class Plan:
     overrides: tuple[str, ...] = ()
     variants: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {PLAIN: ()})
     tune: Tune | None = None
+    own: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def cells(self, factors: Mapping[str, float] | None = None) -> list[Cell]:
         """Return the cells, variant by variant and method by method, with the factor found for each `Cell.row`."""
@@ -146,7 +118,7 @@ class Plan:
     def _rows(self) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
         for variant, more in self.variants.items():
             for method, recipe in self.recipes.items():
-                yield method, recipe, variant, (*self.overrides, *more)
+                yield method, recipe, variant, (*self.overrides, *more, *self.own.get(method, ()))
 
 
 def _cell(method: str, recipe: str, variant: str, overrides: tuple[str, ...], seed: int) -> Cell:
@@ -190,57 +162,3 @@ def digest(config: RunConfig, apart: tuple[str, ...] = ()) -> str:
     """Return a short hash of what a configuration says beyond the defaults."""
     said = config.model_dump(mode="json", exclude=set(apart), exclude_defaults=True)
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def load_plan(path_or_name: str, *, overrides: tuple[str, ...] = (), seeds: tuple[int, ...] | None = None) -> Plan:
-    """Read a plan: a TOML file, or the name of a shipped one.
-
-    Raises:
-        ValueError: naming file, key, what was expected and what was found.
-    """
-    path = Path(path_or_name) if Path(path_or_name).is_file() else shipped("plans", path_or_name)
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf8"))
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path}: not TOML: {error}.") from None
-    problems = [f"{path}: {problem}" for problem in _problems(raw)]
-    if problems:
-        raise ValueError("\n".join(problems))
-    variants = {name: tuple(value) for name, value in raw.get("variants", {PLAIN: ()}).items()}
-    settings = (*raw.get("set", ()), *overrides)
-    return Plan(raw["name"], raw["methods"], seeds or tuple(raw["seeds"]), settings, variants, _tune(raw.get("tune")))
-
-
-def _tune(raw: Mapping[str, Any] | None) -> Tune | None:
-    if raw is None:
-        return None
-    variants = {name: tuple(value) for name, value in raw.get("variants", {}).items()}
-    return Tune(tuple(map(float, raw["factors"])), raw["seed"], tuple(raw.get("set", ())), variants)
-
-
-def _problems(raw: Mapping[str, Any]) -> list[str]:
-    """Return a line for each thing that is wrong with a plan."""
-    problems = _wrong(raw, _KEYS, _OPTIONAL, "")
-    tune, variants = raw.get("tune"), raw.get("variants", {})
-    if isinstance(tune, dict):
-        problems += _wrong(tune, _TUNE_KEYS, ("set", "variants"), "tune.")
-        named = tune.get("variants", {})
-        unknown = [name for name in named if name not in variants] if isinstance(named, dict) else []
-        problems += [f"tune.variants.{name}: unknown variant.{check.near(name, variants)}" for name in unknown]
-    return problems
-
-
-def _wrong(
-    raw: Mapping[str, Any],
-    keys: Mapping[str, tuple[Callable[[Any], bool], str]],
-    optional: tuple[str, ...],
-    place: str,
-) -> list[str]:
-    problems = [f"{place}{key}: unknown key.{check.near(key, keys)}" for key in raw if key not in keys]
-    for key, (accepts, expected) in keys.items():
-        if key not in raw and key not in optional:
-            problems.append(f"{place}{key}: missing.")
-        elif key in raw and not accepts(raw[key]):
-            got = f", got {raw[key]!r}" if raw[key] else ""
-            problems.append(f"{place}{key}: expected {expected}{got}.")
-    return problems

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -45,8 +47,9 @@ def run_plan(
 ) -> Results:
     """Run every cell that has no result yet, and write `results.jsonl`, one line a cell.
 
-    Where the plan tunes weights, its trials come first: `tuning.jsonl` has their validation accuracies, and each method
-    gets the factor with the largest one (the first of equal ones).
+    The teachers' numbers go to `teachers.jsonl`, each with a `name`. Where the plan tunes weights, its trials come
+    first: `tuning.jsonl` has their validation accuracies, and each method gets the factor with the largest one (the
+    first of equal ones).
 
     Args:
         plan: of `load_plan`.
@@ -63,6 +66,7 @@ def run_plan(
     total = len(trials) + len(plan.variants) * len(plan.recipes) * len(plan.seeds)
     known = {name: row for name, job in trials.items() if (row := job.finished()) is not None}
     taught = _teachers(plan.cells(), out, teacher_options or {})
+    _write(out / "teachers.jsonl", list(taught.values()))
     tried = _run(trials, known, workers, out / "tuning.jsonl", lambda row, done: report and report(row, done, total))
     jobs = {cell.name: _job(cell, out, "cells") for cell in plan.cells(_best(trials, tried))}
     known = {name: row for name, job in jobs.items() if (row := job.finished()) is not None}
@@ -121,14 +125,16 @@ def _run(
 
 
 def _teachers(cells: Sequence[Cell], out: Path, options: dict[str, Any]) -> dict[str, Row]:
-    taught: dict[str, Row] = {}
+    """Train the teachers, and name each where there are several: after the first row of cells that it teaches."""
+    pupils: dict[str, Cell] = {}
     for cell in cells:
-        if cell.teacher is None:
-            continue
-        key = cell.teacher_key()
-        if key not in taught:
-            taught[key] = teach(cell, _teacher(cell, out), **options)
-    return taught
+        if cell.teacher is not None:
+            pupils.setdefault(cell.teacher_key(), cell)
+    return {
+        key: {"name": "teacher" if len(pupils) == 1 else f"teacher, {cell.variant or cell.method}"}
+        | teach(cell, _teacher(cell, out), **options)
+        for key, cell in pupils.items()
+    }
 
 
 def _teacher(cell: Cell, out: Path) -> Path:
@@ -139,7 +145,7 @@ def _teacher(cell: Cell, out: Path) -> Path:
 def _in_workers(todo: Mapping[str, Job], workers: int, keep: Callable[[str, Row], None]) -> None:
     """Run cells in fresh processes; the first that fails ends the plan, and what is done stays."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
         futures: dict[Future[Row], str] = {pool.submit(run_cell, job): name for name, job in todo.items()}
         try:
             for future in as_completed(futures):
@@ -149,6 +155,18 @@ def _in_workers(todo: Mapping[str, Job], workers: int, keep: Callable[[str, Row]
             for process in multiprocessing.active_children():
                 process.terminate()
             raise
+
+
+def _end_with_parent() -> None:
+    """End this worker when the process that started it is gone, however it was killed."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            multiprocessing.connection.wait([parent.sentinel])
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _write(path: Path, rows: Sequence[Row]) -> None:

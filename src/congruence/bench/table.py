@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 COLUMNS = (
@@ -15,6 +15,7 @@ COLUMNS = (
 MORE = (
     ("kernel_transfer_error", "kernel error", 1.0, 3),
     ("wasserstein", "W2²", 1.0, 2),
+    ("soft_label_entropy", "entropy (nats)", 1.0, 3),
     ("seconds", "seconds", 1.0, 0),
 )
 
@@ -29,9 +30,22 @@ def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
-def variants(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the variants of some rows, in their order."""
-    return list(dict.fromkeys(row.get("variant", "") for row in rows))
+def split(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """Split the rows of a plan into tables by their titles: one a variant, or one a method where these are fewer.
+
+    The rows of a method's table bear the variants' names in the place of the method's.
+
+    Example:
+        >>> rows = [{"method": "cckd", "variant": "rbf"}, {"method": "cckd", "variant": "mmd"}]
+        >>> split(rows)
+        {'cckd': [{'method': 'rbf', 'variant': 'rbf'}, {'method': 'mmd', 'variant': 'mmd'}]}
+    """
+    by_method = len({row["method"] for row in rows}) < len({row.get("variant", "") for row in rows})
+    tables: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        title = row["method"] if by_method else row.get("variant", "")
+        tables.setdefault(title, []).append({**row, "method": row["variant"]} if by_method else row)
+    return tables
 
 
 def cells(
@@ -39,13 +53,15 @@ def cells(
 ) -> list[list[str]]:
     """Return the table's lines, the heading first: teachers, then the methods in their order.
 
-    A number that no run has is "–". With `more` there are also the fidelity of the kernel and of the distribution, the
-    weight's factor where it was tuned, and the seconds of training.
+    A number that no run has is "–". A teacher is called what its `name` says, or "teacher". With `more` there are also
+    the fidelity of the kernel and of the distribution, the entropy of the predictions, the weight's factor where it was
+    tuned, and the seconds of training, without those that no run has.
     """
-    columns = (*COLUMNS, *MORE) if more else COLUMNS
+    known = {key for row in (*rows, *teachers) for key, value in row.items() if value is not None}
+    columns = (*COLUMNS, *(column for column in MORE if column[0] in known)) if more else COLUMNS
     tuned = more and any(row.get("factor", 1.0) != 1.0 for row in rows)
     lines = [["", *(title for _, title, _, _ in columns), *(["weight ×"] if tuned else []), "parameters"]]
-    groups = [("teacher", [teacher]) for teacher in teachers]
+    groups = [(teacher.get("name", "teacher"), [teacher]) for teacher in teachers]
     for method in dict.fromkeys(row["method"] for row in rows):
         groups.append((method, [row for row in rows if row["method"] == method]))
     for name, group in groups:

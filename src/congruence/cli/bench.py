@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,9 +38,9 @@ def bench(
 
 def run(name: str, out: Path, workers: int | None, overrides: tuple[str, ...], *, more: bool) -> None:
     """Run a plan with progress, and print its tables and where the best student is."""
-    from congruence.bench.plan import load_plan
+    from congruence.bench.planfile import load_plan
     from congruence.bench.runner import run_plan
-    from congruence.bench.table import cells, text, variants
+    from congruence.bench.table import cells, split, text
     from congruence.cli.progress import Cells, progress
 
     plan = load_plan(name, overrides=overrides)
@@ -47,12 +48,19 @@ def run(name: str, out: Path, workers: int | None, overrides: tuple[str, ...], *
         watch = Cells()
         results = run_plan(plan, out, workers=workers, report=watch, teacher_options={"callbacks": (callback,)})
         watch.close()
-    for variant in variants(results.rows):
-        print(f"\n{variant}".rstrip())
-        rows = [row for row in results.rows if row["variant"] == variant]
+    for title, rows in split(results.rows).items():
+        print(f"\n{title}".rstrip())
         print(text(cells(rows, list(results.teachers.values()), more=more)))
     print()
-    best: Any = max(zip(results.rows, results.cells, strict=True), key=lambda pair: pair[0]["accuracy_best"] or 0.0)
+    best = _best(results.rows)
     print(f"Mean ± standard deviation over {len(plan.seeds)} seeds, on test images read once. Best: on validation.")
     print(f"Every number: {results.path}")
-    print(f"The best student ({best[0]['method']}, seed {best[0]['seed']}): {best[1] / 'student.safetensors'}")
+    row, folder = results.rows[best], results.cells[best]
+    print(f"The best student ({row['method']}, seed {row['seed']}): {folder / 'student.safetensors'}")
+
+
+def _best(rows: Sequence[Mapping[str, Any]]) -> int:
+    """Return the place of the row with the largest accuracy, or mAP where one has no accuracy; the first of equals."""
+    key = "retrieval_map" if any(row["accuracy_best"] is None for row in rows) else "accuracy_best"
+    values = [-1.0 if row[key] is None else row[key] for row in rows]
+    return values.index(max(values))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from congruence.methods import Row
+
+_SECTION = re.compile(r"\n(?:Shape|Args|Returns|Raises|Example|Reference|Deviations):\n")
 
 
 def methods(
@@ -34,9 +37,13 @@ def _home(function: Callable[..., object]) -> str:
 
 
 def card(row: Row) -> str:
-    """Write all about a method; the formula is the one in its function's docstring."""
-    text = inspect.getdoc(row.function) or ""
-    formula = text.partition("\nShape:")[0].strip()
+    """Write all about a method; the formulas are those in the docstrings of its function and of its `Method`."""
+    from congruence.methods import Method
+
+    described = [row.function]
+    if issubclass(row.part, Method) and row.part is not row.function:
+        described.append(row.part)  # what the method trains, weighs and keeps around its loss
+    formula = "\n\n".join(_SECTION.split(inspect.getdoc(each) or "", maxsplit=1)[0].strip() for each in described)
     scope = "relates the samples of a batch" if row.needs.scope == "batch" else "a mean over samples"
     needs = [*row.needs.roles, *(n for n in ("teacher", "labels", "index", "facts") if getattr(row.needs, n))]
     if row.needs.views != ("main",):

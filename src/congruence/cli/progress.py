@@ -107,9 +107,10 @@ class Cells:
 
 
 def _result(row: Mapping[str, Any]) -> str:
-    if row["accuracy_best"] is None:
-        return "trained"
-    return f"accuracy {row['accuracy_best']:.4f}"
+    for key, name in (("accuracy_best", "accuracy"), ("retrieval_map", "retrieval mAP")):
+        if row.get(key) is not None:
+            return f"{name} {row[key]:.4f}"
+    return "trained"
 
 
 def _lines(stage: str) -> Callback:

@@ -86,13 +86,17 @@ def _tested(ended: StageRun, name: str, path: Path, device: str) -> Numbers:
 
 
 def measured(model: nn.Module, ended: StageRun, device: str, *, teacher: bool = True) -> dict[str, Any]:
-    """Return a model's test numbers, with its teacher's coherence where there is one."""
+    """Return a student's test numbers, or with `teacher` False the teacher's own.
+
+    A student whose terms teach no class has no accuracy.
+    """
     from congruence.engine.distributed import pick_device
     from congruence.evaluation import measure
 
-    return measure(
+    found = measure(
         model, ended.splits, teacher=ended.teacher if teacher else None, device=str(pick_device(device))
     ).to_dict()
+    return found if ended.classifies or not teacher else {**found, "accuracy": None}
 
 
 def table(columns: Numbers, *, title: str, spread: bool = False) -> str:

@@ -31,6 +31,7 @@ class DataConfig(Table):
     train_size: Count | None = None
     labels_per_class: Count | None = None
     classes: Count | None = None
+    test_classes: Count | None = None
     size: Sides | None = None
     resize: Sides | None = None
     stream: bool | None = None

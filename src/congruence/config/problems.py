@@ -46,19 +46,26 @@ class Problems(ValueError):
 
 
 def one_by_one(make: Callable[..., Any], values: Mapping[str, Any], **always: Any) -> list[tuple[str, str]]:
-    """Try keyword arguments one at a time, then all together, so that every wrong one is found, not the first."""
-    found = []
-    for name, value in values.items():
+    """Try keyword arguments one by one, each beside those that are right, so that every wrong one is found.
+
+    One that is right by itself, but not beside the others, is told of the whole (the key "").
+    """
+
+    def wrong(**given: Any) -> str | None:
         try:
-            make(**{**always, name: value})
+            make(**{**always, **given})
         except (TypeError, ValueError) as error:
-            found.append((name, str(error)))
-    if not found:
-        try:
-            make(**{**always, **values})
-        except (TypeError, ValueError) as error:
-            found.append(("", str(error)))
-    return found
+            return str(error)
+        return None
+
+    right: dict[str, Any] = {}
+    left = {} if wrong(**values) is None else dict(values)
+    while passed := [name for name in left if wrong(**right, **{name: left[name]}) is None]:
+        right[passed[0]] = left.pop(passed[0])  # others may have a meaning beside this one alone
+    return [
+        (name if wrong(**{name: value}) is not None else "", str(wrong(**right, **{name: value})))
+        for name, value in left.items()
+    ]
 
 
 def expected(names: Iterable[str], got: str, *, what: str = "one of ") -> str:

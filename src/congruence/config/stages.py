@@ -20,6 +20,7 @@ from congruence.core.files import writable
 from congruence.engine import FitResult, fit
 from congruence.engine.distributed import join_process_group, pick_device
 from congruence.engine.options import Callback
+from congruence.engine.validate import teaches_classes
 from congruence.models.weights import load_into
 
 if TYPE_CHECKING:
@@ -32,12 +33,16 @@ _APART = ("device", "workers", "checkpoint_seconds", "tensorboard")
 
 @dataclass(frozen=True)
 class StageRun:
-    """What a stage ended with: the students with their best weights in evaluation mode, their teacher and the data."""
+    """What a stage ended with: the students with their best weights in evaluation mode, their teacher and the data.
+
+    `classifies` is False where no term teaches the classes: a student's accuracy then means nothing.
+    """
 
     result: FitResult
     students: dict[str, nn.Module]
     teacher: nn.Module | None
     splits: data.Splits
+    classifies: bool = True
 
     @property
     def student(self) -> nn.Module:
@@ -81,7 +86,8 @@ def _finished(built: Built, result: FitResult) -> StageRun:
     for name, student in built.models.students.items():
         load_into(student, result.best_states[name], source="the best epoch")
         student.eval()
-    return StageRun(result, built.models.students, built.models.teacher, built.splits)
+    classifies = teaches_classes(built.distiller)
+    return StageRun(result, built.models.students, built.models.teacher, built.splits, classifies)
 
 
 def run(

@@ -96,3 +96,17 @@ def unit(tensor: Tensor, dim: int = -1) -> Tensor:
     norm = safe_norm(tensor, dim, keepdim=True)
     positive = norm > _SHORTEST
     return tensor / torch.where(positive, norm, torch.ones_like(norm)) * positive
+
+
+def rescaled(tensor: Tensor, dims: tuple[int, ...] | None = None) -> Tensor:
+    """Divide by the largest magnitude over `dims` (None: all), as a constant, for what does not depend on the scale.
+
+    Squares of the result neither overflow nor underflow. What is nowhere larger than 1e-30 stays as it is.
+
+    Example:
+        >>> rescaled(torch.tensor([[1e30, -2e30], [0.0, 0.0]]), (1,)).tolist()
+        [[0.5, -1.0], [0.0, 0.0]]
+    """
+    largest = tensor.detach().abs()
+    largest = largest.amax() if dims is None else largest.amax(dims, keepdim=True)
+    return tensor / torch.where(largest > _SHORTEST, largest, torch.ones_like(largest))

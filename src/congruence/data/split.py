@@ -10,7 +10,7 @@ from congruence.core.check import fail
 from congruence.core.rng import keyed_uniform
 
 # One stream of random numbers for each use, so that no choice depends on another.
-TEST, VALIDATION, TRAIN_SIZE, LABELS, DIAGNOSTICS, MOMENTS = 101, 102, 103, 104, 105, 106
+TEST, VALIDATION, TRAIN_SIZE, LABELS, DIAGNOSTICS, MOMENTS, CLASSES, DATABASE = range(101, 109)
 
 
 def _ranked(labels: Tensor, seed: int, stream: int) -> tuple[Tensor, Tensor]:
@@ -62,6 +62,21 @@ def stratified(labels: Tensor, total: int, *, seed: int, stream: int) -> tuple[T
     order, ranks = _ranked(labels, seed, stream)
     taken = ranks < quotas[torch.searchsorted(classes, labels[order])]
     return order[taken].sort().values, order[~taken].sort().values
+
+
+def new_order(classes: int, unseen: int, *, seed: int) -> list[int]:
+    """Order the classes so that `unseen` of them, chosen by the seed, come last; each side keeps its order.
+
+    A larger `unseen` with the same seed chooses the smaller's classes and others.
+
+    Example:
+        >>> order = new_order(5, 2, seed=0)
+        >>> sorted(order), order[:3] == sorted(order[:3])
+        ([0, 1, 2, 3, 4], True)
+    """
+    scores = keyed_uniform(seed, 0, torch.arange(classes), 1, stream=CLASSES)[:, 0]
+    chosen = scores.argsort()[:unseen].sort().values.tolist()
+    return [*sorted(set(range(classes)) - set(chosen)), *chosen]
 
 
 def first_of_each(labels: Tensor, per_class: int, *, seed: int, stream: int) -> Tensor:

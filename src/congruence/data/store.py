@@ -74,7 +74,8 @@ def write_arrays(folder: Path, arrays: Arrays, about: Mapping[str, Any]) -> None
             with atomic(path) as file:
                 np.save(file, np.ascontiguousarray(array), allow_pickle=False)
             rows[path.name] = {"sha256": sha256(path), "shape": list(array.shape), "dtype": str(array.dtype)}
-    write_json(folder / MANIFEST, {"format": 1, **about, "arrays": rows})
+    names = {"class_names": list(arrays.class_names)} if arrays.class_names else {}
+    write_json(folder / MANIFEST, {"format": 1, **about, **names, "arrays": rows})
 
 
 def manifest(folder: Path) -> dict[str, Any]:
@@ -101,12 +102,14 @@ def read_arrays(folder: Path) -> Arrays:
     Raises:
         ValueError: in one sentence that names the file, where one is absent, cut short or changed.
     """
-    rows = manifest(folder)["arrays"]
-    train, test = (
-        Part(_mapped(folder, f"{part}_images.npy", rows), _mapped(folder, f"{part}_labels.npy", rows))
-        for part in ("train", "test")
-    )
-    return Arrays(train, test)
+    content = manifest(folder)
+    rows = content["arrays"]
+    test = _mapped_part(folder, "test", rows) if "test_images.npy" in rows else None
+    return Arrays(_mapped_part(folder, "train", rows), test, class_names=tuple(content.get("class_names", ())))
+
+
+def _mapped_part(folder: Path, part: str, rows: Mapping[str, Any]) -> Part:
+    return Part(_mapped(folder, f"{part}_images.npy", rows), _mapped(folder, f"{part}_labels.npy", rows))
 
 
 def _mapped(folder: Path, name: str, rows: Mapping[str, Any]) -> npt.NDArray[Any]:

@@ -83,11 +83,11 @@ def bind(term: Term, taps: Mapping[str, Taps], students: tuple[str, ...], facts:
         models["teacher"] = "teacher"
     paths: dict[tuple[str, str], tuple[str, ...]] = {}
     shapes: dict[tuple[str, str], tuple[torch.Size, ...]] = {}
-    for name, model in models.items():
-        for role in needs.roles:
-            given = term.layers(name, role, needs.roles)
+    for role in needs.roles:
+        given = {name: term.layers(name, role, needs.roles) for name in models}
+        for name, model in models.items():
             try:
-                paths[name, role] = given or (taps[model].default(role),)
+                paths[name, role] = given[name] or _default(role, given, needs.stages, models, taps, model)
                 taps[model].require(paths[name, role])
                 shapes[name, role] = tuple(_shape(role, taps[model].shapes[path]) for path in paths[name, role])
             except ValueError as error:
@@ -107,6 +107,22 @@ def bind(term: Term, taps: Mapping[str, Taps], students: tuple[str, ...], facts:
                 f"saved with the term: keep a copy of what it reads there."
             )
     return Binding(term.name, method, _students(models), models, paths)
+
+
+def _default(
+    role: str,
+    given: Mapping[str, tuple[str, ...] | None],
+    stages: int,
+    models: Mapping[str, str],
+    taps: Mapping[str, Taps],
+    model: str,
+) -> tuple[str, ...]:
+    """Return a model's layers where none are named; of maps as many as on the other side."""
+    if role != "maps" or not stages:
+        return (taps[model].default(role),)
+    named = [len(paths) for paths in given.values() if paths]
+    count = named[0] if named else min(stages, *(len(taps[each].stages) or stages for each in models.values()))
+    return tuple(taps[model].stages)[-count:] or (taps[model].default(role),)
 
 
 def logits_path(model: str, bindings: Iterable[Binding]) -> str | None:

@@ -18,8 +18,9 @@ from congruence.engine.binding import Binding, bind, for_students, logits_path
 from congruence.engine.captured import Captured, Output
 from congruence.engine.forwards import forwards, read, sample
 from congruence.engine.members import frozen_teacher, listed_terms, named_students
-from congruence.engine.signals import constant, gather, kept_apart, named, require, rerunner, select
+from congruence.engine.signals import Once, constant, gather, kept_apart, named, require, rerunner, select
 from congruence.engine.teacher_cache import TeacherCache
+from congruence.geometry.dissimilarity import computed_once
 from congruence.methods.method import Clock, Needs, Signals
 from congruence.methods.term import Term
 from congruence.models.taps import Taps
@@ -162,22 +163,21 @@ class Distiller(nn.Module):
         """
         terms: dict[str, Tensor] = {}
         weights: dict[str, float] = {}
-        pooled: dict[int, tuple[Tensor, Tensor]] = {}  # maps averaged once,
-        shared: dict[int, tuple[Tensor, Tensor]] = {}  # and rows gathered once, for all terms that share a tap
+        once = Once({}, {})  # what terms that share a tap compute once
         seen: list[tuple[Binding, Signals]] = []
-        for term in self._active():
-            binding = self.bindings[term.name]
-            method = binding.method
-            require(binding, captured, epochs_begun=self._epochs_begun)
-            runner = rerunner(binding, self._readers, self.clock)
-            signals = method.embed(select(binding, captured, self.clock, runner, pooled))
-            if together and method.needs.scope != "sample" and world_size() > 1:
-                signals = gather(signals, shared)
-            with kept_apart(method):
-                parts = named(term.name, method.loss(signals))
-            for name, (part, value) in parts.items():
-                terms[name], weights[name] = value, term.weight_of(part, self.clock)
-            seen.append((binding, signals))
+        with computed_once():
+            for term in self._active():
+                method = (binding := self.bindings[term.name]).method
+                require(binding, captured, epochs_begun=self._epochs_begun or not self.training)
+                runner = rerunner(binding, self._readers, self.clock)
+                signals = method.embed(select(binding, captured, self.clock, runner, once.pooled))
+                if together and method.needs.scope != "sample" and world_size() > 1:
+                    signals = gather(signals, once.gathered)
+                with kept_apart(method):
+                    parts = named(term.name, method.loss(signals))
+                for name, (part, value) in parts.items():
+                    terms[name], weights[name] = value, term.weight_of(part, self.clock)
+                seen.append((binding, signals))
         loss = torch.stack([weights[name] * widen(value) for name, value in terms.items()]).sum()
         if update:
             with torch.no_grad():

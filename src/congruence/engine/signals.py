@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
@@ -39,16 +39,23 @@ def require(binding: Binding, captured: Captured, *, epochs_begun: bool) -> None
 
 
 Runner = Callable[[Mapping[str, Any]], Signals]
-Once = dict[int, tuple[Tensor, Tensor]]  # a result by the id of its argument, which it keeps, so no id is used twice
+Known = dict[int, tuple[Tensor, Tensor]]  # a result by the id of its argument, which it keeps, so no id is used twice
 
 
-def _once(function: Callable[[Tensor], Tensor], tensor: Tensor, done: Once) -> Tensor:
+class Once(NamedTuple):
+    """What the terms of one batch that share a tap have computed: maps averaged, rows gathered."""
+
+    pooled: Known
+    gathered: Known
+
+
+def _once(function: Callable[[Tensor], Tensor], tensor: Tensor, done: Known) -> Tensor:
     if id(tensor) not in done:
         done[id(tensor)] = (tensor, function(tensor))
     return done[id(tensor)][1]
 
 
-def select(binding: Binding, captured: Captured, clock: Clock, runner: Runner, pooled: Once) -> Signals:
+def select(binding: Binding, captured: Captured, clock: Clock, runner: Runner, pooled: Known) -> Signals:
     """Give a method its own view of what was captured: its roles, and its student as "student"."""
     needs = binding.method.needs
     tensors: dict[Key, tuple[Tensor, ...]] = {}
@@ -121,7 +128,7 @@ def constant(signals: Signals) -> Signals:
     return replace(signals, tensors=tensors)
 
 
-def gather(signals: Signals, shared: Once) -> Signals:
+def gather(signals: Signals, shared: Known) -> Signals:
     """Return the signals with the rows of all ranks; `shared` keeps what several terms have in common."""
 
     def whole(tensor: Tensor) -> Tensor:

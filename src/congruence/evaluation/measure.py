@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from congruence.data import split
 from congruence.data.images import ImageDataset
 from congruence.data.loader import loader
 from congruence.data.sources import Splits
@@ -32,8 +33,10 @@ class Measurement:
     """Test numbers of one model; those that cannot be had are None.
 
     Args:
-        accuracy: top-1, a fraction.
-        retrieval_map: 11-point interpolated mAP by cosine, training images as database and test images as queries.
+        accuracy: top-1, a fraction; None where the model lacks a class of the test images.
+        retrieval_map: 11-point interpolated mAP by cosine, training images as database and test images as queries. In
+            an open set, where no test image has a training class, half of the test images of each class (always the
+            same) are the database of the others.
         gpcl: global perception coherence with the teacher on the test images, by cosine.
         kernel_transfer_error: ‖K_S − K_T‖_F/‖K_T‖_F on the test images, K the cosines of the embeddings: most methods
             leave their lengths free.
@@ -115,7 +118,18 @@ def _retrieval(test: Embedded, train: Embedded) -> float | None:
     if test.labels is None or train.labels is None:
         return None
     known = train.labels >= 0
+    if bool((test.labels >= 0).any()) and not bool(torch.isin(test.labels[test.labels >= 0], train.labels).any()):
+        return _open_set(test.features, test.labels)
     return retrieval_map(test.features, test.labels, train.features[known], train.labels[known])
+
+
+def _open_set(features: Tensor, labels: Tensor) -> float | None:
+    """Retrieve one half of the labelled images of each class by the other; None where a half would be empty."""
+    features, labels = features[labels >= 0], labels[labels >= 0]
+    database, query = split.stratified(labels, len(labels) // 2, seed=0, stream=split.DATABASE)
+    if not len(database):
+        return None
+    return retrieval_map(features[query], labels[query], features[database], labels[database])
 
 
 def _spread(test: Embedded) -> tuple[float | None, float | None]:

@@ -1,5 +1,6 @@
 """Floor 1: mathematics that several methods share."""
 
+from congruence.geometry.angles import angle_difference
 from congruence.geometry.clustering import kmeans
 from congruence.geometry.dissimilarity import (
     cosine,
@@ -9,10 +10,12 @@ from congruence.geometry.dissimilarity import (
 )
 from congruence.geometry.gaussian import bures, gaussian_wasserstein
 from congruence.geometry.kernels import bilinear_kernel, mmd_kernel, rbf_kernel, resolve_kernel, taylor_rbf_kernel
+from congruence.geometry.maps import pooled_alike
 from congruence.geometry.softrank import soft_rank
 from congruence.geometry.transport import class_transport_plan, transport_cost, transport_plan
 
 __all__ = [
+    "angle_difference",
     "bilinear_kernel",
     "bures",
     "class_transport_plan",
@@ -23,6 +26,7 @@ __all__ = [
     "kmeans",
     "mmd_kernel",
     "pairwise_dissimilarity",
+    "pooled_alike",
     "rbf_kernel",
     "resolve_kernel",
     "soft_rank",

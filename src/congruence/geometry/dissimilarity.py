@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Literal
 
@@ -18,6 +20,41 @@ Dissimilarity = DissimilarityName | Callable[[Tensor], Tensor]
 # A float64 product of unit rows errs by about 1e-16; what lies below these is rounding, not distance.
 _COSINE_ZERO = 1e-15
 _SQUARED_ZERO = 1e-14
+
+
+# What the terms of one batch have computed: (function, argument's id, whether with gradient) → (argument, result).
+_Known = dict[tuple[str, int, bool], tuple[Tensor, Tensor]]
+_KNOWN: ContextVar[_Known | None] = ContextVar("distances of one batch", default=None)
+
+
+@contextlib.contextmanager
+def computed_once() -> Iterator[None]:
+    """Within the block, the distances between the rows of one tensor are computed once, whichever losses ask.
+
+    Example:
+        >>> import torch
+        >>> x = torch.ones(3, 2)
+        >>> with computed_once():
+        ...     print(euclidean(x) is euclidean(x), cosine(x) is euclidean(x))
+        True False
+        >>> euclidean(x) is euclidean(x)
+        False
+    """
+    token = _KNOWN.set({})
+    try:
+        yield
+    finally:
+        _KNOWN.reset(token)
+
+
+def _once(function: Callable[[Tensor, Tensor | None], Tensor], x: Tensor) -> Tensor:
+    known = None if torch.compiler.is_compiling() else _KNOWN.get()
+    if known is None:
+        return function(x, None)
+    key = (function.__name__, id(x), torch.is_grad_enabled())  # `x` is kept, so no other tensor gets its id
+    if key not in known:
+        known[key] = (x, function(x, None))
+    return known[key][1]
 
 
 def _without_diagonal(matrix: Tensor) -> Tensor:
@@ -39,6 +76,10 @@ def cosine(x: Tensor, y: Tensor | None = None) -> Tensor:
         >>> cosine(torch.tensor([[2.0, 0.0], [0.0, 3.0], [-1.0, 0.0]])).tolist()
         [[0.0, 0.5, 1.0], [0.5, 0.0, 0.5], [1.0, 0.5, 0.0]]
     """
+    return _once(_cosine, x) if y is None else _cosine(x, y)
+
+
+def _cosine(x: Tensor, y: Tensor | None) -> Tensor:
     rows = unit(as_float64(x))
     columns = rows if y is None else unit(as_float64(y))
     values = (1 - rows @ columns.T) / 2
@@ -60,6 +101,10 @@ def euclidean(x: Tensor, y: Tensor | None = None) -> Tensor:
         >>> euclidean(torch.tensor([[1000.0, 0.0], [1003.0, 4.0]])).tolist()
         [[0.0, 5.0], [5.0, 0.0]]
     """
+    return _once(_euclidean, x) if y is None else _euclidean(x, y)
+
+
+def _euclidean(x: Tensor, y: Tensor | None) -> Tensor:
     return torch.cdist(x, x if y is None else y, compute_mode="donot_use_mm_for_euclid_dist")
 
 

@@ -1,19 +1,30 @@
 """Floor 2: the methods' losses, each a pure function and a thin module of the same name in CamelCase."""
 
+from congruence.losses.at import AttentionTransferLoss, attention_transfer_loss
 from congruence.losses.cckd import CorrelationCongruenceLoss, correlation_congruence_loss
 from congruence.losses.ce import CrossEntropyLoss, cross_entropy_loss
 from congruence.losses.class_gaussian_wasserstein import ClassGaussianWassersteinLoss, class_gaussian_wasserstein_loss
 from congruence.losses.class_wasserstein import ClassWassersteinLoss, class_wasserstein_loss
+from congruence.losses.crd import ContrastiveRepresentationLoss, contrastive_representation_loss
 from congruence.losses.dist import DistLoss, dist_loss
 from congruence.losses.dkd import DecoupledKdLoss, decoupled_kd_loss
 from congruence.losses.dml import MutualLearningLoss, mutual_learning_loss
+from congruence.losses.fitnet import HintLoss, hint_loss
+from congruence.losses.fsp import FspLoss, fsp_loss
 from congruence.losses.gaussian_kl import GaussianKlLoss, gaussian_kl_loss
 from congruence.losses.gaussian_wasserstein import GaussianWassersteinLoss, gaussian_wasserstein_loss
+from congruence.losses.hkd import HeterogeneousKdLoss, heterogeneous_kd_loss
 from congruence.losses.intra_class import IntraClassContrastiveLoss, intra_class_contrastive_loss
 from congruence.losses.joint_wasserstein import JointWassersteinLoss, joint_wasserstein_loss
 from congruence.losses.kd import DistillationLoss, distillation_loss
 from congruence.losses.kda import KernelTransferLoss, kernel_transfer_loss
 from congruence.losses.mimic import MimicLoss, mimic_loss
+from congruence.losses.mkt import (
+    MetricTransferAbsoluteLoss,
+    MetricTransferRelativeLoss,
+    metric_transfer_absolute_loss,
+    metric_transfer_relative_loss,
+)
 from congruence.losses.mlld import (
     BatchCorrelationLoss,
     ClassCorrelationLoss,
@@ -21,52 +32,87 @@ from congruence.losses.mlld import (
     class_correlation_loss,
 )
 from congruence.losses.mmd import MmdLoss, mmd_loss
+from congruence.losses.nst import NeuronSelectivityLoss, neuron_selectivity_loss
+from congruence.losses.ofd import OverhaulLoss, batch_norm_margin, overhaul_loss
 from congruence.losses.perception_coherence import PerceptionCoherenceLoss, perception_coherence_loss
 from congruence.losses.pkt import PktLoss, pkt_loss
+from congruence.losses.reviewkd import HierarchicalContextLoss, hierarchical_context_loss
+from congruence.losses.rkd import RkdAngleLoss, RkdDistanceLoss, rkd_angle_loss, rkd_distance_loss
 from congruence.losses.soft_target_cross_entropy import SoftTargetCrossEntropy, soft_target_cross_entropy
+from congruence.losses.sp import SimilarityPreservingLoss, similarity_preserving_loss
+from congruence.losses.vid import VariationalLoss, variational_loss
 from congruence.losses.wasserstein import WassersteinLoss, wasserstein_loss
 
 __all__ = [
+    "AttentionTransferLoss",
     "BatchCorrelationLoss",
     "ClassCorrelationLoss",
     "ClassGaussianWassersteinLoss",
     "ClassWassersteinLoss",
+    "ContrastiveRepresentationLoss",
     "CorrelationCongruenceLoss",
     "CrossEntropyLoss",
     "DecoupledKdLoss",
     "DistLoss",
     "DistillationLoss",
+    "FspLoss",
     "GaussianKlLoss",
     "GaussianWassersteinLoss",
+    "HeterogeneousKdLoss",
+    "HierarchicalContextLoss",
+    "HintLoss",
     "IntraClassContrastiveLoss",
     "JointWassersteinLoss",
     "KernelTransferLoss",
+    "MetricTransferAbsoluteLoss",
+    "MetricTransferRelativeLoss",
     "MimicLoss",
     "MmdLoss",
     "MutualLearningLoss",
+    "NeuronSelectivityLoss",
+    "OverhaulLoss",
     "PerceptionCoherenceLoss",
     "PktLoss",
+    "RkdAngleLoss",
+    "RkdDistanceLoss",
+    "SimilarityPreservingLoss",
     "SoftTargetCrossEntropy",
+    "VariationalLoss",
     "WassersteinLoss",
+    "attention_transfer_loss",
     "batch_correlation_loss",
+    "batch_norm_margin",
     "class_correlation_loss",
     "class_gaussian_wasserstein_loss",
     "class_wasserstein_loss",
+    "contrastive_representation_loss",
     "correlation_congruence_loss",
     "cross_entropy_loss",
     "decoupled_kd_loss",
     "dist_loss",
     "distillation_loss",
+    "fsp_loss",
     "gaussian_kl_loss",
     "gaussian_wasserstein_loss",
+    "heterogeneous_kd_loss",
+    "hierarchical_context_loss",
+    "hint_loss",
     "intra_class_contrastive_loss",
     "joint_wasserstein_loss",
     "kernel_transfer_loss",
+    "metric_transfer_absolute_loss",
+    "metric_transfer_relative_loss",
     "mimic_loss",
     "mmd_loss",
     "mutual_learning_loss",
+    "neuron_selectivity_loss",
+    "overhaul_loss",
     "perception_coherence_loss",
     "pkt_loss",
+    "rkd_angle_loss",
+    "rkd_distance_loss",
+    "similarity_preserving_loss",
     "soft_target_cross_entropy",
+    "variational_loss",
     "wasserstein_loss",
 ]

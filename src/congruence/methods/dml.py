@@ -17,6 +17,9 @@ class MutualLearning(Method):
     The part of student k is (1/(K−1)) Σ_{l≠k} KL(softmax(z_l) ‖ softmax(z_k)), under its name. A term `ce` beside it
     goes to each student by itself.
 
+    Shape:
+        logits [B, C] of each student; a loss of shape [] for each.
+
     Raises:
         ValueError: for fewer than two students, or students that tell different classes apart.
 

@@ -129,14 +129,8 @@ class KernelTransfer(Method):
             self.register_buffer("chosen", self._choose(probe.known_facts()))
         self.banks = nn.ModuleList()
         for role in self.needs.roles:
-            students, teachers = (len(probe.shapes[model, role]) for model in SIDES)
-            if students != teachers:
-                raise ValueError(
-                    f"The numbers of layers must be equal on both sides, got {students} of the student and {teachers} "
-                    f"of the teacher."
-                )
-            for layer in range(students):
-                self.banks.append(self._bank(probe, *(probe.width(model, role, layer) for model in SIDES)))
+            for student, teacher in probe.pairs(role):
+                self.banks.append(self._bank(probe, student[1], teacher[1]))
 
     def loss(self, signals: Signals) -> Mapping[str, Tensor]:
         """Sum the loss over the layers; 0 in the warm-up."""

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from congruence.core import check
 from congruence.methods.method import Method, Needs, Probe, Signals
-from congruence.models.projectors import linear_projector
+from congruence.models.projectors import linear_projector, map_projector
 
 
 class LossMethod(Method):
-    """Apply a loss module to one role, layer by layer, and sum over the layers.
+    """Apply a loss module to one role, layer by layer, and sum over the layers; or once to the lists of them.
 
     The loss gets its tensors in the library's order: student, teacher (where needed), labels (where needed; the batch's
     serve for both sides of a loss that asks for labels of each).
@@ -21,14 +21,24 @@ class LossMethod(Method):
     Args:
         loss: the module; its result is one number (`reduction="mean"` where it has one).
         needs: with a single role.
-        project: puts a trained linear map on the student's side wherever its width is not the teacher's.
+        project: puts a trained linear map (a convolution 1×1 on maps) on the student's side wherever its width is not
+            the teacher's.
         labels_of_each: whether the loss takes labels of the student's rows and, after them, of the teacher's.
+        listed: whether the loss takes all layers of a side as one list, shallow to deep.
 
     Raises:
         ValueError: for what is no loss module, or needs of more than one role.
     """
 
-    def __init__(self, loss: nn.Module, needs: Needs, *, project: bool = False, labels_of_each: bool = False) -> None:
+    def __init__(
+        self,
+        loss: nn.Module,
+        needs: Needs,
+        *,
+        project: bool = False,
+        labels_of_each: bool = False,
+        listed: bool = False,
+    ) -> None:
         super().__init__()
         if not isinstance(loss, nn.Module) or isinstance(loss, Method):
             check.fail("LossMethod", "loss", "a loss module", type(loss).__name__)
@@ -38,25 +48,22 @@ class LossMethod(Method):
         self.criterion = loss
         self.project = project
         self.labels_of_each = labels_of_each
+        self.listed = listed
         self.projectors = nn.ModuleList()
 
     def build(self, probe: Probe) -> None:
         """Build projectors, and try the loss on tensors of the probed shapes, so that a misfit shows before a step."""
         (role,) = self.needs.roles
         students = probe.shapes["student", role]
-        teachers = probe.shapes["teacher", role] if self.needs.teacher else students
-        if len(students) != len(teachers):
-            raise ValueError(
-                f"The numbers of layers must be equal on both sides, got {len(students)} of the student and "
-                f"{len(teachers)} of the teacher."
-            )
+        pairs = probe.pairs(role) if self.needs.teacher else list(zip(students, students, strict=True))
         self.projectors = nn.ModuleList()
-        for student, teacher in zip(students, teachers, strict=True):
-            needed = self.project and student[1:] != teacher[1:]
-            self.projectors.append(linear_projector(student[1], teacher[1]) if needed else nn.Identity())
+        for student, teacher in pairs:
+            projector = map_projector if len(student) == 4 else linear_projector
+            needed = self.project and student[1] != teacher[1]
+            self.projectors.append(projector(student[1], teacher[1]) if needed else nn.Identity())
         rows = {
             (model, view, role): tuple(torch.zeros(shape) for shape in shapes)
-            for model, shapes in (("student", students), ("teacher", teachers))
+            for model, shapes in zip(("student", "teacher"), zip(*pairs, strict=True), strict=True)
             for view in self.needs.views
         }
         labels = torch.zeros(students[0][0], dtype=torch.long) if self.needs.labels else None
@@ -78,7 +85,8 @@ class LossMethod(Method):
         if self.needs.teacher:
             sides.append(signals.layers("teacher", role, view))
         extra = (signals.labels,) * (2 if self.labels_of_each else 1) if self.needs.labels else ()
-        values = [self.criterion(*layer, *extra) for layer in zip(*sides, strict=True)]
+        groups = [sides] if self.listed else zip(*sides, strict=True)
+        values = [self.criterion(*group, *extra) for group in groups]
         for value in values:
             if value.dim() != 0:
                 name = type(self.criterion).__name__

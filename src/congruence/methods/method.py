@@ -23,6 +23,8 @@ class Needs:
     Args:
         roles: "features" ([B, D]; maps are averaged over their positions), "logits" ([B, C]) or "maps" (as tapped,
             shallow to deep). `student_layer` and `teacher_layer` of a `Term` say where each is read.
+        stages: where no layers are named for "maps", the last so many stages of both models are meant (fewer where
+            one has fewer); a stage is the last map of its size. 0: they must be named.
         views: the views of a sample the method compares; "main" is the batch's own input, the data side makes others.
         teacher: whether a teacher is needed.
         labels: whether class labels are needed; -1 marks a sample without one.
@@ -46,6 +48,7 @@ class Needs:
     epochs: bool = False
     students: Literal["each", "all"] = "each"
     scope: Literal["sample", "labelled", "batch"] = "batch"
+    stages: int = 0
 
     def __post_init__(self) -> None:
         unknown = [role for role in self.roles if role not in ROLES]
@@ -94,6 +97,10 @@ class Signals:
         (tensor,) = self.tensors[model, view, role]
         return tensor
 
+    def pairs(self, role: str = "features", view: str = "main") -> list[tuple[Tensor, Tensor]]:
+        """Return the student's and the teacher's tensors layer by layer."""
+        return list(zip(self.layers("student", role, view), self.layers("teacher", role, view), strict=True))
+
     def rerun(self, views: Mapping[str, Any]) -> Signals:
         """Run the method's students again, with gradient, over kept inputs by view; `embed` is applied.
 
@@ -125,6 +132,16 @@ class Probe:
     def width(self, model: str, role: str = "features", layer: int = 0) -> int:
         """Return the number of features (or channels) of a layer."""
         return self.shapes[model, role][layer][1]
+
+    def pairs(self, role: str = "features") -> list[tuple[torch.Size, torch.Size]]:
+        """Return the shapes of student and teacher layer by layer; other numbers of layers on the two sides raise."""
+        students, teachers = self.shapes["student", role], self.shapes["teacher", role]
+        if len(students) != len(teachers):
+            raise ValueError(
+                f"The numbers of layers must be equal on both sides, got {len(students)} of the student and "
+                f"{len(teachers)} of the teacher."
+            )
+        return list(zip(students, teachers, strict=True))
 
     def known_facts(self) -> DataFacts:
         """Return the facts of the dataset, which `Needs(facts=True)` guarantees."""

@@ -28,8 +28,10 @@ class Row:
         function: the public function (or `Method`) whose docstring holds the formula.
         needs: of the method.
         weight: the published default weight, for each part where there are several.
-        project: for a loss module, whether a trained linear map makes the student's width the teacher's.
+        project: for a loss module, whether a trained linear map (on maps a convolution) makes the student's width the
+            teacher's.
         labels_of_each: for a loss module, whether it takes labels of both sides; the batch's serve for each.
+        listed: for a loss module, whether it takes all layers of a side as one list.
     """
 
     key: str
@@ -41,6 +43,7 @@ class Row:
     weight: float | Mapping[str, float] = 1.0
     project: bool = False
     labels_of_each: bool = False
+    listed: bool = False
 
     def defaults(self) -> dict[str, Any]:
         """Return the hyper-parameters and their defaults; `inspect.Parameter.empty` where there is none."""
@@ -57,4 +60,6 @@ class Row:
         made = self.part(**hyperparameters)
         if isinstance(made, Method):
             return made
-        return LossMethod(made, self.needs, project=self.project, labels_of_each=self.labels_of_each)
+        return LossMethod(
+            made, self.needs, project=self.project, labels_of_each=self.labels_of_each, listed=self.listed
+        )

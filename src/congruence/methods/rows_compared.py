@@ -5,10 +5,18 @@ from __future__ import annotations
 from congruence import losses
 from congruence.methods.adv import Adversarial
 from congruence.methods.arcface import ArcFace
+from congruence.methods.crd import ContrastiveRepresentation
 from congruence.methods.dml import MutualLearning
+from congruence.methods.fitnet import FitNet
+from congruence.methods.hkd import HeterogeneousKd
 from congruence.methods.method import Needs
+from congruence.methods.mkt import MetricTransfer
 from congruence.methods.mlld import MultiLevelLogits
+from congruence.methods.ofd import Overhaul
+from congruence.methods.reviewkd import ReviewKD
+from congruence.methods.rkd import RelationalDistillation
 from congruence.methods.rows import Row
+from congruence.methods.vid import Variational
 
 _LOGITS = Needs(roles=("logits",), scope="sample")
 
@@ -97,5 +105,114 @@ COMPARED: tuple[Row, ...] = (
         part=losses.DecoupledKdLoss,
         function=losses.decoupled_kd_loss,
         needs=Needs(roles=("logits",), labels=True, scope="labelled"),
+    ),
+    Row(
+        key="fitnet",
+        summary="Hints: a layer of the teacher itself, through a trained regressor.",
+        reference="Romero et al. 2015, FitNets: Hints for Thin Deep Nets, eq. 3",
+        part=FitNet,
+        function=FitNet,
+        needs=FitNet.needs,
+        weight=100.0,
+    ),
+    Row(
+        key="at",
+        summary="Attention transfer: where in the image the networks are active.",
+        reference="Zagoruyko and Komodakis 2017, Paying More Attention to Attention",
+        part=losses.AttentionTransferLoss,
+        function=losses.attention_transfer_loss,
+        needs=Needs(roles=("maps",), scope="sample", stages=2),
+        weight=1000.0,
+    ),
+    Row(
+        key="fsp",
+        summary="Flow of the solution: how the features change from layer to layer.",
+        reference="Yim et al. 2017, A Gift from Knowledge Distillation, eqs. 1 and 2",
+        part=losses.FspLoss,
+        function=losses.fsp_loss,
+        needs=Needs(roles=("maps",), scope="sample", stages=3),
+        weight=50.0,
+        project=True,
+        listed=True,
+    ),
+    Row(
+        key="nst",
+        summary="Neuron selectivity transfer: the distribution of the channels' patterns.",
+        reference="Huang and Wang 2017, Like What You Like: Knowledge Distill via Neuron Selectivity Transfer",
+        part=losses.NeuronSelectivityLoss,
+        function=losses.neuron_selectivity_loss,
+        needs=Needs(roles=("maps",), scope="sample", stages=1),
+        weight=50.0,
+    ),
+    Row(
+        key="sp",
+        summary="Similarity preserving: which samples of the batch activate a network alike.",
+        reference="Tung and Mori 2019, Similarity-Preserving Knowledge Distillation",
+        part=losses.SimilarityPreservingLoss,
+        function=losses.similarity_preserving_loss,
+        needs=Needs(roles=("maps",), stages=1),
+        weight=3000.0,
+    ),
+    Row(
+        key="rkd",
+        summary="Relations of samples: their distances, and the angles of their triples.",
+        reference="Park et al. 2019, Relational Knowledge Distillation",
+        part=RelationalDistillation,
+        function=RelationalDistillation,
+        needs=RelationalDistillation.needs,
+        weight={"distance": 25.0, "angle": 50.0},
+    ),
+    Row(
+        key="mkt",
+        summary="Metric transfer: the teacher's embeddings, and its distances between samples.",
+        reference="Yu et al. 2019, Learning Metrics from Teachers: Compact Networks for Image Embedding",
+        part=MetricTransfer,
+        function=MetricTransfer,
+        needs=MetricTransfer.needs,
+        weight={"absolute": 1.0, "relative": 1.0},
+    ),
+    Row(
+        key="hkd",
+        summary="Neighbourhood distributions of several layers by two kernels, the early layers in the early epochs.",
+        reference=(
+            "Passalis, Tzelepi and Tefas 2020, Heterogeneous Knowledge Distillation Using Information Flow Modeling"
+        ),
+        part=HeterogeneousKd,
+        function=losses.heterogeneous_kd_loss,
+        needs=HeterogeneousKd.needs,
+    ),
+    Row(
+        key="vid",
+        summary="The likelihood of the teacher's maps under Gaussians around what a regressor makes of the student's.",
+        reference="Ahn et al. 2019, Variational Information Distillation for Knowledge Transfer, eqs. 5 and 6",
+        part=Variational,
+        function=losses.variational_loss,
+        needs=Variational.needs,
+    ),
+    Row(
+        key="crd",
+        summary="Each sample's two embeddings told from those of other classes, kept in banks.",
+        reference="Tian, Krishnan and Isola 2020, Contrastive Representation Distillation",
+        part=ContrastiveRepresentation,
+        function=losses.contrastive_representation_loss,
+        needs=ContrastiveRepresentation.needs,
+        weight=0.8,
+    ),
+    Row(
+        key="ofd",
+        summary="The teacher's maps before their ReLUs, down to a margin from its batch norms.",
+        reference="Heo et al. 2019, A Comprehensive Overhaul of Feature Distillation, eqs. 2 and 3",
+        part=Overhaul,
+        function=losses.overhaul_loss,
+        needs=Overhaul.needs,
+        weight=0.001,
+    ),
+    Row(
+        key="reviewkd",
+        summary="The student's levels, fused from deep to shallow, at the teacher's on several grids.",
+        reference="Chen et al. 2021, Distilling Knowledge via Knowledge Review",
+        part=ReviewKD,
+        function=losses.hierarchical_context_loss,
+        needs=ReviewKD.needs,
     ),
 )

@@ -2,7 +2,7 @@
 
 from congruence.models.heads import Head, WithHead, fit_head
 from congruence.models.parameters import count_parameters, shares_parameters
-from congruence.models.projectors import linear_projector, rows
+from congruence.models.projectors import linear_projector, map_projector, rows
 from congruence.models.taps import LayerError, Taps, call
 from congruence.models.teacher import Teacher
 from congruence.models.weights import load_into, load_weights, save_weights, start_from
@@ -23,6 +23,7 @@ __all__ = [
     "linear_projector",
     "load_into",
     "load_weights",
+    "map_projector",
     "names",
     "rows",
     "save_weights",

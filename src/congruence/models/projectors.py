@@ -20,6 +20,19 @@ def linear_projector(in_width: int, out_width: int) -> nn.Module:
     return nn.Linear(in_width, out_width)
 
 
+def map_projector(in_width: int, out_width: int) -> nn.Module:
+    """Return a convolution 1×1 from `in_width` to `out_width` channels.
+
+    Example:
+        >>> import torch
+        >>> map_projector(16, 32)(torch.ones(2, 16, 8, 8)).shape
+        torch.Size([2, 32, 8, 8])
+    """
+    table = {"in_width": check.COUNT, "out_width": check.COUNT}
+    check.hyperparameters("map_projector", table, in_width=in_width, out_width=out_width)
+    return nn.Conv2d(in_width, out_width, 1)
+
+
 def rows(tensor: Tensor) -> Tensor:
     """Turn a tapped tensor into one row a sample.
 

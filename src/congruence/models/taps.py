@@ -52,6 +52,7 @@ class Taps:
         self.name = name
         self.head: str | None = None
         self.shapes: dict[str, torch.Size] = {}
+        self.stages: dict[str, torch.Size] = {}  # the last map of each size before it shrinks to 1×1, shallow to deep
         self._layers = Layers(model, name)
         self._probed: tuple[Any, bool] | None = None
         self._calls: dict[str, int] = {}
@@ -70,18 +71,24 @@ class Taps:
         """
         self._layers = Layers(self.model, self.name)
         self._calls, self._finished, self._before, self.head = {}, [], {}, None
+        last: dict[torch.Size, tuple[str, int, torch.Size]] = {}
         reachable = self._layers.reachable()
         with contextlib.ExitStack() as stack:
             for layer, module in reachable.items():
                 stack.enter_context(_hook(module.register_forward_pre_hook(self._entering(layer))))
-                stack.enter_context(_hook(module.register_forward_hook(self._leaving(layer))))
+                stack.enter_context(_hook(module.register_forward_hook(self._leaving(layer, last))))
             output = dry_forward(self._layers, example, training=training)
         self._output_dims = output.dim() if isinstance(output, Tensor) else None
         linears = [layer for layer in self._finished if isinstance(reachable[layer], nn.Linear)]
         if linears:
-            count = self._calls[linears[-1]]
-            self.head = linears[-1] if count == 1 else f"{linears[-1]}#{count}"
+            self.head = self._named(linears[-1], self._calls[linears[-1]])
+        named = {self._named(layer, count): shape for layer, count, shape in last.values()}
+        self.stages = {path: shape for path, shape in named.items() if path and shape[2:].numel() > 1}
         self._probed = (example, training)
+
+    def _named(self, layer: str, call: int) -> str:
+        """Return the path of one call of a layer."""
+        return layer if self._calls[layer] == 1 else f"{layer}#{call}"
 
     def _entering(self, layer: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any) -> None:
@@ -89,11 +96,13 @@ class Taps:
 
         return hook
 
-    def _leaving(self, layer: str) -> Callable[..., None]:
+    def _leaving(self, layer: str, last: dict[torch.Size, tuple[str, int, torch.Size]]) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             self._calls[layer] = self._calls.get(layer, 0) + 1
             self._finished.append(layer)
             self._before[(layer, "output")] = len(self._finished)
+            if isinstance(output, Tensor) and output.dim() == 4:
+                last[output.shape[2:]] = (layer, self._calls[layer], output.shape)
 
         return hook
 
@@ -118,6 +127,11 @@ class Taps:
         if self._layers.root_closed:
             raise ValueError(
                 f"The {self.name} has no {role!r} to read, because {self._layers.root_closed}: give the plain module."
+            )
+        if role == "maps" and self.stages:
+            found = ", ".join(f"'{path}' {list(shape)}" for path, shape in self.stages.items())
+            raise ValueError(
+                f"The {self.name} {why}: name some with {argument}, of its last maps of each size {found}."
             )
         raise ValueError(f"The {self.name} {why}: name one with {argument}.")
 

@@ -1,0 +1,58 @@
+"""Feature maps of two sizes, brought to one, and lists of them checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from congruence.core import check
+
+
+def pooled_alike(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Average-pool the larger of two feature maps to the size of the smaller, each side of the image by itself.
+
+    Shape:
+        `first` [B, C, H, W], `second` [B, C', H', W']; both return with min(H, H') × min(W, W') positions.
+
+    Example:
+        >>> import torch
+        >>> [list(x.shape) for x in pooled_alike(torch.ones(2, 3, 8, 8), torch.ones(2, 5, 4, 4))]
+        [[2, 3, 4, 4], [2, 5, 4, 4]]
+    """
+    height, width = min(first.shape[2], second.shape[2]), min(first.shape[3], second.shape[3])
+    return _pooled(first, height, width), _pooled(second, height, width)
+
+
+def _pooled(maps: Tensor, height: int, width: int) -> Tensor:
+    if maps.shape[2:] == (height, width):
+        return maps
+    if maps.shape[2] % height == 0 and maps.shape[3] % width == 0:  # the adaptive one's backward varies on GPUs
+        return F.avg_pool2d(maps, (maps.shape[2] // height, maps.shape[3] // width))
+    return F.adaptive_avg_pool2d(maps, (height, width))
+
+
+def check_lists(function: str, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor], *, least: int) -> None:
+    """Check two lists of maps [B, C_i, H_i, W_i]: one B, as many levels, and level by level the same channels.
+
+    Example:
+        >>> import torch
+        >>> check_lists("fsp_loss", [torch.ones(2, 3, 4, 4)], [torch.ones(2, 3, 4, 4)], least=2)
+        Traceback (most recent call last):
+        ValueError: `fsp_loss`: `student_maps` must be a list of 2 or more maps, got 1.
+    """
+    for argument, maps in (("student_maps", student_maps), ("teacher_maps", teacher_maps)):
+        if not isinstance(maps, (list, tuple)) or len(maps) < least:
+            got = len(maps) if isinstance(maps, (list, tuple)) else type(maps).__name__
+            check.fail(function, argument, f"a list of {least} or more maps", got)
+        check.floating(function, 4, **{f"{argument}[{k}]": tensor for k, tensor in enumerate(maps)})
+    if len(student_maps) != len(teacher_maps):
+        check.fail(function, "teacher_maps", f"as many as `student_maps` ({len(student_maps)})", len(teacher_maps))
+    for k, (student, teacher) in enumerate(zip(student_maps, teacher_maps, strict=True)):
+        if student.shape[0] != student_maps[0].shape[0] or student.shape[:2] != teacher.shape[:2]:
+            raise ValueError(
+                f"`{function}`: `student_maps` and `teacher_maps` must have the same rows and, level by level, the "
+                f"same channels, got `student_maps[{k}]` {check.shape(student)}, `teacher_maps[{k}]` "
+                f"{check.shape(teacher)}."
+            )

@@ -1,0 +1,89 @@
+"""Neuron selectivity transfer: the distribution of the channels' patterns, by maximum mean discrepancy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from congruence.core import check
+from congruence.core.numerics import float32_island, unit
+from congruence.core.reduce import REDUCTION, Reduction, reduce
+from congruence.geometry.maps import pooled_alike
+
+CHECKS: Mapping[str, check.Constraint] = {"reduction": REDUCTION}
+
+
+@float32_island
+def neuron_selectivity_loss(student_map: Tensor, teacher_map: Tensor, *, reduction: Reduction = "mean") -> Tensor:
+    """Squared maximum mean discrepancy of the channels' unit patterns with the kernel k(a, b) = (a·b)².
+
+    With a channel's map over the H·W positions divided by its L2 norm, and means over all pairs of channels:
+    ℓ_b = mean k(t, t) + mean k(s, s) − 2 mean k(s, t); "mean" is over the batch.
+
+    Shape:
+        `student_map` [B, C_s, H_s, W_s], `teacher_map` [B, C_t, H_t, W_t]: channels may differ, and the larger map is
+        average-pooled to the smaller's size first; returns [], or [B] for `reduction="none"`.
+
+    Args:
+        student_map: feature map.
+        teacher_map: feature map.
+        reduction: "none", "mean" or "sum".
+
+    Returns:
+        The loss, in float32 or float64. A channel of zeros stays zero, with zero gradient.
+
+    Raises:
+        ValueError: for shapes that do not fit or an unknown reduction.
+
+    Example:
+        >>> import torch
+        >>> student, teacher = torch.zeros(1, 1, 1, 2), torch.zeros(1, 3, 1, 2)
+        >>> student[..., 0], teacher[..., 1] = 5.0, 1.0
+        >>> neuron_selectivity_loss(student, teacher).item()
+        2.0
+
+    Reference:
+        Huang and Wang, Like What You Like: Knowledge Distill via Neuron Selectivity Transfer, 2017, with the
+        polynomial kernel d = 2, c = 0.
+
+    Deviations:
+        None. The authors' code leaves the teacher's own term out: the value may then be negative, the gradient by the
+        student is the same.
+    """
+    name = "neuron_selectivity_loss"
+    check.floating(name, 4, student_map=student_map, teacher_map=teacher_map)
+    check.same_rows(name, student_map=student_map, teacher_map=teacher_map)
+    student, teacher = (unit(maps.flatten(2)) for maps in pooled_alike(student_map, teacher_map))
+    channels, positions = max(student.shape[1], teacher.shape[1]), student.shape[2]
+    if positions <= channels:
+        # mean k(a, b) = ⟨mean a aᵀ, mean b bᵀ⟩: the same number, never below 0, without the pairs of channels.
+        values = (_moment(student) - _moment(teacher)).square().sum((1, 2))
+    else:
+        values = _kernel(teacher, teacher) + _kernel(student, student) - 2 * _kernel(student, teacher)
+    return reduce(name, values, reduction)
+
+
+def _moment(channels: Tensor) -> Tensor:
+    return channels.transpose(1, 2) @ channels / channels.shape[1]
+
+
+def _kernel(first: Tensor, second: Tensor) -> Tensor:
+    return (first @ second.transpose(1, 2)).square().mean((1, 2))
+
+
+class NeuronSelectivityLoss(nn.Module):
+    """`neuron_selectivity_loss` with its hyper-parameters kept."""
+
+    def __init__(self, *, reduction: Reduction = "mean") -> None:
+        super().__init__()
+        check.hyperparameters("NeuronSelectivityLoss", CHECKS, reduction=reduction)
+        self.reduction: Reduction = reduction
+
+    def forward(self, student_map: Tensor, teacher_map: Tensor) -> Tensor:
+        """Return the loss of `student_map` [B, C_s, H_s, W_s] and `teacher_map` [B, C_t, H_t, W_t]."""
+        return neuron_selectivity_loss(student_map, teacher_map, reduction=self.reduction)
+
+    def extra_repr(self) -> str:
+        """Write the hyper-parameters."""
+        return f"reduction={self.reduction!r}"

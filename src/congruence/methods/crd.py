@@ -1,0 +1,244 @@
+"""Contrastive representation distillation with its memory: both networks' embeddings of every sample of the data."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from congruence.core import check
+from congruence.core.numerics import float32_island, unit, widen
+from congruence.core.rng import keyed_generator, keyed_uniform
+from congruence.data.facts import DataFacts
+from congruence.losses.crd import bank_scores, contrast, log_normalizer
+from congruence.methods.method import Method, Needs, Probe, Signals
+
+LOG = logging.getLogger("congruence")
+SIDES = ("student", "teacher")
+BankDtype = Literal["float16", "bfloat16"]
+CHECKS: Mapping[str, check.Constraint] = {
+    "negatives": check.COUNT,
+    "shared_negatives": check.Flag(),
+    "bank_dtype": check.Choice(("float16", "bfloat16"), optional=True),
+    "embedding_dim": check.COUNT,
+    "temperature": check.POSITIVE,
+    "momentum": check.Real(low=0, high=1, closed="low"),
+    "seed": check.Real(low=0, closed="low", integer=True),
+}
+
+
+class ContrastiveRepresentation(Method):
+    """`contrastive_representation_loss` with projections of both networks, banks, and negatives of other classes.
+
+    After the loss, a sample's row of a bank becomes unit(momentum · row + (1 − momentum) · e); a sample that a batch
+    holds several times counts once, with its mean e. Z comes from the first batch and stays.
+
+    Negatives are drawn anew in every step, as a function of (seed, step, sample): a resumed run and every rank draw the
+    same. A sample without a label is a class by itself, in the batch and among the negatives. Where fewer samples than
+    `negatives` are of other classes than the largest, K is that number (the log says it).
+
+    In evaluation mode the index is that of other data: a sample's positive is then its own row of the other network,
+    and the negatives are drawn from all of the bank.
+
+    Shape:
+        features [B, D] of any widths, index [B]; a loss of shape [].
+
+    Args:
+        negatives: K of every sample.
+        shared_negatives: the fast choice: one set of K for the whole batch, a product of B·K rows instead of B sets.
+            From each sample's view those of its own class are left out and the rest counted K/(how many are left)
+            times, which leaves the expectation as it is; a set in which none is left gives 0 for that sample.
+        bank_dtype: "float16" or "bfloat16" halves the banks' memory; by default they are as the parameters.
+        embedding_dim: D of both projections.
+        temperature: τ of the loss.
+        momentum: in [0, 1), of the banks.
+        seed: of the banks' first rows and of the negatives.
+
+    Raises:
+        ValueError: for a hyper-parameter out of its range, data of one class, or an index outside the data.
+
+    Reference:
+        Tian, Krishnan and Isola, Contrastive Representation Distillation, ICLR 2020, sec. 3, and the authors' code.
+
+    Deviations:
+        The authors draw a sample's negatives without replacement, which takes a pass over its other classes; here a
+        draw may come twice. Their banks start from uniform rows of length about 1, here from unit rows.
+    """
+
+    needs = Needs(index=True, facts=True)
+    student_bank: Tensor
+    teacher_bank: Tensor
+    normalizers: Tensor
+    draws: Tensor
+    classes: Tensor
+    order: Tensor
+    first: Tensor
+    after: Tensor
+
+    def __init__(
+        self,
+        *,
+        negatives: int = 16384,
+        shared_negatives: bool = False,
+        bank_dtype: BankDtype | None = None,
+        embedding_dim: int = 128,
+        temperature: float = 0.07,
+        momentum: float = 0.5,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check.hyperparameters(
+            "ContrastiveRepresentation",
+            CHECKS,
+            negatives=negatives,
+            shared_negatives=shared_negatives,
+            bank_dtype=bank_dtype,
+            embedding_dim=embedding_dim,
+            temperature=temperature,
+            momentum=momentum,
+            seed=seed,
+        )
+        self.negatives, self.shared_negatives, self.embedding_dim = negatives, shared_negatives, embedding_dim
+        self.temperature, self.momentum, self.seed = temperature, momentum, seed
+        self.bank_dtype: torch.dtype | None = getattr(torch, bank_dtype) if bank_dtype else None
+        self.projections = nn.ModuleDict()
+
+    def build(self, probe: Probe) -> None:
+        """Make the projections, the banks and the order of the samples by class."""
+        for side in SIDES:
+            found = len(probe.shapes[side, "features"])
+            if found != 1:
+                raise ValueError(f"`ContrastiveRepresentation` reads one layer a side, got {found} of the {side}.")
+        facts = probe.known_facts()
+        classes = _classes(facts)
+        ordered, order = classes.sort(stable=True)
+        counts = torch.unique_consecutive(ordered, return_counts=True)[1]
+        others = facts.size - int(counts.max())
+        if others < 1:
+            raise ValueError("`ContrastiveRepresentation`: all samples are of one class: there are no negatives.")
+        self.count = min(self.negatives, others)
+        self.register_buffer("classes", classes, persistent=False)
+        self.register_buffer("order", order, persistent=False)
+        self.register_buffer("first", torch.searchsorted(ordered, classes), persistent=False)
+        self.register_buffer("after", torch.searchsorted(ordered, classes, right=True), persistent=False)
+        self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("normalizers", torch.zeros(2))
+        for part, side in enumerate(SIDES):
+            rows = torch.randn(facts.size, self.embedding_dim, generator=keyed_generator(self.seed, part))
+            self.register_buffer(f"{side}_bank", unit(rows).to(self.bank_dtype or rows.dtype))
+            self.projections[side] = nn.Linear(probe.width(side), self.embedding_dim)
+        self._tell(facts.size)
+
+    def _tell(self, size: int) -> None:
+        held = 2 * self.student_bank.numel() * self.student_bank.element_size() / 2**20
+        fewer = f" ({self.negatives} were asked for, but so many are of other classes)"
+        LOG.info(
+            "CRD: two banks of %d × %d, %.1f MiB; %d negatives a sample%s.",
+            size,
+            self.embedding_dim,
+            held,
+            self.count,
+            fewer if self.count < self.negatives else "",
+        )
+
+    def embed(self, signals: Signals) -> Signals:
+        """Project both networks' rows to unit embeddings."""
+        rows = {side: self.projections[side](signals.one(side)) for side in SIDES}
+        return signals.replace({(side, "main", "features"): (unit(widen(e)),) for side, e in rows.items()})
+
+    def loss(self, signals: Signals) -> Mapping[str, Tensor]:
+        """Return the loss, with Z of this batch where it is the first."""
+        scores, weights = self._scores(signals)
+        known = self.normalizers.to(scores[0].dtype)
+        values = []
+        for side, each in enumerate(scores):
+            own = log_normalizer(each.detach(), len(self.classes), weights)
+            constant = torch.where(known[side] > 0, known[side].clamp(min=1e-30).log(), own)
+            values.append(contrast(each - constant, len(self.classes), weights))
+        return {"loss": torch.stack(values).sum()}
+
+    @float32_island
+    def update(self, signals: Signals) -> None:
+        """Keep Z of the first batch, and move the banks towards the batch's embeddings."""
+        if not self.normalizers.all():
+            scores, weights = self._scores(signals)
+            found = [log_normalizer(each, len(self.classes), weights).exp() for each in scores]
+            self.normalizers.copy_(torch.stack(found))
+        index = _known(signals.index)
+        same = index[:, None] == index[None, :]
+        for side, bank in zip(SIDES, (self.student_bank, self.teacher_bank), strict=True):
+            rows = signals.one(side)
+            mean = same.to(rows.dtype) @ rows / same.sum(1, keepdim=True)
+            moved = self.momentum * bank[index].to(rows.dtype) + (1 - self.momentum) * mean
+            bank[index] = unit(moved).to(bank.dtype)
+        self.draws += 1
+
+    @float32_island
+    def _scores(self, signals: Signals) -> tuple[list[Tensor], Tensor | None]:
+        """Return ⟨m, e⟩/τ [B, 1 + K] of student and teacher, and how often each negative counts (None: once)."""
+        index = _known(signals.index)
+        if self.training:
+            low, high = (int(value) for value in index.aminmax())
+            if low < 0 or high >= len(self.classes):
+                wrong = low if low < 0 else high
+                check.fail("ContrastiveRepresentation", "index", f"positions in data of {len(self.classes)}", wrong)
+        sides = [signals.one(side) for side in SIDES]
+        negatives = self._shared() if self.shared_negatives else self._draw(index)
+        scores = []
+        for rows, other, bank in zip(sides, sides[::-1], (self.teacher_bank, self.student_bank), strict=True):
+            positive = bank[index].to(rows.dtype) if self.training else other.detach()
+            near = (positive * rows).sum(1, keepdim=True)
+            if negatives.dim() == 1:
+                far = rows @ bank[negatives].to(rows.dtype).T
+            else:
+                far = bank_scores(rows, bank, negatives)
+            scores.append(torch.cat([near, far], 1) / self.temperature)
+        return scores, self._weights(index, negatives, sides[0].dtype) if self.shared_negatives else None
+
+    def _draw(self, index: Tensor) -> Tensor:
+        """Draw negatives [B, K]: places in the order by class, a sample's own class skipped."""
+        uniform = keyed_uniform(self.seed, int(self.draws), index, self.count)
+        if not self.training:
+            return self.order[(uniform * len(self.order)).long()]
+        first, after = self.first[index, None], self.after[index, None]
+        place = (uniform * (len(self.order) - (after - first))).long()
+        return self.order[torch.where(place < first, place, place + after - first)]
+
+    def _shared(self) -> Tensor:
+        """Draw one set [K] of all samples."""
+        key = torch.zeros(1, dtype=torch.int64, device=self.order.device)
+        return (keyed_uniform(self.seed, int(self.draws), key, self.count, stream=1)[0] * len(self.order)).long()
+
+    def _weights(self, index: Tensor, negatives: Tensor, dtype: torch.dtype) -> Tensor:
+        if not self.training:
+            return torch.ones(len(index), self.count, dtype=dtype, device=index.device)
+        kept = self.classes[negatives][None, :] != self.classes[index][:, None]
+        return kept * (self.count / kept.sum(1, keepdim=True).clamp(min=1)).to(dtype)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ContrastiveRepresentation:
+        """Keep the banks in the type that was asked for, and Z in float32 at least."""
+        super()._apply(fn, recurse)
+        for name, buffer in self.named_buffers(recurse=False):
+            if self.bank_dtype is not None and name.endswith("_bank"):
+                self._buffers[name] = buffer.to(self.bank_dtype)
+            elif name == "normalizers":
+                self._buffers[name] = widen(buffer)
+        return self
+
+
+def _classes(facts: DataFacts) -> Tensor:
+    """Return a class for each sample; one without a label has a class of its own."""
+    alone = torch.arange(facts.size)
+    if facts.labels is None:
+        return alone
+    labels = facts.labels.cpu()
+    return torch.where(labels >= 0, labels, int(labels.max()) + 1 + alone)
+
+
+def _known(index: Tensor | None) -> Tensor:
+    if index is None:
+        raise ValueError("`ContrastiveRepresentation` needs the samples' index, the batch has none.")
+    return index

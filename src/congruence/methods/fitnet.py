@@ -1,0 +1,95 @@
+"""FitNet's hints through a trained regressor, which is thrown away afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from congruence.losses.fitnet import hint_loss
+from congruence.methods.method import Method, Needs, Probe, Signals
+from congruence.models.norms import BatchStatistics
+from congruence.models.projectors import linear_projector
+
+
+class FitNet(Method):
+    """`hint_loss` of the teacher's layer and what a regressor r makes of the student's, summed over the layers.
+
+    L = mean over elements of (r(s) − t)². On maps r is a convolution with bias, batch norm and ReLU: 1×1 where the
+    sizes are equal, 3×3 with stride 2 where the student's is twice the teacher's, transposed 4×4 with stride 2 where it
+    is half of it, else of kernel 1 + s_H − t_H by 1 + s_W − t_W. Where the student's map is smaller in some other way
+    r is 1×1 and the teacher's map is average-pooled. On embeddings and tokens r is linear.
+
+    The default layer is the last map of each model; name others with `student_layer` and `teacher_layer`. The paper
+    takes the middle of both networks, the common CIFAR benchmark the second of three stages. The paper trains in two
+    stages, first with this term alone up to the guided layer, then with `kd`: the recipe digits/fitnet_two_stage.
+
+    Shape:
+        a layer [B, C, H, W] on each side with sizes of its own, or [B, D], or [B, T, D]; returns [].
+
+    Raises:
+        ValueError: for maps on one side only, when the term is built.
+
+    Example:
+        >>> FitNet().needs.roles
+        ('maps',)
+
+    Reference:
+        Romero et al., FitNets: Hints for Thin Deep Nets, ICLR 2015, eq. 3; the regressor of the common CIFAR benchmark.
+
+    Deviations:
+        The paper's regressor is a convolution alone. Here the batch norm keeps no running statistics: it sees the rows
+        of all ranks, and in evaluation the batch's own.
+    """
+
+    needs = Needs(roles=("maps",), stages=1)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.regressors = nn.ModuleList()
+
+    def build(self, probe: Probe) -> None:
+        """Make a regressor for each layer."""
+        self.regressors = nn.ModuleList(regressor(*shapes) for shapes in probe.pairs("maps"))
+        zeros = {key: tuple(torch.zeros(shape) for shape in shapes) for key, shapes in _by_view(probe).items()}
+        with torch.no_grad():
+            self.loss(Signals(zeros, ("student",)))
+
+    def loss(self, signals: Signals) -> Mapping[str, Tensor]:
+        """Sum the loss over the layers.
+
+        The regressors work on the gathered rows, so that ranks share the statistics of their batch norms.
+        """
+        layers = zip(self.regressors, signals.pairs("maps"), strict=True)
+        return {"loss": torch.stack([hint_loss(part(student), teacher) for part, (student, teacher) in layers]).sum()}
+
+
+def _by_view(probe: Probe) -> dict[tuple[str, str, str], tuple[torch.Size, ...]]:
+    return {(model, "main", role): shapes for (model, role), shapes in probe.shapes.items()}
+
+
+def regressor(student: torch.Size, teacher: torch.Size) -> nn.Module:
+    """Return an untrained map from a student's layer to a teacher's, of which the shapes are given.
+
+    Example:
+        >>> regressor(torch.Size([2, 8, 8, 8]), torch.Size([2, 16, 4, 4]))(torch.ones(2, 8, 8, 8)).shape
+        torch.Size([2, 16, 4, 4])
+    """
+    if len(student) != len(teacher) or len(student) not in (2, 3, 4):
+        raise ValueError(
+            f"`FitNet` compares maps with maps, tokens with tokens or rows with rows, got {list(student)} of the "
+            f"student and {list(teacher)} of the teacher."
+        )
+    if len(student) < 4:
+        return linear_projector(student[-1], teacher[-1])
+    (height, width), (theirs_high, theirs_wide) = student[2:], teacher[2:]
+    channels = student[1], teacher[1]
+    convolution: nn.Module
+    if (height, width) == (2 * theirs_high, 2 * theirs_wide):
+        convolution = nn.Conv2d(*channels, 3, stride=2, padding=1)
+    elif (2 * height, 2 * width) == (theirs_high, theirs_wide):
+        convolution = nn.ConvTranspose2d(*channels, 4, stride=2, padding=1)
+    else:
+        convolution = nn.Conv2d(*channels, (1 + max(0, height - theirs_high), 1 + max(0, width - theirs_wide)))
+    return nn.Sequential(convolution, BatchStatistics(teacher[1]), nn.ReLU())

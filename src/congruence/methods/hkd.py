@@ -1,0 +1,96 @@
+"""Heterogeneous knowledge distillation: several layers, of which the earlier ones count less from epoch to epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from congruence.core import check
+from congruence.losses.hkd import CHECKS as LOSS_CHECKS
+from congruence.losses.hkd import Divergence, HeterogeneousKdLoss, KernelName
+from congruence.methods.method import Method, Needs, Probe, Signals
+
+CHECKS: Mapping[str, check.Constraint] = {
+    "divergence": LOSS_CHECKS["divergence"],
+    "earlier_weight": check.NOT_NEGATIVE,
+    "earlier_decay": check.Real(low=0, high=1, closed="both"),
+    "eps": LOSS_CHECKS["eps"],
+}
+
+
+class HeterogeneousKd(Method):
+    """`heterogeneous_kd_loss` of several layers and kernels: the flow of information through the network.
+
+    L = Σ_kernels [ ℓ(deepest layer) + w Σ ℓ(earlier layer) ] with w = earlier_weight · earlier_decay^epoch, layers
+    given shallow to deep. The critical early epochs shape the early layers, the later ones the last.
+
+    The layers of both sides are paired: the teacher must be as deep. The recipes therefore first train an auxiliary
+    teacher of the student's depth from the teacher's last layer. No labels are used; a classifier needs `ce` beside it.
+
+    Shape:
+        features [B, D] of any widths, a pair or more (maps are averaged over their positions); a loss of shape [].
+
+    Args:
+        kernels: of `heterogeneous_kd_loss`, one after the other.
+        divergence: of `heterogeneous_kd_loss`.
+        earlier_weight: w of the first epoch.
+        earlier_decay: in [0, 1], the factor by which w changes from epoch to epoch.
+        eps: of `heterogeneous_kd_loss`.
+
+    Raises:
+        ValueError: for a hyper-parameter out of its range, or unequal numbers of layers.
+
+    Example:
+        >>> HeterogeneousKd(kernels=["cosine"]).needs.epochs
+        True
+
+    Reference:
+        Passalis, Tzelepi and Tefas, Heterogeneous Knowledge Distillation Using Information Flow Modeling, CVPR 2020,
+        sec. 3, and the authors' code.
+    """
+
+    needs = Needs(epochs=True)
+
+    def __init__(
+        self,
+        *,
+        kernels: Sequence[KernelName] = ("cosine", "student_t"),
+        divergence: Divergence = "jeffreys",
+        earlier_weight: float = 100.0,
+        earlier_decay: float = 0.7,
+        eps: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        name = "HeterogeneousKd"
+        check.hyperparameters(
+            name,
+            CHECKS,
+            divergence=divergence,
+            earlier_weight=earlier_weight,
+            earlier_decay=earlier_decay,
+            eps=eps,
+        )
+        known = LOSS_CHECKS["kernel"]
+        listed = isinstance(kernels, (list, tuple)) and len(kernels) > 0
+        if not listed or not all(known.accepts(kernel) for kernel in kernels):
+            check.fail(name, "kernels", f"a list of kernels, each {known.describe()}", repr(kernels))
+        self.earlier_weight, self.earlier_decay = earlier_weight, earlier_decay
+        self.criteria = nn.ModuleList(
+            HeterogeneousKdLoss(kernel=kernel, divergence=divergence, eps=eps) for kernel in kernels
+        )
+
+    def build(self, probe: Probe) -> None:
+        """Check that the layers are in pairs."""
+        probe.pairs()
+
+    def loss(self, signals: Signals) -> Mapping[str, Tensor]:
+        """Return the weighted sum over layers and kernels."""
+        weight = self.earlier_weight * self.earlier_decay**signals.clock.epoch
+        pairs = signals.pairs()
+        values = []
+        for place, (student, teacher) in enumerate(pairs, 1):
+            value = torch.stack([criterion(student, teacher) for criterion in self.criteria]).sum()
+            values.append(value if place == len(pairs) else weight * value)
+        return {"loss": torch.stack(values).sum()}

@@ -1,0 +1,96 @@
+"""The batch norm that feeds a tapped layer, found by the order in which a model's parts are registered."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from congruence.losses.ofd import batch_norm_margin
+from congruence.models.layers import Layers, parse
+
+
+def margin_before(model: nn.Module, path: str, channels: int) -> Tensor:
+    """Return the margin [C] of the batch norm that gives a layer its values before a ReLU.
+
+    A path of a batch norm means that one; "input:PATH" of a ReLU the one before it: in a `Sequential` what comes
+    before, in a block of its own the last batch norm registered before the ReLU, or the k-th of the block for the k-th
+    call of a shared ReLU ("input:block.relu#2"). What enters the ReLU behind a residual sum has so the margin of the
+    last convolution's batch norm, as in the authors' code; the shortcut's part in the sum is left out.
+
+    Args:
+        model: the teacher.
+        path: the tapped layer.
+        channels: of its map; a batch norm of another width is passed over.
+
+    Raises:
+        ValueError: in one sentence, where no batch norm is found.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU())
+        >>> margin_before(model, "input:2", 2)
+        tensor([-0.7979, -0.7979])
+    """
+    layers, parsed = Layers(model, "teacher"), parse(path)
+    layer = layers.resolve(parsed)
+    module = layers.modules[layer]
+    found = _last(module, channels) if parsed.side == "output" else None
+    if found is None and (parsed.side == "input" or not _trained(module)):
+        found = _before(layers, layer, parsed.call, channels)
+    if found is None:
+        raise ValueError(
+            f"`Overhaul`: no batch norm of {channels} channels feeds the teacher's layer '{path}': tap one, or what "
+            f"enters the ReLU behind one ('input:PATH'), or give `margins`."
+        )
+    weight = torch.ones(channels) if found.weight is None else found.weight
+    bias = torch.zeros(channels) if found.bias is None else found.bias
+    return batch_norm_margin(weight, bias)
+
+
+def _trained(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
+
+
+def _fits(module: nn.Module, channels: int) -> bool:
+    return isinstance(module, _BatchNorm) and module.num_features == channels
+
+
+def _last(module: nn.Module, channels: int) -> _BatchNorm | None:
+    """Return the batch norm that a module's output comes from."""
+    if isinstance(module, _BatchNorm):
+        return module if _fits(module, channels) else None
+    children = list(module.children())[::-1]
+    if not isinstance(module, nn.Sequential):
+        own = [child for child in children if isinstance(child, _BatchNorm) and _fits(child, channels)]
+        return own[0] if own else next((found for child in children if (found := _last(child, channels))), None)
+    return _last_of(children, channels)
+
+
+def _last_of(children: list[nn.Module], channels: int) -> _BatchNorm | None:
+    """Return the batch norm of the first child (from the end) that has one; a trained one without ends the search."""
+    for child in children:
+        found = _last(child, channels)
+        if found is not None or _trained(child):
+            return found
+    return None
+
+
+def _before(layers: Layers, layer: str, call: int | None, channels: int) -> _BatchNorm | None:
+    """Return the batch norm that a layer's input comes from."""
+    while layer:
+        parent, _, name = layer.rpartition(".")
+        holder = layers.modules[parent]
+        siblings = dict(holder.named_children())
+        earlier = [siblings[each] for each in list(siblings)[: list(siblings).index(name)]]
+        if isinstance(holder, nn.Sequential):
+            found = _last_of(earlier[::-1], channels)
+            if found is not None or any(map(_trained, earlier)):
+                return found
+            layer, call = parent, None
+            continue
+        if call is not None:
+            norms = [child for child in siblings.values() if isinstance(child, _BatchNorm)]
+            return norms[call - 1] if call <= len(norms) and _fits(norms[call - 1], channels) else None
+        fitting = [child for child in earlier if isinstance(child, _BatchNorm) and _fits(child, channels)]
+        return fitting[-1] if fitting else None
+    return None

@@ -1,0 +1,71 @@
+import re
+
+import pytest
+import torch
+from torch import nn
+
+import congruence as cg
+from congruence.losses import heterogeneous_kd_loss
+from congruence.methods.hkd import CHECKS, HeterogeneousKd
+
+
+def net(seed, width):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(6, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 3))
+
+
+LAYERS = {"student_layer": ["0", "2", "4"], "teacher_layer": ["0", "2", "4"]}
+
+
+def scored(epoch, **settings):
+    student, teacher, inputs = net(0, 5), net(1, 7), torch.randn(8, 6, generator=torch.Generator().manual_seed(2))
+    made = cg.Distiller(teacher, student, [cg.Term("hkd", **LAYERS, **settings)], example=inputs[:2])
+    made.begin_epoch(epoch)
+    layers = [[model[: k + 1](inputs) for k in (0, 2, 4)] for model in (student, teacher)]
+    return made(inputs).loss, list(zip(*layers, strict=True))
+
+
+@pytest.mark.parametrize("epoch", [0, 3])
+def test_the_earlier_layers_count_less_from_epoch_to_epoch(epoch):
+    found, layers = scored(epoch)
+    weights = (100 * 0.7**epoch, 100 * 0.7**epoch, 1)
+    expected = 0.0
+    for weight, (student, teacher) in zip(weights, layers, strict=True):
+        for kernel in ("cosine", "student_t"):
+            value = heterogeneous_kd_loss(student, teacher, kernel=kernel, divergence="jeffreys")
+            expected = expected + weight * value
+    torch.testing.assert_close(found, expected)
+
+
+def test_other_kernels_and_weights():
+    settings = {"kernels": ["rbf"], "divergence": "kl", "earlier_weight": 2.0, "earlier_decay": 0.5, "eps": 1e-3}
+    found, layers = scored(1, **settings)
+    values = [heterogeneous_kd_loss(s, t, kernel="rbf", divergence="kl", eps=1e-3) for s, t in layers]
+    torch.testing.assert_close(found, values[0] + values[1] + values[2])
+
+
+def test_one_layer_by_default():
+    student, inputs = net(0, 5), torch.randn(8, 6)
+    made = cg.Distiller(net(1, 7), student, [cg.Term("hkd")], example=inputs[:2])
+    assert made.layers()["hkd"] == {"student features": ("input:4",), "teacher features": ("input:4",)}
+    made.begin_epoch(0)
+    made(inputs).loss.backward()
+    assert student[0].weight.grad.any()
+    assert student[4].weight.grad is None
+
+
+def test_layers_are_in_pairs():
+    layers = {**LAYERS, "teacher_layer": "4"}
+    with pytest.raises(ValueError, match="must be equal on both sides, got 3 of the student and 1 of the teacher"):
+        cg.Distiller(net(1, 7), net(0, 5), [cg.Term("hkd", **layers)], example=torch.ones(2, 6))
+
+
+def test_hyperparameters_out_of_range():
+    for name, constraint in CHECKS.items():
+        for bad in constraint.invalid():
+            sentence = f"`HeterogeneousKd`: `{name}` must be {constraint.describe()}, got {bad!r}."
+            with pytest.raises(ValueError, match=re.escape(sentence)):
+                HeterogeneousKd(**{name: bad})
+    for bad in ("cosine", [], ["cosine", "linear"], 3):
+        with pytest.raises(ValueError, match=r"`HeterogeneousKd`: `kernels` must be a list of kernels, each one of"):
+            HeterogeneousKd(kernels=bad)

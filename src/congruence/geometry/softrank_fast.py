@@ -18,7 +18,7 @@ _DIRECT_TERMS = 128  # beyond, sorting the rows pays
 _MOST_TERMS = 512
 _FLOAT32_TERMS = 64  # beyond, a float32 recurrence loses digits
 _WINDOW_COST = 4  # a neighbour costs as much as so many terms
-_ENTRIES = {"cpu": 2**15, "cuda": 2**22}  # of a chunk: the cache's size, or what fills the device
+_ENTRIES = {"cpu": 2**14, "cuda": 2**22}  # of a chunk: the cache's size, or what fills the device
 
 
 def error_bound(ratio: float, terms: int, kernel: Kernel = "sigmoid") -> float:

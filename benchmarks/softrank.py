@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from record import figure, write
@@ -34,7 +35,7 @@ PAIRS = [
 BARS = {64: 1.05, 256: 0.05, 512: 0.0167}
 
 
-def passed(d: Tensor, weights: Tensor, temperature: float, method: str) -> tuple[Tensor, Tensor, float]:
+def passed(d: Tensor, weights: Tensor, temperature: float, method: Any) -> tuple[Tensor, Tensor, float]:
     """Ranks, the gradient of their weighted sum, and processor seconds."""
     start = time.process_time()
     ranks = soft_rank(d, temperature, method=method)
@@ -46,16 +47,16 @@ def off(ours: Tensor, theirs: Tensor) -> float:
     return float(f"{((ours - theirs).norm() / theirs.norm()).item():.2e}")
 
 
-def pair(method: str, batch: int, temperature: float, rounds: int) -> dict[str, object]:
+def pair(method: str, batch: int, temperature: float, rounds: int) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     d = torch.rand(batch, batch, generator=generator).requires_grad_()
     weights = torch.randn(batch, batch, generator=generator)
     times: dict[str, list[float]] = {method: [], "exact": []}
-    # A small batch is over sooner than the clock is sure of.
-    calls = rounds * max(1, (256 // batch) ** 3)
-    for number in range(calls + 1):
+    # A small batch is over sooner than the clock is sure of, and its noise needs more pairs.
+    calls, pairs = (32, 8 * rounds) if batch < 256 else (1, rounds)
+    for number in range(pairs + 1):
         for chosen in (method, "exact") if number % 2 else ("exact", method):
-            elapsed = passed(d, weights, temperature, chosen)[2]
+            elapsed = sum(passed(d, weights, temperature, chosen)[2] for _ in range(calls)) / calls
             if number:  # the first round warms up
                 times[chosen].append(elapsed)
     ours, theirs = (passed(d, weights, temperature, chosen) for chosen in (method, "exact"))
@@ -82,7 +83,7 @@ def grow(dissimilarity: str) -> None:
     generator = torch.Generator().manual_seed(0)
     student = torch.randn(LARGE, WIDTH, generator=generator, requires_grad=True)
     teacher = torch.randn(LARGE, WIDTH, generator=generator)
-    options = {"dissimilarity": dissimilarity, "method": "fast"}
+    options: dict[str, Any] = {"dissimilarity": dissimilarity, "method": "fast"}
     perception_coherence_loss(student[:8], teacher[:8], **options).backward()  # what a first call allocates once
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     before, start = resident("VmRSS"), time.process_time()
@@ -90,7 +91,7 @@ def grow(dissimilarity: str) -> None:
     print(resident("VmHWM") - before, time.process_time() - start)
 
 
-def memory(dissimilarity: str) -> dict[str, object]:
+def memory(dissimilarity: str) -> dict[str, Any]:
     command = [sys.executable, __file__, "--grow", dissimilarity]
     grown, seconds = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     return figure(f"{MEMORY}, {dissimilarity}", float(grown), 2e9, seconds=round(float(seconds), 1))

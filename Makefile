@@ -28,6 +28,7 @@ bench: $(VENV)/ready
 	$(ONE_THREAD) $(BIN)/python benchmarks/import_time.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/gpcl.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/rkd_angle.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/softrank.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/cached_epoch.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/method_cost.py
 

@@ -12,10 +12,11 @@ from congruence.geometry import cosine, euclidean, soft_rank
     ("case", "measure"), [("cos", cosine), ("cos1", lambda x: 2 * cosine(x)), ("euclid", euclidean)]
 )
 @pytest.mark.parametrize(("side", "temperature"), [("s", 0.3), ("t", 0.1)])
-def test_equals_the_goldens(case, measure, side, temperature):
+@pytest.mark.parametrize(("method", "rtol"), [("auto", 1e-12), ("exact", 1e-12), ("fast", 1e-11)])
+def test_equals_the_goldens(case, measure, side, temperature, method, rtol):
     stored = golden.arrays(f"softrank_{case}_A")
-    found = soft_rank(measure(stored[f"in_{side}"].double()), temperature)
-    torch.testing.assert_close(found, stored[f"out_R{side}"], rtol=1e-12, atol=0)
+    found = soft_rank(measure(stored[f"in_{side}"].double()), temperature, method=method)
+    torch.testing.assert_close(found, stored[f"out_R{side}"], rtol=rtol, atol=0)
 
 
 def test_equals_a_slow_loop():
@@ -40,16 +41,19 @@ def test_rows_do_not_see_each_other():
     assert torch.equal(soft_rank(d[2:5], 0.3), soft_rank(d, 0.3)[2:5])
 
 
-def test_derivatives_and_no_detach():
+@pytest.mark.parametrize("method", ["exact", "fast"])
+@pytest.mark.parametrize("temperature", [0.3, 0.02, 0.002])
+def test_derivatives_and_no_detach(method, temperature):
     d = torch.rand(3, 4, generator=seeded(), dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda d: soft_rank(d, 0.3), d)
-    assert torch.autograd.gradgradcheck(lambda d: soft_rank(d, 0.3), d)
+    assert torch.autograd.gradcheck(lambda d: soft_rank(d, temperature, method=method), d)
+    assert torch.autograd.gradgradcheck(lambda d: soft_rank(d, temperature, method=method), d)
 
 
+@pytest.mark.parametrize("method", ["exact", "fast"])
 @pytest.mark.parametrize("temperature", [1e-12, 1e12])
-def test_finite_at_extreme_temperatures(temperature):
+def test_finite_at_extreme_temperatures(temperature, method):
     d = (1e4 * torch.rand(3, 6, generator=seeded())).requires_grad_()
-    ranks = soft_rank(d, temperature)
+    ranks = soft_rank(d, temperature, method=method)
     ranks.square().sum().backward()
     assert torch.isfinite(ranks).all()
     assert torch.isfinite(d.grad).all()
@@ -59,6 +63,7 @@ def test_finite_at_extreme_temperatures(temperature):
     ("arguments", "sentence"),
     [
         ((torch.zeros(2, 2), 0.0), "`soft_rank`: `temperature` must be a number > 0, got 0.0."),
+        ((torch.zeros(2, 2), -1), "`soft_rank`: `temperature` must be a number > 0, got -1."),
         ((torch.zeros(2), 0.1), "`soft_rank`: `dissimilarities` must be a non-empty 2-D tensor, got shape [2]."),
     ],
 )

@@ -39,7 +39,12 @@ def test_methods_and_seeds_share_a_teacher(tmp_path):
     assert other.teacher_key() != load_plan(path).cells()[0].teacher_key()
 
 
-@pytest.mark.parametrize("name", names("plans"))
+LARGE = ("methods-cifar10",)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE)) for name in names("plans")]
+)
 def test_every_shipped_plan_is_whole(name):
     plan = load_plan(name, seeds=(0, 1))
     assert plan.name == name

@@ -111,6 +111,15 @@ b-large = ["stages.student.student={model='cnn3'}", "stages.student.train.batch_
     assert {trial.config.stages["student"].student.model for trial in plan.trials()} == {"resnet8", "cnn3"}
 
 
+def test_the_command_line_wins(tmp_path):
+    own = "[overrides]\nb = ['stages.student.train.epochs=7']\n[variants]"
+    path = written(tmp_path, TUNED.replace("[variants]", own))
+    plan = load_plan(path, overrides=("stages.student.train.epochs=4", "stages.student.train.batch_size=16"))
+    for cell in (*plan.cells(), *plan.trials()):
+        train = cell.config.stages["student"].train
+        assert (train.epochs, train.batch_size) == (4, 16)
+
+
 def test_overrides_of_no_row_are_refused(tmp_path):
     path = written(tmp_path, TUNED + "[overrides]\nb-lage = ['data.train_size=9']\na = 3\n")
     with pytest.raises(ValueError) as caught:

@@ -85,6 +85,7 @@ class Plan:
         variants: further overrides by the variant's name.
         tune: how the weights are found; None for those of the recipes.
         own: still further overrides of single rows, by the method's name or by `Cell.row`.
+        last: overrides that win over all others: the command line's.
     """
 
     name: str
@@ -94,11 +95,13 @@ class Plan:
     variants: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {PLAIN: ()})
     tune: Tune | None = None
     own: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    last: tuple[str, ...] = ()
 
     def cells(self, factors: Mapping[str, float] | None = None) -> list[Cell]:
         """Return the cells, variant by variant and method by method, with the factor found for each `Cell.row`."""
         made = []
-        for method, recipe, variant, overrides in self._rows():
+        for method, recipe, variant, row in self._rows():
+            overrides = (*row, *self.last)
             for seed in self.seeds:
                 cell = _cell(method, recipe, variant, overrides, seed)
                 made.append(_weighted(cell, recipe, overrides, (factors or {}).get(cell.row, 1.0)))
@@ -108,8 +111,8 @@ class Plan:
         """Return the runs by which the weights are found; a method whose terms have no teacher needs none."""
         made = []
         tune = self.tune or Tune((), 0)
-        for method, recipe, variant, overrides in self._rows():
-            shorter = (*overrides, *tune.overrides, *tune.variants.get(variant, ()))
+        for method, recipe, variant, row in self._rows():
+            shorter = (*row, *tune.overrides, *tune.variants.get(variant, ()), *self.last)
             cell = _cell(method, recipe, variant, shorter, tune.seed)
             if _taught(cell):
                 made += [_weighted(cell, recipe, shorter, factor) for factor in tune.factors]

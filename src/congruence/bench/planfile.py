@@ -54,10 +54,10 @@ def load_plan(path_or_name: str, *, overrides: tuple[str, ...] = (), seeds: tupl
     if problems:
         raise ValueError("\n".join(problems))
     variants = {name: tuple(value) for name, value in raw.get("variants", {PLAIN: ()}).items()}
-    settings = (*raw.get("set", ()), *overrides)
+    settings = tuple(raw.get("set", ()))
     own = {name: tuple(value) for name, value in raw.get("overrides", {}).items()}
     seeds = seeds or tuple(raw["seeds"])
-    return Plan(raw["name"], raw["methods"], seeds, settings, variants, _tune(raw.get("tune")), own)
+    return Plan(raw["name"], raw["methods"], seeds, settings, variants, _tune(raw.get("tune")), own, overrides)
 
 
 def _tune(raw: Mapping[str, Any] | None) -> Tune | None:

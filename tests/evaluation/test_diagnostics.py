@@ -80,7 +80,7 @@ def test_numbers_of_the_metrics_themselves():
 def test_risks_are_those_of_the_teacher_s_own_head_on_features_of_its_width():
     rows, (weight, bias) = LABELS >= 0, HEAD
     student, teacher = WHOLE.student_features[rows].double(), WHOLE.teacher_features[rows].double()
-    mapped = student @ torch.linalg.lstsq(student, teacher).solution
+    mapped = of_the_teachers_width(student, teacher)
     found = metrics.risk_gap(mapped, teacher, LABELS[rows], weight, bias)
     expected = [found.student_risk, found.teacher_risk, found.gap, found.bound, found.distance]
     assert list(NUMBERS["risk_gap"].values()) == pytest.approx(expected, rel=1e-9)
@@ -91,9 +91,26 @@ def test_risks_are_those_of_the_teacher_s_own_head_on_features_of_its_width():
     assert same.gap > 0.01
 
 
+def of_the_teachers_width(student, teacher):
+    """Row by row: the least-norm least-squares map of the rows of the other parity."""
+    rows = []
+    for place, row in enumerate(student):
+        others = torch.arange(len(student)) % 2 != place % 2
+        rows.append(row @ torch.linalg.lstsq(student[others], teacher[others], driver="gelsd").solution)
+    return torch.stack(rows)
+
+
 def mapped_distance():
     student, teacher = WHOLE.student_features.double(), WHOLE.teacher_features.double()
-    return metrics.feature_distance(student @ torch.linalg.lstsq(student, teacher).solution, teacher)
+    return metrics.feature_distance(of_the_teachers_width(student, teacher), teacher)
+
+
+def test_a_student_wider_than_there_are_samples_is_no_perfect_one():
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(20, 64, generator=generator), torch.randn(20, 5, generator=generator)
+    labels, head = torch.arange(20) % 3, (torch.randn(3, 5, generator=generator), None)
+    found = diagnose(Embeddings(student, teacher, labels=labels, teacher_head=head), "risk_gap")
+    assert found["feature_distance"] > 0.5
 
 
 def test_bounds_bound():

@@ -147,7 +147,8 @@ def smallest_landmark_eigenvalue(of: Embeddings) -> Numbers:
 def risk_gap(of: Embeddings) -> Numbers:
     """Both sides of KD²M's theorem 1 with the teacher's own classifier.
 
-    Where widths differ, the student's features are first mapped to the teacher's by least squares over these samples.
+    Where widths differ, the student's features are first mapped to the teacher's by least squares, each half of the
+    samples as the other half asks.
     """
     rows, labels = of.labelled()
     student, teacher = _of_one_width(*(side[rows] for side in of.both()))
@@ -187,11 +188,18 @@ def rkd_distance_discrepancy(of: Embeddings) -> Numbers:
 
 
 def _of_one_width(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Map the student's features to the teacher's by least squares, where widths differ."""
+    """Map the student's features to the teacher's by least squares, where widths differ.
+
+    Each half is mapped as the other half asks: as many samples as features would be met exactly by their own map.
+    """
     student, teacher = as_float64(student), as_float64(teacher)
-    if student.shape[1] != teacher.shape[1]:
-        student = student @ (torch.linalg.pinv(student) @ teacher)
-    return student, teacher
+    if student.shape[1] == teacher.shape[1]:
+        return student, teacher
+    mapped = torch.empty_like(teacher)
+    for half in (slice(0, None, 2), slice(1, None, 2)):
+        other = slice(1 - half.start, None, 2)
+        mapped[half] = student[half] @ (torch.linalg.pinv(student[other]) @ teacher[other])
+    return mapped, teacher
 
 
 def _each(of: Embeddings, measure: Callable[[Tensor], Numbers]) -> Numbers:

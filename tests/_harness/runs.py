@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -135,10 +136,12 @@ def _rank(rank, ranks, store, function, folder, arguments):
             "gloo", init_method=f"file://{store}", rank=rank, world_size=ranks, timeout=timedelta(seconds=60)
         )
         function(rank, folder, *arguments)
+        gc.collect()
         dist.destroy_process_group()
     except BaseException:
         (folder / f"error-{rank}").write_text(traceback.format_exc())
         raise
+    os._exit(0)  # as congruence.testing does: gloo's threads may abort the interpreter's end
 
 
 def toys_on_a_rank(rank, folder, toys, options=None):

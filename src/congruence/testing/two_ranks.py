@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
+import os
 import tempfile
 import traceback
 from datetime import timedelta
@@ -101,7 +103,10 @@ def _rank(rank: int, cases: list[Case], folder: Path) -> None:
             timeout=timedelta(seconds=60),
         )
         torch.save([_steps(case) for case in cases], folder / f"rank-{rank}.pt")
+        gc.collect()  # a DDP module that is still somewhere keeps gloo's threads
         dist.destroy_process_group()
     except BaseException:
         (folder / f"error-{rank}").write_text(traceback.format_exc(), encoding="utf8")
         raise SystemExit(1) from None
+    # The result is written: a thread of gloo's that outlives the group would abort the interpreter's own end.
+    os._exit(0)

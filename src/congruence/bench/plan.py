@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from congruence.config.load import load_config
@@ -64,6 +63,26 @@ class Cell:
         given = self.config.stages[self.config.last].teacher
         return given if isinstance(given, str) else None
 
+    def tuned(self) -> frozenset[int]:
+        """Return the places of the terms whose weight is searched: the method's own, else all with a teacher."""
+        taught = {
+            place: term
+            for place, term in enumerate(self.config.stages[self.config.last].terms)
+            if term.term().needs.teacher
+        }
+        return frozenset(place for place, term in taught.items() if term.key == self.method) or frozenset(taught)
+
+    def weighted(self, factor: float) -> Cell:
+        """Return the cell with the weights of its `tuned` terms multiplied."""
+        if factor == 1.0:
+            return self
+        places = self.tuned()
+        terms = [
+            term.model_copy(update={"weight": _times(term.weight, factor)}) if place in places else term
+            for place, term in enumerate(self.config.stages[self.config.last].terms)
+        ]
+        return replace(self, config=_changed(self.config, terms=terms), factor=factor)
+
     def teacher_key(self) -> str:
         """Return a hash of all that decides the teacher, by which cells share one."""
         return digest(self.config.upto(str(self.teacher)), apart=("name", "extends"))
@@ -97,14 +116,12 @@ class Plan:
     own: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     last: tuple[str, ...] = ()
 
-    def cells(self, factors: Mapping[str, float] | None = None) -> list[Cell]:
-        """Return the cells, variant by variant and method by method, with the factor found for each `Cell.row`."""
+    def cells(self) -> list[Cell]:
+        """Return the cells, variant by variant and method by method, with the recipes' weights."""
         made = []
         for method, recipe, variant, row in self._rows():
-            overrides = (*row, *self.last)
-            for seed in self.seeds:
-                cell = _cell(method, recipe, variant, overrides, seed)
-                made.append(_weighted(cell, recipe, overrides, (factors or {}).get(cell.row, 1.0)))
+            config = load_config(recipe, (*row, *self.last))
+            made += [Cell(method, seed, _seeded(config, seed), variant) for seed in self.seeds]
         return made
 
     def trials(self) -> list[Cell]:
@@ -113,9 +130,9 @@ class Plan:
         tune = self.tune or Tune((), 0)
         for method, recipe, variant, row in self._rows():
             shorter = (*row, *tune.overrides, *tune.variants.get(variant, ()), *self.last)
-            cell = _cell(method, recipe, variant, shorter, tune.seed)
-            if _taught(cell):
-                made += [_weighted(cell, recipe, shorter, factor) for factor in tune.factors]
+            cell = Cell(method, tune.seed, _seeded(load_config(recipe, shorter), tune.seed), variant)
+            if cell.tuned():
+                made += [cell.weighted(factor) for factor in tune.factors]
         return made
 
     def _rows(self) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
@@ -125,41 +142,20 @@ class Plan:
                 yield method, recipe, variant, (*self.overrides, *more, *own)
 
 
-def _cell(method: str, recipe: str, variant: str, overrides: tuple[str, ...], seed: int) -> Cell:
-    last = _last_stage(recipe, overrides)
-    config = load_config(recipe, (*overrides, f"stages.{last}.train.seed={seed}"))
-    return Cell(method, seed, config, variant)
+def _changed(config: RunConfig, **values: Any) -> RunConfig:
+    """Return the configuration with some values of its last stage exchanged."""
+    stage = config.stages[config.last].model_copy(update=values)
+    return config.model_copy(update={"stages": {**config.stages, config.last: stage}})
 
 
-@functools.cache
-def _last_stage(recipe: str, overrides: tuple[str, ...]) -> str:
-    return load_config(recipe, overrides).last
+def _seeded(config: RunConfig, seed: int) -> RunConfig:
+    return _changed(config, train=config.stages[config.last].train.model_copy(update={"seed": seed}))
 
 
-def _weighted(cell: Cell, recipe: str, overrides: tuple[str, ...], factor: float) -> Cell:
-    """Return the cell with the weights of its method's terms multiplied."""
-    if factor == 1.0:
-        return cell
-    stage = cell.config.last
-    weights = [
-        f"stages.{stage}.terms.{place}.weight={_times(weight, factor)}" for place, weight in _taught(cell).items()
-    ]
-    seeded = (*overrides, f"stages.{stage}.train.seed={cell.seed}", *weights)
-    return Cell(cell.method, cell.seed, load_config(recipe, seeded), cell.variant, factor)
-
-
-def _taught(cell: Cell) -> dict[int, Any]:
-    """Return the weights by their place in the last stage: of the method's own terms, else of all with a teacher."""
-    terms = {place: term for place, term in enumerate(cell.config.stages[cell.config.last].terms)}
-    taught = {place: term for place, term in terms.items() if term.term().needs.teacher}
-    own = {place: term for place, term in taught.items() if term.key == cell.method}
-    return {place: term.weight for place, term in (own or taught).items()}
-
-
-def _times(weight: Any, factor: float) -> str:
+def _times(weight: Any, factor: float) -> Any:
     if isinstance(weight, Mapping):
-        return "{" + ", ".join(f"{part} = {value * factor!r}" for part, value in weight.items()) + "}"
-    return repr(float(weight * factor))
+        return {part: value * factor for part, value in weight.items()}
+    return weight * factor
 
 
 def digest(config: RunConfig, apart: tuple[str, ...] = ()) -> str:

@@ -23,7 +23,7 @@ def _table_of(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
 _SETTINGS = "a list of KEY=VALUE"
 _KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "name": (lambda value: isinstance(value, str), "a string"),
-    "seeds": (_list_of(int), "a list of whole numbers"),
+    "seeds": (lambda value: _list_of(int)(value) and min(value) >= 0, "a list of whole numbers"),
     "methods": (_table_of(lambda value: isinstance(value, str)), "at least one method"),
     "set": (_list_of(str), _SETTINGS),
     "overrides": (_table_of(_list_of(str)), f"for each method {_SETTINGS}"),
@@ -32,7 +32,7 @@ _KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 _TUNE_KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "factors": (_list_of(int, float), "a list of numbers"),
-    "seed": (lambda value: type(value) is int, "a whole number"),
+    "seed": (lambda value: type(value) is int and value >= 0, "a whole number"),
     "set": (_list_of(str), _SETTINGS),
     "variants": (_table_of(_list_of(str)), f"for each variant {_SETTINGS}"),
 }

@@ -63,12 +63,15 @@ def run_plan(
     """
     writable(out)
     trials = {cell.trial: _job(cell, out, "trials") for cell in plan.trials()}
-    total = len(trials) + len(plan.variants) * len(plan.recipes) * len(plan.seeds)
+    cells = plan.cells()
+    total = len(trials) + len(cells)
     known = {name: row for name, job in trials.items() if (row := job.finished()) is not None}
-    taught = _teachers(plan.cells(), out, teacher_options or {})
+    taught = _teachers(cells, out, teacher_options or {})
     _write(out / "teachers.jsonl", list(taught.values()))
     tried = _run(trials, known, workers, out / "tuning.jsonl", lambda row, done: report and report(row, done, total))
-    jobs = {cell.name: _job(cell, out, "cells") for cell in plan.cells(_best(trials, tried))}
+    factors = _best(trials, tried)
+    weighted = [cell.weighted(factors.get(cell.row, 1.0)) for cell in cells]
+    jobs = {cell.name: _job(cell, out, "cells") for cell in weighted}
     known = {name: row for name, job in jobs.items() if (row := job.finished()) is not None}
     rows = _run(
         jobs, known, workers, out / "results.jsonl", lambda row, done: report and report(row, len(trials) + done, total)

@@ -95,6 +95,52 @@ def test_the_student_s_modes_are_its_owner_s():
     assert int(whole.student[1].num_batches_tracked) == 6
 
 
+# The order of weights in memory
+
+
+def convolutions(seed, width):
+    torch.manual_seed(seed)
+    layers = [nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, width, 3), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 3)).double()
+
+
+def trained_on_images(wanted, stop_at=None):
+    """Fit a student of convolutions, and look at the order of every map on the way."""
+
+    def look(module, inputs, out):
+        assert out.is_contiguous(memory_format=torch.channels_last) == wanted
+        assert out.is_contiguous() != wanted
+
+    def stop(event):
+        if event.kind == "step" and event.step == stop_at:
+            raise KeyboardInterrupt
+
+    inputs = torch.randn(24, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    loader = cg.data.loader(TensorDataset(inputs, torch.arange(24) % 3), batch_size=8)
+    teacher, student = convolutions(0, 6), convolutions(1, 4)
+    made = cg.Distiller(teacher, student, ["ce", "kd", Term("at", student_layer="4", teacher_layer="4")])
+    hooks = [model[place].register_forward_hook(look) for model in (teacher, student) for place in (0, 3)]
+    try:
+        cg.fit(made, loader, loader, constant(channels_last=wanted, callbacks=(stop,)))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for model in (teacher, student):
+            assert all(parameter.is_contiguous() for parameter in model.parameters())
+    return student.state_dict()
+
+
+def test_channels_last_changes_no_value():
+    plain, last = trained_on_images(False), trained_on_images(True)
+    for name, value in plain.items():
+        torch.testing.assert_close(last[name], value, rtol=1e-9, atol=1e-11)
+
+
+def test_a_run_that_dies_leaves_weights_in_their_order():
+    with pytest.raises(KeyboardInterrupt):
+        trained_on_images(True, stop_at=4)
+
+
 # Length
 
 

@@ -12,6 +12,7 @@ import congruence as cg
 from congruence.data import split
 from congruence.evaluation import embed, measure
 from congruence.evaluation.embed import known_accuracy
+from congruence.evaluation.measure import embed_test
 from congruence.metrics import inter_class_similarity, intra_class_similarity, retrieval_map, soft_label_entropy
 from congruence.models import count_parameters
 
@@ -49,6 +50,7 @@ def test_numbers(splits):
     moved = cg.losses.wasserstein_loss(test.features.double(), taught.double()).item()
     assert found.wasserstein == (pytest.approx(moved) if len(test.features) <= 2000 else None)
     assert measure(student, splits, teacher=student).gpcl == pytest.approx(1)
+    assert measure(student, splits, teacher=embed_test(teacher, splits)) == found
 
 
 def test_retrieval_in_an_open_set_is_among_the_test_images():

@@ -10,17 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from congruence.bench.plan import Cell
 from congruence.config.schema import RunConfig
 from congruence.config.stages import StageRun, run
 from congruence.config.student import load_student
-from congruence.core.files import write_json
+from congruence.core.files import atomic, write_json
 from congruence.engine import NonFiniteLossError
-from congruence.evaluation.measure import accuracy_on_test, measure
+from congruence.evaluation.embed import Embedded
+from congruence.evaluation.measure import accuracy_on_test, embed_test, measure
 
 RESULT = "cell.json"
 WEIGHTS = "student.safetensors"
+TEST = "test.pt"
 Row = dict[str, Any]
 
 
@@ -66,7 +69,7 @@ def teach(cell: Cell, folder: Path, **options: Any) -> Row:
         stage = str(cell.teacher)
         with _one_thread():
             trained = run(cell.config, folder, resume=True, only=stage, **options)[stage]
-            write_json(path, _numbers(trained, folder))
+            write_json(path, _numbers(trained, folder, trained.teacher))
     return dict(json.loads(path.read_text(encoding="utf8")))
 
 
@@ -74,7 +77,7 @@ def run_cell(job: Job) -> Row:
     """Run a cell with one thread, and return its row."""
     cell, config = job.cell, job.config()
     with _one_thread():
-        numbers = _tried(cell, config, job.folder) if job.trial else _measured(config, job.folder)
+        numbers = _tried(cell, config, job.folder) if job.trial else _measured(config, job)
     row = {"method": cell.method, "variant": cell.variant, "seed": cell.seed, "factor": cell.factor, **numbers}
     write_json(job.folder / RESULT, {"key": cell.key(), "result": row})
     return row
@@ -91,8 +94,20 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _measured(config: RunConfig, folder: Path) -> Row:
-    return _numbers(run(config, folder, resume=True)[config.last], folder)
+def _measured(config: RunConfig, job: Job) -> Row:
+    trained = run(config, job.folder, resume=True)[config.last]
+    return _numbers(trained, job.folder, _seen_by_teacher(trained, job.weights))
+
+
+def _seen_by_teacher(trained: StageRun, weights: Path | None) -> nn.Module | Embedded | None:
+    """Return the test images as the cells' common teacher embeds them, kept beside its weights."""
+    if weights is None or trained.teacher is None:
+        return trained.teacher
+    path = weights.parent / TEST
+    if not path.exists():
+        with atomic(path) as file:
+            torch.save(tuple(embed_test(trained.teacher, trained.splits)), file)
+    return Embedded(*torch.load(path, weights_only=True))
 
 
 def _tried(cell: Cell, config: RunConfig, folder: Path) -> Row:
@@ -108,10 +123,10 @@ def _tried(cell: Cell, config: RunConfig, folder: Path) -> Row:
     return {"accuracy": accuracy}
 
 
-def _numbers(trained: StageRun, folder: Path) -> Row:
+def _numbers(trained: StageRun, folder: Path, teacher: nn.Module | Embedded | None) -> Row:
     """Return a row's numbers: those of the first student, where they are several that teach each other."""
     name, student = next(iter(trained.students.items()))
-    best = measure(student, trained.splits, teacher=trained.teacher)
+    best = measure(student, trained.splits, teacher=teacher)
     last = load_student(folder, lambda: student, name=name, last=True) if trained.classifies else None
     return {
         "accuracy_best": best.accuracy if trained.classifies else None,

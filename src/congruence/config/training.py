@@ -108,7 +108,7 @@ class SamplerConfig(Table):
 
 _ENGINE = (
     *("epochs", "max_steps", "seed", "precision", "gradient_clip", "accumulate", "micro_batch"),
-    *("log_every", "checkpoint_seconds", "tensorboard"),
+    *("channels_last", "log_every", "checkpoint_seconds", "tensorboard"),
 )
 
 
@@ -133,6 +133,7 @@ class TrainConfig(Table):
     gradient_clip: float | None = None
     accumulate: int = 1
     micro_batch: int | None = None
+    channels_last: bool = False
     monitor: str | None = None
     log_every: int = 50
     checkpoint_seconds: float = 30.0

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from congruence.core import check, ranks, rng
 from congruence.engine.distiller import Distiller
 from congruence.engine.distributed import join_process_group, pick_device
+from congruence.engine.modes import channels_last
 from congruence.engine.options import FitOptions
 from congruence.engine.result import FitResult
 from congruence.engine.run import Run
@@ -65,7 +66,10 @@ def fit(
     device = pick_device(options.device)
     join_process_group(device)
     rng.seed_everything(options.seed + ranks.rank())
-    with Run(distiller, train_loader, val_loader, options, device, optimizer, scheduler) as run:
+    with (
+        channels_last(distiller, options.channels_last),
+        Run(distiller, train_loader, val_loader, options, device, optimizer, scheduler) as run,
+    ):
         if run.finished:
             return run.result()
         while not run.complete:

@@ -1,10 +1,11 @@
-"""Training and evaluation mode, changed for a while and left as they were found."""
+"""What a run changes in its models for a while: training and evaluation mode, and the order of weights in memory."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
 
+import torch
 from torch import nn
 
 from congruence.engine.distiller import Distiller
@@ -34,3 +35,22 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, mode in modes:
             part.training = mode
+
+
+@contextlib.contextmanager
+def channels_last(distiller: Distiller, wanted: bool) -> Iterator[None]:
+    """Hold the weights of two-dimensional convolutions, the teacher's too, with their channels last, where wanted.
+
+    The maps that such a convolution gives have their channels last, too. No value changes.
+    """
+    modules = [distiller, *([distiller.teacher.module] if distiller.teacher else [])] if wanted else []
+
+    def arrange(order: torch.memory_format) -> None:
+        for tensor in (t for module in modules for t in (*module.parameters(), *module.buffers()) if t.dim() == 4):
+            tensor.data = tensor.data.contiguous(memory_format=order)
+
+    arrange(torch.channels_last)
+    try:
+        yield
+    finally:
+        arrange(torch.contiguous_format)

@@ -143,6 +143,9 @@ class FitOptions:
             a pass without gradient, the terms on all rows, and a second pass with gradient. Exact, for relational
             terms too, but for batch norms in training mode: they use and track the statistics of each chunk. A batch
             need not divide: it is cut into parts as equal as can be. None: all at once.
+        channels_last: hold the weights of convolutions, and with them the maps between, with the channels last while
+            `fit` runs: most convolutions are faster so, by 1.2 to 2 times for small networks on a CPU. Rounding
+            differs, and the teacher's too where it is not cached.
         resume: go on from the last checkpoint in `out`; an absent run is started, a finished one returned.
         seed: of the process's generators (dropout), set at the start.
         optimizer: unless `fit` is given one.
@@ -170,6 +173,7 @@ class FitOptions:
     gradient_clip: float | None = None
     accumulate: int = 1
     micro_batch: int | None = None
+    channels_last: bool = False
     resume: bool = False
     seed: int = 0
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
@@ -192,6 +196,7 @@ class FitOptions:
             "gradient_clip": check.Real(low=0, optional=True),
             "accumulate": count,
             "micro_batch": maybe_count,
+            "channels_last": check.Flag(),
             "resume": check.Flag(),
             "seed": check.Real(low=0, closed="low", integer=True),
             "log_every": count,
@@ -231,8 +236,8 @@ class FitOptions:
             value = getattr(self, item.name)
             if isinstance(value, (OptimizerOptions, ScheduleOptions)):
                 value = {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
-            # Runs from before there were micro-batches do not name them.
-            if item.name not in apart and (item.name, value) != ("micro_batch", None):
+            # Runs from before there were these do not name them.
+            if item.name not in apart and (item.name, value) not in (("micro_batch", None), ("channels_last", False)):
                 values[item.name] = value
         return values
 

@@ -24,7 +24,7 @@ from congruence.metrics import (
 )
 from congruence.models.parameters import count_parameters
 
-BATCH = 500
+BATCH = 100
 TRANSPORTED = 2000
 
 
@@ -64,14 +64,19 @@ class Measurement:
 
 
 def measure(
-    student: nn.Module, splits: Splits, *, teacher: nn.Module | None = None, device: str | torch.device | None = None
+    student: nn.Module,
+    splits: Splits,
+    *,
+    teacher: nn.Module | Embedded | None = None,
+    device: str | torch.device | None = None,
 ) -> Measurement:
     """Measure a model on the test split, which is read here and nowhere else.
 
     Args:
         student: the model.
         splits: of `congruence.data.load`; all labels of the training split serve the retrieval database.
-        teacher: with which `gpcl` is measured; None leaves it out.
+        teacher: with which `gpcl`, `kernel_transfer_error` and `wasserstein` are measured, or what `embed_test` gave of
+            it; None leaves them out.
         device: to which the models are moved; None for where they are.
 
     Returns:
@@ -80,7 +85,8 @@ def measure(
     test, train = (_embedded(student, part, "student", device) for part in (splits.test, splits.train))
     gpcl, error, moved = None, None, None
     if teacher is not None:
-        gpcl, error, moved = _fidelity(test, _embedded(teacher, splits.test, "teacher", device))
+        seen = _embedded(teacher, splits.test, "teacher", device) if isinstance(teacher, nn.Module) else teacher
+        gpcl, error, moved = _fidelity(test, seen)
     within, between = _spread(test)
     return Measurement(
         accuracy=known_accuracy(test),
@@ -93,6 +99,11 @@ def measure(
         inter_class_similarity=between,
         parameters=count_parameters(student),
     )
+
+
+def embed_test(model: nn.Module, splits: Splits, *, device: str | torch.device | None = None) -> Embedded:
+    """Embed the test split as `measure` does, once for all students that are measured against it."""
+    return _embedded(model, splits.test, "teacher", device)
 
 
 def accuracy_on_test(student: nn.Module, splits: Splits, *, device: str | torch.device | None = None) -> float | None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from congruence.engine import Distiller, Event, FitOptions, FitResult, OptimizerOptions, Output, fit
 from congruence.engine.batch import Batch
+from congruence.engine.modes import channels_last
 from congruence.methods import Row, Term
 from congruence.models import load_weights
 from congruence.testing.case import (
@@ -46,6 +47,7 @@ def check_row(case: Case | Row | str) -> None:
     check_description(case)
     check_terms(case)
     check_bf16(case)
+    check_channels_last(case)
     check_training(case)
     check_resume(case)
     if case.zero_at_equal:
@@ -110,6 +112,22 @@ def check_bf16(case: Case) -> None:
         require(bool(torch.isfinite(value)), case, f"its term '{name}' is {value.item()} under bfloat16")
     for name, gradient in gradients(distiller).items():
         require(bool(torch.isfinite(gradient).all()), case, f"its gradient by {name} is not finite under bfloat16")
+
+
+def check_channels_last(case: Case) -> None:
+    """Terms and gradients are the same where maps have their channels last in memory."""
+
+    def values(last: bool) -> dict[str, Tensor]:
+        distiller = small_distiller(case).double()
+        with channels_last(distiller, last):
+            out = _score(distiller, batches(case)[0])
+            out.loss.backward()
+        return {**out.terms, **gradients(distiller)}
+
+    expected, found = values(False), values(True)
+    for name, value in expected.items():
+        equal = torch.allclose(value, found[name], rtol=1e-6, atol=1e-9)
+        require(equal, case, f"'{name}' changes where maps have their channels last in memory")
 
 
 def check_training(case: Case) -> None:

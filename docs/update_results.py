@@ -21,10 +21,10 @@ KEPT = ROOT / "results"
 
 def keep(folder: Path) -> None:
     """Keep the results of a finished plan: a line for each cell, trial and teacher, and where they come from."""
-    name = folder.name
-    done, wanted = len(lines(folder / "results.jsonl")), len(load_plan(name).cells())
-    if done != wanted:
-        raise ValueError(f"'{folder}' has {done} of the {wanted} cells of the plan '{name}': let it finish first.")
+    name, plan, done = folder.name, load_plan(folder.name), lines(folder / "results.jsonl")
+    part = plan.only(*{row["variant"] for row in done})
+    if len(done) != len(part.cells()):
+        raise ValueError(f"'{folder}' has {len(done)} of the plan's {len(part.cells())} cells: let it finish first.")
     kept = KEPT / name
     kept.mkdir(parents=True, exist_ok=True)
     for file in ("results.jsonl", "tuning.jsonl"):
@@ -32,7 +32,8 @@ def keep(folder: Path) -> None:
             shutil.copyfile(folder / file, kept / file)
     taught = "".join(json.dumps(teacher) + "\n" for teacher in teachers(folder))
     (kept / "teachers.jsonl").write_text(taught, encoding="utf8")
-    about = origin(f"congruence bench {name} --out runs/{name}")
+    chosen = [f" --variant {variant}" for variant in part.variants] if part != plan else []
+    about = origin(f"congruence bench {name} --out runs/{name}{''.join(chosen)}")
     (kept / "origin.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf8")
 
 

@@ -162,6 +162,17 @@ def test_the_terms_that_bear_the_methods_name_are_tuned(tmp_path):
     assert found["first"] == {key: weight * (1 if key == "ce" else 2) for key, weight in plain.items()}
 
 
+def test_some_variants_alone(tmp_path):
+    plan = load_plan(written(tmp_path, TUNED))
+    cells = plan.only("small").cells()
+    assert [cell.name for cell in cells] == [cell.name for cell in plan.cells() if cell.variant == "small"]
+    assert plan.only(*plan.variants) == plan
+    with pytest.raises(
+        ValueError, match=r"^The plan 'mine' has no variant 'smal' \(it has: small, large\)\. .*'small'\?$"
+    ):
+        plan.only("smal")
+
+
 def test_a_method_has_overrides_of_its_own(tmp_path):
     own = '[overrides]\nb = ["stages.student.train.epochs=7"]\n[variants]'
     plan = load_plan(written(tmp_path, TUNED.replace("[variants]", own)))

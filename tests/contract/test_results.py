@@ -44,6 +44,6 @@ def test_results_that_are_new_come_last(update):
 def test_an_unfinished_plan_is_not_kept(update, tmp_path):
     folder = tmp_path / "demo"
     folder.mkdir()
-    (folder / "results.jsonl").write_text('{"method": "ce"}\n')
-    with pytest.raises(ValueError, match="has 1 of the 15 cells of the plan 'demo'"):
+    (folder / "results.jsonl").write_text('{"method": "ce", "variant": ""}\n')
+    with pytest.raises(ValueError, match="has 1 of the plan's 15 cells"):
         update["keep"](folder)

@@ -10,6 +10,7 @@ from typing import Any
 
 from congruence.config.load import load_config
 from congruence.config.schema import RunConfig
+from congruence.core import check
 
 PLAIN = ""  # the variant of a plan that has none
 
@@ -115,6 +116,19 @@ class Plan:
     tune: Tune | None = None
     own: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     last: tuple[str, ...] = ()
+
+    def only(self, *variants: str) -> Plan:
+        """Return the plan with some of its variants.
+
+        Raises:
+            ValueError: for one that it does not have.
+        """
+        for name in variants:
+            if name not in self.variants:
+                named = ", ".join(filter(None, self.variants)) or "none"
+                near = check.near(name, self.variants)
+                raise ValueError(f"The plan '{self.name}' has no variant '{name}' (it has: {named}).{near}")
+        return replace(self, variants={name: self.variants[name] for name in self.variants if name in variants})
 
     def cells(self) -> list[Cell]:
         """Return the cells, variant by variant and method by method, with the recipes' weights."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from congruence.bench.plan import Plan
 
 _DEMOS = {"digits": "demo", "fashion-mnist": "demo-fashion-mnist", "cifar10": "demo-cifar10"}
 
@@ -19,11 +22,12 @@ def demo(
     workers: Annotated[int | None, typer.Option(help="Processes; by default one a core.")] = None,
 ) -> None:
     """Distil a small student from a teacher in five ways, over three seeds, and print what each is worth."""
+    from congruence.bench.planfile import load_plan
     from congruence.core import check
 
     if data not in _DEMOS:
         raise ValueError(f"--data must be one of {', '.join(_DEMOS)}, got '{data}'.{check.near(data, _DEMOS)}")
-    run(_DEMOS[data], out or Path("runs", _DEMOS[data]), workers, (), more=False)
+    run(load_plan(_DEMOS[data]), out or Path("runs", _DEMOS[data]), workers, more=False)
 
 
 def bench(
@@ -31,19 +35,21 @@ def bench(
     out: Annotated[Path, typer.Option(help="Where everything goes; a second run goes on from there.")],
     workers: Annotated[int | None, typer.Option(help="Processes; by default one a core.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE for every recipe.")] = None,
+    variant: Annotated[list[str] | None, typer.Option(help="Only this variant; may be given again.")] = None,
 ) -> None:
     """Run a plan: its methods × variants × seeds, each cell once, after the search for weights that it may ask for."""
-    run(plan, out, workers, tuple(set_ or ()), more=True)
-
-
-def run(name: str, out: Path, workers: int | None, overrides: tuple[str, ...], *, more: bool) -> None:
-    """Run a plan with progress, and print its tables and where the best student is."""
     from congruence.bench.planfile import load_plan
+
+    loaded = load_plan(plan, overrides=tuple(set_ or ()))
+    run(loaded.only(*variant) if variant else loaded, out, workers, more=True)
+
+
+def run(plan: Plan, out: Path, workers: int | None, *, more: bool) -> None:
+    """Run a plan with progress, and print its tables and where the best student is."""
     from congruence.bench.runner import run_plan
     from congruence.bench.table import cells, split, text
     from congruence.cli.progress import Cells, progress
 
-    plan = load_plan(name, overrides=overrides)
     with progress("teacher") as callback:
         watch = Cells()
         results = run_plan(plan, out, workers=workers, report=watch, teacher_options={"callbacks": (callback,)})

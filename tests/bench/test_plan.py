@@ -167,9 +167,7 @@ def test_some_variants_alone(tmp_path):
     cells = plan.only("small").cells()
     assert [cell.name for cell in cells] == [cell.name for cell in plan.cells() if cell.variant == "small"]
     assert plan.only(*plan.variants) == plan
-    with pytest.raises(
-        ValueError, match=r"^The plan 'mine' has no variant 'smal' \(it has: small, large\)\. .*'small'\?$"
-    ):
+    with pytest.raises(ValueError, match=r"'mine' has no variant 'smal' \(it has: small, large\)\. .*'small'\?$"):
         plan.only("smal")
 
 

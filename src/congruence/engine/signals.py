@@ -140,17 +140,10 @@ def gather(signals: Signals, shared: Known) -> Signals:
     def whole(tensor: Tensor) -> Tensor:
         return _once(gather_rows, tensor, shared)
 
-    def every(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return whole(value)
-        if isinstance(value, Mapping):
-            return {key: every(item) for key, item in value.items()}
-        return type(value)(every(item) for item in value) if isinstance(value, (tuple, list)) else value
-
     return replace(
         signals,
         tensors={key: tuple(map(whole, value)) for key, value in signals.tensors.items()},
         labels=None if signals.labels is None else whole(signals.labels),
         index=None if signals.index is None else whole(signals.index),
-        inputs=every(signals.inputs),
+        inputs=on_tensors(whole, signals.inputs),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 from collections.abc import Iterable, Mapping
@@ -81,13 +82,16 @@ class TeacherCache:
             check.fail(name, "loader", "one whose augmentation repeats (view_cycle=V)", "view_cycle=None")
         self.teacher = teacher if isinstance(teacher, Teacher) else Teacher(teacher)
         self.loader, self.folder, self.dtype = loader, Path(folder), dtype
-        self._content: dict[str, Any] | None = None
         self._arrays: dict[Key, Any] = {}
 
     @property
     def views(self) -> int:
         """How often each image is stored."""
         return (self.loader.view_cycle or 1) if self.loader.varies() else 1
+
+    @functools.cached_property
+    def _content(self) -> dict[str, Any]:
+        return _content(self.loader)
 
     def describe(self) -> dict[str, Any]:
         """Return what of it makes a run the run it is."""
@@ -103,7 +107,7 @@ class TeacherCache:
             return
         if not isinstance(loader, Loader):
             check.fail("fit", "train_loader", "the one that the TeacherCache was made with", type(loader).__name__)
-        mine, other = _content(self.loader), _content(loader)
+        mine, other = self._content, _content(loader)
         if mine != other:
             other_way = check.difference(mine, other)
             check.fail("fit", "train_loader", "one that shows what the TeacherCache holds", f"another ({other_way})")
@@ -117,8 +121,6 @@ class TeacherCache:
         if not keys:
             return
         arrays = {(view, path): (self.views, samples, *shapes[path][1:]) for view, path in sorted(keys)}
-        if self._content is None:
-            self._content = _content(self.loader)
         identity = {"teacher": fingerprint(self.teacher.module.state_dict()), **self._content, "dtype": self.dtype}
         files = CacheFiles(self.folder, identity, self.dtype)
         LOG.info("The teacher's cache '%s': %s.", self.folder, megabytes(files.size(arrays)))

@@ -78,11 +78,8 @@ def ask(distiller: Distiller, evaluate: Evaluate) -> dict[str, float]:
     for name, student in distiller.students.items():
         end = "" if len(distiller.students) == 1 else f"/{name}"
         with rng.untouched(), evaluating(student):
-            found = evaluate(student)
-        try:
-            metrics.update({f"{key}{end}": float(value) for key, value in found.items()})
-        except (AttributeError, TypeError, ValueError):
-            check.fail("FitOptions", "evaluate", "a function that returns numbers by name", f"one that gave {found!r}")
+            found = _by_name("evaluate", evaluate(student))
+        metrics.update({f"{key}{end}": value for key, value in found.items()})
     return from_all_ranks(metrics)[0]
 
 
@@ -94,13 +91,16 @@ def diagnosed(distiller: Distiller, diagnose: Diagnose | None, epoch: int) -> di
 
     def found() -> dict[str, float]:
         with rng.untouched(), evaluating(distiller):
-            told = diagnose(distiller, epoch)
-        try:
-            return {name: float(value) for name, value in told.items()}
-        except (AttributeError, TypeError, ValueError):
-            check.fail("FitOptions", "diagnose", "a function that returns numbers by name", f"one that gave {told!r}")
+            return _by_name("diagnose", diagnose(distiller, epoch))
 
     return on_first(found)
+
+
+def _by_name(option: str, told: Any) -> dict[str, float]:
+    try:
+        return {name: float(value) for name, value in told.items()}
+    except (AttributeError, TypeError, ValueError):
+        check.fail("FitOptions", option, "a function that returns numbers by name", f"one that gave {told!r}")
 
 
 def _measured(distiller: Distiller, batch: Batch) -> dict[str, Tensor]:

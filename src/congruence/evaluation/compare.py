@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from congruence.core import check
 from congruence.evaluation.embed import embed_all, known_accuracy
-from congruence.metrics import global_perception_coherence
+from congruence.metrics import agreement, global_perception_coherence
 from congruence.models.parameters import count_parameters
 
 
@@ -83,18 +83,13 @@ def compare(
     layers = {"teacher": teacher_layer, "student": student_layer}
     found = embed_all({"teacher": teacher, "student": student}, loader, layers=layers, device=device)
     big, small = found["teacher"], found["student"]
+    ours, theirs = small.logits, big.logits
     return Comparison(
         samples=len(big.features),
         teacher_accuracy=known_accuracy(big),
         student_accuracy=known_accuracy(small),
-        agreement=_agreement(big.logits, small.logits),
+        agreement=None if ours is None or theirs is None or ours.shape != theirs.shape else agreement(ours, theirs),
         gpcl=global_perception_coherence(small.features, big.features),
         teacher_parameters=count_parameters(teacher),
         student_parameters=count_parameters(student),
     )
-
-
-def _agreement(teacher: Tensor | None, student: Tensor | None) -> float | None:
-    if teacher is None or student is None or teacher.shape[1] != student.shape[1]:
-        return None
-    return float((teacher.argmax(1) == student.argmax(1)).double().mean())

@@ -76,11 +76,15 @@ class Flawed(Method):
     def __init__(self, *, flaw: str = "none") -> None:
         super().__init__()
         self.flaw = flaw
-        self.needs = Needs(scope="sample" if flaw == "scope" else "batch")
+        roles = ("maps" if flaw == "strides" else "features",)
+        self.needs = Needs(roles=roles, scope="sample" if flaw == "scope" else "batch")
         self.register_buffer("count", torch.zeros(()))
         self.hidden = 0.0
 
     def loss(self, signals):
+        if self.flaw == "strides":  # reads memory in its order, whatever that is
+            student = signals.layers("student", "maps")[1]
+            return {"loss": (torch.as_strided(student, (student.numel(),), (1,))[:9]).square().sum()}
         student, teacher = signals.one("student"), signals.one("teacher")
         value = (student.std() - teacher.std()).square()
         if self.flaw == "writes":

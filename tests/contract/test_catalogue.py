@@ -8,13 +8,14 @@ import sys
 from dataclasses import replace
 
 import pytest
+import torch
 from _harness.outside import ROW
 
 import congruence as cg
 from congruence.losses import __all__ as LOSSES
 from congruence.methods import Row, keys, row
 from congruence.methods.catalogue import table
-from congruence.testing import Case, check_row, check_rows_on_two_ranks
+from congruence.testing import Case, check_row, check_row_on_device, check_rows_on_two_ranks
 
 # A student equal to the teacher gives 0 for all but these, by definition.
 NOT_ZERO_AT_EQUAL = {
@@ -46,6 +47,12 @@ CASES = [
 def test_a_row_keeps_the_contract(case):
     check_row(case)
     assert case.zero_at_equal != (case.row in NOT_ZERO_AT_EQUAL)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_gpu_gives_what_the_cpu_does(case):
+    check_row_on_device(case)
 
 
 def test_two_ranks_are_one():

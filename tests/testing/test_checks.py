@@ -11,9 +11,11 @@ from congruence.losses import mimic_loss
 from congruence.testing import (
     Case,
     check_bf16,
+    check_channels_last,
     check_description,
     check_resume,
     check_row,
+    check_row_on_device,
     check_terms,
     check_training,
     check_zero_at_equal,
@@ -34,6 +36,7 @@ FLAWS = {
     "order": (check_terms, "changes with the order of the batch"),
     "constant": (check_training, "training did not move the student"),
     "forgets": (check_resume, "ends in other bits"),
+    "strides": (check_channels_last, "channels last in memory"),
     "half": (check_bf16, "under bfloat16"),
 }
 
@@ -46,6 +49,12 @@ def test_a_flaw_is_told(flaw):
     with pytest.raises(ValueError if flaw == "shape" else AssertionError, match="flawed") as caught:
         check(Case(flawed(flaw), {"flaw": flaw}))
     assert words in str(caught.value)
+
+
+def test_a_device_gives_what_the_cpu_does():
+    check_row_on_device("kd", "cpu")
+    with pytest.raises(AssertionError, match=r"in step 1 on cpu is .* off that of the CPU"):
+        check_row_on_device(Case(flawed("random"), {"flaw": "random"}), "cpu")
 
 
 def test_a_student_equal_to_the_teacher():

@@ -2,7 +2,8 @@
 
 `check_row` runs a method on models of some hundred parameters: it learns, stops and goes on to the same bits, leaves
 the teacher alone and a bare student behind. `check_rows_on_two_ranks` shows that two processes give the gradients of
-one. Both raise an AssertionError that says what is not so. The tests of a package with two rows:
+one, and `check_row_on_device` that a GPU gives the CPU's. All raise an AssertionError that says what is not so. The
+tests of a package with two rows:
 
     CASES = [Case(my_package.ROW), Case(my_package.OTHER, {"levels": 2})]
 
@@ -17,6 +18,7 @@ one. Both raise an AssertionError that says what is not so. The tests of a packa
 from congruence.testing.case import Case
 from congruence.testing.checks import (
     check_bf16,
+    check_channels_last,
     check_description,
     check_resume,
     check_row,
@@ -24,14 +26,17 @@ from congruence.testing.checks import (
     check_training,
     check_zero_at_equal,
 )
+from congruence.testing.device import check_row_on_device
 from congruence.testing.two_ranks import check_rows_on_two_ranks
 
 __all__ = [
     "Case",
     "check_bf16",
+    "check_channels_last",
     "check_description",
     "check_resume",
     "check_row",
+    "check_row_on_device",
     "check_rows_on_two_ranks",
     "check_terms",
     "check_training",

@@ -12,14 +12,12 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
-from congruence.engine.distributed import Objective, wrap
 from congruence.methods import Row
-from congruence.testing.case import Case, batches, gradients, require, small_distiller
+from congruence.testing.alike import require_alike, two_steps
+from congruence.testing.case import Case
 
 RANKS = 2
-TOLERANCE = 1e-6
 
 
 def check_rows_on_two_ranks(*cases: Case | Row | str, timeout: float = 120.0) -> None:
@@ -40,39 +38,9 @@ def check_rows_on_two_ranks(*cases: Case | Row | str, timeout: float = 120.0) ->
         _run(known, Path(name), timeout)
         found = [torch.load(Path(name) / f"rank-{rank}.pt", weights_only=True) for rank in range(RANKS)]
     for position, case in enumerate(known):
-        alone = _steps(case)
+        alone = two_steps(case)
         for rank, results in enumerate(found):
-            together = results[position]
-            require(alone.keys() == together.keys(), case, f"rank {rank} of {RANKS} has other tensors than one process")
-            for name, value in alone.items():
-                apart = _apart(value, together[name])
-                words = f"{name} on rank {rank} of {RANKS} is {apart:.1e} off that of one process"
-                require(apart <= TOLERANCE, case, words)
-
-
-def _apart(first: Tensor, second: Tensor) -> float:
-    """Return the largest difference, relative to the largest entry; below 1e-8 (0 but for rounding) to that."""
-    if first.shape != second.shape:
-        return float("inf")
-    if not first.numel():
-        return 0.0
-    first, second = first.double(), second.double()
-    return float((first - second).abs().max() / first.abs().max().clamp(min=1e-8))
-
-
-def _steps(case: Case) -> dict[str, Tensor]:
-    """Return the gradients of two batches, the second of which meets the memory of the first, and the state."""
-    distiller = small_distiller(case).double()
-    distiller.begin_epoch(0)
-    objective = wrap(Objective(distiller))
-    found: dict[str, Tensor] = {}
-    for step, batch in enumerate(batches(case)[:2]):  # the loader gives each rank its part
-        distiller.zero_grad(set_to_none=True)
-        objective(batch, False).loss.backward()
-        for name, gradient in gradients(distiller).items():
-            found[f"the gradient by {name} in step {step}"] = gradient
-    state = {f"the state {name}": t for name, t in distiller.state_dict().items() if isinstance(t, Tensor)}
-    return {**found, **state}
+            require_alike(case, alone, results[position], f"on rank {rank} of {RANKS}", "one process")
 
 
 def _run(cases: list[Case], folder: Path, timeout: float) -> None:
@@ -102,7 +70,7 @@ def _rank(rank: int, cases: list[Case], folder: Path) -> None:
             world_size=RANKS,
             timeout=timedelta(seconds=60),
         )
-        torch.save([_steps(case) for case in cases], folder / f"rank-{rank}.pt")
+        torch.save([two_steps(case) for case in cases], folder / f"rank-{rank}.pt")
         gc.collect()  # a DDP module that is still somewhere keeps gloo's threads
         dist.destroy_process_group()
     except BaseException:

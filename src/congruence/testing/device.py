@@ -1,0 +1,23 @@
+"""The check of a device: what the CPU gives, it gives."""
+
+from __future__ import annotations
+
+import torch
+
+from congruence.methods import Row
+from congruence.testing.alike import require_alike, two_steps
+from congruence.testing.case import Case
+
+
+def check_row_on_device(case: Case | Row | str, device: str | torch.device = "cuda") -> None:
+    """Two steps on a device give the CPU's gradients and state, to 1e-6 in float64.
+
+    Args:
+        case: as of `check_row`.
+        device: one with float64.
+
+    Raises:
+        AssertionError: with the tensor that differs.
+    """
+    case = case if isinstance(case, Case) else Case(case)
+    require_alike(case, two_steps(case), two_steps(case, device), f"on {device}", "the CPU")

@@ -5,6 +5,10 @@ from __future__ import annotations
 import ast
 import json
 import math
+import os
+import runpy
+import subprocess
+import sys
 
 import pytest
 from _harness.pages import ROOT
@@ -25,8 +29,9 @@ BARS = {
     "method_cost": None,
     "softrank": SOFT_RANK,
 }
+ON_A_GPU = {"gpu": None}  # there once one was lent
 FOLDER = ROOT / "benchmarks" / "results"
-RESULTS = sorted(path for name in BARS for path in FOLDER.glob(f"{name}*.json"))
+RESULTS = sorted(path for name in BARS | ON_A_GPU for path in FOLDER.glob(f"{name}*.json"))
 
 
 def test_the_figures_are_there():
@@ -49,12 +54,42 @@ def test_a_result_is_whole(path):
     for figure in result["figures"]:
         assert math.isfinite(figure["value"])
         assert figure["value"] > 0
-        if BARS[name] is None:
+        bar = (BARS | ON_A_GPU)[name]
+        if bar is None:
             assert not {"bar", "within"} & set(figure)
             continue
-        bar = BARS[name]
         assert figure["bar"] == (bar[figure["name"]] if isinstance(bar, dict) else bar)
         assert figure["within"] == (figure["value"] <= figure["bar"])
+
+
+def test_the_page_is_as_the_figures_are():
+    update = runpy.run_path(str(ROOT / "docs" / "update_benchmarks.py"), run_name="update_benchmarks")
+    assert update["PAGE"].read_text(encoding="utf8") == update["page"](), "run `python docs/update_benchmarks.py`"
+
+
+def test_what_is_over_its_bar_is_marked():
+    update = runpy.run_path(str(ROOT / "docs" / "update_benchmarks.py"), run_name="update_benchmarks")
+    figures = [
+        {"name": "a", "value": 2.0, "bar": 1.0, "within": False, "seconds": 12345.6},
+        {"name": "b", "value": 0.5, "bar": 1.0, "within": True},
+    ]
+    assert update["table"](figures) == [
+        "| figure | value | bar | seconds |",
+        "|---|---:|---:|---:|",
+        "| a | 2 (over) | 1 | 12,346 |",
+        "| b | 0.5 | 1 | – |",
+    ]
+    assert update["table"]([{"name": "c", "value": 1.25}]) == ["| figure | value |", "|---|---:|", "| c | 1.25 |"]
+
+
+@pytest.mark.slow
+def test_the_call_for_a_gpu_is_rehearsed():
+    command = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--device", "cpu", "--quick"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr
+    for words in ("soft rank, fast / formula", "RKD angle", "channels last / not, bfloat16", "cached / ce"):
+        assert words in done.stdout
 
 
 def test_every_method_without_maps_has_its_figure():

@@ -8,51 +8,20 @@ import sys
 from dataclasses import replace
 
 import pytest
-import torch
+from _harness.cases import CASES, NOT_ZERO_AT_EQUAL
 from _harness.outside import ROW
 
 import congruence as cg
 from congruence.losses import __all__ as LOSSES
 from congruence.methods import Row, keys, row
 from congruence.methods.catalogue import table
-from congruence.testing import Case, check_row, check_row_on_device, check_rows_on_two_ranks
-
-# A student equal to the teacher gives 0 for all but these, by definition.
-NOT_ZERO_AT_EQUAL = {
-    "adv": "the discriminator guesses, whatever it is shown",
-    "arcface": "it compares with the labels",
-    "ce": "it compares with the labels",
-    "crd": "its projections are trained, and it compares with the bank",
-    "dist": "the ε beside its norms leaves about 1e-6",
-    "dml": "it has no teacher",
-    "fitnet": "its regressor is trained",
-    "intra_class": "it has no teacher",
-    "mlld": "it compares with the labels",
-    "ofd": "its connectors are trained",
-    "perception_coherence": "its default temperatures differ",
-    "reviewkd": "its fusions are trained",
-    "vid": "its regressors are trained, and a likelihood is not 0",
-}
-# What a few steps of a small model need to come to a loss at all.
-HYPERPARAMETERS = {"intra_class": {"margin_threshold": -0.9, "pipeline_size": 3}, "kda": {"warmup": 1}}
-# Layers (of both sides) for what the usual ones do not fit: behind the teacher's batch norm, several rows a sample.
-LAYERS = {"ofd": {"maps": "norm"}, "hkd": {"features": ["0", "input:3"]}}
-CASES = [
-    Case(key, HYPERPARAMETERS.get(key, {}), *[LAYERS.get(key)] * 2, zero_at_equal=key not in NOT_ZERO_AT_EQUAL)
-    for key in keys()
-]
+from congruence.testing import check_row, check_rows_on_two_ranks
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_row_keeps_the_contract(case):
     check_row(case)
     assert case.zero_at_equal != (case.row in NOT_ZERO_AT_EQUAL)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_a_gpu_gives_what_the_cpu_does(case):
-    check_row_on_device(case)
 
 
 def test_two_ranks_are_one():

@@ -1,0 +1,66 @@
+"""Write docs/benchmarks.md from the figures under benchmarks/results: `python docs/update_benchmarks.py`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "benchmarks.md"
+HEAD = """# Benchmarks
+
+Written by `python docs/update_benchmarks.py` from `benchmarks/results/`, which `make bench` writes anew. Figures are \
+ratios taken in one process where nothing else is said, with the other form beside them in the benchmark's file: they \
+say the same on another machine, where milliseconds do not. A bar is what a figure must not pass.
+"""
+
+
+def table(figures: list[dict[str, Any]]) -> list[str]:
+    """Return the figures as a table, with a column for each further number that one of them has."""
+    more = list(
+        dict.fromkeys(key for entry in figures for key in entry if key not in ("name", "value", "bar", "within"))
+    )
+    barred = ["bar"] if any("bar" in entry for entry in figures) else []
+    columns = ["value", *barred, *more]
+    lines = ["| figure | " + " | ".join(column.replace("_", " ") for column in columns) + " |"]
+    lines.append("|---|" + "---:|" * len(columns))
+    for entry in figures:
+        mark = " (over)" if entry.get("within") is False else ""
+        values = [_number(entry[column]) if column in entry else "–" for column in columns]
+        lines.append(" | ".join([f"| {entry['name']}", values[0] + mark, *values[1:]]) + " |")
+    return lines
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+
+
+def part(path: Path) -> str:
+    """Return one benchmark's part of the page."""
+    result = json.loads(path.read_text(encoding="utf8"))
+    machine, versions = result["machine"], result["versions"]
+    where = f"{machine['cores']} × {machine['cpu']}" if machine["device"] == "cpu" else machine["gpu"]
+    script = f"benchmarks/{result['benchmark']}.py"
+    said = (ROOT / script).read_text(encoding="utf8").split('"""')[1].splitlines()[0]
+    lines = [f"## {path.stem}", "", said, "", f"Value: {result['definition']}.", "", *table(result["figures"]), ""]
+    if "note" in result:
+        lines += [f"{result['note']}.", ""]
+    if tests := result.get("tests"):
+        lines += [f"Tests on the device: {tests['passed']} passed, {len(tests['failed'])} failed.", ""]
+        lines += [f"- {failure}" for failure in tests["failed"]] + ([""] if tests["failed"] else [])
+    told = f"`python {script}`; {result['date']}; commit {result['commit']}; {where}, {machine['threads']} thread"
+    lines.append(f"{told}{'s' * (machine['threads'] > 1)}; Python {versions['python']}, torch {versions['torch']}.")
+    return "\n".join(lines) + "\n"
+
+
+def page() -> str:
+    """Return the page with the figures as they are kept now."""
+    names = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
+    kept = [path for path in sorted(FOLDER.glob("*.json")) if path.stem.removesuffix("_cuda") in names]
+    return "\n".join([HEAD, *map(part, kept)])
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf8")

@@ -1,0 +1,31 @@
+"""The rows of the catalogue as the contract runs them."""
+
+from __future__ import annotations
+
+from congruence.methods import keys
+from congruence.testing import Case
+
+# A student equal to the teacher gives 0 for all but these, by definition.
+NOT_ZERO_AT_EQUAL = {
+    "adv": "the discriminator guesses, whatever it is shown",
+    "arcface": "it compares with the labels",
+    "ce": "it compares with the labels",
+    "crd": "its projections are trained, and it compares with the bank",
+    "dist": "the ε beside its norms leaves about 1e-6",
+    "dml": "it has no teacher",
+    "fitnet": "its regressor is trained",
+    "intra_class": "it has no teacher",
+    "mlld": "it compares with the labels",
+    "ofd": "its connectors are trained",
+    "perception_coherence": "its default temperatures differ",
+    "reviewkd": "its fusions are trained",
+    "vid": "its regressors are trained, and a likelihood is not 0",
+}
+# What a few steps of a small model need to come to a loss at all.
+HYPERPARAMETERS = {"intra_class": {"margin_threshold": -0.9, "pipeline_size": 3}, "kda": {"warmup": 1}}
+# Layers (of both sides) for what the usual ones do not fit: behind the teacher's batch norm, several rows a sample.
+LAYERS = {"ofd": {"maps": "norm"}, "hkd": {"features": ["0", "input:3"]}}
+CASES = [
+    Case(key, HYPERPARAMETERS.get(key, {}), *[LAYERS.get(key)] * 2, zero_at_equal=key not in NOT_ZERO_AT_EQUAL)
+    for key in keys()
+]

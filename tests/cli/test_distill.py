@@ -104,6 +104,15 @@ def test_evaluate_weights_with_a_configuration(finished):
     assert [line.split()[0] for line in result.stdout.splitlines()] == rows
 
 
+def test_a_student_that_learned_no_class_has_no_accuracy(finished):
+    out, _ = finished
+    terms = "stages.student.terms=[{key='pkt'}]"
+    arguments = ("--weights", out / "student.safetensors", "--json", *sets(*FEW, terms))
+    found = json.loads(invoke("evaluate", "digits/pkt", *arguments).stdout)["student"]
+    assert found["accuracy"] is None
+    assert found["retrieval_map"] > 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

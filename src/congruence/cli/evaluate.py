@@ -35,6 +35,8 @@ def evaluate(
         name: measure(student, splits, teacher=made.teacher, device=device).to_dict()
         for name, student in made.students.items()
     }
+    if not config.stages[config.last].classifies():
+        columns = {name: {**found, "accuracy": None} for name, found in columns.items()}
     if made.teacher is not None:
         columns["teacher"] = measure(made.teacher, splits, device=device).to_dict()
     typer.echo(json.dumps(columns, indent=2) if as_json else table(columns, title="test set", spread=True))

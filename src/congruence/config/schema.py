@@ -69,6 +69,10 @@ class StageConfig(Table):
         """Return the students by name; a single one is called "student"."""
         return self.student if isinstance(self.student, dict) else {"student": self.student}
 
+    def classifies(self) -> bool:
+        """Whether a term teaches the classes, without which a student's accuracy means nothing."""
+        return any(term.term().needs.teaches_classes for term in self.terms)
+
 
 def wrong_links(stages: Any) -> list[tuple[str, str]]:
     """Return (key, sentence) for each stage with a bad name, or a teacher that is no earlier stage."""

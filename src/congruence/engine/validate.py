@@ -20,8 +20,8 @@ _COUNT = "count"
 
 
 def teaches_classes(distiller: Distiller) -> bool:
-    """Whether a term reads labels or logits, so that a student's accuracy means something."""
-    return any(needs.labels or "logits" in needs.roles for needs in distiller.needs().values())
+    """Whether a term teaches the classes."""
+    return any(needs.teaches_classes for needs in distiller.needs().values())
 
 
 @torch.no_grad()

@@ -58,6 +58,11 @@ class Needs:
                 f"got roles {self.roles} and views {self.views}."
             )
 
+    @property
+    def teaches_classes(self) -> bool:
+        """Whether labels or logits are read, so that a student's accuracy means something."""
+        return self.labels or "logits" in self.roles
+
 
 class Clock(NamedTuple):
     """Where a run is: `epoch` and `step` from 0, and how many there are where that is known."""

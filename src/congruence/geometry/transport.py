@@ -10,7 +10,7 @@ from torch import Tensor
 
 from congruence.core import check
 from congruence.core.numerics import float32_island
-from congruence.geometry.plans import Integers, Matrix, class_plan, exact_plan, sinkhorn_plan
+from congruence.geometry.plans import Matrix, class_plan, exact_plan, sinkhorn_plan
 
 Solver = Literal["exact", "sinkhorn"]
 SOLVER = check.Choice(("exact", "sinkhorn"))
@@ -154,7 +154,7 @@ def _class_plan_op(cost: Tensor, student_labels: Tensor, teacher_labels: Tensor)
     matrix = _matrix(cost)
     if not np.isfinite(matrix).all():
         return _like(cost, np.full(matrix.shape, np.nan))
-    return _like(cost, class_plan(matrix, _integers(student_labels), _integers(teacher_labels)))
+    return _like(cost, class_plan(matrix, student_labels.cpu().numpy(), teacher_labels.cpu().numpy()))
 
 
 @_plan_op.register_fake
@@ -173,10 +173,6 @@ def _plan_dtype(cost: Tensor) -> torch.dtype:
 
 def _matrix(cost: Tensor) -> Matrix:
     return cast("Matrix", cost.cpu().double().numpy())
-
-
-def _integers(labels: Tensor) -> Integers:
-    return cast("Integers", labels.cpu().long().numpy())
 
 
 def _like(cost: Tensor, plan: Matrix) -> Tensor:

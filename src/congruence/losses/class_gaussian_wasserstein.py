@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from congruence.core import check
 from congruence.core.numerics import as_float64, float32_island, safe_sqrt
-from congruence.geometry.gaussian import COVARIANCE, Covariance, gaussian_wasserstein
+from congruence.geometry.gaussian import COVARIANCE, Covariance, full_gaussian_wasserstein
+from congruence.geometry.plans import Integers, shared_classes
 
 CHECKS: Mapping[str, check.Constraint] = {"covariance": COVARIANCE}
 
@@ -36,7 +38,7 @@ def class_gaussian_wasserstein_loss(
         teacher: embeddings.
         student_labels: integer classes of the student's rows; a row with a negative one is left out.
         teacher_labels: the same for the teacher's rows.
-        covariance: "diagonal" or "full" (one decomposition a class).
+        covariance: "diagonal" or "full" (one decomposition for all classes with as many samples).
 
     Returns:
         The loss, in float32 or float64.
@@ -90,13 +92,21 @@ def _moments(x: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _full(student: Tensor, teacher: Tensor, student_labels: Tensor, teacher_labels: Tensor) -> Tensor:
-    shared = [
-        label for label in student_labels.unique().tolist() if label >= 0 and bool((teacher_labels == label).any())
-    ]
-    if not shared:
+    labels = student_labels.cpu().numpy(), teacher_labels.cpu().numpy()
+    rows, columns, (top, bottom), (left, right) = shared_classes(*labels)
+    if not len(top):
         return 0 * (student.sum() + teacher.sum())
-    values = [gaussian_wasserstein(student[student_labels == k], teacher[teacher_labels == k]) for k in shared]
-    return torch.stack(values).mean()
+    sizes, values = np.stack([bottom - top, right - left], 1), []
+    for height, width in np.unique(sizes, axis=0):  # classes of equal sizes are decomposed together
+        alike = (sizes == (height, width)).all(1)
+        ours = rows[top[alike, None] + np.arange(height)]
+        theirs = columns[left[alike, None] + np.arange(width)]
+        values.append(full_gaussian_wasserstein(_rows(student, ours), _rows(teacher, theirs)))
+    return torch.cat(values).mean()
+
+
+def _rows(x: Tensor, index: Integers) -> Tensor:
+    return x[torch.from_numpy(index).to(x.device)]
 
 
 class ClassGaussianWassersteinLoss(nn.Module):

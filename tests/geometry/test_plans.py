@@ -1,10 +1,17 @@
+import math
+
 import numpy as np
 import pytest
 import torch
 from scipy.optimize import linprog
 
-from congruence.geometry.plans import class_plan, exact_plan, shared_classes
-from congruence.geometry.transport import squared_transport_cost, transport_cost, transport_plan
+from congruence.geometry.plans import class_plan, class_transport, exact_plan, shared_classes
+from congruence.geometry.transport import (
+    class_squared_transport_cost,
+    squared_transport_cost,
+    transport_cost,
+    transport_plan,
+)
 
 
 def costs(rows, columns, seed=0):
@@ -66,6 +73,19 @@ def test_classes_are_solved_each_for_itself(classes, sizes):
     np.testing.assert_allclose(class_plan(cost, rows, columns), expected, rtol=1e-14, atol=0)
 
 
+@pytest.mark.parametrize("classes", [1, 3, 12, 100])
+@pytest.mark.parametrize("sizes", [(40, 40), (40, 25), (1, 30)])
+def test_costs_within_the_classes_are_enough(classes, sizes):
+    generator = np.random.default_rng(classes)
+    rows, columns = (generator.integers(-1, classes, size) for size in sizes)
+    x, y = (generator.standard_normal((size, 4)) for size in sizes)
+    squares = np.square(x[:, None] - y[None]).sum(2)
+    plan, found = class_transport(x, y, rows, columns)
+    np.testing.assert_allclose(plan, class_plan(squares, rows, columns), rtol=1e-14, atol=0)
+    same = (rows[:, None] == columns) & (rows[:, None] >= 0)
+    np.testing.assert_allclose(found, squares * same, rtol=1e-13, atol=0)
+
+
 def test_labels_may_be_of_any_size_and_of_no_class():
     far = np.array([2**62, -5, 7, 2**62]), np.array([-5, 2**62])
     plan = class_plan(costs(4, 2), *far)
@@ -107,3 +127,17 @@ def test_equal_rows_have_no_gradient_and_far_ones_keep_their_digits():
     squares = torch.cdist(far.detach(), near, compute_mode="donot_use_mm_for_euclid_dist").square()
     (found,) = torch.autograd.grad(squared_transport_cost(transport_plan(squares), squares, far, near), far)
     torch.testing.assert_close(found, 2 * (far.detach() - near) / 8, rtol=1e-6, atol=0)
+
+
+def test_features_that_are_not_finite_give_nan_and_large_ones_no_warning():
+    labels = torch.tensor([0, 1, 1])
+    for value in (math.nan, math.inf, 1e300):
+        x = torch.ones(3, 2, dtype=torch.float64)
+        x[1, 0] = value
+        assert class_squared_transport_cost(x, torch.zeros_like(x), labels, labels).isnan()
+
+
+def test_the_operator_is_one_that_torch_can_trace():
+    x, y = (torch.randn(size, 2, generator=torch.Generator().manual_seed(0)).double() for size in (5, 4))
+    labels = torch.tensor([0, 1, 1, 0, 2]), torch.tensor([1, 0, 0, 3])
+    torch.library.opcheck(torch.ops.congruence.class_transport, (x, y, *labels))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
@@ -56,19 +57,49 @@ def class_plan(cost: Matrix, row_labels: Integers, column_labels: Integers) -> M
         >>> class_plan(np.zeros((3, 2)), np.array([0, 7, 7]), np.array([7, 5])).tolist()
         [[0.0, 0.0], [0.5, 0.0], [0.5, 0.0]]
     """
-    plan = np.zeros(cost.shape)
+    return _class_plan(row_labels, column_labels, lambda rows, columns: cost[rows[:, None], columns])[0]
+
+
+def class_transport(x: Matrix, y: Matrix, row_labels: Integers, column_labels: Integers) -> tuple[Matrix, Matrix]:
+    """`class_plan` for the costs ‖x_i − y_j‖², and these; costs between two classes are not computed, but 0.
+
+    Example:
+        >>> x, y = np.array([[1.0], [7.0], [2.0]]), np.array([[2.0], [2.0], [8.0]])
+        >>> plan, squares = class_transport(x, y, np.array([0, 1, 0]), np.array([0, 0, 1]))
+        >>> squares.tolist(), float((plan * squares).sum())
+        ([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]], 0.75)
+    """
+    from scipy.spatial.distance import cdist
+
+    squares = np.zeros((len(x), len(y)))
+
+    def measured(rows: Integers, columns: Integers) -> Matrix:
+        found: Matrix = cdist(x[rows], y[columns], "sqeuclidean")  # from differences
+        squares[rows[:, None], columns] = found
+        return found
+
+    plan, even = _class_plan(row_labels, column_labels, measured)
+    squares[even] = np.square(x[even[0]] - y[even[1]]).sum(1)
+    return plan, squares
+
+
+def _class_plan(
+    row_labels: Integers, column_labels: Integers, cost: Callable[[Integers, Integers], Matrix]
+) -> tuple[Matrix, tuple[Integers, Integers]]:
+    """Return the plan, and the cells of classes for which the cost was not asked, as there is but one plan."""
+    plan = np.zeros((len(row_labels), len(column_labels)))
     rows, columns, (top, bottom), (left, right) = shared_classes(row_labels, column_labels)
     height, width = bottom - top, right - left
-    even = np.minimum(height, width) == 1  # of a single sample on one side there is one plan
+    even = np.minimum(height, width) == 1  # a single sample on one side
     cells = (height * width)[even]
     cell = np.arange(cells.sum()) - np.repeat(cells.cumsum() - cells, cells)
     down, across = (cell * np.repeat(size[even] > 1, cells) for size in (height, width))
     at = rows[np.repeat(top[even], cells) + down], columns[np.repeat(left[even], cells) + across]
     plan[at] = np.repeat(1 / (len(top) * cells), cells)
-    for number in np.flatnonzero(~even).tolist():
-        block = rows[top[number] : bottom[number], None], columns[left[number] : right[number]]
-        plan[block] = exact_plan(cost[block]) / len(top)
-    return plan
+    for start, stop, first, last in np.stack([top, bottom, left, right], 1)[~even].tolist():
+        ours, theirs = rows[start:stop], columns[first:last]
+        plan[ours[:, None], theirs] = exact_plan(cost(ours, theirs)) / len(top)
+    return plan, at
 
 
 def shared_classes(

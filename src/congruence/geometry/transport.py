@@ -10,7 +10,7 @@ from torch import Tensor
 
 from congruence.core import check
 from congruence.core.numerics import float32_island
-from congruence.geometry.plans import Matrix, class_plan, exact_plan, sinkhorn_plan
+from congruence.geometry.plans import Matrix, class_plan, class_transport, exact_plan, sinkhorn_plan
 
 Solver = Literal["exact", "sinkhorn"]
 SOLVER = check.Choice(("exact", "sinkhorn"))
@@ -132,6 +132,25 @@ def transport_cost(plan: Tensor, cost: Tensor) -> Tensor:
     return (plan.detach() * cost).sum()
 
 
+@float32_island
+def class_squared_transport_cost(x: Tensor, y: Tensor, student_labels: Tensor, teacher_labels: Tensor) -> Tensor:
+    """Total ⟨P, M⟩ of `class_transport_plan` for M_ij = ‖x_i − y_j‖², of which no more than P needs is computed.
+
+    Shape:
+        `x` [n, D], `y` [m, D], `student_labels` [n], `teacher_labels` [m]; returns [], NaN where x or y is not finite.
+
+    Example:
+        >>> import torch
+        >>> x, y = torch.tensor([[1.0], [7.0], [2.0]]).double(), torch.tensor([[2.0], [2.0], [8.0]]).double()
+        >>> class_squared_transport_cost(x, y, torch.tensor([0, 1, 0]), torch.tensor([0, 0, 1])).item()
+        0.75
+    """
+    plan, squares = cast(
+        tuple[Tensor, Tensor], _class_transport_op(x.detach(), y.detach(), student_labels, teacher_labels)
+    )
+    return squared_transport_cost(plan, squares, x, y)
+
+
 # Solvers run in NumPy. As operators of torch they are one opaque node to torch.compile, which cannot trace them.
 @torch.library.custom_op(
     "congruence::transport_plan",
@@ -157,6 +176,22 @@ def _class_plan_op(cost: Tensor, student_labels: Tensor, teacher_labels: Tensor)
     return _like(cost, class_plan(matrix, student_labels.cpu().numpy(), teacher_labels.cpu().numpy()))
 
 
+@torch.library.custom_op(
+    "congruence::class_transport",
+    mutates_args=(),
+    schema="(Tensor x, Tensor y, Tensor student_labels, Tensor teacher_labels) -> (Tensor, Tensor)",
+)
+def _class_transport_op(x: Tensor, y: Tensor, student_labels: Tensor, teacher_labels: Tensor) -> tuple[Tensor, Tensor]:
+    ours, theirs = _matrix(x), _matrix(y)
+    with np.errstate(over="ignore"):
+        bound = ours.shape[1] * (np.abs(ours).max() + np.abs(theirs).max()) ** 2
+    if not np.isfinite(bound):
+        nowhere = np.full((len(ours), len(theirs)), np.nan)
+        return _like(x, nowhere), _like(x, nowhere.copy())
+    plan, squares = class_transport(ours, theirs, student_labels.cpu().numpy(), teacher_labels.cpu().numpy())
+    return _like(x, plan), _like(x, squares)
+
+
 @_plan_op.register_fake
 def _(cost: Tensor, solver: str, regularization: float) -> Tensor:
     return cost.new_empty(cost.shape, dtype=_plan_dtype(cost))
@@ -165,6 +200,12 @@ def _(cost: Tensor, solver: str, regularization: float) -> Tensor:
 @_class_plan_op.register_fake
 def _(cost: Tensor, student_labels: Tensor, teacher_labels: Tensor) -> Tensor:
     return cost.new_empty(cost.shape, dtype=_plan_dtype(cost))
+
+
+@_class_transport_op.register_fake
+def _(x: Tensor, y: Tensor, student_labels: Tensor, teacher_labels: Tensor) -> tuple[Tensor, Tensor]:
+    plan = x.new_empty((x.shape[0], y.shape[0]), dtype=_plan_dtype(x))
+    return plan, torch.empty_like(plan)
 
 
 def _plan_dtype(cost: Tensor) -> torch.dtype:

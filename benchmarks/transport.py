@@ -21,9 +21,9 @@ from congruence.losses import class_gaussian_wasserstein_loss, class_wasserstein
 
 WIDTH = 128
 DEFINITION = (
-    "ours / plain, medians of interleaved calls, processor seconds of one thread; plain: in float64 too, for each class "
-    "its distances, scipy's assignment (POT where the sizes differ) or torch's QR and SVD, and autograd; one batch: both "
-    "sides have the same labels, as in training; two batches: labels of their own"
+    "ours / plain, medians of interleaved calls, processor seconds of one thread; plain: in float64, each class's own "
+    "distances, scipy's assignment (POT where sizes differ) or torch's QR and SVD, and autograd; one batch: both sides "
+    "have the same labels, as in training; two batches: labels of their own"
 )
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 

@@ -44,30 +44,32 @@ def gaussian_wasserstein(x: Tensor, y: Tensor, *, covariance: Covariance = "full
     check.hyperparameters(name, {"covariance": COVARIANCE}, covariance=covariance)
     check.floating(name, 2, x=x, y=y)
     check.same_width(name, x=x, y=y)
-    if covariance == "full":
-        return full_gaussian_wasserstein(x, y)
     dtype = x.dtype
     x, y = as_float64(x), as_float64(y)
     means = (x.mean(0) - y.mean(0)).square().sum()
+    if covariance == "full":
+        return (means + bures(x, y)).to(dtype)
     return (means + (_deviations(x) - _deviations(y)).square().sum()).to(dtype)
 
 
 @float32_island
-def full_gaussian_wasserstein(x: Tensor, y: Tensor) -> Tensor:
-    """`gaussian_wasserstein` with full covariances, of each of several pairs of batches at once.
+def padded_gaussian_wasserstein(x: Tensor, y: Tensor, x_counts: Tensor, y_counts: Tensor) -> Tensor:
+    """`gaussian_wasserstein` with full covariances, of several pairs of batches at once.
+
+    Of batch g the first `x_counts[g]` rows are its own; what follows fills it up and has no influence.
 
     Shape:
-        `x` [..., n, D], `y` [..., m, D]; returns [...].
+        `x` [G, n, D], `y` [G, m, D], `x_counts` and `y_counts` integers [G]; returns [G].
 
     Example:
         >>> import torch
-        >>> x = torch.tensor([[[-1.0], [1.0]], [[0.0], [6.0]]])
-        >>> full_gaussian_wasserstein(x, 2 * x + 1).tolist()
-        [2.0, 25.0]
+        >>> x = torch.tensor([[[-1.0], [1.0], [9.0]], [[0.0], [6.0], [3.0]]])
+        >>> padded_gaussian_wasserstein(x, 2 * x + 1, torch.tensor([2, 3]), torch.tensor([2, 3])).tolist()
+        [2.0, 22.0]
     """
     dtype = x.dtype
-    x, y = as_float64(x), as_float64(y)
-    return ((x.mean(-2) - y.mean(-2)).square().sum(-1) + bures(x, y)).to(dtype)
+    (x_means, x), (y_means, y) = _moments(as_float64(x), x_counts), _moments(as_float64(y), y_counts)
+    return ((x_means - y_means).square().sum(1) + _bures(x, y)).to(dtype)
 
 
 @float32_island
@@ -81,7 +83,7 @@ def bures(x: Tensor, y: Tensor) -> Tensor:
     so that it stays finite. A result below the rounding of its terms is 0, with zero gradient.
 
     Shape:
-        `x` [..., n, D], `y` [..., m, D]; returns [...].
+        `x` [n, D], `y` [m, D]; returns [].
 
     Example:
         >>> import torch
@@ -89,17 +91,28 @@ def bures(x: Tensor, y: Tensor) -> Tensor:
         >>> bures(x, 3 * x).item(), bures(x, x.flip(1)).item(), bures(x, x).item()
         (4.0, 2.0, 0.0)
     """
-    dtype = x.dtype
-    x, y = _centred(as_float64(x)), _centred(as_float64(y))
+    return _bures(_centred(as_float64(x)), _centred(as_float64(y))).to(x.dtype)
+
+
+def _bures(x: Tensor, y: Tensor) -> Tensor:
+    """Return `bures` [...] of centred rows [..., n, D] and [..., m, D]; rows of zeros change nothing."""
     spread = x.square().sum((-2, -1)) + y.square().sum((-2, -1))
     left, right = _polar(x.detach(), y.detach())
     value = spread - 2 * ((left.mT @ x) * (right.mT @ y)).sum((-2, -1))
-    return (value.clamp(min=0) * (value > _ROUNDING * torch.finfo(x.dtype).eps * spread)).to(dtype)
+    return value.clamp(min=0) * (value > _ROUNDING * torch.finfo(x.dtype).eps * spread)
 
 
 def _centred(x: Tensor) -> Tensor:
     """Subtract the mean and divide by √n: the rows' products are then the covariance."""
-    return (x - x.mean(-2, keepdim=True)) / math.sqrt(x.shape[-2])
+    return (x - x.mean(0)) / math.sqrt(x.shape[0])
+
+
+def _moments(x: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Return means [G, D] and centred rows [G, n, D] as of `_centred`, zero from row `counts[g]` on."""
+    own = torch.arange(x.shape[1], device=x.device) < counts[:, None]
+    weights = (own.to(x.dtype) / counts[:, None])[:, :, None]
+    means = (weights * x).sum(1)
+    return means, (x - means[:, None]) * weights.sqrt()
 
 
 def _deviations(x: Tensor) -> Tensor:

@@ -132,7 +132,6 @@ def transport_cost(plan: Tensor, cost: Tensor) -> Tensor:
     return (plan.detach() * cost).sum()
 
 
-@float32_island
 def class_squared_transport_cost(x: Tensor, y: Tensor, student_labels: Tensor, teacher_labels: Tensor) -> Tensor:
     """Total ⟨P, M⟩ of `class_transport_plan` for M_ij = ‖x_i − y_j‖², of which no more than P needs is computed.
 

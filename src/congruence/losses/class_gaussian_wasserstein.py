@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from congruence.core import check
 from congruence.core.numerics import as_float64, float32_island, safe_sqrt
-from congruence.geometry.gaussian import COVARIANCE, Covariance, full_gaussian_wasserstein
+from congruence.geometry.gaussian import COVARIANCE, Covariance, padded_gaussian_wasserstein
 from congruence.geometry.plans import Integers, shared_classes
 
 CHECKS: Mapping[str, check.Constraint] = {"covariance": COVARIANCE}
@@ -38,7 +38,7 @@ def class_gaussian_wasserstein_loss(
         teacher: embeddings.
         student_labels: integer classes of the student's rows; a row with a negative one is left out.
         teacher_labels: the same for the teacher's rows.
-        covariance: "diagonal" or "full" (one decomposition for all classes with as many samples).
+        covariance: "diagonal" or "full" (one decomposition for all classes of about a size).
 
     Returns:
         The loss, in float32 or float64.
@@ -96,17 +96,23 @@ def _full(student: Tensor, teacher: Tensor, student_labels: Tensor, teacher_labe
     rows, columns, (top, bottom), (left, right) = shared_classes(*labels)
     if not len(top):
         return 0 * (student.sum() + teacher.sum())
-    sizes, values = np.stack([bottom - top, right - left], 1), []
-    for height, width in np.unique(sizes, axis=0):  # classes of equal sizes are decomposed together
-        alike = (sizes == (height, width)).all(1)
-        ours = rows[top[alike, None] + np.arange(height)]
-        theirs = columns[left[alike, None] + np.arange(width)]
-        values.append(full_gaussian_wasserstein(_rows(student, ours), _rows(teacher, theirs)))
+    height, width = bottom - top, right - left
+    doublings, values = np.frexp(np.maximum(height, width))[1], []
+    for of_size in np.unique(doublings):  # classes of about a size are decomposed together
+        some = doublings == of_size
+        ours, theirs = (
+            _padded(student, rows, top[some], height[some]),
+            _padded(teacher, columns, left[some], width[some]),
+        )
+        values.append(padded_gaussian_wasserstein(ours[0], theirs[0], ours[1], theirs[1]))
     return torch.cat(values).mean()
 
 
-def _rows(x: Tensor, index: Integers) -> Tensor:
-    return x[torch.from_numpy(index).to(x.device)]
+def _padded(x: Tensor, order: Integers, start: Integers, counts: Integers) -> tuple[Tensor, Tensor]:
+    """Return rows [G, n, D] of the classes that begin at `start`, each filled up with its own first, and the counts."""
+    place = np.arange(counts.max())
+    index = order[start[:, None] + place * (place < counts[:, None])]
+    return x[torch.from_numpy(index).to(x.device)], torch.from_numpy(counts).to(x.device)
 
 
 class ClassGaussianWassersteinLoss(nn.Module):

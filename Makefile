@@ -29,6 +29,8 @@ bench: $(VENV)/ready
 	$(ONE_THREAD) $(BIN)/python benchmarks/gpcl.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/rkd_angle.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/softrank.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/transport.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/crd.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/cached_epoch.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/method_cost.py
 	$(BIN)/python docs/update_benchmarks.py

@@ -3,8 +3,10 @@ import re
 import pytest
 import torch
 from _harness.losses import gradients, leaves, seeded
+from _harness.memory import largest_tensor
 
 from congruence.geometry import bures, gaussian_wasserstein
+from congruence.geometry.gaussian import padded_gaussian_wasserstein
 
 
 def draw(rows, width, seed=0):
@@ -23,13 +25,35 @@ def test_bures_is_symmetric_and_blind_to_means():
     torch.testing.assert_close(bures(x, y), bures(y + 100, x), rtol=1e-9, atol=0)
 
 
-@pytest.mark.parametrize(("rows", "width"), [(5, 40), (40, 5)])
-def test_small_factors_give_the_nuclear_norm(rows, width):
-    x, y = draw(rows, width), draw(rows + 3, width, 1)
+@pytest.mark.parametrize(("rows", "others", "width"), [(5, 8, 40), (40, 43, 5), (4, 30, 9), (30, 4, 9), (6, 5, 6)])
+def test_small_factors_give_the_nuclear_norm(rows, others, width):
+    x, y = draw(rows, width), draw(others, width, 1)
     a, b = x - x.mean(0), y - y.mean(0)
-    nuclear = torch.linalg.matrix_norm(a @ b.T, "nuc") / (rows * (rows + 3)) ** 0.5
-    expected = a.square().sum() / rows + b.square().sum() / (rows + 3) - 2 * nuclear
+    nuclear = torch.linalg.matrix_norm(a @ b.T, "nuc") / (rows * others) ** 0.5
+    expected = a.square().sum() / rows + b.square().sum() / others - 2 * nuclear
     torch.testing.assert_close(bures(x, y), expected, rtol=1e-11, atol=0)
+
+
+@pytest.mark.parametrize(("rows", "others", "width"), [(8, 12, 300), (1, 20, 300), (300, 200, 8), (10, 200, 40)])
+def test_nothing_is_larger_than_the_inputs_need(rows, others, width):
+    """min(n, D): below the width no D × D, above it no n × m."""
+    (x,), (y,) = leaves((draw(rows, width),)), leaves((draw(others, width, 1),))
+    largest = largest_tensor(lambda: gaussian_wasserstein(x, y).backward())
+    assert largest <= max(rows, others) * width
+
+
+@pytest.mark.parametrize("width", [2, 5, 20])
+def test_several_pairs_at_once_are_each_for_itself(width):
+    counts = torch.tensor([7, 1, 3, 4, 7]), torch.tensor([2, 9, 1, 4, 9])
+    x, y = leaves((draw(5 * 7, width).view(5, 7, width), draw(5 * 9, width, 1).view(5, 9, width)))
+    values = padded_gaussian_wasserstein(x, y, *counts)
+    alone = torch.stack([gaussian_wasserstein(a[:n], b[:m]) for a, b, n, m in zip(x, y, *counts, strict=True)])
+    torch.testing.assert_close(values, alone, rtol=1e-12, atol=0)
+    scales = torch.arange(1.0, 6.0).double()
+    found, expected = (gradients((scales * v).sum(), (x, y)) for v in (values, alone))
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+    assert padded_gaussian_wasserstein(x, x, counts[0], counts[0]).abs().max() < 1e-30
 
 
 def test_gradient_where_ranks_differ():

@@ -82,6 +82,18 @@ class TestClassGaussianWasserstein(LossTester):
         assert found[1].abs().sum(1).gt(0).tolist() == [True, True, True, True, False]
 
     @pytest.mark.parametrize("covariance", BOTH)
+    @pytest.mark.parametrize("classes", [2, 10])
+    def test_classes_of_any_sizes_are_each_for_itself(self, covariance, classes):
+        generator = seeded(classes)
+        sides = leaves(tuple(torch.randn(rows, 5, generator=generator, dtype=torch.float64) for rows in (40, 31)))
+        labels = [torch.randint(-1, classes, (len(side),), generator=generator) for side in sides]
+        value = class_gaussian_wasserstein_loss(*sides, *labels, covariance=covariance)
+        expected = reference(*sides, *labels, covariance=covariance)
+        torch.testing.assert_close(value, expected, rtol=1e-12, atol=0)
+        for found, wanted in zip(gradients(value, sides), gradients(expected, sides), strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
+
+    @pytest.mark.parametrize("covariance", BOTH)
     def test_one_sample_a_class_matches_the_sample(self, covariance):
         student, teacher = leaves(embeddings(seeded(), 4)[:2])
         labels = torch.arange(4)

@@ -1,7 +1,9 @@
+import pytest
 import torch
 import torch.nn.functional as F
 from _harness import golden
 from _harness.losses import LossCase, LossTester, gradients, leaves, seeded
+from _harness.memory import largest_tensor
 
 from congruence.losses import FspLoss, fsp_loss
 from congruence.losses.fsp import CHECKS
@@ -82,3 +84,29 @@ class TestFsp(LossTester):
         student, teacher = maps(seeded(0), 3)
         parts = fsp_loss(student[:2], teacher[:2]) + fsp_loss(student[1:], teacher[1:])
         torch.testing.assert_close(fsp_loss(student, teacher), parts)
+
+    @pytest.mark.parametrize("size", [(1, 2), (2, 1)])
+    def test_many_channels_are_the_same_definition(self, size):
+        """From 32 entries of the flow matrix for each pair of positions another form of it is computed."""
+        sides = [
+            [torch.randn(2, c, *size, generator=seeded(k + c), dtype=torch.float64) for c in (12, 11, 13)]
+            for k in range(2)
+        ]
+        expected = reference(*sides)
+        torch.testing.assert_close(fsp_loss(*sides, reduction="none"), expected, rtol=1e-10, atol=0)
+        assert fsp_loss(sides[0], sides[0]).item() == 0
+        narrow = [[maps.float() for maps in side] for side in sides]
+        torch.testing.assert_close(fsp_loss(*narrow), expected.mean().float(), rtol=1e-5, atol=0)
+        # The same flow from other features: 0, up to the rounding of what cancels.
+        scaled = [maps * factor for maps, factor in zip(sides[1], (3.0, 1 / 3, 3.0), strict=True)]
+        assert 0 <= fsp_loss(scaled, sides[1]).item() < 1e-13
+        maps = [m.requires_grad_() for m in sides[0][:2]]
+        assert torch.autograd.gradcheck(lambda *m: fsp_loss(list(m), sides[1][:2]), maps)
+
+    @pytest.mark.parametrize(("channels", "size"), [((40, 64), (2, 2)), ((4, 6), (9, 8)), ((16, 32), (6, 6))])
+    def test_nothing_is_larger_than_a_few_times_the_maps(self, channels, size):
+        sides = leaves(tuple([torch.randn(3, c, *size, generator=seeded(k)) for c in channels] for k in range(2)))
+        largest = largest_tensor(lambda: fsp_loss(*sides).backward())
+        positions = size[0] * size[1]
+        inputs = 3 * max(channels) * positions
+        assert largest <= max(2 * inputs, 4 * 3 * min(channels[0] * channels[1], positions**2))

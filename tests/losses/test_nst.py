@@ -1,7 +1,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from _harness.losses import Golden, LossCase, LossTester, seeded
+from _harness.losses import Golden, LossCase, LossTester, leaves, seeded
+from _harness.memory import largest_tensor
 
 from congruence.losses import NeuronSelectivityLoss, neuron_selectivity_loss
 from congruence.losses.nst import CHECKS
@@ -64,3 +65,12 @@ class TestNeuronSelectivity(LossTester):
     def test_order_sign_and_repetition_of_channels_do_not_matter(self):
         student, _ = maps(seeded(0), 4)
         assert neuron_selectivity_loss(torch.cat([-3 * student.flip(1), student], 1), student).abs().item() < 1e-15
+
+    @pytest.mark.parametrize(
+        ("student", "teacher"), [((4, 12, 12), (6, 12, 12)), ((48, 3, 3), (80, 3, 3)), ((4, 5, 5), (40, 5, 5))]
+    )
+    def test_nothing_is_larger_than_the_maps_and_the_smaller_products(self, student, teacher):
+        sides = leaves(tuple(torch.randn(3, *shape, generator=seeded(k)) for k, shape in enumerate((student, teacher))))
+        largest = largest_tensor(lambda: neuron_selectivity_loss(*sides).backward())
+        channels, positions = max(student[0], teacher[0]), student[1] * student[2]
+        assert largest <= 3 * max(channels * positions, min(channels**2, positions**2))

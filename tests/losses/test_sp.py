@@ -1,5 +1,7 @@
+import pytest
 import torch
-from _harness.losses import Golden, LossCase, LossTester, seeded
+from _harness.losses import Golden, LossCase, LossTester, leaves, seeded
+from _harness.memory import largest_tensor
 
 from congruence.losses import SimilarityPreservingLoss, similarity_preserving_loss
 from congruence.losses.sp import CHECKS
@@ -54,3 +56,9 @@ class TestSimilarityPreserving(LossTester):
         huge = [(1e30 * side).float() for side in embeddings(seeded(0), 6)]
         expected = similarity_preserving_loss(*embeddings(seeded(0), 6)).float()
         torch.testing.assert_close(similarity_preserving_loss(*huge), expected)
+
+    @pytest.mark.parametrize(("rows", "shape"), [(4, (8, 6, 6)), (40, (3,)), (20, (2, 3, 3))])
+    def test_nothing_is_larger_than_the_maps_and_the_similarities(self, rows, shape):
+        sides = leaves(tuple(torch.randn(rows, *shape, generator=seeded(k)) for k in range(2)))
+        largest = largest_tensor(lambda: similarity_preserving_loss(*sides).backward())
+        assert largest <= max(sides[0].numel(), rows**2)

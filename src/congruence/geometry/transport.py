@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -10,17 +10,11 @@ from torch import Tensor
 
 from congruence.core import check
 from congruence.core.numerics import float32_island
+from congruence.geometry.plans import Matrix, class_plan, class_transport, exact_plan, sinkhorn_plan
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-Matrix: TypeAlias = "NDArray[np.float64]"
 Solver = Literal["exact", "sinkhorn"]
 SOLVER = check.Choice(("exact", "sinkhorn"))
 REGULARIZATION = check.POSITIVE
-_SIMPLEX_STEPS = 10_000_000
-_SINKHORN_STEPS = 1_000
-_SINKHORN_ERROR = 1e-12
 
 
 def transport_plan(cost: Tensor, *, solver: Solver = "exact", regularization: float = 0.05) -> Tensor:
@@ -34,8 +28,9 @@ def transport_plan(cost: Tensor, *, solver: Solver = "exact", regularization: fl
 
     Args:
         cost: M.
-        solver: "exact" (an assignment where n = m, network simplex elsewhere) or "sinkhorn" (in logarithms, started at
-            the exact potentials; after 1000 iterations, or an error of 1e-12, put onto the exact marginals).
+        solver: "exact" (an assignment where n = m or their least common multiple is small, else network simplex) or
+            "sinkhorn" (in logarithms, started at the exact potentials; after 1000 iterations, or an error of 1e-12, put
+            onto the exact marginals).
         regularization: ε > 0 of "sinkhorn", in units of the cost.
 
     Returns:
@@ -97,6 +92,31 @@ def class_transport_plan(cost: Tensor, student_labels: Tensor, teacher_labels: T
 
 
 @float32_island
+def squared_transport_cost(plan: Tensor, squares: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Total Σ_ij P_ij ‖x_i − y_j‖², its value from `squares` and its derivatives from x and y.
+
+    With p = P 1 and q = Pᵀ 1 the total is Σ p_i ‖x_i‖² + Σ q_j ‖y_j‖² − 2 Σ ⟨x_i, (P y)_i⟩, whose gradient by x,
+    2 (p x − P y), is one product of matrices where that of the distances is n·m·D differences. The value does not come
+    from this form: it would lose the digits of rows close to each other and far from the origin.
+
+    Shape:
+        `plan` [n, m] and `squares` [n, m], constants; `x` [n, D], `y` [m, D]; returns [].
+
+    Example:
+        >>> import torch
+        >>> x, y = torch.tensor([[2.0]], requires_grad=True), torch.tensor([[0.0], [5.0]])
+        >>> squares = torch.cdist(x.detach(), y).square()
+        >>> cost = squared_transport_cost(transport_plan(squares).float(), squares, x, y)
+        >>> cost.item(), torch.autograd.grad(cost, x)[0].item()
+        (6.5, -1.0)
+    """
+    plan, centre = plan.detach(), y.detach().mean(0)
+    x, y = x - centre, y - centre
+    form = (plan.sum(1) @ x.square()).sum() + (plan.sum(0) @ y.square()).sum() - 2 * (x * (plan @ y)).sum()
+    return (plan * squares.detach()).sum() + (form - form.detach())
+
+
+@float32_island
 def transport_cost(plan: Tensor, cost: Tensor) -> Tensor:
     """Total ⟨P, M⟩ = Σ_ij P_ij M_ij, with gradient through the cost alone.
 
@@ -112,6 +132,24 @@ def transport_cost(plan: Tensor, cost: Tensor) -> Tensor:
     return (plan.detach() * cost).sum()
 
 
+def class_squared_transport_cost(x: Tensor, y: Tensor, student_labels: Tensor, teacher_labels: Tensor) -> Tensor:
+    """Total ⟨P, M⟩ of `class_transport_plan` for M_ij = ‖x_i − y_j‖², of which no more than P needs is computed.
+
+    Shape:
+        `x` [n, D], `y` [m, D], `student_labels` [n], `teacher_labels` [m]; returns [], NaN where x or y is not finite.
+
+    Example:
+        >>> import torch
+        >>> x, y = torch.tensor([[1.0], [7.0], [2.0]]).double(), torch.tensor([[2.0], [2.0], [8.0]]).double()
+        >>> class_squared_transport_cost(x, y, torch.tensor([0, 1, 0]), torch.tensor([0, 0, 1])).item()
+        0.75
+    """
+    plan, squares = cast(
+        tuple[Tensor, Tensor], _class_transport_op(x.detach(), y.detach(), student_labels, teacher_labels)
+    )
+    return squared_transport_cost(plan, squares, x, y)
+
+
 # Solvers run in NumPy. As operators of torch they are one opaque node to torch.compile, which cannot trace them.
 @torch.library.custom_op(
     "congruence::transport_plan",
@@ -122,7 +160,7 @@ def _plan_op(cost: Tensor, solver: str, regularization: float) -> Tensor:
     matrix = _matrix(cost)
     if not np.isfinite(matrix).all():
         return _like(cost, np.full(matrix.shape, np.nan))
-    return _like(cost, _exact(matrix) if solver == "exact" else _sinkhorn(matrix, regularization))
+    return _like(cost, exact_plan(matrix) if solver == "exact" else sinkhorn_plan(matrix, regularization))
 
 
 @torch.library.custom_op(
@@ -134,13 +172,23 @@ def _class_plan_op(cost: Tensor, student_labels: Tensor, teacher_labels: Tensor)
     matrix = _matrix(cost)
     if not np.isfinite(matrix).all():
         return _like(cost, np.full(matrix.shape, np.nan))
-    rows, columns = student_labels.cpu().numpy(), teacher_labels.cpu().numpy()
-    classes = [label for label in np.intersect1d(rows, columns) if label >= 0]
-    plan = np.zeros(matrix.shape)
-    for label in classes:
-        block = np.ix_(rows == label, columns == label)
-        plan[block] = _exact(matrix[block]) / len(classes)
-    return _like(cost, plan)
+    return _like(cost, class_plan(matrix, student_labels.cpu().numpy(), teacher_labels.cpu().numpy()))
+
+
+@torch.library.custom_op(
+    "congruence::class_transport",
+    mutates_args=(),
+    schema="(Tensor x, Tensor y, Tensor student_labels, Tensor teacher_labels) -> (Tensor, Tensor)",
+)
+def _class_transport_op(x: Tensor, y: Tensor, student_labels: Tensor, teacher_labels: Tensor) -> tuple[Tensor, Tensor]:
+    ours, theirs = _matrix(x), _matrix(y)
+    with np.errstate(over="ignore"):
+        bound = ours.shape[1] * (np.abs(ours).max() + np.abs(theirs).max()) ** 2
+    if not np.isfinite(bound):
+        nowhere = np.full((len(ours), len(theirs)), np.nan)
+        return _like(x, nowhere), _like(x, nowhere.copy())
+    plan, squares = class_transport(ours, theirs, student_labels.cpu().numpy(), teacher_labels.cpu().numpy())
+    return _like(x, plan), _like(x, squares)
 
 
 @_plan_op.register_fake
@@ -153,6 +201,12 @@ def _(cost: Tensor, student_labels: Tensor, teacher_labels: Tensor) -> Tensor:
     return cost.new_empty(cost.shape, dtype=_plan_dtype(cost))
 
 
+@_class_transport_op.register_fake
+def _(x: Tensor, y: Tensor, student_labels: Tensor, teacher_labels: Tensor) -> tuple[Tensor, Tensor]:
+    plan = x.new_empty((x.shape[0], y.shape[0]), dtype=_plan_dtype(x))
+    return plan, torch.empty_like(plan)
+
+
 def _plan_dtype(cost: Tensor) -> torch.dtype:
     return torch.float32 if cost.device.type == "mps" else torch.float64
 
@@ -163,53 +217,3 @@ def _matrix(cost: Tensor) -> Matrix:
 
 def _like(cost: Tensor, plan: Matrix) -> Tensor:
     return torch.from_numpy(plan).to(cost.device, _plan_dtype(cost))
-
-
-def _exact(cost: Matrix) -> Matrix:
-    rows, columns = cost.shape
-    if rows == columns:
-        from scipy.optimize import linear_sum_assignment
-
-        plan = np.zeros(cost.shape)
-        plan[linear_sum_assignment(cost)] = 1 / rows
-        return plan
-    if 1 in cost.shape:
-        return np.full(cost.shape, 1 / cost.size)
-    return _simplex(cost)[0]
-
-
-def _simplex(cost: Matrix) -> tuple[Matrix, dict[str, Any]]:
-    """Network simplex; the cost is scaled, for its tolerances are absolute."""
-    import ot
-
-    weights = (np.full(count, 1 / count) for count in cost.shape)
-    scale = np.abs(cost).max() or 1.0
-    plan, log = ot.emd(*weights, cost / scale, numItermax=_SIMPLEX_STEPS, log=True)
-    return plan, {"u": log["u"] * scale, "v": log["v"] * scale}
-
-
-def _sinkhorn(cost: Matrix, regularization: float) -> Matrix:
-    import ot
-
-    rows, columns = (np.full(count, 1 / count) for count in cost.shape)
-    if 1 in cost.shape:
-        return np.outer(rows, columns)
-    # Cold, the potentials of a small ε would need about max(M)/ε iterations to grow to their size.
-    exact = _simplex(cost)[1]
-    start = (exact["u"] / regularization, exact["v"] / regularization)
-    plan = ot.sinkhorn(
-        rows,
-        columns,
-        cost,
-        regularization,
-        method="sinkhorn_log",
-        numItermax=_SINKHORN_STEPS,
-        stopThr=_SINKHORN_ERROR,
-        warmstart=start,
-        warn=False,
-    )
-    plan = plan * np.minimum(1, rows / np.maximum(plan.sum(1), np.finfo(np.float64).tiny))[:, None]
-    plan = plan * np.minimum(1, columns / np.maximum(plan.sum(0), np.finfo(np.float64).tiny))
-    left, right = rows - plan.sum(1), columns - plan.sum(0)
-    missing = left.sum()
-    return cast("Matrix", plan + np.outer(left, right) / missing if missing > 0 else plan)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from congruence.core import check
 from congruence.core.numerics import as_float64, float32_island, safe_sqrt
-from congruence.geometry.gaussian import COVARIANCE, Covariance, gaussian_wasserstein
+from congruence.geometry.gaussian import COVARIANCE, Covariance, padded_gaussian_wasserstein
+from congruence.geometry.plans import Integers, shared_classes
 
 CHECKS: Mapping[str, check.Constraint] = {"covariance": COVARIANCE}
 
@@ -36,7 +38,7 @@ def class_gaussian_wasserstein_loss(
         teacher: embeddings.
         student_labels: integer classes of the student's rows; a row with a negative one is left out.
         teacher_labels: the same for the teacher's rows.
-        covariance: "diagonal" or "full" (one decomposition a class).
+        covariance: "diagonal" or "full" (one decomposition for all classes of about a size).
 
     Returns:
         The loss, in float32 or float64.
@@ -90,13 +92,27 @@ def _moments(x: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _full(student: Tensor, teacher: Tensor, student_labels: Tensor, teacher_labels: Tensor) -> Tensor:
-    shared = [
-        label for label in student_labels.unique().tolist() if label >= 0 and bool((teacher_labels == label).any())
-    ]
-    if not shared:
+    labels = student_labels.cpu().numpy(), teacher_labels.cpu().numpy()
+    rows, columns, (top, bottom), (left, right) = shared_classes(*labels)
+    if not len(top):
         return 0 * (student.sum() + teacher.sum())
-    values = [gaussian_wasserstein(student[student_labels == k], teacher[teacher_labels == k]) for k in shared]
-    return torch.stack(values).mean()
+    height, width = bottom - top, right - left
+    doublings, values = np.frexp(np.maximum(height, width))[1], []
+    for of_size in np.unique(doublings):  # classes of about a size are decomposed together
+        some = doublings == of_size
+        ours, theirs = (
+            _padded(student, rows, top[some], height[some]),
+            _padded(teacher, columns, left[some], width[some]),
+        )
+        values.append(padded_gaussian_wasserstein(ours[0], theirs[0], ours[1], theirs[1]))
+    return torch.cat(values).mean()
+
+
+def _padded(x: Tensor, order: Integers, start: Integers, counts: Integers) -> tuple[Tensor, Tensor]:
+    """Return rows [G, n, D] of the classes that begin at `start`, each filled up with its own first, and the counts."""
+    place = np.arange(counts.max())
+    index = order[start[:, None] + place * (place < counts[:, None])]
+    return x[torch.from_numpy(index).to(x.device)], torch.from_numpy(counts).to(x.device)
 
 
 class ClassGaussianWassersteinLoss(nn.Module):

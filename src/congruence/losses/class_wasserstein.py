@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from congruence.core import check
 from congruence.core.numerics import as_float64, float32_island
-from congruence.geometry.dissimilarity import euclidean
-from congruence.geometry.transport import class_transport_plan, transport_cost
+from congruence.geometry.transport import class_squared_transport_cost
 
 CHECKS: Mapping[str, check.Constraint] = {}
 
@@ -55,8 +54,8 @@ def class_wasserstein_loss(student: Tensor, teacher: Tensor, student_labels: Ten
     check.class_labels(name, student_labels=student_labels, teacher_labels=teacher_labels)
     check.same_rows(name, student=student, student_labels=student_labels)
     check.same_rows(name, teacher=teacher, teacher_labels=teacher_labels)
-    cost = euclidean(as_float64(student), as_float64(teacher)).square()
-    return transport_cost(class_transport_plan(cost, student_labels, teacher_labels), cost).to(student.dtype)
+    value = class_squared_transport_cost(as_float64(student), as_float64(teacher), student_labels, teacher_labels)
+    return value.to(student.dtype)
 
 
 class ClassWassersteinLoss(nn.Module):

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from congruence.core import check
-from congruence.core.numerics import float32_island
+from congruence.core.numerics import as_float64, float32_island
 from congruence.core.reduce import REDUCTION, Reduction, reduce
 from congruence.geometry.maps import check_lists, pooled_alike
 
 CHECKS: Mapping[str, check.Constraint] = {"reduction": REDUCTION}
+# Entries of a flow matrix for each pair of positions, from which on the positions' products are the faster ones.
+_MANY = 32
 
 
 @float32_island
@@ -56,14 +58,26 @@ def fsp_loss(
     name = "fsp_loss"
     check_lists(name, student_maps, teacher_maps, least=2)
     layers = zip(pairwise(student_maps), pairwise(teacher_maps), strict=True)
-    values = [(_flow(*student) - _flow(*teacher)).square().mean((1, 2)) for student, teacher in layers]
+    values = [_apart(*_rows(*student), *_rows(*teacher)) for student, teacher in layers]
     return reduce(name, torch.stack(values).sum(0), reduction)
 
 
-def _flow(first: Tensor, second: Tensor) -> Tensor:
-    first, second = pooled_alike(first, second)
-    positions = first.shape[2] * first.shape[3]
-    return first.flatten(2) @ second.flatten(2).transpose(1, 2) / positions
+def _rows(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    first, second = (maps.flatten(2) for maps in pooled_alike(first, second))
+    return first / first.shape[2], second
+
+
+def _apart(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    """Mean square of A Bᵀ − C Dᵀ of each sample, A and C [B, C_i, HW], B and D [B, C_{i+1}, HW]."""
+    channels, positions = a.shape[1] * b.shape[1], max(a.shape[2], c.shape[2])
+    if _MANY * positions**2 > channels or a.shape[2] != c.shape[2]:
+        return (a @ b.mT - c @ d.mT).square().mean((1, 2))
+    # A Bᵀ − C Dᵀ = [A − C, C] [B, B − D]ᵀ = X Yᵀ, and ‖X Yᵀ‖² = ⟨Xᵀ X, Yᵀ Y⟩: the positions squared instead of the
+    # channels, whose entries of both signs cancel and so are float64.
+    dtype = a.dtype
+    a, b, c, d = (as_float64(rows) for rows in (a, b, c, d))
+    x, y = torch.cat([a - c, c], 2), torch.cat([b, b - d], 2)
+    return (((x.mT @ x) * (y.mT @ y)).sum((1, 2)).clamp(min=0) / channels).to(dtype)
 
 
 class FspLoss(nn.Module):

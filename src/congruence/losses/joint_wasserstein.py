@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from congruence.core import check
 from congruence.core.numerics import as_float64, float32_island
 from congruence.geometry.dissimilarity import euclidean
-from congruence.geometry.transport import transport_cost, transport_plan
+from congruence.geometry.transport import squared_transport_cost, transport_cost, transport_plan
 
 LabelCost = Literal["euclidean", "cross_entropy"]
 CHECKS: Mapping[str, check.Constraint] = {
@@ -86,8 +86,11 @@ def joint_wasserstein_loss(
         labels = euclidean(ours, theirs).square()
     else:
         labels = -_log(ours, torch.finfo(student_targets.dtype).tiny) @ theirs.T
-    cost = euclidean(as_float64(student), as_float64(teacher)).square() + beta * labels
-    return transport_cost(transport_plan(cost), cost).to(student.dtype)
+    dtype = student.dtype
+    student, teacher = as_float64(student), as_float64(teacher)
+    squares, labels = euclidean(student.detach(), teacher.detach()).square(), beta * labels
+    plan = transport_plan(squares + labels)
+    return (squared_transport_cost(plan, squares, student, teacher) + transport_cost(plan, labels)).to(dtype)
 
 
 def _log(probabilities: Tensor, smallest: float) -> Tensor:

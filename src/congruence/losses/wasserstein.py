@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from congruence.core import check
 from congruence.core.numerics import as_float64, float32_island
 from congruence.geometry.dissimilarity import euclidean
-from congruence.geometry.transport import REGULARIZATION, SOLVER, Solver, transport_cost, transport_plan
+from congruence.geometry.transport import REGULARIZATION, SOLVER, Solver, squared_transport_cost, transport_plan
 
 CHECKS: Mapping[str, check.Constraint] = {"solver": SOLVER, "regularization": REGULARIZATION}
 
@@ -58,9 +58,11 @@ def wasserstein_loss(
     check.floating(name, 2, student=student, teacher=teacher)
     check.same_width(name, student=student, teacher=teacher)
     check.hyperparameters(name, CHECKS, solver=solver, regularization=regularization)
-    cost = euclidean(as_float64(student), as_float64(teacher)).square()
+    dtype = student.dtype
+    student, teacher = as_float64(student), as_float64(teacher)
+    cost = euclidean(student.detach(), teacher.detach()).square()
     plan = transport_plan(cost, solver=solver, regularization=regularization)
-    return transport_cost(plan, cost).to(student.dtype)
+    return squared_transport_cost(plan, cost, student, teacher).to(dtype)
 
 
 class WassersteinLoss(nn.Module):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from _harness import golden
 from _harness.losses import seeded
-from _harness.memory import largest_tensor
+from _harness.memory import largest_tensor, peak_bytes
 
 from congruence.geometry import dissimilarity_blocks
 from congruence.metrics import reid, reid_evaluate
@@ -97,6 +97,13 @@ def test_memory_is_linear(monkeypatch):
         return largest_tensor(lambda: reid_evaluate(features, features, ids, ids, cameras, cameras))
 
     assert largest(1000) <= 5 * 1000
+
+
+def test_memory_is_as_said():
+    features = torch.randn(20_000, 8, generator=seeded())
+    ids, cameras = torch.arange(20_000) % 900, torch.arange(20_000) % 7
+    found = peak_bytes(lambda: reid_evaluate(features[:64], features, ids[:64], ids, cameras[:64], cameras))
+    assert found <= 40 * 2**19 + 16 * (64 + 20_000) * 8
 
 
 GOOD = dict(

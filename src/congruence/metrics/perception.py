@@ -50,8 +50,8 @@ def perception_coherence(
         teacher: embeddings.
         dissimilarity: "cosine", "euclidean" or a callable [N, D] → [N, N].
         teacher_dissimilarity: the teacher's own; None: the same.
-        chunk_size: anchors at a time; None: about half a million pairs. Memory is linear in `chunk_size` · N; a
-            callable needs its whole [N, N].
+        chunk_size: c, anchors at a time; None: about half a million pairs. Memory is some 80 c N + 16 N (D_s + D_t)
+            bytes; a callable needs its whole [N, N].
 
     Returns:
         float64 [N].

@@ -21,6 +21,7 @@ Dissimilarity = DissimilarityName | Callable[[Tensor], Tensor]
 # A float64 product of unit rows errs by about 1e-16; what lies below these is rounding, not distance.
 _COSINE_ZERO = 1e-15
 _SQUARED_ZERO = 1e-14
+_LEAST_ROWS = 16  # of a block: products of fewer are slow
 
 
 # What the terms of one batch have computed: (function, argument's id, whether with gradient) → (argument, result).
@@ -144,6 +145,16 @@ def square_matrix(function: str, argument: str, values: Tensor, rows: int) -> Te
         got = f"shape {check.shape(values)}" if isinstance(values, Tensor) else type(values).__name__
         check.fail(function, argument, f"a callable that maps [{rows}, D] to [{rows}, {rows}]", got)
     return values
+
+
+def block_rows(columns: int, entries: int) -> int:
+    """How many rows of so many columns are a block of about so many entries, at least 16.
+
+    Example:
+        >>> block_rows(10_000, 2**19), block_rows(100_000, 2**19)
+        (52, 16)
+    """
+    return max(_LEAST_ROWS, entries // columns)
 
 
 @torch.no_grad()

@@ -64,7 +64,8 @@ def intra_inter_ratio(
         embeddings: of the samples; each is an anchor, and a negative of all others.
         labels: integer classes; rows without one (negative) are left out.
         positive: φ⁺, embeddings of another view of the same samples; None: the samples themselves (φ·φ⁺ = 1).
-        chunk_size: c, rows of the N×N matrix at a time; None: 2¹⁹ entries. Memory is some 24 c N + 40 N D bytes.
+        chunk_size: c, rows of the N×N matrix at a time; None: 2¹⁹ entries, at least 32 rows. Memory is some
+            24 c N + 40 N D bytes.
 
     Returns:
         Means over the anchors that have both kinds of negatives. The ratios have no unit and lie in [e⁻², e²]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from congruence.core.numerics import as_float64, unit
 
-_CHUNK_ENTRIES = 2**19
+_CHUNK_ENTRIES, _LEAST_ROWS = 2**19, 32  # products of fewer rows are slow
 
 
 class ClassSums(NamedTuple):
@@ -44,7 +44,7 @@ def class_sums(
     sizes = labels.unique_consecutive(return_counts=True)[1]
     ends, size = sizes.cumsum(0).repeat_interleave(sizes), sizes.repeat_interleave(sizes)
     near, far = rows.new_zeros(2, count)
-    step = chunk_size or max(1, _CHUNK_ENTRIES // max(1, count))
+    step = chunk_size or max(_LEAST_ROWS, _CHUNK_ENTRIES // max(1, count))
     for start in range(0, count, step):
         stop = min(start + step, count)
         end = int(ends[stop - 1])

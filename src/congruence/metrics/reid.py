@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from congruence.core import check
-from congruence.geometry.dissimilarity import DissimilarityName, dissimilarity_blocks
+from congruence.geometry.dissimilarity import DissimilarityName, block_rows, dissimilarity_blocks
 from congruence.metrics.order import flag_ranks
 
 _CHECKS: dict[str, check.Constraint] = {"metric": check.Choice(("cosine", "euclidean")), "max_rank": check.COUNT}
@@ -64,7 +64,7 @@ def reid_evaluate(
 
     Returns:
         ReidResult: `.map` and `.cmc`; NaN where no query has a match. Memory is some
-        40 max(N, 2¹⁹) + 16 (Q + N) D bytes.
+        40 max(16 N, 2¹⁹) + 16 (Q + N) D bytes.
 
     Raises:
         ValueError: for shapes that do not fit or an argument out of its range.
@@ -92,7 +92,7 @@ def reid_evaluate(
     check.class_labels(name, query_cameras=query_cameras, gallery_cameras=gallery_cameras)
     check.same_rows(name, query=query, query_ids=query_ids, query_cameras=query_cameras)
     check.same_rows(name, gallery=gallery, gallery_ids=gallery_ids, gallery_cameras=gallery_cameras)
-    rows = max(1, _CHUNK_ENTRIES // len(gallery))
+    rows = block_rows(len(gallery), _CHUNK_ENTRIES)
     precisions, first = [], []
     blocks = dissimilarity_blocks(query, gallery, metric, rows)
     for distances, ids, cameras in zip(blocks, query_ids.split(rows), query_cameras.split(rows), strict=True):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from congruence.core import check
-from congruence.geometry.dissimilarity import DissimilarityName, dissimilarity_blocks
+from congruence.geometry.dissimilarity import DissimilarityName, block_rows, dissimilarity_blocks
 from congruence.metrics.order import flag_ranks, nearest
 
 Interpolation = Literal["11pt", "none", "passalis"]
@@ -56,8 +56,8 @@ def retrieval_map(
         database_labels: integer classes.
         metric: "cosine" or "euclidean".
         interpolation: "11pt", "none" or "passalis".
-        query_batch: b, queries ranked at a time. It changes the value of "passalis" alone; the others take fewer where
-            that makes 2¹⁹ distances. Memory is some 40 b N + 16 (Q + N) D bytes.
+        query_batch: b, queries ranked at a time. It changes the value of "passalis" alone; the others take fewer, but
+            16, where that makes 2¹⁹ distances. Memory is some 40 b N + 16 (Q + N) D bytes.
 
     Returns:
         A fraction in [0, 1]; NaN where no query has a relevant item.
@@ -83,7 +83,7 @@ def retrieval_map(
     _check_rows("retrieval_map", query, query_labels, database, database_labels)
     rows = query_batch
     if interpolation != "passalis":
-        rows = min(rows, max(1, _CHUNK_ENTRIES // len(database)))
+        rows = min(rows, block_rows(len(database), _CHUNK_ENTRIES))
     scores = []
     blocks = dissimilarity_blocks(query, database, metric, rows)
     for distances, labels in zip(blocks, query_labels.split(rows), strict=True):
@@ -126,7 +126,7 @@ def precision_at_k(
 
     Returns:
         A fraction in [0, 1]; NaN where no query has a relevant item. Memory is some
-        40 max(N, 2¹⁹) + 16 (Q + N) D bytes.
+        40 max(16 N, 2¹⁹) + 16 (Q + N) D bytes.
 
     Raises:
         ValueError: for shapes that do not fit or an argument out of its range.
@@ -144,7 +144,7 @@ def precision_at_k(
     _check_rows("precision_at_k", query, query_labels, database, database_labels)
     bound = check.Real(low=1, high=database.shape[0], closed="both", integer=True)
     check.hyperparameters("precision_at_k", {"k": bound}, k=k)
-    rows = max(1, _CHUNK_ENTRIES // len(database))
+    rows = block_rows(len(database), _CHUNK_ENTRIES)
     blocks = nearest(query, database, metric, k, rows=rows)
     parts = zip(blocks, query_labels.split(rows), strict=True)
     scores = torch.cat([(database_labels[found] == labels[:, None]).double().mean(1) for found, labels in parts])

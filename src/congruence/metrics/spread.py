@@ -29,8 +29,8 @@ def intra_class_similarity(embeddings: Tensor, labels: Tensor, *, chunk_size: in
     Args:
         embeddings: of the samples.
         labels: integer classes; rows without one (negative) are left out.
-        chunk_size: c, rows of the N×N matrix at a time; None: 2¹⁹ entries. Memory is some 24 c N + 40 N D bytes, time
-            that of the pairs of one class.
+        chunk_size: c, rows of the N×N matrix at a time; None: 2¹⁹ entries, at least 32 rows. Memory is some
+            24 c N + 40 N D bytes, time that of the pairs of one class.
 
     Raises:
         ValueError: for shapes that do not fit, or where no class has two samples.

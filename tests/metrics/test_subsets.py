@@ -54,7 +54,7 @@ def test_all_samples_give_the_metric_itself():
     student, teacher, _ = samples()
     for metric in (metrics.linear_cka, metrics.kernel_transfer_error, metrics.global_perception_coherence):
         found = estimate(metric, student, teacher, sample_size=8, repeats=2, generator=seeded())
-        assert found == (metric(student, teacher), 0.0)
+        assert found == Estimate(mean=metric(student, teacher), spread=0.0)
 
 
 @pytest.mark.parametrize("interpolation", ["11pt", "none"])

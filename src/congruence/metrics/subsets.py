@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,8 @@ from torch import Tensor
 from congruence.core import check
 
 
-class Estimate(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
     """What `estimate` finds: the mean over the subsets and their standard deviation (n − 1; 0 for one subset)."""
 
     mean: float
@@ -95,7 +97,8 @@ def estimate(
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             check.fail(name, "metric", "a function that returns one number", type(value).__name__)
         values.append(value)
-    return Estimate(*mean_and_spread(values))
+    mean, spread = mean_and_spread(values)
+    return Estimate(mean=mean, spread=spread)
 
 
 def subsets(

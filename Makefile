@@ -27,6 +27,7 @@ bench: $(VENV)/ready
 	$(ONE_THREAD) $(BIN)/python benchmarks/step_overhead.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/import_time.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/gpcl.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/metrics.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/rkd_angle.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/softrank.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/transport.py

@@ -38,6 +38,12 @@ def commit() -> str:
         return "unknown"
 
 
+def resident(entry: str) -> int:
+    """Bytes that this process holds ("VmRSS") or has held at most ("VmHWM"), as Linux counts them."""
+    lines = Path("/proc/self/status").read_text(encoding="utf8").splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(entry))
+
+
 def figure(name: str, value: float, bar: float | None = None, **more: float) -> dict[str, Any]:
     """One figure, with the bar that it must not pass beside it where there is one."""
     barred = {} if bar is None else {"bar": bar, "within": value <= bar}

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from record import figure, write
+from record import figure, resident, write
 from torch import Tensor
 
 from congruence.losses import rkd_angle_loss
@@ -56,12 +56,6 @@ def seconds(form: Callable[[Tensor, Tensor], Tensor], student: Tensor, teacher: 
     start = time.perf_counter()
     form(student, teacher).backward()
     return time.perf_counter() - start
-
-
-def resident(entry: str) -> int:
-    """Bytes that this process holds ("VmRSS") or has held at most ("VmHWM"), as Linux counts them."""
-    lines = Path("/proc/self/status").read_text(encoding="utf8").splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(entry))
 
 
 def grown(name: str, batch: int) -> float:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from record import figure, write
+from record import figure, resident, write
 from torch import Tensor
 
 from congruence.geometry import soft_rank
@@ -70,12 +70,6 @@ def pair(method: str, batch: int, temperature: float, rounds: int) -> dict[str, 
         formula_milliseconds=round(slow, 3),
         **errors,
     )
-
-
-def resident(entry: str) -> int:
-    """Bytes that this process holds ("VmRSS") or has held at most ("VmHWM"), as Linux counts them."""
-    lines = Path("/proc/self/status").read_text(encoding="utf8").splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(entry))
 
 
 def grow(dissimilarity: str) -> None:

@@ -25,6 +25,29 @@ CRD = {
     "scores, shared negatives": 0.2,
     **dict.fromkeys(["scores, own negatives", "step, shared negatives", "step, own negatives"]),
 }
+METRICS = {
+    "kernel_transfer_error over plain": 0.1,
+    "linear_cka over plain": 0.1,
+    "mmd_discrepancy of the polynomial kernel over plain": 0.1,
+    "retrieval_map over plain": 0.25,
+    "neighbour_overlap over plain": 0.75,
+    "intra_class_similarity over plain": 0.25,
+    "inter_class_similarity over plain": 0.25,
+    "kernel_transfer_error, N=10000": 64.0,
+    "linear_cka, N=10000": 64.0,
+    "retrieval_map, N=10000": 128.0,
+    "neighbour_overlap, N=10000": 128.0,
+    "inter_class_similarity, N=10000": 128.0,
+    "kernel_transfer_error, N=50000": 64.0,
+    "linear_cka, N=50000": 64.0,
+    "retrieval_map of 2000 queries, N=50000": 256.0,
+    "knn_accuracy of 2000 queries, N=50000": 256.0,
+    "inter_class_similarity, N=50000": 256.0,
+    "kernel_transfer_error, N=1000000": 64.0,
+    "linear_cka, N=1000000": 64.0,
+    "estimate of neighbour_overlap, N=1000000": 128.0,
+    "estimate of global_perception_coherence, N=1000000": 128.0,
+}
 BARS = {
     "cached_epoch": 1.1,
     "gpcl": 0.1,
@@ -35,6 +58,7 @@ BARS = {
     "softrank": SOFT_RANK,
     "crd": CRD,
     "transport": None,
+    "metrics": METRICS,
 }
 ON_A_GPU = {"gpu": None}  # there once one was lent
 FOLDER = ROOT / "benchmarks" / "results"
@@ -98,6 +122,11 @@ def test_the_call_for_a_gpu_is_rehearsed():
     assert done.returncode == 0, done.stderr
     for words in ("soft rank, fast / formula", "RKD angle", "channels last / not, bfloat16", "cached / ce"):
         assert words in done.stdout
+
+
+def test_every_bar_of_the_metrics_has_its_figure():
+    result = json.loads((FOLDER / "metrics.json").read_text(encoding="utf8"))
+    assert {figure["name"] for figure in result["figures"]} == set(METRICS), "measure again: make bench"
 
 
 def test_every_method_without_maps_has_its_figure():

@@ -31,11 +31,12 @@ def squared_gap(student, teacher):
     )
 
 
+@pytest.mark.parametrize("rows", [13, 20])
 @pytest.mark.parametrize("chunk_size", [None, 1, 4, 13, 100])
-def test_both_are_their_definitions(chunk_size):
-    student, teacher = features()
+def test_both_are_their_definitions(chunk_size, rows):
+    student, teacher = features(rows)
     gap = squared_gap(student.tolist(), teacher.tolist())
-    assert gram_alignment(student, teacher, chunk_size=chunk_size) == pytest.approx(gap / 13**2, rel=1e-12)
+    assert gram_alignment(student, teacher, chunk_size=chunk_size) == pytest.approx(gap / rows**2, rel=1e-12)
     assert effective_kernel_alignment(student, teacher, chunk_size=chunk_size) == pytest.approx(
         math.sqrt(gap), rel=1e-12
     )

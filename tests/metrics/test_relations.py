@@ -4,7 +4,7 @@ import pytest
 import torch
 from _harness import golden
 from _harness.losses import seeded, tight_clusters
-from _harness.memory import largest_tensor
+from _harness.memory import largest_tensor, peak_bytes
 from torch.nn import functional as F
 
 from congruence.geometry import euclidean
@@ -36,6 +36,14 @@ def test_cka_is_the_definition(widths, entries, monkeypatch):
     assert isinstance(found, float)
     assert found == pytest.approx(slow_cka(student, teacher), rel=1e-11)
     assert found == pytest.approx(linear_cka(teacher, student), rel=1e-13)
+
+
+@pytest.mark.parametrize(("rows", "widths"), [(50_000, (8, 24)), (300, (400, 500))])
+def test_memory_of_cka_is_as_said(rows, widths):
+    student, teacher = (torch.randn(rows, width) for width in widths)
+    w = sum(widths)
+    said = 32 * (2**20 + w**2) if rows >= 2 * w else 24 * (2**20 + rows * w)
+    assert peak_bytes(lambda: linear_cka(student, teacher)) <= said
 
 
 def test_cka_of_a_copy_turned_scaled_and_shifted_is_one():

@@ -5,6 +5,7 @@ import pytest
 import torch
 from _harness import golden
 from _harness.losses import seeded
+from _harness.memory import peak_bytes
 
 from congruence.metrics import precision_at_k, retrieval_map
 
@@ -109,6 +110,24 @@ def test_a_rotation_leaves_all_and_a_scale_leaves_cosine():
     scales = torch.rand(300, 1, generator=seeded(), dtype=torch.float64) + 0.1
     plain = retrieval_map(query, query_labels, database, database_labels)
     assert retrieval_map(query, query_labels, scales * database, database_labels) == pytest.approx(plain, rel=1e-12)
+
+
+def test_a_diverged_model_ranks_by_the_order_of_the_database():
+    database, labels = torch.full((4, 2), math.nan), torch.tensor([0, 1, 0, 1])
+    data = (torch.ones(2, 2), torch.tensor([1, 1]), database, labels)
+    assert retrieval_map(*data, interpolation="none") == 0.5
+    assert precision_at_k(*data, k=2) == 0.5
+
+
+@pytest.mark.parametrize("interpolation", ["11pt", "none", "passalis"])
+def test_memory_is_a_block_of_queries(interpolation):
+    database, query = torch.randn(20_000, 8, generator=seeded()), torch.randn(64, 8, generator=seeded(1))
+    labels = torch.arange(20_000) % 10
+    data, both = (query, labels[:64], database, labels), 16 * (64 + 20_000) * 8
+    for batch in (4, 16):
+        found = peak_bytes(lambda b=batch: retrieval_map(*data, interpolation=interpolation, query_batch=b))
+        assert found <= 40 * batch * 20_000 + both
+    assert peak_bytes(lambda: precision_at_k(*data, k=100)) <= 40 * 2**19 + both
 
 
 GOOD = {

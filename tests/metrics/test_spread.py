@@ -3,9 +3,11 @@ import math
 import pytest
 import torch
 from _harness.losses import seeded
+from _harness.memory import peak_bytes
 
 from congruence.losses import intra_class_contrastive_loss
-from congruence.metrics import inter_class_similarity, intra_class_similarity, soft_label_entropy
+from congruence.metrics import inter_class_similarity, intra_class_similarity, intra_inter_ratio, soft_label_entropy
+from congruence.metrics.class_sums import class_sums
 
 
 def samples(rows=30, classes=4):
@@ -30,6 +32,31 @@ def test_equals_the_slow_reference(chunk_size):
     within, between = reference(embeddings, labels)
     assert intra_class_similarity(embeddings, labels, chunk_size=chunk_size) == pytest.approx(within, rel=1e-12)
     assert inter_class_similarity(embeddings, labels, chunk_size=chunk_size) == pytest.approx(between, rel=1e-12)
+
+
+@pytest.mark.parametrize("rows", [1, 30])
+@pytest.mark.parametrize("classes", [1, 4, 40])
+@pytest.mark.parametrize("chunk_size", [None, 1, 7])
+def test_sums_of_every_sample_are_the_definition(rows, classes, chunk_size):
+    embeddings, labels = samples(rows, classes)
+    values = torch.cosine_similarity(embeddings[:, None], embeddings[None], dim=2).exp().fill_diagonal_(0)
+    same = labels[:, None] == labels[None]
+    found = class_sums(embeddings, labels, chunk_size)
+    expected = (values * same).sum(1), (values * ~same).sum(1), same.sum(1) - 1, (~same).sum(1)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.allclose(ours, theirs.double(), rtol=1e-12, atol=0)
+    assert torch.allclose(class_sums(embeddings, labels, chunk_size, between=False).near, expected[0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("classes", [2, 3000])
+@pytest.mark.parametrize("chunk_size", [50, 200])
+def test_memory_is_as_said(classes, chunk_size):
+    embeddings, labels = torch.randn(3000, 8, generator=seeded()), torch.arange(3000) % classes
+    for measure in (intra_class_similarity, inter_class_similarity, intra_inter_ratio):
+        if classes == 3000 and measure is not inter_class_similarity:
+            continue  # no class of two
+        found = peak_bytes(lambda f=measure: f(embeddings, labels, chunk_size=chunk_size))
+        assert found <= 24 * chunk_size * 3000 + 40 * 3000 * 8
 
 
 def test_theorem_1():

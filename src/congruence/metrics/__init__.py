@@ -32,9 +32,11 @@ from congruence.metrics.retrieval import precision_at_k, retrieval_map
 from congruence.metrics.risk import RiskGap, feature_distance, risk_gap
 from congruence.metrics.spread import inter_class_similarity, intra_class_similarity, soft_label_entropy
 from congruence.metrics.stability import PerceptionStability, perception_stability
+from congruence.metrics.subsets import Estimate, estimate
 
 __all__ = [
     "BatchCoherence",
+    "Estimate",
     "IntraInterBounds",
     "IntraInterRatio",
     "PerceptionStability",
@@ -45,6 +47,7 @@ __all__ = [
     "agreement",
     "batch_coherence",
     "effective_kernel_alignment",
+    "estimate",
     "estimate_perception_coherence",
     "estimate_wasserstein_discrepancy",
     "expected_calibration_error",

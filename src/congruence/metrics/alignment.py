@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from congruence.metrics.kernel import gram_squares
+from congruence.metrics.kernel import gram_norms
 
 
 @torch.no_grad()
@@ -23,7 +21,7 @@ def gram_alignment(student: Tensor, teacher: Tensor, *, chunk_size: int | None =
     Args:
         student: features, what enters the last linear layer.
         teacher: features of the same samples.
-        chunk_size: rows of K at a time; None: about four million entries. Memory is linear in `chunk_size` · N.
+        chunk_size: rows at a time; time, memory and rounding are those of `kernel_transfer_error`.
 
     Returns:
         A number >= 0, in the features' unit to the fourth power.
@@ -34,7 +32,7 @@ def gram_alignment(student: Tensor, teacher: Tensor, *, chunk_size: int | None =
     Example:
         >>> import torch
         >>> teacher = torch.eye(2)
-        >>> gram_alignment(teacher.flip(1), teacher), gram_alignment(2 * teacher, teacher)  # (3² + 3²)/2²
+        >>> gram_alignment(teacher.flip(1), teacher), round(gram_alignment(2 * teacher, teacher), 6)  # (3² + 3²)/2²
         (0.0, 4.5)
 
     Reference:
@@ -45,8 +43,8 @@ def gram_alignment(student: Tensor, teacher: Tensor, *, chunk_size: int | None =
         mean squared error of those features, L_KD + λ·G is convex up to λ = n/(2‖K_T‖₂). Part 1 of lemma 1 needs
         exact minimisers and no convexity: a student that training left elsewhere is not covered.
     """
-    gap, _ = gram_squares("gram_alignment", student, teacher, chunk_size)
-    return float(gap) / student.shape[0] ** 2
+    gap, _ = gram_norms("gram_alignment", student, teacher, chunk_size)
+    return (gap / student.shape[0]) ** 2
 
 
 @torch.no_grad()
@@ -83,5 +81,4 @@ def effective_kernel_alignment(student: Tensor, teacher: Tensor, *, chunk_size: 
         The lemma is stated for any λ; its proof, through part 2 of lemma 1, gives it for small λ and ∇G ≠ 0 only.
         Assumption 2 is sure where both last layers have WᵀW = s²·I, one s and no bias; elsewhere it is to be measured.
     """
-    gap, _ = gram_squares("effective_kernel_alignment", student, teacher, chunk_size)
-    return math.sqrt(float(gap))
+    return gram_norms("effective_kernel_alignment", student, teacher, chunk_size)[0]

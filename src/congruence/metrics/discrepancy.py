@@ -166,7 +166,9 @@ def mmd_discrepancy(
         kernel: "rbf", "polynomial" or "linear", as of `mmd_loss`.
         gamma: γ > 0 of "rbf".
         biased: whether a sample's kernel with itself counts.
-        chunk_size: rows of a kernel at a time; None: about a million entries. Memory is linear in `chunk_size` · N.
+        chunk_size: c, rows of a kernel at a time; None: about a million entries. Memory is some 32 c N + 24 (n + m) D
+            bytes, N the larger of n and m; "linear" needs no kernel, nor does "polynomial" where D <= n and m:
+            Σ_ij (x_i·y_j)² is the inner product of XᵀX and YᵀY.
 
     Raises:
         ValueError: for shapes that do not fit or an argument out of its range.
@@ -189,13 +191,15 @@ def mmd_discrepancy(
     step = chunk_size or max(1, _CHUNK_ENTRIES // max(len(x), len(y)))
 
     def total(left: Tensor, right: Tensor, apart: bool) -> float:
-        blocks = _kernel_blocks(left, right, kernel, gamma, step)
+        pairs = len(left) * (len(right) - apart)
+        if kernel == "linear" or (kernel == "polynomial" and x.shape[1] <= min(len(x), len(y))):
+            return _product_sum(left, right, apart, squared=kernel == "polynomial") / pairs
         sums = 0.0
-        for number, block in enumerate(blocks):
+        for number, block in enumerate(_kernel_blocks(left, right, kernel, gamma, step)):
             if apart:
                 block[:, number * step : number * step + len(block)].fill_diagonal_(0)
             sums += float(block.sum())
-        return sums / (len(left) * (len(right) - apart))
+        return sums / pairs
 
     return total(x, x, not biased) + total(y, y, not biased) - 2 * total(x, y, False)
 
@@ -203,8 +207,14 @@ def mmd_discrepancy(
 def _kernel_blocks(x: Tensor, y: Tensor, kernel: MmdKernel, gamma: float, step: int) -> Iterator[Tensor]:
     if kernel == "rbf":
         return (block.square_().mul_(-gamma).exp_() for block in dissimilarity_blocks(x, y, "euclidean", step))
-    products = (part @ y.T for part in x.split(step))
-    return products if kernel == "linear" else (block.square_() for block in products)
+    return ((part @ y.T).square_() for part in x.split(step))
+
+
+def _product_sum(x: Tensor, y: Tensor, apart: bool, *, squared: bool) -> float:
+    """Return Σ_ij x_i·y_j or, squared, Σ_ij (x_i·y_j)², from sums over either side; without i = j if `apart`."""
+    if squared:
+        return float(((x.T @ x) * (y.T @ y)).sum() - apart * x.square().sum(1).square().sum())
+    return float(x.sum(0) @ y.sum(0) - apart * x.square().sum())
 
 
 def _check(function: str, student: Tensor, teacher: Tensor) -> None:

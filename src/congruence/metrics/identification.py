@@ -49,7 +49,7 @@ def identification_rate(
         generator: of the shuffle.
 
     Returns:
-        The rate for each size, in the order of `sizes`. Memory is linear in G + M.
+        The rate for each size, in the order of `sizes`. Memory is some 40 max(G + M, 2²⁰) + 16 (P + G + M) D bytes.
 
     Raises:
         ValueError: for shapes that do not fit, an argument out of its range, or where no probe has a mate.

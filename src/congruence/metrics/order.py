@@ -39,7 +39,29 @@ def row_order(values: Tensor) -> Tensor:
     """
     if not _has_keys(values):
         return values.sort(dim=1, stable=True).indices
-    return _by_pieces(_key_order, values, np.int64)
+    return _by_pieces(_key_order, np.int64, values)
+
+
+def flag_ranks(values: Tensor, flags: Tensor) -> Tensor:
+    """Positions, from 1, that the flagged columns of each row have in `row_order`: in order, then infinity.
+
+    Shape:
+        `values` [R, N], `flags` bool [R, N]; returns float64 [R, K], K the most flags of a row, at least 1.
+
+    Example:
+        >>> import torch
+        >>> flags = torch.tensor([[False, True, True], [True, False, False]])
+        >>> flag_ranks(torch.tensor([[0.5, 0.0, 0.7], [0.1, 0.0, 0.2]]), flags).tolist()
+        [[1.0, 3.0], [2.0, inf]]
+    """
+    counts = flags.sum(1)
+    if _has_keys(values):
+        ordered = _by_pieces(_key_flags, np.bool_, values, flags)
+    else:
+        ordered = flags.gather(1, values.sort(dim=1, stable=True).indices)
+    ranks = torch.full((len(flags), max(1, int(counts.max()))), torch.inf, dtype=torch.float64, device=flags.device)
+    held = torch.arange(ranks.shape[1], device=flags.device) < counts[:, None]
+    return ranks.masked_scatter_(held, (ordered.nonzero()[:, 1] + 1).double())
 
 
 def row_nearest(values: Tensor, k: int) -> Tensor:
@@ -55,7 +77,7 @@ def row_nearest(values: Tensor, k: int) -> Tensor:
     """
     if not _has_keys(values):
         return values.sort(dim=1, stable=True).indices[:, :k]
-    return _by_pieces(lambda piece, out: _key_nearest(piece, k, out), values, np.int64, k)
+    return _by_pieces(lambda piece, out: _key_nearest(piece, k, out), np.int64, values, width=k)
 
 
 def row_ranks(values: Tensor, tolerance: float) -> Tensor:
@@ -75,7 +97,7 @@ def row_ranks(values: Tensor, tolerance: float) -> Tensor:
         ordered, order = values.sort(dim=1)
         ranks = torch.searchsorted(ordered, ordered + tolerance * ordered.abs(), right=True)
         return torch.empty_like(order).scatter_(1, order, ranks)
-    return _by_pieces(lambda piece, out: _piece_ranks(piece, tolerance, out), values, np.int32)
+    return _by_pieces(lambda piece, out: _piece_ranks(piece, tolerance, out), np.int32, values)
 
 
 def nearest(
@@ -107,18 +129,16 @@ def _has_keys(values: Tensor) -> bool:
     return values.device.type == "cpu" and values.dtype == torch.float32 and not bool((values < 0).any())
 
 
-def _by_pieces(
-    function: Callable[[Array, Array], None], values: Tensor, dtype: Any, width: int | None = None
-) -> Tensor:
+def _by_pieces(function: Callable[..., None], dtype: Any, *tensors: Tensor, width: int | None = None) -> Tensor:
     """Let `function` fill pieces of rows, in as many threads as torch has: NumPy sorts without Python's lock."""
-    array = np.ascontiguousarray(values.numpy())
-    count, columns = array.shape
+    arrays = [np.ascontiguousarray(tensor.numpy()) for tensor in tensors]
+    count, columns = arrays[0].shape
     out = np.empty((count, width or columns), dtype)
     rows = max(1, _PIECE_ENTRIES // columns)
     pieces = [slice(start, start + rows) for start in range(0, count, rows)]
 
     def work(piece: slice) -> None:
-        function(array[piece], out[piece])
+        function(*(array[piece] for array in arrays), out[piece])
 
     workers = min(torch.get_num_threads(), len(pieces))
     if workers > 1:
@@ -130,10 +150,16 @@ def _by_pieces(
     return torch.from_numpy(out)
 
 
-def _keys(values: Array) -> Array:
-    """Return (bits of the value, place in the piece) as uint64; + 0 makes −0 the 0 that it equals."""
+def _keys(values: Array, flags: Array | None = None) -> Array:
+    """Return (bits of the value, place in the piece) as uint64; + 0 makes −0 the 0 that it equals.
+
+    With flags, the place is that of the column in the row, doubled, and the flag its last bit.
+    """
     halves = np.empty((*values.shape, 2), np.uint32)
-    halves[..., _PLACE] = np.arange(values.size, dtype=np.uint32).reshape(values.shape)
+    if flags is None:
+        halves[..., _PLACE] = np.arange(values.size, dtype=np.uint32).reshape(values.shape)
+    else:
+        np.add(np.arange(0, 2 * values.shape[1], 2, dtype=np.uint32), flags, out=halves[..., _PLACE])
     np.add(values, np.float32(0), out=halves.view(np.float32)[..., _VALUE])
     return halves.view(np.uint64)[..., 0]
 
@@ -146,6 +172,12 @@ def _key_order(values: Array, out: Array) -> None:
     keys = _keys(values)
     keys.sort(axis=1)
     out[:] = _columns(keys, values.shape[1])
+
+
+def _key_flags(values: Array, flags: Array, out: Array) -> None:
+    keys = _keys(values, flags)
+    keys.sort(axis=1)
+    np.bitwise_and(keys, np.uint64(1), out=out, casting="unsafe")
 
 
 def _key_nearest(values: Array, k: int, out: Array) -> None:

@@ -12,6 +12,7 @@ from congruence.core.numerics import widen
 from congruence.geometry.dissimilarity import (
     DISSIMILARITY,
     Dissimilarity,
+    block_rows,
     dissimilarity_blocks,
     pairwise_dissimilarity,
 )
@@ -50,8 +51,8 @@ def perception_coherence(
         teacher: embeddings.
         dissimilarity: "cosine", "euclidean" or a callable [N, D] → [N, N].
         teacher_dissimilarity: the teacher's own; None: the same.
-        chunk_size: anchors at a time; None: about half a million pairs. Memory is linear in `chunk_size` · N; a
-            callable needs its whole [N, N].
+        chunk_size: c, anchors at a time; None: about half a million pairs. Memory is some 80 c N + 16 N (D_s + D_t)
+            bytes; a callable needs its whole [N, N].
 
     Returns:
         float64 [N].
@@ -183,7 +184,7 @@ def _rank_gaps(
         teacher_dissimilarity=teacher_dissimilarity,
         chunk_size=chunk_size,
     )
-    rows = chunk_size or max(1, _CHUNK_ENTRIES // student.shape[0])
+    rows = chunk_size or block_rows(len(student), _CHUNK_ENTRIES)
     student_ranks = _ranks(function, student, dissimilarity, rows)
     teacher_ranks = _ranks(function, teacher, teacher_dissimilarity or dissimilarity, rows)
     gaps = torch.empty(student.shape[0], dtype=torch.int64, device=student.device)

@@ -65,10 +65,10 @@ def rank_preservation(
         student_gap: ε₂ > ε₁.
         dissimilarity: "cosine", "euclidean" or a callable [N, D] → [N, N].
         teacher_dissimilarity: the teacher's own; None: the same.
-        pairings: permutations drawn, the same for all anchors; None: all N² pairs of each anchor.
+        pairings: permutations drawn, the same for all anchors; None: all N² pairs of each anchor, in A N² steps.
         generator: of the draws, needed with `pairings` and not used without.
-        chunk_size: anchors at a time; None: half a million ranks. Memory is linear in (`chunk_size` + `pairings`) · N;
-            a callable needs its whole [N, N].
+        chunk_size: c, anchors at a time; None: half a million ranks. Memory is some
+            (80 c + 8 `pairings`) N + 16 N (D_s + D_t) bytes; a callable needs its whole [N, N].
 
     Returns:
         The estimate, its bound, and what they are made of: shares in [0, 1] (`bound` and `constant` aside).
@@ -217,7 +217,7 @@ def _preservation(
     anchors = gaps = pairs = met = held = rows = 0
     for ours, theirs in ranks:
         anchors, rows = anchors + len(ours), ours.shape[1]
-        gaps += int((ours - theirs).abs().sum())
+        gaps += int((ours - theirs).abs_().sum())
         for other in drawn or _shifts(ours):
             partner = other.to(ours.device)
             close = condition(theirs[:, partner] - theirs)

@@ -12,6 +12,7 @@ from congruence.core.numerics import widen
 from congruence.geometry.dissimilarity import (
     DISSIMILARITY,
     Dissimilarity,
+    block_rows,
     dissimilarity_blocks,
     pairwise_dissimilarity,
 )
@@ -40,7 +41,7 @@ def anchor_ranks(
         [[[3, 2, 1]], [[1, 2, 3]]]
     """
     tolerance = 1e-12 if x.dtype == torch.float64 else 1e-6
-    rows = chunk_size or max(1, _CHUNK_ENTRIES // len(x))
+    rows = chunk_size or block_rows(len(x), _CHUNK_ENTRIES)
     blocks: Iterator[Tensor]
     if isinstance(dissimilarity, str):
         blocks = dissimilarity_blocks(x[anchors], x, dissimilarity, rows)

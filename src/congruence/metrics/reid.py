@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from congruence.core import check
-from congruence.geometry.dissimilarity import DissimilarityName, dissimilarity_blocks
-from congruence.metrics.order import row_order
+from congruence.geometry.dissimilarity import DissimilarityName, block_rows, dissimilarity_blocks
+from congruence.metrics.order import flag_ranks
 
 _CHECKS: dict[str, check.Constraint] = {"metric": check.Choice(("cosine", "euclidean")), "max_rank": check.COUNT}
-_CHUNK_ENTRIES = 2**20  # about 50 MB with what sorting takes
+_CHUNK_ENTRIES = 2**19
 _log = logging.getLogger("congruence")
 
 
@@ -63,7 +63,8 @@ def reid_evaluate(
         max_rank: length of the curve; past the gallery's end it stays where it is.
 
     Returns:
-        ReidResult: `.map` and `.cmc`; NaN where no query has a match. Memory is linear in N.
+        ReidResult: `.map` and `.cmc`; NaN where no query has a match. Memory is some
+        40 max(16 N, 2¹⁹) + 16 (Q + N) D bytes.
 
     Raises:
         ValueError: for shapes that do not fit or an argument out of its range.
@@ -91,21 +92,18 @@ def reid_evaluate(
     check.class_labels(name, query_cameras=query_cameras, gallery_cameras=gallery_cameras)
     check.same_rows(name, query=query, query_ids=query_ids, query_cameras=query_cameras)
     check.same_rows(name, gallery=gallery, gallery_ids=gallery_ids, gallery_cameras=gallery_cameras)
-    rows = max(1, _CHUNK_ENTRIES // len(gallery))
+    rows = block_rows(len(gallery), _CHUNK_ENTRIES)
     precisions, first = [], []
     blocks = dissimilarity_blocks(query, gallery, metric, rows)
     for distances, ids, cameras in zip(blocks, query_ids.split(rows), query_cameras.split(rows), strict=True):
-        order = row_order(distances)
-        same = gallery_ids[order] == ids[:, None]
-        kept = (gallery_ids[order] != -1) & ~(same & (gallery_cameras[order] == cameras[:, None]))
-        hits = same & kept
-        # A rank is a place among the kept; where one was dropped it is not read.
-        ranks = kept.cumsum(1).clamp(min=1)
-        found = hits.cumsum(1)
-        valid = hits.any(1)
-        total = found[:, -1].clamp(min=1)
-        precisions.append(((hits * found).double() / ranks).sum(1)[valid] / total[valid])
-        first.append(ranks.gather(1, hits.byte().argmax(1, keepdim=True))[valid, 0])
+        same = gallery_ids == ids[:, None]
+        dropped = (gallery_ids == -1) | (same & (gallery_cameras == cameras[:, None]))
+        distances.nan_to_num_(nan=torch.inf, posinf=torch.inf).masked_fill_(dropped, torch.nan)  # to the end
+        ranks = flag_ranks(distances, same & ~dropped)
+        ranks = ranks[ranks[:, 0].isfinite()]
+        precision = torch.arange(1, ranks.shape[1] + 1, device=ranks.device) / ranks
+        precisions.append(precision.sum(1) / ranks.isfinite().sum(1))
+        first.append(ranks[:, 0].long())
     return _averages(torch.cat(precisions), torch.cat(first), len(query), max_rank)
 
 

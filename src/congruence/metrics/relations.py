@@ -23,8 +23,8 @@ _ROUNDING = 1e-14
 def linear_cka(student: Tensor, teacher: Tensor) -> float:
     """Linear centred kernel alignment of two spaces: 1 for a rotated or scaled copy, 0 for uncorrelated features.
 
-    CKA = ‖X_sᵀ X_t‖²_F / (‖X_sᵀ X_s‖_F ‖X_tᵀ X_t‖_F), columns centred. In float64, from blocks of the products of
-    features, or of the Gram matrices where there are fewer samples than features: the same numbers.
+    CKA = ‖X_sᵀ X_t‖²_F / (‖X_sᵀ X_s‖_F ‖X_tᵀ X_t‖_F), columns centred. In float64, from the products of features, or
+    from Gram matrices where there are fewer samples than features: the same numbers.
 
     Shape:
         `student` [N, D_s], `teacher` [N, D_t], widths may differ.
@@ -34,7 +34,8 @@ def linear_cka(student: Tensor, teacher: Tensor) -> float:
         teacher: embeddings.
 
     Returns:
-        A number in [0, 1]; NaN where all rows of a side are equal. Memory is linear in N.
+        A number in [0, 1]; NaN where all rows of a side are equal. With w = D_s + D_t, memory is some 32 (2²⁰ + w²)
+        bytes from N = 2 w on, whatever N, and some 24 (2²⁰ + N w) below.
 
     Raises:
         ValueError: for shapes that do not fit.
@@ -50,9 +51,13 @@ def linear_cka(student: Tensor, teacher: Tensor) -> float:
     """
     check.floating("linear_cka", 2, student=student, teacher=teacher)
     check.same_rows("linear_cka", student=student, teacher=teacher)
-    x, y = _centred(student), _centred(teacher)
-    own = math.sqrt(_alignment(x, x) * _alignment(y, y))
-    return min(1.0, _alignment(x, y) / own) if own > 0 else math.nan
+    if 2 * (student.shape[1] + teacher.shape[1]) <= len(student):
+        ours, theirs, both = _streamed_alignments(student, teacher)
+    else:
+        x, y = _centred(student), _centred(teacher)
+        ours, theirs, both = _alignment(x, x), _alignment(y, y), _alignment(x, y)
+    own = math.sqrt(ours * theirs)
+    return min(1.0, both / own) if own > 0 else math.nan
 
 
 @torch.no_grad()
@@ -68,7 +73,8 @@ def rkd_distance_discrepancy(student: Tensor, teacher: Tensor, *, chunk_size: in
     Args:
         student: embeddings.
         teacher: embeddings.
-        chunk_size: rows of distances at a time; None: about a million entries. Memory is linear in `chunk_size` · N.
+        chunk_size: c, rows of distances at a time; None: about a million entries. Memory is some
+            80 c N + 32 N (D_s + D_t) bytes.
 
     Returns:
         A number >= 0; 0 for a single sample.
@@ -106,6 +112,26 @@ def _distances(x: Tensor, step: int) -> Iterator[Tensor]:
         block.clamp_(min=_SHORTEST)
         block[:, number * step : number * step + len(block)].fill_diagonal_(0)
         yield block
+
+
+def _streamed_alignments(student: Tensor, teacher: Tensor) -> tuple[float, float, float]:
+    """Return ‖X_sᵀ X_s‖²_F, ‖X_tᵀ X_t‖²_F and ‖X_sᵀ X_t‖²_F, three parts of [X_s, X_t]ᵀ [X_s, X_t]."""
+    split, width = student.shape[1], student.shape[1] + teacher.shape[1]
+    step = max(1, _CHUNK_ENTRIES // width)
+    mean = torch.cat([_mean(student, step), _mean(teacher, step)])
+    products = mean.new_zeros(width, width)
+    for ours, theirs in zip(student.split(step), teacher.split(step), strict=True):
+        rows = torch.cat([as_float64(ours), as_float64(theirs)], 1).sub_(mean)
+        products += rows.T @ rows
+    own = []
+    for part in (slice(split), slice(split, None)):
+        spread, offset = products[part, part].trace(), len(student) * mean[part].square().sum()
+        own.append(float(products[part, part].norm().square() * (spread > _ROUNDING**2 * (spread + offset))))
+    return own[0], own[1], float(products[:split, split:].norm().square())
+
+
+def _mean(x: Tensor, step: int) -> Tensor:
+    return torch.stack([as_float64(part).sum(0) for part in x.split(step)]).sum(0) / len(x)
 
 
 def _centred(x: Tensor) -> Tensor:

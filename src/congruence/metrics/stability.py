@@ -59,8 +59,8 @@ def perception_stability(
         drop: ε > 0.
         dissimilarity: "cosine", "euclidean" or a callable [N, D] → [N, N].
         teacher_dissimilarity: the teacher's own; None: the same.
-        chunk_size: rows ranked at a time; None: half a million ranks. Memory is linear in `chunk_size` · N; a callable
-            needs its whole [N, N]. Time is that of ranking around A once and around A_δ twice.
+        chunk_size: c, rows ranked at a time; None: half a million ranks. Memory is some 100 c N + 32 N (D_s + D_t)
+            bytes; a callable needs its whole [N, N]. Time is that of ranking around A once and around A_δ twice.
 
     Returns:
         Both sides of the bound and what they are made of: shares in [0, 1] (`bound` aside).

@@ -3,12 +3,102 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from congruence.core import check
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What `estimate` finds: the mean over the subsets and their standard deviation (n − 1; 0 for one subset)."""
+
+    mean: float
+    spread: float
+
+
+@torch.no_grad()
+def estimate(
+    metric: Callable[..., float],
+    *tensors: Tensor,
+    sample_size: int,
+    repeats: int,
+    generator: torch.Generator,
+    **options: Any,
+) -> Estimate:
+    """Estimate any metric of this package, or one's own, from subsets: for samples too many to take at once.
+
+    `repeats` times, n = `sample_size` rows are drawn without replacement, the same rows of all tensors, and given to
+    the metric in their order with the options. What is drawn from stands before the options, what stays whole among
+    them: for retrieval the queries are drawn, `database=` and `database_labels=` are whole.
+
+    What the mean over the subsets is an estimate of:
+
+    - the value on all samples, unbiased, for means over single samples: `agreement`, `soft_label_entropy`, and, with
+      the database whole and a relevant item for every query, `precision_at_k`, `knn_accuracy` and `retrieval_map`
+      ("passalis" aside);
+    - that value up to a bias like 1/n for means over pairs, which a sample makes with itself too, and for their ratios:
+      `gram_alignment` is off by (1/n − 1/N) times what the mean on the Gram matrices' diagonal exceeds the mean beside
+      it; so are `kernel_transfer_error`, `linear_cka` (upwards, until n is well above the widths), `mmd_discrepancy`,
+      `rkd_distance_discrepancy`, the Gaussian distances, `intra_class_similarity` and `inter_class_similarity`;
+    - the value on n samples, another number, where it depends on how densely they lie: `global_perception_coherence`
+      and `wasserstein_discrepancy` are larger for a small n, `neighbour_overlap` with k of n asks for the k·N/n nearest
+      of all, and `effective_kernel_alignment` grows with n.
+
+    Shape:
+        `tensors` [N, ...] each: embeddings, logits, labels.
+
+    Args:
+        metric: takes the tensors in their order and returns one number.
+        tensors: aligned rows; in any dtype, memory-mapped or not: only drawn rows are read and copied.
+        sample_size: n, from 1 to N.
+        repeats: how many subsets.
+        generator: of the draws.
+        options: passed to the metric as they are.
+
+    Returns:
+        The mean and the spread of the subsets' values. spread/√repeats is about the mean's standard error where n is
+        small beside N; it says nothing of the bias. Memory is the metric's on n rows, and 8 N bytes for a draw.
+
+    Raises:
+        ValueError: for tensors of different lengths, an argument out of its range, or a metric that returns no number.
+
+    Example:
+        >>> import torch
+        >>> from congruence.metrics import kernel_transfer_error, precision_at_k
+        >>> x, draws = torch.arange(12.0).reshape(6, 2), torch.Generator().manual_seed(0)
+        >>> estimate(kernel_transfer_error, x, x, sample_size=3, repeats=5, generator=draws)
+        Estimate(mean=0.0, spread=0.0)
+        >>> whole = {"database": x, "database_labels": torch.arange(6), "k": 1}
+        >>> found = estimate(precision_at_k, x, torch.arange(6), sample_size=2, repeats=4, generator=draws, **whole)
+        >>> found.mean
+        1.0
+    """
+    name = "estimate"
+    if not callable(metric):
+        check.fail(name, "metric", "a function of tensors", type(metric).__name__)
+    if not tensors:
+        check.fail(name, "tensors", "one or more", "none")
+    named = {f"tensors[{place}]": tensor for place, tensor in enumerate(tensors)}
+    for argument, tensor in named.items():
+        if not isinstance(tensor, Tensor):
+            check.fail(name, argument, "a tensor", type(tensor).__name__)
+        if tensor.dim() == 0:
+            check.fail(name, argument, "a tensor with rows", f"shape {check.shape(tensor)}")
+    check.same_rows(name, **named)
+    values = []
+    for drawn in subsets(name, tensors[0], "sample_size", sample_size, repeats, generator):
+        rows = drawn.sort().values  # the samples' order, which ties keep, and that of a file
+        value = metric(*(tensor[rows.to(tensor.device)] for tensor in tensors), **options)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            check.fail(name, "metric", "a function that returns one number", type(value).__name__)
+        values.append(value)
+    mean, spread = mean_and_spread(values)
+    return Estimate(mean=mean, spread=spread)
 
 
 def subsets(
@@ -29,7 +119,8 @@ def subsets(
     if not isinstance(generator, torch.Generator):
         check.fail(function, "generator", "a torch.Generator", type(generator).__name__)
     for _ in range(repeats):
-        yield torch.randperm(rows, generator=generator, device=generator.device)[:size].to(samples.device)
+        drawn = torch.randperm(rows, generator=generator, device=generator.device)[:size].clone()
+        yield drawn.to(samples.device)
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:

@@ -34,6 +34,8 @@ bench: $(VENV)/ready
 	$(ONE_THREAD) $(BIN)/python benchmarks/crd.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/cached_epoch.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/method_cost.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/channels_last.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/compiled_step.py
 	$(BIN)/python docs/update_benchmarks.py
 
 # The five-line loops for Accelerate, Lightning and the HF Trainer, which `make test` skips where they are not installed.

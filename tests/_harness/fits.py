@@ -210,3 +210,13 @@ def micro_on_a_rank(rank, folder):
         made.student[0].weight += rank
     cg.fit(made, cg.data.loader(data(), batch_size=12, seed=3), options=constant(micro_batch=4, accumulate=2))
     torch.save(made.state_dict(), folder / f"micro-{rank}.pt")
+
+
+def compiled_on_a_rank(rank, folder):
+    """A compiled run of a student whose head is in no loss."""
+    from congruence.models import compiled
+
+    compiled.BACKEND = "aot_eager"
+    made = micro_plain("mimic", "rkd")
+    cg.fit(made, cg.data.loader(data(), batch_size=12, seed=3), options=constant(compile=True))
+    torch.save(made.state_dict(), folder / f"compiled-{rank}.pt")

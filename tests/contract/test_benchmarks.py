@@ -50,6 +50,8 @@ METRICS = {
 }
 BARS = {
     "cached_epoch": 1.1,
+    "channels_last": None,
+    "compiled_step": None,
     "gpcl": 0.1,
     "step_overhead": 1.03,
     "import_time": 1.3,

@@ -108,7 +108,7 @@ class SamplerConfig(Table):
 
 _ENGINE = (
     *("epochs", "max_steps", "seed", "precision", "gradient_clip", "accumulate", "micro_batch"),
-    *("channels_last", "log_every", "checkpoint_seconds", "tensorboard"),
+    *("channels_last", "compile", "log_every", "checkpoint_seconds", "tensorboard"),
 )
 
 
@@ -134,6 +134,7 @@ class TrainConfig(Table):
     accumulate: int = 1
     micro_batch: int | None = None
     channels_last: bool = False
+    compile: bool = False
     monitor: str | None = None
     log_every: int = 50
     checkpoint_seconds: float = 30.0

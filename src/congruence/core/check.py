@@ -16,6 +16,8 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from congruence.core.known import extremes
+
 
 def fail(function: str, argument: str, expected: str, got: object) -> NoReturn:
     """Raise the `ValueError` that every bad argument ends in.
@@ -220,8 +222,8 @@ def same_width(function: str, /, **tensors: Tensor) -> None:
 def class_labels(function: str, classes: int | None = None, /, *, unlabelled: bool = False, **tensors: Tensor) -> None:
     """Check that each argument is a 1-D integer tensor, with values in [0, classes) where `classes` is given.
 
-    With `unlabelled`, negative labels pass: they mark rows without one. Values are not read while torch.compile
-    traces, where reading one would break the graph.
+    With `unlabelled`, negative labels pass: they mark rows without one. Values are not read on a device where the host
+    knows them (`core.known`), nor while torch.compile traces, where reading one would break the graph.
 
     Example:
         >>> class_labels("dkd_loss", 10, labels=torch.tensor([3, 10]))
@@ -235,7 +237,7 @@ def class_labels(function: str, classes: int | None = None, /, *, unlabelled: bo
             fail(function, name, "a 1-D integer tensor of class labels", f"{tensor.dtype} of shape {shape(tensor)}")
         if classes is None or tensor.numel() == 0 or torch.compiler.is_compiling():
             continue
-        low, high = (int(value) for value in tensor.aminmax())
+        low, high = extremes(tensor)
         if high >= classes or (low < 0 and not unlabelled):
             allowed = f"class labels in [0, {classes})" + (" or negative where there is none" if unlabelled else "")
             fail(function, name, allowed, high if high >= classes else low)

@@ -10,8 +10,17 @@ from torch import Tensor
 
 
 def to_device(value: Any, device: torch.device | str | None) -> Any:
-    """Move the tensors in a tensor, tuple, list or mapping."""
-    return value if device is None else on_tensors(lambda tensor: tensor.to(device, non_blocking=True), value)
+    """Move the tensors in a tensor, tuple, list or mapping, without waiting for the device."""
+    if device is None:
+        return value
+    pinned = torch.device(device).type == "cuda"
+
+    def move(tensor: Tensor) -> Tensor:
+        # A copy from memory that is not pinned waits for what the device is doing.
+        source = tensor.pin_memory() if pinned and tensor.device.type == "cpu" else tensor
+        return source.to(device, non_blocking=True)
+
+    return on_tensors(move, value)
 
 
 def on_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:

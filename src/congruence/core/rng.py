@@ -28,12 +28,12 @@ def _mix(bits: Tensor) -> Tensor:
     return bits ^ _shift(bits, 31)
 
 
-def keyed_uniform(seed: int, epoch: int, samples: Tensor, draws: int, *, stream: int = 0) -> Tensor:
+def keyed_uniform(seed: int, epoch: int | Tensor, samples: Tensor, draws: int, *, stream: int = 0) -> Tensor:
     """Uniform numbers in [0, 1) that depend on nothing but their key.
 
     Args:
         seed: of the run.
-        epoch: counted from 0.
+        epoch: counted from 0; an int64 tensor of shape [] is not read, so that a device need not be waited for.
         samples: int64 [B], the samples' positions in the dataset.
         draws: how many numbers a sample gets.
         stream: keeps different uses (two views, say) apart.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from congruence.core.check import Choice, Constraint, Flag, Real, fail, hyperparameters, shape
+from congruence.core.devices import to_device
 from congruence.core.rng import keyed_uniform
 
 CONSTRAINTS: dict[str, Constraint] = {
@@ -89,7 +90,7 @@ def pad_crop_flip(
     if augment.mode == "reflect" and augment.pad >= min(height, width):
         fail("pad_crop_flip", "augment.pad", f"< {min(height, width)} to reflect {height}x{width} images", augment.pad)
     device = images.device
-    draws = keyed_uniform(seed, epoch, samples.to(device), 3, stream=view_stream(view))
+    draws = keyed_uniform(seed, epoch, to_device(samples, device), 3, stream=view_stream(view))
     shifts = (draws[:, :2] * (2 * augment.pad + 1)).floor().long() - augment.pad
     rows = torch.arange(height, device=device) + shifts[:, :1]
     columns = torch.arange(width, device=device) + shifts[:, 1:]
@@ -141,6 +142,5 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
         fail("normalize", "images", "a uint8 tensor [B, C, H, W]", f"{images.dtype} of shape {shape(images)}")
     if not len(mean) == len(std) == images.shape[1]:
         fail("normalize", "mean and std", f"{images.shape[1]} numbers each", f"{len(mean)} and {len(std)}")
-    centre = torch.tensor(mean, dtype=torch.float32, device=images.device).view(-1, 1, 1)
-    scale = torch.tensor(std, dtype=torch.float32, device=images.device).view(-1, 1, 1)
+    centre, scale = to_device(torch.tensor([mean, std], dtype=torch.float32), images.device)[..., None, None]
     return images.to(torch.float32).div_(255).sub_(centre).div_(scale)

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from congruence.core import ranks
 from congruence.core.check import Real, fail, hyperparameters
 from congruence.core.devices import to_device
+from congruence.core.known import move_known
 from congruence.core.rng import keyed_generator
 from congruence.data.augment import PLAIN_VIEWS, normalize
 from congruence.data.images import ImageDataset, Spec
@@ -226,11 +227,12 @@ class Loader:
         )
 
     def _packed(self, index: Tensor, drawn: Drawn) -> Any:
-        views, labels, index = (to_device(part, self.device) for part in (drawn.views, drawn.labels, index))
+        views = to_device(drawn.views, self.device)
+        labels, places = (move_known(part, self.device) for part in (drawn.labels, index))
         inputs = views["main" if "main" in views else self.views[0]]
         if self.views == ("main",):
-            return inputs, labels, index
-        return {"inputs": inputs, "labels": labels, "index": index, "views": views}
+            return inputs, labels, places
+        return {"inputs": inputs, "labels": labels, "index": places, "views": views}
 
 
 def divides(batch_size: int, world: int) -> None:

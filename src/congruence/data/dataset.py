@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from congruence.core.check import COUNT, fail, hyperparameters
+from congruence.core.devices import to_device
 from congruence.data import split
 from congruence.data.augment import PLAIN_VIEWS, Augment, pad_crop_flip
 from congruence.data.images import ImageDataset, Indices, Spec
@@ -112,11 +113,11 @@ class ArrayDataset(ImageDataset):
         chosen = self._positions(indices)
         rows = self._rows(chosen)
         if isinstance(self.images, Tensor):
-            images = self.images.index_select(0, rows.to(self.images.device))
+            images = self.images.index_select(0, to_device(rows, self.images.device))
         else:
             images = torch.from_numpy(self.images[rows.numpy()])
         if device is not None:
-            images = images.to(device, non_blocking=True)
+            images = to_device(images, device)
         spec = self.augment if augment is True else augment
         self.check_augment(spec)
         if isinstance(spec, Augment) and view not in PLAIN_VIEWS:

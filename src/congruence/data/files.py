@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from congruence.core.check import fail
+from congruence.core.devices import to_device
 from congruence.core.rng import keyed_uniform
 from congruence.data.augment import PLAIN_VIEWS, Augment, pad_crop_flip, view_stream
 from congruence.data.decode import bytes_of, opened
@@ -138,7 +139,8 @@ class FileDataset(ImageDataset):
             images = pad_crop_flip(images, chosen, augment=spec, seed=seed, epoch=epoch, view=view)
         if spec and view in STRONG_VIEWS:
             images = jitter_and_cut(images, chosen, seed=seed, epoch=epoch, view=view)
-        return images if device is None else images.to(device, non_blocking=True)
+        moved: Tensor = to_device(images, device)
+        return moved
 
     def fingerprint(self, *, labels: bool = True) -> str:
         """Return the SHA-256 of what decides the images without decoding them: names and lengths of the files, sizes,

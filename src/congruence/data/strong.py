@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from congruence.core.check import fail, shape
+from congruence.core.devices import to_device
 from congruence.core.rng import keyed_uniform
 from congruence.data.augment import view_stream
 
@@ -49,7 +50,7 @@ def jitter_and_cut(images: Tensor, samples: Tensor, *, seed: int, epoch: int, vi
         got = f"{images.dtype} of shape {shape(images)} for samples {shape(samples)}"
         fail("jitter_and_cut", "images", "a uint8 tensor [B, C, H, W] with as many samples", got)
     # A stream apart from that of the crop, whose draws come from the view's own.
-    draws = keyed_uniform(seed, epoch, samples.to(images.device), 5, stream=view_stream(f"{view} jitter"))
+    draws = keyed_uniform(seed, epoch, to_device(samples, images.device), 5, stream=view_stream(f"{view} jitter"))
     factors = (1 - _SPREAD + 2 * _SPREAD * draws[:, :3]).float()
     light, contrast, colour = (factors[:, k, None, None, None] for k in range(3))
     # Sums of bytes are exact, whatever the batch.
@@ -68,7 +69,8 @@ def _brightness(images: Tensor) -> Tensor:
     whole = images.long()
     if images.shape[1] != 3:
         return whole.sum(1, keepdim=True) * 1000 // images.shape[1]
-    return (whole * torch.tensor(_GREY, device=images.device).view(3, 1, 1)).sum(1, keepdim=True)
+    red, green, blue = (share * whole[:, k : k + 1] for k, share in enumerate(_GREY))
+    return red + green + blue
 
 
 def _square(images: Tensor, draws: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from congruence.core import check, rng
 from congruence.core.devices import to_device
+from congruence.core.known import move_known
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ def unpack(batch: Any, device: torch.device | None = None) -> Batch:
     for name, value in (("labels", found.labels), ("index", found.index)):
         if value is not None and not isinstance(value, Tensor):
             raise ValueError(f"The {name} of a batch must be a tensor, got {type(value).__name__}.")
-    parts = (found.inputs, found.labels, found.index, found.views)
-    return Batch(*(to_device(part, device) for part in parts))
+    inputs, views = (to_device(part, device) for part in (found.inputs, found.views))
+    return Batch(inputs, move_known(found.labels, device), move_known(found.index, device), views)
 
 
 def samplers(loader: Any) -> list[Any]:

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from congruence.core import check, ranks, rng
 from congruence.engine.distiller import Distiller
 from congruence.engine.distributed import join_process_group, pick_device
-from congruence.engine.modes import channels_last
+from congruence.engine.modes import channels_last, compiled
 from congruence.engine.options import FitOptions
 from congruence.engine.result import FitResult
 from congruence.engine.run import Run
@@ -68,6 +68,7 @@ def fit(
     rng.seed_everything(options.seed + ranks.rank())
     with (
         channels_last(distiller, options.channels_last),
+        compiled(distiller, options.compile),
         Run(distiller, train_loader, val_loader, options, device, optimizer, scheduler) as run,
     ):
         if run.finished:

@@ -1,4 +1,4 @@
-"""What a run changes in its models for a while: training and evaluation mode, and the order of weights in memory."""
+"""What a run changes in its models for a while: their modes, the order of weights in memory, how they are run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from congruence.engine.distiller import Distiller
+from congruence.models.compiled import Compiled
+from congruence.models.layers import has_compiled
 
 
 def start_training(distiller: Distiller) -> None:
@@ -54,3 +56,19 @@ def channels_last(distiller: Distiller, wanted: bool) -> Iterator[None]:
         yield
     finally:
         arrange(torch.contiguous_format)
+
+
+@contextlib.contextmanager
+def compiled(distiller: Distiller, wanted: bool) -> Iterator[None]:
+    """Run the students, in training mode, and the teacher by `torch.compile` while their layers are read, if wanted.
+
+    The models themselves are not changed. One that its owner has compiled stays as it is.
+    """
+    readers = [taps for taps in distiller._taps.values() if wanted and not has_compiled(taps.model)]
+    for taps in readers:
+        taps.compiled = Compiled()
+    try:
+        yield
+    finally:
+        for taps in readers:
+            taps.compiled = None

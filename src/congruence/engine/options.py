@@ -146,6 +146,8 @@ class FitOptions:
         channels_last: hold the weights of convolutions, and with them the maps between, with the channels last while
             `fit` runs: most convolutions are faster so, by 1.2 to 2 times for small networks on a CPU. Rounding
             differs, and the teacher's too where it is not cached.
+        compile: run the students in training and the teacher by torch.compile, each as one graph (with a warning and
+            as it is where it cannot be one). Each new shape of inputs costs half a minute or so. Rounding differs.
         resume: go on from the last checkpoint in `out`; an absent run is started, a finished one returned.
         seed: of the process's generators (dropout), set at the start.
         optimizer: unless `fit` is given one.
@@ -174,6 +176,7 @@ class FitOptions:
     accumulate: int = 1
     micro_batch: int | None = None
     channels_last: bool = False
+    compile: bool = False
     resume: bool = False
     seed: int = 0
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
@@ -197,6 +200,7 @@ class FitOptions:
             "accumulate": count,
             "micro_batch": maybe_count,
             "channels_last": check.Flag(),
+            "compile": check.Flag(),
             "resume": check.Flag(),
             "seed": check.Real(low=0, closed="low", integer=True),
             "log_every": count,
@@ -231,15 +235,15 @@ class FitOptions:
         """Return what makes a run the run it is, as plain values: two runs that differ here are not one run."""
         apart = {"out", "device", "resume", "evaluate", "monitor", "callbacks", "diagnose"}
         apart |= {"checkpoint_seconds", "tensorboard"}
+        # Runs from before there were these do not name them.
+        apart |= {name for name in ("micro_batch", "channels_last", "compile") if not getattr(self, name)}
         values: dict[str, Any] = {}
         for item in fields(self):
             value = getattr(self, item.name)
             if isinstance(value, (OptimizerOptions, ScheduleOptions)):
                 value = {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
-            # Runs from before there were these do not name them.
-            if item.name not in apart and (item.name, value) not in (("micro_batch", None), ("channels_last", False)):
-                values[item.name] = value
-        return values
+            values[item.name] = value
+        return {name: value for name, value in values.items() if name not in apart}
 
 
 def _plain(value: Any) -> Any:

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from congruence.core import check
 from congruence.core.devices import on_tensors
+from congruence.core.known import note_rows
 from congruence.core.ranks import gather_rows
 from congruence.engine.binding import Binding
 from congruence.engine.captured import Captured
@@ -143,7 +144,7 @@ def gather(signals: Signals, shared: Known) -> Signals:
     return replace(
         signals,
         tensors={key: tuple(map(whole, value)) for key, value in signals.tensors.items()},
-        labels=None if signals.labels is None else whole(signals.labels),
-        index=None if signals.index is None else whole(signals.index),
+        labels=None if signals.labels is None else note_rows(whole(signals.labels), signals.labels),
+        index=None if signals.index is None else note_rows(whole(signals.index), signals.index),
         inputs=on_tensors(whole, signals.inputs),
     )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from congruence.core import check
 from congruence.core.devices import on_tensors, tensors, to_device
+from congruence.core.known import extremes, on_host
 from congruence.data.batches import Loader
 from congruence.engine.batch import unpack
 from congruence.engine.binding import Binding
@@ -155,17 +156,18 @@ class TeacherCache:
         if index is None:
             raise ValueError("A cached teacher needs the batch's `index`: its samples' positions in the dataset.")
         self.open(bindings)
-        rows, number = index.detach().cpu(), self.loader.drawn_epoch(epoch) % self.views
+        rows, number = on_host(index), self.loader.drawn_epoch(epoch) % self.views
         last = len(self.loader.dataset) - 1
-        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) <= last:
+        low, high = extremes(index) if len(rows) else (0, last)
+        if not 0 <= low <= high <= last:
             raise ValueError(
                 f"The batch's `index` must be positions in the dataset of the cached teacher, 0 to {last}, "
-                f"got {int(rows.min())} to {int(rows.max())}."
+                f"got {low} to {high}."
             )
 
         def recall(view: str, paths: set[str]) -> dict[str, Tensor]:
             found = {path: self._arrays[view, path][number][rows.numpy()] for path in paths}
-            return {path: torch.from_numpy(array).to(index.device).float() for path, array in found.items()}
+            return {path: to_device(torch.from_numpy(array), index.device).float() for path, array in found.items()}
 
         return recall
 

@@ -80,7 +80,7 @@ class Adversarial(Method):
         deceived = self._told(student, teacher, frozen)[: len(student)]
         sides = torch.arange(2, device=told.device).repeat_interleave(len(student))
         return {
-            "tell": F.binary_cross_entropy_with_logits(told, F.one_hot(1 - sides, 2).to(told.dtype)),
+            "tell": F.binary_cross_entropy_with_logits(told, torch.stack([sides, 1 - sides], 1).to(told.dtype)),
             "deceive": F.binary_cross_entropy_with_logits(deceived, _teacher_like(deceived)),
         }
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from congruence.core import check
+from congruence.core.known import extremes
 from congruence.core.numerics import float32_island, unit, widen
 from congruence.core.rng import keyed_generator, keyed_uniform
 from congruence.data.facts import DataFacts
@@ -105,6 +106,7 @@ class ContrastiveRepresentation(Method):
         self.temperature, self.momentum, self.seed = temperature, momentum, seed
         self.bank_dtype: torch.dtype | None = getattr(torch, bank_dtype) if bank_dtype else None
         self.projections = nn.ModuleDict()
+        self._normalized = False
 
     def build(self, probe: Probe) -> None:
         """Make the projections, the banks and the order of the samples by class."""
@@ -163,10 +165,11 @@ class ContrastiveRepresentation(Method):
     @float32_island
     def update(self, signals: Signals) -> None:
         """Keep Z of the first batch, and move the banks towards the batch's embeddings."""
-        if not self.normalizers.all():
+        if not (self._normalized or self.normalizers.all()):
             scores, weights = self._scores(signals)
             found = [log_normalizer(each, len(self.classes), weights).exp() for each in scores]
             self.normalizers.copy_(torch.stack(found))
+        self._normalized = True  # from now on the device is not asked
         index = _known(signals.index)
         same = index[:, None] == index[None, :]
         for side, bank in zip(SIDES, (self.student_bank, self.teacher_bank), strict=True):
@@ -181,10 +184,9 @@ class ContrastiveRepresentation(Method):
         """Return ⟨m, e⟩/τ [B, 1 + K] of student and teacher, and how often each negative counts (None: once)."""
         index = _known(signals.index)
         if self.training:
-            low, high = (int(value) for value in index.aminmax())
-            if low < 0 or high >= len(self.classes):
-                wrong = low if low < 0 else high
-                check.fail("ContrastiveRepresentation", "index", f"positions in data of {len(self.classes)}", wrong)
+            wrong = [place for place in extremes(index) if not 0 <= place < len(self.classes)]
+            if wrong:
+                check.fail("ContrastiveRepresentation", "index", f"positions in data of {len(self.classes)}", wrong[0])
         sides = [signals.one(side) for side in SIDES]
         negatives = self._shared() if self.shared_negatives else self._draw(index)
         scores = []
@@ -200,7 +202,7 @@ class ContrastiveRepresentation(Method):
 
     def _draw(self, index: Tensor) -> Tensor:
         """Draw negatives [B, K]: places in the order by class, a sample's own class skipped."""
-        uniform = keyed_uniform(self.seed, int(self.draws), index, self.count)
+        uniform = keyed_uniform(self.seed, self.draws, index, self.count)
         if not self.training:
             return self.order[(uniform * len(self.order)).long()]
         first, after = self.first[index, None], self.after[index, None]
@@ -210,13 +212,17 @@ class ContrastiveRepresentation(Method):
     def _shared(self) -> Tensor:
         """Draw one set [K] of all samples."""
         key = torch.zeros(1, dtype=torch.int64, device=self.order.device)
-        return (keyed_uniform(self.seed, int(self.draws), key, self.count, stream=1)[0] * len(self.order)).long()
+        return (keyed_uniform(self.seed, self.draws, key, self.count, stream=1)[0] * len(self.order)).long()
 
     def _weights(self, index: Tensor, negatives: Tensor, dtype: torch.dtype) -> Tensor:
         if not self.training:
             return torch.ones(len(index), self.count, dtype=dtype, device=index.device)
         kept = self.classes[negatives][None, :] != self.classes[index][:, None]
         return kept * (self.count / kept.sum(1, keepdim=True).clamp(min=1)).to(dtype)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._normalized = False
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ContrastiveRepresentation:
         """Keep the banks in the type that was asked for, and Z in float32 at least."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from congruence.core import check
+from congruence.core.devices import to_device
 from congruence.core.numerics import as_float64, float32_island
 from congruence.losses.ce import cross_entropy_loss
 from congruence.losses.kd import distillation_loss
@@ -99,7 +100,7 @@ class _Rows(NamedTuple):
 
 @float32_island
 def _rows(student: Tensor, teacher: Tensor, temperatures: tuple[float, ...]) -> _Rows:
-    scales = torch.tensor(temperatures, dtype=student.dtype, device=student.device)[:, None, None]
+    scales = to_device(torch.tensor(temperatures, dtype=student.dtype), student.device)[:, None, None]
     student, teacher = student / scales, teacher / scales  # all temperatures at once [T, B, C]
     flat = distillation_loss(student.flatten(0, 1), teacher.flatten(0, 1), temperature=1.0, reduction="none")
     instance = (scales[:, :, 0].square() * flat.view(student.shape[:2])).sum(0)

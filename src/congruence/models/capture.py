@@ -33,15 +33,11 @@ class Capture:
         self, name: str, paths: Mapping[str, LayerPath], targets: Mapping[str, str], copied: Collection[str]
     ) -> None:
         self.name = name
-        self.values: dict[str, Tensor] = {}
-        self.blind: list[str] = []
-        self._paths = paths
+        self.paths = paths
         self._copied = copied
-        self._versions: dict[str, int] = {}
-        self._counts: dict[Group, int] = {}
         self._groups: dict[Group, list[LayerPath]] = {}
         self._outputs: list[LayerPath] = []  # of the model itself: no hook is needed
-        self._grad = torch.is_grad_enabled()
+        self.begin()
         for text, path in paths.items():
             target = targets[text]
             if target == "" and path.side == "output":
@@ -49,17 +45,35 @@ class Capture:
             else:
                 self._groups.setdefault((target, path.side), []).append(path)
 
+    def begin(self) -> None:
+        """Forget what was taken, before a forward."""
+        self.values: dict[str, Tensor] = {}
+        self.blind: list[str] = []
+        self._versions: dict[str, int] = {}
+        self._counts: dict[Group, int] = {}
+        self._grad = torch.is_grad_enabled()
+
+    @property
+    def takes_output(self) -> bool:
+        """Whether the model's own output is among what is taken."""
+        return bool(self._outputs)
+
+    def hooks(self) -> dict[Group, Callable[..., None]]:
+        """Return the hooks by layer and side; those of an input take keyword arguments, too."""
+        made = {"input": self._on_input, "output": self._on_output}
+        return {group: made[group[1]](group) for group in self._groups}
+
     @contextlib.contextmanager
     def hooked(self, layers: Layers) -> Iterator[None]:
         """Hold the hooks for the duration of one forward."""
         handles = []
         try:
-            for group in self._groups:
-                module = layers.modules[group[0]]
-                if group[1] == "input":
-                    handles.append(module.register_forward_pre_hook(self._on_input(group), with_kwargs=True))
+            for (layer, side), hook in self.hooks().items():
+                module = layers.modules[layer]
+                if side == "input":
+                    handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
                 else:
-                    handles.append(module.register_forward_hook(self._on_output(group)))
+                    handles.append(module.register_forward_hook(hook))
             yield
         finally:
             for handle in handles:
@@ -93,7 +107,8 @@ class Capture:
         if path.text in self._copied:
             tensor = tensor.clone()
         self.values[path.text] = tensor
-        self._versions[path.text] = version(tensor)
+        if not torch.compiler.is_compiling():  # changes in place have no trace in a graph
+            self._versions[path.text] = version(tensor)
         if self._grad and not tensor.requires_grad and tensor.is_floating_point() and not torch.is_grad_enabled():
             self.blind.append(path.text)
 
@@ -109,8 +124,8 @@ class Capture:
                         f"The {self.name}'s layer '{path.text}' ran {count} times in this forward, "
                         "unlike in the dry run."
                     )
-        self.values = {text: self.values[text] for text in self._paths}
+        self.values = {text: self.values[text] for text in self.paths}
 
     def moved(self) -> set[str]:
         """Return the paths whose tensor was changed in place after it was taken."""
-        return {text for text, value in self.values.items() if version(value) != self._versions[text]}
+        return {text for text, before in self._versions.items() if version(self.values[text]) != before}

@@ -58,6 +58,11 @@ def is_compiled(module: nn.Module) -> bool:
     return type(module).__name__ == "OptimizedModule" and isinstance(getattr(module, "_orig_mod", None), nn.Module)
 
 
+def has_compiled(model: nn.Module) -> bool:
+    """Whether `torch.compile` runs a model or a part of it."""
+    return any(is_compiled(part) or part._compiled_call_impl is not None for part in model.modules())
+
+
 def unwrap(model: nn.Module) -> nn.Module:
     """Return the model inside `DistributedDataParallel`, `DataParallel` and `torch.compile`."""
     inner: Any = model

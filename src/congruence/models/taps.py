@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from congruence.core import check
 from congruence.models.capture import Capture, Group
+from congruence.models.compiled import Compiled
 from congruence.models.forward import call, dry_forward
 from congruence.models.layers import LayerError, LayerPath, Layers, parse
 
@@ -52,6 +53,7 @@ class Taps:
         self.name = name
         self.head: str | None = None
         self.shapes: dict[str, torch.Size] = {}
+        self.compiled: Compiled | None = None  # what runs the model while it is set
         self.stages: dict[str, torch.Size] = {}  # the last map of each size before it shrinks to 1×1, shallow to deep
         self._layers = Layers(model, name)
         self._probed: tuple[Any, bool] | None = None
@@ -201,9 +203,7 @@ class Taps:
                     known = check.near(text, paths)
                     raise ValueError(f"The {self.name}'s layer '{text}' was not asked for with `require`.{known}")
             paths = {text: paths[text] for text in paths if text in only}
-        capture = Capture(self.name, paths, self._targets, self._copied)
-        with capture.hooked(self._layers):
-            output = call(self.model, inputs)
+        output, capture = self._run(inputs, Capture(self.name, paths, self._targets, self._copied))
         capture.finish(output)
         moved = capture.moved()
         if moved:
@@ -214,7 +214,16 @@ class Taps:
             )
         for text in capture.blind:
             self._check_gradient(text)
-        return output, capture.values
+        values = capture.values
+        capture.begin()  # a compiled forward's is kept
+        return output, values
+
+    def _run(self, inputs: Any, capture: Capture) -> tuple[Any, Capture]:
+        """Run the model with the hooks, compiled where that is wanted and the mode is that of its use."""
+        if self.compiled is not None and self._probed is not None and self.model.training == self._probed[1]:
+            return self.compiled.run(self.model, inputs, self._layers, capture)
+        with capture.hooked(self._layers):
+            return call(self.model, inputs), capture
 
     def _check_gradient(self, text: str) -> None:
         """Refuse a tap taken under a no_grad that the model set itself, if something trainable lies before it."""

@@ -1,0 +1,50 @@
+"""One step of `fit` for a student of the zoo that learns from labels, and the ratio of two ways of taking it."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+
+import congruence as cg
+from congruence.engine.batch import Batch
+from congruence.engine.distributed import Objective
+from congruence.engine.optim import make_optimizer, make_scaler
+from congruence.engine.record import Recorder
+from congruence.engine.step import train_step
+from congruence.models import build
+
+CLASSES, SIDE = 10, 32
+CPU = torch.device("cpu")
+
+
+def student(name: str) -> cg.Distiller:
+    """A student of the zoo and cross-entropy, always the same."""
+    torch.manual_seed(0)
+    model = build(name, classes=CLASSES)
+    return cg.Distiller(None, model, ["ce"], example=torch.zeros(2, 3, SIDE, SIDE)).train()
+
+
+def stepper(distiller: cg.Distiller, options: cg.FitOptions, size: int) -> Callable[[], None]:
+    """What takes one step over the same batch of random images."""
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(size, 3, SIDE, SIDE, generator=generator)
+    batch = Batch(images, torch.randint(CLASSES, (size,), generator=generator))
+    optimizers = [make_optimizer(distiller.parameter_groups(), options.optimizer)]
+    objective, recorder = Objective(distiller), Recorder(None, every=50, device=CPU)
+    scaler = make_scaler(options.precision, CPU)
+    return lambda: train_step(objective, [batch], optimizers, recorder, options, 1, scaler)
+
+
+def medians(ways: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, float]:
+    """Return the median seconds of each way, of calls that take turns; the first round of each is left out."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds + 1):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way()
+            if number:
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}

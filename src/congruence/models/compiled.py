@@ -1,0 +1,114 @@
+"""A model that runs compiled while its layers are read: torch.compile traces the forward with the taps' hooks in it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from congruence.core.devices import on_tensors
+from congruence.models.capture import Capture
+from congruence.models.forward import call
+from congruence.models.layers import Layers
+
+LOG = logging.getLogger("congruence")
+Backend = str | Callable[..., Any]  # as `torch.compile` takes it
+BACKEND: Backend = "inductor"
+_KEY = "congruence"  # of the hooks, always the same, as what is compiled looks them up by it
+
+
+class Compiled:
+    """The forwards of one model, compiled once for each set of layers that is read.
+
+    Each is one graph from the inputs to the output and the layers' tensors; its hooks are on the model while it runs.
+    A shape of the inputs has a graph of its own, whatever came before: a run that is resumed gets the same numbers.
+    Random numbers are those of the plain forward. The output has no gradient unless it is among the layers, and a layer
+    that is read but not used in a loss gives the parameters before it a gradient of 0 in place of none.
+
+    What cannot be one graph runs as it is, after one warning that says why.
+
+    Example:
+        >>> from congruence.models.taps import Taps
+        >>> taps = Taps(nn.Linear(3, 2), name="student")
+        >>> taps.probe(torch.ones(2, 3), training=True)
+        >>> taps.require(["input:"])
+        >>> taps.compiled = Compiled("eager")  # a backend that compiles nothing
+        >>> output, values = taps.read(torch.ones(4, 3))
+        >>> list(output.shape), list(values["input:"].shape)
+        ([4, 2], [4, 3])
+    """
+
+    def __init__(self, backend: Backend | None = None) -> None:
+        self.backend = backend or BACKEND
+        self.refused = False
+        self._runs: dict[tuple[str, ...], _Run] = {}
+
+    def run(self, model: nn.Module, inputs: Any, layers: Layers, capture: Capture) -> tuple[Any, Capture]:
+        """Run the model on `inputs`; return its output and the capture that took the layers, this or a kept one."""
+        from torch._dynamo.exc import TorchDynamoException
+
+        error = None
+        if not self.refused:
+            run = self._runs.get(tuple(capture.paths))
+            try:
+                if run is None:
+                    run = self._runs[tuple(capture.paths)] = _Run(model, layers, capture, self.backend)
+                return run(inputs), run.capture
+            except TorchDynamoException as found:
+                error = found
+        capture.begin()
+        with capture.hooked(layers):
+            output = call(model, inputs)  # what is wrong with the inputs is said here
+        if error is not None:
+            self.refused = True
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            LOG.warning("The %s runs as it is, torch.compile cannot take it: %s", capture.name, reason)
+        return output, capture
+
+
+class _Run:
+    """One compiled forward: of a model, with the hooks of one capture."""
+
+    def __init__(self, model: nn.Module, layers: Layers, capture: Capture, backend: Backend) -> None:
+        self.capture = capture
+        self._hooks = [(layers.modules[layer], side, hook) for (layer, side), hook in capture.hooks().items()]
+
+        def forward(inputs: Any) -> Any:
+            output = call(model, inputs)
+            # A graph gives zeros as the gradient of what leads to its output alone, which a loss does not see: weight
+            # decay would then move a head that no term trains.
+            return output if capture.takes_output else on_tensors(Tensor.detach, output)
+
+        # Graphs are kept by code object: with one of its own, no two sets of layers share graphs, or torch's limit.
+        code = forward.__code__.replace(co_name=f"forward_{id(self):x}")
+        own = FunctionType(code, forward.__globals__, code.co_name, closure=forward.__closure__)
+        options: Any = {"fallback_random": True} if backend == "inductor" else None
+        self._forward = torch.compile(own, fullgraph=True, dynamic=False, backend=backend, options=options)
+
+    def __call__(self, inputs: Any) -> Any:
+        from torch._functorch import config
+
+        self.capture.begin()
+        # A term's gradient norm takes a backward through the graph before the step's own.
+        with self._hooked(), config.patch(donated_buffer=False):
+            return self._forward(inputs)
+
+    @contextlib.contextmanager
+    def _hooked(self) -> Iterator[None]:
+        held: list[dict[Any, Any]] = []
+        try:
+            for module, side, hook in self._hooks:
+                of_inputs = side == "input"
+                table: dict[Any, Any] = module._forward_pre_hooks if of_inputs else module._forward_hooks
+                flags: dict[Any, Any] = module._forward_pre_hooks_with_kwargs if of_inputs else {}
+                held += [table, flags]
+                table[_KEY], flags[_KEY] = hook, True
+            yield
+        finally:
+            for each in held:
+                each.pop(_KEY, None)

@@ -109,7 +109,7 @@ def angles(device: Device) -> Iterator[dict[str, Any]]:
 
 
 def steps(device: Device) -> Iterator[dict[str, Any]]:
-    """A student's step with channels last beside the plain one."""
+    """A student's step with channels last, and compiled, beside the plain one."""
     images, labels, _ = batch(device.name)
     name = "resnet8" if device.quick else "resnet32x4"
     for precision in (None, torch.bfloat16):
@@ -124,6 +124,9 @@ def steps(device: Device) -> Iterator[dict[str, Any]]:
 
             return step
 
+        if precision is None and not device.quick:
+            fast = torch.compile(cg.models.build(name, classes=100).to(device.name))
+            yield device.ratio(f"step of {name}, compiled / not", work(fast), work(models[1]))
         words = "float32" if precision is None else "bfloat16"
         yield device.ratio(f"step of {name}, channels last / not, {words}", *map(work, models))
 

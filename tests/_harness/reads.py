@@ -27,6 +27,20 @@ LOOKS = {
 }
 TAKEN = {ATEN.index: None, ATEN.index_put: 2, ATEN.index_put_: 2, ATEN._index_put_impl_: 2}  # place of what is put
 COPIES = ("cpu", "tolist")  # of a tensor: on the CPU no operator runs
+# By row: where it looks, and why it must.
+LOOKING = {
+    "arcface": ("methods/arcface.py:loss engine/step.py:train_step", "it and its library choose rows by masks"),
+    "class_wasserstein": ("geometry/transport.py", "exact plans are found on the host"),
+    "gaussian_wasserstein": ("geometry/gaussian.py:_polar", "torch's SVD waits by itself"),
+    "intra_class": (
+        "methods/pipeline.py methods/intra_class.py:loss core/known.py engine/step.py:train_step",
+        "its queue grows and shrinks, and the rows that leave it are chosen by a mask",
+    ),
+    "joint_wasserstein": ("geometry/transport.py", "exact plans are found on the host"),
+    "wasserstein": ("geometry/transport.py", "exact plans are found on the host"),
+    "clusters": ("methods/landmarks.py", "rows that wait for the first landmarks are chosen by a mask"),
+    "unbounded": ("losses/perception_coherence.py geometry/softrank.py", "the largest distance sets the expansion"),
+}
 
 
 class Reads(TorchDispatchMode):

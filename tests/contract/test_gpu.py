@@ -6,11 +6,17 @@ import pytest
 import torch
 from _harness.cases import CASES
 from _harness.fits import constant, data, distiller, same_state
+from _harness.reads import LOOKING
 from torch import nn
 
 import congruence as cg
-from congruence.engine.batch import unpack
+from congruence.engine.batch import grouped, unpack
+from congruence.engine.distributed import Objective
+from congruence.engine.optim import make_optimizer, make_scaler
+from congruence.engine.record import Recorder
+from congruence.engine.step import train_step
 from congruence.testing import check_row_on_device
+from congruence.testing.case import SmallLoader, small_distiller
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 DEVICE = "cuda"
@@ -19,6 +25,29 @@ DEVICE = "cuda"
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_method_gives_what_it_gives_on_the_cpu(case):
     check_row_on_device(case, DEVICE)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.row not in LOOKING], ids=str)
+def test_a_step_waits_for_nothing(case):
+    """As `tests/engine/test_waiting.py`, which counts the looks on a CPU; here CUDA itself would refuse one."""
+    device = torch.device(DEVICE)
+    made, options = small_distiller(case).to(device), cg.FitOptions(epochs=4)
+    optimizers = [make_optimizer(made.parameter_groups(), options.optimizer)]
+    objective, scaler = Objective(made), make_scaler(options.precision, device)
+    recorder, step = Recorder(None, every=50, device=device), 0
+    for epoch in range(3):
+        made.begin_epoch(epoch)
+        for batches in grouped(SmallLoader(case), epoch, 0, 1, device):
+            try:
+                if DEVICE == "cuda":
+                    torch.cuda.set_sync_debug_mode("error" if epoch else "default")
+                train_step(objective, batches, optimizers, recorder, options, step, scaler)
+            finally:
+                if DEVICE == "cuda":
+                    torch.cuda.set_sync_debug_mode("default")
+            step += 1
+        made.end_epoch()
+    assert not recorder.bad
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from _harness.cases import CASES
-from _harness.reads import Reads, as_moved
+from _harness.reads import LOOKING, Reads, as_moved
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -21,20 +21,6 @@ from congruence.testing import Case
 from congruence.testing.case import SmallLoader, small_distiller
 
 CPU = torch.device("cpu")
-# By row: where it looks, and why it must.
-LOOKING = {
-    "arcface": ("methods/arcface.py:loss engine/step.py:train_step", "it and its library choose rows by masks"),
-    "class_wasserstein": ("geometry/transport.py", "exact plans are found on the host"),
-    "gaussian_wasserstein": ("geometry/gaussian.py:_polar", "torch's SVD waits by itself"),
-    "intra_class": (
-        "methods/pipeline.py methods/intra_class.py:loss core/known.py engine/step.py:train_step",
-        "its queue grows and shrinks, and the rows that leave it are chosen by a mask",
-    ),
-    "joint_wasserstein": ("geometry/transport.py", "exact plans are found on the host"),
-    "wasserstein": ("geometry/transport.py", "exact plans are found on the host"),
-    "clusters": ("methods/landmarks.py", "rows that wait for the first landmarks are chosen by a mask"),
-    "unbounded": ("losses/perception_coherence.py geometry/softrank.py", "the largest distance sets the expansion"),
-}
 
 
 def steps(distiller, loader, options, *, warm=2, epochs=3):

@@ -18,7 +18,7 @@ from congruence.engine.options import Precision
 
 BATCH = 64
 STUDENTS = ("cnn3", "resnet8", "resnet20")
-DEFINITION = "a training step with channels last / without, medians of interleaved steps in one process"
+DEFINITION = "a training step with channels last / without, median processor times of interleaved steps on one thread"
 
 
 def main() -> None:

@@ -19,7 +19,8 @@ from congruence.engine.modes import compiled
 BATCH = 64
 STUDENTS = ("cnn3", "resnet8")
 DEFINITION = (
-    "a training step of the compiled student / of the student as it is, medians of interleaved steps in one process"
+    "a training step of the compiled student / of the student as it is, median processor times of interleaved steps "
+    "on one thread"
 )
 
 

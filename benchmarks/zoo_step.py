@@ -39,12 +39,12 @@ def stepper(distiller: cg.Distiller, options: cg.FitOptions, size: int) -> Calla
 
 
 def medians(ways: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, float]:
-    """Return the median seconds of each way, of calls that take turns; the first round of each is left out."""
+    """Return each way's median processor time in seconds, of calls that take turns; the first round is left out."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 1):
         for name, way in ways.items():
-            start = time.perf_counter()
+            start = time.process_time()
             way()
             if number:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(time.process_time() - start)
     return {name: statistics.median(values) for name, values in times.items()}

@@ -134,7 +134,7 @@ def _teachers(cells: Sequence[Cell], out: Path, options: dict[str, Any]) -> dict
         if cell.teacher is not None:
             pupils.setdefault(cell.teacher_key(), cell)
     return {
-        key: {"name": "teacher" if len(pupils) == 1 else f"teacher, {cell.variant or cell.method}"}
+        key: {"name": "teacher" if len(pupils) == 1 else f"teacher, {cell.row}"}
         | teach(cell, _teacher(cell, out), **options)
         for key, cell in pupils.items()
     }

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -73,7 +72,7 @@ def peak_bytes(call: Callable[[], object]) -> int:
     Tensors and arrays are counted apart and their peaks added: at most twice the truth, and never below it but for
     what one operation of torch takes inside itself.
     """
-    largest_tensor(lambda: torch.zeros(1))  # what a first dispatch imports is no array
+    largest_tensor(call)  # what a first call imports, and what a tracer of lines notes, is no array
     tracemalloc.start()
     try:
         with _Peak() as mode:

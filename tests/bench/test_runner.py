@@ -101,7 +101,7 @@ def test_several_teachers_are_named_after_what_they_teach(whole, tmp_path):
     assert alone["name"] == "teacher"
     other = {"plain": (), "longer": ("stages.teacher.train.epochs=2",)}
     results = run_plan(dataclasses.replace(plan(methods=("pkt",), seeds=(0,)), variants=other), tmp_path, workers=0)
-    assert [row["name"] for row in results.teachers.values()] == ["teacher, plain", "teacher, longer"]
+    assert [row["name"] for row in results.teachers.values()] == ["teacher, pkt-plain", "teacher, pkt-longer"]
     kept = [json.loads(line) for line in (tmp_path / "teachers.jsonl").read_text().splitlines()]
     assert kept == list(results.teachers.values())
     assert kept[0]["accuracy_best"] == alone["accuracy_best"]

@@ -144,7 +144,7 @@ class FitOptions:
             terms too, but for batch norms in training mode: they use and track the statistics of each chunk. A batch
             need not divide: it is cut into parts as equal as can be. None: all at once.
         channels_last: hold the weights of convolutions, and with them the maps between, with the channels last while
-            `fit` runs: most convolutions are faster so, on a CPU by 1.1 to 1.4 times for small networks. Rounding
+            `fit` runs: most convolutions are faster so, on a CPU by 1.2 to 1.5 times for small networks. Rounding
             differs, and the teacher's too where it is not cached.
         compile: run the students in training and the teacher by torch.compile, each as one graph (with a warning and
             as it is where it cannot be one). Each new shape of inputs costs half a minute or so. Rounding differs.

@@ -9,8 +9,9 @@ import argparse
 from typing import get_args
 
 import torch
+from interleaved import medians
 from record import figure, write
-from zoo_step import medians, stepper, student
+from zoo_step import stepper, student
 
 import congruence as cg
 from congruence.engine.modes import channels_last

@@ -10,8 +10,9 @@ import sys
 import time
 
 import torch
+from interleaved import medians
 from record import figure, write
-from zoo_step import medians, stepper, student
+from zoo_step import stepper, student
 
 import congruence as cg
 from congruence.engine.modes import compiled

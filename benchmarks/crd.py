@@ -6,12 +6,11 @@ python benchmarks/crd.py
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from interleaved import medians
 from record import figure, write
 from torch import Tensor, nn
 
@@ -81,18 +80,6 @@ def stepped(method: ContrastiveRepresentation, student: Tensor, teacher: Tensor,
         method.update(embedded)
 
 
-def medians(calls: dict[str, Call], rounds: int) -> dict[str, float]:
-    """Milliseconds of each call; the first round warms up."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(rounds + 1):
-        for name, call in calls.items():
-            start = time.process_time()
-            call()
-            if number:
-                times[name].append(1e3 * (time.process_time() - start))
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
@@ -125,8 +112,8 @@ def main() -> None:
             f"{of}, {name} negatives",
             times[name] / times["usual"],
             BARS.get(f"{of}, {name} negatives"),
-            milliseconds=round(times[name], 2),
-            usual_milliseconds=round(times["usual"], 1),
+            milliseconds=round(1e3 * times[name], 2),
+            usual_milliseconds=round(1e3 * times["usual"], 1),
         )
         for of, times in (("scores", scores), ("step", steps))
         for name in ("shared", "own")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from interleaved import medians
 from record import figure, resident, write
 from torch import Tensor
 
@@ -190,14 +190,7 @@ def main() -> None:
     torch.set_num_threads(1)
     figures = []
     for name, pair in comparisons().items():
-        times: tuple[list[float], list[float]] = ([], [])
-        for number in range(rounds + 1):
-            for kept, call in zip(times, pair, strict=True):
-                start = time.process_time()
-                call()
-                if number:  # the first round warms up
-                    kept.append(time.process_time() - start)
-        ours, plain = (statistics.median(kept) for kept in times)
+        ours, plain = medians(dict(zip(("ours", "plain"), pair, strict=True)), rounds).values()
         row = {"milliseconds": round(1e3 * ours, 1), "plain_milliseconds": round(1e3 * plain, 1)}
         figures.append(figure(f"{name} over plain", ours / plain, BARS[f"{name} over plain"], **row))
     for rows in (10_000, 50_000, MILLION):

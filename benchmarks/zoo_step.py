@@ -1,10 +1,8 @@
-"""One step of `fit` for a student of the zoo that learns from labels, and the ratio of two ways of taking it."""
+"""One step of `fit` for a student of the zoo that learns from labels."""
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 
@@ -36,15 +34,3 @@ def stepper(distiller: cg.Distiller, options: cg.FitOptions, size: int) -> Calla
     objective, recorder = Objective(distiller), Recorder(None, every=50, device=CPU)
     scaler = make_scaler(options.precision, CPU)
     return lambda: train_step(objective, [batch], optimizers, recorder, options, 1, scaler)
-
-
-def medians(ways: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, float]:
-    """Return each way's median processor time in seconds, of calls that take turns; the first round is left out."""
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(rounds + 1):
-        for name, way in ways.items():
-            start = time.process_time()
-            way()
-            if number:
-                times[name].append(time.process_time() - start)
-    return {name: statistics.median(values) for name, values in times.items()}

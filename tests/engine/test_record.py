@@ -161,3 +161,20 @@ def test_a_gradient_that_drowns_another_is_told_once(weight, told, caplog):
     said = [line for line in caplog.messages if "times that of 'ce'" in line]
     assert len(said) == int(told), caplog.messages
     assert all(line.startswith("The first gradient of 'kd'") for line in said)
+
+
+@pytest.mark.parametrize(
+    ("norms", "told"),
+    [
+        ({"mlld.class": 20.0, "mlld.batch": 0.01}, ""),
+        ({"ce": 1.0, "mlld.class": 20.0, "mlld.batch": 0.001}, ""),
+        ({"ce": 1.0, "mlld.class": 200.0, "mlld.batch": 1.0}, "of 'mlld' (2e+02) is 200 times that of 'ce' (1)"),
+        ({"kd": 500.0, "mlld.class": 2.0, "mlld.batch": 0.001}, "of 'kd' (5e+02) is 250 times that of 'mlld' (2)"),
+    ],
+)
+def test_a_term_of_several_parts_counts_as_its_largest(norms, told, caplog):
+    recorder = Recorder(None, every=1, device=torch.device("cpu"))
+    recorder.add({"loss": torch.tensor(1.0)}, {name: torch.tensor(norm) for name, norm in norms.items()})
+    recorder.flush(1, 0, {})
+    assert len(caplog.messages) == bool(told)
+    assert all(told in line for line in caplog.messages)

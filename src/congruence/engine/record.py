@@ -86,8 +86,15 @@ class Recorder:
         return row
 
     def _compare(self, norms: Mapping[str, float]) -> None:
-        """Warn once, from the first norms, where one term's gradient drowns another's."""
-        felt = {name: norm for name, norm in norms.items() if norm > 0}
+        """Warn once, from the first norms, where one term's gradient drowns another's.
+
+        A term of several parts ("mlld.class") counts as its largest: its authors have weighed them against each other.
+        """
+        felt: dict[str, float] = {}
+        for name, norm in norms.items():
+            term = name.partition(".")[0]
+            felt[term] = max(norm, felt.get(term, 0.0))
+        felt = {name: norm for name, norm in felt.items() if norm > 0}
         if self._compared or not felt:
             return
         self._compared = True

@@ -13,6 +13,8 @@ import sys
 import pytest
 from _harness.pages import ROOT
 
+from congruence.methods import keys
+
 ANGLE = {"time at B=128": 0.3333, "memory at B=128": 0.25, "memory at B=1024": 1.0}
 SOFT_RANK = {
     **{f"auto, B=64, temperature {tau}": 1.05 for tau in (0.1, 0.3)},
@@ -57,6 +59,7 @@ BARS = {
     "import_time": 1.3,
     "rkd_angle": ANGLE,
     "method_cost": None,
+    "one_epoch": 100.0,
     "softrank": SOFT_RANK,
     "crd": CRD,
     "transport": None,
@@ -94,6 +97,13 @@ def test_a_result_is_whole(path):
             continue
         assert figure["bar"] == bar
         assert figure["within"] == (figure["value"] <= figure["bar"])
+
+
+def test_every_row_trained_an_epoch_without_a_warning():
+    result = json.loads((FOLDER / "one_epoch.json").read_text(encoding="utf8"))
+    trained = {tuple(figure["name"].split(", ")) for figure in result["figures"]}
+    assert trained == {(key, variant) for key in keys() for variant in ("resnet8", "cnn3")}
+    assert result["warnings"] == {}
 
 
 def test_the_page_is_as_the_figures_are():

@@ -37,6 +37,7 @@ LOOKING = {
         "its queue grows and shrinks, and the rows that leave it are chosen by a mask",
     ),
     "joint_wasserstein": ("geometry/transport.py", "exact plans are found on the host"),
+    "rkd": ("geometry/angles.py:_tight", "anchors in tight clusters take the long way"),
     "wasserstein": ("geometry/transport.py", "exact plans are found on the host"),
     "clusters": ("methods/landmarks.py", "rows that wait for the first landmarks are chosen by a mask"),
     "unbounded": ("losses/perception_coherence.py geometry/softrank.py", "the largest distance sets the expansion"),

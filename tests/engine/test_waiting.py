@@ -66,7 +66,6 @@ VARIANTS = [
     ("clusters", Case("kda", {"landmarks": "clusters", "count": 2, "warmup": 1})),
     ("", Case("perception_coherence", {"method": "fast"})),
     ("unbounded", Case("perception_coherence", {"method": "fast", "dissimilarity": "euclidean"})),
-    ("", Case("rkd")),
     ("", Case("gaussian_kl", {"covariance": "full", "shrinkage": 0.5})),
 ]
 

@@ -98,8 +98,10 @@ class TestAngle(LossTester):
     )
 
     @pytest.mark.parametrize("entries", [1, 7, 30, 100, 2**16])
-    def test_tiles_do_not_matter(self, entries, monkeypatch):
-        arguments = leaves(embeddings(seeded(0), 6))
+    @pytest.mark.parametrize("distance", [1.0, 1e-9])
+    def test_tiles_do_not_matter(self, entries, distance, monkeypatch):
+        student, teacher = embeddings(seeded(0), 6)
+        arguments = leaves((torch.cat([distance * student[:3], student[3:]]), teacher))
         value = rkd_angle_loss(*arguments)
         expected = gradients(value, arguments)
         monkeypatch.setattr(angles, "_TILE", {"cpu": entries})
@@ -145,6 +147,26 @@ def spread(scale, centres):
     return tuple(sides)
 
 
+def nearly_equal(distance):
+    """Three rows at a distance, and two far away."""
+    student = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, -3.0]])
+    student[:3] *= distance
+    teacher = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0], [1.0, 1.0], [0.0, -3.0]])
+    return student, teacher
+
+
+def nearly_dead(scale):
+    """Embeddings after a ReLU, some of them next to nothing, beside others."""
+    rows = torch.randn(16, 8, generator=seeded(5)).relu()
+    rows[:6] *= scale
+    return rows, torch.randn(16, 5, generator=seeded(6))
+
+
+def sharp(scale):
+    """Probabilities of logits so large that many rows are the same but for digits far behind."""
+    return torch.softmax(scale * torch.randn(24, 10, generator=seeded(7)), 1), torch.randn(24, 16, generator=seeded(8))
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -153,13 +175,20 @@ def spread(scale, centres):
         spread(0.01, 1),
         spread(1e-4, 4),
         tuple(t.float() for t in tight_clusters(16, 3, 5)),
+        *(nearly_equal(distance) for distance in (1e-4, 1e-7, 1e-12, 1e-20)),
+        *(nearly_dead(scale) for scale in (1e-6, 1e-9, 1e-12)),
+        *(sharp(scale) for scale in (10, 30)),
+        sharp(30)[::-1],
     ],
-    ids=["normal", "two clusters", "one cluster", "four tighter ones", "two of few dimensions"],
+    ids=[
+        *("normal", "two clusters", "one cluster", "four tighter ones", "two of few dimensions"),
+        *("1e-4", "1e-7", "1e-12", "1e-20", "dying", "nearly dead", "dead", "sharp", "sharper", "sharp teacher"),
+    ],
 )
 def test_the_angles_equal_the_usual_form_on_clusters(arguments):
     exact = leaves(tuple(side.double() for side in arguments))
     found = leaves(arguments)
-    value, expected = rkd_angle_loss(*found), usual_angle(*exact)
+    value, expected = rkd_angle_loss(*found), usual_angle(*exact, normalized=unit)
     torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=0)
     for ours, wanted in zip(gradients(value, found), gradients(expected, exact), strict=True):
         assert (ours.double() - wanted).norm() <= 1e-5 * wanted.norm()

@@ -22,6 +22,18 @@ def test_euclidean_equals_torch():
     torch.testing.assert_close(euclidean(x), (x[:, None] - x[None]).norm(dim=2), rtol=1e-14, atol=0)
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20, 1e37])
+def test_distances_do_not_leave_float32(scale):
+    x = points(5, 3).float()
+    expected = torch.cdist(x.double(), x.double()) * scale
+    far = (scale * x).requires_grad_()
+    torch.testing.assert_close(euclidean(far).double(), expected, rtol=1e-5, atol=0)
+    near = x.clone().requires_grad_()
+    wanted, found = (torch.autograd.grad(euclidean(rows).sum(), rows)[0] for rows in (near, far))
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    assert torch.equal(euclidean(far, far), euclidean(far))
+
+
 @pytest.mark.parametrize("measure", [cosine, euclidean])
 def test_two_sets_equal_a_block_of_one(measure):
     x = points()

@@ -103,3 +103,24 @@ class TestHkd(LossTester):
         torch.testing.assert_close(value, (theirs * torch.log(1e-6 + theirs / (ours + 1e-6))).mean())
         with pytest.raises(ValueError, match=r"`kernel` must be a callable that maps \[6, D\] to \[6, 6\], got"):
             heterogeneous_kd_loss(student, teacher, kernel=torch.sum, divergence="kl")
+
+    @pytest.mark.parametrize("divergence", ["kl", "jeffreys"])
+    def test_the_scale_of_a_callable_does_not_matter(self, divergence):
+        student, teacher = embeddings(seeded(2), 6)
+        values = [
+            heterogeneous_kd_loss(
+                student, teacher, kernel=lambda x, c=scale: c * rbf_kernel(x, gamma=0.3), divergence=divergence
+            )
+            for scale in (1.0, 1e-30)
+        ]
+        torch.testing.assert_close(values[1], values[0], rtol=1e-10, atol=0)
+        assert values[0] > 1e-4
+
+    def test_a_callable_with_parameters_gets_rows_of_their_type(self):
+        student = embeddings(seeded(2), 6)[0].float()
+        mapped = torch.nn.Linear(3, 3, bias=False)
+        value = heterogeneous_kd_loss(
+            student, student.flip(0), kernel=lambda x: torch.exp(mapped(x) @ x.T), divergence="kl"
+        )
+        value.backward()
+        assert mapped.weight.grad.any()

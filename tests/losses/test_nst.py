@@ -62,6 +62,11 @@ class TestNeuronSelectivity(LossTester):
         expected = reference(F.adaptive_avg_pool2d(student, (2, 3)), teacher).mean()
         torch.testing.assert_close(neuron_selectivity_loss(student, teacher), expected)
 
+    def test_sides_of_two_types(self):
+        student, teacher = (torch.randn(2, 3, 4, 4, generator=seeded(k)) for k in (0, 1))
+        value = neuron_selectivity_loss(student, teacher.double())
+        torch.testing.assert_close(value, neuron_selectivity_loss(student.double(), teacher.double()))
+
     def test_order_sign_and_repetition_of_channels_do_not_matter(self):
         student, _ = maps(seeded(0), 4)
         assert neuron_selectivity_loss(torch.cat([-3 * student.flip(1), student], 1), student).abs().item() < 1e-15

@@ -70,7 +70,7 @@ def test_two_steps_equal_the_golden():
         total = total + value
         with torch.no_grad():
             method.update(embedded)
-        torch.testing.assert_close(method.normalizers, cast["out_Z_v1_v2"], rtol=1e-10, atol=0)
+        torch.testing.assert_close(method.log_normalizers.exp(), cast["out_Z_v1_v2"], rtol=1e-10, atol=0)
         torch.testing.assert_close(method.student_bank, cast[f"out_memory_v1_after{number}"])
         torch.testing.assert_close(method.teacher_bank, cast[f"out_memory_v2_after{number}"])
     total.backward()
@@ -167,7 +167,7 @@ def test_a_shared_set_leaves_out_ones_own_class():
             banks = (method.student_bank, method.teacher_bank)
             repeated = [sample, *kept * 60]  # K/len(kept) times each, in sixtieths
             for number, (e, bank) in enumerate(zip(rows, banks[::-1], strict=True)):
-                x = torch.exp(bank[repeated] @ e[0] / 0.07) / method.normalizers[number]
+                x = torch.exp(bank[repeated] @ e[0] / 0.07) / method.log_normalizers[number].exp()
                 noise = 6 / 12
                 expected -= (x[0] / (x[0] + noise + 1e-7)).log() / 3
                 each = -(noise / (x[1:] + noise + 1e-7)).log()
@@ -187,16 +187,53 @@ def test_z_is_that_of_the_first_batch():
         )
         expected = contrastive_representation_loss(*rows, *banks, index)
     torch.testing.assert_close(step(method, given), expected)
-    constants = method.normalizers.clone()
-    assert (constants > 0).all()
+    constants = method.log_normalizers.clone()
+    assert constants.isfinite().all()
     with torch.no_grad():
         later = method.embed(batch(method, torch.arange(4, 9), seed=7))
         index = torch.cat([later.index[:, None], method._draw(later.index)], 1)
         rows = [later.one(side) for side in ("student", "teacher")]
-        expected = contrastive_representation_loss(*rows, *banks, index, normalizers=constants)
+        expected = contrastive_representation_loss(*rows, *banks, index, normalizers=constants.exp())
         torch.testing.assert_close(method.loss(later)["loss"], expected)
         method.update(later)
-    assert torch.equal(method.normalizers, constants)
+    assert torch.equal(method.log_normalizers, constants)
+
+
+def test_a_low_temperature_stays_finite_after_the_first_batch():
+    method = built(temperature=0.001).float()
+    index = torch.arange(6)
+    given = batch(method, index)
+    rows = [given.one(side).float() for side in ("student", "teacher")]
+    values = [step(method, signals(*rows, index)) for _ in range(3)]
+    assert torch.isfinite(torch.stack(values)).all()
+    assert method.log_normalizers.max() > 89  # whose exponential is no float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_teacher_of_another_type(dtype):
+    method = built().float()
+    given = batch(method, torch.arange(4))
+    rows = [given.one(side) for side in ("student", "teacher")]
+    value = step(method, signals(rows[0].float(), rows[1].to(dtype), torch.arange(4)))
+    torch.testing.assert_close(
+        value, step(built().float(), signals(rows[0].float(), rows[1].to(dtype).float(), torch.arange(4)))
+    )
+
+
+@pytest.mark.parametrize(
+    ("index", "got"),
+    [
+        (torch.arange(3), "torch.int64 [3]"),
+        (torch.arange(4.0), "torch.float32 [4]"),
+        (torch.arange(4)[:, None], "torch.int64 [4, 1]"),
+    ],
+)
+def test_an_index_that_is_not_one_of_the_batch(index, got):
+    method = built()
+    given = batch(method, torch.arange(4))
+    rows = [given.one(side) for side in ("student", "teacher")]
+    with pytest.raises(ValueError, match=re.escape(f"`index` must be int64 [4], got {got}.")):
+        step(method, signals(*rows, index))
 
 
 def test_a_sample_twice_in_a_batch_counts_once():
@@ -223,7 +260,7 @@ def test_banks_in_half_precision():
             given = batch(method, torch.arange(5), seed=seed)
             torch.testing.assert_close(step(method, given), step(plain, given), rtol=0.02, atol=0)
         torch.testing.assert_close(method.student_bank.double(), plain.student_bank, rtol=0, atol=0.02)
-        assert method.half().normalizers.dtype == torch.float32
+        assert method.half().log_normalizers.dtype == torch.float32
 
 
 def test_in_evaluation_the_positive_is_the_sample_itself():
@@ -254,7 +291,7 @@ def test_through_a_distiller():
     out.loss.backward()
     assert student[0].weight.grad.any()
     kept = {name.removeprefix("methods.crd.") for name in made.state_dict() if "methods.crd" in name}
-    assert {"student_bank", "teacher_bank", "normalizers", "draws"} < kept
+    assert {"student_bank", "teacher_bank", "log_normalizers", "draws"} < kept
     sentence = "`ContrastiveRepresentation`: `index` must be positions in data of 12, got 12."
     with pytest.raises(ValueError, match=re.escape(sentence)):
         made(torch.randn(2, 6), index=torch.tensor([3, 12]))

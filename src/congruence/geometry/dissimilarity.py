@@ -21,6 +21,7 @@ Dissimilarity = DissimilarityName | Callable[[Tensor], Tensor]
 # A float64 product of unit rows errs by about 1e-16; what lies below these is rounding, not distance.
 _COSINE_ZERO = 1e-15
 _SQUARED_ZERO = 1e-14
+_HUGE = 1e15  # a magnitude beyond which squares are near float32's end
 _LEAST_ROWS = 16  # of a block: products of fewer are slow
 
 
@@ -107,7 +108,15 @@ def euclidean(x: Tensor, y: Tensor | None = None) -> Tensor:
 
 
 def _euclidean(x: Tensor, y: Tensor | None) -> Tensor:
-    return torch.cdist(x, x if y is None else y, compute_mode="donot_use_mm_for_euclid_dist")
+    columns = x if y is None else y
+    largest = torch.maximum(_largest(x), _largest(columns))
+    # Squares of what is larger or smaller leave float32.
+    scale = torch.where((largest > _HUGE) | (largest > 0) & (largest < 1 / _HUGE), largest, torch.ones_like(largest))
+    return torch.cdist(x / scale, columns / scale, compute_mode="donot_use_mm_for_euclid_dist") * scale
+
+
+def _largest(x: Tensor) -> Tensor:
+    return x.detach().abs().amax() if x.numel() else x.new_zeros(())
 
 
 DISSIMILARITIES: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType({"cosine": cosine, "euclidean": euclidean})

@@ -22,7 +22,7 @@ CHECKS: Mapping[str, check.Constraint] = {
     "eps": check.POSITIVE,
 }
 _ROUND = 1e-6  # under the root of a distance
-_LEAST = 1e-12  # a similarity under the logarithm: that of opposite rows is 0
+_LEAST = 1e-12  # a share under the logarithm: that of opposite rows is 0
 
 
 @float32_island
@@ -47,8 +47,8 @@ def heterogeneous_kd_loss(
         eps: ε > 0.
 
     Returns:
-        The loss, in float32 or float64. Under "jeffreys" a similarity below 1e-12 of a cosine or a callable counts as
-        that: the logarithm of the 0 of opposite rows would not be finite.
+        The loss, in float32 or float64. For "cosine" and a callable, a P below 1e-12 counts as that: under "jeffreys"
+        the logarithm of the 0 of opposite rows would not be finite.
 
     Raises:
         ValueError: for shapes that do not fit or a hyper-parameter out of its range.
@@ -71,7 +71,7 @@ def heterogeneous_kd_loss(
     check.floating(name, 2, student=student, teacher=teacher)
     check.same_rows(name, student=student, teacher=teacher)
     check.hyperparameters(name, CHECKS, kernel=kernel, divergence=divergence, eps=eps)
-    ours, theirs = (_log_shares(as_float64(rows), kernel, eps) for rows in (student, teacher))
+    ours, theirs = (_log_shares(rows, kernel, eps) for rows in (student, teacher))
     if divergence == "kl":
         terms = theirs.exp() * torch.log(eps + theirs.exp() / (ours.exp() + eps))
     else:
@@ -80,18 +80,19 @@ def heterogeneous_kd_loss(
 
 
 def _log_shares(rows: Tensor, kernel: Kernel, eps: float) -> Tensor:
-    """Return log P."""
+    """Return log P in float64; a callable gets the rows as they are: it may hold float32 parameters."""
     if kernel == "rbf":
-        return torch.log_softmax(-_distances(rows), 1)
+        return torch.log_softmax(-_distances(as_float64(rows)), 1)
     if kernel == "student_t":
-        return torch.log_softmax(-torch.log1p(_distances(rows)), 1)
+        return torch.log_softmax(-torch.log1p(_distances(as_float64(rows))), 1)
     if isinstance(kernel, str):
+        rows = as_float64(rows)
         rows = rows / (safe_norm(rows, keepdim=True) + eps)
         similarities = (rows @ rows.T + 1) / 2
     else:
-        similarities = square_matrix("heterogeneous_kd_loss", "kernel", kernel(rows), len(rows))
-    similarities = similarities.clamp(min=_LEAST)
-    return similarities.log() - similarities.sum(1, keepdim=True).log()
+        similarities = as_float64(square_matrix("heterogeneous_kd_loss", "kernel", kernel(rows), len(rows)))
+    sums = similarities.sum(1, keepdim=True)
+    return (similarities / torch.where(sums > 0, sums, torch.ones_like(sums))).clamp(min=_LEAST).log()
 
 
 def _distances(rows: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from congruence.core import check
@@ -49,12 +50,14 @@ def neuron_selectivity_loss(student_map: Tensor, teacher_map: Tensor, *, reducti
 
     Deviations:
         None. The authors' code leaves the teacher's own term out: the value may then be negative, the gradient by the
-        student is the same.
+        student is the same. Here float32 maps that are all but equal may give some −1e-8.
     """
     name = "neuron_selectivity_loss"
     check.floating(name, 4, student_map=student_map, teacher_map=teacher_map)
     check.same_rows(name, student_map=student_map, teacher_map=teacher_map)
-    student, teacher = (unit(maps.flatten(2)) for maps in pooled_alike(student_map, teacher_map))
+    dtype = torch.promote_types(student_map.dtype, teacher_map.dtype)
+    maps = pooled_alike(student_map.to(dtype), teacher_map.to(dtype))
+    student, teacher = (unit(each.flatten(2)) for each in maps)
     channels, positions = max(student.shape[1], teacher.shape[1]), student.shape[2]
     if positions <= channels:
         # mean k(a, b) = ⟨mean a aᵀ, mean b bᵀ⟩: the same number, never below 0, without the pairs of channels.

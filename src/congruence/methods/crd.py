@@ -72,7 +72,7 @@ class ContrastiveRepresentation(Method):
     needs = Needs(index=True, facts=True)
     student_bank: Tensor
     teacher_bank: Tensor
-    normalizers: Tensor
+    log_normalizers: Tensor
     draws: Tensor
     classes: Tensor
     order: Tensor
@@ -127,7 +127,7 @@ class ContrastiveRepresentation(Method):
         self.register_buffer("first", torch.searchsorted(ordered, classes), persistent=False)
         self.register_buffer("after", torch.searchsorted(ordered, classes, right=True), persistent=False)
         self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("normalizers", torch.zeros(2))
+        self.register_buffer("log_normalizers", torch.full((2,), -torch.inf))  # of no Z yet
         for part, side in enumerate(SIDES):
             rows = torch.randn(facts.size, self.embedding_dim, generator=keyed_generator(self.seed, part))
             self.register_buffer(f"{side}_bank", unit(rows).to(self.bank_dtype or rows.dtype))
@@ -148,29 +148,28 @@ class ContrastiveRepresentation(Method):
 
     def embed(self, signals: Signals) -> Signals:
         """Project both networks' rows to unit embeddings."""
-        rows = {side: self.projections[side](signals.one(side)) for side in SIDES}
+        dtype = next(self.projections.parameters()).dtype
+        rows = {side: self.projections[side](signals.one(side).to(dtype)) for side in SIDES}
         return signals.replace({(side, "main", "features"): (unit(widen(e)),) for side, e in rows.items()})
 
     def loss(self, signals: Signals) -> Mapping[str, Tensor]:
         """Return the loss, with Z of this batch where it is the first."""
         scores, weights = self._scores(signals)
-        known = self.normalizers.to(scores[0].dtype)
         values = []
-        for side, each in enumerate(scores):
+        for each, known in zip(scores, self.log_normalizers.to(scores[0].dtype), strict=True):
             own = log_normalizer(each.detach(), len(self.classes), weights)
-            constant = torch.where(known[side] > 0, known[side].clamp(min=1e-30).log(), own)
-            values.append(contrast(each - constant, len(self.classes), weights))
+            values.append(contrast(each - torch.where(known.isfinite(), known, own), len(self.classes), weights))
         return {"loss": torch.stack(values).sum()}
 
     @float32_island
     def update(self, signals: Signals) -> None:
         """Keep Z of the first batch, and move the banks towards the batch's embeddings."""
-        if not (self._normalized or self.normalizers.all()):
+        if not (self._normalized or self.log_normalizers.isfinite().all()):
             scores, weights = self._scores(signals)
-            found = [log_normalizer(each, len(self.classes), weights).exp() for each in scores]
-            self.normalizers.copy_(torch.stack(found))
+            found = [log_normalizer(each, len(self.classes), weights) for each in scores]
+            self.log_normalizers.copy_(torch.stack(found))
         self._normalized = True  # from now on the device is not asked
-        index = _known(signals.index)
+        index = _known(signals)
         same = index[:, None] == index[None, :]
         for side, bank in zip(SIDES, (self.student_bank, self.teacher_bank), strict=True):
             rows = signals.one(side)
@@ -182,11 +181,9 @@ class ContrastiveRepresentation(Method):
     @float32_island
     def _scores(self, signals: Signals) -> tuple[list[Tensor], Tensor | None]:
         """Return ⟨m, e⟩/τ [B, 1 + K] of student and teacher, and how often each negative counts (None: once)."""
-        index = _known(signals.index)
-        if self.training:
-            wrong = [place for place in extremes(index) if not 0 <= place < len(self.classes)]
-            if wrong:
-                check.fail("ContrastiveRepresentation", "index", f"positions in data of {len(self.classes)}", wrong[0])
+        index = _known(signals)
+        if self.training and (wrong := [k for k in extremes(index) if not 0 <= k < len(self.classes)]):
+            check.fail("ContrastiveRepresentation", "index", f"positions in data of {len(self.classes)}", wrong[0])
         sides = [signals.one(side) for side in SIDES]
         negatives = self._shared() if self.shared_negatives else self._draw(index)
         scores = []
@@ -230,7 +227,7 @@ class ContrastiveRepresentation(Method):
         for name, buffer in self.named_buffers(recurse=False):
             if self.bank_dtype is not None and name.endswith("_bank"):
                 self._buffers[name] = buffer.to(self.bank_dtype)
-            elif name == "normalizers":
+            elif name == "log_normalizers":
                 self._buffers[name] = widen(buffer)
         return self
 
@@ -244,7 +241,10 @@ def _classes(facts: DataFacts) -> Tensor:
     return torch.where(labels >= 0, labels, int(labels.max()) + 1 + alone)
 
 
-def _known(index: Tensor | None) -> Tensor:
+def _known(signals: Signals) -> Tensor:
+    index, rows = signals.index, len(signals.one("student"))
     if index is None:
         raise ValueError("`ContrastiveRepresentation` needs the samples' index, the batch has none.")
+    if index.dtype != torch.int64 or index.shape != (rows,):
+        check.fail("ContrastiveRepresentation", "index", f"int64 [{rows}]", f"{index.dtype} {check.shape(index)}")
     return index

@@ -109,7 +109,7 @@ def euclidean(x: Tensor, y: Tensor | None = None) -> Tensor:
 
 def _euclidean(x: Tensor, y: Tensor | None) -> Tensor:
     columns = x if y is None else y
-    largest = torch.maximum(_largest(x), _largest(columns))
+    largest = _largest(x) if y is None else torch.maximum(_largest(x), _largest(y))
     # Squares of what is larger or smaller leave float32.
     scale = torch.where((largest > _HUGE) | (largest > 0) & (largest < 1 / _HUGE), largest, torch.ones_like(largest))
     return torch.cdist(x / scale, columns / scale, compute_mode="donot_use_mm_for_euclid_dist") * scale

@@ -94,6 +94,30 @@ def test_only_reads_a_part_and_knows_what_was_required(images: Tensor) -> None:
     assert list(taps.read(images)[1]) == ["conv1", "fc", "conv2"]
 
 
+class Gated(nn.Module):
+    """A convolution gives the classes; the last Linear to run opens its channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.gate, self.classes = nn.Conv2d(3, 4, 3), nn.Linear(4, 4), nn.Conv2d(4, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.conv(x)
+        opened = maps * self.gate(maps.mean((2, 3))).sigmoid()[:, :, None, None]
+        return self.classes(opened).mean((2, 3))
+
+
+class Branches(nn.Module):
+    """Adds up the logits of two branches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(5, 3), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.first(x) + self.second(x.square())
+
+
 def test_defaults(images: Tensor) -> None:
     taps = Taps(Net(), name="student")
     with pytest.raises(RuntimeError, match="before `probe`"):
@@ -119,6 +143,18 @@ def test_defaults(images: Tensor) -> None:
     dense.probe(images, training=False)
     with pytest.raises(ValueError, match="student_layer= or teacher_layer="):
         dense.default("logits")
+
+    gated = Taps(Gated(), name="student")
+    gated.probe(images, training=True)
+    assert (gated.head, gated.default("logits")) == (None, "output")
+    with pytest.raises(ValueError, match=r"for 'features', since its output is not that of its last Linear 'gate': na"):
+        gated.default("features")
+    two = Taps(Branches(), name="student")
+    two.probe(torch.ones(2, 5), training=True)
+    assert (two.default("features"), two.default("logits")) == ("input:second", "output")
+    probable = Taps(nn.Sequential(nn.Linear(5, 3), nn.Softmax(1)), name="student")
+    probable.probe(torch.ones(2, 5), training=True)
+    assert probable.default("logits") == "0"
 
     linear = nn.Linear(5, 5)
     repeated = Taps(nn.Sequential(linear, linear), name="student")

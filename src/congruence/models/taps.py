@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from congruence.core import check
 from congruence.models.capture import Capture, Group
+from congruence.models.classifier import head_and_logits
 from congruence.models.compiled import Compiled
 from congruence.models.forward import call, dry_forward
 from congruence.models.layers import LayerError, LayerPath, Layers, parse
@@ -63,7 +64,8 @@ class Taps:
         self._paths: dict[str, LayerPath] = {}
         self._targets: dict[str, str] = {}
         self._copied: set[str] = set()  # paths whose tensor is changed in place later in the forward
-        self._output_dims: int | None = None
+        self._linear: tuple[str, Tensor] | None = None  # the last Linear to run, and what left it
+        self._logits: str | None = None
 
     def probe(self, example: Any, *, training: bool) -> None:
         """Run the model once on `example` in the mode of its use, and note which layers run, and how often.
@@ -72,7 +74,7 @@ class Taps:
             ValueError: where that forward fails, with its text and the example's shapes.
         """
         self._layers = Layers(self.model, self.name)
-        self._calls, self._finished, self._before, self.head = {}, [], {}, None
+        self._calls, self._finished, self._before, self._linear = {}, [], {}, None
         last: dict[torch.Size, tuple[str, int, torch.Size]] = {}
         reachable = self._layers.reachable()
         with contextlib.ExitStack() as stack:
@@ -80,10 +82,9 @@ class Taps:
                 stack.enter_context(_hook(module.register_forward_pre_hook(self._entering(layer))))
                 stack.enter_context(_hook(module.register_forward_hook(self._leaving(layer, last))))
             output = dry_forward(self._layers, example, training=training)
-        self._output_dims = output.dim() if isinstance(output, Tensor) else None
-        linears = [layer for layer in self._finished if isinstance(reachable[layer], nn.Linear)]
-        if linears:
-            self.head = self._named(linears[-1], self._calls[linears[-1]])
+        linear, left = self._linear or (None, None)
+        path = None if linear is None else self._named(linear, self._calls[linear])
+        self.head, self._logits = head_and_logits(path, left, output)
         named = {self._named(layer, count): shape for layer, count, shape in last.values()}
         self.stages = {path: shape for path, shape in named.items() if path and shape[2:].numel() > 1}
         self._probed = (example, training)
@@ -103,29 +104,30 @@ class Taps:
             self._calls[layer] = self._calls.get(layer, 0) + 1
             self._finished.append(layer)
             self._before[(layer, "output")] = len(self._finished)
+            if isinstance(module, nn.Linear) and isinstance(output, Tensor):
+                self._linear = layer, output.detach().clone()
             if isinstance(output, Tensor) and output.dim() == 4:
                 last[output.shape[2:]] = (layer, self._calls[layer], output.shape)
 
         return hook
 
     def default(self, role: str) -> str:
-        """Return the layer that "features" (what enters the last Linear) or "logits" (its output) stands for.
+        """Return the layer that "features" (what enters the last Linear) or "logits" stands for: see `head_and_logits`.
 
         Raises:
             ValueError: where the model has no Linear layer that tells, asking for a layer by name.
         """
         if self._probed is None:
             raise RuntimeError(f"The {self.name}'s taps have no default layers before `probe`.")
-        if self.head is not None and role in ("features", "logits"):
-            return f"input:{self.head}" if role == "features" else self.head
-        if role == "logits" and self._output_dims == 2:
-            return "output"
+        if role == "logits" and self._logits is not None:
+            return self._logits
+        if role == "features" and self.head is not None:
+            return f"input:{self.head}"
         argument = f"{self.name}_layer=" if self.name in ("student", "teacher") else "student_layer= or teacher_layer="
-        why = (
-            f"has no default layer for {role!r}"
-            if self.head is not None
-            else f"runs no Linear layer to find {role!r} by"
-        )
+        why = f"runs no Linear layer to find {role!r} by"
+        if self._linear is not None:
+            why = f"has no default layer for {role!r}"
+            why += f", since its output is not that of its last Linear '{self._linear[0]}'" * (self.head is None)
         if self._layers.root_closed:
             raise ValueError(
                 f"The {self.name} has no {role!r} to read, because {self._layers.root_closed}: give the plain module."

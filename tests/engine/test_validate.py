@@ -30,9 +30,25 @@ def test_unlabelled_samples_do_not_count():
     some[10] = -7
     found, expected = validate(made, [(points, some)], CPU), validate(made, [(points[11:], labels[11:])], CPU)
     assert found == pytest.approx(expected)
-    with pytest.raises(ValueError, match="No sample of the validation set has a label"):
-        validate(made, [(points, torch.full_like(labels, -1))], CPU)
-    assert rehearse(made, [(points, torch.full_like(labels, -1))], CPU) == ["accuracy", "loss"]
+
+
+def test_where_no_sample_has_a_label_it_is_the_distillation_loss(tmp_path):
+    made = cg.Distiller(net(0), net(1), ["kd"], example=data().tensors[0][:2])
+    points, labels = data().tensors
+    none = torch.full_like(labels, -1)
+    assert rehearse(made, [(points, none)], CPU) == ["loss"]
+    assert rehearse(made, [(points, none), (points, labels)], CPU) == ["accuracy", "loss"]
+    assert validate(made, [(points, none)], CPU) == pytest.approx(validate(made, [points], CPU))
+    result = cg.fit(made, [(points, labels)], [(points, none)], cg.FitOptions(epochs=2, out=tmp_path / "run"))
+    assert set(result.best["student"]) == {"loss"}
+    assert (tmp_path / "run" / "student.safetensors").exists()
+
+
+def test_a_batch_without_labels_does_not_count_among_others_with_them():
+    made = distiller()
+    points, labels = data().tensors
+    found = validate(made, [(points[:8], labels[:8]), points[8:]], CPU)
+    assert found == pytest.approx(validate(made, [(points[:8], labels[:8])], CPU))
 
 
 def test_without_labels_it_is_the_distillation_loss():

@@ -28,8 +28,9 @@ def teaches_classes(distiller: Distiller) -> bool:
 def validate(distiller: Distiller, loader: Iterable[Any], device: torch.device) -> dict[str, float]:
     """Return {"accuracy", "loss"} over the labelled samples, with "/NAME" behind each where students are several.
 
-    "loss" is the mean cross-entropy. Where no term teaches the classes, or no sample has a label, it is the
-    distillation loss, and the only number. The process's generators are left as they were.
+    "loss" is the mean cross-entropy. Where no term teaches the classes, the first batch comes without labels, or no
+    sample has one (all are -1), it is the distillation loss of all samples, and the only number. The process's
+    generators are left as they were.
 
     Of a loader of `congruence.data`, each rank measures whole batches in turn, so that N ranks measure what one does.
     Any other loader must give each rank its own share.
@@ -37,30 +38,45 @@ def validate(distiller: Distiller, loader: Iterable[Any], device: torch.device) 
     Raises:
         ValueError: where the loader yields nothing, or labels or shapes do not fit.
     """
-    totals: dict[str, Tensor] = {}
-    batches = loader.dealt(ranks.rank(), ranks.world_size()) if hasattr(loader, "dealt") else loader
     with rng.untouched(), evaluating(distiller):
-        for raw in batches:
-            for name, value in _measured(distiller, unpack(raw, device)).items():
-                totals[name] = totals[name] + value if name in totals else value
+        sums = _sums(distiller, loader, device, labels=teaches_classes(distiller))
+        if not sums:
+            raise ValueError("The validation loader gave no batch: is the dataset empty?")
+        if not sums[_COUNT]:
+            sums = _sums(distiller, loader, device, labels=False)
+    count = sums.pop(_COUNT)
+    return {name: total / count for name, total in sums.items()}
+
+
+def _sums(distiller: Distiller, loader: Iterable[Any], device: torch.device, *, labels: bool) -> dict[str, float]:
+    """Add up what the batches of all ranks measure, by their labels if these are to be used and are there."""
+    totals: dict[str, Tensor] = {}
+    for raw in loader.dealt(ranks.rank(), ranks.world_size()) if hasattr(loader, "dealt") else loader:
+        batch = unpack(raw, device)
+        labels = labels and (bool(totals) or batch.labels is not None)  # the first batch decides
+        for name, value in _measured(distiller, batch, labels=labels).items():
+            totals[name] = totals[name] + value if name in totals else value
     sums: dict[str, float] = {}
     for share in from_all_ranks({name: float(total) for name, total in totals.items()}):
         for name, part in share.items():
             sums[name] = sums.get(name, 0.0) + part
-    if not sums:
-        raise ValueError("The validation loader gave no batch: is the dataset empty?")
-    count = sums.pop(_COUNT)
-    if not count:
-        raise ValueError("No sample of the validation set has a label (all are -1).")
-    return {name: total / count for name, total in sums.items()}
+    return sums
 
 
 @torch.no_grad()
 def rehearse(distiller: Distiller, loader: Any, device: torch.device) -> list[str]:
     """Measure one batch before the first step, so that what does not fit shows now; return the numbers' names."""
     with rng.untouched(), evaluating(distiller):
-        measured = _measured(distiller, unpack(first_batch(loader, "val_loader"), device))
+        batch = unpack(first_batch(loader, "val_loader"), device)
+        labels = teaches_classes(distiller) and batch.labels is not None
+        if labels and not _labelled(batch):
+            labels = any(_labelled(unpack(raw, device)) for raw in loader)
+        measured = _measured(distiller, batch, labels=labels)
     return [name for name in measured if name != _COUNT]
+
+
+def _labelled(batch: Batch) -> bool:
+    return batch.labels is not None and bool((batch.labels >= 0).any())
 
 
 def numbers(
@@ -103,8 +119,11 @@ def _by_name(option: str, told: Any) -> dict[str, float]:
         check.fail("FitOptions", option, "a function that returns numbers by name", f"one that gave {told!r}")
 
 
-def _measured(distiller: Distiller, batch: Batch) -> dict[str, Tensor]:
-    if batch.labels is not None and teaches_classes(distiller):
+def _measured(distiller: Distiller, batch: Batch, *, labels: bool) -> dict[str, Tensor]:
+    """Return a batch's sums and how many samples they are of; by labels, a batch without them has none."""
+    if labels and batch.labels is None:
+        return {_COUNT: torch.zeros(())}
+    if labels and batch.labels is not None:
         return _classes(distiller, batch, batch.labels)
     captured = distiller.capture(batch.inputs, batch.labels, batch.index, views=batch.views)
     rows = next(iter(captured.tensors.values())).shape[0]

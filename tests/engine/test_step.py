@@ -109,3 +109,10 @@ def test_a_term_without_gradient_counts_and_moves_nothing(tmp_path):
     cg.fit(with_it, batches(8), options=constant(out=tmp_path / "run", log_every=1))
     cg.fit(without, batches(8), options=constant())
     same_state(with_it.student, without.student)
+
+
+def test_terms_behind_frozen_layers_are_told():
+    made = plain("pkt", "rkd")
+    made.student[0].requires_grad_(False)
+    with pytest.raises(ValueError, match=r"the terms \(pkt, rkd.distance, rkd.angle\) give the student no gradient"):
+        cg.fit(made, batches(12), options=constant(epochs=1))

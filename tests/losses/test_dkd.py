@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 from _harness import golden
-from _harness.losses import Golden, LossCase, LossTester, seeded
+from _harness.losses import Golden, LossCase, LossTester, gradients, seeded
 
 from congruence.losses import DecoupledKdLoss, cross_entropy_loss, decoupled_kd_loss, distillation_loss
 from congruence.losses.dkd import CHECKS
@@ -108,6 +108,25 @@ class TestDecoupledKd(LossTester):
         value.backward()
         assert value.item() == 0.0
         assert not student.grad.any()
+
+    def test_masked_classes_are_finite(self):
+        masked = torch.zeros(3, 4)
+        masked[:, 1:] = -torch.inf  # all but the label
+        masked[2, 3] = 1.0
+        student = masked.clone().requires_grad_()
+        value = decoupled_kd_loss(student, masked, torch.zeros(3, dtype=torch.long))
+        (gradient,) = gradients(value, (student,))
+        assert value == 0
+        assert torch.isfinite(gradient).all()
+
+    def test_what_an_unlabelled_row_holds_does_not_matter(self):
+        student, teacher, labels = torch.randn(3, 4), torch.randn(3, 4), torch.tensor([-1, 1, 2])
+        student[0] = torch.nan
+        student.requires_grad_()
+        value = decoupled_kd_loss(student, teacher, labels)
+        (gradient,) = gradients(value, (student,))
+        torch.testing.assert_close(value, decoupled_kd_loss(student[1:], teacher[1:], labels[1:]))
+        assert torch.isfinite(gradient).all()
 
     def test_one_class_gives_zero(self):
         assert decoupled_kd_loss(torch.ones(3, 1), torch.zeros(3, 1), torch.zeros(3).long()).item() == 0.0

@@ -128,6 +128,23 @@ def test_one_sample_and_far_embeddings_are_finite():
         assert all(torch.isfinite(p.grad).all() for p in distiller.parameters() if p.grad is not None)
 
 
+@pytest.mark.parametrize(("student", "teacher"), [(torch.float32, torch.float64), (torch.bfloat16, torch.float32)])
+def test_networks_of_two_types(student, teacher):
+    class Typed(nn.Module):
+        def __init__(self, seed, dtype):
+            super().__init__()
+            self.inner, self.dtype = net(seed, 6).to(dtype), dtype
+
+        def forward(self, x):
+            return self.inner(x.to(self.dtype))
+
+    distiller = cg.Distiller(Typed(1, teacher), Typed(2, student), ["adv"], example=torch.zeros(2, 6)).train()
+    out = distiller(points().float())
+    out.loss.backward()
+    assert torch.isfinite(out.loss)
+    assert all(p.grad is not None for p in distiller.student.inner[0].parameters())
+
+
 def test_several_layers_are_refused():
     term = cg.Term(Adversarial(), student_layer=["0", "1"], teacher_layer=["0", "1"])
     with pytest.raises(ValueError, match="`Adversarial` reads one layer a side, got 2 of the student"):

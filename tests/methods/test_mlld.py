@@ -176,3 +176,9 @@ def test_the_default_weights_and_two_forwards_a_model():
 def test_bad_hyperparameters(settings, sentence):
     with pytest.raises(ValueError, match=f"`MultiLevelLogits`: {sentence}"):
         cg.Term("mlld", **settings)
+
+
+def test_other_classes_are_refused_before_any_step():
+    teacher, student = torch.nn.Linear(4, 7), torch.nn.Linear(4, 5)
+    with pytest.raises(ValueError, match="compares logits of the same classes, got 5 of the student and 7 of the teac"):
+        cg.Distiller(teacher, student, ["mlld"], example=torch.ones(2, 4))

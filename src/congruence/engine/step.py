@@ -50,6 +50,11 @@ def train_step(
         with _quiet(objective, last):
             with torch.autocast(recorder.bad.device.type, half, enabled=half is not None):
                 scores = objective(batch, first and step % NORMS_EVERY == 0, scale)
+            if not scores.loss.requires_grad:
+                raise ValueError(
+                    f"`fit`: the terms ({', '.join(scores.values)}) give the student no gradient: is all that lies "
+                    "before the layers they read frozen (requires_grad=False)?"
+                )
             scaler.scale(scores.loss / len(batches)).backward()
         for name, value in {"loss": scores.loss.detach(), **scores.values}.items():
             values[name] = values.get(name, torch.zeros_like(value)) + value / len(batches)

@@ -82,7 +82,8 @@ def decoupled_kd_loss(
         values = student_logits[:, 0] * 0  # one class: no other to be told from
     else:
         targets = labels.long().clamp(min=0)[:, None]
-        sides = [_split(z / temperature, targets) for z in (student_logits, teacher_logits)]
+        logits = (torch.where(labelled[:, None], z, torch.zeros_like(z)) for z in (student_logits, teacher_logits))
+        sides = [_split(z / temperature, targets) for z in logits]
         (student_sure, student_others), (teacher_sure, teacher_others) = sides
         target = distillation_loss(student_sure, teacher_sure, temperature=1.0, reduction="none")
         others = distillation_loss(student_others, teacher_others, temperature=1.0, reduction="none")
@@ -96,7 +97,11 @@ def _split(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Return two logits, of the target and of all others together, and the others' own logits [B, C − 1]."""
     places = torch.arange(logits.shape[1] - 1, device=logits.device)
     others = logits.gather(1, places + (places >= targets))
-    return torch.cat([logits.gather(1, targets), others.logsumexp(1, keepdim=True)], 1), others
+    # Where all others are masked (-inf) they are no distribution; their sum is 0.
+    masked = others.isneginf().all(1, keepdim=True)
+    others = torch.where(masked, torch.zeros_like(others), others)
+    total = others.logsumexp(1, keepdim=True).masked_fill(masked, -torch.inf)
+    return torch.cat([logits.gather(1, targets), total], 1), others
 
 
 class DecoupledKdLoss(nn.Module):

@@ -87,13 +87,16 @@ class Adversarial(Method):
     def update(self, signals: Signals) -> None:
         """Write the batch norm's running statistics, once a batch: `loss` runs it twice and leaves them alone."""
         if self.training:
-            self.discriminator(torch.cat([signals.one("student"), signals.one("teacher")]))
+            self.discriminator(self._rows(signals.one("student"), signals.one("teacher")))
 
     def _told(self, student: Tensor, teacher: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
         """Run the discriminator with these parameters, and copies of its buffers, over both networks' rows."""
         buffers = {name: value.clone() for name, value in self.discriminator.named_buffers()}
-        rows = torch.cat([student, teacher])
-        return widen(functional_call(self.discriminator, {**buffers, **parameters}, (rows,)))
+        return widen(functional_call(self.discriminator, {**buffers, **parameters}, (self._rows(student, teacher),)))
+
+    def _rows(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Return both networks' rows, in the discriminator's type."""
+        return torch.cat([student, teacher]).to(next(self.discriminator.parameters()).dtype)
 
 
 def _teacher_like(outputs: Tensor) -> Tensor:

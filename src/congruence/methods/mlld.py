@@ -15,7 +15,7 @@ from congruence.core.numerics import as_float64, float32_island
 from congruence.losses.ce import cross_entropy_loss
 from congruence.losses.kd import distillation_loss
 from congruence.losses.mlld import batch_correlation_rows, class_correlation_rows
-from congruence.methods.method import Method, Needs, Signals
+from congruence.methods.method import Method, Needs, Probe, Signals
 
 
 class MultiLevelLogits(Method):
@@ -68,6 +68,15 @@ class MultiLevelLogits(Method):
             check.fail("MultiLevelLogits", "views", "the names of two views, the weak one first", repr(views))
         self.temperatures = tuple(temperatures)
         self.needs = replace(self.needs, views=tuple(views))
+
+    def build(self, probe: Probe) -> None:
+        """Check that both networks tell as many classes."""
+        student, teacher = (probe.shapes[model, "logits"][0][-1] for model in ("student", "teacher"))
+        if student != teacher:
+            raise ValueError(
+                f"`MultiLevelLogits` compares logits of the same classes, got {student} of the student and {teacher} "
+                "of the teacher."
+            )
 
     def loss(self, signals: Signals) -> Mapping[str, Tensor]:
         """Return the four losses of the batch."""

@@ -38,7 +38,7 @@ class Term:
         weight: None for the row's default; a number; or a number for each named part of the method's loss.
         name: under which the term is logged; the key by default. One method twice needs two names.
         student_layer: a path, a list of paths (shallow to deep), or a mapping from role to these; by default what
-            enters the last Linear ("features") or leaves it ("logits").
+            enters the last Linear ("features") and the class logits ("logits").
         teacher_layer: the same for the teacher.
         student: with several students, the one this term teaches; by default each of them.
         start_epoch: the first epoch in which the term counts.

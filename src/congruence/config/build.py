@@ -156,6 +156,12 @@ def build_stage(
     return Built(distiller, train_loader, val_loader, options, splits, made)
 
 
+def rehearse(config: RunConfig, splits: data.Splits, *, trust: bool = False) -> None:
+    """Build every stage without training, to find out whether all of them fit."""
+    for name in config.stages:
+        build_stage(config, name, teachers={}, splits=splits, trust=trust, dry=True)
+
+
 def _cache_folder(cache: CacheConfig, out: str | Path | None) -> Path:
     if cache.folder is not None:
         return Path(cache.folder)

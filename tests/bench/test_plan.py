@@ -214,6 +214,15 @@ def test_what_is_wrong_is_said_at_once(tmp_path):
     assert f"{path}: methods: expected at least one method." in said
 
 
+def test_seeds_are_different(tmp_path):
+    path = written(tmp_path, GOOD.replace("[0, 1]", "[0, 1, 0]"))
+    with pytest.raises(ValueError) as caught:
+        load_plan(path)
+    assert str(caught.value) == f"{path}: seeds: expected different whole numbers, got [0, 1, 0]."
+    with pytest.raises(ValueError, match=r"seeds: expected different whole numbers, got \[2, 2\]\.$"):
+        load_plan(written(tmp_path, GOOD), seeds=(2, 2))
+
+
 def test_absent_and_broken_plans(tmp_path):
     with pytest.raises(ValueError, match=r"There is no file 'demmo'.* Did you mean 'demo'"):
         load_plan("demmo")

@@ -115,6 +115,27 @@ def test_cells_of_one_teacher_share_its_cache(tmp_path):
     assert len(results.rows) == 4
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"overrides": (*SMALL, "stages.student.train.monitor=x")},
+        {"own": {"pkt": ("stages.student.train.monitor=x",)}},
+        {"tune": Tune((1.0,), seed=9, overrides=("stages.student.train.monitor=x",))},
+    ],
+)
+def test_what_does_not_fit_is_found_before_a_teacher_is_trained(tmp_path, wrong):
+    with pytest.raises(ValueError, match="`monitor` must be one of accuracy, loss, got 'x'"):
+        run_plan(dataclasses.replace(plan(), **wrong), tmp_path, workers=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("workers", [-3, 1.5, True])
+def test_workers_are_a_whole_number(tmp_path, workers):
+    with pytest.raises(ValueError, match=rf"`run_plan`: `workers` must be an integer >= 0 or None, got {workers}\.$"):
+        run_plan(plan(), tmp_path / "out", workers=workers)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_failing_cell_ends_the_plan_in_one_sentence(tmp_path):
     wrong = plan("stages.student.student.model='resnet8'", "stages.student.train.optimizer.lr=1e30", methods=("ce",))
     with pytest.raises(cg.NonFiniteLossError, match="was not finite"):

@@ -11,7 +11,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from congruence import load_student
+from congruence.cli.distill import _quick
 from congruence.cli.main import app
+from congruence.config import load_config
+from congruence.config.shipped import names
 from congruence.models import build, save_weights
 
 FEW = ["data.train_size=200", "data.validation=20", "data.test=40"]
@@ -195,6 +198,37 @@ def test_no_configuration_with_overrides_and_photos_of_any_size(mine):
     assert config["data"]["size"] == 16
     assert [(term["key"], term["weight"]) for term in stage["terms"]] == [("pkt", 7.0), ("ce", 1.0)]
     assert (stage["train"]["epochs"], stage["train"]["optimizer"]["name"]) == (1, "adamw")
+
+
+def terms_of(*methods):
+    config, _ = _quick("resnet8", "weights", "cnn3", "digits", list(methods), 1, ())
+    return {term.key: term.weight for term in config.stages["student"].terms}
+
+
+def test_a_method_with_a_label_loss_of_its_own_gets_no_other():
+    assert list(terms_of("mlld")) == ["mlld"]
+    assert list(terms_of("pkt", "mlld")) == ["pkt", "mlld"]
+    assert list(terms_of("arcface", "kd")) == ["arcface", "kd"]
+    assert terms_of("kd") == {"kd": 0.9, "ce": 0.1}
+    assert terms_of("dkd")["ce"] == terms_of("intra_class", "kd")["ce"] == 1.0
+
+
+def test_a_label_loss_that_leaves_the_classifier_alone_gets_one_that_does_not():
+    assert terms_of("arcface") == {"arcface": 1.0, "ce": 1.0}
+    assert terms_of("arcface", "pkt")["ce"] == 1.0
+
+
+def test_the_label_loss_is_there_where_the_shipped_recipes_have_it():
+    told = set()
+    for name in names("recipes"):
+        if name.startswith("digits/"):
+            config = load_config(name)
+            keys = [term.key for term in config.stages[config.last].terms]
+            methods = [key for key in keys if key != "ce"]
+            if methods:
+                assert ("ce" in terms_of(*methods)) == ("ce" in keys), name
+                told.update(methods)
+    assert {"mlld", "arcface", "dkd", "kd"} <= told
 
 
 def test_help_says_the_default_method():

@@ -1,6 +1,8 @@
 """Whole runs: stages in order, resumed, refused, and left alone when finished."""
 
 import json
+import logging
+import sys
 
 import pytest
 import torch
@@ -99,6 +101,33 @@ def test_what_does_not_fit_is_found_before_the_first_stage(tmp_path):
     with pytest.raises(ValueError, match="layer9"):
         run(config, tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+LATE = [f"stages.student.terms.{place}.start_epoch=5" for place in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["stages.student.train.monitor=acuracy"], "`monitor` must be one of accuracy, loss, got 'acuracy'. Did you"),
+        (["stages.student.train.monitor=loss", "data.validation=0"], "`val_loader` must be given to monitor 'loss'"),
+        (LATE, "no term counts in epoch 0"),
+        (["stages.student.train.tensorboard=true"], "`tensorboard` must have the extra installed"),
+    ],
+)
+def test_what_fit_would_refuse_in_a_later_stage_is_found_before_the_first(tmp_path, monkeypatch, overrides, sentence):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ValueError) as caught:
+        run(tiny("digits/pkt", *overrides), tmp_path / "new")
+    assert sentence in str(caught.value)
+    assert not (tmp_path / "new").exists()
+
+
+def test_warnings_and_what_terms_read_are_told_once(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "congruence"), pytest.warns(UserWarning, match="accumulate=2") as warned:
+        run(tiny("digits/pkt", "stages.student.train.accumulate=2"), tmp_path)
+    assert len(warned) == 1
+    assert caplog.text.count("pkt reads") == 1
 
 
 def test_only_one_stage(tmp_path):

@@ -67,3 +67,15 @@ def test_between_equal_numbers_the_smaller_loss_wins():
     several.update(0, {"accuracy/anna": 0.5, "loss/anna": 1.0, "accuracy/ben": 0.5, "loss/ben": 1.0})
     several.update(1, {"accuracy/anna": 0.5, "loss/anna": 0.9, "accuracy/ben": 0.5, "loss/ben": 1.1})
     assert several.epochs == {"anna": 1, "ben": 0}
+
+
+def test_what_was_chosen_by_one_number_is_not_gone_on_with_by_another():
+    first = Best(("student",), "accuracy")
+    Best(("student",), "loss").load_state(first.state())  # nothing is chosen yet
+    first.update(0, {"accuracy": 0.5, "loss": 1.0})
+    with pytest.raises(ValueError, match=r"chose its best epoch by `monitor` 'accuracy', this one by None: "):
+        Best(("student",), None).load_state(first.state())
+    older = {name: value for name, value in first.state().items() if name != "monitor"}
+    again = Best(("student",), "loss")
+    again.load_state(older)
+    assert again.epochs == {"student": 0}

@@ -226,3 +226,12 @@ def test_one_s_own_monitor_that_is_not_there_can_be_mended(tmp_path):
     result = cg.fit(distiller(), loader, options=options)
     assert "step" not in events
     assert result.last == {"score": 1.0}
+
+
+def test_a_run_that_chose_its_best_by_another_number_is_another_run(tmp_path):
+    loader, out = cg.data.loader(data(), batch_size=8), tmp_path / "run"
+    cg.fit(distiller(), loader, loader, constant(epochs=1, out=out))
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    with pytest.raises(ValueError, match=r"chose its best epoch by `monitor` None, this one by 'loss': choose another"):
+        cg.fit(distiller(), loader, loader, constant(epochs=1, out=out, resume=True, monitor="loss"))
+    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*")}

@@ -50,13 +50,15 @@ def load_plan(path_or_name: str, *, overrides: tuple[str, ...] = (), seeds: tupl
         raw = tomllib.loads(path.read_text(encoding="utf8"))
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path}: not TOML: {error}.") from None
+    if seeds:
+        raw["seeds"] = list(seeds)
     problems = [f"{path}: {problem}" for problem in _problems(raw)]
     if problems:
         raise ValueError("\n".join(problems))
     variants = {name: tuple(value) for name, value in raw.get("variants", {PLAIN: ()}).items()}
     settings = tuple(raw.get("set", ()))
     own = {name: tuple(value) for name, value in raw.get("overrides", {}).items()}
-    seeds = seeds or tuple(raw["seeds"])
+    seeds = tuple(raw["seeds"])
     return Plan(raw["name"], raw["methods"], seeds, settings, variants, _tune(raw.get("tune")), own, overrides)
 
 
@@ -70,7 +72,9 @@ def _tune(raw: Mapping[str, Any] | None) -> Tune | None:
 def _problems(raw: Mapping[str, Any]) -> list[str]:
     """Return a line for each thing that is wrong with a plan."""
     problems = _wrong(raw, _KEYS, _OPTIONAL, "")
-    tune, variants = raw.get("tune"), raw.get("variants", {})
+    seeds, tune, variants = raw.get("seeds"), raw.get("tune"), raw.get("variants", {})
+    if isinstance(seeds, list) and any(seed in seeds[:place] for place, seed in enumerate(seeds)):
+        problems.append(f"seeds: expected different whole numbers, got {seeds}.")
     if isinstance(tune, dict):
         problems += _wrong(tune, _TUNE_KEYS, ("set", "variants"), "tune.")
         named = tune.get("variants", {})

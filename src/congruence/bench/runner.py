@@ -15,9 +15,13 @@ from typing import Any
 
 from congruence.bench.cell import WEIGHTS, Job, Row, run_cell, teach
 from congruence.bench.plan import Cell, Plan
+from congruence.config.build import load_splits, rehearse
+from congruence.core import check
 from congruence.core.files import atomic, writable
+from congruence.data import Splits
 
 Report = Callable[[Row, int, int], None]
+_WORKERS = check.Real(low=0, closed="low", integer=True, optional=True)
 
 
 @dataclass(frozen=True)
@@ -59,13 +63,16 @@ def run_plan(
         teacher_options: passed on to the training of teachers (`callbacks`).
 
     Raises:
-        ValueError: where `out` holds another plan's cells, or cannot be written to.
+        ValueError: where `out` holds another plan's cells, or cannot be written to; before a teacher is trained also
+            for what does not fit in a row that it teaches.
     """
+    check.hyperparameters("run_plan", {"workers": _WORKERS}, workers=workers)
     writable(out)
     trials = {cell.trial: _job(cell, out, "trials") for cell in plan.trials()}
     cells = plan.cells()
     total = len(trials) + len(cells)
     known = {name: row for name, job in trials.items() if (row := job.finished()) is not None}
+    _rehearse([*trials.values(), *(_job(cell, out, "cells") for cell in cells)])
     taught = _teachers(cells, out, teacher_options or {})
     _write(out / "teachers.jsonl", list(taught.values()))
     tried = _run(trials, known, workers, out / "tuning.jsonl", lambda row, done: report and report(row, done, total))
@@ -125,6 +132,17 @@ def _run(
         if name not in done:
             keep(name, run_cell(job))
     return done
+
+
+def _rehearse(jobs: Sequence[Job]) -> None:
+    """Find out whether the rows fit whose teacher is still to be trained; the seeds of a row fit alike."""
+    rows = {(job.cell.row, job.trial): job.cell.config for job in jobs if job.weights and not job.weights.exists()}
+    splits: dict[str, Splits] = {}
+    for config in rows.values():
+        name = repr(config.data)
+        if name not in splits:
+            splits = {name: load_splits(config.data)}
+        rehearse(config, splits[name])
 
 
 def _teachers(cells: Sequence[Cell], out: Path, options: dict[str, Any]) -> dict[str, Row]:

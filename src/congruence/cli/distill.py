@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,12 +10,11 @@ import typer
 from congruence.cli.options import Out, Resume, Set, Trust
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from congruence.config import RunConfig
     from congruence.data import Splits
 
-_KD_LABELS = 0.1  # of the cross-entropy beside kd's 0.9; 1 beside every other method
+_LABELS = "ce"
+_KD_LABELS = 0.1  # of the cross-entropy beside kd's 0.9; 1 beside every other method that has none of its own
 _NO_CONFIG = "Without a configuration"
 
 
@@ -96,10 +96,24 @@ def _quick(
     config = from_values(values, "command line", overrides=overrides)
     splits = load_splits(config.data)
     labels = splits.train.labels
-    if labels is not None and bool((labels >= 0).any()) and "ce" not in methods:
+    if labels is not None and bool((labels >= 0).any()) and not _learns_labels(methods):
         # At the end, so that terms.0 of an override is the first --method.
-        terms.append({"key": "ce", "weight": _KD_LABELS if methods == ["kd"] else 1.0})
+        terms.append({"key": _LABELS, "weight": _KD_LABELS if methods == ["kd"] else 1.0})
     return from_values(values, "command line", overrides=overrides), splits
+
+
+def _learns_labels(methods: Sequence[str]) -> bool:
+    """Whether a method has a label loss of its own, and the classifier learns too.
+
+    That loss is its only one, without a teacher, or a part called "ce". ArcFace's reads the features: beside it a
+    method that reads the logits must teach the student's classifier, or its accuracy is chance.
+    """
+    from congruence.methods import row
+
+    rows = [row(key) for key in methods]
+    alone = any(r.needs.labels and not r.needs.teacher and r.needs.scope == "labelled" for r in rows)
+    part = any(isinstance(r.weight, Mapping) and _LABELS in r.weight for r in rows)
+    return (alone or part) and any("logits" in r.needs.roles for r in rows)
 
 
 def _model(name: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from congruence.core.rng import seed_everything
 from congruence.engine import Distiller, FitOptions, TeacherCache
 from congruence.engine.distributed import join_process_group, pick_device
 from congruence.engine.options import Callback
+from congruence.engine.setup import rehearse_run
 from congruence.models.weights import load_weights
 
 if TYPE_CHECKING:
@@ -93,8 +94,8 @@ def build_stage(
         resume: as in `FitOptions`.
         trust: whether factories may be imported.
         callbacks: as in `FitOptions`.
-        dry: only find out whether everything fits: what takes a pass over the data is left out (superclasses of the
-            teacher's features, the fit of its head).
+        dry: only find out whether everything fits, for `fit` too: what takes a pass over the data is left out
+            (superclasses of the teacher's features, the fit of its head).
 
     Raises:
         ValueError: for whatever does not fit, in one sentence.
@@ -149,10 +150,16 @@ def build_stage(
         )
     taught = made.teacher is not None
     diagnose = make_diagnostics(config.diagnostics, stage_name, splits, teacher=taught, device=device, dry=dry)
-    if dry and diagnose is not None:
-        diagnose.rehearse(distiller)
     options = train.options(out=out, resume=resume, callbacks=tuple(callbacks), diagnose=diagnose)
+    if dry:
+        rehearse_run(distiller, train_loader, val_loader, options, device)
     return Built(distiller, train_loader, val_loader, options, splits, made)
+
+
+def rehearse(config: RunConfig, splits: data.Splits, *, trust: bool = False) -> None:
+    """Build every stage without training, to find out whether all of them fit."""
+    for name in config.stages:
+        build_stage(config, name, teachers={}, splits=splits, trust=trust, dry=True)
 
 
 def _cache_folder(cache: CacheConfig, out: str | Path | None) -> Path:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from congruence import data
-from congruence.config.build import Built, build_stage, load_splits
+from congruence.config.build import Built, build_stage, load_splits, rehearse
 from congruence.config.load import load_config
 from congruence.config.save import resolved_toml, write_resolved
 from congruence.config.student import write_students
@@ -128,8 +128,7 @@ def run(
     _check_holds(out, config, resume=resume)
     ranks.barrier()
     splits = load_splits(config.data) if splits is None else splits
-    for name in config.stages:
-        build_stage(config, name, teachers={}, splits=splits, trust=trust, dry=True)
+    rehearse(config, splits, trust=trust)
     if ranks.rank() == 0:
         writable(out)
         if not (out / CONFIG).exists():

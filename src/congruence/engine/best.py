@@ -59,10 +59,16 @@ class Best:
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps; the weights are in the students' files."""
-        return {"epochs": self.epochs, "metrics": self.metrics}
+        return {"epochs": self.epochs, "metrics": self.metrics, "monitor": self.monitor}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Restore `state`."""
+        """Restore `state`; what another number chose cannot be chosen again, its weights are gone."""
+        before = state.get("monitor", self.monitor)  # checkpoints from before it was kept do not name it
+        if state["epochs"] and before != self.monitor:
+            raise ValueError(
+                f"The run in `out` chose its best epoch by `monitor` {before!r}, this one by {self.monitor!r}: choose "
+                f"another `out`. Nothing in it was changed."
+            )
         self.epochs, self.metrics = dict(state["epochs"]), dict(state["metrics"])
 
     def read(self, directory: RunDirectory) -> dict[str, dict[str, Tensor]]:

@@ -155,7 +155,7 @@ class FitOptions:
         evaluate: one's own validation, from the student (a module in evaluation mode) to named numbers.
         monitor: the number by which the best epoch is chosen; the smallest where the name holds "loss" or "error",
             else the largest. None: "accuracy" where a term teaches the classes, else "loss". Between equal numbers the
-            smaller loss decides.
+            smaller loss decides. A run that has chosen by one does not go on with another.
         callbacks: called with every `Event`.
         diagnose: asked at every epoch's end for numbers that choose nothing and go to metrics.jsonl; on several ranks
             the first alone is asked.

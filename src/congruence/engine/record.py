@@ -6,7 +6,7 @@ import functools
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -43,7 +43,9 @@ class Recorder:
         self.counts: dict[str, int] = {}
         self.norms: dict[str, Tensor] = {}
         self._compared = False
-        self._events = _tensorboard(folder) if tensorboard and folder else None
+        self._events: Callable[..., Any] | None = None
+        if tensorboard and folder:
+            self._events = functools.partial(event_writer(), str(folder / "tensorboard"))
         self._writer: Any = None
 
     @property
@@ -157,7 +159,8 @@ class Recorder:
             self._writer.close()
 
 
-def _tensorboard(folder: Path) -> Callable[..., Any]:
+def event_writer() -> Callable[..., Any]:
+    """Return TensorBoard's writer; an extra that is not installed raises."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except (ImportError, RuntimeError):
@@ -165,4 +168,4 @@ def _tensorboard(folder: Path) -> Callable[..., Any]:
             "`FitOptions`: `tensorboard` must have the extra installed (pip install 'congruence[tensorboard]'), "
             "it is not there."
         ) from None
-    return functools.partial(SummaryWriter, str(folder / "tensorboard"))
+    return cast("Callable[..., Any]", SummaryWriter)

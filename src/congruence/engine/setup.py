@@ -22,6 +22,7 @@ from congruence.engine.distiller import Distiller
 from congruence.engine.modes import evaluating
 from congruence.engine.optim import make_optimizer
 from congruence.engine.options import FitOptions
+from congruence.engine.record import event_writer
 from congruence.engine.rundir import fingerprint
 from congruence.engine.validate import rehearse
 from congruence.methods.method import Clock
@@ -60,6 +61,29 @@ def extent(loader: Iterable[Any], options: FitOptions) -> Extent:
     return Extent(per_epoch, math.ceil(steps / per_epoch), steps)
 
 
+def rehearse_run(
+    distiller: Distiller,
+    loader: Iterable[Any],
+    val_loader: Iterable[Any] | None,
+    options: FitOptions,
+    device: torch.device,
+) -> None:
+    """Find out whether `fit` would refuse a run that is not to be trained now; nothing is told or written."""
+    distiller.to(device)
+    every_epoch_counts(distiller, extent(loader, options))
+    optimizers(distiller, options, None, None)
+    rehearse_validation(distiller, val_loader, options, device, Best(tuple(distiller.students), options.monitor))
+    if options.tensorboard:
+        event_writer()
+
+
+def every_epoch_counts(distiller: Distiller, extent: Extent) -> None:
+    """Refuse a run with an epoch in which no term counts."""
+    for epoch in range(min(extent.epochs or 1, 10_000)):
+        if not any(term.active(Clock(epoch)) for term in distiller.terms):
+            raise ValueError(f"`Distiller`: no term counts in epoch {epoch}: see start_epoch, stop_epoch and weight.")
+
+
 def prepare(distiller: Distiller, loader: Any, options: FitOptions, device: torch.device, extent: Extent) -> None:
     """Move everything to the device, build what waits for an example, and warn of what changes a loss."""
     distiller.to(device)
@@ -68,9 +92,7 @@ def prepare(distiller: Distiller, loader: Any, options: FitOptions, device: torc
     if distiller.cache:
         distiller.cache.serves(loader)
         distiller.cache.open(distiller.bindings.values())
-    for epoch in range(min(extent.epochs or 1, 10_000)):
-        if not any(term.active(Clock(epoch)) for term in distiller.terms):
-            raise ValueError(f"`Distiller`: no term counts in epoch {epoch}: see start_epoch, stop_epoch and weight.")
+    every_epoch_counts(distiller, extent)
     relational = [name for name, needs in distiller.needs().items() if needs.scope == "batch"]
     if options.accumulate > 1 and relational:
         size = getattr(loader, "batch_size", None)

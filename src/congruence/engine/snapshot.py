@@ -35,6 +35,7 @@ def snapshot(run: Run, generators: list[dict[str, Any]]) -> dict[str, Any]:
 
 def restore(run: Run, state: dict[str, Any]) -> None:
     """Put a run back to a snapshot."""
+    run.best.load_state(state["best"])  # may refuse the run, before the recorder cuts its file
     run.epoch, run.batch, run.step, run.seconds = state["position"]
     try:
         run.distiller.load_state_dict(state["distiller"])
@@ -52,7 +53,6 @@ def restore(run: Run, state: dict[str, Any]) -> None:
         generator.set_state(kept)
     run.recorder.load_state(state["recorder"])
     run.history = state["history"]
-    run.best.load_state(state["best"])
     directory = run.directory
     if directory:
         run.best.states = on_first(lambda: run.best.read(directory))

@@ -110,8 +110,9 @@ def euclidean(x: Tensor, y: Tensor | None = None) -> Tensor:
 def _euclidean(x: Tensor, y: Tensor | None) -> Tensor:
     columns = x if y is None else y
     largest = _largest(x) if y is None else torch.maximum(_largest(x), _largest(y))
-    # Squares of what is larger or smaller leave float32.
-    scale = torch.where((largest > _HUGE) | (largest > 0) & (largest < 1 / _HUGE), largest, torch.ones_like(largest))
+    # Squares of what is larger or smaller leave float32; what is nowhere larger than 1e-30 counts as 0.
+    far = (largest > _HUGE) | (largest > 1 / _HUGE**2) & (largest < 1 / _HUGE)
+    scale = torch.where(far, largest, torch.ones_like(largest))
     return torch.cdist(x / scale, columns / scale, compute_mode="donot_use_mm_for_euclid_dist") * scale
 
 

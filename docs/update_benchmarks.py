@@ -11,9 +11,10 @@ FOLDER = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
 
-Written by `python docs/update_benchmarks.py` from `benchmarks/results/`, which `make bench` writes anew. Figures are \
-ratios taken in one process where nothing else is said, with the other form beside them in the benchmark's file: they \
-say the same on another machine, where milliseconds do not. A bar is what a figure must not pass.
+Written by `python docs/update_benchmarks.py` from `benchmarks/results/`, which `make bench` writes anew (all but \
+`one_epoch`, which trains for some minutes, and those of a GPU). Figures are ratios taken in one process where nothing \
+else is said, with the other form beside them in the benchmark's file: they say the same on another machine, where \
+milliseconds do not. A bar is what a figure must not pass.
 """
 
 

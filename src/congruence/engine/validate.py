@@ -121,10 +121,8 @@ def _by_name(option: str, told: Any) -> dict[str, float]:
 
 def _measured(distiller: Distiller, batch: Batch, *, labels: bool) -> dict[str, Tensor]:
     """Return a batch's sums and how many samples they are of; by labels, a batch without them has none."""
-    if labels and batch.labels is None:
-        return {_COUNT: torch.zeros(())}
-    if labels and batch.labels is not None:
-        return _classes(distiller, batch, batch.labels)
+    if labels:
+        return {_COUNT: torch.zeros(())} if batch.labels is None else _classes(distiller, batch, batch.labels)
     captured = distiller.capture(batch.inputs, batch.labels, batch.index, views=batch.views)
     rows = next(iter(captured.tensors.values())).shape[0]
     loss = distiller.score(captured, update=False, together=False).loss.double()

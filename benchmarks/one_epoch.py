@@ -21,23 +21,13 @@ from record import figure, write
 from congruence.bench.cell import WEIGHTS, Job, run_cell, teach
 from congruence.bench.planfile import load_plan
 from congruence.core.files import read_lines
+from congruence.engine.record import LOPSIDED, felt_norms
 
 DEFINITION = (
     "the largest first gradient of a row's terms / the smallest (of those that have one); beyond the bar a run warns; "
     "cpu_seconds: the process's own, with loading and validation"
 )
-BAR = 100.0
 OUT = Path("runs/one-epoch")
-
-
-def first_gradients(folder: Path) -> list[float]:
-    """Return the norm of each term's first gradient, that of its largest part."""
-    largest: dict[str, float] = {}
-    norms = next((row["gradient_norms"] for row in read_lines(folder / "metrics.jsonl") if "gradient_norms" in row), {})
-    for name, norm in norms.items():
-        term = name.partition(".")[0]
-        largest[term] = max(norm, largest.get(term, 0.0))
-    return [norm for norm in largest.values() if norm > 0]
 
 
 class Said(logging.Handler):
@@ -75,9 +65,10 @@ def main() -> None:
             warnings.simplefilter("always")
             run_cell(job)
         seconds = round(time.process_time() - start, 1)
-        norms = first_gradients(job.folder)
+        rows = read_lines(job.folder / "metrics.jsonl")
+        norms = felt_norms(next(row["gradient_norms"] for row in rows if "gradient_norms" in row)).values()
         name = f"{cell.method}, {cell.variant}"
-        figures.append(figure(name, max(norms) / min(norms), BAR, cpu_seconds=seconds))
+        figures.append(figure(name, max(norms) / min(norms), float(LOPSIDED), cpu_seconds=seconds))
         if found := [*said.lines, *(str(each.message) for each in caught)]:
             warned[name] = found
         print(figures[-1], *found, flush=True)

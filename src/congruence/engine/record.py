@@ -88,15 +88,8 @@ class Recorder:
         return row
 
     def _compare(self, norms: Mapping[str, float]) -> None:
-        """Warn once, from the first norms, where one term's gradient drowns another's.
-
-        A term of several parts ("mlld.class") counts as its largest: its authors have weighed them against each other.
-        """
-        felt: dict[str, float] = {}
-        for name, norm in norms.items():
-            term = name.partition(".")[0]
-            felt[term] = max(norm, felt.get(term, 0.0))
-        felt = {name: norm for name, norm in felt.items() if norm > 0}
+        """Warn once, from the first norms, where one term's gradient drowns another's."""
+        felt = felt_norms(norms)
         if self._compared or not felt:
             return
         self._compared = True
@@ -157,6 +150,18 @@ class Recorder:
         """Close the event files."""
         if self._writer:
             self._writer.close()
+
+
+def felt_norms(norms: Mapping[str, float]) -> dict[str, float]:
+    """Return the norm of each term's gradient, but for those without one.
+
+    A term of several parts ("mlld.class") counts as its largest: its authors have weighed them against each other.
+    """
+    felt: dict[str, float] = {}
+    for name, norm in norms.items():
+        term = name.partition(".")[0]
+        felt[term] = max(norm, felt.get(term, 0.0))
+    return {term: norm for term, norm in felt.items() if norm > 0}
 
 
 def event_writer() -> Callable[..., Any]:

@@ -78,16 +78,19 @@ def decoupled_kd_loss(
     check.same_rows(name, student_logits=student_logits, labels=labels)
     check.hyperparameters(name, CHECKS, alpha=alpha, beta=beta, temperature=temperature, reduction=reduction)
     labelled = labels >= 0
+    # What an unlabelled row holds counts for nothing: equal logits are at no divergence.
+    student_logits, teacher_logits = (
+        torch.where(labelled[:, None], z, torch.zeros_like(z)) for z in (student_logits, teacher_logits)
+    )
     if student_logits.shape[1] == 1:
         values = student_logits[:, 0] * 0  # one class: no other to be told from
     else:
         targets = labels.long().clamp(min=0)[:, None]
-        logits = (torch.where(labelled[:, None], z, torch.zeros_like(z)) for z in (student_logits, teacher_logits))
-        sides = [_split(z / temperature, targets) for z in logits]
+        sides = [_split(z / temperature, targets) for z in (student_logits, teacher_logits)]
         (student_sure, student_others), (teacher_sure, teacher_others) = sides
         target = distillation_loss(student_sure, teacher_sure, temperature=1.0, reduction="none")
         others = distillation_loss(student_others, teacher_others, temperature=1.0, reduction="none")
-        values = temperature**2 * (alpha * target + beta * others) * labelled
+        values = temperature**2 * (alpha * target + beta * others)
     if reduction == "mean":
         return values.sum() / labelled.sum().clamp(min=1)
     return reduce(name, values, reduction)

@@ -82,9 +82,9 @@ def heterogeneous_kd_loss(
 def _log_shares(rows: Tensor, kernel: Kernel, eps: float) -> Tensor:
     """Return log P in float64; a callable gets the rows as they are: it may hold float32 parameters."""
     if kernel == "rbf":
-        return torch.log_softmax(-_distances(as_float64(rows)), 1)
+        return torch.log_softmax(-_distances(rows), 1)
     if kernel == "student_t":
-        return torch.log_softmax(-torch.log1p(_distances(as_float64(rows))), 1)
+        return torch.log_softmax(-torch.log1p(_distances(rows)), 1)
     if isinstance(kernel, str):
         rows = as_float64(rows)
         rows = rows / (safe_norm(rows, keepdim=True) + eps)
@@ -96,7 +96,7 @@ def _log_shares(rows: Tensor, kernel: Kernel, eps: float) -> Tensor:
 
 
 def _distances(rows: Tensor) -> Tensor:
-    return (euclidean(rows).square() + _ROUND).sqrt()
+    return (euclidean(as_float64(rows)).square() + _ROUND).sqrt()
 
 
 class HeterogeneousKdLoss(nn.Module):

@@ -5,7 +5,7 @@ import torch
 from _harness.configs import pictures, tiny
 
 from congruence.config import from_values, load_config, load_splits, run, write_resolved
-from congruence.config.diagnostics import make_diagnostics
+from congruence.config.diagnose import make_diagnostics
 from congruence.core.files import read_lines
 from congruence.data import Splits
 

@@ -10,7 +10,8 @@ from _harness.fits import constant, data, distiller
 from torch import nn
 
 import congruence as cg
-from congruence.engine.rundir import RunDirectory, fingerprint
+from congruence.core.fingerprint import fingerprint
+from congruence.engine.rundir import RunDirectory
 
 SAID = {"terms": [{"method": "ce"}], "options": {"epochs": 2, "seed": 0}}
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from congruence import data
-from congruence.config.diagnostics import make_diagnostics
+from congruence.config.diagnose import make_diagnostics
 from congruence.config.extracted import make_sampler, with_head
 from congruence.config.models import build_model, describe_model
 from congruence.core.rng import seed_everything

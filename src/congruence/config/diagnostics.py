@@ -1,21 +1,15 @@
-"""The table of diagnostics, and what it makes for a stage."""
+"""The table of diagnostics."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field, field_validator
 
-from congruence import data
 from congruence.config.problems import Problems, expected
 from congruence.config.table import Count, Table, Whole
-from congruence.data import split
 from congruence.evaluation.diagnostics import ALL, DIAGNOSTICS, known, without_teacher
-from congruence.evaluation.watch import Diagnostics, diagnostic_loader
-
-_FEW = 16  # images on which it is found out whether everything fits
 
 
 class DiagnosticsConfig(Table):
@@ -65,54 +59,3 @@ class DiagnosticsConfig(Table):
         if not any(stages[name] for name in names):
             measures = list(without_teacher(known(measures)))
         return self.model_copy(update={"stages": kept, "measures": measures}) if names and measures else None
-
-
-def make_diagnostics(
-    config: DiagnosticsConfig | None,
-    stage: str,
-    splits: data.Splits,
-    *,
-    teacher: bool,
-    device: torch.device,
-    dry: bool = False,
-) -> Diagnostics | None:
-    """Return what `FitOptions(diagnose=...)` takes, None where nothing is asked of a stage.
-
-    Args:
-        config: of the run.
-        stage: the stage's name.
-        splits: the data, with all labels.
-        teacher: whether the stage has one.
-        device: where batches go.
-        dry: over a few images, with which to rehearse.
-
-    Raises:
-        ValueError: where no image is there.
-    """
-    if config is None or (config.stages is not None and stage not in config.stages):
-        return None
-    measures = known(config.measures) if teacher else without_teacher(known(config.measures))
-    if not measures:
-        return None
-    images: data.ArrayDataset = getattr(splits, config.images)
-    if len(images) == 0:
-        raise ValueError(f"The diagnostics have no {config.images} images: choose others (images = ...), or keep some.")
-    if dry:
-        images = images.subset(_few(images))
-    loader = diagnostic_loader(images, config.samples, seed=config.seed, device=device)
-    return Diagnostics(
-        loader,
-        measures,
-        every=config.every,
-        student_layer=config.student_layer,
-        teacher_layer=config.teacher_layer,
-    )
-
-
-def _few(images: data.ArrayDataset) -> torch.Tensor:
-    """Choose two images of each of a few classes."""
-    labels = images.labels
-    if labels is None or not bool((labels >= 0).any()):
-        return torch.arange(min(_FEW, len(images)))
-    chosen = split.first_of_each(labels, 2, seed=0, stream=split.DIAGNOSTICS)
-    return chosen[labels[chosen].argsort(stable=True)][:_FEW]

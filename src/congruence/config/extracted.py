@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from congruence import data
 from congruence.core import check, ranks
-from congruence.engine.rundir import fingerprint
+from congruence.core.fingerprint import fingerprint
 from congruence.evaluation.embed import embed
 from congruence.models import Head, WithHead, fit_head
 from congruence.models.weights import load_weights, save_weights

@@ -108,3 +108,13 @@ def extract_tar(archive: Path, folder: Path) -> None:
     """Unpack a tar archive, refusing links and members that would land outside `folder`."""
     with tarfile.open(archive) as tar:
         tar.extractall(folder, filter="data")
+
+
+def absent(path: Path) -> ValueError:
+    """Return the error of a file that should be there."""
+    return ValueError(f"The file '{path}' is absent.")
+
+
+def damaged(path: Path, why: str) -> ValueError:
+    """Return the error of a file that does not hold what it should."""
+    return ValueError(f"The file '{path}' is damaged: {why}.")

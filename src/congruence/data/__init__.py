@@ -7,7 +7,7 @@ from congruence.data.facts import DataFacts, facts
 from congruence.data.fetch import Available, available, fetch
 from congruence.data.files import FileDataset
 from congruence.data.images import ImageDataset
-from congruence.data.items import indexed
+from congruence.data.indexed import indexed
 from congruence.data.loader import loader
 from congruence.data.photos import PhotoAugment
 from congruence.data.reid import Reid, read_reid

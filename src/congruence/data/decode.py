@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from congruence.core.check import COUNT, fail, hyperparameters
-from congruence.data.formats import absent, damaged
+from congruence.core.files import absent, damaged
 from congruence.data.photos import Pair, evaluated
 
 _GREY = frozenset(("1", "L", "LA", "I", "I;16", "I;16L", "I;16B"))

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from congruence.core.check import fail
 from congruence.core.devices import to_device
+from congruence.core.files import absent
 from congruence.core.rng import keyed_uniform
 from congruence.data.augment import PLAIN_VIEWS, Augment, pad_crop_flip, view_stream
 from congruence.data.decode import bytes_of, opened
-from congruence.data.formats import absent
 from congruence.data.images import ImageDataset, Indices, Spec
 from congruence.data.photos import DRAWS, Pair, PhotoAugment, augmented, evaluated
 from congruence.data.strong import STRONG_VIEWS, jitter_and_cut

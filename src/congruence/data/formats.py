@@ -11,20 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from congruence.core.files import absent, damaged
 from congruence.data.store import Arrays, Part
 from congruence.data.unpickle import plain_pickle
 
 CIFAR_BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
-
-
-def absent(path: Path) -> ValueError:
-    """Return the error of a file that should be there."""
-    return ValueError(f"The file '{path}' is absent.")
-
-
-def damaged(path: Path, why: str) -> ValueError:
-    """Return the error of a file that does not hold what it should."""
-    return ValueError(f"The file '{path}' is damaged: {why}.")
 
 
 def unzipped(path: Path) -> bytes:

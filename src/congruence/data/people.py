@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from congruence.data.formats import damaged
+from congruence.core.files import damaged
 from congruence.data.store import Files, Tree
 from congruence.data.trees import table_rows
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from congruence.core.files import absent, damaged
 from congruence.data.folder import SUFFIXES, class_folders, listed
-from congruence.data.formats import absent, damaged
 from congruence.data.store import Files, Tree
 
 

@@ -17,8 +17,8 @@ from congruence.engine.binding import Binding, bind, for_students, logits_paths
 from congruence.engine.captured import Captured, Output
 from congruence.engine.forwards import forwards, read, sample
 from congruence.engine.members import frozen_teacher, listed_terms, named_students
+from congruence.engine.recall import StoredTeacher
 from congruence.engine.signals import Once, constant, gather, kept_apart, named, require, rerunner, select
-from congruence.engine.teacher_cache import TeacherCache
 from congruence.geometry.dissimilarity import computed_once
 from congruence.methods.method import Clock, Needs, Signals
 from congruence.methods.term import Term
@@ -35,7 +35,7 @@ class Distiller(nn.Module):
     the terms' own parts are.
 
     Args:
-        teacher: a module, a `TeacherCache`, or None where no term needs one.
+        teacher: a module, a `TeacherCache` (or another `StoredTeacher`), or None where no term needs one.
         student: a module, or a mapping from name to module.
         terms: `Term`s, or keys of the catalogue.
         example: a small batch of inputs (2 samples do) for the dry forward that finds and checks the layers. Without
@@ -60,7 +60,7 @@ class Distiller(nn.Module):
 
     def __init__(
         self,
-        teacher: nn.Module | Teacher | TeacherCache | None,
+        teacher: nn.Module | Teacher | StoredTeacher | None,
         student: nn.Module | Mapping[str, nn.Module],
         terms: Sequence[Term | str],
         *,
@@ -72,7 +72,7 @@ class Distiller(nn.Module):
         self.terms = for_students(listed_terms(terms), tuple(students), teacher=teacher is not None, facts=facts)
         self.students = nn.ModuleDict(students)
         self.teacher = frozen_teacher(teacher, students)
-        self.cache = teacher if isinstance(teacher, TeacherCache) else None
+        self.cache = teacher if isinstance(teacher, StoredTeacher) else None
         self.facts, self._sample = facts, ""  # the latter says how a sample of the example looked
         self.clock, self._epochs_begun = Clock(), False
         self._taps = {name: Taps(module, name=name) for name, module in students.items()}

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from congruence.engine.binding import Binding
 from congruence.engine.micro import in_chunks
+from congruence.engine.recall import Recall
 from congruence.methods.method import Key
 from congruence.models.taps import Taps
 from congruence.models.teacher import Teacher
-
-Recall = Callable[[str, set[str]], dict[str, Tensor]]  # (view, paths) → the teacher's tensors by path
 
 
 def wanted(bindings: Sequence[Binding], given: Mapping[str, Any]) -> dict[tuple[str, str], set[str]]:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from congruence.core import check
-from congruence.engine.teacher_cache import TeacherCache
+from congruence.engine.recall import StoredTeacher
 from congruence.methods.term import Term
 from congruence.models.teacher import Teacher, shares_parameters
 
@@ -35,7 +35,7 @@ def frozen_teacher(teacher: Any, students: Mapping[str, nn.Module]) -> Teacher |
     """Return the teacher in its wrapper; one that a student's training would move is refused before it is frozen."""
     if teacher is None:
         return None
-    if isinstance(teacher, TeacherCache):
+    if isinstance(teacher, StoredTeacher):
         teacher = teacher.teacher
     if not isinstance(teacher, (nn.Module, Teacher)):
         check.fail("Distiller", "teacher", "a torch module, a TeacherCache or None", type(teacher).__name__)

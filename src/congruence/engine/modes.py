@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
-from torch import nn
 
 from congruence.engine.distiller import Distiller
 from congruence.models.compiled import Compiled
@@ -25,18 +24,6 @@ def start_training(distiller: Distiller) -> None:
     for student in distiller.students.values():
         if not student.training:
             student.train()
-
-
-@contextlib.contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Hold a module in evaluation mode; each part goes back to its own mode afterwards."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
 
 
 @contextlib.contextmanager

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from congruence.core import check
@@ -18,15 +16,6 @@ from congruence.engine.checkpoint import Checkpoints, said
 from congruence.models.weights import save_weights
 
 LOG = logging.getLogger("congruence")
-
-
-def fingerprint(state: Mapping[str, Tensor]) -> str:
-    """Return a short hash of a model's weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted((name, value) for name, value in state.items() if isinstance(value, Tensor)):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 class RunDirectory:

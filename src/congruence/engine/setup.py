@@ -16,16 +16,16 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from congruence.core import check, ranks, rng
+from congruence.core.fingerprint import fingerprint
 from congruence.engine.batch import first_batch, samplers, unpack
 from congruence.engine.best import Best
 from congruence.engine.distiller import Distiller
-from congruence.engine.modes import evaluating
 from congruence.engine.optim import make_optimizer
 from congruence.engine.options import FitOptions
 from congruence.engine.record import event_writer
-from congruence.engine.rundir import fingerprint
 from congruence.engine.validate import rehearse
 from congruence.methods.method import Clock
+from congruence.models.evaluating import evaluating
 
 LOG = logging.getLogger("congruence")
 

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from congruence.core import check
 from congruence.core.devices import on_tensors, tensors, to_device
+from congruence.core.fingerprint import fingerprint
 from congruence.core.known import extremes, on_host
 from congruence.data.batches import Loader
 from congruence.engine.batch import unpack
 from congruence.engine.binding import Binding
 from congruence.engine.cache_files import Blocks, CacheFiles, Key, megabytes
-from congruence.engine.forwards import Recall, wanted
-from congruence.engine.rundir import fingerprint
+from congruence.engine.forwards import wanted
+from congruence.engine.recall import Recall
 from congruence.models.teacher import Teacher
 
 LOG = logging.getLogger("congruence")

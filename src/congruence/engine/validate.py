@@ -13,8 +13,8 @@ from congruence.core import check, ranks, rng
 from congruence.engine.batch import Batch, first_batch, unpack
 from congruence.engine.distiller import Distiller
 from congruence.engine.distributed import from_all_ranks, on_first
-from congruence.engine.modes import evaluating
 from congruence.engine.options import Diagnose, Evaluate
+from congruence.models.evaluating import evaluating
 
 _COUNT = "count"
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from congruence.core.devices import to_device
 from congruence.engine.batch import unpack
-from congruence.engine.modes import evaluating
 from congruence.metrics import accuracy
+from congruence.models.evaluating import evaluating
 from congruence.models.projectors import rows
 from congruence.models.taps import Taps
 

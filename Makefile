@@ -41,7 +41,7 @@ bench: $(VENV)/ready
 # The five-line loops for Accelerate, Lightning and the HF Trainer, which `make test` skips where they are not installed.
 loops: $(VENV)/ready
 	$(BIN)/pip install --quiet -e ".[loops]"
-	$(ONE_THREAD) $(BIN)/pytest -n $(WORKERS) tests/engine/test_other_loops.py
+	$(ONE_THREAD) $(BIN)/pytest -n $(WORKERS) tests/training/test_other_loops.py
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "congruence needs Python 3.11 or later.")'

@@ -14,8 +14,8 @@ from record import figure, write
 from zoo_step import stepper, student
 
 import congruence as cg
-from congruence.engine.modes import channels_last
-from congruence.engine.options import Precision
+from congruence.training.modes import channels_last
+from congruence.training.options import Precision
 
 BATCH = 64
 STUDENTS = ("cnn3", "resnet8", "resnet20")

@@ -15,7 +15,7 @@ from record import figure, write
 from zoo_step import stepper, student
 
 import congruence as cg
-from congruence.engine.modes import compiled
+from congruence.training.modes import compiled
 
 BATCH = 64
 STUDENTS = ("cnn3", "resnet8")

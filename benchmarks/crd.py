@@ -14,7 +14,7 @@ from interleaved import medians
 from record import figure, write
 from torch import Tensor, nn
 
-from congruence.data.facts import DataFacts
+from congruence.data.datasets.facts import DataFacts
 from congruence.losses.crd import bank_scores
 from congruence.methods import Probe, Signals
 from congruence.methods.crd import ContrastiveRepresentation

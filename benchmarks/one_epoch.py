@@ -21,7 +21,7 @@ from record import figure, write
 from congruence.bench.cell import WEIGHTS, Job, run_cell, teach
 from congruence.bench.planfile import load_plan
 from congruence.core.files import read_lines
-from congruence.engine.record import LOPSIDED, felt_norms
+from congruence.training.record import LOPSIDED, felt_norms
 
 DEFINITION = (
     "the largest first gradient of a row's terms / the smallest (of those that have one); beyond the bar a run warns; "

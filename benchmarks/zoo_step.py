@@ -7,12 +7,12 @@ from collections.abc import Callable
 import torch
 
 import congruence as cg
-from congruence.engine.batch import Batch
-from congruence.engine.distributed import Objective
-from congruence.engine.optim import make_optimizer, make_scaler
-from congruence.engine.record import Recorder
-from congruence.engine.step import train_step
+from congruence.core.batch import Batch
 from congruence.models import build
+from congruence.training.distributed import Objective
+from congruence.training.optim import make_optimizer, make_scaler
+from congruence.training.record import Recorder
+from congruence.training.step import train_step
 
 CLASSES, SIDE = 10, 32
 CPU = torch.device("cpu")

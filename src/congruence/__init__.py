@@ -12,41 +12,37 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from congruence import data, evaluation, geometry, losses, metrics, models
-    from congruence.config.student import load_student
-    from congruence.engine import (
-        Captured,
-        Distiller,
+    from congruence.distiller import Captured, Distiller, Output
+    from congruence.evaluation.compare import Comparison, compare
+    from congruence.methods import Clock, Method, Needs, Probe, Signals, Term
+    from congruence.pipeline.student import load_student
+    from congruence.teacher_cache import TeacherCache
+    from congruence.training import (
         Event,
         FitOptions,
         FitResult,
         NonFiniteLossError,
         OptimizerOptions,
-        Output,
         ScheduleOptions,
-        TeacherCache,
         fit,
     )
-    from congruence.evaluation.compare import Comparison, compare
-    from congruence.methods import Clock, Method, Needs, Probe, Signals, Term
 
 _PACKAGES = ("data", "evaluation", "geometry", "losses", "metrics", "models", "testing")
 _HOMES = {
-    "congruence.config.student": ("load_student",),
-    "congruence.engine": (
-        "Captured",
-        "Distiller",
+    "congruence.distiller": ("Captured", "Distiller", "Output"),
+    "congruence.evaluation": ("Comparison", "compare"),
+    "congruence.methods": ("Clock", "Method", "Needs", "Probe", "Signals", "Term"),
+    "congruence.pipeline.student": ("load_student",),
+    "congruence.teacher_cache": ("TeacherCache",),
+    "congruence.training": (
         "Event",
         "FitOptions",
         "FitResult",
         "NonFiniteLossError",
         "OptimizerOptions",
-        "Output",
         "ScheduleOptions",
-        "TeacherCache",
         "fit",
     ),
-    "congruence.evaluation": ("Comparison", "compare"),
-    "congruence.methods": ("Clock", "Method", "Needs", "Probe", "Signals", "Term"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from congruence import Distiller, TeacherCache
 from congruence.data import ArrayDataset, Augment, loader
-from congruence.engine.teacher_cache import BATCH
+from congruence.teacher_cache.cache import BATCH
 
 SAMPLES, CLASSES = 300, 3  # more than one of the teacher's batches
 

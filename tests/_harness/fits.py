@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import congruence as cg
 from congruence import Method, Needs, Term
-from congruence.engine.validate import validate
+from congruence.training.validate import validate
 
 CPU = torch.device("cpu")
 
@@ -178,7 +178,7 @@ def full_disk(folder):
     """Write beyond what this process may, as on a full disk, and leave the sentence behind."""
     import resource
 
-    from congruence.engine.checkpoint import Checkpoints
+    from congruence.training.saving.checkpoint import Checkpoints
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

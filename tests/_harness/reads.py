@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import congruence
-from congruence.core import known
-from congruence.engine.batch import Batch
+from congruence.core import host_values as known
+from congruence.core.batch import Batch
 
 SOURCE = Path(congruence.__file__).parent
 ATEN = torch.ops.aten
@@ -29,11 +29,11 @@ TAKEN = {ATEN.index: None, ATEN.index_put: 2, ATEN.index_put_: 2, ATEN._index_pu
 COPIES = ("cpu", "tolist")  # of a tensor: on the CPU no operator runs
 # By row: where it looks, and why it must.
 LOOKING = {
-    "arcface": ("methods/arcface.py:loss engine/step.py:train_step", "it and its library choose rows by masks"),
+    "arcface": ("methods/arcface.py:loss training/step.py:train_step", "it and its library choose rows by masks"),
     "class_wasserstein": ("geometry/transport.py", "exact plans are found on the host"),
     "gaussian_wasserstein": ("geometry/gaussian.py:_polar", "torch's SVD waits by itself"),
     "intra_class": (
-        "methods/pipeline.py methods/intra_class.py:loss core/known.py engine/step.py:train_step",
+        "methods/class_queue.py methods/intra_class.py:loss core/host_values.py training/step.py:train_step",
         "its queue grows and shrinks, and the rows that leave it are chosen by a mask",
     ),
     "joint_wasserstein": ("geometry/transport.py", "exact plans are found on the host"),
@@ -45,7 +45,7 @@ LOOKING = {
 
 
 class Reads(TorchDispatchMode):
-    """Counts the looks while it is entered, by the innermost place in the package: "engine/optim.py:step_unless".
+    """Counts the looks while it is entered, by the innermost place in the package: "training/optim.py:step_unless".
 
     Numbers that are given to a device one by one (`torch.tensor(..., device=...)`) count, too: that copy waits.
 

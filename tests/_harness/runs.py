@@ -88,7 +88,7 @@ class KillAt:
 def _context():
     """Fresh processes that find the harness and have torch imported already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "congruence.engine", "congruence.losses", "congruence.data"])
+    context.set_forkserver_preload(["torch", "congruence.training", "congruence.losses", "congruence.data"])
     return context
 
 

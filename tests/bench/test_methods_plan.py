@@ -8,10 +8,10 @@ import pytest
 from _harness.configs import pictures, quick
 
 from congruence.bench.planfile import load_plan
-from congruence.config import run
 from congruence.config.load import load_config
 from congruence.data import Splits
 from congruence.methods import keys
+from congruence.pipeline import run
 
 LOADED = load_plan("methods-cifar10")
 # One stored view: a cached teacher runs on full batches, however few images there are.

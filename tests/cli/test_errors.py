@@ -5,7 +5,7 @@ import typer
 from typer.testing import CliRunner
 
 from congruence.cli.errors import one_line
-from congruence.engine import NonFiniteLossError
+from congruence.training import NonFiniteLossError
 
 
 def outcome(error):

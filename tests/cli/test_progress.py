@@ -3,7 +3,7 @@
 import pytest
 
 from congruence.cli.progress import Cells, Reporter, numbers, progress
-from congruence.engine import Event
+from congruence.training import Event
 
 
 def events():

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from congruence.config import from_values, load_config
-from congruence.config.parts import TermConfig
+from congruence.config.tables import TermConfig
 from congruence.config.training import (
     AugmentConfig,
     OptimizerConfig,
@@ -15,8 +15,8 @@ from congruence.config.training import (
     TrainConfig,
 )
 from congruence.data import Augment, PhotoAugment
-from congruence.engine import FitOptions, OptimizerOptions, ScheduleOptions
 from congruence.methods import Term
+from congruence.training import FitOptions, OptimizerOptions, ScheduleOptions
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,13 @@ from _harness.reads import LOOKING
 from torch import nn
 
 import congruence as cg
-from congruence.engine.batch import grouped, unpack
-from congruence.engine.distributed import Objective
-from congruence.engine.optim import make_optimizer, make_scaler
-from congruence.engine.record import Recorder
-from congruence.engine.step import train_step
+from congruence.core.batch import grouped, unpack
 from congruence.testing import check_row_on_device
 from congruence.testing.case import SmallLoader, small_distiller
+from congruence.training.distributed import Objective
+from congruence.training.optim import make_optimizer, make_scaler
+from congruence.training.record import Recorder
+from congruence.training.step import train_step
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 DEVICE = "cuda"
@@ -29,7 +29,7 @@ def test_a_method_gives_what_it_gives_on_the_cpu(case):
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.row not in LOOKING], ids=str)
 def test_a_step_waits_for_nothing(case):
-    """As `tests/engine/test_waiting.py`, which counts the looks on a CPU; here CUDA itself would refuse one."""
+    """As `tests/training/test_waiting.py`, which counts the looks on a CPU; here CUDA itself would refuse one."""
     device = torch.device(DEVICE)
     made, options = small_distiller(case).to(device), cg.FitOptions(epochs=4)
     optimizers = [make_optimizer(made.parameter_groups(), options.optimizer)]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import congruence as cg
-from congruence.data import split
+from congruence.data.datasets import split
 from congruence.evaluation import embed, measure
 from congruence.evaluation.embed import known_accuracy
 from congruence.evaluation.measure import embed_test

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from congruence.data.toys import Toy, toy
+from congruence.data.datasets.toys import Toy, toy
 from congruence.evaluation.pictures import require_plots, write_gif, write_png
 from congruence.evaluation.toys import transfer
 from congruence.losses import perception_coherence_loss

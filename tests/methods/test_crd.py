@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import congruence as cg
-from congruence.data.facts import DataFacts
-from congruence.engine.signals import kept_apart
+from congruence.data.datasets.facts import DataFacts
+from congruence.distiller.signals import kept_apart
 from congruence.losses import contrastive_representation_loss
 from congruence.methods import Probe, Signals
 from congruence.methods.crd import CHECKS, ContrastiveRepresentation

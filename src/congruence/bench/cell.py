@@ -14,12 +14,12 @@ from torch import nn
 
 from congruence.bench.plan import Cell
 from congruence.config.schema import RunConfig
-from congruence.config.stages import StageRun, run
-from congruence.config.student import load_student
 from congruence.core.files import atomic, write_json
-from congruence.engine import NonFiniteLossError
 from congruence.evaluation.embed import Embedded
 from congruence.evaluation.measure import accuracy_on_test, embed_test, measure
+from congruence.pipeline.stages import StageRun, run
+from congruence.pipeline.student import load_student
+from congruence.training import NonFiniteLossError
 
 RESULT = "cell.json"
 WEIGHTS = "student.safetensors"

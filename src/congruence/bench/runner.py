@@ -15,10 +15,10 @@ from typing import Any
 
 from congruence.bench.cell import WEIGHTS, Job, Row, run_cell, teach
 from congruence.bench.plan import Cell, Plan
-from congruence.config.build import load_splits, rehearse
 from congruence.core import check
 from congruence.core.files import atomic, writable
 from congruence.data import Splits
+from congruence.pipeline.build import load_splits, rehearse
 
 Report = Callable[[Row, int, int], None]
 _WORKERS = check.Real(low=0, closed="low", integer=True, optional=True)

@@ -75,7 +75,8 @@ def _quick(
     overrides: Sequence[str],
 ) -> tuple[RunConfig, Splits]:
     """Return the configuration of a teacher, a student and data, and the data, whose labels decide its terms."""
-    from congruence.config import from_values, load_splits
+    from congruence.config import from_values
+    from congruence.pipeline import load_splits
 
     if weights is None and ":" not in teacher:
         raise ValueError(f"Give --teacher-weights: the teacher '{teacher}' has none of its own.")

@@ -39,7 +39,7 @@ def one_line(verb: Callable[P, R]) -> Callable[P, R]:
 
 
 def _sentence(error: Exception) -> str:
-    from congruence.engine import NonFiniteLossError
+    from congruence.training import NonFiniteLossError
 
     if isinstance(error, ValueError | NonFiniteLossError):
         return str(error)

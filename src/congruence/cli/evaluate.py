@@ -11,8 +11,9 @@ import typer
 from congruence.cli.options import Set, Trust
 
 if TYPE_CHECKING:
-    from congruence.config import Models, RunConfig
+    from congruence.config import RunConfig
     from congruence.data import Splits
+    from congruence.pipeline import Models
 
 
 def evaluate(
@@ -25,8 +26,8 @@ def evaluate(
 ) -> None:
     """Measure a student on the test set: accuracy, retrieval mAP, coherence with its teacher (GPCL), size, spread."""
     from congruence.cli.train import allow, table
-    from congruence.engine.distributed import pick_device
     from congruence.evaluation import measure
+    from congruence.training.distributed import pick_device
 
     allow(trust)
     config, splits, made = _made(run, weights, last=last, overrides=set_ or [], trust=trust)
@@ -46,10 +47,11 @@ def _made(
     run: str, weights: str | None, *, last: bool, overrides: list[str], trust: bool
 ) -> tuple[RunConfig, Splits, Models]:
     """Build the last stage's models, the students with their weights; without a folder, no earlier stage's student."""
-    from congruence.config import build_models, load_config, load_splits
-    from congruence.config.stages import CONFIG
-    from congruence.engine.rundir import RunDirectory
+    from congruence.config import load_config
     from congruence.models import load_into, load_weights
+    from congruence.pipeline import build_models, load_splits
+    from congruence.pipeline.stages import CONFIG
+    from congruence.training.saving.run_directory import RunDirectory
 
     folder = Path(run)
     in_folder = folder.is_dir()

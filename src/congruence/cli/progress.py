@@ -13,7 +13,7 @@ import typer
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from congruence.engine.options import Callback, Event
+    from congruence.training.options import Callback, Event
 
 
 def numbers(metrics: Mapping[str, Any]) -> str:

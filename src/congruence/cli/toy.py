@@ -17,7 +17,7 @@ def toy(
 ) -> None:
     """Move random points down the perception coherence loss; write a PNG and an animation of it."""
     from congruence.core.files import writable
-    from congruence.data.toys import toy as points_of
+    from congruence.data.datasets.toys import toy as points_of
     from congruence.evaluation.pictures import require_plots, write_gif, write_png
     from congruence.evaluation.toys import transfer
 

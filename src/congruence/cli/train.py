@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from congruence.config import RunConfig
-    from congruence.config.stages import StageRun
     from congruence.data import Splits
+    from congruence.pipeline.stages import StageRun
 
 TEST = "test.json"
 _ROWS = {
@@ -38,8 +38,8 @@ def train(
     config: RunConfig, out: Path, *, resume: bool, trust: bool, only: str | None = None, splits: Splits | None = None
 ) -> None:
     """Run a configuration, measure its last stage's students on the test set, and say where they are."""
-    from congruence.config import run
     from congruence.core import ranks
+    from congruence.pipeline import run
 
     allow(trust)
     with Reporter() as reporter:
@@ -90,8 +90,8 @@ def measured(model: nn.Module, ended: StageRun, device: str, *, teacher: bool = 
 
     A student whose terms teach no class has no accuracy.
     """
-    from congruence.engine.distributed import pick_device
     from congruence.evaluation import measure
+    from congruence.training.distributed import pick_device
 
     found = measure(
         model, ended.splits, teacher=ended.teacher if teacher else None, device=str(pick_device(device))

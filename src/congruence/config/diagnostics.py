@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from congruence.config.base import Count, Table, Whole
 from congruence.config.problems import Problems, expected
-from congruence.config.table import Count, Table, Whole
 from congruence.evaluation.diagnostics import ALL, DIAGNOSTICS, known, without_teacher
 
 

@@ -192,7 +192,8 @@ def _origin(key: str, origins: Mapping[Place, str], source: str) -> str:
 
 def _keys(place: Place) -> Iterable[str]:
     """Return the keys that the table at a location of the schema may have."""
-    from congruence.config import diagnostics, parts, schema, training
+    from congruence.config import diagnostics, schema, training
+    from congruence.config import tables as parts
 
     tables: dict[Place, type[BaseModel]] = {
         (): schema.RunConfig,

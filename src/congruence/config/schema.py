@@ -10,10 +10,10 @@ from typing import Annotated, Any, Self
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
+from congruence.config.base import Count, Table, absolute, table_or
 from congruence.config.diagnostics import DiagnosticsConfig
-from congruence.config.parts import CacheConfig, DataConfig, HeadConfig, ModelConfig, TermConfig
 from congruence.config.problems import Problems, expected
-from congruence.config.table import Count, Table, absolute, table_or
+from congruence.config.tables import CacheConfig, DataConfig, HeadConfig, ModelConfig, TermConfig
 from congruence.config.training import TrainConfig
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")

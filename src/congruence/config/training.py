@@ -7,13 +7,13 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from congruence import data
+from congruence.config.base import Count, Table, Whole
 from congruence.config.problems import Problems
-from congruence.config.table import Count, Table, Whole
-from congruence.engine.options import FitOptions, OptimizerOptions, Precision, ScheduleOptions
+from congruence.training.options import FitOptions, OptimizerOptions, Precision, ScheduleOptions
 
 
 class OptimizerConfig(Table):
-    """`congruence.engine.OptimizerOptions`."""
+    """`congruence.OptimizerOptions`."""
 
     name: Literal["sgd", "adamw"] = "sgd"
     lr: float = 0.05
@@ -30,7 +30,7 @@ class OptimizerConfig(Table):
 
 
 class ScheduleConfig(Table):
-    """`congruence.engine.ScheduleOptions`."""
+    """`congruence.ScheduleOptions`."""
 
     name: Literal["constant", "step", "cosine"] = "cosine"
     milestones: Annotated[tuple[float, ...], Field(strict=False)] = ()

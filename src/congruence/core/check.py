@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from congruence.core.known import extremes
+from congruence.core.host_values import extremes
 
 
 def fail(function: str, argument: str, expected: str, got: object) -> NoReturn:

@@ -1,20 +1,20 @@
 """Floor 2: named datasets as arrays of bytes or as files, keyed augmentation, and batches that resume bit for bit."""
 
-from congruence.data.augment import Augment, normalize, pad_crop_flip
-from congruence.data.batches import Loader, Sampler
-from congruence.data.dataset import ArrayDataset, keep_labels
-from congruence.data.facts import DataFacts, facts
-from congruence.data.fetch import Available, available, fetch
-from congruence.data.files import FileDataset
-from congruence.data.images import ImageDataset
-from congruence.data.indexed import indexed
-from congruence.data.loader import loader
-from congruence.data.photos import PhotoAugment
-from congruence.data.reid import Reid, read_reid
-from congruence.data.samplers import ClassUniformSampler, SuperclassUniformSampler
-from congruence.data.sources import Splits, load
-from congruence.data.store import data_root
-from congruence.data.table import SOURCES, Source
+from congruence.data.augment.crops import Augment, normalize, pad_crop_flip
+from congruence.data.augment.photos import PhotoAugment
+from congruence.data.datasets.arrays import ArrayDataset, keep_labels
+from congruence.data.datasets.facts import DataFacts, facts
+from congruence.data.datasets.files import FileDataset
+from congruence.data.datasets.images import ImageDataset
+from congruence.data.datasets.indexed import indexed
+from congruence.data.loading.batches import Loader, Sampler
+from congruence.data.loading.loader import loader
+from congruence.data.loading.samplers import ClassUniformSampler, SuperclassUniformSampler
+from congruence.data.sources.fetch import Available, available, fetch
+from congruence.data.sources.load import Splits, load
+from congruence.data.sources.reid import Reid, read_reid
+from congruence.data.sources.store import data_root
+from congruence.data.sources.table import SOURCES, Source
 
 __all__ = [
     "SOURCES",

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from congruence.core.batch import unpack
 from congruence.core.devices import to_device
-from congruence.engine.batch import unpack
 from congruence.metrics import accuracy
 from congruence.models.evaluating import evaluating
 from congruence.models.projectors import rows

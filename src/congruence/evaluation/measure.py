@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from congruence.data import split
-from congruence.data.images import ImageDataset
-from congruence.data.loader import loader
-from congruence.data.sources import Splits
+from congruence.data.datasets import split
+from congruence.data.datasets.images import ImageDataset
+from congruence.data.loading.loader import loader
+from congruence.data.sources.load import Splits
 from congruence.evaluation.embed import Embedded, embed, known_accuracy
 from congruence.losses import wasserstein_loss
 from congruence.metrics import (

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from congruence.core import check
 from congruence.core.rng import keyed_generator
-from congruence.data.toys import Toy
+from congruence.data.datasets.toys import Toy
 from congruence.losses import perception_coherence_loss
 from congruence.metrics import global_perception_coherence
 

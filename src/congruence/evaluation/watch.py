@@ -11,8 +11,8 @@ from torch import nn
 from congruence import data
 from congruence.core import check, ranks
 from congruence.core.rng import untouched
-from congruence.data import split
-from congruence.engine import Distiller
+from congruence.data.datasets import split
+from congruence.distiller import Distiller
 from congruence.evaluation.diagnostics import ALL, diagnose, known
 from congruence.evaluation.embed import Embedded, embed_all
 from congruence.evaluation.embeddings import Embeddings

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from congruence.core import check
-from congruence.core.known import extremes
+from congruence.core.host_values import extremes
 from congruence.core.numerics import float32_island, unit, widen
 from congruence.core.rng import keyed_generator, keyed_uniform
-from congruence.data.facts import DataFacts
+from congruence.data.datasets.facts import DataFacts
 from congruence.losses.crd import bank_scores, contrast, log_normalizer
 from congruence.methods.method import Method, Needs, Probe, Signals
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from congruence.core import check
 from congruence.core.numerics import widen
 from congruence.losses.intra_class import CHECKS, IntraClassContrastiveLoss, margins
+from congruence.methods.class_queue import Pipeline
 from congruence.methods.method import Method, Needs, Probe, Signals
-from congruence.methods.pipeline import Pipeline
 
 _CHECKS: Mapping[str, check.Constraint] = {
     **CHECKS,

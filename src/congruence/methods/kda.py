@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from congruence.core import check
 from congruence.core.numerics import widen
 from congruence.core.rng import keyed_generator
-from congruence.data.facts import DataFacts
+from congruence.data.datasets.facts import DataFacts
 from congruence.losses.kda import CHECKS as LOSS_CHECKS
 from congruence.losses.kda import KernelTransferLoss, Scale
 from congruence.methods.landmarks import LandmarkBank, Weighting

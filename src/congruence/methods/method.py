@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from congruence.data.facts import DataFacts
+from congruence.data.datasets.facts import DataFacts
 
 ROLES = ("features", "logits", "maps")
 Key = tuple[str, str, str]  # (model, view, role)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+from congruence.core.batch import Batch, unpack
 from congruence.data import Loader, facts, loader
-from congruence.engine import Distiller
-from congruence.engine.batch import Batch, unpack
+from congruence.distiller import Distiller
 from congruence.methods import Row, Term, row
 from congruence.methods.term import Layers
 

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from congruence.engine import Distiller, Event, FitOptions, FitResult, OptimizerOptions, Output, fit
-from congruence.engine.batch import Batch
-from congruence.engine.modes import channels_last
+from congruence.core.batch import Batch
+from congruence.distiller import Distiller, Output
 from congruence.methods import Row, Term
 from congruence.models import load_weights
 from congruence.testing.case import (
@@ -27,6 +26,8 @@ from congruence.testing.case import (
     small_distiller,
     small_model,
 )
+from congruence.training import Event, FitOptions, FitResult, OptimizerOptions, fit
+from congruence.training.modes import channels_last
 
 STOP_AT = 7  # of 8 steps in 2 epochs: the newest checkpoint is then that of step 6, within an epoch
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from congruence.methods import Row
-from congruence.testing.alike import require_alike, two_steps
+from congruence.testing.agreement import require_alike, two_steps
 from congruence.testing.case import Case
 
 

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from congruence.methods import Row
-from congruence.testing.alike import require_alike, two_steps
+from congruence.testing.agreement import require_alike, two_steps
 from congruence.testing.case import Case
 
 RANKS = 2

@@ -1,0 +1,185 @@
+"""The tables of data, models and terms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from congruence import data, methods, models
+from congruence.config.base import Count, Table, Whole, absolute
+from congruence.config.problems import Problems, expected, one_by_one
+from congruence.data.sources.table import IMAGE_FOLDER
+
+Sides = Count | Annotated[tuple[Count, Count], Field(strict=False)]
+Channels = Annotated[tuple[float, ...], Field(strict=False, min_length=1)]
+
+
+class DataConfig(Table):
+    """What `congruence.data.load` gets. Paths are relative to the working directory.
+
+    `labels_per_class` keeps so many labels of each class of the training images and forgets the others; a stage may say
+    its own.
+    """
+
+    name: str
+    root: str | None = None
+    split_seed: Whole = 0
+    validation: int | float | None = None
+    test: int | float | None = None
+    train_size: Count | None = None
+    labels_per_class: Count | None = None
+    classes: Count | None = None
+    test_classes: Count | None = None
+    size: Sides | None = None
+    resize: Sides | None = None
+    stream: bool | None = None
+    mean: Channels | None = None
+    std: Channels | None = None
+
+    _root = field_validator("root")(absolute)
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name in data.SOURCES or name == IMAGE_FOLDER:
+            return name
+        path = Path(name).expanduser()
+        # What looks like a path may be a folder that is yet to come; anything else is a name written wrongly.
+        if not path.is_dir() and path.name == name:
+            raise ValueError(expected((*data.SOURCES, IMAGE_FOLDER), name, what="a folder or one of "))
+        return str(path.absolute())
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        found = []
+        if (self.mean is None) != (self.std is None):
+            missing = "mean" if self.mean is None else "std"
+            found.append((missing, f"expected numbers too where `{'std' if missing == 'mean' else 'mean'}` is given."))
+        if self.std is not None and min(self.std) <= 0:
+            found.append(("std", f"expected numbers > 0, got {list(self.std)}."))
+        if self.resize is not None and self.stream is False:
+            found.append(("resize", f"expected none where `stream` is false, got {self.resize}."))
+        if found:
+            raise Problems(found)
+        return self
+
+
+class ModelConfig(Table):
+    """A model: a name of the zoo, or a factory "package.module:callable" (which needs trust); and its weights' file.
+
+    `start` is a file of a network trained on other classes, whose Linear layers are left out where they do not fit.
+    """
+
+    model: str | None = None
+    factory: str | None = None
+    weights: str | None = None
+    start: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    _weights = field_validator("weights", "start")(absolute)
+
+    @field_validator("model")
+    @classmethod
+    def _known(cls, name: str | None) -> str | None:
+        if name is not None and ":" in name:
+            raise ValueError(
+                f"expected a name of the zoo; what makes a model is written factory = {name!r}, not model."
+            )
+        if name is not None and name not in models.ZOO:
+            raise ValueError(expected(models.ZOO, name))
+        return name
+
+    @field_validator("factory")
+    @classmethod
+    def _importable(cls, factory: str | None) -> str | None:
+        module, _, name = (factory or "m:f").partition(":")
+        if not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
+            raise ValueError(f"expected 'package.module:callable', got {factory!r}.")
+        return factory
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        import torch
+
+        if (self.model is None) == (self.factory is None):
+            got = "neither" if self.model is None else "both"
+            raise ValueError(f"expected `model` (of the zoo) or `factory` ('package.module:callable'), got {got}.")
+        if self.weights is not None and self.start is not None:
+            raise Problems([("start", "expected none beside `weights`, got both.")])
+        if self.model is not None:
+            name = self.model
+            with torch.device("meta"):  # Shapes alone: nothing is allocated or drawn.
+                found = one_by_one(lambda **options: models.build(name, **{"classes": 2, **options}), self.options)
+            if found:
+                raise Problems([(f"options.{key}" if key else "options", text) for key, text in found])
+        return self
+
+
+class HeadConfig(Table):
+    """An embedding of so many outputs of a given teacher's `layer` (None: what enters its last Linear), fitted first.
+
+    Terms read it as the teacher's layer "embed".
+    """
+
+    width: Count
+    layer: str | None = None
+
+
+class CacheConfig(Table):
+    """`congruence.TeacherCache`: the teacher looks at each training image `views` times and is read from files then.
+
+    `folder` is "teacher-cache" in the stage's own by default. `seed` is that of the augmentation (by default the
+    training's): runs of several seeds that name the same one can share a folder.
+    """
+
+    views: Count = 8
+    dtype: Literal["float16", "float32"] = "float16"
+    folder: str | None = None
+    seed: Whole | None = None
+
+    _folder = field_validator("folder")(absolute)
+
+
+class TermConfig(BaseModel):
+    """A `congruence.Term`; every key that is not its own is a hyper-parameter of the method."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+
+    key: str
+    weight: float | dict[str, float] | None = None
+    name: str | None = None
+    student_layer: str | list[str] | dict[str, Any] | None = None
+    teacher_layer: str | list[str] | dict[str, Any] | None = None
+    student: str | None = None
+    start_epoch: int = 0
+    stop_epoch: int | None = None
+    warmup_epochs: float = 0.0
+    decay: float = 1.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _checked(cls, values: Any) -> Any:
+        """Check all of it with the Term itself; a weight left out becomes the method's own."""
+        if not isinstance(values, dict) or not isinstance(values.get("key"), str):
+            return values
+        try:
+            row = methods.row(values["key"])
+        except ValueError:
+            raise Problems([("key", expected(methods.keys(), values["key"]))]) from None
+        rest = {name: value for name, value in values.items() if name != "key"}
+        known = [name for name in cls.model_fields if name != "key"] + list(row.defaults())
+        found = [(name, expected(known, name)) for name in rest if name not in known]
+        found += one_by_one(
+            lambda **given: methods.Term(row.key, **given), {k: v for k, v in rest.items() if k in known}
+        )
+        if found:
+            raise Problems(found)
+        weight = row.weight if isinstance(row.weight, int | float) else dict(row.weight)
+        return {"weight": weight, **values}
+
+    def term(self) -> methods.Term:
+        """Return the term."""
+        values = self.model_dump()
+        return methods.Term(values.pop("key"), **values)

@@ -1,0 +1,1 @@
+"""Images as arrays or in files, their labels, and what methods may ask of a dataset."""

@@ -1,0 +1,85 @@
+"""What a method may ask about the training data before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from congruence.core.check import fail
+from congruence.data.datasets.images import ImageDataset
+
+
+@dataclass(frozen=True, eq=False)
+class DataFacts:
+    """Size of the training data, how many classes it has, and the label of each sample (int64 [size], -1: unknown)."""
+
+    size: int
+    classes: int | None = None
+    labels: Tensor | None = None
+
+
+def facts(dataset: Any) -> DataFacts:
+    """Find out what a dataset tells about itself without reading its samples.
+
+    An `ArrayDataset` or a `FileDataset` tells all. Elsewhere labels are `targets` or `labels` (torchvision's names) or
+    the second tensor of a `TensorDataset`; subsets and `indexed` are seen through. Classes are counted from `classes`,
+    else as the largest label plus one.
+
+    Args:
+        dataset: any map-style dataset.
+
+    Returns:
+        The facts; classes and labels are None where the dataset does not tell.
+
+    Raises:
+        ValueError: where the dataset has no length.
+
+    Example:
+        >>> import torch
+        >>> from torch.utils.data import TensorDataset
+        >>> known = facts(TensorDataset(torch.zeros(3, 2), torch.tensor([0, 2, 1])))
+        >>> known.size, known.classes, known.labels.tolist()
+        (3, 3, [0, 2, 1])
+    """
+    if not isinstance(dataset, Sized):
+        fail("facts", "dataset", "a map-style dataset with a length", type(dataset).__name__)
+    size = len(dataset)
+    if isinstance(dataset, ImageDataset):
+        return DataFacts(size, dataset.classes, dataset.labels)
+    inner = getattr(dataset, "dataset", None)
+    rows = getattr(dataset, "indices", None)
+    if inner is not None and isinstance(inner, Sized) and (rows is not None or len(inner) == size):
+        below = facts(inner)
+        labels = below.labels
+        if labels is not None and rows is not None:
+            labels = labels[torch.as_tensor(rows, dtype=torch.int64)]
+        return DataFacts(size, below.classes, labels)
+    labels = _labels(dataset, size)
+    names = getattr(dataset, "classes", None)
+    if isinstance(names, int) and not isinstance(names, bool):
+        return DataFacts(size, names, labels)
+    if isinstance(names, Sized) and len(names):
+        return DataFacts(size, len(names), labels)
+    top = -1 if labels is None or not len(labels) else int(labels.max())
+    return DataFacts(size, top + 1 if top >= 0 else None, labels)
+
+
+def _labels(dataset: Any, size: int) -> Tensor | None:
+    """Return the first attribute that holds one whole number a sample."""
+    tensors = getattr(dataset, "tensors", ())
+    second = tensors[1] if isinstance(tensors, tuple) and len(tensors) > 1 else None
+    for candidate in (getattr(dataset, "targets", None), getattr(dataset, "labels", None), second):
+        if candidate is None:
+            continue
+        try:
+            labels = torch.as_tensor(candidate)
+        except (TypeError, ValueError, RuntimeError):  # Boxes, strings, ragged lists: not class labels.
+            continue
+        whole = not labels.is_floating_point() and not labels.is_complex() and labels.dtype != torch.bool
+        if whole and labels.shape == (size,):
+            return labels.to("cpu", torch.int64)
+    return None

@@ -1,0 +1,160 @@
+"""Images that stay in their files until a batch asks for them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from congruence.core.check import fail
+from congruence.core.devices import to_device
+from congruence.core.files import absent
+from congruence.core.rng import keyed_uniform
+from congruence.data.augment.crops import PLAIN_VIEWS, Augment, pad_crop_flip, view_stream
+from congruence.data.augment.photos import DRAWS, Pair, PhotoAugment, augmented, evaluated
+from congruence.data.augment.strong import STRONG_VIEWS, jitter_and_cut
+from congruence.data.datasets.decode import bytes_of, opened
+from congruence.data.datasets.images import ImageDataset, Indices, Spec
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class FileDataset(ImageDataset):
+    """Image files with labels, decoded a batch at a time: for images that do not fit into one array.
+
+    Evaluated as they are, images are resized and cropped at the centre; with `resize=None` they have the bits that an
+    `ArrayDataset` of the same files holds. An `Augment` works on those, a `PhotoAugment` on the whole photograph; each
+    image's draws are a function of (seed, epoch, position, view), so that `loader` gives the same bits with any number
+    of workers and resumes at any batch.
+
+    Shape:
+        labels int64 [N]; batches [B, 3, height, width], or [B, 1, height, width] in grey.
+
+    Args:
+        root: the folder that `files` are in.
+        files: N paths below it.
+        labels: classes from 0 on, -1 where unknown; None where there are none at all.
+        size: (height, width) of a batch's images.
+        resize: the length of the shorter side from which they are cropped, or (height, width) whatever the ratio; None
+            to cover `size` as closely as the ratio allows.
+        grey: whether images are turned grey.
+        classes: how many classes there are, None where that has no meaning.
+        mean: one number a channel of images scaled to [0, 1].
+        std: the same for the deviation, > 0.
+        name: for messages and records.
+        augment: what `augment=True` means for these images.
+        class_names: one name a class, or none.
+        rows: positions in `files` of the samples shown, None for all; `subset` sets it.
+
+    Raises:
+        ValueError: where arguments do not fit together; from a batch, in one sentence that names a file that is absent
+            or cannot be decoded.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> Image.new("RGB", (40, 30), "white").save(folder / "a.png")
+        >>> data = FileDataset(folder, ["a.png"], None, size=(8, 8), resize=9, classes=None, mean=[0] * 3, std=[1] * 3)
+        >>> data.batch([0], augment=PhotoAugment(crop="resized")).mean().item(), data.shape
+        (1.0, (3, 8, 8))
+    """
+
+    root: Path
+    files: Sequence[str]
+    labels: Tensor | None
+    _: KW_ONLY
+    size: Pair
+    resize: int | Pair | None = None
+    grey: bool = False
+    classes: int | None
+    mean: Sequence[float]
+    std: Sequence[float]
+    name: str = ""
+    augment: Spec = field(default_factory=PhotoAugment)
+    class_names: tuple[str, ...] = ()
+    rows: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        self._check(self.shape[0])
+        height, width = self.size
+        if self.resize is not None:
+            least = (height, width) if isinstance(self.resize, tuple) else (max(height, width),)
+            sides = self.resize if isinstance(self.resize, tuple) else (self.resize,)
+            if any(side < needed for side, needed in zip(sides, least, strict=True)):
+                fail("FileDataset", "resize", f"enough to crop {height}x{width} from", self.resize)
+        self.check_augment(self.augment)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        return (1 if self.grey else 3, *self.size)
+
+    @property
+    def in_memory(self) -> bool:
+        """False: decoding is worth processes of its own."""
+        return False
+
+    @property
+    def held(self) -> int:
+        """How many files there are before `rows` are chosen."""
+        return len(self.files)
+
+    def check_augment(self, augment: Spec | bool | None) -> None:
+        """Raise a ValueError where these images cannot be augmented so."""
+        sides = augment.sides if isinstance(augment, PhotoAugment) else None
+        if sides is not None and sides[0] < max(self.size):
+            height, width = self.size
+            fail("FileDataset", "augment.sides", f">= {max(self.size)} to crop {height}x{width} from", sides)
+
+    def drawn(
+        self,
+        indices: Indices,
+        *,
+        epoch: int = 0,
+        seed: int = 0,
+        augment: Spec | bool | None = False,
+        view: str = "main",
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """Return what `batch` does as bytes, before it is normalised: uint8 [B, C, H, W]."""
+        chosen = self._positions(indices)
+        own = self.augment if augment is True else augment
+        spec = own if own and view not in PLAIN_VIEWS else None
+        self.check_augment(spec)
+        draws = keyed_uniform(seed, epoch, chosen, DRAWS, stream=view_stream(view)).tolist()
+        images = torch.empty(len(chosen), *self.shape, dtype=torch.uint8)
+        for position, row in enumerate(self._rows(chosen).tolist()):
+            photo = opened(self.root / self.files[row], grey=self.grey)
+            if isinstance(spec, PhotoAugment):
+                photo = augmented(photo, draws[position], augment=spec, size=self.size, resize=self.resize)
+            else:
+                photo = evaluated(photo, self.size, self.resize)
+            images[position] = torch.from_numpy(bytes_of(photo).copy()).permute(2, 0, 1)
+        if isinstance(spec, Augment):
+            images = pad_crop_flip(images, chosen, augment=spec, seed=seed, epoch=epoch, view=view)
+        if spec and view in STRONG_VIEWS:
+            images = jitter_and_cut(images, chosen, seed=seed, epoch=epoch, view=view)
+        moved: Tensor = to_device(images, device)
+        return moved
+
+    def fingerprint(self, *, labels: bool = True) -> str:
+        """Return the SHA-256 of what decides the images without decoding them: names and lengths of the files, sizes,
+        normalisation and, unless told otherwise, labels.
+        """  # fmt: skip
+        head = {"files": [len(self), *self.shape], "resize": self.resize, "mean": self.mean, "std": self.std}
+        digest = hashlib.sha256(json.dumps(head).encode())
+        for row in self._rows(self.index).tolist():
+            path = self.root / self.files[row]
+            try:
+                digest.update(f"{self.files[row]} {path.stat().st_size}\n".encode())
+            except OSError:
+                raise absent(path) from None
+        if labels:
+            digest.update(b"none" if self.labels is None else self.labels.contiguous().numpy().data)
+            digest.update(str(self.classes).encode())
+        return digest.hexdigest()

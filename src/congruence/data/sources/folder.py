@@ -1,0 +1,110 @@
+"""A folder of images, one folder a class: what is in it, and all of it in one array."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from congruence.data.augment.photos import Pair
+from congruence.data.datasets.decode import decoded, is_grey
+from congruence.data.sources.store import Arrays, Files, Part, Tree
+
+SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"))
+PART_NAMES = {"train": ("train",), "test": ("test",), "validation": ("val", "validation", "valid")}
+
+
+def _images(folder: Path) -> list[str]:
+    """List the images in a folder and below, in the order of their paths' parts, by one walk and no look at files."""
+    found = []
+    for place, _, files in os.walk(folder):
+        below = os.path.relpath(place, folder)
+        for name in files:
+            if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("."):
+                found.append(name if below == "." else os.path.join(below, name))
+    return sorted(found, key=lambda file: file.split(os.sep))
+
+
+def class_folders(folder: Path) -> tuple[str, ...]:
+    """Return the names of the folders in a folder, in order, but hidden ones."""
+    return tuple(path.name for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith("."))
+
+
+def listed(root: Path, folder: Path, classes: Sequence[str]) -> Files:
+    """List the images of one part in the order of `classes`, those of the training part; paths are below `root`.
+
+    Raises:
+        ValueError: where there is no image, or a folder of another class.
+    """
+    if not classes:
+        return Files(_below(root, folder), None)
+    unknown = sorted(set(class_folders(folder)) - set(classes))
+    if unknown:
+        raise ValueError(f"The folder '{folder / unknown[0]}' is of a class that the training images do not have.")
+    files = [_below(root, folder / name) if (folder / name).is_dir() else () for name in classes]
+    labels = np.repeat(np.arange(len(classes)), [len(some) for some in files])
+    return Files(tuple(file for some in files for file in some), labels.astype(np.int64))
+
+
+def _below(root: Path, folder: Path) -> tuple[str, ...]:
+    place = os.path.relpath(folder, root)
+    return tuple(os.path.normpath(os.path.join(place, file)) for file in _images(folder))
+
+
+def list_folder(root: Path) -> Tree:
+    """List DIR/train/CLASS/*, DIR/val/CLASS/* and DIR/test/CLASS/*, or DIR/CLASS/*, or images without any class.
+
+    Args:
+        root: the folder; of the parts only `train` is needed, and none where classes lie directly in `root`.
+
+    Returns:
+        The files; labels count the class names in alphabetical order, and images are grey where all of them are.
+
+    Raises:
+        ValueError: in one sentence that names the folder, where there is no image, or a class without one.
+    """
+    if not root.is_dir():
+        raise ValueError(f"The folder '{root}' is absent.")
+    parts = {
+        part: next((root / name for name in names if (root / name).is_dir()), None)
+        for part, names in PART_NAMES.items()
+    }
+    if parts["train"] is None:
+        parts = {"train": root, "test": None, "validation": None}
+    train = parts["train"] or root
+    classes = class_folders(train)
+    files = {part: listed(root, folder, classes) for part, folder in parts.items() if folder is not None}
+    for part, some in files.items():
+        if not some.files:
+            raise ValueError(f"The folder '{parts[part]}' holds no image (of {', '.join(sorted(SUFFIXES))}).")
+    present = set() if files["train"].labels is None else set(files["train"].labels.tolist())
+    for label, name in enumerate(classes):
+        if label not in present:
+            raise ValueError(f"The folder '{train / name}' of a class holds no image.")
+    return Tree(root, files["train"], files.get("test"), files.get("validation"), classes, grey=None)
+
+
+def arrays_of(tree: Tree, size: Pair | None = None) -> Arrays:
+    """Decode all images of a tree into one array.
+
+    Args:
+        tree: the files.
+        size: (height, width): images are scaled to cover it and cropped at the centre. None where all already have one.
+
+    Raises:
+        ValueError: in one sentence that names the file, where one is absent or cannot be decoded, or sizes differ while
+            `size` is None.
+    """
+    parts = {"train": tree.train, "test": tree.test, "validation": tree.validation}
+    present = {name: part for name, part in parts.items() if part is not None}
+    paths = [tree.root / file for part in present.values() for file in part.files]
+    grey = all(is_grey(path) for path in paths) if tree.grey is None else tree.grey
+    images = decoded(paths, size, grey=grey)
+    read: dict[str, Part] = {}
+    start = 0
+    for name, part in present.items():
+        read[name] = Part(images[start : start + len(part.files)], part.labels)
+        start += len(part.files)
+    return Arrays(read["train"], read.get("test"), read.get("validation"), tree.class_names)

@@ -1,0 +1,74 @@
+"""The data of person re-identification: to train on, and queries and a gallery of other people to be measured on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from congruence.core.check import near
+from congruence.data.datasets.files import FileDataset
+from congruence.data.sources.load import Splits, load, located
+from congruence.data.sources.people import PEOPLE, Seen
+from congruence.data.sources.table import SOURCES
+
+
+class Reid(NamedTuple):
+    """Splits to train on, and what `congruence.metrics.reid_evaluate` takes once both datasets are embedded.
+
+    Identities are those of the published names, -1 for what shows nobody whole; all int64.
+    """
+
+    splits: Splits
+    query: FileDataset
+    gallery: FileDataset
+    query_ids: Tensor
+    gallery_ids: Tensor
+    query_cameras: Tensor
+    gallery_cameras: Tensor
+
+
+def read_reid(
+    name: str, root: str | Path | None = None, *, size: int | tuple[int, int] = (256, 128), **more: Any
+) -> Reid:
+    """Read "market1501" or "msmt17" in its published layout.
+
+    The splits are those of `load` with the same arguments: training identities count from 0, and the test part is the
+    query images without labels, whose people are none of the training's. Queries and gallery stay in their files and
+    have the size and the normalisation of the training images.
+
+    Args:
+        name: "market1501" or "msmt17".
+        root: the folder with the data; None for the data directory.
+        size: height and width of all images.
+        more: what else `load` takes (`resize`, `mean`, `std`, `train_size` and so on).
+
+    Returns:
+        The data; `embed` a model over a `loader` of `query` and of `gallery` without shuffling, and pass the features.
+
+    Raises:
+        ValueError: in one sentence: another name, a file that is absent or badly named.
+    """
+    if name not in PEOPLE:
+        known = " or ".join(repr(key) for key in PEOPLE)
+        raise ValueError(f"`read_reid`: `name` must be {known}, got {name!r}.{near(str(name), PEOPLE)}")
+    splits = load(name, root=root, size=size, **more)
+    people = PEOPLE[name](located(SOURCES[name], root)[0])
+    train = splits.train
+    resize = train.resize if isinstance(train, FileDataset) else None
+    look: dict[str, Any] = {"resize": resize, "size": train.shape[1:], "mean": train.mean, "std": train.std}
+
+    def part(which: str, seen: Seen) -> FileDataset:
+        return FileDataset(
+            people.root, seen.files, None, classes=None, name=f"{name}/{which}", augment=train.augment, **look
+        )
+
+    return Reid(
+        splits,
+        part("query", people.query),
+        part("gallery", people.gallery),
+        *(torch.tensor(seen.identities) for seen in (people.query, people.gallery)),
+        *(torch.tensor(seen.cameras) for seen in (people.query, people.gallery)),
+    )

@@ -1,0 +1,60 @@
+"""Who takes part in a distiller: students by name, the frozen teacher, and the terms as a list."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from congruence.core import check
+from congruence.distiller.recall import StoredTeacher
+from congruence.methods.term import Term
+from congruence.models.teacher import Teacher, shares_parameters
+
+
+def named_students(student: Any) -> dict[str, nn.Module]:
+    """Return the students by name; a single one is called "student".
+
+    Raises:
+        ValueError: for what is no module, or a name that cannot be one of a file and of a submodule.
+    """
+    students = dict(student) if isinstance(student, Mapping) else {"student": student}
+    if not students:
+        check.fail("Distiller", "student", "a module, or modules by name", "none")
+    for name, module in students.items():
+        if not isinstance(module, nn.Module):
+            check.fail("Distiller", "student", "a torch module", type(module).__name__)
+        taken = name in ("", "teacher") or str(name).endswith("last") or hasattr(nn.ModuleDict(), str(name))
+        if not isinstance(name, str) or taken or "." in name or "/" in name:
+            check.fail("Distiller", "student", "modules under names that are words and not taken", repr(name))
+    return students
+
+
+def frozen_teacher(teacher: Any, students: Mapping[str, nn.Module]) -> Teacher | None:
+    """Return the teacher in its wrapper; one that a student's training would move is refused before it is frozen."""
+    if teacher is None:
+        return None
+    if isinstance(teacher, StoredTeacher):
+        teacher = teacher.teacher
+    if not isinstance(teacher, (nn.Module, Teacher)):
+        check.fail("Distiller", "teacher", "a torch module, a TeacherCache or None", type(teacher).__name__)
+    module = teacher.module if isinstance(teacher, Teacher) else teacher
+    if any(shares_parameters(module, student) for student in students.values()):
+        raise ValueError(
+            "`Distiller`: the teacher shares parameters with a student, so that training the student would move "
+            "the teacher: give a copy (copy.deepcopy)."
+        )
+    return teacher if isinstance(teacher, Teacher) else Teacher(teacher)
+
+
+def listed_terms(terms: Any) -> list[Term]:
+    """Return the terms, made from keys where keys are given."""
+    if isinstance(terms, (str, Term)) or not isinstance(terms, Sequence):
+        check.fail("Distiller", "terms", "a list of Terms or keys", repr(terms))
+    if not terms:
+        check.fail("Distiller", "terms", "at least one Term", "none")
+    for term in terms:
+        if not isinstance(term, (str, Term)):
+            check.fail("Distiller", "terms", "Terms or keys (a Method goes into a Term)", type(term).__name__)
+    return [Term(term) if isinstance(term, str) else term for term in terms]

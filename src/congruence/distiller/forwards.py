@@ -1,0 +1,91 @@
+"""One forward of each model over each view that the terms need, whatever they share."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from congruence.distiller.bindings import Binding
+from congruence.distiller.micro import in_chunks
+from congruence.distiller.recall import Recall
+from congruence.methods.method import Key
+from congruence.models.taps import Taps
+from congruence.models.teacher import Teacher
+
+
+def wanted(bindings: Sequence[Binding], given: Mapping[str, Any]) -> dict[tuple[str, str], set[str]]:
+    """Return the paths to read by (model, view); a view that the batch lacks raises."""
+    paths_of: dict[tuple[str, str], set[str]] = {}
+    for binding in bindings:
+        for view in binding.method.needs.views:
+            if view not in given:
+                raise ValueError(
+                    f"The term '{binding.term}' needs the views {', '.join(binding.method.needs.views)}, the batch has "
+                    f"{', '.join(given)}: make them with congruence.data.loader(..., views=...)."
+                )
+            for (model, _), paths in binding.paths.items():
+                paths_of.setdefault((binding.models[model], view), set()).update(paths)
+    return paths_of
+
+
+def sample(inputs: Any) -> str:
+    """Write the shapes and kinds of one sample of some inputs."""
+    if isinstance(inputs, Tensor):
+        kind = str(inputs.dtype).removeprefix("torch.")
+        return f"{kind} {list(inputs.shape[1:])}" if inputs.dim() else kind
+    if isinstance(inputs, Mapping):
+        return "{" + ", ".join(f"{name}: {sample(item)}" for name, item in inputs.items()) + "}"
+    if isinstance(inputs, (tuple, list)):
+        return "(" + ", ".join(map(sample, inputs)) + ")"
+    return type(inputs).__name__
+
+
+def read(
+    model: str, reader: Taps | Teacher, inputs: Any, paths: set[str], example: str
+) -> tuple[Any, dict[str, Tensor]]:
+    """Run a model and return its output and the tapped tensors.
+
+    Raises:
+        ValueError: where the forward fails on samples of other shapes than the `example` had.
+    """
+    try:
+        return reader.read(inputs, only=paths)
+    except (RuntimeError, TypeError, IndexError) as error:
+        found = sample(inputs)
+        if found == example:
+            raise
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"The {model} cannot take this batch: its samples are {found}, those of the example were {example} "
+            f"({reason})."
+        ) from error
+
+
+def forwards(
+    bindings: Sequence[Binding],
+    given: Mapping[str, Any],
+    readers: Mapping[str, Taps | Teacher],
+    example: str,
+    recall: Recall | None = None,
+    micro_batch: int | None = None,
+) -> tuple[dict[Key, Tensor], dict[tuple[str, str], Any]]:
+    """Run each model once over each view that a binding needs; return the tapped tensors and the models' outputs.
+
+    With `recall` the teacher does not run: its tensors are read from where they are stored, and it has no output.
+    With `micro_batch` they run over chunks of so many samples, see `congruence.distiller.micro`.
+    """
+    tensors: dict[Key, Tensor] = {}
+    outputs: dict[tuple[str, str], Any] = {}
+    for (model, view), paths in wanted(bindings, given).items():
+        if recall is not None and model == "teacher":
+            tensors.update({(model, view, path): tensor for path, tensor in recall(view, paths).items()})
+            continue
+        reader = readers[model]
+        run = functools.partial(read, model, reader, paths=paths, example=example)
+        module = reader.module if isinstance(reader, Teacher) else reader.model
+        outputs[model, view], found = in_chunks(run, module, given[view], micro_batch)
+        tensors.update({(model, view, path): tensor for path, tensor in found.items()})
+    return tensors, outputs

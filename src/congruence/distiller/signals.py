@@ -1,0 +1,150 @@
+"""From what the models gave to what each method sees: roles, rows of all ranks, constants."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from congruence.core import check
+from congruence.core.devices import on_tensors
+from congruence.core.host_values import note_rows
+from congruence.core.ranks import gather_rows
+from congruence.distiller.bindings import Binding
+from congruence.distiller.captured import Captured
+from congruence.distiller.forwards import forwards, sample
+from congruence.methods.method import Clock, Key, Method, Signals
+from congruence.models.projectors import rows
+from congruence.models.taps import Taps
+from congruence.models.teacher import Teacher
+
+
+def require(binding: Binding, captured: Captured, *, epochs_begun: bool) -> None:
+    """Refuse a batch or a loop that lacks what a method needs."""
+    needs = binding.method.needs
+    for need, present, hint in (
+        ("labels", captured.labels, "the batch is (inputs, labels)"),
+        ("index", captured.index, "wrap the dataset in congruence.data.indexed"),
+    ):
+        if getattr(needs, need) and present is None:
+            raise ValueError(f"The term '{binding.term}' needs {need}, the batch has none: {hint}.")
+    if needs.epochs and not epochs_begun:
+        raise ValueError(
+            f"The term '{binding.term}' works by epochs: call distiller.begin_epoch(epoch) before the first batch of "
+            f"each epoch and distiller.end_epoch() after its last."
+        )
+
+
+Runner = Callable[[Mapping[str, Any]], Signals]
+Known = dict[int, tuple[Tensor, Tensor]]  # a result by the id of its argument, which it keeps, so no id is used twice
+
+
+class Once(NamedTuple):
+    """What the terms of one batch that share a tap have computed: maps averaged, rows gathered."""
+
+    pooled: Known
+    gathered: Known
+
+
+def _once(function: Callable[[Tensor], Tensor], tensor: Tensor, done: Known) -> Tensor:
+    if id(tensor) not in done:
+        done[id(tensor)] = (tensor, function(tensor))
+    return done[id(tensor)][1]
+
+
+def select(binding: Binding, captured: Captured, clock: Clock, runner: Runner, pooled: Known) -> Signals:
+    """Give a method its own view of what was captured: its roles, and its student as "student"."""
+    needs = binding.method.needs
+    tensors: dict[Key, tuple[Tensor, ...]] = {}
+    for view in needs.views:
+        for (model, role), paths in binding.paths.items():
+            found = tuple(captured.tensors[binding.models[model], view, path] for path in paths)
+            tensors[model, view, role] = tuple(_once(rows, t, pooled) for t in found) if role == "features" else found
+    inputs = {view: captured.inputs[view] for view in needs.views} if needs.inputs else {}
+    return Signals(tensors, binding.students, clock, captured.labels, captured.index, inputs, runner)
+
+
+def rerunner(binding: Binding, readers: Mapping[str, Taps | Teacher], clock: Clock, micro_batch: int | None) -> Runner:
+    """Return what runs a method's students again over inputs by view."""
+    pruned = binding.without_teacher()
+
+    def run(views: Mapping[str, Any]) -> Signals:
+        with _norms_at_rest([readers[model] for model in pruned.models.values()]):
+            if micro_batch is not None:  # the second pass comes after `update`, which may write them
+                views = on_tensors(torch.Tensor.clone, views)
+            like = sample(next(iter(views.values())))
+            found = forwards([pruned], views, readers, like, micro_batch=micro_batch)
+        again = Captured(*found, views, None, None, micro_batch)
+        return binding.method.embed(select(pruned, again, clock, run, {}))
+
+    return run
+
+
+@contextlib.contextmanager
+def _norms_at_rest(readers: Iterable[Taps | Teacher]) -> Iterator[None]:
+    """Let batch norms use their running statistics and leave them: kept inputs are no sample of the data.
+
+    A queue may hold a single class; with its own statistics its features would be others, and move validation's.
+    """
+    norms = [part for reader in readers if isinstance(reader, Taps) for part in reader.model.modules()]
+    moving = [part for part in norms if isinstance(part, _BatchNorm) and part.training]
+    for norm in moving:
+        norm.training = False
+    try:
+        yield
+    finally:
+        for norm in moving:
+            norm.training = True
+
+
+def named(term: str, parts: Mapping[str, Tensor]) -> dict[str, tuple[str, Tensor]]:
+    """Return a loss's parts by the name they are logged under: the term's, with ".PART" where there are several."""
+    for part, value in parts.items():
+        if not isinstance(value, Tensor) or value.dim() != 0:
+            got = check.shape(value) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"The term '{term}' must give tensors of shape [], got {got} for '{part}'.")
+    if not parts:
+        raise ValueError(f"The term '{term}' must give at least one loss, got none.")
+    return {term if len(parts) == 1 else f"{term}.{part}": (part, value) for part, value in parts.items()}
+
+
+def kept_apart(method: Method) -> contextlib.AbstractContextManager[object]:
+    """Copy the buffers that a loss saves for its backward: `update` may write them before the backward runs.
+
+    Only what is really saved is copied: rows taken from a bank by index are a copy already.
+    """
+    if type(method).update is Method.update:
+        return contextlib.nullcontext()
+    owned = {buffer.untyped_storage().data_ptr() for buffer in method.buffers() if buffer.numel()}
+
+    def pack(tensor: Tensor) -> Tensor:
+        return tensor.clone() if tensor.untyped_storage().data_ptr() in owned else tensor
+
+    return saved_tensors_hooks(pack, lambda tensor: tensor)
+
+
+def constant(signals: Signals) -> Signals:
+    """Return the signals without gradient."""
+    tensors = {key: tuple(tensor.detach() for tensor in value) for key, value in signals.tensors.items()}
+    return replace(signals, tensors=tensors)
+
+
+def gather(signals: Signals, shared: Known) -> Signals:
+    """Return the signals with the rows of all ranks; `shared` keeps what several terms have in common."""
+
+    def whole(tensor: Tensor) -> Tensor:
+        return _once(gather_rows, tensor, shared)
+
+    return replace(
+        signals,
+        tensors={key: tuple(map(whole, value)) for key, value in signals.tensors.items()},
+        labels=None if signals.labels is None else note_rows(whole(signals.labels), signals.labels),
+        index=None if signals.index is None else note_rows(whole(signals.index), signals.index),
+        inputs=on_tensors(whole, signals.inputs),
+    )

@@ -1,0 +1,64 @@
+"""From the table of diagnostics to what `fit` asks at the ends of a stage's epochs."""
+
+from __future__ import annotations
+
+import torch
+
+from congruence import data
+from congruence.config.diagnostics import DiagnosticsConfig
+from congruence.data.datasets import split
+from congruence.evaluation.diagnostics import known, without_teacher
+from congruence.evaluation.watch import Diagnostics, diagnostic_loader
+
+_FEW = 16  # images on which it is found out whether everything fits
+
+
+def make_diagnostics(
+    config: DiagnosticsConfig | None,
+    stage: str,
+    splits: data.Splits,
+    *,
+    teacher: bool,
+    device: torch.device,
+    dry: bool = False,
+) -> Diagnostics | None:
+    """Return what `FitOptions(diagnose=...)` takes, None where nothing is asked of a stage.
+
+    Args:
+        config: of the run.
+        stage: the stage's name.
+        splits: the data, with all labels.
+        teacher: whether the stage has one.
+        device: where batches go.
+        dry: over a few images, with which to rehearse.
+
+    Raises:
+        ValueError: where no image is there.
+    """
+    if config is None or (config.stages is not None and stage not in config.stages):
+        return None
+    measures = known(config.measures) if teacher else without_teacher(known(config.measures))
+    if not measures:
+        return None
+    images: data.ArrayDataset = getattr(splits, config.images)
+    if len(images) == 0:
+        raise ValueError(f"The diagnostics have no {config.images} images: choose others (images = ...), or keep some.")
+    if dry:
+        images = images.subset(_few(images))
+    loader = diagnostic_loader(images, config.samples, seed=config.seed, device=device)
+    return Diagnostics(
+        loader,
+        measures,
+        every=config.every,
+        student_layer=config.student_layer,
+        teacher_layer=config.teacher_layer,
+    )
+
+
+def _few(images: data.ArrayDataset) -> torch.Tensor:
+    """Choose two images of each of a few classes."""
+    labels = images.labels
+    if labels is None or not bool((labels >= 0).any()):
+        return torch.arange(min(_FEW, len(images)))
+    chosen = split.first_of_each(labels, 2, seed=0, stream=split.DIAGNOSTICS)
+    return chosen[labels[chosen].argsort(stable=True)][:_FEW]

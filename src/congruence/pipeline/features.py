@@ -1,0 +1,172 @@
+"""What a stage takes from its teacher's features before training, once: superclasses for batches, an embedding head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from congruence import data
+from congruence.core import check, ranks
+from congruence.core.fingerprint import fingerprint
+from congruence.evaluation.embed import embed
+from congruence.models import Head, WithHead, fit_head
+from congruence.models.weights import load_weights, save_weights
+
+if TYPE_CHECKING:
+    from congruence.config.tables import HeadConfig
+    from congruence.config.training import TrainConfig
+
+SUPERCLASSES, HEAD = "superclasses.safetensors", "teacher-head.safetensors"
+_BATCH = 256
+
+
+def make_sampler(
+    train: TrainConfig,
+    dataset: data.ImageDataset,
+    teacher: nn.Module | None,
+    *,
+    device: torch.device,
+    folder: Path | None = None,
+    dry: bool = False,
+) -> data.Sampler | None:
+    """Return the sampler that a stage asks for, None for the loader's own.
+
+    Args:
+        train: the stage's training.
+        dataset: the training data.
+        teacher: whose features are clustered.
+        device: on which the teacher runs.
+        folder: the stage's, where superclasses are kept, so that a resumed run has the same whatever the device.
+        dry: check only what needs no pass over the data.
+
+    Raises:
+        ValueError: for data without labels, or a batch that the classes cannot fill.
+    """
+    asked = train.sampler
+    if asked is None:
+        return None
+    if asked.name == "class_uniform":
+        if dataset.labels is None:
+            raise ValueError(f"The sampler '{asked.name}' needs labels, the data '{dataset.name}' has none.")
+        return data.ClassUniformSampler(dataset.labels, batch_size=train.batch_size, k=asked.k, seed=train.seed)
+    if teacher is None:
+        raise ValueError(f"The sampler '{asked.name}' needs a teacher, whose features it clusters.")
+    given, size = teacher, len(dataset)
+    if size < max(asked.clusters or 1, train.batch_size // asked.k):
+        check.fail("make_sampler", "dataset", "one of at least as many samples as there are superclasses", size)
+    if dry:
+        return None
+
+    def compute() -> dict[str, Tensor]:
+        made = data.SuperclassUniformSampler(
+            _features(given, dataset, None, device, train.workers),
+            batch_size=train.batch_size,
+            clusters=asked.clusters,
+            k=asked.k,
+            seed=train.seed,
+        )
+        return {"superclasses": made.superclasses}
+
+    identity = f"{fingerprint(given.state_dict())} {size} {asked.clusters} {asked.k} {train.batch_size} {train.seed}"
+    path = None if folder is None else folder / SUPERCLASSES
+    found = _once(compute, {"superclasses": torch.zeros(size, dtype=torch.int64)}, path, identity, device)
+    return data.ClassUniformSampler(found["superclasses"], batch_size=train.batch_size, k=asked.k, seed=train.seed)
+
+
+def with_head(
+    teacher: nn.Module,
+    config: HeadConfig,
+    dataset: data.ImageDataset,
+    *,
+    seed: int,
+    device: torch.device,
+    folder: Path | None = None,
+    dry: bool = False,
+    workers: int = 0,
+) -> WithHead:
+    """Return the teacher with an embedding head (its layer "embed") that is fitted on its features and frozen.
+
+    The labels that the stage trains on are used where there are any, else principal components.
+
+    Args:
+        teacher: given; its output stays its own.
+        config: of the head.
+        dataset: the training data.
+        seed: of the head.
+        device: on which the teacher runs.
+        folder: the stage's, where the head is kept.
+        dry: check only what needs no pass over the data; the head is not fitted.
+        workers: that read images in files.
+
+    Raises:
+        ValueError: for a layer that is not there, or a width that principal components cannot have.
+    """
+    example = dataset.batch(range(min(2, len(dataset))))
+    in_width = embed(teacher, [example], layer=config.layer, name="teacher").features.shape[1]
+    head = Head(in_width, config.width)
+    labels = dataset.labels
+    if (labels is None or not bool((labels >= 0).any())) and config.width > min(in_width, len(dataset)):
+        most = min(in_width, len(dataset))
+        raise ValueError(
+            f"A teacher's head of {config.width} outputs needs labels: principal components of its {in_width} features "
+            f"are at most {most}."
+        )
+
+    def compute() -> dict[str, Tensor]:
+        features = _features(teacher, dataset, config.layer, device, workers)
+        return dict(fit_head(features, labels, config.width, seed=seed).state_dict())
+
+    if not dry:
+        identity = f"{fingerprint(teacher.state_dict())} {len(dataset)} {config.layer} {config.width} {seed}"
+        path = None if folder is None else folder / HEAD
+        head.load_state_dict(_once(compute, dict(head.state_dict()), path, identity, device))
+    return WithHead(teacher, head, example=example, layer=config.layer)
+
+
+def _features(
+    teacher: nn.Module, dataset: data.ImageDataset, layer: str | None, device: torch.device, workers: int
+) -> Tensor:
+    """Embed all training images, as they are; the teacher stays where it was, beside the students."""
+    home = next(teacher.parameters(), torch.empty(0)).device
+    batches = data.loader(
+        dataset, batch_size=_BATCH * ranks.world_size(), shuffle=False, device=device, workers=workers
+    )
+    features = embed(teacher, batches, layer=layer, name="teacher", device=device).features
+    teacher.to(home)
+    return features
+
+
+def _once(
+    compute: Callable[[], Mapping[str, Tensor]],
+    template: Mapping[str, Tensor],
+    path: Path | None,
+    identity: str,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """Compute on the first rank, or read what it computed before for the same `identity`; all ranks get its bits."""
+    found: Mapping[str, Tensor] = {}
+    if ranks.rank() == 0:
+        kept = path is not None and path.exists()
+        found = load_weights(path) if path is not None and kept and _identity(path) == identity else compute()
+        if path is not None and not kept:  # what another run left is not written over
+            save_weights(found, path, {"of": identity})
+    shared = {}
+    for name, empty in template.items():
+        value = found[name] if name in found else torch.zeros_like(empty)
+        shared[name] = ranks.sum_over_ranks(value.to(device)).cpu()
+    return shared
+
+
+def _identity(path: Path) -> str | None:
+    """Return what a file says it was computed from; None where it cannot be read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("of")
+    except (OSError, SafetensorError):
+        return None

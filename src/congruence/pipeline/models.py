@@ -1,0 +1,96 @@
+"""Models of a configuration: built, given their weights, and described so that a run's student can be built again."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from congruence import models
+from congruence.core import check
+
+if TYPE_CHECKING:
+    from congruence.config.tables import ModelConfig
+
+
+def build_model(
+    config: ModelConfig,
+    *,
+    classes: int | None,
+    in_channels: int,
+    weights: str | Path | None = None,
+    trust: bool = False,
+) -> nn.Module:
+    """Build a model of the zoo, or call a factory; then load its weights where there are some.
+
+    A model of the zoo gets `classes` and `in_channels` unless its options say others. A factory gets its options, and
+    these two where it asks for them without a default.
+
+    Args:
+        config: the model's table.
+        classes: of the data.
+        in_channels: of the data.
+        weights: a file instead of the configuration's own.
+        trust: whether code that the configuration names may be imported.
+
+    Raises:
+        ValueError: for a factory without trust, one that cannot be imported or makes no module, or weights that are
+            absent, damaged or do not fit.
+    """
+    described = describe_model(config, classes=classes, in_channels=in_channels, trust=trust)
+    model = rebuild(described, trust=trust)
+    source = weights or config.weights
+    if source is not None:
+        models.load_into(model, models.load_weights(source), source=f"'{source}'")
+    elif config.start is not None:
+        models.start_from(model, models.load_weights(config.start), source=f"'{config.start}'")
+    return model
+
+
+def describe_model(
+    config: ModelConfig, *, classes: int | None, in_channels: int, trust: bool = False
+) -> dict[str, Any]:
+    """Return what `rebuild` needs: the model's or factory's name, and all options."""
+    asked: set[str] = {"classes", "in_channels"}
+    if config.factory is not None:
+        parameters = inspect.signature(_import(config.factory, trust=trust)).parameters.values()
+        asked &= {p.name for p in parameters if p.default is p.empty}
+    given = {"classes": classes, "in_channels": in_channels}
+    options = {**{name: given[name] for name in sorted(asked)}, **config.options}
+    if "classes" in options and options["classes"] is None:
+        raise ValueError("The data has no classes: say how many the model has (its table's options.classes).")
+    return {"model": config.model, "factory": config.factory, "options": options}
+
+
+def rebuild(described: dict[str, Any], *, trust: bool = False) -> nn.Module:
+    """Build a freshly initialised model from `describe_model`."""
+    if described["model"] is not None:
+        return models.build(described["model"], **described["options"])
+    factory = described["factory"]
+    made = _import(factory, trust=trust)(**described["options"])
+    if not isinstance(made, nn.Module):
+        raise ValueError(f"The factory '{factory}' must return a torch module, got {type(made).__name__}.")
+    return made
+
+
+def _import(factory: str, *, trust: bool) -> Callable[..., Any]:
+    if not trust:
+        raise ValueError(
+            f"The factory '{factory}' imports and runs code of yours: allow it with trust=True, or --trust."
+        )
+    module_name, _, name = factory.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ValueError(f"The factory '{factory}' cannot be imported: {error}.") from error
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise ValueError(f"The factory '{factory}' is not there.{check.near(part, dir(found))}")
+        found = getattr(found, part)
+    if not callable(found):
+        raise ValueError(f"The factory '{factory}' must be callable, got {type(found).__name__}.")
+    return found

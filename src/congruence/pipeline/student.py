@@ -1,0 +1,92 @@
+"""The student of a run, ready to use."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from congruence.core import check
+from congruence.core.files import write_json
+from congruence.models.weights import load_into, load_weights
+
+FILE = "students.json"  # beside the weights: how each student is built
+
+
+def write_students(run_dir: Path, described: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write down how a run's students are built, by name."""
+    write_json(run_dir / FILE, described)
+
+
+def load_student(
+    run_dir: str | Path,
+    factory: Callable[[], nn.Module] | None = None,
+    *,
+    name: str | None = None,
+    last: bool = False,
+) -> nn.Module:
+    """Return the student of a run with its best weights, in evaluation mode on the CPU.
+
+    Args:
+        run_dir: the run's directory.
+        factory: makes the student's architecture; None where it is a model of the zoo, which the run wrote down.
+        name: which, where the run had several.
+        last: take the last epoch's weights instead of the best one's.
+
+    Returns:
+        A bare module of the student's own class.
+
+    Raises:
+        ValueError: where there is no student, its file is damaged, or the factory's model is another one.
+
+    Example:
+        >>> import tempfile, torch, congruence as cg
+        >>> folder, student = tempfile.mkdtemp(), torch.nn.Linear(4, 2)
+        >>> distiller = cg.Distiller(None, student, ["ce"], example=torch.randn(2, 4))
+        >>> batches = [(torch.randn(8, 4), torch.arange(8) % 2)]
+        >>> _ = cg.fit(distiller, batches, options=cg.FitOptions(epochs=1, out=folder))
+        >>> cg.load_student(folder, lambda: torch.nn.Linear(4, 2))
+        Linear(in_features=4, out_features=2, bias=True)
+    """
+    run_dir = Path(run_dir)
+    end = "-last.safetensors" if last else ".safetensors"
+    found = {
+        path.name.removesuffix(end): path
+        for path in sorted(run_dir.glob(f"student*{end}"))
+        if last or not path.stem.endswith("-last")
+    }
+    if not found:
+        raise ValueError(f"There is no student in '{run_dir}' (no student{end}): has its run finished an epoch?")
+    key = "student" if name in (None, "student") else f"student-{name}"
+    if key not in found:
+        known = [stem.removeprefix("student-") for stem in found]
+        check.fail(
+            "load_student", "name", f"one of {', '.join(known)}", f"{name!r}.{check.near(str(name), known)}"[:-1]
+        )
+    model = _made(run_dir, factory, name or "student")
+    load_into(model, load_weights(found[key]), source=f"'{found[key]}'")
+    return model.eval()
+
+
+def _made(run_dir: Path, factory: Callable[[], nn.Module] | None, name: str) -> nn.Module:
+    if isinstance(factory, nn.Module):
+        return factory
+    if factory is not None:
+        made = factory()
+        if not isinstance(made, nn.Module):
+            check.fail("load_student", "factory", "a callable that returns a torch module", type(made).__name__)
+        return made
+    from congruence.pipeline.models import rebuild
+
+    path = run_dir / FILE
+    described = json.loads(path.read_text(encoding="utf8")).get(name) if path.is_file() else None
+    if described is None or described["model"] is None:
+        made_by = f" ('{described['factory']}' made it)" if described else ""
+        raise ValueError(
+            f"The student in '{run_dir}' is not a model of the zoo{made_by}: "
+            f"give what makes it, load_student(run_dir, factory)."
+        )
+    return rebuild(described)

@@ -1,0 +1,8 @@
+"""Floor 8: the loop, and runs that stop and go on exactly."""
+
+from congruence.training.loop import fit
+from congruence.training.options import Event, FitOptions, OptimizerOptions, ScheduleOptions
+from congruence.training.record import NonFiniteLossError
+from congruence.training.result import FitResult
+
+__all__ = ["Event", "FitOptions", "FitResult", "NonFiniteLossError", "OptimizerOptions", "ScheduleOptions", "fit"]

@@ -1,0 +1,158 @@
+"""One process or several: the process group, the module that DDP wraps, and who writes files."""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import os
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from congruence.core.batch import Batch
+from congruence.core.ranks import any_rank, rank, sum_over_ranks, world_size
+from congruence.distiller.distiller import Distiller
+
+T = TypeVar("T")
+
+
+def join_process_group(device: torch.device) -> None:
+    """Join the process group that torchrun announces, unless one is up or this is a single process."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # where nccl exchanges objects
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        atexit.register(_leave_process_group)
+
+
+def _leave_process_group() -> None:
+    # A DDP module that is still somewhere would keep gloo's threads alive into the interpreter's end, which aborts.
+    gc.collect()
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def on_first(function: Callable[[], T]) -> T:
+    """Return, on every rank, what the function returns on the first; a `ValueError` there is raised on all."""
+    if world_size() == 1:
+        return function()
+    box: list[Any] = [None, None]
+    if rank() == 0:
+        try:
+            box[0] = function()
+        except ValueError as error:
+            box[1] = str(error)
+    dist.broadcast_object_list(box, src=0)
+    if box[1] is not None:
+        raise ValueError(box[1])
+    return cast(T, box[0])
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device of a name; "auto" is this rank's GPU where there is one, else the CPU."""
+    if name == "auto":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"`FitOptions`: `device` must be a device that is there, got '{name}' ({reason}).") from None
+    return device
+
+
+def from_all_ranks(value: T) -> list[T]:
+    """Return every rank's value, in rank order."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def mean_over_ranks(value: Tensor) -> Tensor:
+    """Return the mean of a tensor over the ranks."""
+    return sum_over_ranks(value) / world_size()
+
+
+class Scores(NamedTuple):
+    """What a step needs of a forward pass: the loss to go backward from, and values without gradient."""
+
+    loss: Tensor
+    values: dict[str, Tensor]
+    norms: dict[str, Tensor]
+
+
+class Objective(nn.Module):
+    """The distiller as a function of one batch that returns only the loss with its gradient.
+
+    DDP waits for every parameter it can reach from what a forward returns, so the models' outputs must not leave it.
+    """
+
+    def __init__(self, distiller: Distiller, micro_batch: int | None = None) -> None:
+        super().__init__()
+        self.distiller, self.micro_batch = distiller, micro_batch
+
+    def forward(self, batch: Batch, with_norms: bool, scale: Tensor | float = 1.0) -> Scores:
+        """Score a batch; with `with_norms` also ‖∂(weight·term)/∂student parameters‖ of every term.
+
+        In half precision that gradient is taken of `scale` times the term, as the step's is.
+        """
+        out = self.distiller(batch.inputs, batch.labels, batch.index, views=batch.views, micro_batch=self.micro_batch)
+        norms = {}
+        if with_norms:
+            parameters = [p for p in self.distiller.students.parameters() if p.requires_grad]
+            for name, value in out.terms.items():
+                if not value.requires_grad:
+                    norms[name] = torch.zeros_like(value)
+                    continue
+                weighted = out.weights[name] * value * scale
+                gradients = torch.autograd.grad(weighted, parameters, retain_graph=True, materialize_grads=True)
+                # The ranks' mean is the gradient that the optimizer gets of this term.
+                norms[name] = torch.nn.utils.get_total_norm([mean_over_ranks(g) for g in gradients]) / scale
+        return Scores(out.loss, {name: value.detach() for name, value in out.terms.items()}, norms)
+
+
+def wrap(objective: Objective) -> nn.Module:
+    """Wrap in DDP where there are several ranks.
+
+    Buffers are not broadcast: banks see gathered rows and are equal on all ranks, and a broadcast would overwrite what
+    a rank added. A term may leave a student's head without gradient, hence the search for unused parameters, and torch
+    warns on every rank where there is none: so there is one.
+
+    With micro-batches all of a student's parameters are reached at once, used or not, so that DDP could not tell: ranks
+    then start from the first one's parameters as with DDP, and `average_gradients` follows the backward.
+    """
+    if world_size() == 1:
+        return objective
+    if objective.micro_batch is not None:
+        for parameter in objective.parameters():
+            dist.broadcast(parameter.detach(), src=0)
+        return objective
+    place = next(objective.parameters()).device
+    objective.unused = nn.Parameter(torch.zeros((), device=place))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return DistributedDataParallel(objective, broadcast_buffers=False, find_unused_parameters=True)
+
+
+def average_gradients(module: nn.Module) -> None:
+    """Average the gradients over the ranks; a parameter without one on every rank stays without."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    if world_size() == 1 or not parameters:
+        return
+    there = torch.tensor([p.grad is not None for p in parameters], device=parameters[0].device)
+    shared = [p for p, somewhere in zip(parameters, any_rank(there).tolist(), strict=True) if somewhere]
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in shared]
+    for kind in dict.fromkeys(gradient.dtype for gradient in gradients):
+        places = [place for place, gradient in enumerate(gradients) if gradient.dtype == kind]
+        flat = mean_over_ranks(torch.cat([gradients[place].flatten() for place in places]))
+        for place, mean in zip(places, flat.split([gradients[place].numel() for place in places]), strict=True):
+            shared[place].grad = mean.view_as(shared[place])

@@ -1,0 +1,83 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch.optim import Optimizer
+
+from congruence.core import check, ranks, rng
+from congruence.distiller.distiller import Distiller
+from congruence.training.distributed import join_process_group, pick_device
+from congruence.training.modes import channels_last, compiled
+from congruence.training.options import FitOptions
+from congruence.training.result import FitResult
+from congruence.training.run import Run
+from congruence.training.step import train_step
+
+
+def fit(
+    distiller: Distiller,
+    train_loader: Iterable[Any],
+    val_loader: Iterable[Any] | None = None,
+    options: FitOptions | None = None,
+    *,
+    optimizer: Optimizer | Sequence[Optimizer] | None = None,
+    scheduler: Any = None,
+) -> FitResult:
+    """Train the students of a distiller.
+
+    Args:
+        distiller: with its terms.
+        train_loader: of `congruence.data.loader` for exact resuming within an epoch; any loader with a length works
+            and resumes at epoch ends. An iterable without a length needs `max_steps`.
+        val_loader: chooses the best epoch; without one (and without `evaluate`) the last is the best.
+        options: how to run; `FitOptions(epochs=...)` at least.
+        optimizer: one's own over `distiller.parameter_groups()`, or several, instead of the options'.
+        scheduler: one's own torch scheduler over that optimizer, stepped once an epoch, instead of the options'
+            schedule.
+
+    Students in training mode keep the modes of their parts (frozen batch norms stay so). On several ranks, loaders of
+    `congruence.data` share out the samples; a stock one needs a DistributedSampler.
+
+    Returns:
+        FitResult: with the best and last validation numbers and the student's file. The students end with the last
+        epoch's weights.
+
+    Raises:
+        ValueError: before the first step, in one sentence, for what cannot work.
+        NonFiniteLossError: with step and term, where a loss was not finite.
+        SystemExit: with code 0 after SIGTERM, once everything is saved.
+
+    Example:
+        >>> import torch, congruence as cg
+        >>> images, labels = torch.randn(32, 4), torch.arange(32) % 2
+        >>> distiller = cg.Distiller(torch.nn.Linear(4, 2), torch.nn.Linear(4, 2), ["ce", "kd"], example=images[:2])
+        >>> data = cg.data.loader(torch.utils.data.TensorDataset(images, labels), batch_size=8)
+        >>> result = cg.fit(distiller, data, data, cg.FitOptions(epochs=2))
+        >>> result.steps, sorted(result.last)
+        (8, ['accuracy', 'loss'])
+    """
+    if not isinstance(distiller, Distiller):
+        check.fail("fit", "distiller", "a Distiller", type(distiller).__name__)
+    if not isinstance(options, FitOptions):
+        check.fail("fit", "options", "FitOptions(epochs=...) or FitOptions(max_steps=...)", repr(options))
+    device = pick_device(options.device)
+    join_process_group(device)
+    rng.seed_everything(options.seed + ranks.rank())
+    with (
+        channels_last(distiller, options.channels_last),
+        compiled(distiller, options.compile),
+        Run(distiller, train_loader, val_loader, options, device, optimizer, scheduler) as run,
+    ):
+        if run.finished:
+            return run.result()
+        while not run.complete:
+            run.begin_epoch()
+            for batches in run.batches():
+                run.rates.set(run.position)
+                train_step(run.objective, batches, run.optimizers, run.recorder, options, run.step, run.scaler)
+                run.after_step()
+            run.end_epoch()
+        return run.finish()

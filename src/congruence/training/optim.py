@@ -1,0 +1,78 @@
+"""Optimizers and their learning rates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from congruence.training.options import OptimizerOptions, Precision, ScheduleOptions
+
+
+def make_optimizer(groups: list[dict[str, Any]], options: OptimizerOptions) -> Optimizer:
+    """Build the optimizer of the options over named parameter groups."""
+    # On a GPU the fused kernels alone can skip a step by a flag that stays on the device (`step_unless`).
+    fused = all(p.is_cuda and p.is_floating_point() for group in groups for p in group["params"]) or None
+    if options.name == "adamw":
+        return torch.optim.AdamW(
+            groups, lr=options.lr, betas=options.betas, weight_decay=options.weight_decay, fused=fused
+        )
+    return torch.optim.SGD(
+        groups,
+        lr=options.lr,
+        momentum=options.momentum,
+        nesterov=options.nesterov,
+        weight_decay=options.weight_decay,
+        fused=fused,
+    )
+
+
+def make_scaler(precision: Precision, device: torch.device) -> torch.amp.GradScaler:
+    """Build the scaler of losses: for fp16, whose small gradients are 0 unscaled; for the others it does nothing."""
+    return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+
+class Rates:
+    """Sets every group's learning rate from its first one and the schedule; has no state to resume.
+
+    Without a schedule (the caller's scheduler has the say) the rates are left alone.
+    """
+
+    def __init__(self, optimizers: Sequence[Optimizer], schedule: ScheduleOptions | None, epochs: float) -> None:
+        self.optimizers, self.schedule, self.epochs = optimizers, schedule, epochs
+        if schedule is not None:
+            for group in self._groups():
+                group.setdefault("initial_lr", group["lr"])
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Return all groups, anew each time: `load_state_dict` exchanges them."""
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
+
+    @property
+    def first(self) -> float:
+        """The first group's rate."""
+        return float(self._groups()[0]["lr"])
+
+    def set(self, position: float) -> None:
+        """Set the rates for a position in epochs."""
+        if self.schedule is None:
+            return
+        factor = self.schedule.at(position, self.epochs)
+        for group in self._groups():
+            group["lr"] = group["initial_lr"] * factor
+
+
+def step_unless(optimizer: Optimizer, bad: Tensor) -> None:
+    """Step unless the device flag `bad` is set, without waiting for the device where the optimizer can skip by itself.
+
+    Fused optimizers read `found_inf` on the device. For the others the flag is read here, which on a CPU costs nothing.
+    """
+    if bad.is_cuda and getattr(optimizer, "_step_supports_amp_scaling", False):
+        optimizer.grad_scale, optimizer.found_inf = None, bad.float()  # type: ignore[attr-defined]
+        optimizer.step()
+        del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
+    elif not bool(bad):
+        optimizer.step()

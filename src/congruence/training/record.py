@@ -1,0 +1,176 @@
+"""What a run writes down: metrics.jsonl, event files, and the one rule for losses that are not finite."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from congruence.core.files import append_line
+from congruence.core.ranks import any_rank
+from congruence.training.distributed import mean_over_ranks
+from congruence.training.saving.checkpoint import said
+
+LOG = logging.getLogger("congruence")
+NORMS_EVERY = 100
+LOPSIDED = 100  # times: beyond it, a term with the smaller gradient teaches next to nothing
+SKIPPED = "skipped"  # the share of steps whose scaled gradient overflowed; they count in no gradient norm
+
+
+class NonFiniteLossError(RuntimeError):
+    """A term's loss was not finite: the run stopped, and the weights are those before that step."""
+
+
+class Recorder:
+    """Keeps values on the device, and brings them to the host every `every` steps.
+
+    A loss or gradient that is not finite sets the device flag `bad`: from that step on no optimizer steps and no
+    checkpoint is written, and the next flush raises `NonFiniteLossError` with the step and the term.
+    """
+
+    def __init__(self, folder: Path | None, *, every: int, device: torch.device, tensorboard: bool = False) -> None:
+        self.path = folder / "metrics.jsonl" if folder else None
+        self.every = every
+        self.bad = torch.zeros((), dtype=torch.bool, device=device)
+        self.bad_step = torch.full((), -1, dtype=torch.int64, device=device)
+        self.bad_values: dict[str, Tensor] = {}
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+        self.norms: dict[str, Tensor] = {}
+        self._compared = False
+        self._events: Callable[..., Any] | None = None
+        if tensorboard and folder:
+            self._events = functools.partial(event_writer(), str(folder / "tensorboard"))
+        self._writer: Any = None
+
+    @property
+    def offset(self) -> int:
+        """How long metrics.jsonl is, in bytes."""
+        return self.path.stat().st_size if self.path and self.path.exists() else 0
+
+    def check(self, step: int, values: Mapping[str, Tensor], norm: Tensor) -> Tensor:
+        """Set the flag on all ranks where the loss or the gradient's norm of this step is not finite."""
+        now = any_rank(~(torch.isfinite(values["loss"]) & torch.isfinite(norm)))
+        first = now & ~self.bad
+        self.bad_step = torch.where(first, torch.full_like(self.bad_step, step), self.bad_step)
+        for name, value in values.items():
+            before = self.bad_values.get(name, torch.zeros_like(value))
+            self.bad_values[name] = torch.where(first, value, before)
+        self.bad = self.bad | now
+        return self.bad
+
+    def add(self, values: Mapping[str, Tensor], norms: Mapping[str, Tensor]) -> None:
+        """Add one step's values to the running means."""
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
+        self.norms.update(norms)
+
+    def flush(self, step: int, epoch: int, extra: Mapping[str, float]) -> dict[str, Any]:
+        """Write the means since the last flush, over all ranks, as one line, and raise if the flag is set."""
+        self.stop_if_bad()
+        row: dict[str, Any] = {"step": step, "epoch": epoch, **extra}
+        row.update({name: float(mean_over_ranks(total)) / self.counts[name] for name, total in self.sums.items()})
+        if SKIPPED in row:
+            taken = 1 - row[SKIPPED]
+            row["gradient_norm"] = row["gradient_norm"] / taken if taken else None
+        norms = {name: float(value) for name, value in self.norms.items() if torch.isfinite(value)}
+        if norms:
+            row["gradient_norms"] = norms
+            self._compare(norms)
+        self.sums, self.norms, self.counts = {}, {}, {}
+        self.write(row)
+        return row
+
+    def _compare(self, norms: Mapping[str, float]) -> None:
+        """Warn once, from the first norms, where one term's gradient drowns another's."""
+        felt = felt_norms(norms)
+        if self._compared or not felt:
+            return
+        self._compared = True
+        large, small = max(felt, key=felt.__getitem__), min(felt, key=felt.__getitem__)
+        if felt[large] > LOPSIDED * felt[small]:
+            LOG.warning(
+                "The first gradient of '%s' (%.2g) is %.0f times that of '%s' (%.2g): see their weights, and the "
+                "gradient_norms of metrics.jsonl.",
+                *(large, felt[large], felt[large] / felt[small], small, felt[small]),
+            )
+
+    def stop_if_bad(self) -> None:
+        """Raise with step and terms if a loss was not finite."""
+        if not bool(self.bad):
+            return
+        bad = {name: bool(any_rank(~torch.isfinite(value))) for name, value in self.bad_values.items()}
+        broken = [name for name, is_bad in bad.items() if is_bad and name != "loss"]
+        if broken:
+            what = "the loss of " + ", ".join(f"'{name}'" for name in broken)
+        else:
+            what = "the weighted sum of the terms" if bad["loss"] else "the gradient"
+        raise NonFiniteLossError(
+            f"At step {int(self.bad_step)} {what} was not finite. The weights are those before that step, and the "
+            f"checkpoints are older: try a lower learning rate, `gradient_clip`, or a smaller weight."
+        )
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Write a line, and its numbers as TensorBoard scalars."""
+        if self.path:
+            with said(self.path):
+                append_line(self.path, row)
+        if self._events:
+            # Events that a killed run left beyond this step are hidden.
+            self._writer = self._writer or self._events(purge_step=row["step"])
+            for name, value in row.items():
+                nested = value.items() if isinstance(value, dict) else [("", value)]
+                for inner, number in nested:
+                    if isinstance(number, (int, float)) and name not in ("step", "epoch"):
+                        self._writer.add_scalar("/".join(filter(None, (name, inner))), number, row["step"])
+            self._writer.flush()
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        kept = {"sums": dict(self.sums), "counts": dict(self.counts), "norms": dict(self.norms)}
+        return {**kept, "offset": self.offset}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Restore `state`, and cut metrics.jsonl back to where it was then."""
+        device = self.bad.device
+        self.sums = {name: value.to(device) for name, value in state["sums"].items()}
+        self.norms = {name: value.to(device) for name, value in state["norms"].items()}
+        self.counts = dict(state["counts"])
+        if self.path and self.offset > state["offset"]:
+            with open(self.path, "r+b") as file:
+                file.truncate(state["offset"])
+
+    def close(self) -> None:
+        """Close the event files."""
+        if self._writer:
+            self._writer.close()
+
+
+def felt_norms(norms: Mapping[str, float]) -> dict[str, float]:
+    """Return the norm of each term's gradient, but for those without one.
+
+    A term of several parts ("mlld.class") counts as its largest: its authors have weighed them against each other.
+    """
+    felt: dict[str, float] = {}
+    for name, norm in norms.items():
+        term = name.partition(".")[0]
+        felt[term] = max(norm, felt.get(term, 0.0))
+    return {term: norm for term, norm in felt.items() if norm > 0}
+
+
+def event_writer() -> Callable[..., Any]:
+    """Return TensorBoard's writer; an extra that is not installed raises."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except (ImportError, RuntimeError):
+        raise ValueError(
+            "`FitOptions`: `tensorboard` must have the extra installed (pip install 'congruence[tensorboard]'), "
+            "it is not there."
+        ) from None
+    return cast("Callable[..., Any]", SummaryWriter)

@@ -1,0 +1,182 @@
+"""Before the first step: what a run needs, made or refused."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import signal
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from congruence.core import check, ranks, rng
+from congruence.core.batch import first_batch, samplers, unpack
+from congruence.core.fingerprint import fingerprint
+from congruence.distiller.distiller import Distiller
+from congruence.methods.method import Clock
+from congruence.models.evaluating import evaluating
+from congruence.training.optim import make_optimizer
+from congruence.training.options import FitOptions
+from congruence.training.record import event_writer
+from congruence.training.saving.best import Best
+from congruence.training.validate import rehearse
+
+LOG = logging.getLogger("congruence")
+
+
+class Extent(NamedTuple):
+    """How long a run is: steps an epoch, epochs (None where only `max_steps` ends it) and steps in all."""
+
+    per_epoch: int
+    epochs: int | None
+    steps: int
+
+    def ends_at(self, epoch: int) -> bool:
+        """Whether no epoch is left."""
+        return self.epochs is not None and epoch >= self.epochs
+
+
+def extent(loader: Iterable[Any], options: FitOptions) -> Extent:
+    """Return how long a run over a loader is."""
+    try:
+        batches = len(loader)  # type: ignore[arg-type]
+    except TypeError:
+        if options.max_steps is None:
+            raise ValueError(
+                "`fit`: `train_loader` must have a length, or `max_steps` be given, got neither."
+            ) from None
+        return Extent(options.max_steps, options.epochs, options.max_steps)
+    if batches == 0:
+        check.fail("fit", "train_loader", "a loader of at least one batch", "none (is the dataset empty?)")
+    per_epoch = math.ceil(batches / options.accumulate)
+    steps = options.max_steps or per_epoch * (options.epochs or 1)
+    if options.epochs is not None:
+        steps = min(steps, per_epoch * options.epochs)
+    return Extent(per_epoch, math.ceil(steps / per_epoch), steps)
+
+
+def rehearse_run(
+    distiller: Distiller,
+    loader: Iterable[Any],
+    val_loader: Iterable[Any] | None,
+    options: FitOptions,
+    device: torch.device,
+) -> None:
+    """Find out whether `fit` would refuse a run that is not to be trained now; nothing is told or written."""
+    distiller.to(device)
+    every_epoch_counts(distiller, extent(loader, options))
+    optimizers(distiller, options, None, None)
+    rehearse_validation(distiller, val_loader, options, device, Best(tuple(distiller.students), options.monitor))
+    if options.tensorboard:
+        event_writer()
+
+
+def every_epoch_counts(distiller: Distiller, extent: Extent) -> None:
+    """Refuse a run with an epoch in which no term counts."""
+    for epoch in range(min(extent.epochs or 1, 10_000)):
+        if not any(term.active(Clock(epoch)) for term in distiller.terms):
+            raise ValueError(f"`Distiller`: no term counts in epoch {epoch}: see start_epoch, stop_epoch and weight.")
+
+
+def prepare(distiller: Distiller, loader: Any, options: FitOptions, device: torch.device, extent: Extent) -> None:
+    """Move everything to the device, build what waits for an example, and warn of what changes a loss."""
+    distiller.to(device)
+    if not distiller.built:
+        distiller.build(unpack(first_batch(loader, "train_loader"), device).inputs)
+    if distiller.cache:
+        distiller.cache.serves(loader)
+        distiller.cache.open(distiller.bindings.values())
+    every_epoch_counts(distiller, extent)
+    relational = [name for name, needs in distiller.needs().items() if needs.scope == "batch"]
+    if options.accumulate > 1 and relational:
+        size = getattr(loader, "batch_size", None)
+        shares = 1 if hasattr(loader, "batches") else ranks.world_size()  # ours count the global batch
+        sees = f"{size * shares} samples" if isinstance(size, int) else "one batch"
+        warnings.warn(
+            f"accumulate={options.accumulate} does not enlarge the batch of {', '.join(relational)}: each loss sees "
+            f"{sees}. A larger batch with `micro_batch=` is the exact way.",
+            stacklevel=4,
+        )
+    shared = hasattr(loader, "batches") or any(hasattr(sampler, "set_epoch") for sampler in samplers(loader))
+    if ranks.world_size() > 1 and not shared:
+        LOG.warning("The training loader has no DistributedSampler: each rank may see all samples.")
+    for name, layers in distiller.layers().items():
+        LOG.info("%s reads %s", name, layers)
+
+
+def rehearse_validation(
+    distiller: Distiller, loader: Iterable[Any] | None, options: FitOptions, device: torch.device, best: Best
+) -> None:
+    """Measure one batch, and check that the number that is to choose the best epoch will be there; then diagnose."""
+    if options.evaluate is None and loader is not None:
+        best.expects(rehearse(distiller, loader, device))
+    elif options.evaluate is None and options.monitor is not None:
+        check.fail("fit", "val_loader", f"given to monitor '{options.monitor}' (or FitOptions(evaluate=...))", "None")
+    if options.diagnose is not None:
+        with torch.no_grad(), rng.untouched(), evaluating(distiller):
+            options.diagnose.rehearse(distiller)
+
+
+def describe(distiller: Distiller, loader: Any, options: FitOptions, extent: Extent) -> dict[str, Any]:
+    """Return what makes a run the run it is, as plain values."""
+    size = getattr(loader, "batch_size", None)
+    data = loader.describe() if hasattr(loader, "describe") else {"batch_size": size if isinstance(size, int) else None}
+    return {
+        "terms": [term.describe() for term in distiller.terms],
+        "students": {name: _architecture(module) for name, module in distiller.students.items()},
+        "teacher": fingerprint(distiller.teacher.module.state_dict()) if distiller.teacher else None,
+        "teacher_cache": distiller.cache.describe() if distiller.cache else None,
+        "options": options.describe(),
+        "data": {"steps": extent.per_epoch, **data},
+        "ranks": ranks.world_size(),
+    }
+
+
+def _architecture(module: nn.Module) -> str:
+    state = module.state_dict().items()
+    shapes = str([(key, list(value.shape)) for key, value in state if isinstance(value, Tensor)])
+    return hashlib.sha256(shapes.encode()).hexdigest()[:16]
+
+
+def optimizers(
+    distiller: Distiller, options: FitOptions, given: Optimizer | Sequence[Optimizer] | None, scheduler: Any
+) -> list[Optimizer]:
+    """Return the caller's optimizers, or the options' one.
+
+    Raises:
+        ValueError: for what are no optimizers, ones of other parameters, or a scheduler that moves none of them.
+    """
+    groups = distiller.parameter_groups()
+    if given is None:
+        used = [make_optimizer(groups, options.optimizer)]
+    else:
+        used = [given] if isinstance(given, Optimizer) else list(given if isinstance(given, Sequence) else [given])
+        if not used or not all(isinstance(optimizer, Optimizer) for optimizer in used):
+            check.fail("fit", "optimizer", "a torch optimizer or several", [type(o).__name__ for o in used])
+        moved = {id(p) for optimizer in used for group in optimizer.param_groups for p in group["params"]}
+        wanted = [p for group in groups for p in group["params"]]
+        missing = sum(id(p) not in moved for p in wanted)
+        if missing == len(wanted):
+            check.fail("fit", "optimizer", "over distiller.parameter_groups()", "other parameters")
+        if missing:
+            LOG.warning("%d of %d parameters are in no optimizer and stay as they are.", missing, len(wanted))
+    if scheduler is not None:
+        if isinstance(scheduler, ReduceLROnPlateau):
+            check.fail("fit", "scheduler", "one that is stepped without a number", type(scheduler).__name__)
+        if not any(getattr(scheduler, "optimizer", None) is optimizer for optimizer in used):
+            check.fail("fit", "scheduler", "over an optimizer given as `optimizer=`", "another")
+    return used
+
+
+def on_sigterm(handler: Any) -> Any:
+    """Install a handler in the main thread, the only one that may; return the one before."""
+    try:
+        return signal.signal(signal.SIGTERM, handler)
+    except ValueError:
+        return None

@@ -1,0 +1,94 @@
+"""One optimizer step."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from congruence.core.batch import Batch
+from congruence.training.distributed import average_gradients
+from congruence.training.optim import step_unless
+from congruence.training.options import FitOptions
+from congruence.training.record import NORMS_EVERY, SKIPPED, Recorder
+
+
+def train_step(
+    objective: nn.Module,
+    batches: Sequence[Batch],
+    optimizers: Sequence[Optimizer],
+    recorder: Recorder,
+    options: FitOptions,
+    step: int,
+    scaler: torch.amp.GradScaler,
+) -> None:
+    """Average the gradients of the batches, clip them, and step unless a loss is not finite; nothing waits for values.
+
+    A gradient that overflows because the loss was scaled is no error: the step is skipped and the scale lowered.
+
+    Args:
+        objective: an `Objective`, or DDP around one.
+        batches: one, or `options.accumulate` of them.
+        optimizers: stepped together, after one backward.
+        recorder: gets the values, and decides by its flag whether the optimizers step.
+        options: precision and clipping.
+        step: counted from 0.
+        scaler: of the losses, switched off but for fp16.
+    """
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(options.precision)
+    scale = scaler.scale(torch.ones((), device=recorder.bad.device))
+    values: dict[str, Tensor] = {}
+    norms: dict[str, Tensor] = {}
+    for position, batch in enumerate(batches):
+        first, last = position == 0, position == len(batches) - 1
+        with _quiet(objective, last):
+            with torch.autocast(recorder.bad.device.type, half, enabled=half is not None):
+                scores = objective(batch, first and step % NORMS_EVERY == 0, scale)
+            if not scores.loss.requires_grad:
+                raise ValueError(
+                    f"`fit`: the terms ({', '.join(scores.values)}) give the student no gradient: is all that lies "
+                    "before the layers they read frozen (requires_grad=False)?"
+                )
+            scaler.scale(scores.loss / len(batches)).backward()
+        for name, value in {"loss": scores.loss.detach(), **scores.values}.items():
+            values[name] = values.get(name, torch.zeros_like(value)) + value / len(batches)
+        norms.update(scores.norms)
+    if options.micro_batch is not None:  # else DDP has done so
+        average_gradients(objective)
+    for optimizer in optimizers:
+        scaler.unscale_(optimizer)
+    norm = _clip(optimizers, options.gradient_clip)
+    # At a scale of 1 it is not the scale's fault: a run whose gradient is never finite comes to an end.
+    skipped = ~torch.isfinite(norm) & (scale > 1)
+    norm = norm.masked_fill(skipped, 0.0)
+    bad = recorder.check(step, values, norm)
+    for optimizer in optimizers:
+        step_unless(optimizer, bad | skipped)
+    values["gradient_norm"] = norm
+    if scaler.is_enabled():
+        scaler.update()
+        values[SKIPPED] = skipped.float()
+    recorder.add(values, norms)
+
+
+def _quiet(objective: nn.Module, last: bool) -> contextlib.AbstractContextManager[None]:
+    """Let DDP exchange gradients at the last backward of a step only."""
+    if isinstance(objective, DistributedDataParallel) and not last:
+        return objective.no_sync()
+    return contextlib.nullcontext()
+
+
+def _clip(optimizers: Sequence[Optimizer], largest: float | None) -> Tensor:
+    """Return the gradient's norm over all parameters, after scaling it down to `largest` where it is given."""
+    groups = [group["params"] for optimizer in optimizers for group in optimizer.param_groups]
+    parameters = [p for group in groups for p in group if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+    if largest is not None:
+        torch.nn.utils.clip_grads_with_norm_(parameters, largest, norm)
+    return norm

@@ -1,0 +1,143 @@
+"""Validation: accuracy where a term teaches the classes, else the distillation loss; or one's own. Diagnostics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from congruence.core import check, ranks, rng
+from congruence.core.batch import Batch, first_batch, unpack
+from congruence.distiller.distiller import Distiller
+from congruence.models.evaluating import evaluating
+from congruence.training.distributed import from_all_ranks, on_first
+from congruence.training.options import Diagnose, Evaluate
+
+_COUNT = "count"
+
+
+def teaches_classes(distiller: Distiller) -> bool:
+    """Whether a term teaches the classes."""
+    return any(needs.teaches_classes for needs in distiller.needs().values())
+
+
+@torch.no_grad()
+def validate(distiller: Distiller, loader: Iterable[Any], device: torch.device) -> dict[str, float]:
+    """Return {"accuracy", "loss"} over the labelled samples, with "/NAME" behind each where students are several.
+
+    "loss" is the mean cross-entropy. Where no term teaches the classes, the first batch comes without labels, or no
+    sample has one (all are -1), it is the distillation loss of all samples, and the only number. The process's
+    generators are left as they were.
+
+    Of a loader of `congruence.data`, each rank measures whole batches in turn, so that N ranks measure what one does.
+    Any other loader must give each rank its own share.
+
+    Raises:
+        ValueError: where the loader yields nothing, or labels or shapes do not fit.
+    """
+    with rng.untouched(), evaluating(distiller):
+        sums = _sums(distiller, loader, device, labels=teaches_classes(distiller))
+        if not sums:
+            raise ValueError("The validation loader gave no batch: is the dataset empty?")
+        if not sums[_COUNT]:
+            sums = _sums(distiller, loader, device, labels=False)
+    count = sums.pop(_COUNT)
+    return {name: total / count for name, total in sums.items()}
+
+
+def _sums(distiller: Distiller, loader: Iterable[Any], device: torch.device, *, labels: bool) -> dict[str, float]:
+    """Add up what the batches of all ranks measure, by their labels if these are to be used and are there."""
+    totals: dict[str, Tensor] = {}
+    for raw in loader.dealt(ranks.rank(), ranks.world_size()) if hasattr(loader, "dealt") else loader:
+        batch = unpack(raw, device)
+        labels = labels and (bool(totals) or batch.labels is not None)  # the first batch decides
+        for name, value in _measured(distiller, batch, labels=labels).items():
+            totals[name] = totals[name] + value if name in totals else value
+    sums: dict[str, float] = {}
+    for share in from_all_ranks({name: float(total) for name, total in totals.items()}):
+        for name, part in share.items():
+            sums[name] = sums.get(name, 0.0) + part
+    return sums
+
+
+@torch.no_grad()
+def rehearse(distiller: Distiller, loader: Any, device: torch.device) -> list[str]:
+    """Measure one batch before the first step, so that what does not fit shows now; return the numbers' names."""
+    with rng.untouched(), evaluating(distiller):
+        batch = unpack(first_batch(loader, "val_loader"), device)
+        labels = teaches_classes(distiller) and batch.labels is not None
+        if labels and not _labelled(batch):
+            labels = any(_labelled(unpack(raw, device)) for raw in loader)
+        measured = _measured(distiller, batch, labels=labels)
+    return [name for name in measured if name != _COUNT]
+
+
+def _labelled(batch: Batch) -> bool:
+    return batch.labels is not None and bool((batch.labels >= 0).any())
+
+
+def numbers(
+    distiller: Distiller, loader: Iterable[Any] | None, evaluate: Evaluate | None, device: torch.device
+) -> dict[str, float]:
+    """Return an epoch's validation: one's own, else that of the loader, else none."""
+    if evaluate is not None:
+        return ask(distiller, evaluate)
+    return {} if loader is None else validate(distiller, loader, device)
+
+
+def ask(distiller: Distiller, evaluate: Evaluate) -> dict[str, float]:
+    """Return the numbers of one's own validation of every student, in evaluation mode; the first rank's count."""
+    metrics: dict[str, float] = {}
+    for name, student in distiller.students.items():
+        end = "" if len(distiller.students) == 1 else f"/{name}"
+        with rng.untouched(), evaluating(student):
+            found = _by_name("evaluate", evaluate(student))
+        metrics.update({f"{key}{end}": value for key, value in found.items()})
+    return from_all_ranks(metrics)[0]
+
+
+@torch.no_grad()
+def diagnosed(distiller: Distiller, diagnose: Diagnose | None, epoch: int) -> dict[str, float]:
+    """Return what the first rank's diagnostics say of an epoch, on every rank; generators and modes stay."""
+    if diagnose is None:
+        return {}
+
+    def found() -> dict[str, float]:
+        with rng.untouched(), evaluating(distiller):
+            return _by_name("diagnose", diagnose(distiller, epoch))
+
+    return on_first(found)
+
+
+def _by_name(option: str, told: Any) -> dict[str, float]:
+    try:
+        return {name: float(value) for name, value in told.items()}
+    except (AttributeError, TypeError, ValueError):
+        check.fail("FitOptions", option, "a function that returns numbers by name", f"one that gave {told!r}")
+
+
+def _measured(distiller: Distiller, batch: Batch, *, labels: bool) -> dict[str, Tensor]:
+    """Return a batch's sums and how many samples they are of; by labels, a batch without them has none."""
+    if labels:
+        return {_COUNT: torch.zeros(())} if batch.labels is None else _classes(distiller, batch, batch.labels)
+    captured = distiller.capture(batch.inputs, batch.labels, batch.index, views=batch.views)
+    rows = next(iter(captured.tensors.values())).shape[0]
+    loss = distiller.score(captured, update=False, together=False).loss.double()
+    return {_COUNT: torch.full_like(loss, rows), "loss": loss * rows}
+
+
+def _classes(distiller: Distiller, batch: Batch, labels: Tensor) -> dict[str, Tensor]:
+    labelled = labels >= 0
+    measured = {_COUNT: labelled.sum().double()}
+    for name in distiller.students:
+        logits = distiller.logits(name, batch.inputs).float()
+        check.class_labels("validation", logits.shape[1], unlabelled=True, labels=labels)
+        check.same_rows("validation", logits=logits, labels=labels)
+        end = "" if len(distiller.students) == 1 else f"/{name}"
+        measured[f"accuracy{end}"] = ((logits.argmax(1) == labels) & labelled).sum().double()
+        losses = F.cross_entropy(logits, labels.long().clamp(min=-1), ignore_index=-1, reduction="none")
+        measured[f"loss{end}"] = losses.double().sum()
+    return measured

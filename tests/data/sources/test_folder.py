@@ -1,0 +1,116 @@
+"""Folders of images."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from _harness import layouts
+from PIL import Image
+
+from congruence.data.datasets.decode import two_sides
+from congruence.data.sources.folder import arrays_of, list_folder
+from congruence.data.sources.store import Arrays
+
+
+def read(root: Path, size: Any = None) -> tuple[Arrays, tuple[str, ...]]:
+    arrays = arrays_of(list_folder(root), None if size is None else two_sides("size", size))
+    return arrays, arrays.class_names
+
+
+def test_three_parts_in_the_order_of_names(tmp_path: Path) -> None:
+    layouts.write_classes(tmp_path / "train", {"b": 2, "a": 3})
+    layouts.write_classes(tmp_path / "val", {"b": 1})
+    layouts.write_classes(tmp_path / "test", {"a": 1, "b": 1})
+    expected = layouts.write_image(tmp_path / "train/b/sub/9.PNG", seed=7)
+    (tmp_path / "train/a/notes.txt").write_text("not an image")
+    (tmp_path / "train/.hidden").mkdir()
+    arrays, names = read(tmp_path)
+    assert names == ("a", "b")
+    assert arrays.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert arrays.validation.labels.tolist() == [1]
+    assert arrays.test.labels.tolist() == [0, 1]
+    assert arrays.train.images.shape == (6, 3, 8, 8)
+    assert np.array_equal(arrays.train.images[5], expected.transpose(2, 0, 1))
+
+
+def test_classes_directly_in_the_folder(tmp_path: Path) -> None:
+    arrays, names = read(layouts.write_classes(tmp_path, {"x": 2, "y": 1}))
+    assert names == ("x", "y")
+    assert arrays.train.labels.tolist() == [0, 0, 1]
+    assert arrays.test is None
+    assert arrays.validation is None
+
+
+def test_images_without_classes(tmp_path: Path) -> None:
+    for number in range(3):
+        layouts.write_image(tmp_path / f"{number}.png")
+    arrays, names = read(tmp_path)
+    assert names == ()
+    assert arrays.train.labels is None
+    assert len(arrays.train.images) == 3
+
+
+def test_grey_stays_grey_unless_one_has_colour(tmp_path: Path) -> None:
+    grey = layouts.write_image(tmp_path / "a/0.png", mode="L")
+    assert np.array_equal(read(tmp_path)[0].train.images[0], grey[None])
+    layouts.write_image(tmp_path / "b/0.png", mode="RGBA")
+    images = read(tmp_path)[0].train.images
+    assert images.shape == (2, 3, 8, 8)
+    assert np.array_equal(images[0], np.stack([grey] * 3))
+
+
+def test_sixteen_bits_keep_the_upper_byte(tmp_path: Path) -> None:
+    values = np.arange(0, 65536, 1024, dtype=np.uint16).reshape(8, 8)
+    (tmp_path / "a").mkdir()
+    Image.fromarray(values).save(tmp_path / "a/0.png")
+    assert np.array_equal(read(tmp_path)[0].train.images[0, 0], values >> 8)
+
+
+def test_photographs_stand_upright(tmp_path: Path) -> None:
+    pixels = layouts.write_image(tmp_path / "a/0.png", size=(8, 8))
+    turned = Image.fromarray(pixels)
+    exif = turned.getexif()
+    exif[0x0112] = 3
+    turned.save(tmp_path / "a/0.png", exif=exif)
+    assert np.array_equal(read(tmp_path)[0].train.images[0], pixels[::-1, ::-1].transpose(2, 0, 1))
+
+
+def test_one_size(tmp_path: Path) -> None:
+    layouts.write_image(tmp_path / "a/0.png")
+    layouts.write_image(tmp_path / "a/1.png", size=(8, 16))
+    with pytest.raises(ValueError, match=r"1\.png' is 8x16 and '.*0\.png' is 8x8: pass `size`"):
+        read(tmp_path)
+    assert read(tmp_path, 6)[0].train.images.shape == (2, 3, 6, 6)
+    assert read(tmp_path, (4, 6))[0].train.images.shape == (2, 3, 4, 6)
+    cropped = read(tmp_path, 8)[0].train.images[1]
+    assert np.array_equal(cropped, np.asarray(Image.open(tmp_path / "a/1.png"))[:, 4:12].transpose(2, 0, 1))
+    for size in (0, 2.5, (1, 2, 3)):
+        with pytest.raises(ValueError, match="`load`: `size` must be"):
+            read(tmp_path, size)
+
+
+@pytest.mark.parametrize("harm", ["cut", "garbage"])
+def test_a_corrupt_image_is_named(tmp_path: Path, harm: str) -> None:
+    layouts.write_classes(tmp_path, {"a": 2, "b": 1})
+    content = (tmp_path / "a/1.png").read_bytes()
+    (tmp_path / "a/1.png").write_bytes(content[:100] if harm == "cut" else b"no image")
+    with pytest.raises(ValueError, match=r"^The file '.*a.1\.png' is damaged: it cannot be decoded as an image\.$"):
+        read(tmp_path)
+
+
+def test_nothing_to_read_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"The folder '.*none' is absent"):
+        read(tmp_path / "none")
+    with pytest.raises(ValueError, match=r"The folder '.*' holds no image"):
+        read(tmp_path)
+    layouts.write_classes(tmp_path / "train", {"a": 1})
+    (tmp_path / "test").mkdir()
+    with pytest.raises(ValueError, match=r"The folder '.*test' holds no image"):
+        read(tmp_path)
+    layouts.write_classes(tmp_path / "test", {"a": 1, "zebra": 1})
+    with pytest.raises(ValueError, match=r"The folder '.*zebra' is of a class that the training images do not have"):
+        read(tmp_path)
+    (tmp_path / "train/zebra").mkdir()
+    with pytest.raises(ValueError, match=r"The folder '.*train.zebra' of a class holds no image"):
+        read(tmp_path)

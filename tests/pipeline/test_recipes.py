@@ -1,0 +1,119 @@
+"""Every shipped recipe is a short diff, and trains."""
+
+import pytest
+from _harness import layouts
+from _harness.configs import fake, quick
+
+from congruence.config import load_config
+from congruence.config.shipped import names, shipped
+from congruence.methods import keys
+from congruence.pipeline import load_splits, run
+
+RECIPES = names("recipes")
+LABEL_FREE = {f"cifar10/retrieval_{key}" for key in ("pc", "pkt", "mimic", "cckd", "kda", "wasserstein", "mmd")}
+DRAWINGS = ("perception_coherence", "pkt", "mimic", "cckd", "kda", "wasserstein", "mmd")
+LABEL_FREE |= {f"quickdraw/{key}" for key in DRAWINGS}
+# Further ones of a method, beside the one that is called as its key.
+VARIANTS = {"digits/" + name for name in ("cckd_mimic", "cckd_bilinear", "cckd_cur", "cckd_sur", "cckd_head")}
+VARIANTS |= {
+    "digits/fitnet_two_stage",
+    "digits/intra_class_teacher",
+    "digits/adv_mimic",
+    "digits/kda_diagnostics",
+    "cifar100/cckd_resnet14",
+}
+# Published benchmarks on the user's own files, with the methods that their papers compare.
+CLASSES = {"cifar10": 10, "cifar100": 100, "svhn": 10, "tiny-imagenet": 200}
+BENCHMARKS = {f"{data}/{key}" for data in CLASSES if data != "cifar10" for key in ("teacher", "ce", "kd")}
+BENCHMARKS |= {f"cifar100/{key}" for key in ("cckd", "kda", "perception_coherence")} | {"tiny-imagenet/kda"}
+BENCHMARKS |= {
+    f"{data}/kda_{student}" for data in ("cifar100", "tiny-imagenet") for student in ("half", "shufflenetv2")
+}
+BENCHMARKS |= {f"cifar100/perception_coherence_shufflenetv{version}" for version in (1, 2)}
+BENCHMARKS |= {f"cifar100/intra_class_{pair}" for pair in ("resnet", "wrn", "vgg")}
+BENCHMARKS |= {f"cifar10/intra_class_{student}" for student in ("mobilenetv2", "shufflenetv2")}
+BENCHMARKS |= LABEL_FREE | {"cifar10/retrieval_kd", "quickdraw/teacher"}
+KD2M = [f"{inner}{metric}" for inner in ("", "class_") for metric in ("wasserstein", "gaussian_wasserstein")]
+KD2M += ["joint_wasserstein", "gaussian_kl"]
+BENCHMARKS |= {f"svhn/{key}" for key in KD2M}
+BENCHMARKS |= {f"{data}/kd2m_{key}" for data in ("cifar10", "cifar100") for key in ("ce", *KD2M)}
+# The same on photographs that stay in their files, of which a test writes a small tree.
+PHOTOGRAPHS = {
+    "imagenet": ("teacher", "ce", "kd", "cckd"),
+    "msmt17": ("teacher", "ce", "kd", "cckd"),
+    "faces": ("teacher", "arcface", "mimic", "cckd"),
+    "cub200": ("teacher", "kd", "pkt", "perception_coherence"),
+}
+BENCHMARKS |= {f"{folder}/{key}" for folder, keys in PHOTOGRAPHS.items() for key in keys}
+NARROW = {"resnet18": 8, "resnet34": 8, "resnet50": 8, "mobilenetv2": 0.1}
+
+
+def photographs(folder, root):
+    """Write a tree of the layout that a folder of recipes reads; return what its recipes are told of it."""
+    if folder == "imagenet":
+        layouts.write_classes(root / "train", {"n01": 16, "n02": 16, "n03": 16}, size=(20, 26))
+        layouts.write_classes(root / "val", {"n01": 1, "n03": 2}, size=(26, 20))
+        return ["data.validation=6", "data.size=64", "data.resize=72"]
+    if folder == "msmt17":
+        layouts.write_msmt17(root, {0: (12, 2), 1: (12, 2), 4: (12, 2)})
+        return ["data.size=[64, 32]"]
+    if folder == "faces":
+        layouts.write_classes(root, {"ann": 20, "bob": 20, "cy": 20}, size=(20, 20))
+        return ["data.size=64"]
+    layouts.write_cub200(root, {"Albatross": (12, 2), "Auklet": (12, 2), "Bunting": (12, 2)})
+    return ["data.classes=2", "data.size=64", "data.resize=[72, 72]"]
+
+
+def test_one_recipe_a_method_and_dataset():
+    expected = {f"{data}/{key}" for data in ("digits", "cifar10") for key in (*keys(), "teacher")}
+    assert set(RECIPES) - VARIANTS - BENCHMARKS == expected
+    assert set(RECIPES) >= VARIANTS | BENCHMARKS
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_is_short_and_says_what_it_is(name):
+    lines = shipped("recipes", name).read_text(encoding="utf8").splitlines()
+    assert len(lines) <= 40
+    assert lines[0].startswith("# ")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_trains_two_steps(name, tmp_path):
+    stages = load_config(name).stages
+    # Full width is checked when the file is read; here it would write gigabytes of checkpoints.
+    students = {key: getattr(stage.student, "model", "") for key, stage in stages.items()}
+    widths = [
+        f"stages.{key}.student.options.width={NARROW[model]}" for key, model in students.items() if model in NARROW
+    ]
+    folder = name.split("/")[0]
+    tree = []
+    if folder in PHOTOGRAPHS:
+        tree = [f'data.root="{tmp_path / "tree"}"', *photographs(folder, tmp_path / "tree")]
+        tree += [f"stages.{key}.train.workers=0" for key in stages]
+    if folder == "quickdraw":
+        layouts.write_quickdraw(tmp_path / "tree", {"airplane": 20, "ant": 20, "bee": 20})
+        tree = [f'data.root="{tmp_path / "tree"}"', "data.test_classes=1"]
+    config = load_config(name, [*quick(stages), *widths, *tree])
+    if folder in PHOTOGRAPHS or folder == "quickdraw":
+        splits = load_splits(config.data)
+        assert all(len(part) for part in splits)
+    elif config.data.name in CLASSES:
+        splits = fake(CLASSES[config.data.name])
+    else:
+        splits = load_splits(config.data.model_copy(update={"train_size": 900, "validation": 20}))
+    finished = run(config, tmp_path, splits=splits)
+    assert list(finished) == list(config.stages)
+    assert [stage.result.steps for stage in finished.values()] == [2] * len(finished)
+    students = config.stages[config.last].students()
+    names = ["student"] if list(students) == ["student"] else [f"student-{name}" for name in students]
+    files = list(finished[config.last].result.student_files.values())
+    assert files == [tmp_path / f"{name}.safetensors" for name in names]
+    assert all(file.is_file() for file in files)
+
+
+@pytest.mark.parametrize("name", sorted(LABEL_FREE))
+def test_no_label_reaches_the_student(name):
+    config = load_config(name)
+    (term,) = config.stages[config.last].terms
+    needs = term.term().needs
+    assert (needs.labels, needs.roles) == (False, ("features",))

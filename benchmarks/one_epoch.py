@@ -21,7 +21,7 @@ from record import figure, write
 from congruence.bench.cell import WEIGHTS, Job, run_cell, teach
 from congruence.bench.planfile import load_plan
 from congruence.core.files import read_lines
-from congruence.training.record import LOPSIDED, felt_norms
+from congruence.training.record import LOPSIDED, norms_by_term
 
 DEFINITION = (
     "the largest first gradient of a row's terms / the smallest (of those that have one); beyond the bar a run warns; "
@@ -66,7 +66,7 @@ def main() -> None:
             run_cell(job)
         seconds = round(time.process_time() - start, 1)
         rows = read_lines(job.folder / "metrics.jsonl")
-        norms = felt_norms(next(row["gradient_norms"] for row in rows if "gradient_norms" in row)).values()
+        norms = norms_by_term(next(row["gradient_norms"] for row in rows if "gradient_norms" in row)).values()
         name = f"{cell.method}, {cell.variant}"
         figures.append(figure(name, max(norms) / min(norms), float(LOPSIDED), cpu_seconds=seconds))
         if found := [*said.lines, *(str(each.message) for each in caught)]:

@@ -11,6 +11,7 @@ from torch import nn
 
 import congruence as cg
 from congruence.core.batch import grouped, unpack
+from congruence.data.loading.source import BatchSource
 from congruence.testing import check_row_on_device
 from congruence.testing.case import SmallLoader, small_distiller
 from congruence.training.distributed import Objective
@@ -37,7 +38,7 @@ def test_a_step_waits_for_nothing(case):
     recorder, step = Recorder(None, every=50, device=device), 0
     for epoch in range(3):
         made.begin_epoch(epoch)
-        for batches in grouped(SmallLoader(case), epoch, 0, 1, device):
+        for batches in grouped(BatchSource(SmallLoader(case)).epoch(epoch), 1, device):
             try:
                 if DEVICE == "cuda":
                     torch.cuda.set_sync_debug_mode("error" if epoch else "default")

@@ -1,13 +1,11 @@
-"""Batches of any kind, and what is read of a stock loader."""
+"""Batches of any kind, taken apart in one place."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, RandomSampler, TensorDataset
 
-import congruence as cg
-from congruence.core.batch import first_batch, generators, grouped, samplers, unpack
+from congruence.core.batch import Batch, grouped, parse, unpack
 
 X, Y, I = torch.ones(4, 2), torch.arange(4), torch.arange(4) + 10  # noqa: E741
 
@@ -23,6 +21,9 @@ X, Y, I = torch.ones(4, 2), torch.arange(4), torch.arange(4) + 10  # noqa: E741
         ({"inputs": X, "label": Y}, X, Y, None),
         ({"input_ids": X, "mask": Y, "labels": Y}, {"input_ids": X, "mask": Y}, Y, None),
         (((X, X), Y), (X, X), Y, None),
+        ({"inputs": X, "label": I, "labels": Y, "other": X}, X, Y, None),
+        ({"input_ids": X, "label": I, "labels": Y}, {"input_ids": X}, Y, None),
+        (Batch(X, Y, I), X, Y, I),
     ],
 )
 def test_unpack(batch, inputs, labels, index):
@@ -61,33 +62,28 @@ def test_everything_moves():
     assert found.views["s"].is_meta
 
 
-def test_groups_and_starts():
-    loader = cg.data.loader(TensorDataset(torch.arange(10.0), torch.arange(10)), batch_size=2, shuffle=False)
-    groups = [[b.index.tolist() for b in group] for group in grouped(loader, 0, 1, 3, torch.device("cpu"))]
-    assert groups == [[[2, 3], [4, 5], [6, 7]], [[8, 9]]]
+def test_an_item_may_go_on_where_a_batch_may_not():
+    item = parse(("text", 3, 7, "more"))
+    assert (item.inputs, item.labels, item.index) == ("text", 3, 7)
+    with pytest.raises(ValueError, match="got 4 parts"):
+        unpack((X, Y, I, X))
 
 
-def test_samplers_hear_of_the_epoch_wherever_they_are():
-    dataset = TensorDataset(torch.arange(8.0))
-    for make in (
-        lambda s: DataLoader(dataset, batch_size=2, sampler=s),
-        lambda s: DataLoader(dataset, batch_sampler=BatchSampler(s, 2, False)),
-    ):
-        sampler = DistributedSampler(dataset, num_replicas=2, rank=0)
-        list(grouped(make(sampler), 5, 0, 1, torch.device("cpu")))
-        assert sampler.epoch == 5
+def test_what_is_given_goes_round():
+    for batch in (Batch(X, Y, I), Batch(X, None, I), Batch(X, Y, I, {"main": X, "strong": Y})):
+        again = unpack(batch.as_given())
+        assert again.inputs is batch.inputs
+        assert again.labels is batch.labels
+        assert again.index is batch.index
+        assert again.views == batch.views
 
 
-def test_a_look_at_the_first_batch_leaves_the_loader_as_it_was():
-    generator = torch.Generator().manual_seed(3)
-    dataset = TensorDataset(torch.arange(8.0))
-    loader = DataLoader(dataset, batch_size=2, shuffle=True, generator=generator)
-    assert generators(loader) == [generator]
-    assert any(isinstance(sampler, RandomSampler) for sampler in samplers(loader))
-    states = torch.get_rng_state(), generator.get_state()
-    first = first_batch(loader, "train_loader")
-    assert torch.equal(states[0], torch.get_rng_state())
-    assert torch.equal(states[1], generator.get_state())
-    assert torch.equal(first[0], next(iter(loader))[0])
-    with pytest.raises(ValueError, match="`train_loader` must be a loader of at least one batch"):
-        first_batch([], "train_loader")
+def test_a_view_that_is_the_inputs_moves_once():
+    moved = Batch(X, None, None, {"main": X, "strong": X + 1}).to("meta")
+    assert moved.views["main"] is moved.inputs
+
+
+def test_groups():
+    batches = [Batch(torch.full((2,), float(number))) for number in range(4)]
+    groups = [[int(batch.inputs[0]) for batch in group] for group in grouped(batches, 3, torch.device("cpu"))]
+    assert groups == [[0, 1, 2], [3]]

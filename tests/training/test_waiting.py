@@ -11,6 +11,7 @@ from torch.utils.data import TensorDataset
 
 import congruence as cg
 from congruence.core.batch import grouped
+from congruence.data.loading.source import BatchSource
 from congruence.methods import keys
 from congruence.testing import Case
 from congruence.testing.case import SmallLoader, small_distiller
@@ -30,7 +31,7 @@ def steps(distiller, loader, options, *, warm=2, epochs=3):
     recorder, reads, step = Recorder(None, every=50, device=CPU), Reads(), 0
     for epoch in range(epochs):
         distiller.begin_epoch(epoch)
-        for batches in grouped(loader, epoch, 0, options.accumulate, CPU):
+        for batches in grouped(BatchSource(loader).epoch(epoch), options.accumulate, CPU):
             moved = [as_moved(batch) for batch in batches]
             if epoch < warm:
                 train_step(objective, moved, optimizers, recorder, options, step, scaler)

@@ -1,4 +1,4 @@
-"""A batch as the models take it, whatever the loader gave."""
+"""The one place where an item of a dataset, or a batch of any loader, is taken apart."""
 
 from __future__ import annotations
 
@@ -9,101 +9,92 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from congruence.core import check, rng
 from congruence.core.devices import to_device
 from congruence.core.host_values import move_known
+
+_LABELS = ("labels", "label")  # the first that a mapping has
+_PARTS = 3
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch."""
+    """One batch: what the models take, and what is known of its samples.
+
+    Args:
+        inputs: of the view "main": a tensor, a tuple or a mapping of keyword arguments.
+        labels: int64 [B], -1 where a sample has none; None where none has.
+        index: int64 [B], the samples' positions in the dataset.
+        views: inputs of each view of the samples, where there is more than "main"; "main" may be among them.
+    """
 
     inputs: Any
-    labels: Tensor | None = None
-    index: Tensor | None = None
+    labels: Any = None
+    index: Any = None
     views: Mapping[str, Any] = field(default_factory=dict)
+
+    def to(self, device: torch.device | str | None) -> Batch:
+        """Return the batch on a device; None leaves it where it is."""
+        if device is None:
+            return self
+        views = to_device(self.views, device)
+        same = next((name for name, view in self.views.items() if view is self.inputs), None)
+        inputs = to_device(self.inputs, device) if same is None else views[same]
+        return Batch(inputs, move_known(self.labels, device), move_known(self.index, device), views)
+
+    def as_given(self) -> Any:
+        """Return `(inputs, labels, index)`, or a mapping where there are views: what loops of one's own read."""
+        if not self.views:
+            return self.inputs, self.labels, self.index
+        return {"inputs": self.inputs, "labels": self.labels, "index": self.index, "views": self.views}
+
+
+def parse(value: Any) -> Batch:
+    """Take an item of a dataset, or a batch of such items, apart: the parts are as they were given.
+
+    `x`; `(x,)`; `(x, y)`; `(x, y, index)`, where an item may go on; or a mapping. A mapping may hold "labels" (or
+    "label"), "index" and "views". Where it holds "inputs", what else it holds is left out; of any other mapping all the
+    rest is the model's inputs, as text models have them.
+
+    Raises:
+        ValueError: where there is nothing in it.
+
+    Example:
+        >>> batch = parse({"input_ids": [3, 1], "label": 0})
+        >>> batch.inputs, batch.labels
+        ({'input_ids': [3, 1]}, 0)
+    """
+    if isinstance(value, Mapping):
+        apart = (*_LABELS, "index", "views")
+        rest = {key: part for key, part in value.items() if key not in apart}
+        labels = next((value[key] for key in _LABELS if key in value), None)
+        return Batch(rest.get("inputs", rest), labels, value.get("index"), dict(value.get("views") or {}))
+    if isinstance(value, (tuple, list)):
+        if not value:
+            raise ValueError("A batch must be (inputs, labels) or (inputs, labels, index), got 0 parts.")
+        return Batch(*value[:_PARTS])
+    return Batch(value)
 
 
 def unpack(batch: Any, device: torch.device | None = None) -> Batch:
-    """Turn `x`, `(x, y)`, `(x, y, index)` or a mapping with "inputs" into a `Batch` on the device.
-
-    A mapping may hold "labels" (or "label"), "index" and "views". Where it holds "inputs", what else it holds is left
-    out; any other mapping is the model's inputs, with the labels taken out, as text models have them.
+    """Turn what a loader gave (see `parse`) into a `Batch` on the device.
 
     Raises:
         ValueError: for a batch of more parts, or labels or an index that are no tensors.
     """
-    if isinstance(batch, Mapping):
-        values = dict(batch)
-        labels, index, views = (
-            values.pop("labels", values.pop("label", None)),
-            values.pop("index", None),
-            values.pop("views", None),
-        )
-        found = Batch(values.get("inputs", values), labels, index, dict(views or {}))
-    elif isinstance(batch, (tuple, list)):
-        if not 1 <= len(batch) <= 3:
-            raise ValueError(f"A batch must be (inputs, labels) or (inputs, labels, index), got {len(batch)} parts.")
-        found = Batch(*batch)
-    else:
-        found = Batch(batch)
-    for name, value in (("labels", found.labels), ("index", found.index)):
+    if isinstance(batch, (tuple, list)) and len(batch) > _PARTS:
+        raise ValueError(f"A batch must be (inputs, labels) or (inputs, labels, index), got {len(batch)} parts.")
+    parts = batch if isinstance(batch, Batch) else parse(batch)
+    for name, value in (("labels", parts.labels), ("index", parts.index)):
         if value is not None and not isinstance(value, Tensor):
             raise ValueError(f"The {name} of a batch must be a tensor, got {type(value).__name__}.")
-    inputs, views = (to_device(part, device) for part in (found.inputs, found.views))
-    return Batch(inputs, move_known(found.labels, device), move_known(found.index, device), views)
+    return parts.to(device)
 
 
-def samplers(loader: Any) -> list[Any]:
-    """Return the samplers of a stock loader: its own, that of its batches, and the one beneath."""
-    batches = getattr(loader, "batch_sampler", None)
-    found: list[Any] = []
-    for sampler in (getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None)):
-        if sampler is not None and not any(sampler is other for other in found):
-            found.append(sampler)
-    return found
-
-
-def generators(loader: Any) -> list[torch.Generator]:
-    """Return the generators of its own that a stock loader draws from."""
-    holders = [loader, *samplers(loader)]
-    found = {id(g): g for g in (getattr(holder, "generator", None) for holder in holders)}
-    return [generator for generator in found.values() if isinstance(generator, torch.Generator)]
-
-
-def first_batch(loader: Any, argument: str) -> Any:
-    """Return a loader's first batch, and leave the loader and the process's generators as they were."""
-    if isinstance(loader, Iterator):
-        check.fail("fit", argument, "a loader that can be read more than once", "an iterator")
-    states = [(generator, generator.get_state()) for generator in generators(loader)]
-    with rng.untouched():
-        if hasattr(loader, "dealt"):
-            source = loader.dealt()
-        else:
-            source = iter(loader.batches(0) if hasattr(loader, "batches") else loader)
-        first = next(source, None)
-    for generator, state in states:
-        generator.set_state(state)
-    if first is None:
-        check.fail("fit", argument, "a loader of at least one batch", "none (is the dataset empty?)")
-    return first
-
-
-def grouped(loader: Any, epoch: int, start: int, size: int, device: torch.device) -> Iterator[list[Batch]]:
-    """Yield an epoch's batches from number `start` on, in groups of `size`, on the device.
-
-    A loader of `congruence.data` starts where it is told. Any other starts anew; its sampler hears of the epoch.
-    """
-    if hasattr(loader, "batches"):
-        source: Iterable[Any] = loader.batches(epoch, start)
-    else:
-        for sampler in samplers(loader):
-            if hasattr(sampler, "set_epoch"):
-                sampler.set_epoch(epoch)
-        source = loader
+def grouped(batches: Iterable[Batch], size: int, device: torch.device) -> Iterator[list[Batch]]:
+    """Yield batches in groups of `size`, on the device; the last group may be smaller."""
     group: list[Batch] = []
-    for raw in source:
-        group.append(unpack(raw, device))
+    for batch in batches:
+        group.append(batch.to(device))
         if len(group) == size:
             yield group
             group = []

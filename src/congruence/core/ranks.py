@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+T = TypeVar("T")
 
 
 def world_size() -> int:
@@ -77,3 +80,33 @@ def barrier() -> None:
     """Wait for all ranks."""
     if world_size() > 1:
         dist.barrier()
+
+
+def mean_over_ranks(value: Tensor) -> Tensor:
+    """Return the mean of a tensor over the ranks."""
+    return sum_over_ranks(value) / world_size()
+
+
+def from_all_ranks(value: T) -> list[T]:
+    """Return every rank's value, in rank order."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def on_rank_zero(function: Callable[[], T]) -> T:
+    """Return, on every rank, what the function returns on rank 0; a `ValueError` there is raised on all."""
+    if world_size() == 1:
+        return function()
+    box: list[Any] = [None, None]
+    if rank() == 0:
+        try:
+            box[0] = function()
+        except ValueError as error:
+            box[1] = str(error)
+    dist.broadcast_object_list(box, src=0)
+    if box[1] is not None:
+        raise ValueError(box[1])
+    return cast(T, box[0])

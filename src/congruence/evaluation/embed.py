@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from congruence.core.batch import unpack
 from congruence.core.devices import to_device
+from congruence.data.loading.source import BatchSource
 from congruence.metrics import accuracy
 from congruence.models.evaluating import evaluating
 from congruence.models.projectors import rows
@@ -67,8 +67,7 @@ def embed_all(
     with contextlib.ExitStack() as stack:
         for model in models.values():
             stack.enter_context(evaluating(model))
-        for raw in loader.dealt() if hasattr(loader, "dealt") else loader:
-            batch = unpack(raw)
+        for batch in BatchSource(loader).share():
             for reader in readers.values():
                 reader.read(batch.inputs)
             if batch.labels is not None:

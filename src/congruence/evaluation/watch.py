@@ -87,7 +87,7 @@ class Diagnostics:
         with untouched():
             read = embed_all(models, self.loader, layers=layers)
         taught = read.pop(_TEACHER, kept)
-        if teacher is not None and taught is not None and hasattr(self.loader, "dealt"):
+        if teacher is not None and taught is not None and isinstance(self.loader, data.Loader):
             self._taught = teacher, taught
         found = {}
         for name, student in read.items():

@@ -6,8 +6,7 @@ import atexit
 import gc
 import os
 import warnings
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -15,10 +14,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from congruence.core.batch import Batch
-from congruence.core.ranks import any_rank, rank, sum_over_ranks, world_size
+from congruence.core.ranks import any_rank, mean_over_ranks, world_size
 from congruence.distiller.distiller import Distiller
-
-T = TypeVar("T")
 
 
 def join_process_group(device: torch.device) -> None:
@@ -39,22 +36,6 @@ def _leave_process_group() -> None:
         dist.destroy_process_group()
 
 
-def on_first(function: Callable[[], T]) -> T:
-    """Return, on every rank, what the function returns on the first; a `ValueError` there is raised on all."""
-    if world_size() == 1:
-        return function()
-    box: list[Any] = [None, None]
-    if rank() == 0:
-        try:
-            box[0] = function()
-        except ValueError as error:
-            box[1] = str(error)
-    dist.broadcast_object_list(box, src=0)
-    if box[1] is not None:
-        raise ValueError(box[1])
-    return cast(T, box[0])
-
-
 def pick_device(name: str) -> torch.device:
     """Return the device of a name; "auto" is this rank's GPU where there is one, else the CPU."""
     if name == "auto":
@@ -66,20 +47,6 @@ def pick_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise ValueError(f"`FitOptions`: `device` must be a device that is there, got '{name}' ({reason}).") from None
     return device
-
-
-def from_all_ranks(value: T) -> list[T]:
-    """Return every rank's value, in rank order."""
-    if world_size() == 1:
-        return [value]
-    values: list[Any] = [None] * world_size()
-    dist.all_gather_object(values, value)
-    return values
-
-
-def mean_over_ranks(value: Tensor) -> Tensor:
-    """Return the mean of a tensor over the ranks."""
-    return sum_over_ranks(value) / world_size()
 
 
 class Scores(NamedTuple):

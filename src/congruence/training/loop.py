@@ -73,11 +73,20 @@ def fit(
     ):
         if run.finished:
             return run.result()
+        optimization = run.optimization
         while not run.complete:
             run.begin_epoch()
             for batches in run.batches():
-                run.rates.set(run.position)
-                train_step(run.objective, batches, run.optimizers, run.recorder, options, run.step, run.scaler)
+                optimization.rates.set(run.midpoint)
+                train_step(
+                    run.objective,
+                    batches,
+                    optimization.optimizers,
+                    run.recorder,
+                    options,
+                    run.position.step,
+                    optimization.scaler,
+                )
                 run.after_step()
             run.end_epoch()
         return run.finish()

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from congruence.training.options import OptimizerOptions, Precision, ScheduleOptions
+from congruence.training.options import FitOptions, OptimizerOptions, Precision, ScheduleOptions
+from congruence.training.saving.state import Stateful
 
 
 def make_optimizer(groups: list[dict[str, Any]], options: OptimizerOptions) -> Optimizer:
@@ -33,6 +34,49 @@ def make_optimizer(groups: list[dict[str, Any]], options: OptimizerOptions) -> O
 def make_scaler(precision: Precision, device: torch.device) -> torch.amp.GradScaler:
     """Build the scaler of losses: for fp16, whose small gradients are 0 unscaled; for the others it does nothing."""
     return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+
+class Optimization:
+    """All that moves the parameters: optimizers stepped together, their rates, and the scaler of losses.
+
+    Args:
+        optimizers: at least one.
+        options: the precision, and the schedule unless there is a `scheduler`.
+        scheduler: the caller's own, stepped once an epoch.
+        epochs: length of the run.
+        device: of the parameters.
+    """
+
+    def __init__(
+        self,
+        optimizers: Sequence[Optimizer],
+        options: FitOptions,
+        scheduler: Any,
+        *,
+        epochs: float,
+        device: torch.device,
+    ) -> None:
+        self.optimizers, self.scheduler = tuple(optimizers), scheduler
+        self.scaler = make_scaler(options.precision, device)
+        self.rates = Rates(optimizers, options.schedule if scheduler is None else None, epochs)
+
+    def all(self) -> tuple[Any, ...]:
+        """Return the optimizers, and the caller's scheduler where there is one."""
+        return (*self.optimizers, *([] if self.scheduler is None else [self.scheduler]))
+
+    def parts(self) -> dict[str, Stateful]:
+        """Return what a checkpoint keeps, by name."""
+        parts: dict[str, Stateful] = {f"optimizer.{number}": each for number, each in enumerate(self.optimizers)}
+        if self.scaler.is_enabled():
+            parts["scaler"] = self.scaler
+        if self.scheduler is not None:
+            parts["scheduler"] = self.scheduler
+        return parts
+
+    def end_epoch(self) -> None:
+        """Step the caller's scheduler."""
+        if self.scheduler is not None:
+            self.scheduler.step()
 
 
 class Rates:

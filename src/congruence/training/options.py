@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from congruence.core import check
+from congruence.training.saving.identity import options_identity
 
 Precision = Literal["float32", "bf16", "fp16"]
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
@@ -233,18 +234,4 @@ class FitOptions:
 
     def describe(self) -> dict[str, Any]:
         """Return what makes a run the run it is, as plain values: two runs that differ here are not one run."""
-        apart = {"out", "device", "resume", "evaluate", "monitor", "callbacks", "diagnose"}
-        apart |= {"checkpoint_seconds", "tensorboard"}
-        # Runs from before there were these do not name them.
-        apart |= {name for name in ("micro_batch", "channels_last", "compile") if not getattr(self, name)}
-        values: dict[str, Any] = {}
-        for item in fields(self):
-            value = getattr(self, item.name)
-            if isinstance(value, (OptimizerOptions, ScheduleOptions)):
-                value = {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
-            values[item.name] = value
-        return {name: value for name, value in values.items() if name not in apart}
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+        return options_identity(self)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from congruence.core.files import append_line
-from congruence.core.ranks import any_rank
-from congruence.training.distributed import mean_over_ranks
-from congruence.training.saving.checkpoint import said
+from congruence.core.ranks import any_rank, mean_over_ranks
+from congruence.training.saving.checkpoint import naming_write_errors
+from congruence.training.saving.run_directory import RunDirectory
 
 LOG = logging.getLogger("congruence")
 NORMS_EVERY = 100
@@ -33,8 +32,10 @@ class Recorder:
     checkpoint is written, and the next flush raises `NonFiniteLossError` with the step and the term.
     """
 
-    def __init__(self, folder: Path | None, *, every: int, device: torch.device, tensorboard: bool = False) -> None:
-        self.path = folder / "metrics.jsonl" if folder else None
+    def __init__(
+        self, directory: RunDirectory | None, *, every: int, device: torch.device, tensorboard: bool = False
+    ) -> None:
+        self.path = directory.metrics if directory else None
         self.every = every
         self.bad = torch.zeros((), dtype=torch.bool, device=device)
         self.bad_step = torch.full((), -1, dtype=torch.int64, device=device)
@@ -44,8 +45,8 @@ class Recorder:
         self.norms: dict[str, Tensor] = {}
         self._compared = False
         self._events: Callable[..., Any] | None = None
-        if tensorboard and folder:
-            self._events = functools.partial(event_writer(), str(folder / "tensorboard"))
+        if tensorboard and directory:
+            self._events = functools.partial(event_writer(), str(directory.tensorboard))
         self._writer: Any = None
 
     @property
@@ -89,16 +90,16 @@ class Recorder:
 
     def _compare(self, norms: Mapping[str, float]) -> None:
         """Warn once, from the first norms, where one term's gradient drowns another's."""
-        felt = felt_norms(norms)
-        if self._compared or not felt:
+        by_term = norms_by_term(norms)
+        if self._compared or not by_term:
             return
         self._compared = True
-        large, small = max(felt, key=felt.__getitem__), min(felt, key=felt.__getitem__)
-        if felt[large] > LOPSIDED * felt[small]:
+        large, small = max(by_term, key=by_term.__getitem__), min(by_term, key=by_term.__getitem__)
+        if by_term[large] > LOPSIDED * by_term[small]:
             LOG.warning(
                 "The first gradient of '%s' (%.2g) is %.0f times that of '%s' (%.2g): see their weights, and the "
                 "gradient_norms of metrics.jsonl.",
-                *(large, felt[large], felt[large] / felt[small], small, felt[small]),
+                *(large, by_term[large], by_term[large] / by_term[small], small, by_term[small]),
             )
 
     def stop_if_bad(self) -> None:
@@ -119,7 +120,7 @@ class Recorder:
     def write(self, row: Mapping[str, Any]) -> None:
         """Write a line, and its numbers as TensorBoard scalars."""
         if self.path:
-            with said(self.path):
+            with naming_write_errors(self.path):
                 append_line(self.path, row)
         if self._events:
             # Events that a killed run left beyond this step are hidden.
@@ -131,13 +132,13 @@ class Recorder:
                         self._writer.add_scalar("/".join(filter(None, (name, inner))), number, row["step"])
             self._writer.flush()
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
-        kept = {"sums": dict(self.sums), "counts": dict(self.counts), "norms": dict(self.norms)}
-        return {**kept, "offset": self.offset}
+        means = {"sums": dict(self.sums), "counts": dict(self.counts), "norms": dict(self.norms)}
+        return {**means, "offset": self.offset}
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Restore `state`, and cut metrics.jsonl back to where it was then."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore `state_dict`, and cut metrics.jsonl back to where it was then."""
         device = self.bad.device
         self.sums = {name: value.to(device) for name, value in state["sums"].items()}
         self.norms = {name: value.to(device) for name, value in state["norms"].items()}
@@ -152,16 +153,16 @@ class Recorder:
             self._writer.close()
 
 
-def felt_norms(norms: Mapping[str, float]) -> dict[str, float]:
+def norms_by_term(norms: Mapping[str, float]) -> dict[str, float]:
     """Return the norm of each term's gradient, but for those without one.
 
     A term of several parts ("mlld.class") counts as its largest: its authors have weighed them against each other.
     """
-    felt: dict[str, float] = {}
+    largest: dict[str, float] = {}
     for name, norm in norms.items():
         term = name.partition(".")[0]
-        felt[term] = max(norm, felt.get(term, 0.0))
-    return {term: norm for term, norm in felt.items() if norm > 0}
+        largest[term] = max(norm, largest.get(term, 0.0))
+    return {term: norm for term, norm in largest.items() if norm > 0}
 
 
 def event_writer() -> Callable[..., Any]:

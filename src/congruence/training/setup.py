@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
-import signal
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from congruence.core import check, ranks, rng
-from congruence.core.batch import first_batch, samplers, unpack
-from congruence.core.fingerprint import fingerprint
+from congruence.data.loading.source import BatchSource
 from congruence.distiller.distiller import Distiller
 from congruence.methods.method import Clock
 from congruence.models.evaluating import evaluating
@@ -42,15 +38,12 @@ class Extent(NamedTuple):
         return self.epochs is not None and epoch >= self.epochs
 
 
-def extent(loader: Iterable[Any], options: FitOptions) -> Extent:
-    """Return how long a run over a loader is."""
-    try:
-        batches = len(loader)  # type: ignore[arg-type]
-    except TypeError:
+def extent(source: BatchSource, options: FitOptions) -> Extent:
+    """Return how long a run over a source of batches is."""
+    batches = source.steps()
+    if batches is None:
         if options.max_steps is None:
-            raise ValueError(
-                "`fit`: `train_loader` must have a length, or `max_steps` be given, got neither."
-            ) from None
+            raise ValueError("`fit`: `train_loader` must have a length, or `max_steps` be given, got neither.")
         return Extent(options.max_steps, options.epochs, options.max_steps)
     if batches == 0:
         check.fail("fit", "train_loader", "a loader of at least one batch", "none (is the dataset empty?)")
@@ -70,7 +63,7 @@ def rehearse_run(
 ) -> None:
     """Find out whether `fit` would refuse a run that is not to be trained now; nothing is told or written."""
     distiller.to(device)
-    every_epoch_counts(distiller, extent(loader, options))
+    every_epoch_counts(distiller, extent(BatchSource(loader, "train_loader"), options))
     optimizers(distiller, options, None, None)
     rehearse_validation(distiller, val_loader, options, device, Best(tuple(distiller.students), options.monitor))
     if options.tensorboard:
@@ -84,27 +77,26 @@ def every_epoch_counts(distiller: Distiller, extent: Extent) -> None:
             raise ValueError(f"`Distiller`: no term counts in epoch {epoch}: see start_epoch, stop_epoch and weight.")
 
 
-def prepare(distiller: Distiller, loader: Any, options: FitOptions, device: torch.device, extent: Extent) -> None:
+def prepare(
+    distiller: Distiller, source: BatchSource, options: FitOptions, device: torch.device, extent: Extent
+) -> None:
     """Move everything to the device, build what waits for an example, and warn of what changes a loss."""
     distiller.to(device)
     if not distiller.built:
-        distiller.build(unpack(first_batch(loader, "train_loader"), device).inputs)
+        distiller.build(source.first().to(device).inputs)
     if distiller.cache:
-        distiller.cache.serves(loader)
+        distiller.cache.serves(source.loader)
         distiller.cache.open(distiller.bindings.values())
     every_epoch_counts(distiller, extent)
     relational = [name for name, needs in distiller.needs().items() if needs.scope == "batch"]
     if options.accumulate > 1 and relational:
-        size = getattr(loader, "batch_size", None)
-        shares = 1 if hasattr(loader, "batches") else ranks.world_size()  # ours count the global batch
-        sees = f"{size * shares} samples" if isinstance(size, int) else "one batch"
+        sees = "one batch" if source.batch_size is None else f"{source.batch_size} samples"
         warnings.warn(
             f"accumulate={options.accumulate} does not enlarge the batch of {', '.join(relational)}: each loss sees "
             f"{sees}. A larger batch with `micro_batch=` is the exact way.",
             stacklevel=4,
         )
-    shared = hasattr(loader, "batches") or any(hasattr(sampler, "set_epoch") for sampler in samplers(loader))
-    if ranks.world_size() > 1 and not shared:
+    if ranks.world_size() > 1 and not source.shared_by_ranks:
         LOG.warning("The training loader has no DistributedSampler: each rank may see all samples.")
     for name, layers in distiller.layers().items():
         LOG.info("%s reads %s", name, layers)
@@ -121,27 +113,6 @@ def rehearse_validation(
     if options.diagnose is not None:
         with torch.no_grad(), rng.untouched(), evaluating(distiller):
             options.diagnose.rehearse(distiller)
-
-
-def describe(distiller: Distiller, loader: Any, options: FitOptions, extent: Extent) -> dict[str, Any]:
-    """Return what makes a run the run it is, as plain values."""
-    size = getattr(loader, "batch_size", None)
-    data = loader.describe() if hasattr(loader, "describe") else {"batch_size": size if isinstance(size, int) else None}
-    return {
-        "terms": [term.describe() for term in distiller.terms],
-        "students": {name: _architecture(module) for name, module in distiller.students.items()},
-        "teacher": fingerprint(distiller.teacher.module.state_dict()) if distiller.teacher else None,
-        "teacher_cache": distiller.cache.describe() if distiller.cache else None,
-        "options": options.describe(),
-        "data": {"steps": extent.per_epoch, **data},
-        "ranks": ranks.world_size(),
-    }
-
-
-def _architecture(module: nn.Module) -> str:
-    state = module.state_dict().items()
-    shapes = str([(key, list(value.shape)) for key, value in state if isinstance(value, Tensor)])
-    return hashlib.sha256(shapes.encode()).hexdigest()[:16]
 
 
 def optimizers(
@@ -172,11 +143,3 @@ def optimizers(
         if not any(getattr(scheduler, "optimizer", None) is optimizer for optimizer in used):
             check.fail("fit", "scheduler", "over an optimizer given as `optimizer=`", "another")
     return used
-
-
-def on_sigterm(handler: Any) -> Any:
-    """Install a handler in the main thread, the only one that may; return the one before."""
-    try:
-        return signal.signal(signal.SIGTERM, handler)
-    except ValueError:
-        return None

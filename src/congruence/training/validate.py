@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from congruence.core import check, ranks, rng
-from congruence.core.batch import Batch, first_batch, unpack
+from congruence.core.batch import Batch
+from congruence.core.ranks import from_all_ranks, on_rank_zero
+from congruence.data.loading.source import BatchSource
 from congruence.distiller.distiller import Distiller
 from congruence.models.evaluating import evaluating
-from congruence.training.distributed import from_all_ranks, on_first
 from congruence.training.options import Diagnose, Evaluate
 
 _COUNT = "count"
@@ -51,8 +52,8 @@ def validate(distiller: Distiller, loader: Iterable[Any], device: torch.device) 
 def _sums(distiller: Distiller, loader: Iterable[Any], device: torch.device, *, labels: bool) -> dict[str, float]:
     """Add up what the batches of all ranks measure, by their labels if these are to be used and are there."""
     totals: dict[str, Tensor] = {}
-    for raw in loader.dealt(ranks.rank(), ranks.world_size()) if hasattr(loader, "dealt") else loader:
-        batch = unpack(raw, device)
+    for batch in BatchSource(loader, "val_loader").share(ranks.rank(), ranks.world_size()):
+        batch = batch.to(device)
         labels = labels and (bool(totals) or batch.labels is not None)  # the first batch decides
         for name, value in _measured(distiller, batch, labels=labels).items():
             totals[name] = totals[name] + value if name in totals else value
@@ -67,10 +68,11 @@ def _sums(distiller: Distiller, loader: Iterable[Any], device: torch.device, *, 
 def rehearse(distiller: Distiller, loader: Any, device: torch.device) -> list[str]:
     """Measure one batch before the first step, so that what does not fit shows now; return the numbers' names."""
     with rng.untouched(), evaluating(distiller):
-        batch = unpack(first_batch(loader, "val_loader"), device)
+        source = BatchSource(loader, "val_loader")
+        batch = source.first().to(device)
         labels = teaches_classes(distiller) and batch.labels is not None
         if labels and not _labelled(batch):
-            labels = any(_labelled(unpack(raw, device)) for raw in loader)
+            labels = any(_labelled(batch) for batch in source.share())
         measured = _measured(distiller, batch, labels=labels)
     return [name for name in measured if name != _COUNT]
 
@@ -94,8 +96,8 @@ def ask(distiller: Distiller, evaluate: Evaluate) -> dict[str, float]:
     for name, student in distiller.students.items():
         end = "" if len(distiller.students) == 1 else f"/{name}"
         with rng.untouched(), evaluating(student):
-            found = _by_name("evaluate", evaluate(student))
-        metrics.update({f"{key}{end}": value for key, value in found.items()})
+            own = _by_name("evaluate", evaluate(student))
+        metrics.update({f"{key}{end}": value for key, value in own.items()})
     return from_all_ranks(metrics)[0]
 
 
@@ -105,11 +107,11 @@ def diagnosed(distiller: Distiller, diagnose: Diagnose | None, epoch: int) -> di
     if diagnose is None:
         return {}
 
-    def found() -> dict[str, float]:
+    def measured() -> dict[str, float]:
         with rng.untouched(), evaluating(distiller):
             return _by_name("diagnose", diagnose(distiller, epoch))
 
-    return on_first(found)
+    return on_rank_zero(measured)
 
 
 def _by_name(option: str, told: Any) -> dict[str, float]:

@@ -7,6 +7,7 @@ import math
 import pytest
 
 from congruence.training.saving.best import Best
+from congruence.training.saving.migrate import migrate_checkpoint
 
 
 def chosen(rows, monitor=None, students=("student",)):
@@ -51,7 +52,7 @@ def test_an_unknown_number_lists_near_ones():
 def test_state_goes_round():
     first, second = Best(("student",), None), Best(("student",), None)
     first.update(3, {"loss": 1.0})
-    second.load_state(first.state())
+    second.load_state_dict(first.state_dict())
     assert second.update(4, {"loss": 2.0}) == []
     assert second.epochs == {"student": 3}
 
@@ -71,11 +72,11 @@ def test_between_equal_numbers_the_smaller_loss_wins():
 
 def test_what_was_chosen_by_one_number_is_not_gone_on_with_by_another():
     first = Best(("student",), "accuracy")
-    Best(("student",), "loss").load_state(first.state())  # nothing is chosen yet
+    Best(("student",), "loss").load_state_dict(first.state_dict())  # nothing is chosen yet
     first.update(0, {"accuracy": 0.5, "loss": 1.0})
     with pytest.raises(ValueError, match=r"chose its best epoch by `monitor` 'accuracy', this one by None: "):
-        Best(("student",), None).load_state(first.state())
-    older = {name: value for name, value in first.state().items() if name != "monitor"}
+        Best(("student",), None).load_state_dict(first.state_dict())
+    older = {name: value for name, value in first.state_dict().items() if name != "monitor"}
     again = Best(("student",), "loss")
-    again.load_state(older)
+    again.load_state_dict(migrate_checkpoint({"congruence": 1, "best": older})["best"])
     assert again.epochs == {"student": 0}

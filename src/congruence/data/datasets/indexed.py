@@ -3,32 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sized
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch.utils.data import Dataset
 
+from congruence.core.batch import parse
 from congruence.core.check import fail
-
-_LABEL_KEYS = ("labels", "label")
-
-
-class Item(NamedTuple):
-    """A sample, or a collated batch of them, taken apart; `label` is None where there is none."""
-
-    inputs: Any
-    label: Any
-
-
-def take_apart(item: Any) -> Item:
-    """Read `x`, `(x, y)`, `(x, y, ...)` or a mapping, whose "labels" or "label" is the label."""
-    if isinstance(item, Mapping):
-        key = next((key for key in _LABEL_KEYS if key in item), None)
-        return Item({name: value for name, value in item.items() if name != key}, None if key is None else item[key])
-    if isinstance(item, tuple | list):
-        if not item:
-            fail("loader", "dataset", "one whose items are `x`, `(x, y)` or mappings", "an empty item")
-        return Item(item[0], item[1] if len(item) > 1 else None)
-    return Item(item, None)
 
 
 class Indexed(Dataset[Any]):
@@ -47,8 +27,8 @@ class Indexed(Dataset[Any]):
         item = self.dataset[place]
         if isinstance(item, Mapping):
             return {**item, "index": place}
-        inputs, label = take_apart(item)
-        return inputs, -1 if label is None else label, place
+        parts = parse(item)
+        return parts.inputs, -1 if parts.labels is None else parts.labels, place
 
 
 def indexed(dataset: Any) -> Indexed:

@@ -11,13 +11,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from congruence.core import ranks
+from congruence.core.batch import Batch
 from congruence.core.check import Real, fail, hyperparameters
-from congruence.core.devices import to_device
-from congruence.core.host_values import move_known
 from congruence.core.rng import keyed_generator
 from congruence.data.augment.crops import PLAIN_VIEWS, normalize
 from congruence.data.datasets.images import ImageDataset, Spec
-from congruence.data.loading.draws import ByteDraws, Drawn, Draws, Refused, Request
+from congruence.data.loading.draws import ByteDraws, Draws, Refused, Request, with_views
 
 _ORDER = 201  # The stream of the order's generator.
 _WHOLE = Real(low=0, closed="low", integer=True)
@@ -158,10 +157,14 @@ class Loader:
         Returns:
             An iterator over this rank's share of each batch.
         """
+        return (batch.as_given() for batch in self._epoch_batches(epoch, start))
+
+    def _epoch_batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         hyperparameters("batches", {"epoch": _WHOLE, "start": _WHOLE}, epoch=epoch, start=start)
         world, rank = ranks.world_size(), ranks.rank()
         drawn = self.drawn_epoch(epoch)
-        return self._made([Request(drawn, batch.chunk(world)[rank]) for batch in self.plan(epoch)[start:]])
+        # A rank reads its own samples of each batch alone.
+        return self._read([Request(drawn, batch.chunk(world)[rank]) for batch in self.plan(epoch)[start:]])
 
     def varies(self) -> bool:
         """Whether an image may look otherwise in another epoch; a dataset's own transforms may always."""
@@ -172,47 +175,53 @@ class Loader:
         """Return the epoch whose augmentation an epoch has."""
         return epoch if self.view_cycle is None else epoch % self.view_cycle
 
-    def dealt(self, rank: int = 0, world: int = 1) -> Iterator[Any]:
+    def share(self, rank: int = 0, world: int = 1) -> Iterator[Any]:
         """Iterate over whole batches of epoch 0, every `world`-th from number `rank` on: for measuring.
 
         Nothing is cut to a multiple of the number of ranks, so that over all ranks each sample counts once, in the
         batch that it has on a single rank.
         """
         positions = self.sampler.whole(0) if isinstance(self.sampler, EpochOrder) else self.sampler.batches(0)
-        return self._made([Request(0, torch.as_tensor(batch, dtype=torch.int64)) for batch in positions[rank::world]])
+        return self._given([Request(0, torch.as_tensor(batch, dtype=torch.int64)) for batch in positions[rank::world]])
 
     def in_order(self, epoch: int, batch_size: int) -> Iterator[Any]:
         """Iterate over all samples in the dataset's order, drawn as in an epoch: what a teacher's cache is made of."""
-        return self._made([Request(epoch, samples) for samples in torch.arange(len(self.dataset)).split(batch_size)])
+        return self._given([Request(epoch, samples) for samples in torch.arange(len(self.dataset)).split(batch_size)])
 
-    def _made(self, requests: list[Request]) -> Iterator[Any]:
-        return (
-            self._packed(request.samples, drawn) for request, drawn in zip(requests, self._drawn(requests), strict=True)
-        )
+    def _given(self, requests: list[Request]) -> Iterator[Any]:
+        return (batch.as_given() for batch in self._read(requests))
 
-    def _drawn(self, requests: list[Request]) -> Iterator[Drawn]:
+    def _read(self, requests: list[Request]) -> Iterator[Batch]:
+        """Yield the batches that were asked for, on the device."""
         dataset = self.dataset
         if not isinstance(dataset, ImageDataset):
             draws = Draws(dataset, self.views, self.seed)
-            yield from (
-                (draws[request] for request in requests) if self.workers == 0 else self._by_workers(draws, requests)
-            )
-        elif self.workers == 0 or dataset.in_memory:
-            for epoch, index in requests:
-                views = {
-                    view: dataset.batch(
-                        index, epoch=epoch, seed=self.seed, augment=augment, view=view, device=self.device
-                    )
-                    for view, augment in self.augment.items()
-                }
-                yield Drawn(views, None if dataset.labels is None else dataset.labels[index])
+            batches = self._by_workers(draws, requests) if self.workers else (draws[request] for request in requests)
+        elif self.workers and not dataset.in_memory:
+            drawn = self._by_workers(ByteDraws(dataset, self.augment, self.seed), requests)
+            batches = (self._normalized(batch) for batch in drawn)
         else:
-            for drawn in self._by_workers(ByteDraws(dataset, self.augment, self.seed), requests):
-                if isinstance(drawn, Refused):
-                    raise ValueError(drawn.sentence)
-                moved = {view: to_device(images, self.device) for view, images in drawn.views.items()}
-                views = {view: normalize(images, dataset.mean, dataset.std) for view, images in moved.items()}
-                yield Drawn(views, drawn.labels)
+            batches = (self._images(dataset, request) for request in requests)
+        return (batch.to(self.device) for batch in batches)
+
+    def _images(self, dataset: ImageDataset, request: Request) -> Batch:
+        views = {
+            view: dataset.batch(
+                request.samples, epoch=request.epoch, seed=self.seed, augment=augment, view=view, device=self.device
+            )
+            for view, augment in self.augment.items()
+        }
+        labels = None if dataset.labels is None else dataset.labels[request.samples]
+        return with_views(views, labels, request.samples)
+
+    def _normalized(self, drawn: Batch | Refused) -> Batch:
+        """Turn the bytes that a worker sent into what the models take, on the device."""
+        if isinstance(drawn, Refused):
+            raise ValueError(drawn.sentence)
+        batch = drawn.to(self.device)
+        views = batch.views or {self.views[0]: batch.inputs}
+        numbers = {view: normalize(images, self.dataset.mean, self.dataset.std) for view, images in views.items()}
+        return with_views(numbers, batch.labels, batch.index)
 
     def _by_workers(self, draws: Dataset[Any], requests: list[Request]) -> Iterator[Any]:
         # A generator of its own: the stock loader would draw from the global one. Requests are its "samples".
@@ -225,14 +234,6 @@ class Loader:
             generator=torch.Generator().manual_seed(0),
             pin_memory=self.device is not None and torch.device(self.device).type == "cuda",
         )
-
-    def _packed(self, index: Tensor, drawn: Drawn) -> Any:
-        views = to_device(drawn.views, self.device)
-        labels, places = (move_known(part, self.device) for part in (drawn.labels, index))
-        inputs = views["main" if "main" in views else self.views[0]]
-        if self.views == ("main",):
-            return inputs, labels, places
-        return {"inputs": inputs, "labels": labels, "index": places, "views": views}
 
 
 def divides(batch_size: int, world: int) -> None:

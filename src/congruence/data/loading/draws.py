@@ -1,4 +1,4 @@
-"""Samples of datasets, drawn under keyed generators and collated: what the workers of a loader do."""
+"""What a loader's workers do: samples drawn under keyed generators, and collated into a batch on the CPU."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
+from congruence.core.batch import Batch, parse
+from congruence.core.check import fail
 from congruence.core.rng import keyed_uniform
 from congruence.data.augment.crops import view_stream
 from congruence.data.datasets.images import ImageDataset, Spec
-from congruence.data.datasets.indexed import take_apart
 
 
 class Request(NamedTuple):
@@ -26,15 +27,20 @@ class Request(NamedTuple):
     samples: Tensor
 
 
-class Drawn(NamedTuple):
-    """A batch on the CPU: the inputs of each view, and the labels or None."""
+class Refused(NamedTuple):
+    """What a worker could not read: a sentence, which is all that should cross from its process."""
 
-    views: dict[str, Any]
-    labels: Any
+    sentence: str
+
+
+def with_views(views: Mapping[str, Any], labels: Any, index: Tensor) -> Batch:
+    """Return the batch of some views, of which "main" (else the first) is the inputs; "main" alone is no view."""
+    inputs = views["main"] if "main" in views else next(iter(views.values()))
+    return Batch(inputs, labels, index, {} if list(views) == ["main"] else dict(views))
 
 
 @contextlib.contextmanager
-def _generators_kept() -> Iterator[None]:
+def _generators_restored() -> Iterator[None]:
     """Leave the CPU generators as they were; `core.rng.untouched` asks CUDA too, which a forked worker must not."""
     # NumPy's legacy generator is the one that users' transforms draw from.
     state = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
@@ -47,54 +53,59 @@ def _generators_kept() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Draws(Dataset[Drawn]):
-    """A map from requests to collated batches; each sample is a function of (seed, epoch, sample, view).
+class Draws(Dataset[Batch]):
+    """A map from requests to batches of any map-style dataset; a sample is a function of (seed, epoch, sample, view).
 
     Before a sample is read, Python's, NumPy's and torch's CPU generators are seeded from that key, so that the
     dataset's own random transforms follow it, in this process as in a worker.
+
+    Views that the items hold themselves are collated as they are.
     """
 
     dataset: Any
     views: tuple[str, ...]
     seed: int
 
-    def __getitem__(self, request: Request) -> Drawn:
+    def __getitem__(self, request: Request) -> Batch:
         views: dict[str, Any] = {}
         labels = None
-        with _generators_kept():
+        with _generators_restored():
             for view in self.views:
-                keys = keyed_uniform(self.seed, request.epoch, request.samples, 1, stream=view_stream(view))[:, 0]
-                items = []
-                for sample, key in zip(request.samples.tolist(), keys.tolist(), strict=True):
-                    self._seed(int(key * 2**53))
-                    items.append(take_apart(self.dataset[sample]))
-                views[view] = default_collate([item.inputs for item in items])
-                if labels is None and all(item.label is not None for item in items):
-                    labels = default_collate([item.label for item in items])
-        return Drawn(views, labels)
+                items = self._items(request, view)
+                own = {name: [item.views[name] for item in items] for name in items[0].views}
+                own.setdefault(view, [item.inputs for item in items])
+                views |= {name: default_collate(parts) for name, parts in own.items() if name not in views}
+                if labels is None and all(item.labels is not None for item in items):
+                    labels = default_collate([item.labels for item in items])
+        return with_views(views, labels, request.samples)
 
-    @staticmethod
-    def _seed(key: int) -> None:
-        random.seed(key)
-        np.random.seed(key % 2**32)  # noqa: NPY002
-        torch.default_generator.manual_seed(key)
+    def _items(self, request: Request, view: str) -> list[Batch]:
+        keys = keyed_uniform(self.seed, request.epoch, request.samples, 1, stream=view_stream(view))[:, 0]
+        items = []
+        for sample, key in zip(request.samples.tolist(), keys.tolist(), strict=True):
+            _seed(int(key * 2**53))
+            item = self.dataset[sample]
+            if isinstance(item, (tuple, list)) and not item:
+                fail("loader", "dataset", "one whose items are `x`, `(x, y)` or mappings", "an empty item")
+            items.append(parse(item))
+        return items
 
 
-class Refused(NamedTuple):
-    """What a worker could not read: a sentence, which is all that should cross from its process."""
-
-    sentence: str
+def _seed(key: int) -> None:
+    random.seed(key)
+    np.random.seed(key % 2**32)  # noqa: NPY002
+    torch.default_generator.manual_seed(key)
 
 
 @dataclass(frozen=True)
-class ByteDraws(Dataset[Drawn | Refused]):
+class ByteDraws(Dataset[Batch | Refused]):
     """A map from requests to batches of bytes, still to be normalised: a quarter of what floats would send."""
 
     dataset: ImageDataset
     augment: Mapping[str, Spec | bool | None]
     seed: int
 
-    def __getitem__(self, request: Request) -> Drawn | Refused:
+    def __getitem__(self, request: Request) -> Batch | Refused:
         dataset, (epoch, samples) = self.dataset, request
         try:
             views: dict[str, Any] = {
@@ -103,4 +114,4 @@ class ByteDraws(Dataset[Drawn | Refused]):
             }
         except ValueError as error:
             return Refused(str(error))
-        return Drawn(views, None if dataset.labels is None else dataset.labels[samples])
+        return with_views(views, None if dataset.labels is None else dataset.labels[samples], samples)

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from congruence.core import check
 from congruence.models.weights import load_weights
+from congruence.training.saving.migrate import ANY_MONITOR
 from congruence.training.saving.run_directory import RunDirectory
+from congruence.training.saving.state import RefusedError
 
 
 class Best:
@@ -57,15 +59,15 @@ class Best:
         for student in self.students:
             self._key(student, dict.fromkeys(names, 0.0))
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps; the weights are in the students' files."""
         return {"epochs": self.epochs, "metrics": self.metrics, "monitor": self.monitor}
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Restore `state`; what another number chose cannot be chosen again, its weights are gone."""
-        before = state.get("monitor", self.monitor)  # checkpoints from before it was kept do not name it
-        if state["epochs"] and before != self.monitor:
-            raise ValueError(
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore `state_dict`; what another number chose cannot be chosen again, its weights are gone."""
+        before = state["monitor"]
+        if state["epochs"] and before not in (self.monitor, ANY_MONITOR):
+            raise RefusedError(
                 f"The run in `out` chose its best epoch by `monitor` {before!r}, this one by {self.monitor!r}: choose "
                 f"another `out`. Nothing in it was changed."
             )

@@ -12,22 +12,21 @@ from typing import Any
 import torch
 
 from congruence.core.files import atomic
+from congruence.training.saving.migrate import FORMAT, migrate_checkpoint
 
 LOG = logging.getLogger("congruence")
-FORMAT = 1
 KEPT = 2
 
 
 @contextlib.contextmanager
-def said(path: Path) -> Iterator[None]:
+def naming_write_errors(path: Path) -> Iterator[None]:
     """Turn a failure to write a file (a full disk) into one sentence; files written before are whole."""
     try:
         yield
     except (OSError, RuntimeError) as error:
-        first = (
-            error.__context__ if isinstance(error.__context__, OSError) else error
-        )  # torch.save hides the disk's own
-        reason = (isinstance(first, OSError) and first.strerror) or str(first).split("\n")[0]
+        hidden = error.__context__  # torch.save raises an error of its own over the disk's
+        cause = hidden if isinstance(hidden, OSError) else error
+        reason = (isinstance(cause, OSError) and cause.strerror) or str(cause).split("\n")[0]
         raise ValueError(f"'{path}' could not be written: {reason}. The checkpoints before it are whole.") from error
 
 
@@ -39,8 +38,8 @@ class Checkpoints:
 
     def files(self) -> list[Path]:
         """Return the checkpoints, newest first."""
-        found = [(int(m[1]), p) for p in self.folder.glob("*.pt") if (m := re.fullmatch(r"step-(\d+)\.pt", p.name))]
-        return [path for _, path in sorted(found, reverse=True)]
+        steps = [(int(m[1]), p) for p in self.folder.glob("*.pt") if (m := re.fullmatch(r"step-(\d+)\.pt", p.name))]
+        return [path for _, path in sorted(steps, reverse=True)]
 
     def last(self) -> int:
         """Return the step of the newest checkpoint, -1 where there is none."""
@@ -54,7 +53,7 @@ class Checkpoints:
     def save(self, step: int, state: dict[str, Any]) -> Path:
         """Write a checkpoint (temporary file, fsync, rename) and drop all but the last two."""
         path = self.folder / f"step-{step:09d}.pt"
-        with said(path), atomic(path) as file:
+        with naming_write_errors(path), atomic(path) as file:
             torch.save({"congruence": FORMAT, **state}, file)
         for old in self.files()[KEPT:]:
             old.unlink(missing_ok=True)
@@ -70,12 +69,13 @@ class Checkpoints:
         reasons = []
         for path in files:
             try:
-                state = torch.load(path, map_location="cpu", weights_only=True)
+                content = torch.load(path, map_location="cpu", weights_only=True)
             except Exception as error:  # bytes that are no checkpoint fail in any way
                 reasons.append(f"'{path.name}' is truncated or foreign ({type(error).__name__})")
                 LOG.warning("%s: trying the one before.", reasons[-1])
                 continue
-            if not isinstance(state, dict) or state.get("congruence") != FORMAT:
+            state = migrate_checkpoint(content) if isinstance(content, dict) else None
+            if state is None:
                 reasons.append(f"'{path.name}' was not written by this version of congruence")
                 LOG.warning("%s: trying the one before.", reasons[-1])
                 continue

@@ -1,4 +1,4 @@
-"""A run directory: what run it holds, its students' files and its summary."""
+"""A run directory: the names of its files, what run it holds, and the files that `fit` writes."""
 
 from __future__ import annotations
 
@@ -13,42 +13,86 @@ from torch import Tensor
 from congruence.core import check
 from congruence.core.files import writable, write_json
 from congruence.models.weights import save_weights
-from congruence.training.saving.checkpoint import Checkpoints, said
+from congruence.training.saving.checkpoint import Checkpoints, naming_write_errors
+from congruence.training.saving.migrate import migrate_identity
 
 LOG = logging.getLogger("congruence")
+_SUFFIX = ".safetensors"
+_LAST = "-last"
+_ONLY = "student"  # the name of a single student
 
 
 class RunDirectory:
-    """The folder of one run.
+    """The folder of one run: the only place that knows what its files are called.
 
-    It holds `run.json` (what makes the run the run it is), `metrics.jsonl`, `checkpoints/`, `student.safetensors` (the
-    best epoch's), `student-last.safetensors` and, once finished, `summary.json`.
+    Args:
+        path: of the folder.
+        writes: whether this process writes into it; the folder is made then.
+
+    Attributes:
+        identity: run.json, what makes the run the run it is.
+        metrics: metrics.jsonl.
+        summary_file: summary.json, by which a run counts as finished.
+        config: config.toml, the resolved configuration, where one was given.
+        students: students.json, how each student is built again.
+        teacher_cache: the folder of the teacher's answers, unless another is named.
+        superclasses: the superclasses of the teacher's features, where a sampler asks for them.
+        teacher_head: the embedding head fitted on a given teacher.
+        tensorboard: the folder of event files.
+        checkpoints: see `Checkpoints`.
     """
 
-    def __init__(self, path: Path, *, writes: bool) -> None:
+    def __init__(self, path: Path, *, writes: bool = False) -> None:
         self.path = writable(path) if writes else path
         self.writes = writes
+        self.identity = path / "run.json"
+        self.metrics = path / "metrics.jsonl"
+        self.summary_file = path / "summary.json"
+        self.config = path / "config.toml"
+        self.students = path / "students.json"
+        self.teacher_cache = path / "teacher-cache"
+        self.superclasses = path / f"superclasses{_SUFFIX}"
+        self.teacher_head = path / f"teacher-head{_SUFFIX}"
+        self.tensorboard = path / "tensorboard"
         self.checkpoints = Checkpoints(path / "checkpoints")
 
-    def open(self, description: Mapping[str, Any], *, resume: bool) -> dict[str, Any] | None:
+    def folders(self) -> tuple[str, ...]:
+        """Return the names of the folders in it, which no stage can have."""
+        return tuple(folder.name for folder in (self.checkpoints.folder, self.tensorboard, self.teacher_cache))
+
+    def student_file(self, name: str = _ONLY, *, last: bool = False) -> Path:
+        """Return the file of a student: "student.safetensors", or "student-NAME.safetensors" of several."""
+        stem = _ONLY if name == _ONLY else f"{_ONLY}-{name}"
+        return self.path / f"{stem}{_LAST if last else ''}{_SUFFIX}"
+
+    def student_files(self, *, last: bool = False) -> dict[str, Path]:
+        """Return the students' files that are there, by the students' names."""
+        end = f"{_LAST}{_SUFFIX}" if last else _SUFFIX
+        files = [path for path in sorted(self.path.glob(f"{_ONLY}*{end}")) if last or not path.stem.endswith(_LAST)]
+        return {path.name.removesuffix(end).removeprefix(f"{_ONLY}-"): path for path in files}
+
+    def test_file(self, name: str = _ONLY) -> Path:
+        """Return the file of a student's test numbers: "test.json", or "test-NAME.json" of several."""
+        return self.path / ("test.json" if name == _ONLY else f"test-{name}.json")
+
+    def open(self, identity: Mapping[str, Any], *, resume: bool) -> dict[str, Any] | None:
         """Claim the folder for a run, or find this very run in it; return its last checkpoint where there is one.
 
         Raises:
             ValueError: where it holds another run, or this one and `resume` is off. Nothing in it is touched.
         """
-        told = self.path / "run.json"
-        now = json.loads(json.dumps(description))
-        before = self._told()
-        if before is None or ((before != now or not resume) and not self._begun()):
+        now = json.loads(json.dumps(identity))
+        before, same = self._recorded_identity(), migrate_identity(now)
+        if before is None or ((before != same or not resume) and not self._begun()):
             if resume:
                 LOG.info("There is no run in '%s' yet: starting it.", self.path)
-            with said(told):
+            with naming_write_errors(self.identity):
                 self.checkpoints.clear()
-                write_json(told, now)
+                write_json(self.identity, now)
             return None
-        if before != now:
+        if before != same:
             raise ValueError(
-                f"The folder '{self.path}' holds another run ({check.difference(before, now)}): choose another `out`. "
+                f"The folder '{self.path}' holds another run ({check.difference(before, same)}): choose another `out`. "
                 f"Nothing in it was changed."
             )
         if not resume:
@@ -61,41 +105,36 @@ class RunDirectory:
             raise ValueError(f"The run in '{self.path}' has lost its checkpoints: choose another `out`.")
         return state
 
-    def _told(self) -> dict[str, Any] | None:
-        path = self.path / "run.json"
+    def _recorded_identity(self) -> dict[str, Any] | None:
         try:
-            told = json.loads(path.read_text(encoding="utf8")) if path.exists() else None
+            recorded = json.loads(self.identity.read_text(encoding="utf8")) if self.identity.exists() else None
         except ValueError:
-            told = "no JSON"
-        if told is not None and not (isinstance(told, dict) and {"terms", "options"} <= set(told)):
-            raise ValueError(f"The file '{path}' is damaged or foreign: choose another `out`. Nothing was changed.")
-        return told
+            recorded = "no JSON"
+        if recorded is None:
+            return None
+        if not (isinstance(recorded, dict) and {"terms", "options"} <= set(recorded)):
+            raise ValueError(
+                f"The file '{self.identity}' is damaged or foreign: choose another `out`. Nothing was changed."
+            )
+        return migrate_identity(recorded)
 
     def _begun(self) -> bool:
         """Whether the run has made a step that is kept: one that has not may make way for another."""
-        metrics = self.path / "metrics.jsonl"
-        return self.checkpoints.last() > 0 or (metrics.exists() and metrics.stat().st_size > 0)
+        return self.checkpoints.last() > 0 or (self.metrics.exists() and self.metrics.stat().st_size > 0)
 
     def summary(self) -> dict[str, Any] | None:
         """Return the summary of a finished run."""
-        path = self.path / "summary.json"
-        return json.loads(path.read_text(encoding="utf8")) if path.exists() else None
-
-    def student_file(self, name: str, *, last: bool = False) -> Path:
-        """Return the file of a student: "student.safetensors", or "student-NAME.safetensors" of several."""
-        stem = "student" if name == "student" else f"student-{name}"
-        return self.path / f"{stem}{'-last' if last else ''}.safetensors"
+        return json.loads(self.summary_file.read_text(encoding="utf8")) if self.summary_file.exists() else None
 
     def save_student(self, name: str, state: Mapping[str, Tensor], *, last: bool = False) -> None:
         """Write a student's weights."""
         if self.writes:
             path = self.student_file(name, last=last)
-            with said(path):
+            with naming_write_errors(path):
                 save_weights(dict(state), path, metadata={"format": "pt"})
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write the summary, by which a run counts as finished."""
         if self.writes:
-            path = self.path / "summary.json"
-            with said(path):
-                write_json(path, summary)
+            with naming_write_errors(self.summary_file):
+                write_json(self.summary_file, summary)

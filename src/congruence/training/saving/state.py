@@ -1,74 +1,73 @@
-"""A run as plain tensors and values, and back: all that decides the coming steps."""
+"""The state of a run: named parts, each of which saves itself and loads itself."""
 
 from __future__ import annotations
 
-import logging
-from typing import TYPE_CHECKING, Any
-
-import torch
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from congruence.core import ranks, rng
-from congruence.core.batch import generators as loader_generators
-from congruence.training.distributed import on_first
-
-if TYPE_CHECKING:
-    from congruence.training.run import Run
-
-LOG = logging.getLogger("congruence")
 
 
-def snapshot(run: Run, generators: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the state of a run, with the generators of every rank."""
-    return {
-        "position": [run.epoch, run.batch, run.step, run.elapsed()],
-        "distiller": run.distiller.state_dict(),
-        "optimizers": [optimizer.state_dict() for optimizer in run.optimizers],
-        "scaler": run.scaler.state_dict(),
-        "scheduler": run.scheduler.state_dict() if run.scheduler is not None else None,
-        "generators": generators,
-        "loader": [generator.get_state() for generator in loader_generators(run.train_loader)],
-        "recorder": run.recorder.state(),
-        "history": run.history,
-        "best": run.best.state(),
-    }
+class Stateful(Protocol):
+    """A part of a run that a checkpoint keeps: modules and optimizers are such, and what this package adds."""
+
+    def state_dict(self) -> Any:
+        """Return all that decides the coming steps, as tensors and plain values."""
+
+    def load_state_dict(self, state_dict: Any, /) -> Any:
+        """Restore `state_dict`."""
 
 
-def restore(run: Run, state: dict[str, Any]) -> None:
-    """Put a run back to a snapshot."""
-    run.best.load_state(state["best"])  # may refuse the run, before the recorder cuts its file
-    run.epoch, run.batch, run.step, run.seconds = state["position"]
-    try:
-        run.distiller.load_state_dict(state["distiller"])
-        for optimizer, saved in zip(run.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-    except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"The checkpoint in '{run.options.out}' is of other models or methods: {reason}") from None
-    if run.scaler.is_enabled():
-        run.scaler.load_state_dict(state["scaler"])
-    if run.scheduler is not None:
-        run.scheduler.load_state_dict(state["scheduler"])
-    rng.set_state(state["generators"][ranks.rank()])
-    for generator, kept in zip(loader_generators(run.train_loader), state["loader"], strict=True):
-        generator.set_state(kept)
-    run.recorder.load_state(state["recorder"])
-    run.history = state["history"]
-    directory = run.directory
-    if directory:
-        run.best.states = on_first(lambda: run.best.read(directory))
-    LOG.info("Resumed at epoch %d, step %d.", run.epoch, run.step)
+class RefusedError(ValueError):
+    """A part will not go on from a state, and its sentence says why."""
 
 
-def summary(run: Run) -> dict[str, Any]:
-    """Return what a finished run writes down."""
-    return {
-        "status": "finished",
-        "epochs": run.epoch,
-        "steps": run.step,
-        "seconds": run.seconds,
-        "best_epoch": run.best.epochs,
-        "best": run.best.metrics,
-        "last": run.history[-1],
-        "torch": torch.__version__,
-        "device": str(run.device),
-    }
+Parts = Mapping[str, Stateful]
+
+
+def state_of(parts: Parts) -> dict[str, Any]:
+    """Return the state of all parts by name; every rank must call it."""
+    return {name: part.state_dict() for name, part in parts.items()}
+
+
+def load_parts(parts: Parts, state: Mapping[str, Any], *, out: Any) -> None:
+    """Restore the parts in their order.
+
+    Raises:
+        ValueError: where a part is not there, does not fit, or refuses.
+    """
+    for name, part in parts.items():
+        try:
+            part.load_state_dict(state[name])
+        except RefusedError:
+            raise
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+            raise ValueError(f"The checkpoint in '{out}' is of other models or methods: {reason}") from None
+
+
+class Generators:
+    """The process's own random generators, of every rank."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the generators of all ranks; every rank must call it."""
+        return {"ranks": ranks.from_all_ranks(rng.get_state())}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore this rank's."""
+        rng.set_state(state["ranks"][ranks.rank()])
+
+
+class History:
+    """The validation numbers of every epoch so far."""
+
+    def __init__(self) -> None:
+        self.epochs: list[dict[str, float]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the numbers, an epoch each."""
+        return {"epochs": self.epochs}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore `state_dict`."""
+        self.epochs = list(state["epochs"])

@@ -1,0 +1,119 @@
+"""How a run reads a loader, whoever made it: what starts where it is told, what is shared by ranks, what is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+
+from congruence.core import check, ranks, rng
+from congruence.core.batch import Batch, unpack
+from congruence.data.loading.batches import Loader
+
+
+@runtime_checkable
+class PlannedLoader(Protocol):
+    """A loader whose batches are a function of (epoch, number): `congruence.data.loader`'s, or one that wraps it.
+
+    It gives each rank its share of a batch, and starts an epoch at any of them to the same bits.
+    """
+
+    def __len__(self) -> int: ...
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Any]:
+        """Iterate over an epoch's batches from number `start` on."""
+
+
+class BatchSource:
+    """Batches of a loader for training and for measuring.
+
+    Args:
+        loader: a `PlannedLoader`; or any iterable, a stock DataLoader for one, which starts anew in every epoch.
+        argument: what a sentence calls it.
+    """
+
+    def __init__(self, loader: Any, argument: str = "loader") -> None:
+        self.loader, self.argument = loader, argument
+        self.planned = isinstance(loader, PlannedLoader)
+
+    def steps(self) -> int | None:
+        """Return how many batches an epoch has, None where the loader does not say."""
+        try:
+            return len(self.loader)
+        except TypeError:
+            return None
+
+    @property
+    def batch_size(self) -> int | None:
+        """Samples of a batch over all ranks, None where the loader does not say."""
+        size = getattr(self.loader, "batch_size", None)
+        if not isinstance(size, int):
+            return None
+        return size if self.planned else size * ranks.world_size()
+
+    @property
+    def shared_by_ranks(self) -> bool:
+        """Whether each rank is given samples of its own, as far as one can tell."""
+        return self.planned or any(hasattr(sampler, "set_epoch") for sampler in self._samplers())
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield an epoch's batches, of a planned loader from number `start` on; a stock sampler hears of the epoch."""
+        if isinstance(self.loader, Loader):
+            return self.loader._epoch_batches(epoch, start)
+        if isinstance(self.loader, PlannedLoader):
+            return map(unpack, self.loader.batches(epoch, start))
+        for sampler in self._samplers():
+            if hasattr(sampler, "set_epoch"):
+                sampler.set_epoch(epoch)
+        return map(unpack, self.loader)
+
+    def share(self, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+        """Yield one pass for measuring: of `congruence.data.loader` every `world`-th batch, of another all it gives."""
+        if isinstance(self.loader, Loader):
+            return map(unpack, self.loader.share(rank, world))
+        return map(unpack, self.loader)
+
+    def first(self) -> Batch:
+        """Return the first batch, and leave the loader and the process's generators as they were.
+
+        Raises:
+            ValueError: for a loader that can be read only once, or that gives nothing.
+        """
+        if isinstance(self.loader, Iterator):
+            check.fail("fit", self.argument, "a loader that can be read more than once", "an iterator")
+        state = self.state_dict()
+        with rng.untouched():
+            own = isinstance(self.loader, PlannedLoader) and not isinstance(self.loader, Loader)
+            batch = next(self.epoch(0) if own else self.share(), None)
+        self.load_state_dict(state)
+        if batch is None:
+            check.fail("fit", self.argument, "a loader of at least one batch", "none (is the dataset empty?)")
+        return batch
+
+    def describe(self) -> dict[str, Any]:
+        """Return what decides the batches, as plain values, as far as the loader says."""
+        if isinstance(self.loader, Loader):
+            return self.loader.describe()
+        size = getattr(self.loader, "batch_size", None)
+        return {"batch_size": size if isinstance(size, int) else None}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the generators of its own that a stock loader draws from."""
+        return {"generators": [generator.get_state() for generator in self._generators()]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore `state_dict`."""
+        for generator, before in zip(self._generators(), state["generators"], strict=True):
+            generator.set_state(before)
+
+    def _samplers(self) -> list[Any]:
+        """Return the samplers of a stock loader: its own, that of its batches, and the one beneath."""
+        of_batches = getattr(self.loader, "batch_sampler", None)
+        candidates = (getattr(self.loader, "sampler", None), of_batches, getattr(of_batches, "sampler", None))
+        return list({id(sampler): sampler for sampler in candidates if sampler is not None}.values())
+
+    def _generators(self) -> list[torch.Generator]:
+        holders = [self.loader, *self._samplers()]
+        own = {id(g): g for g in (getattr(holder, "generator", None) for holder in holders)}
+        return [generator for generator in own.values() if isinstance(generator, torch.Generator)]

@@ -1,0 +1,45 @@
+"""Files of older versions, brought to the present form: the one place that knows of versions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+FORMAT = 2  # of a checkpoint
+ANY_MONITOR = "*"  # of a checkpoint from before it said by which number the best epoch was chosen
+_YOUNGER_OPTIONS = {"micro_batch": None, "channels_last": False, "compile": False}
+
+
+def migrate_checkpoint(state: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return a checkpoint in the present form; None for one of a version that is not known.
+
+    Format 1 had lists in the place of parts with a `state_dict` of their own.
+
+    Example:
+        >>> migrate_checkpoint({"congruence": 1, "position": [0, 2, 2, 1.5]})["position"]
+        {'epoch': 0, 'batch': 2, 'step': 2, 'seconds': 1.5}
+        >>> migrate_checkpoint({"congruence": 99}) is None
+        True
+    """
+    if state.get("congruence") == FORMAT:
+        return dict(state)
+    if state.get("congruence") != 1:
+        return None
+    changed = {**state, "congruence": FORMAT}
+    if "position" in state:
+        changed["position"] = dict(zip(("epoch", "batch", "step", "seconds"), state["position"], strict=True))
+    for number, optimizer in enumerate(changed.pop("optimizers", [])):
+        changed[f"optimizer.{number}"] = optimizer
+    if changed.get("scheduler", {}) is None:
+        del changed["scheduler"]
+    for name, key in (("generators", "ranks"), ("loader", "generators"), ("history", "epochs")):
+        if name in state:
+            changed[name] = {key: state[name]}
+    if "best" in state:
+        changed["best"] = {"monitor": ANY_MONITOR, **state["best"]}
+    return changed
+
+
+def migrate_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an older `run.json` says, with the options that it could not name."""
+    return {**identity, "options": {**_YOUNGER_OPTIONS, **identity["options"]}}

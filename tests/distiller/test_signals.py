@@ -11,7 +11,7 @@ from _harness.toys import Bank, Queue
 
 import congruence as cg
 from congruence import Term
-from congruence.distiller.signals import kept_apart
+from congruence.distiller.signals import buffers_copied_for_backward
 from congruence.losses import PktLoss
 from congruence.methods import Clock, LossMethod, Needs, Signals
 
@@ -47,7 +47,7 @@ def test_an_update_before_the_backward_does_not_disturb_it(early):
 
 
 def test_a_plain_loss_copies_nothing():
-    assert isinstance(kept_apart(LossMethod(PktLoss(), Needs())), contextlib.nullcontext)
+    assert isinstance(buffers_copied_for_backward(LossMethod(PktLoss(), Needs())), contextlib.nullcontext)
 
 
 def test_only_what_is_saved_is_copied(monkeypatch):

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import congruence as cg
 from congruence.data.datasets.facts import DataFacts
-from congruence.distiller.signals import kept_apart
+from congruence.distiller.signals import buffers_copied_for_backward
 from congruence.losses import contrastive_representation_loss
 from congruence.methods import Probe, Signals
 from congruence.methods.crd import CHECKS, ContrastiveRepresentation
@@ -64,7 +64,7 @@ def test_two_steps_equal_the_golden():
         assert torch.equal(contrast[:, 0], cast[f"in_idx{step}"])
         leaves += [cast[f"in_s{step}"].requires_grad_()]
         embedded = method.embed(signals(leaves[-1], cast[f"in_t{step}"], cast[f"in_idx{step}"]))
-        with kept_apart(method):  # as the distiller does: `update` comes before the backward
+        with buffers_copied_for_backward(method):  # as the distiller does: `update` comes before the backward
             value = method.loss(embedded)["loss"]
         torch.testing.assert_close(value, cast[f"out_loss_step{number}"][0], rtol=1e-10, atol=0)
         total = total + value

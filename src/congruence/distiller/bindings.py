@@ -128,23 +128,23 @@ def _default(
 
 def _logits_path(model: str, bindings: Iterable[Binding]) -> str | None:
     """Return the layer at which a term reads a model's class logits; one that compares it with labels goes first."""
-    found: list[tuple[bool, str]] = []
+    candidates: list[tuple[bool, str]] = []
     for binding in bindings:
         for (name, role), paths in binding.paths.items():
             if role == "logits" and binding.models[name] == model:
-                found.append((binding.method.needs.labels, paths[-1]))
-    return max(found, key=lambda pair: pair[0])[1] if found else None
+                candidates.append((binding.method.needs.labels, paths[-1]))
+    return max(candidates, key=lambda pair: pair[0])[1] if candidates else None
 
 
 def logits_paths(students: Iterable[str], bindings: Collection[Binding], taps: Mapping[str, Taps]) -> dict[str, str]:
     """Return the layer that gives each student's class logits; those without one are left out."""
-    found = {}
+    path_of = {}
     for name in students:
         with contextlib.suppress(ValueError):  # no layer tells: then nothing measures accuracy either
             path = _logits_path(name, bindings) or taps[name].default("logits")
             taps[name].require([path])
-            found[name] = path
-    return found
+            path_of[name] = path
+    return path_of
 
 
 def _students(models: Mapping[str, str]) -> tuple[str, ...]:

@@ -38,5 +38,5 @@ class Captured:
 
     def output(self, model: str) -> Any:
         """Return what a model gave for the view "main", else for the first one; None where it did not run."""
-        found = {view: output for (name, view), output in self.outputs.items() if name == model}
-        return found.get("main", next(iter(found.values()), None))
+        by_view = {view: output for (name, view), output in self.outputs.items() if name == model}
+        return by_view.get("main", next(iter(by_view.values()), None))

@@ -18,7 +18,16 @@ from congruence.distiller.bindings import Binding, bind, for_students, logits_pa
 from congruence.distiller.captured import Captured, Output
 from congruence.distiller.forwards import forwards, read, sample
 from congruence.distiller.recall import StoredTeacher
-from congruence.distiller.signals import Once, constant, gather, kept_apart, named, require, rerunner, select
+from congruence.distiller.signals import (
+    Shared,
+    buffers_copied_for_backward,
+    check_needs,
+    gather_ranks,
+    named_parts,
+    rerunner,
+    signals_of,
+    without_gradient,
+)
 from congruence.geometry.dissimilarity import computed_once
 from congruence.methods.method import Clock, Needs, Signals
 from congruence.methods.term import Term
@@ -160,18 +169,18 @@ class Distiller(nn.Module):
         """
         terms: dict[str, Tensor] = {}
         weights: dict[str, float] = {}
-        once = Once({}, {})  # what terms that share a tap compute once
+        shared = Shared({}, {})  # what terms that share a tap compute once
         seen: list[tuple[Binding, Signals]] = []
         with computed_once():
             for term in self._active():
                 method = (binding := self.bindings[term.name]).method
-                require(binding, captured, epochs_begun=self._epochs_begun or not self.training)
+                check_needs(binding, captured, epochs_begun=self._epochs_begun or not self.training)
                 runner = rerunner(binding, self._readers, self.clock, captured.micro_batch)
-                signals = method.embed(select(binding, captured, self.clock, runner, once.pooled))
+                signals = method.embed(signals_of(binding, captured, self.clock, runner, shared.pooled))
                 if together and method.needs.scope != "sample" and world_size() > 1:
-                    signals = gather(signals, once.gathered)
-                with kept_apart(method):
-                    parts = named(term.name, method.loss(signals))
+                    signals = gather_ranks(signals, shared.gathered)
+                with buffers_copied_for_backward(method):
+                    parts = named_parts(term.name, method.loss(signals))
                 for name, (part, value) in parts.items():
                     terms[name], weights[name] = value, term.weight_of(part, self.clock)
                 seen.append((binding, signals))
@@ -179,7 +188,7 @@ class Distiller(nn.Module):
         if update:
             with torch.no_grad():
                 for binding, signals in seen:
-                    binding.method.update(constant(signals))
+                    binding.method.update(without_gradient(signals))
         return Output(loss, terms, captured.students(tuple(self.students)), captured.output("teacher"), weights)
 
     def forward(

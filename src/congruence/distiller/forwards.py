@@ -16,7 +16,7 @@ from congruence.models.taps import Taps
 from congruence.models.teacher import Teacher
 
 
-def wanted(bindings: Sequence[Binding], given: Mapping[str, Any]) -> dict[tuple[str, str], set[str]]:
+def paths_to_read(bindings: Sequence[Binding], given: Mapping[str, Any]) -> dict[tuple[str, str], set[str]]:
     """Return the paths to read by (model, view); a view that the batch lacks raises."""
     paths_of: dict[tuple[str, str], set[str]] = {}
     for binding in bindings:
@@ -54,12 +54,12 @@ def read(
     try:
         return reader.read(inputs, only=paths)
     except (RuntimeError, TypeError, IndexError) as error:
-        found = sample(inputs)
-        if found == example:
+        samples = sample(inputs)
+        if samples == example:
             raise
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"The {model} cannot take this batch: its samples are {found}, those of the example were {example} "
+            f"The {model} cannot take this batch: its samples are {samples}, those of the example were {example} "
             f"({reason})."
         ) from error
 
@@ -79,13 +79,13 @@ def forwards(
     """
     tensors: dict[Key, Tensor] = {}
     outputs: dict[tuple[str, str], Any] = {}
-    for (model, view), paths in wanted(bindings, given).items():
+    for (model, view), paths in paths_to_read(bindings, given).items():
         if recall is not None and model == "teacher":
             tensors.update({(model, view, path): tensor for path, tensor in recall(view, paths).items()})
             continue
         reader = readers[model]
         run = functools.partial(read, model, reader, paths=paths, example=example)
         module = reader.module if isinstance(reader, Teacher) else reader.model
-        outputs[model, view], found = in_chunks(run, module, given[view], micro_batch)
-        tensors.update({(model, view, path): tensor for path, tensor in found.items()})
+        outputs[model, view], tapped = in_chunks(run, module, given[view], micro_batch)
+        tensors.update({(model, view, path): tensor for path, tensor in tapped.items()})
     return tensors, outputs

@@ -42,22 +42,22 @@ def in_chunks(run: Run, model: nn.Module, inputs: Any, size: int | None) -> tupl
     check.hyperparameters("Distiller.capture", {"micro_batch": SIZE}, micro_batch=size)
     if size is None:
         return run(inputs)
-    found = tensors(inputs)
-    if not found or not found[0].dim():
+    of_inputs = tensors(inputs)
+    if not of_inputs or not of_inputs[0].dim():
         check.fail(
             "Distiller.capture", "inputs", "of tensors with a row a sample for micro_batch", type(inputs).__name__
         )
-    samples = found[0].shape[0]
+    samples = of_inputs[0].shape[0]
     if samples <= size:
         return run(inputs)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    again = _Again(run, model, inputs, samples, found[0].device, parameters)
-    return again.joined(again.first(-(-samples // size)))
+    passes = _TwoPasses(run, model, inputs, samples, of_inputs[0].device, parameters)
+    return passes.join(passes.run_without_gradient(-(-samples // size)))
 
 
 @dataclass(frozen=True)
-class _Kept:
-    """A buffer before a chunk's first pass."""
+class _SavedBuffer:
+    """A buffer as it was before a chunk's first pass."""
 
     module: nn.Module
     name: str
@@ -72,10 +72,10 @@ class _Chunk:
 
     rows: slice
     generators: dict[str, Any]
-    buffers: Sequence[_Kept]
+    buffers: Sequence[_SavedBuffer]
 
 
-class _Again:
+class _TwoPasses:
     """The two passes of one model over one batch."""
 
     def __init__(
@@ -90,72 +90,77 @@ class _Again:
         self.run, self.model, self.inputs, self.samples = run, model, inputs, samples
         self.parameters = parameters
         self.modes = [(module, module.training) for module in model.modules()]
-        self.keep = torch.is_grad_enabled() and bool(parameters)
+        # A second pass comes only where a gradient will be asked for; without it nothing need be remembered.
+        self.second_pass = torch.is_grad_enabled() and bool(parameters)
         self.chunks: list[_Chunk] = []
-        self.shared: dict[int, int] = {}  # the tensors with gradient: their places in a result, by id in the first one
+        # The tensors of a result that carry gradient: position in the result by identity. One tensor may stand in it
+        # several times (an output that is also tapped), and must have one gradient.
+        self.positions: dict[int, int] = {}
         kind = device.type
         self.cast: dict[str, Any] = {"device_type": kind, "dtype": torch.get_autocast_dtype(kind)}
+        # The second pass runs inside backward, where the autocast of the first is no longer on. Its cache stays off:
+        # older torches use a weight that was cast without gradient where it is wanted, too.
         self.cast |= {"enabled": torch.is_autocast_enabled(kind), "cache_enabled": False}
 
     def _forward(self, rows: slice) -> tuple[Any, dict[str, Tensor]]:
-        # Without autocast's cache: older torches use a weight cast without gradient where it is wanted, too.
         with torch.autocast(**self.cast):
-            return self.run(on_tensors(lambda t: self._rows(t, rows), self.inputs))
+            return self.run(on_tensors(lambda tensor: self._rows(tensor, rows), self.inputs))
 
     def _rows(self, tensor: Tensor, rows: slice) -> Tensor:
-        """Return a copy, which a model may change in place in both passes."""
+        """Return a copy of a chunk's rows: a model may change its inputs in place, in both passes alike."""
         return (tensor[rows] if tensor.dim() and len(tensor) == self.samples else tensor).clone()
 
-    def first(self, count: int) -> list[tuple[Any, dict[str, Tensor]]]:
-        """Run every chunk without gradient."""
+    def run_without_gradient(self, count: int) -> list[tuple[Any, dict[str, Tensor]]]:
+        """Make the first pass: run every chunk, and note what its forward depends on beside its rows."""
         results: list[tuple[Any, dict[str, Tensor]]] = []
-        before: dict[tuple[int, str], _Kept] = {}
+        saved: dict[tuple[int, str], _SavedBuffer] = {}
         ends = [self.samples * number // count for number in range(count + 1)]
         for rows in map(slice, ends, ends[1:]):
-            if self.keep:
-                before = _buffers(self.model, before)
-            self.chunks.append(_Chunk(rows, rng.get_state() if self.keep else {}, list(before.values())))
+            if self.second_pass:
+                saved = _saved_buffers(self.model, saved)
+            self.chunks.append(_Chunk(rows, rng.get_state() if self.second_pass else {}, list(saved.values())))
             with torch.no_grad():
                 results.append(self._forward(rows))
             _check_rows(results[-1][1], rows.stop - rows.start)
         return results
 
-    def joined(self, results: list[tuple[Any, dict[str, Tensor]]]) -> tuple[Any, dict[str, Tensor]]:
+    def join(self, results: list[tuple[Any, dict[str, Tensor]]]) -> tuple[Any, dict[str, Tensor]]:
         """Return the rows of all chunks, with a gradient that runs the chunks again."""
+        sizes = [chunk.rows.stop - chunk.rows.start for chunk in self.chunks]
         whole: dict[int, Tensor] = {}
-        for place, parts in enumerate(zip(*map(tensors, results), strict=True)):
+        for position, parts in enumerate(zip(*map(tensors, results), strict=True)):
             name = id(parts[0])
             if name in whole:
                 continue
-            sizes = [chunk.rows.stop - chunk.rows.start for chunk in self.chunks]
             rowed = all(part.dim() and len(part) == size for part, size in zip(parts, sizes, strict=True))
             whole[name] = torch.cat(parts) if rowed else parts[0]
-            if self.keep and rowed and parts[0].is_floating_point():
-                self.shared[name] = place
-        if self.shared:
-            rows = _Rows.apply(self, [whole[name] for name in self.shared], *self.parameters)
-            whole |= zip(self.shared, rows, strict=True)
+            if self.second_pass and rowed and parts[0].is_floating_point():
+                self.positions[name] = position
+        if self.positions:
+            # The rows become a function of the parameters alone: what lies between them is not in the graph.
+            rows = _Rows.apply(self, [whole[name] for name in self.positions], *self.parameters)
+            whole |= zip(self.positions, rows, strict=True)
         output, values = on_tensors(lambda tensor: whole[id(tensor)], results[0])
         return (output if tensors(output) else [output for output, _ in results]), values
 
     def gradients(self, of_rows: Sequence[Tensor | None]) -> list[Tensor | None]:
-        """Return the parameters' gradients, from those of the shared tensors."""
+        """Make the second pass: return Σ_chunks (∂rows/∂parameters)ᵀ · ∂loss/∂rows, a chunk's graph at a time."""
         total: list[Tensor | None] = [None] * len(self.parameters)
         with rng.untouched():
             for chunk in self.chunks:
-                for place, gradient in enumerate(self._of_chunk(chunk, of_rows)):
-                    before = total[place]
-                    total[place] = gradient if before is None else before if gradient is None else before + gradient
+                for number, gradient in enumerate(self._of_chunk(chunk, of_rows)):
+                    before = total[number]
+                    total[number] = gradient if before is None else before if gradient is None else before + gradient
         return total
 
     def _of_chunk(self, chunk: _Chunk, of_rows: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
-        rng.set_state(chunk.generators)
+        rng.set_state(chunk.generators)  # the same dropout masks as in the first pass
         with _as_before(self.modes, chunk.buffers), torch.enable_grad():
-            found = tensors(self._forward(chunk.rows))
+            result = tensors(self._forward(chunk.rows))
         pairs = [
-            (found[place], gradient[chunk.rows])
-            for place, gradient in zip(self.shared.values(), of_rows, strict=True)
-            if gradient is not None and found[place].requires_grad
+            (result[position], gradient[chunk.rows])
+            for position, gradient in zip(self.positions.values(), of_rows, strict=True)
+            if gradient is not None and result[position].requires_grad
         ]
         if not pairs:
             return [None] * len(self.parameters)
@@ -164,18 +169,18 @@ class _Again:
 
 
 class _Rows(torch.autograd.Function):
-    """The rows of all chunks as a function of the parameters, whose backward runs the chunks again."""
+    """The rows of all chunks as a function of the parameters, whose backward is the second pass."""
 
     @staticmethod
-    def forward(ctx: Any, again: _Again, rows: list[Tensor], *parameters: nn.Parameter) -> tuple[Tensor, ...]:
-        ctx.again = again
-        ctx.set_materialize_grads(False)
+    def forward(ctx: Any, passes: _TwoPasses, rows: list[Tensor], *parameters: nn.Parameter) -> tuple[Tensor, ...]:
+        ctx.passes = passes
+        ctx.set_materialize_grads(False)  # rows that no term reads come as None, not as zeros to go backward from
         return tuple(rows)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
-        return None, None, *ctx.again.gradients(gradients)
+        return None, None, *ctx.passes.gradients(gradients)
 
 
 def _check_rows(values: dict[str, Tensor], rows: int) -> None:
@@ -187,39 +192,41 @@ def _check_rows(values: dict[str, Tensor], rows: int) -> None:
             )
 
 
-def _buffers(model: nn.Module, before: dict[tuple[int, str], _Kept]) -> dict[tuple[int, str], _Kept]:
+def _saved_buffers(
+    model: nn.Module, before: dict[tuple[int, str], _SavedBuffer]
+) -> dict[tuple[int, str], _SavedBuffer]:
     """Copy a model's buffers; a buffer of which no change has been counted since `before` keeps its copy.
 
     A batch norm's kernel counts none, and needs none: with the batch's statistics it does not read the running ones.
     """
-    found = {}
+    saved = {}
     for module in model.modules():
         for name, buffer in module._buffers.items():
             if buffer is None:
                 continue
-            kept = before.get((id(module), name))
-            if kept is None or kept.buffer is not buffer or kept.version != version(buffer):
-                kept = _Kept(module, name, buffer, version(buffer), buffer.detach().clone())
-            found[id(module), name] = kept
-    return found
+            earlier = before.get((id(module), name))
+            if earlier is None or earlier.buffer is not buffer or earlier.version != version(buffer):
+                earlier = _SavedBuffer(module, name, buffer, version(buffer), buffer.detach().clone())
+            saved[id(module), name] = earlier
+    return saved
 
 
 @contextlib.contextmanager
-def _as_before(modes: Sequence[tuple[nn.Module, bool]], buffers: Sequence[_Kept]) -> Iterator[None]:
+def _as_before(modes: Sequence[tuple[nn.Module, bool]], saved: Sequence[_SavedBuffer]) -> Iterator[None]:
     """Hold a model in its modes of then, on copies of its buffers of then.
 
     The buffers themselves are put back unwritten: a loss's graph may have saved them.
     """
-    now = [(module, module.training) for module, _ in modes]
-    own = [kept.module._buffers[kept.name] for kept in buffers]
+    modes_now = [(module, module.training) for module, _ in modes]
+    buffers_now = [each.module._buffers[each.name] for each in saved]
     try:
         for module, training in modes:
             module.training = training
-        for kept in buffers:
-            kept.module._buffers[kept.name] = kept.copy.clone()
+        for each in saved:
+            each.module._buffers[each.name] = each.copy.clone()
         yield
     finally:
-        for kept, buffer in zip(buffers, own, strict=True):
-            kept.module._buffers[kept.name] = buffer
-        for module, training in now:
+        for each, buffer in zip(saved, buffers_now, strict=True):
+            each.module._buffers[each.name] = buffer
+        for module, training in modes_now:
             module.training = training

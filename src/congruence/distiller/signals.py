@@ -25,7 +25,7 @@ from congruence.models.taps import Taps
 from congruence.models.teacher import Teacher
 
 
-def require(binding: Binding, captured: Captured, *, epochs_begun: bool) -> None:
+def check_needs(binding: Binding, captured: Captured, *, epochs_begun: bool) -> None:
     """Refuse a batch or a loop that lacks what a method needs."""
     needs = binding.method.needs
     for need, present, hint in (
@@ -42,30 +42,32 @@ def require(binding: Binding, captured: Captured, *, epochs_begun: bool) -> None
 
 
 Runner = Callable[[Mapping[str, Any]], Signals]
-Known = dict[int, tuple[Tensor, Tensor]]  # a result by the id of its argument, which it keeps, so no id is used twice
+ByTensor = dict[int, tuple[Tensor, Tensor]]  # a result by the id of its argument, kept so that no id is used twice
 
 
-class Once(NamedTuple):
+class Shared(NamedTuple):
     """What the terms of one batch that share a tap have computed: maps averaged, rows gathered."""
 
-    pooled: Known
-    gathered: Known
+    pooled: ByTensor
+    gathered: ByTensor
 
 
-def _once(function: Callable[[Tensor], Tensor], tensor: Tensor, done: Known) -> Tensor:
+def _computed_once(function: Callable[[Tensor], Tensor], tensor: Tensor, done: ByTensor) -> Tensor:
     if id(tensor) not in done:
         done[id(tensor)] = (tensor, function(tensor))
     return done[id(tensor)][1]
 
 
-def select(binding: Binding, captured: Captured, clock: Clock, runner: Runner, pooled: Known) -> Signals:
+def signals_of(binding: Binding, captured: Captured, clock: Clock, runner: Runner, pooled: ByTensor) -> Signals:
     """Give a method its own view of what was captured: its roles, and its student as "student"."""
     needs = binding.method.needs
     tensors: dict[Key, tuple[Tensor, ...]] = {}
     for view in needs.views:
         for (model, role), paths in binding.paths.items():
-            found = tuple(captured.tensors[binding.models[model], view, path] for path in paths)
-            tensors[model, view, role] = tuple(_once(rows, t, pooled) for t in found) if role == "features" else found
+            layers = tuple(captured.tensors[binding.models[model], view, path] for path in paths)
+            if role == "features":
+                layers = tuple(_computed_once(rows, tensor, pooled) for tensor in layers)
+            tensors[model, view, role] = layers
     inputs = {view: captured.inputs[view] for view in needs.views} if needs.inputs else {}
     return Signals(tensors, binding.students, clock, captured.labels, captured.index, inputs, runner)
 
@@ -79,9 +81,9 @@ def rerunner(binding: Binding, readers: Mapping[str, Taps | Teacher], clock: Clo
             if micro_batch is not None:  # the second pass comes after `update`, which may write them
                 views = on_tensors(torch.Tensor.clone, views)
             like = sample(next(iter(views.values())))
-            found = forwards([pruned], views, readers, like, micro_batch=micro_batch)
-        again = Captured(*found, views, None, None, micro_batch)
-        return binding.method.embed(select(pruned, again, clock, run, {}))
+            tensors, outputs = forwards([pruned], views, readers, like, micro_batch=micro_batch)
+        again = Captured(tensors, outputs, views, None, None, micro_batch)
+        return binding.method.embed(signals_of(pruned, again, clock, run, {}))
 
     return run
 
@@ -103,7 +105,7 @@ def _norms_at_rest(readers: Iterable[Taps | Teacher]) -> Iterator[None]:
             norm.training = True
 
 
-def named(term: str, parts: Mapping[str, Tensor]) -> dict[str, tuple[str, Tensor]]:
+def named_parts(term: str, parts: Mapping[str, Tensor]) -> dict[str, tuple[str, Tensor]]:
     """Return a loss's parts by the name they are logged under: the term's, with ".PART" where there are several."""
     for part, value in parts.items():
         if not isinstance(value, Tensor) or value.dim() != 0:
@@ -114,7 +116,7 @@ def named(term: str, parts: Mapping[str, Tensor]) -> dict[str, tuple[str, Tensor
     return {term if len(parts) == 1 else f"{term}.{part}": (part, value) for part, value in parts.items()}
 
 
-def kept_apart(method: Method) -> contextlib.AbstractContextManager[object]:
+def buffers_copied_for_backward(method: Method) -> contextlib.AbstractContextManager[object]:
     """Copy the buffers that a loss saves for its backward: `update` may write them before the backward runs.
 
     Only what is really saved is copied: rows taken from a bank by index are a copy already.
@@ -129,17 +131,17 @@ def kept_apart(method: Method) -> contextlib.AbstractContextManager[object]:
     return saved_tensors_hooks(pack, lambda tensor: tensor)
 
 
-def constant(signals: Signals) -> Signals:
+def without_gradient(signals: Signals) -> Signals:
     """Return the signals without gradient."""
     tensors = {key: tuple(tensor.detach() for tensor in value) for key, value in signals.tensors.items()}
     return replace(signals, tensors=tensors)
 
 
-def gather(signals: Signals, shared: Known) -> Signals:
+def gather_ranks(signals: Signals, shared: ByTensor) -> Signals:
     """Return the signals with the rows of all ranks; `shared` keeps what several terms have in common."""
 
     def whole(tensor: Tensor) -> Tensor:
-        return _once(gather_rows, tensor, shared)
+        return _computed_once(gather_rows, tensor, shared)
 
     return replace(
         signals,

@@ -20,7 +20,7 @@ from congruence.core.fingerprint import fingerprint
 from congruence.core.host_values import extremes, on_host
 from congruence.data.loading.batches import Loader
 from congruence.distiller.bindings import Binding
-from congruence.distiller.forwards import wanted
+from congruence.distiller.forwards import paths_to_read
 from congruence.distiller.recall import Recall
 from congruence.models.teacher import Teacher
 from congruence.teacher_cache.cache_files import Blocks, CacheFiles, Key, megabytes
@@ -117,9 +117,11 @@ class TeacherCache:
     def open(self, bindings: Iterable[Binding]) -> None:
         """Open the layers that terms read, and make the files of those that are not there."""
         views = dict.fromkeys(self.loader.views)
-        paths = {view: paths for (model, view), paths in wanted(list(bindings), views).items() if model == "teacher"}
+        paths = {
+            view: paths for (model, view), paths in paths_to_read(list(bindings), views).items() if model == "teacher"
+        }
         samples, shapes = len(self.loader.dataset), self.teacher.taps.shapes
-        keys = {(view, path) for view, found in paths.items() for path in found} - set(self._arrays)
+        keys = {(view, path) for view, of_view in paths.items() for path in of_view} - set(self._arrays)
         if not keys:
             return
         arrays = {(view, path): (self.views, samples, *shapes[path][1:]) for view, path in sorted(keys)}
@@ -137,19 +139,19 @@ class TeacherCache:
         for number in range(self.views):
             for raw in self.loader.in_order(number, BATCH):
                 batch = unpack(raw)
-                found = {**batch.views, "main": batch.inputs}
+                inputs = {**batch.views, "main": batch.inputs}
                 yield {
                     (view, path): tensor.float().cpu().numpy()
-                    for view, wanted_paths in paths.items()
-                    for path, tensor in self._full(found[view], wanted_paths).items()
+                    for view, paths_of_view in paths.items()
+                    for path, tensor in self._full(inputs[view], paths_of_view).items()
                 }
 
     def _full(self, inputs: Any, paths: set[str]) -> dict[str, Tensor]:
         """Run the teacher over a batch that is filled up with its own first samples."""
-        place = next(self.teacher.module.parameters(), torch.empty(0)).device
+        device = next(self.teacher.module.parameters(), torch.empty(0)).device
         rows = tensors(inputs)[0].shape[0]
         order = torch.arange(BATCH) % rows
-        full = to_device(on_tensors(lambda tensor: tensor[order.to(tensor.device)], inputs), place)
+        full = to_device(on_tensors(lambda tensor: tensor[order.to(tensor.device)], inputs), device)
         return {path: tensor[:rows] for path, tensor in self.teacher.read(full, only=paths)[1].items()}
 
     def at(self, index: Tensor | None, epoch: int, bindings: Iterable[Binding]) -> Recall:
@@ -167,8 +169,8 @@ class TeacherCache:
             )
 
         def recall(view: str, paths: set[str]) -> dict[str, Tensor]:
-            found = {path: self._arrays[view, path][number][rows.numpy()] for path in paths}
-            return {path: to_device(torch.from_numpy(array), index.device).float() for path, array in found.items()}
+            stored = {path: self._arrays[view, path][number][rows.numpy()] for path in paths}
+            return {path: to_device(torch.from_numpy(array), index.device).float() for path, array in stored.items()}
 
         return recall
 

@@ -63,8 +63,8 @@ class CacheFiles:
         if not path.exists():
             return {}
         try:
-            kept = json.loads(path.read_text(encoding="utf8"))
-            identity, names = dict(kept["identity"]), dict(kept["arrays"])
+            manifest = json.loads(path.read_text(encoding="utf8"))
+            identity, names = dict(manifest["identity"]), dict(manifest["arrays"])
         except (OSError, ValueError, KeyError, TypeError):
             raise ValueError(f"The teacher's cache '{self.folder}' is damaged: '{MANIFEST}' cannot be read.") from None
         if identity != self.identity:
@@ -87,7 +87,7 @@ class CacheFiles:
         return sum(int(np.prod(shape)) * self.dtype.itemsize for shape in shapes.values())
 
     def _write(self, shapes: Mapping[Key, tuple[int, ...]], blocks: Blocks, start: int) -> dict[str, str]:
-        names = {key: f"{start + place:03}.npy" for place, key in enumerate(shapes)}
+        names = {key: f"{start + number:03}.npy" for number, key in enumerate(shapes)}
         try:
             with contextlib.ExitStack() as stack:
                 files = {key: stack.enter_context(atomic(self.folder / name)) for key, name in names.items()}
@@ -118,8 +118,8 @@ class CacheFiles:
         except (OSError, ValueError, EOFError):
             raise ValueError(f"The teacher's cache '{self.folder}' is damaged: '{name}' cannot be read.") from None
         if array.shape != shape or array.dtype != self.dtype:
-            found = f"{array.dtype} {list(array.shape)}, expected {self.dtype} {list(shape)}"
-            raise ValueError(f"The teacher's cache '{self.folder}' is damaged: '{name}' holds {found}.")
+            got = f"{array.dtype} {list(array.shape)}, expected {self.dtype} {list(shape)}"
+            raise ValueError(f"The teacher's cache '{self.folder}' is damaged: '{name}' holds {got}.")
         return np.asarray(array)
 
 

@@ -103,8 +103,8 @@ def wrap(objective: Objective) -> nn.Module:
         for parameter in objective.parameters():
             dist.broadcast(parameter.detach(), src=0)
         return objective
-    place = next(objective.parameters()).device
-    objective.unused = nn.Parameter(torch.zeros((), device=place))
+    device = next(objective.parameters()).device
+    objective.unused = nn.Parameter(torch.zeros((), device=device))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return DistributedDataParallel(objective, broadcast_buffers=False, find_unused_parameters=True)
@@ -119,7 +119,8 @@ def average_gradients(module: nn.Module) -> None:
     shared = [p for p, somewhere in zip(parameters, any_rank(there).tolist(), strict=True) if somewhere]
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in shared]
     for kind in dict.fromkeys(gradient.dtype for gradient in gradients):
-        places = [place for place, gradient in enumerate(gradients) if gradient.dtype == kind]
-        flat = mean_over_ranks(torch.cat([gradients[place].flatten() for place in places]))
-        for place, mean in zip(places, flat.split([gradients[place].numel() for place in places]), strict=True):
-            shared[place].grad = mean.view_as(shared[place])
+        # One exchange for all gradients of a type: many small ones cost more than their bytes.
+        of_kind = [number for number, gradient in enumerate(gradients) if gradient.dtype == kind]
+        flat = mean_over_ranks(torch.cat([gradients[number].flatten() for number in of_kind]))
+        for number, mean in zip(of_kind, flat.split([gradients[number].numel() for number in of_kind]), strict=True):
+            shared[number].grad = mean.view_as(shared[number])

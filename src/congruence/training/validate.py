@@ -114,11 +114,11 @@ def diagnosed(distiller: Distiller, diagnose: Diagnose | None, epoch: int) -> di
     return on_rank_zero(measured)
 
 
-def _by_name(option: str, told: Any) -> dict[str, float]:
+def _by_name(option: str, named: Any) -> dict[str, float]:
     try:
-        return {name: float(value) for name, value in told.items()}
+        return {name: float(value) for name, value in named.items()}
     except (AttributeError, TypeError, ValueError):
-        check.fail("FitOptions", option, "a function that returns numbers by name", f"one that gave {told!r}")
+        check.fail("FitOptions", option, "a function that returns numbers by name", f"one that gave {named!r}")
 
 
 def _measured(distiller: Distiller, batch: Batch, *, labels: bool) -> dict[str, Tensor]:

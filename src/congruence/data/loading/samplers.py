@@ -79,7 +79,7 @@ class ClassUniformSampler:
         self.k = k
         self.seed = seed
         self._groups = groups
-        self._members = known.split(counts.tolist())
+        self._samples_of_class = known.split(counts.tolist())
         self._length = epoch_batches or max(1, len(known) // batch_size)
 
     def __len__(self) -> int:
@@ -89,12 +89,12 @@ class ClassUniformSampler:
         """Return the positions of each global batch of an epoch."""
         hyperparameters("batches", {"epoch": Real(low=0, closed="low", integer=True)}, epoch=epoch)
         generator = keyed_generator(self.seed, _CLASSES, epoch)
-        drawn = deal(len(self._members), len(self), self._groups, generator).flatten()
-        places = drawn.argsort(stable=True).split(drawn.bincount(minlength=len(self._members)).tolist())
+        drawn = deal(len(self._samples_of_class), len(self), self._groups, generator).flatten()
+        places = drawn.argsort(stable=True).split(drawn.bincount(minlength=len(self._samples_of_class)).tolist())
         planned = torch.empty(len(drawn), self.k, dtype=torch.int64)
-        for number, (members, place) in enumerate(zip(self._members, places, strict=True)):
+        for number, (samples, slots) in enumerate(zip(self._samples_of_class, places, strict=True)):
             generator = keyed_generator(self.seed, _SAMPLES, epoch, number)
-            planned[place] = members[deal(len(members), len(place), self.k, generator)]
+            planned[slots] = samples[deal(len(samples), len(slots), self.k, generator)]
         return list(planned.view(len(self), self._groups, self.k).transpose(1, 2).reshape(len(self), -1))
 
 
@@ -147,9 +147,11 @@ class SuperclassUniformSampler:
         if wanted < groups:
             fail(name, "clusters", f"at least the {groups} that a batch of {batch_size} with k={k} holds", wanted)
         self.superclasses = kmeans(features, wanted, seed=seed % 2**32)[1].cpu()
-        found = len(self.superclasses.unique())
-        if found < groups:  # K-means leaves clusters empty where features are equal
-            fail(name, "features", f"in at least the {groups} clusters that a batch holds", f"only {found} different")
+        different = len(self.superclasses.unique())
+        if different < groups:  # K-means leaves clusters empty where features are equal
+            fail(
+                name, "features", f"in at least the {groups} clusters that a batch holds", f"only {different} different"
+            )
         self._uniform = ClassUniformSampler(
             self.superclasses, batch_size=batch_size, k=k, seed=seed, epoch_batches=epoch_batches
         )

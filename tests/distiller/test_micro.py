@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import random
 import warnings
 from dataclasses import replace
@@ -527,9 +528,18 @@ def test_killed_and_resumed_is_never_killed(tmp_path):
     assert whole.history == resumed.history
 
 
-def test_runs_from_before_micro_batches_go_on():
-    assert "micro_batch" not in cg.FitOptions(epochs=1).describe()
-    assert cg.FitOptions(epochs=1, micro_batch=3).describe()["micro_batch"] == 3
+def test_runs_from_before_micro_batches_go_on(tmp_path):
+    whole, made = run("plain", tmp_path / "run")
+    file = tmp_path / "run" / "run.json"
+    identity = json.loads(file.read_text())
+    for younger in ("micro_batch", "channels_last", "compile"):
+        del identity["options"][younger]
+    file.write_text(json.dumps(identity))
+    with pytest.raises(ValueError, match=r"its options.micro_batch is None, this one's 5"):
+        run("plain", tmp_path / "run", micro_batch=5, resume=True)
+    resumed, again = run("plain", tmp_path / "run", resume=True)
+    same_state(made, again)
+    assert whole.history == resumed.history
 
 
 # Ranks

@@ -3,7 +3,7 @@
 import torch
 from _harness.configs import tiny
 
-from congruence.pipeline import build_stage
+from congruence.pipeline import RunContext, build_stage
 
 TABLES = ('stages.student.train.sampler={name="superclass_uniform", k=2}', "stages.student.teacher_head={width=16}")
 
@@ -11,7 +11,7 @@ TABLES = ('stages.student.train.sampler={name="superclass_uniform", k=2}', "stag
 def plan_and_head(folder=None):
     """What the stage took from its teacher."""
     torch.manual_seed(0)  # of the teacher, which no earlier stage has trained
-    built = build_stage(tiny("digits/pkt", *TABLES), "student", teachers={}, out=folder)
+    built = build_stage(tiny("digits/pkt", *TABLES), "student", RunContext(out=folder))
     shares = torch.cat([index for _, _, index in built.train_loader.batches(0)])
     return {
         "plan": torch.stack(built.train_loader.plan(0)),

@@ -12,9 +12,8 @@ from congruence.config import ConfigError
 from congruence.data import ClassUniformSampler, SuperclassUniformSampler
 from congruence.evaluation.embed import embed
 from congruence.models import WithHead, fit_head, load_weights
-from congruence.pipeline import build_stage, run
-from congruence.pipeline.build import load_splits
-from congruence.pipeline.features import HEAD, SUPERCLASSES
+from congruence.pipeline import RunContext, build_stage, run
+from congruence.pipeline.context import load_splits
 
 SUR = 'stages.student.train.sampler={name="superclass_uniform", k=2}'
 WIDE = "stages.student.teacher_head={width=16}"
@@ -36,7 +35,7 @@ def unlabelled(config):
 
 def test_class_uniform_batches_are_of_the_labels_that_are_kept():
     config = sampled(name='"class_uniform"', k=4)
-    built = build_stage(config, "student", teachers={})
+    built = build_stage(config, "student", RunContext())
     sampler, labels = built.train_loader.sampler, built.train_loader.dataset.labels
     assert isinstance(sampler, ClassUniformSampler)
     assert (sampler.k, sampler.batch_size, len(built.train_loader)) == (4, 8, 12)  # of 100 labelled
@@ -46,11 +45,11 @@ def test_class_uniform_batches_are_of_the_labels_that_are_kept():
 
 
 def test_superclass_uniform_batches_are_of_clusters_of_the_teachers_features(tmp_path):
-    built = build_stage(tiny("digits/pkt", SUR), "student", teachers={}, out=tmp_path)
+    built = build_stage(tiny("digits/pkt", SUR), "student", RunContext(out=tmp_path))
     teacher, dataset = built.models.teacher, built.train_loader.dataset
     before = torch.get_rng_state()
     features = embed(teacher, [dataset.batch(range(len(dataset)))]).features
-    superclasses = load_weights(tmp_path / SUPERCLASSES)["superclasses"]
+    superclasses = load_weights(tmp_path / "superclasses.safetensors")["superclasses"]
     expected = SuperclassUniformSampler(features, batch_size=8, k=2)
     assert torch.equal(superclasses, expected.superclasses)
     plans = [built.train_loader.plan(1), expected.batches(1)]
@@ -61,24 +60,24 @@ def test_superclass_uniform_batches_are_of_clusters_of_the_teachers_features(tmp
 
 def test_superclasses_are_kept_for_a_resumed_run_and_never_written_over(tmp_path):
     config = tiny("digits/pkt", SUR)
-    first = build_stage(config, "student", teachers={}, out=tmp_path)
-    kept = (tmp_path / SUPERCLASSES).read_bytes()
+    first = build_stage(config, "student", RunContext(out=tmp_path))
+    kept = (tmp_path / "superclasses.safetensors").read_bytes()
     teacher = first.models.teacher
     assert teacher is not None
-    again = build_stage(config, "student", teachers={}, out=tmp_path, resume=True)
+    again = build_stage(config, "student", RunContext(out=tmp_path, resume=True))
     assert torch.equal(torch.stack(again.train_loader.plan(0)), torch.stack(first.train_loader.plan(0)))
     other = tiny("digits/pkt", SUR, "stages.student.train.seed=3")
-    changed = build_stage(other, "student", teachers={}, out=tmp_path)
+    changed = build_stage(other, "student", RunContext(out=tmp_path))
     assert not torch.equal(torch.stack(changed.train_loader.plan(0)), torch.stack(first.train_loader.plan(0)))
-    (tmp_path / SUPERCLASSES).write_bytes(kept[:50])
-    build_stage(config, "student", teachers={}, out=tmp_path)
-    assert (tmp_path / SUPERCLASSES).read_bytes() == kept[:50]
+    (tmp_path / "superclasses.safetensors").write_bytes(kept[:50])
+    build_stage(config, "student", RunContext(out=tmp_path))
+    assert (tmp_path / "superclasses.safetensors").read_bytes() == kept[:50]
 
 
 def test_the_head_is_fitted_on_frozen_features_before_the_student():
     config = tiny("digits/pkt", WIDE, "data.labels_per_class=5")
-    plain = build_stage(tiny("digits/pkt"), "student", teachers={})
-    built = build_stage(config, "student", teachers={})
+    plain = build_stage(tiny("digits/pkt"), "student", RunContext())
+    built = build_stage(config, "student", RunContext())
     teacher, dataset = built.models.teacher, built.train_loader.dataset
     assert isinstance(teacher, WithHead)
     features = embed(teacher.model, [dataset.batch(range(len(dataset)))]).features
@@ -92,19 +91,19 @@ def test_the_head_is_fitted_on_frozen_features_before_the_student():
 
 def test_a_head_without_labels_is_principal_components():
     config, splits = unlabelled(tiny("digits/pkt", WIDE))
-    teacher = build_stage(config, "student", teachers={}, splits=splits).models.teacher
+    teacher = build_stage(config, "student", RunContext(splits=splits)).models.teacher
     torch.testing.assert_close(teacher.embed.weight @ teacher.embed.weight.T, torch.eye(16))
     config, _ = unlabelled(tiny("digits/pkt", "stages.student.teacher_head={width=65}"))
     for dry in (True, False):
         with pytest.raises(ValueError, match=r"head of 65 outputs needs labels: .* 64 features are at most 64\."):
-            build_stage(config, "student", teachers={}, splits=splits, dry=dry)
+            build_stage(config, "student", RunContext(splits=splits, dry=dry))
 
 
 def test_a_run_extracts_once_and_resumes(tmp_path):
     config = tiny("digits/pkt", SUR, WIDE)
     finished = run(config, tmp_path)
     assert finished["student"].result.steps == 2
-    files = {name: (tmp_path / name).read_bytes() for name in (SUPERCLASSES, HEAD)}
+    files = {name: (tmp_path / name).read_bytes() for name in ("superclasses.safetensors", "teacher-head.safetensors")}
     assert not list((tmp_path / "teacher").glob("superclasses*"))
     run(config, tmp_path, resume=True)
     assert all((tmp_path / name).read_bytes() == content for name, content in files.items())
@@ -114,14 +113,14 @@ def test_nothing_is_extracted_where_only_the_fit_is_checked(monkeypatch):
     from congruence.pipeline import features as extracted
 
     monkeypatch.setattr(extracted, "_features", None)
-    built = build_stage(tiny("digits/pkt", SUR, WIDE), "student", teachers={}, dry=True)
+    built = build_stage(tiny("digits/pkt", SUR, WIDE), "student", RunContext(dry=True))
     assert float(built.models.teacher.embed.weight.abs().sum()) == 0
 
 
 def test_unlabelled_data_has_no_class_uniform_batches():
     config, splits = unlabelled(sampled(name='"class_uniform"', k=4))
     with pytest.raises(ValueError, match=r"'class_uniform' needs labels, the data 'digits/train' has none\."):
-        build_stage(config, "student", teachers={}, splits=splits, dry=True)
+        build_stage(config, "student", RunContext(splits=splits, dry=True))
 
 
 def test_a_batch_that_the_classes_cannot_fill_is_told_before_anything_is_trained(tmp_path):

@@ -16,7 +16,7 @@ from congruence.evaluation.embed import embed
 from congruence.evaluation.measure import measure
 from congruence.metrics import reid_evaluate
 from congruence.models import build, save_weights
-from congruence.pipeline import build_stage, load_splits, run
+from congruence.pipeline import RunContext, build_stage, load_splits, run
 
 STAGES = """
 [stages.teacher.student]
@@ -122,7 +122,7 @@ def test_a_student_starts_from_weights_of_other_classes(tmp_path):
     save_weights(donor.state_dict(), tmp_path / "donor.safetensors")
     layouts.write_classes(tmp_path / "photographs", {"a": 12, "b": 12})
     config = load_config(write(tmp_path), [f'stages.teacher.student.start="{tmp_path}/donor.safetensors"'])
-    student = build_stage(config, "teacher", teachers={}).models.students["student"]
+    student = build_stage(config, "teacher", RunContext()).models.students["student"]
     assert torch.equal(student.conv1.weight, donor.conv1.weight)
     assert student.fc.weight.shape[0] == 2
     alone = config.with_teacher(tmp_path / "trained.safetensors").stages["student"].teacher
@@ -150,7 +150,7 @@ def test_superclasses_of_a_stream(tmp_path):
     sampler = 'stages.student.train.sampler={name="superclass_uniform", k=4, clusters=3}'
     config = load_config(write(tmp_path), [*quick(("teacher", "student")), sampler])
     splits = load_splits(config.data)
-    built = build_stage(config, "student", teachers={}, splits=splits)
+    built = build_stage(config, "student", RunContext(splits=splits))
     batches = built.train_loader.plan(0)
     assert len(batches) > 0
     assert all(len(batch) == 8 for batch in batches)

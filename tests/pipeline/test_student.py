@@ -8,6 +8,7 @@ import torch
 from congruence import load_student
 from congruence.models import build, save_weights
 from congruence.pipeline.student import write_students
+from congruence.training.saving.run_directory import RunDirectory
 
 
 @pytest.fixture
@@ -16,7 +17,7 @@ def run_dir(tmp_path):
     options = {"classes": 10, "in_channels": 1}
     model = build("resnet8", **options)
     save_weights(model.state_dict(), tmp_path / "student.safetensors")
-    write_students(tmp_path, {"student": {"model": "resnet8", "factory": None, "options": options}})
+    write_students(RunDirectory(tmp_path), {"student": {"model": "resnet8", "factory": None, "options": options}})
     return tmp_path
 
 

@@ -18,7 +18,8 @@ from congruence.bench.plan import Cell, Plan
 from congruence.core import check
 from congruence.core.files import atomic, writable
 from congruence.data import Splits
-from congruence.pipeline.build import load_splits, rehearse
+from congruence.pipeline.build import rehearse
+from congruence.pipeline.context import RunContext, load_splits
 
 Report = Callable[[Row, int, int], None]
 _WORKERS = check.Real(low=0, closed="low", integer=True, optional=True)
@@ -142,7 +143,7 @@ def _rehearse(jobs: Sequence[Job]) -> None:
         name = repr(config.data)
         if name not in splits:
             splits = {name: load_splits(config.data)}
-        rehearse(config, splits[name])
+        rehearse(config, RunContext(splits[name]))
 
 
 def _teachers(cells: Sequence[Cell], out: Path, options: dict[str, Any]) -> dict[str, Row]:

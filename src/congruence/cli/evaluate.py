@@ -49,30 +49,31 @@ def _made(
     """Build the last stage's models, the students with their weights; without a folder, no earlier stage's student."""
     from congruence.config import load_config
     from congruence.models import load_into, load_weights
-    from congruence.pipeline import build_models, load_splits
-    from congruence.pipeline.stages import CONFIG
+    from congruence.pipeline import RunContext, build_models
     from congruence.training.saving.run_directory import RunDirectory
 
-    folder = Path(run)
-    in_folder = folder.is_dir()
-    if in_folder and not (folder / CONFIG).is_file():
-        raise ValueError(f"The folder '{run}' holds no run (no {CONFIG}): give a configuration and --weights.")
+    directory = RunDirectory(Path(run))
+    in_folder = directory.path.is_dir()
+    if in_folder and not directory.config.is_file():
+        raise ValueError(
+            f"The folder '{run}' holds no run (no {directory.config.name}): give a configuration and --weights."
+        )
     if not in_folder and weights is None:
         raise ValueError(f"'{run}' is no run's folder: give --weights with a configuration.")
-    config = load_config(folder / CONFIG if in_folder else run, overrides)
+    config = load_config(directory.config if in_folder else run, overrides)
     stage = config.stages[config.last]
+    reference = stage.teacher_ref()
     teachers = {}
-    if isinstance(stage.teacher, str):
-        name, _, student = stage.teacher.partition("/")
-        teachers[stage.teacher] = RunDirectory(folder / name, writes=False).student_file(student or "student")
+    if reference is not None:
+        teachers[reference] = RunDirectory(directory.path / reference.stage).student_file(reference.student)
         if not in_folder:
             stage = stage.model_copy(update={"teacher": None})
             config = config.model_copy(update={"stages": {**config.stages, config.last: stage}})
     if weights is not None and len(stage.students()) > 1:
         raise ValueError(f"--weights is for one student, this run has {len(stage.students())}.")
-    splits = load_splits(config.data)
-    made = build_models(config, config.last, teachers=teachers, splits=splits, trust=trust)
+    context = RunContext(teachers=teachers, trust=trust).with_splits(config.data)
+    made = build_models(config, config.last, context)
     for name, module in made.students.items():
-        path = Path(weights) if weights else RunDirectory(folder, writes=False).student_file(name, last=last)
+        path = Path(weights) if weights else directory.student_file(name, last=last)
         load_into(module, load_weights(path), source=f"'{path}'")
-    return config, splits, made
+    return config, context.loaded(config.data), made

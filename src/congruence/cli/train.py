@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from congruence.data import Splits
     from congruence.pipeline.stages import StageRun
 
-TEST = "test.json"
 _ROWS = {
     "accuracy": ("accuracy", ".4f"),
     "retrieval_map": ("retrieval mAP", ".4f"),
@@ -40,6 +39,7 @@ def train(
     """Run a configuration, measure its last stage's students on the test set, and say where they are."""
     from congruence.core import ranks
     from congruence.pipeline import run
+    from congruence.training.saving.run_directory import RunDirectory
 
     allow(trust)
     with Reporter() as reporter:
@@ -51,12 +51,12 @@ def train(
     device = config.stages[stage].train.device
     for name in ended.students:
         several = len(ended.students) > 1
-        tested = _tested(ended, name, out / (f"test-{name}.json" if several else TEST), device)
+        tested = _tested(ended, name, RunDirectory(out).test_file(name), device)
         typer.echo(table(tested, title=name if several else "test set"))
     for name, path in ended.result.student_files.items():
         typer.echo(f"{name}: {path}")
     if config.diagnostics is not None:
-        typer.echo(f"diagnostics: {out / 'metrics.jsonl'}")
+        typer.echo(f"diagnostics: {RunDirectory(out).metrics}")
 
 
 def allow(trust: bool) -> None:

@@ -13,11 +13,12 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 from congruence.config.base import Count, Table, absolute, table_or
 from congruence.config.diagnostics import DiagnosticsConfig
 from congruence.config.problems import Problems, expected
+from congruence.config.references import StudentRef
 from congruence.config.tables import CacheConfig, DataConfig, HeadConfig, ModelConfig, TermConfig
 from congruence.config.training import TrainConfig
+from congruence.training.saving.run_directory import RunDirectory
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
-_TAKEN = ("checkpoints", "tensorboard", "teacher-cache")  # folders of a run, in which a stage's folder lies too
 
 
 def _one_or_several(value: Any) -> str:
@@ -65,6 +66,10 @@ class StageConfig(Table):
             raise Problems(found)
         return self
 
+    def teacher_ref(self) -> StudentRef | None:
+        """Return the earlier stage's student that teaches, None where it is a model or there is none."""
+        return StudentRef.parse(self.teacher) if isinstance(self.teacher, str) else None
+
     def students(self) -> dict[str, ModelConfig]:
         """Return the students by name; a single one is called "student"."""
         return self.student if isinstance(self.student, dict) else {"student": self.student}
@@ -79,7 +84,7 @@ def wrong_links(stages: Any) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     earlier: list[str] = []
     for name, stage in stages.items() if isinstance(stages, Mapping) else ():
-        if not _NAME.fullmatch(name) or name in _TAKEN:
+        if not _NAME.fullmatch(name) or name in RunDirectory.FOLDERS:
             found.append((f"stages.{name}", f"expected a name of letters, digits, '-' and '_', got {name!r}."))
         teacher, student = (stage.get(key) if isinstance(stage, Mapping) else None for key in ("teacher", "student"))
         if isinstance(teacher, str) and teacher not in earlier:
@@ -89,7 +94,7 @@ def wrong_links(stages: Any) -> list[tuple[str, str]]:
                 text = f"expected a model's table, since no stage comes before, got {teacher!r}."
             found.append((f"stages.{name}.teacher", text))
         several = isinstance(student, Mapping) and _one_or_several(student) == "@several"
-        earlier += [f"{name}/{each}" for each in student or ()] if several else [name]
+        earlier += [str(StudentRef(name, each)) for each in student or ()] if several else [name]
     return found
 
 
@@ -117,15 +122,22 @@ class RunConfig(Table):
         """The name of the last stage, whose students are the run's result."""
         return next(reversed(self.stages))
 
+    def teacher_of(self, stage: StageConfig) -> ModelConfig | None:
+        """Return the model that teaches a stage, its own or an earlier stage's student."""
+        if isinstance(stage.teacher, str):
+            reference = StudentRef.parse(stage.teacher)
+            return self.stages[reference.stage].students()[reference.student]
+        return stage.teacher
+
     def upto(self, stage: str) -> RunConfig:
         """Return the configuration of a stage and of those it learns from, by themselves."""
         if stage not in self.stages:
             raise ValueError(f"`run`: `only` must be a stage: {expected(self.stages, stage)}")
         needed = {stage}
         for name in reversed(self.stages):
-            teacher = self.stages[name].teacher
-            if name in needed and isinstance(teacher, str):
-                needed.add(teacher.partition("/")[0])
+            reference = self.stages[name].teacher_ref()
+            if name in needed and reference is not None:
+                needed.add(reference.stage)
         kept = {name: self.stages[name] for name in self.stages if name in needed}
         return self._with({**{k: v for k, v in kept.items() if k != stage}, stage: kept[stage]})
 
@@ -136,10 +148,7 @@ class RunConfig(Table):
         configurations that show the same images.
         """
         stage = self.stages[self.last]
-        teacher = stage.teacher
-        if isinstance(teacher, str):
-            name, _, student = teacher.partition("/")
-            teacher = self.stages[name].students()[student or "student"]
+        teacher = self.teacher_of(stage)
         if teacher is None:
             raise ValueError(f"The stage '{self.last}' has no teacher whose weights could be given.")
         teacher = teacher.model_copy(update={"weights": absolute(str(weights)), "start": None})

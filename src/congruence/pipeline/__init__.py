@@ -6,23 +6,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from congruence.pipeline.build import Built, Models, build_models, build_stage, load_splits
+    from congruence.pipeline.build import Built, Models, build_models, build_stage
+    from congruence.pipeline.context import RunContext, load_splits
     from congruence.pipeline.stages import StageRun, run, run_stage
     from congruence.pipeline.student import load_student
 
 _HOMES = {
-    "build": (
-        "Built",
-        "Models",
-        "build_models",
-        "build_stage",
-        "load_splits",
-    ),
-    "stages": (
-        "StageRun",
-        "run",
-        "run_stage",
-    ),
+    "build": ("Built", "Models", "build_models", "build_stage"),
+    "context": ("RunContext", "load_splits"),
+    "stages": ("StageRun", "run", "run_stage"),
     "student": ("load_student",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -30,6 +22,7 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "Built",
     "Models",
+    "RunContext",
     "StageRun",
     "build_models",
     "build_stage",

@@ -1,8 +1,8 @@
-"""From a configuration to what `fit` takes."""
+"""From one stage of a configuration to what `fit` takes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,18 +14,18 @@ from congruence import data
 from congruence.core.rng import seed_everything
 from congruence.distiller import Distiller
 from congruence.models.weights import load_weights
+from congruence.pipeline.context import RunContext
 from congruence.pipeline.diagnose import make_diagnostics
 from congruence.pipeline.features import make_sampler, with_head
 from congruence.pipeline.models import build_model, describe_model
 from congruence.teacher_cache import TeacherCache
 from congruence.training import FitOptions
 from congruence.training.distributed import join_process_group, pick_device
-from congruence.training.options import Callback
 from congruence.training.setup import rehearse_run
 
 if TYPE_CHECKING:
-    from congruence.config.schema import RunConfig
-    from congruence.config.tables import CacheConfig, DataConfig, ModelConfig
+    from congruence.config.schema import RunConfig, StageConfig
+    from congruence.config.tables import CacheConfig
 
 
 @dataclass(frozen=True)
@@ -49,19 +49,68 @@ class Built:
     models: Models
 
 
-def load_splits(config: DataConfig) -> data.Splits:
-    """Load the data of a configuration, with all its labels."""
-    values = config.model_dump(exclude={"name", "labels_per_class"})
-    return data.load(config.name, **values)
+def build_stage(config: RunConfig, stage_name: str, context: RunContext) -> Built:
+    """Build one stage; nothing is trained.
 
+    Args:
+        config: of the run.
+        stage_name: which stage.
+        context: what the run's stages have in common.
 
-def build_models(
-    config: RunConfig, stage_name: str, *, teachers: Mapping[str, Path], splits: data.Splits, trust: bool = False
-) -> Models:
-    """Build the models of one stage; the students depend on the stage's seed alone (see `build_stage`)."""
+    Raises:
+        ValueError: for whatever does not fit, in one sentence.
+    """
     stage = config.stages[stage_name]
+    device = pick_device(stage.train.device)
+    join_process_group(device)
+    splits = context.loaded(config.data)
+    context = replace(context, splits=splits)
+    models = build_models(config, stage_name, context)
+    trained = _labelled(config, stage, splits)
+    if models.teacher is not None and stage.teacher_head is not None:
+        head = with_head(models.teacher, stage.teacher_head, trained, stage.train, context, device=device)
+        models = replace(models, teacher=head)
+    terms = [term.term() for term in stage.terms]
+    views = tuple(dict.fromkeys(["main", *(view for term in terms for view in term.needs.views)]))
+    sampler = make_sampler(stage.train, trained, models.teacher, context, device=device)
+    train_loader = _train_loader(stage, trained, views, sampler, device)
+    distiller = Distiller(
+        _asked(stage, models.teacher, train_loader, context),
+        models.students,
+        terms,
+        example=_example(splits),
+        facts=data.facts(trained),
+    )
+    readers = [name for name, needs in distiller.needs().items() if needs.labels]
+    if readers and trained.labels is None:
+        raise ValueError(f"The term '{readers[0]}' needs labels, the data '{config.data.name}' has none.")
+    val_loader = _val_loader(stage, splits, views, device)
+    diagnose = make_diagnostics(
+        config.diagnostics, stage_name, splits, teacher=models.teacher is not None, device=device, dry=context.dry
+    )
+    options = stage.train.options(
+        out=context.out, resume=context.resume, callbacks=context.callbacks, diagnose=diagnose
+    )
+    if context.dry:
+        rehearse_run(distiller, train_loader, val_loader, options, device)
+    return Built(distiller, train_loader, val_loader, options, splits, models)
+
+
+def rehearse(config: RunConfig, context: RunContext) -> None:
+    """Build every stage without training, to find out whether all of them fit."""
+    dry = replace(context, teachers={}, out=None, resume=False, callbacks=(), dry=True).with_splits(config.data)
+    for name in config.stages:
+        build_stage(config, name, dry)
+
+
+# The models
+
+
+def build_models(config: RunConfig, stage_name: str, context: RunContext) -> Models:
+    """Build the models of one stage; the students depend on the stage's seed alone."""
+    stage, splits, trust = config.stages[stage_name], context.loaded(config.data), context.trust
     channels, classes = splits.train.shape[0], splits.train.classes
-    teacher = _teacher(config, stage.teacher, teachers, classes=classes, in_channels=channels, trust=trust)
+    teacher = _teacher(config, stage, context, classes=classes, in_channels=channels)
     if classes is None and teacher is not None:
         classes = _outputs(teacher, _example(splits))
     seed_everything(stage.train.seed)
@@ -72,133 +121,21 @@ def build_models(
     return Models(students, teacher, described)
 
 
-def build_stage(
-    config: RunConfig,
-    stage_name: str,
-    *,
-    teachers: Mapping[str, Path],
-    splits: data.Splits | None = None,
-    out: str | Path | None = None,
-    resume: bool = False,
-    trust: bool = False,
-    callbacks: Sequence[Callback] = (),
-    dry: bool = False,
-) -> Built:
-    """Build one stage; nothing is trained.
-
-    Args:
-        config: of the run.
-        stage_name: which stage.
-        teachers: the weights of earlier stages' students, by stage ("STAGE/NAME" of several). A stage that is not there
-            gives a teacher with fresh weights, which is enough to find out whether everything fits.
-        splits: the data, where it is loaded already.
-        out: the stage's directory.
-        resume: as in `FitOptions`.
-        trust: whether factories may be imported.
-        callbacks: as in `FitOptions`.
-        dry: only find out whether everything fits, for `fit` too: what takes a pass over the data is left out
-            (superclasses of the teacher's features, the fit of its head).
-
-    Raises:
-        ValueError: for whatever does not fit, in one sentence.
-    """
-    stage = config.stages[stage_name]
-    train = stage.train
-    device = pick_device(train.device)
-    join_process_group(device)
-    splits = load_splits(config.data) if splits is None else splits
-    made = build_models(config, stage_name, teachers=teachers, splits=splits, trust=trust)
-    trained = splits.train
-    kept = stage.labels_per_class or config.data.labels_per_class
-    if kept is not None:
-        trained = data.keep_labels(trained, kept, seed=config.data.split_seed)
-    once: dict[str, Any] = {"device": device, "folder": None if out is None else Path(out), "dry": dry}
-    if made.teacher is not None and stage.teacher_head is not None:
-        head = with_head(made.teacher, stage.teacher_head, trained, seed=train.seed, workers=train.workers, **once)
-        made = replace(made, teacher=head)
-    terms = [term.term() for term in stage.terms]
-    views = tuple(dict.fromkeys(["main", *(view for term in terms for view in term.needs.views)]))
-    cache = stage.teacher_cache
-    train_loader = data.loader(
-        trained,
-        batch_size=train.batch_size,
-        seed=train.seed,
-        drop_last=train.drop_last,
-        augment=train.augmentation(),
-        views=views,
-        workers=train.workers,
-        sampler=make_sampler(train, trained, made.teacher, **once),
-        device=device,
-        view_cycle=cache.views if cache else None,
-        view_seed=cache.seed if cache else None,
-    )
-    teacher: nn.Module | TeacherCache | None = made.teacher
-    if cache and made.teacher and not dry:
-        teacher = TeacherCache(made.teacher, train_loader, _cache_folder(cache, out), dtype=cache.dtype)
-    distiller = Distiller(teacher, made.students, terms, example=_example(splits), facts=data.facts(trained))
-    readers = [name for name, needs in distiller.needs().items() if needs.labels]
-    if readers and trained.labels is None:
-        raise ValueError(f"The term '{readers[0]}' needs labels, the data '{config.data.name}' has none.")
-    val_loader = None
-    if len(splits.validation):
-        # Batches of the training's size, since a relational loss depends on it.
-        val_loader = data.loader(
-            splits.validation,
-            batch_size=train.batch_size,
-            shuffle=False,
-            views=views,
-            device=device,
-            workers=train.workers,
-        )
-    taught = made.teacher is not None
-    diagnose = make_diagnostics(config.diagnostics, stage_name, splits, teacher=taught, device=device, dry=dry)
-    options = train.options(out=out, resume=resume, callbacks=tuple(callbacks), diagnose=diagnose)
-    if dry:
-        rehearse_run(distiller, train_loader, val_loader, options, device)
-    return Built(distiller, train_loader, val_loader, options, splits, made)
-
-
-def rehearse(config: RunConfig, splits: data.Splits, *, trust: bool = False) -> None:
-    """Build every stage without training, to find out whether all of them fit."""
-    for name in config.stages:
-        build_stage(config, name, teachers={}, splits=splits, trust=trust, dry=True)
-
-
-def _cache_folder(cache: CacheConfig, out: str | Path | None) -> Path:
-    if cache.folder is not None:
-        return Path(cache.folder)
-    if out is None:
-        raise ValueError("The teacher's cache needs a folder: say teacher_cache.folder, or give the stage its own.")
-    return Path(out) / "teacher-cache"
-
-
-def _example(splits: data.Splits) -> Tensor:
-    return splits.train.batch(range(min(2, len(splits.train))))
-
-
 def _teacher(
-    config: RunConfig,
-    teacher: str | ModelConfig | None,
-    teachers: Mapping[str, Path],
-    *,
-    classes: int | None,
-    in_channels: int,
-    trust: bool,
+    config: RunConfig, stage: StageConfig, context: RunContext, *, classes: int | None, in_channels: int
 ) -> nn.Module | None:
     """Build the teacher: a model of its own, or an earlier stage's student with its weights."""
-    if teacher is None:
+    model = config.teacher_of(stage)
+    if model is None:
         return None
-    weights: str | Path | None = None
-    if isinstance(teacher, str):
-        stage, _, student = teacher.partition("/")
-        weights = teachers.get(teacher)
-        teacher = config.stages[stage].students()[student or "student"]
-    source = weights or teacher.weights
-    if teacher.model is not None and source is not None:
+    reference = stage.teacher_ref()
+    trained = None if reference is None else context.teachers.get(reference)
+    weights: str | Path | None = trained or model.weights
+    if model.model is not None and weights is not None:
         # A trained teacher has the classes it was trained on, whatever those of the data are.
-        head = load_weights(source).get("fc.weight")
+        head = load_weights(weights).get("fc.weight")
         classes = classes if head is None else head.shape[0]
-    return build_model(teacher, classes=classes, in_channels=in_channels, weights=source, trust=trust)
+    return build_model(model, classes=classes, in_channels=in_channels, weights=weights, trust=context.trust)
 
 
 @torch.no_grad()
@@ -206,3 +143,74 @@ def _outputs(teacher: nn.Module, example: Tensor) -> int | None:
     """Return how many classes a teacher tells apart: the students of unlabelled data get as many."""
     output = teacher.eval()(example)
     return output.shape[1] if isinstance(output, Tensor) and output.dim() == 2 else None
+
+
+def _asked(
+    stage: StageConfig, teacher: nn.Module | None, train_loader: data.Loader, context: RunContext
+) -> nn.Module | TeacherCache | None:
+    """Return what the distiller asks: the teacher, or its stored answers."""
+    cache = stage.teacher_cache
+    if cache is None or teacher is None or context.dry:
+        return teacher
+    return TeacherCache(teacher, train_loader, _cache_folder(cache, context), dtype=cache.dtype)
+
+
+def _cache_folder(cache: CacheConfig, context: RunContext) -> Path:
+    if cache.folder is not None:
+        return Path(cache.folder)
+    if context.directory is None:
+        raise ValueError("The teacher's cache needs a folder: say teacher_cache.folder, or give the stage its own.")
+    return context.directory.teacher_cache
+
+
+# The data
+
+
+def _labelled(config: RunConfig, stage: StageConfig, splits: data.Splits) -> data.ImageDataset:
+    """Return the training images with the labels that the stage may see."""
+    per_class = stage.labels_per_class or config.data.labels_per_class
+    if per_class is None:
+        return splits.train
+    return data.keep_labels(splits.train, per_class, seed=config.data.split_seed)
+
+
+def _train_loader(
+    stage: StageConfig,
+    trained: data.ImageDataset,
+    views: Sequence[str],
+    sampler: data.Sampler | None,
+    device: torch.device,
+) -> data.Loader:
+    train, cache = stage.train, stage.teacher_cache
+    return data.loader(
+        trained,
+        batch_size=train.batch_size,
+        seed=train.seed,
+        drop_last=train.drop_last,
+        augment=train.augmentation(),
+        views=views,
+        workers=train.workers,
+        sampler=sampler,
+        device=device,
+        view_cycle=cache.views if cache else None,
+        view_seed=cache.seed if cache else None,
+    )
+
+
+def _val_loader(
+    stage: StageConfig, splits: data.Splits, views: Sequence[str], device: torch.device
+) -> data.Loader | None:
+    if not len(splits.validation):
+        return None
+    return data.loader(
+        splits.validation,
+        batch_size=stage.train.batch_size,  # the training's, since a relational loss depends on it
+        shuffle=False,
+        views=views,
+        device=device,
+        workers=stage.train.workers,
+    )
+
+
+def _example(splits: data.Splits) -> Tensor:
+    return splits.train.batch(range(min(2, len(splits.train))))

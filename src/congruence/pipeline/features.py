@@ -15,12 +15,12 @@ from congruence.core.fingerprint import fingerprint
 from congruence.evaluation.embed import embed
 from congruence.models import Head, WithHead, fit_head
 from congruence.models.weights import load_weights, save_weights
+from congruence.pipeline.context import RunContext
 
 if TYPE_CHECKING:
     from congruence.config.tables import HeadConfig
     from congruence.config.training import TrainConfig
 
-SUPERCLASSES, HEAD = "superclasses.safetensors", "teacher-head.safetensors"
 _BATCH = 256
 
 
@@ -28,10 +28,9 @@ def make_sampler(
     train: TrainConfig,
     dataset: data.ImageDataset,
     teacher: nn.Module | None,
+    context: RunContext,
     *,
     device: torch.device,
-    folder: Path | None = None,
-    dry: bool = False,
 ) -> data.Sampler | None:
     """Return the sampler that a stage asks for, None for the loader's own.
 
@@ -39,9 +38,9 @@ def make_sampler(
         train: the stage's training.
         dataset: the training data.
         teacher: whose features are clustered.
+        context: its directory keeps the superclasses, so that a resumed run has the same whatever the device; a dry
+            one checks only what needs no pass over the data.
         device: on which the teacher runs.
-        folder: the stage's, where superclasses are kept, so that a resumed run has the same whatever the device.
-        dry: check only what needs no pass over the data.
 
     Raises:
         ValueError: for data without labels, or a batch that the classes cannot fill.
@@ -58,7 +57,7 @@ def make_sampler(
     given, size = teacher, len(dataset)
     if size < max(asked.clusters or 1, train.batch_size // asked.k):
         check.fail("make_sampler", "dataset", "one of at least as many samples as there are superclasses", size)
-    if dry:
+    if context.dry:
         return None
 
     def compute() -> dict[str, Tensor]:
@@ -72,21 +71,19 @@ def make_sampler(
         return {"superclasses": made.superclasses}
 
     identity = f"{fingerprint(given.state_dict())} {size} {asked.clusters} {asked.k} {train.batch_size} {train.seed}"
-    path = None if folder is None else folder / SUPERCLASSES
-    found = _once(compute, {"superclasses": torch.zeros(size, dtype=torch.int64)}, path, identity, device)
-    return data.ClassUniformSampler(found["superclasses"], batch_size=train.batch_size, k=asked.k, seed=train.seed)
+    path = context.directory.superclasses if context.directory else None
+    numbers = _once(compute, {"superclasses": torch.zeros(size, dtype=torch.int64)}, path, identity, device)
+    return data.ClassUniformSampler(numbers["superclasses"], batch_size=train.batch_size, k=asked.k, seed=train.seed)
 
 
 def with_head(
     teacher: nn.Module,
     config: HeadConfig,
     dataset: data.ImageDataset,
+    train: TrainConfig,
+    context: RunContext,
     *,
-    seed: int,
     device: torch.device,
-    folder: Path | None = None,
-    dry: bool = False,
-    workers: int = 0,
 ) -> WithHead:
     """Return the teacher with an embedding head (its layer "embed") that is fitted on its features and frozen.
 
@@ -96,11 +93,10 @@ def with_head(
         teacher: given; its output stays its own.
         config: of the head.
         dataset: the training data.
-        seed: of the head.
+        train: its seed is the head's, its workers read images in files.
+        context: its directory keeps the head; a dry one checks only what needs no pass over the data, and the head is
+            not fitted.
         device: on which the teacher runs.
-        folder: the stage's, where the head is kept.
-        dry: check only what needs no pass over the data; the head is not fitted.
-        workers: that read images in files.
 
     Raises:
         ValueError: for a layer that is not there, or a width that principal components cannot have.
@@ -117,12 +113,12 @@ def with_head(
         )
 
     def compute() -> dict[str, Tensor]:
-        features = _features(teacher, dataset, config.layer, device, workers)
-        return dict(fit_head(features, labels, config.width, seed=seed).state_dict())
+        features = _features(teacher, dataset, config.layer, device, train.workers)
+        return dict(fit_head(features, labels, config.width, seed=train.seed).state_dict())
 
-    if not dry:
-        identity = f"{fingerprint(teacher.state_dict())} {len(dataset)} {config.layer} {config.width} {seed}"
-        path = None if folder is None else folder / HEAD
+    if not context.dry:
+        identity = f"{fingerprint(teacher.state_dict())} {len(dataset)} {config.layer} {config.width} {train.seed}"
+        path = context.directory.teacher_head if context.directory else None
         head.load_state_dict(_once(compute, dict(head.state_dict()), path, identity, device))
     return WithHead(teacher, head, example=example, layer=config.layer)
 
@@ -148,15 +144,15 @@ def _once(
     device: torch.device,
 ) -> dict[str, Tensor]:
     """Compute on the first rank, or read what it computed before for the same `identity`; all ranks get its bits."""
-    found: Mapping[str, Tensor] = {}
+    tensors: Mapping[str, Tensor] = {}
     if ranks.rank() == 0:
-        kept = path is not None and path.exists()
-        found = load_weights(path) if path is not None and kept and _identity(path) == identity else compute()
-        if path is not None and not kept:  # what another run left is not written over
-            save_weights(found, path, {"of": identity})
+        there = path is not None and path.exists()
+        tensors = load_weights(path) if path is not None and there and _identity(path) == identity else compute()
+        if path is not None and not there:  # what another run left is not written over
+            save_weights(tensors, path, {"of": identity})
     shared = {}
     for name, empty in template.items():
-        value = found[name] if name in found else torch.zeros_like(empty)
+        value = tensors[name] if name in tensors else torch.zeros_like(empty)
         shared[name] = ranks.sum_over_ranks(value.to(device)).cpu()
     return shared
 

@@ -84,13 +84,13 @@ def _import(factory: str, *, trust: bool) -> Callable[..., Any]:
         )
     module_name, _, name = factory.partition(":")
     try:
-        found: Any = importlib.import_module(module_name)
+        value: Any = importlib.import_module(module_name)
     except ImportError as error:
         raise ValueError(f"The factory '{factory}' cannot be imported: {error}.") from error
     for part in name.split("."):
-        if not hasattr(found, part):
-            raise ValueError(f"The factory '{factory}' is not there.{check.near(part, dir(found))}")
-        found = getattr(found, part)
-    if not callable(found):
-        raise ValueError(f"The factory '{factory}' must be callable, got {type(found).__name__}.")
-    return found
+        if not hasattr(value, part):
+            raise ValueError(f"The factory '{factory}' is not there.{check.near(part, dir(value))}")
+        value = getattr(value, part)
+    if not callable(value):
+        raise ValueError(f"The factory '{factory}' must be callable, got {type(value).__name__}.")
+    return value

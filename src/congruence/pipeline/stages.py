@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from congruence import data
 from congruence.config.load import load_config
+from congruence.config.references import StudentRef
 from congruence.config.save import resolved_toml, write_resolved
 from congruence.core import check, ranks
 from congruence.core.files import writable
 from congruence.models.weights import load_into
-from congruence.pipeline.build import Built, build_stage, load_splits, rehearse
+from congruence.pipeline.build import Built, build_stage, rehearse
+from congruence.pipeline.context import RunContext
 from congruence.pipeline.student import write_students
 from congruence.training import FitResult, fit
 from congruence.training.distributed import join_process_group, pick_device
 from congruence.training.options import Callback
+from congruence.training.saving.identity import config_identity
+from congruence.training.saving.run_directory import RunDirectory
 from congruence.training.validate import teaches_classes
 
 if TYPE_CHECKING:
     from congruence.config.schema import RunConfig
-
-CONFIG = "config.toml"
-# Where and how often, not what: a run resumed with another of these is the same run.
-_APART = ("device", "workers", "checkpoint_seconds", "tensorboard")
 
 
 @dataclass(frozen=True)
@@ -52,32 +52,13 @@ class StageRun:
         return next(iter(self.students.values()))
 
 
-def run_stage(
-    config: RunConfig,
-    stage_name: str,
-    *,
-    teachers: dict[str, Path] | None = None,
-    splits: data.Splits | None = None,
-    out: str | Path | None = None,
-    resume: bool = False,
-    trust: bool = False,
-    callbacks: Sequence[Callback] = (),
-) -> StageRun:
+def run_stage(config: RunConfig, stage_name: str, context: RunContext) -> StageRun:
     """Build one stage (see `build_stage`) and train it."""
-    built = build_stage(
-        config,
-        stage_name,
-        teachers=teachers or {},
-        splits=splits,
-        out=out,
-        resume=resume,
-        trust=trust,
-        callbacks=callbacks,
-    )
-    if out is not None and ranks.rank() == 0:
-        folder = writable(Path(out))
-        if not (folder / "run.json").exists():
-            write_students(folder, built.models.described)
+    built = build_stage(config, stage_name, context)
+    if context.out is not None and ranks.rank() == 0:
+        directory = RunDirectory(context.out, writes=True)
+        if not directory.identity.exists():
+            write_students(directory, built.models.described)
     result = fit(built.distiller, built.train_loader, built.val_loader, built.options)
     return _finished(built, result)
 
@@ -124,43 +105,41 @@ def run(
         config = config.upto(only)
     for stage in config.stages.values():
         join_process_group(pick_device(stage.train.device))
-    out = Path(out)
-    _check_holds(out, config, resume=resume)
+    directory = RunDirectory(Path(out))
+    _check_holds(directory, config, resume=resume)
     ranks.barrier()
-    splits = load_splits(config.data) if splits is None else splits
-    rehearse(config, splits, trust=trust)
+    common = RunContext(splits=splits, trust=trust).with_splits(config.data)
+    rehearse(config, common)
     if ranks.rank() == 0:
-        writable(out)
-        if not (out / CONFIG).exists():
-            write_resolved(config, out / CONFIG)
+        writable(directory.path)
+        if not directory.config.exists():
+            write_resolved(config, directory.config)
     finished: dict[str, StageRun] = {}
-    teachers: dict[str, Path] = {}
+    teachers: dict[StudentRef, Path] = {}
     for name in config.stages:
         last = name == config.last
-        # Within a run that is this one, stages that are there are this run's own.
-        finished[name] = run_stage(
-            config,
-            name,
-            teachers=teachers,
-            splits=splits,
-            out=out if last else out / name,
-            resume=resume or not last,
-            trust=trust,
-            callbacks=callbacks(name) if callable(callbacks) else callbacks,
+        context = replace(
+            common,
+            teachers=dict(teachers),
+            out=directory.path if last else directory.path / name,
+            resume=resume or not last,  # within a run that is this one, stages that are there are this run's own
+            callbacks=tuple(callbacks(name) if callable(callbacks) else callbacks),
         )
-        files = finished[name].result.student_files
-        teachers.update({name if len(files) == 1 else f"{name}/{student}": file for student, file in files.items()})
+        finished[name] = run_stage(config, name, context)
+        teachers.update({StudentRef(name, s): file for s, file in finished[name].result.student_files.items()})
     return finished
 
 
-def _check_holds(out: Path, config: RunConfig, *, resume: bool) -> None:
+def _check_holds(directory: RunDirectory, config: RunConfig, *, resume: bool) -> None:
     """Refuse a directory that holds another run, or this one without `resume`."""
-    path = out / CONFIG
-    if not path.exists():
-        if (out / "run.json").exists():
+    out = directory.path
+    if not directory.config.exists():
+        if directory.identity.exists():
             raise ValueError(f"The folder '{out}' holds another run: choose another. Nothing in it was changed.")
         return
-    before, now = _compared(_completed(path)), _compared(resolved_toml(config))
+    before, now = (
+        config_identity(tomllib.loads(text)) for text in (_completed(directory.config), resolved_toml(config))
+    )
     if before != now:
         raise ValueError(
             f"The folder '{out}' holds another run ({check.difference(before, now)}): choose another. "
@@ -179,15 +158,3 @@ def _completed(path: Path) -> str:
         return resolved_toml(load_config(path))
     except ValueError:  # older than a change of the schema: as it is
         return path.read_text(encoding="utf8")
-
-
-def _compared(text: str) -> dict[str, Any]:
-    """Return a configuration without what may change between a run and its resumption."""
-    values = tomllib.loads(text)
-    values.get("data", {}).pop("root", None)
-    values.pop("diagnostics", None)
-    for stage in values.get("stages", {}).values():
-        for key in _APART:
-            stage.get("train", {}).pop(key, None)
-        stage.get("teacher_cache", {}).pop("folder", None)
-    return values

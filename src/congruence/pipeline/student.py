@@ -12,13 +12,12 @@ from torch import nn
 from congruence.core import check
 from congruence.core.files import write_json
 from congruence.models.weights import load_into, load_weights
+from congruence.training.saving.run_directory import RunDirectory
 
-FILE = "students.json"  # beside the weights: how each student is built
 
-
-def write_students(run_dir: Path, described: Mapping[str, Mapping[str, Any]]) -> None:
+def write_students(directory: RunDirectory, described: Mapping[str, Mapping[str, Any]]) -> None:
     """Write down how a run's students are built, by name."""
-    write_json(run_dir / FILE, described)
+    write_json(directory.students, described)
 
 
 def load_student(
@@ -51,27 +50,21 @@ def load_student(
         >>> cg.load_student(folder, lambda: torch.nn.Linear(4, 2))
         Linear(in_features=4, out_features=2, bias=True)
     """
-    run_dir = Path(run_dir)
-    end = "-last.safetensors" if last else ".safetensors"
-    found = {
-        path.name.removesuffix(end): path
-        for path in sorted(run_dir.glob(f"student*{end}"))
-        if last or not path.stem.endswith("-last")
-    }
-    if not found:
-        raise ValueError(f"There is no student in '{run_dir}' (no student{end}): has its run finished an epoch?")
-    key = "student" if name in (None, "student") else f"student-{name}"
-    if key not in found:
-        known = [stem.removeprefix("student-") for stem in found]
-        check.fail(
-            "load_student", "name", f"one of {', '.join(known)}", f"{name!r}.{check.near(str(name), known)}"[:-1]
-        )
-    model = _made(run_dir, factory, name or "student")
-    load_into(model, load_weights(found[key]), source=f"'{found[key]}'")
+    directory = RunDirectory(Path(run_dir))
+    files = directory.student_files(last=last)
+    if not files:
+        expected = directory.student_file(last=last).name
+        raise ValueError(f"There is no student in '{run_dir}' (no {expected}): has its run finished an epoch?")
+    chosen = name or "student"
+    if chosen not in files:
+        near = check.near(chosen, files)
+        check.fail("load_student", "name", f"one of {', '.join(files)}", f"{name!r}.{near}"[:-1])
+    model = _made(directory, factory, chosen)
+    load_into(model, load_weights(files[chosen]), source=f"'{files[chosen]}'")
     return model.eval()
 
 
-def _made(run_dir: Path, factory: Callable[[], nn.Module] | None, name: str) -> nn.Module:
+def _made(directory: RunDirectory, factory: Callable[[], nn.Module] | None, name: str) -> nn.Module:
     if isinstance(factory, nn.Module):
         return factory
     if factory is not None:
@@ -81,12 +74,12 @@ def _made(run_dir: Path, factory: Callable[[], nn.Module] | None, name: str) -> 
         return made
     from congruence.pipeline.models import rebuild
 
-    path = run_dir / FILE
+    path = directory.students
     described = json.loads(path.read_text(encoding="utf8")).get(name) if path.is_file() else None
     if described is None or described["model"] is None:
         made_by = f" ('{described['factory']}' made it)" if described else ""
         raise ValueError(
-            f"The student in '{run_dir}' is not a model of the zoo{made_by}: "
+            f"The student in '{directory.path}' is not a model of the zoo{made_by}: "
             f"give what makes it, load_student(run_dir, factory)."
         )
     return rebuild(described)

@@ -42,6 +42,8 @@ class RunDirectory:
         checkpoints: see `Checkpoints`.
     """
 
+    FOLDERS = ("checkpoints", "tensorboard", "teacher-cache")  # which no stage can be called: its folder lies there too
+
     def __init__(self, path: Path, *, writes: bool = False) -> None:
         self.path = writable(path) if writes else path
         self.writes = writes
@@ -50,15 +52,10 @@ class RunDirectory:
         self.summary_file = path / "summary.json"
         self.config = path / "config.toml"
         self.students = path / "students.json"
-        self.teacher_cache = path / "teacher-cache"
         self.superclasses = path / f"superclasses{_SUFFIX}"
         self.teacher_head = path / f"teacher-head{_SUFFIX}"
-        self.tensorboard = path / "tensorboard"
-        self.checkpoints = Checkpoints(path / "checkpoints")
-
-    def folders(self) -> tuple[str, ...]:
-        """Return the names of the folders in it, which no stage can have."""
-        return tuple(folder.name for folder in (self.checkpoints.folder, self.tensorboard, self.teacher_cache))
+        checkpoints, self.tensorboard, self.teacher_cache = (path / name for name in self.FOLDERS)
+        self.checkpoints = Checkpoints(checkpoints)
 
     def student_file(self, name: str = _ONLY, *, last: bool = False) -> Path:
         """Return the file of a student: "student.safetensors", or "student-NAME.safetensors" of several."""

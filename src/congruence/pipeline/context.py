@@ -1,0 +1,60 @@
+"""What the stages of one run have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from congruence import data
+from congruence.training.options import Callback
+from congruence.training.saving.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from congruence.config.references import StudentRef
+    from congruence.config.tables import DataConfig
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What a stage is built with, beside its configuration.
+
+    Args:
+        splits: the data, with all its labels; None: loaded as the configuration says.
+        teachers: the weights of earlier stages' students. A stage that is not there gives a teacher with fresh weights,
+            which is enough to find out whether everything fits.
+        out: the stage's directory.
+        resume: as in `FitOptions`.
+        trust: whether factories may be imported.
+        callbacks: as in `FitOptions`.
+        dry: only find out whether everything fits, for `fit` too: what takes a pass over the data is left out
+            (superclasses of the teacher's features, the fit of its head).
+    """
+
+    splits: data.Splits | None = None
+    teachers: Mapping[StudentRef, Path] = field(default_factory=dict)
+    out: Path | None = None
+    resume: bool = False
+    trust: bool = False
+    callbacks: tuple[Callback, ...] = ()
+    dry: bool = False
+
+    @property
+    def directory(self) -> RunDirectory | None:
+        """The stage's directory, for the names of its files."""
+        return None if self.out is None else RunDirectory(self.out)
+
+    def loaded(self, config: DataConfig) -> data.Splits:
+        """Return the data."""
+        return load_splits(config) if self.splits is None else self.splits
+
+    def with_splits(self, config: DataConfig) -> RunContext:
+        """Return the context with its data loaded."""
+        return replace(self, splits=self.loaded(config))
+
+
+def load_splits(config: DataConfig) -> data.Splits:
+    """Load the data of a configuration, with all its labels."""
+    values = config.model_dump(exclude={"name", "labels_per_class"})
+    return data.load(config.name, **values)

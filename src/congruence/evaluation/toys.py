@@ -76,7 +76,7 @@ def transfer(
         ValueError: for a number out of its range.
 
     Example:
-        >>> from congruence.data.toys import toy
+        >>> from congruence.data.datasets.toys import toy
         >>> run = transfer(toy("clusters"), epochs=3, frames=2)
         >>> [epoch for epoch, _ in run.frames], run.after > run.before
         ([0, 3], True)

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset, Subset, TensorDataset
 
-from congruence.data import ArrayDataset, facts
-from congruence.data.datasets import indexed
+from congruence.data import ArrayDataset, facts, indexed
 
 
 class Vision(Dataset):

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from congruence.core.rng import get_state
-from congruence.data.datasets import indexed
+from congruence.data import indexed
 from congruence.data.loading.draws import Draws, Request, take_apart
 
 

@@ -1,4 +1,4 @@
-"""A dataset whose items carry their position."""
+"""`indexed`: any map-style dataset, with each item's position in it, for loops with a stock DataLoader."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ class Indexed(Dataset[Any]):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Any:
-        place = index + len(self) if index < 0 else index
-        item = self.dataset[place]
+        position = index + len(self) if index < 0 else index
+        item = self.dataset[position]
         if isinstance(item, Mapping):
-            return {**item, "index": place}
+            return {**item, "index": position}
         inputs, label = take_apart(item)
-        return inputs, -1 if label is None else label, place
+        return inputs, -1 if label is None else label, position
 
 
 def indexed(dataset: Any) -> Indexed:

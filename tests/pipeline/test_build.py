@@ -62,7 +62,7 @@ def test_training_options_reach_loader_and_engine():
     built = build_stage(tiny("digits/pkt", *sets), "student", RunContext(out=Path("x"), resume=True))
     assert (built.train_loader.batch_size, len(built.train_loader)) == (64, 3)  # of 200 pictures
     assert built.train_loader.augment["main"].pad == 2
-    assert (built.options.max_steps, built.options.out, built.options.resume) == (2, "x", True)
+    assert (built.options.max_steps, built.options.out, built.options.resume) == (2, Path("x"), True)
     assert next(iter(built.val_loader))[2].tolist() == list(range(20))
 
 

@@ -1,4 +1,4 @@
-"""A plan: which recipes, in which variants, with which seeds, and the cells that come of them."""
+"""`Plan`, methods × variants × seeds with a search for weights (`Tune`), and the runs it consists of (`Cell`)."""
 
 from __future__ import annotations
 
@@ -65,22 +65,23 @@ class Cell:
         return given if isinstance(given, str) else None
 
     def tuned(self) -> frozenset[int]:
-        """Return the places of the terms whose weight is searched: the method's own, else all with a teacher."""
+        """Return the positions of the terms whose weight is searched: the method's own, else all with a teacher."""
         taught = {
-            place: term
-            for place, term in enumerate(self.config.stages[self.config.last].terms)
+            position: term
+            for position, term in enumerate(self.config.stages[self.config.last].terms)
             if term.term().needs.teacher
         }
-        return frozenset(place for place, term in taught.items() if term.key == self.method) or frozenset(taught)
+        own = frozenset(position for position, term in taught.items() if term.key == self.method)
+        return own or frozenset(taught)
 
     def weighted(self, factor: float) -> Cell:
         """Return the cell with the weights of its `tuned` terms multiplied."""
         if factor == 1.0:
             return self
-        places = self.tuned()
+        tuned = self.tuned()
         terms = [
-            term.model_copy(update={"weight": _times(term.weight, factor)}) if place in places else term
-            for place, term in enumerate(self.config.stages[self.config.last].terms)
+            term.model_copy(update={"weight": _times(term.weight, factor)}) if position in tuned else term
+            for position, term in enumerate(self.config.stages[self.config.last].terms)
         ]
         return replace(self, config=_changed(self.config, terms=terms), factor=factor)
 
@@ -103,7 +104,7 @@ class Plan:
         seeds: of the students; the teacher has its own, in its recipe.
         overrides: `KEY=VALUE` for every recipe.
         variants: further overrides by the variant's name.
-        tune: how the weights are found; None for those of the recipes.
+        tune: how the weights are chosen; None for those of the recipes.
         own: still further overrides of single rows, by the method's name or by `Cell.row`.
         last: overrides that win over all others: the command line's.
     """
@@ -132,24 +133,25 @@ class Plan:
 
     def cells(self) -> list[Cell]:
         """Return the cells, variant by variant and method by method, with the recipes' weights."""
-        made = []
-        for method, recipe, variant, row in self._rows():
-            config = load_config(recipe, (*row, *self.last))
-            made += [Cell(method, seed, _seeded(config, seed), variant) for seed in self.seeds]
-        return made
+        cells = []
+        for method, recipe, variant, settings in self._rows():
+            config = load_config(recipe, (*settings, *self.last))
+            cells += [Cell(method, seed, _seeded(config, seed), variant) for seed in self.seeds]
+        return cells
 
     def trials(self) -> list[Cell]:
-        """Return the runs by which the weights are found; a method whose terms have no teacher needs none."""
-        made = []
+        """Return the runs by which the weights are chosen; a method whose terms have no teacher needs none."""
+        trials = []
         tune = self.tune or Tune((), 0)
-        for method, recipe, variant, row in self._rows():
-            shorter = (*row, *tune.overrides, *tune.variants.get(variant, ()), *self.last)
+        for method, recipe, variant, settings in self._rows():
+            shorter = (*settings, *tune.overrides, *tune.variants.get(variant, ()), *self.last)
             cell = Cell(method, tune.seed, _seeded(load_config(recipe, shorter), tune.seed), variant)
             if cell.tuned():
-                made += [cell.weighted(factor) for factor in tune.factors]
-        return made
+                trials += [cell.weighted(factor) for factor in tune.factors]
+        return trials
 
     def _rows(self) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
+        """Yield (method, recipe, variant, settings KEY=VALUE) for each row of the plan's table."""
         for variant, more in self.variants.items():
             for method, recipe in self.recipes.items():
                 own = (*self.own.get(method, ()), *self.own.get(f"{method}-{variant}", ()))
@@ -174,5 +176,5 @@ def _times(weight: Any, factor: float) -> Any:
 
 def digest(config: RunConfig, apart: tuple[str, ...] = ()) -> str:
     """Return a short hash of what a configuration says beyond the defaults."""
-    said = config.model_dump(mode="json", exclude=set(apart), exclude_defaults=True)
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
+    settings = config.model_dump(mode="json", exclude=set(apart), exclude_defaults=True)
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]

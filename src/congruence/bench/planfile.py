@@ -1,4 +1,4 @@
-"""Plans in files: read, checked, and every error said at once."""
+"""`load_plan`: a plan's TOML file read and checked, with every error named at once."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def load_plan(path_or_name: str, *, overrides: tuple[str, ...] = (), seeds: tupl
     """Read a plan: a TOML file, or the name of a shipped one.
 
     Raises:
-        ValueError: naming file, key, what was expected and what was found.
+        ValueError: naming file, key, what was expected and what is there.
     """
     path = Path(path_or_name) if Path(path_or_name).is_file() else shipped("plans", path_or_name)
     try:
@@ -73,7 +73,7 @@ def _problems(raw: Mapping[str, Any]) -> list[str]:
     """Return a line for each thing that is wrong with a plan."""
     problems = _wrong(raw, _KEYS, _OPTIONAL, "")
     seeds, tune, variants = raw.get("seeds"), raw.get("tune"), raw.get("variants", {})
-    if isinstance(seeds, list) and any(seed in seeds[:place] for place, seed in enumerate(seeds)):
+    if isinstance(seeds, list) and any(seed in seeds[:position] for position, seed in enumerate(seeds)):
         problems.append(f"seeds: expected different whole numbers, got {seeds}.")
     if isinstance(tune, dict):
         problems += _wrong(tune, _TUNE_KEYS, ("set", "variants"), "tune.")
@@ -92,13 +92,13 @@ def _wrong(
     raw: Mapping[str, Any],
     keys: Mapping[str, tuple[Callable[[Any], bool], str]],
     optional: tuple[str, ...],
-    place: str,
+    prefix: str,
 ) -> list[str]:
-    problems = [f"{place}{key}: unknown key.{check.near(key, keys)}" for key in raw if key not in keys]
+    problems = [f"{prefix}{key}: unknown key.{check.near(key, keys)}" for key in raw if key not in keys]
     for key, (accepts, expected) in keys.items():
         if key not in raw and key not in optional:
-            problems.append(f"{place}{key}: missing.")
+            problems.append(f"{prefix}{key}: missing.")
         elif key in raw and not accepts(raw[key]):
             got = f", got {raw[key]!r}" if raw[key] else ""
-            problems.append(f"{place}{key}: expected {expected}{got}.")
+            problems.append(f"{prefix}{key}: expected {expected}{got}.")
     return problems

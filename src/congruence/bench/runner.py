@@ -1,4 +1,4 @@
-"""Run the cells of a plan in worker processes; finished cells are not redone."""
+"""`run_plan`: teachers, then trials of weights, then the cells of a plan, in worker processes; what is done stays."""
 
 from __future__ import annotations
 
@@ -72,17 +72,27 @@ def run_plan(
     trials = {cell.trial: _job(cell, out, "trials") for cell in plan.trials()}
     cells = plan.cells()
     total = len(trials) + len(cells)
-    known = {name: row for name, job in trials.items() if (row := job.finished()) is not None}
+    finished_trials = {name: row for name, job in trials.items() if (row := job.finished()) is not None}
     _rehearse([*trials.values(), *(_job(cell, out, "cells") for cell in cells)])
     taught = _teachers(cells, out, teacher_options or {})
     _write(out / "teachers.jsonl", list(taught.values()))
-    tried = _run(trials, known, workers, out / "tuning.jsonl", lambda row, done: report and report(row, done, total))
+    tried = _run(
+        trials,
+        finished_trials,
+        workers,
+        out / "tuning.jsonl",
+        lambda row, done: report and report(row, done, total),
+    )
     factors = _best(trials, tried)
     weighted = [cell.weighted(factors.get(cell.row, 1.0)) for cell in cells]
     jobs = {cell.name: _job(cell, out, "cells") for cell in weighted}
-    known = {name: row for name, job in jobs.items() if (row := job.finished()) is not None}
+    finished = {name: row for name, job in jobs.items() if (row := job.finished()) is not None}
     rows = _run(
-        jobs, known, workers, out / "results.jsonl", lambda row, done: report and report(row, len(trials) + done, total)
+        jobs,
+        finished,
+        workers,
+        out / "results.jsonl",
+        lambda row, done: report and report(row, len(trials) + done, total),
     )
     return Results(
         tuple(rows[name] for name in jobs),
@@ -110,28 +120,28 @@ def _best(trials: Mapping[str, Job], rows: Mapping[str, Row]) -> dict[str, float
 
 def _run(
     jobs: Mapping[str, Job],
-    known: Mapping[str, Row],
+    finished: Mapping[str, Row],
     workers: int | None,
     path: Path,
     report: Callable[[Row, int], object],
 ) -> dict[str, Row]:
-    """Run the jobs that are not known yet, and keep a file of all rows up to date."""
+    """Run the jobs that are not finished yet, and keep a file of all rows up to date."""
     done: dict[str, Row] = {}
 
-    def keep(name: str, row: Row) -> None:
+    def record(name: str, row: Row) -> None:
         done[name] = row
         _write(path, [done[name] for name in jobs if name in done])
         report(row, len(done))
 
-    for name, row in known.items():
-        keep(name, row)
+    for name, row in finished.items():
+        record(name, row)
     todo = {name: job for name, job in jobs.items() if name not in done}
     count = min(os.cpu_count() or 1 if workers is None else workers, len(todo))
     if count:
-        _in_workers(todo, count, keep)
+        _in_workers(todo, count, record)
     for name, job in todo.items():
         if name not in done:
-            keep(name, run_cell(job))
+            record(name, run_cell(job))
     return done
 
 
@@ -164,14 +174,14 @@ def _teacher(cell: Cell, out: Path) -> Path:
     return out / "teachers" / cell.teacher_key()
 
 
-def _in_workers(todo: Mapping[str, Job], workers: int, keep: Callable[[str, Row], None]) -> None:
+def _in_workers(todo: Mapping[str, Job], workers: int, record: Callable[[str, Row], None]) -> None:
     """Run cells in fresh processes; the first that fails ends the plan, and what is done stays."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
         futures: dict[Future[Row], str] = {pool.submit(run_cell, job): name for name, job in todo.items()}
         try:
             for future in as_completed(futures):
-                keep(futures[future], future.result())
+                record(futures[future], future.result())
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():

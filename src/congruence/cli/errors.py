@@ -1,4 +1,4 @@
-"""How a verb fails: one line on stderr and an exit code, never a traceback."""
+"""`one_line`: how every verb fails, with one line on stderr and an exit code, never a traceback."""
 
 from __future__ import annotations
 

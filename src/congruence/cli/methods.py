@@ -1,4 +1,4 @@
-"""`congruence methods`: the catalogue."""
+"""`congruence methods`: a line for each method of the catalogue, or with a key the method's card."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arguments that several verbs have."""
+"""Arguments that several verbs have: CONFIG, --out, --resume, --set and --trust."""
 
 from __future__ import annotations
 

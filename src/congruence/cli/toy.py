@@ -1,4 +1,4 @@
-"""`congruence toy`: what the loss does to points, without a network."""
+"""`congruence toy`: what the perception coherence loss does to points, without a network, as pictures."""
 
 from __future__ import annotations
 

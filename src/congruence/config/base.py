@@ -1,4 +1,4 @@
-"""What every table of a configuration file has in common."""
+"""What every table of a configuration file has in common: the base class `Table`, and types of single keys."""
 
 from __future__ import annotations
 

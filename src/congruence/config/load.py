@@ -1,4 +1,4 @@
-"""Reading a configuration: files that extend others, overrides, and every error at once."""
+"""`load_config` and `from_values`: TOML files that extend others, then overrides, checked with every error at once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from congruence.config.schema import RunConfig
 
-Place = tuple[str, ...]
+KeyPath = tuple[str, ...]  # ("stages", "student", "train"): keys from the root of the file inward
 _LINE = re.compile(r"(.*) \(at line (\d+), column \d+\)", re.DOTALL)
 
 
@@ -34,7 +34,7 @@ def load_config(path_or_name: str | Path, overrides: Sequence[str] = ()) -> RunC
 
     Raises:
         ConfigError: with a line for each thing that is wrong: the file (or the override), the key, what was expected,
-            what was found, and near names.
+            what is there, and near names.
         ValueError: where there is no such file or recipe.
 
     Example:
@@ -45,7 +45,7 @@ def load_config(path_or_name: str | Path, overrides: Sequence[str] = ()) -> RunC
     path = Path(path_or_name).expanduser()
     if not path.is_file():
         path = shipped("recipes", str(path_or_name))
-    origins: dict[Place, str] = {}
+    origins: dict[KeyPath, str] = {}
     values = _read(path, (), origins)
     values.setdefault("name", f"{path.resolve().parent.name}/{path.stem}")
     return from_values(values, str(path), origins, overrides)
@@ -54,7 +54,7 @@ def load_config(path_or_name: str | Path, overrides: Sequence[str] = ()) -> RunC
 def from_values(
     values: Mapping[str, Any],
     source: str,
-    origins: Mapping[Place, str] | None = None,
+    origins: Mapping[KeyPath, str] | None = None,
     overrides: Sequence[str] = (),
 ) -> RunConfig:
     """Check a configuration given as plain values.
@@ -79,7 +79,7 @@ def from_values(
     return config
 
 
-def _checked(values: Mapping[str, Any], source: str, origins: Mapping[Place, str]) -> RunConfig:
+def _checked(values: Mapping[str, Any], source: str, origins: Mapping[KeyPath, str]) -> RunConfig:
     from pydantic import ValidationError
 
     from congruence.config.schema import RunConfig, wrong_links
@@ -87,14 +87,14 @@ def _checked(values: Mapping[str, Any], source: str, origins: Mapping[Place, str
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        found = [pair for problem in error.errors() for pair in explain(problem, _keys)]
+        problems = [pair for problem in error.errors() for pair in explain(problem, _keys)]
         # The schema links stages only once each is right by itself.
-        found += wrong_links(values.get("stages"))
-        lines = [f"{_origin(key, origins, source)}: {key or 'file'}: {sentence}" for key, sentence in found]
+        problems += wrong_links(values.get("stages"))
+        lines = [f"{_origin(key, origins, source)}: {key or 'file'}: {sentence}" for key, sentence in problems]
         raise ConfigError(lines) from None
 
 
-def _read(path: Path, above: tuple[Path, ...], origins: dict[Place, str]) -> dict[str, Any]:
+def _read(path: Path, above: tuple[Path, ...], origins: dict[KeyPath, str]) -> dict[str, Any]:
     """Read a file and what it extends, the nearer one winning."""
     path = path.resolve()
     if path in above:
@@ -119,33 +119,33 @@ def _read(path: Path, above: tuple[Path, ...], origins: dict[Place, str]) -> dic
 
 
 def _merge(
-    base: dict[str, Any], over: Mapping[str, Any], source: str, origins: dict[Place, str], place: Place
+    base: dict[str, Any], over: Mapping[str, Any], source: str, origins: dict[KeyPath, str], table: KeyPath
 ) -> dict[str, Any]:
     """Lay tables over each other key by key; lists and single values are replaced."""
     merged = dict(base)
     for key, value in over.items():
-        here = (*place, key)
+        key_path = (*table, key)
         if isinstance(value, dict) and isinstance(merged.get(key), dict):
-            merged[key] = _merge(merged[key], value, source, origins, here)
+            merged[key] = _merge(merged[key], value, source, origins, key_path)
         else:
-            merged[key] = _merge({}, value, source, origins, here) if isinstance(value, dict) else value
-            origins[here] = source
+            merged[key] = _merge({}, value, source, origins, key_path) if isinstance(value, dict) else value
+            origins[key_path] = source
     return merged
 
 
-def _override(values: dict[str, Any], overrides: Iterable[str], origins: dict[Place, str]) -> list[str]:
+def _override(values: dict[str, Any], overrides: Iterable[str], origins: dict[KeyPath, str]) -> list[str]:
     """Apply overrides; return a line for each that cannot be."""
     problems = []
     for text in overrides:
         key, equals, written = text.partition("=")
-        place = tuple(key.strip().split("."))
-        if not equals or not all(place):
+        key_path = tuple(key.strip().split("."))
+        if not equals or not all(key_path):
             problems.append(f"--set {text}: expected key=value, got {text!r}.")
             continue
-        problem = _set(values, place, _value(written.strip()))
+        problem = _set(values, key_path, _value(written.strip()))
         if problem:
             problems.append(f"--set {text}: {key.strip()}: {problem}")
-        origins[place] = f"--set {text}"
+        origins[key_path] = f"--set {text}"
     return problems
 
 
@@ -156,46 +156,46 @@ def _value(text: str) -> Any:
         return text
 
 
-def _set(values: dict[str, Any], place: Place, value: Any) -> str | None:
+def _set(values: dict[str, Any], key_path: KeyPath, value: Any) -> str | None:
     """Set a value below tables and lists; return what is wrong with the key."""
-    if place[0] == "stages" and len(place) > 1:
+    if key_path[0] == "stages" and len(key_path) > 1:
         stages = values.get("stages", {})
-        if isinstance(stages, dict) and place[1] not in stages:
-            return expected(stages, place[1], what="a stage of the file: ")
-    at: Any = values
-    for position, key in enumerate(place):
-        last = position == len(place) - 1
-        if isinstance(at, list):
-            if not key.isdigit() or int(key) >= len(at):
-                return f"expected an item from 0 to {len(at) - 1} of the list, got {key!r}."
+        if isinstance(stages, dict) and key_path[1] not in stages:
+            return expected(stages, key_path[1], what="a stage of the file: ")
+    container: Any = values
+    for depth, key in enumerate(key_path):
+        last = depth == len(key_path) - 1
+        if isinstance(container, list):
+            if not key.isdigit() or int(key) >= len(container):
+                return f"expected an item from 0 to {len(container) - 1} of the list, got {key!r}."
             if last:
-                at[int(key)] = value
+                container[int(key)] = value
             else:
-                at = at[int(key)]
-        elif not isinstance(at, dict):
-            return f"expected a table at '{'.'.join(place[:position])}', got {at!r}."
+                container = container[int(key)]
+        elif not isinstance(container, dict):
+            return f"expected a table at '{'.'.join(key_path[:depth])}', got {container!r}."
         elif last:
-            at[key] = value
+            container[key] = value
         else:
-            at = at.setdefault(key, {})
+            container = container.setdefault(key, {})
     return None
 
 
-def _origin(key: str, origins: Mapping[Place, str], source: str) -> str:
+def _origin(key: str, origins: Mapping[KeyPath, str], source: str) -> str:
     """Return what set a key, or else the nearest table around it."""
-    place = tuple(key.split("."))
-    for end in range(len(place), 0, -1):
-        if place[:end] in origins:
-            return origins[place[:end]]
+    key_path = tuple(key.split("."))
+    for end in range(len(key_path), 0, -1):
+        if key_path[:end] in origins:
+            return origins[key_path[:end]]
     return source
 
 
-def _keys(place: Place) -> Iterable[str]:
+def _keys(table: KeyPath) -> Iterable[str]:
     """Return the keys that the table at a location of the schema may have."""
     from congruence.config import diagnostics, schema, training
     from congruence.config import tables as parts
 
-    tables: dict[Place, type[BaseModel]] = {
+    tables: dict[KeyPath, type[BaseModel]] = {
         (): schema.RunConfig,
         ("data",): parts.DataConfig,
         ("diagnostics",): diagnostics.DiagnosticsConfig,
@@ -208,7 +208,7 @@ def _keys(place: Place) -> Iterable[str]:
         ("stages", "*", "teacher_head"): parts.HeadConfig,
         ("stages", "*", "teacher_cache"): parts.CacheConfig,
     }
-    if place and place[-1] == "@photo":
+    if table and table[-1] == "@photo":
         return tuple(training.PhotoAugmentConfig.model_fields)
-    plain = tuple("*" if position == 1 else part for position, part in enumerate(place) if not part.startswith("@"))
-    return tuple(tables.get(plain, parts.ModelConfig).model_fields)
+    schema_path = tuple("*" if depth == 1 else part for depth, part in enumerate(table) if not part.startswith("@"))
+    return tuple(tables.get(schema_path, parts.ModelConfig).model_fields)

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration: all of it at once, one line each."""
+"""What is wrong with a configuration, all of it at once: the errors, and how pydantic's become sentences of ours."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class ConfigError(ValueError):
 class Problems(ValueError):
     """Several things wrong in one table: (key below the table, sentence) each; the key "" is the table itself."""
 
-    def __init__(self, found: Sequence[tuple[str, str]]) -> None:
-        self.found = tuple(found)
-        super().__init__(" ".join(sentence for _, sentence in found))
+    def __init__(self, problems: Sequence[tuple[str, str]]) -> None:
+        self.problems = tuple(problems)
+        super().__init__(" ".join(sentence for _, sentence in problems))
 
 
 def one_by_one(make: Callable[..., Any], values: Mapping[str, Any], **always: Any) -> list[tuple[str, str]]:
-    """Try keyword arguments one by one, each beside those that are right, so that every wrong one is found.
+    """Try keyword arguments one by one, each beside those that are right, so that every wrong one is named.
 
     One that is right by itself, but not beside the others, is told of the whole (the key "").
     """
@@ -70,8 +70,8 @@ def one_by_one(make: Callable[..., Any], values: Mapping[str, Any], **always: An
 
 def expected(names: Iterable[str], got: str, *, what: str = "one of ") -> str:
     """Write "expected one of a, b, got 'c'. Did you mean 'a'?"."""
-    known = tuple(names)
-    return f"expected {what}{', '.join(known)}, got {got!r}.{check.near(got, known)}"
+    choices = tuple(names)
+    return f"expected {what}{', '.join(choices)}, got {got!r}.{check.near(got, choices)}"
 
 
 def reworded(sentence: str, key: str) -> str:
@@ -90,17 +90,17 @@ def explain(error: Mapping[str, Any], keys: Callable[[tuple[str, ...]], Iterable
         error: an entry of `ValidationError.errors()`.
         keys: gives the keys that a table may have, by the table's location.
     """
-    place = tuple(str(part) for part in error["loc"] if not str(part).startswith("@"))
+    key_path = tuple(str(part) for part in error["loc"] if not str(part).startswith("@"))
     kind, got = error["type"], error["input"]
-    while len(place) > 1 and kind != "extra_forbidden" and _BRANCH.fullmatch(place[-1]):
-        place = place[:-1]
+    while len(key_path) > 1 and kind != "extra_forbidden" and _BRANCH.fullmatch(key_path[-1]):
+        key_path = key_path[:-1]
     reason = error.get("ctx", {}).get("error")
     if isinstance(reason, Problems):
-        return [(".".join((*place, *filter(None, [key]))), reworded(text, key)) for key, text in reason.found]
+        return [(".".join((*key_path, *filter(None, [key]))), reworded(text, key)) for key, text in reason.problems]
     if kind == "extra_forbidden":
-        text = expected(keys(tuple(map(str, error["loc"][:-1]))), place[-1])
+        text = expected(keys(tuple(map(str, error["loc"][:-1]))), key_path[-1])
     elif isinstance(reason, ValueError):
-        text = reworded(str(reason), place[-1] if place else "")
+        text = reworded(str(reason), key_path[-1] if key_path else "")
     elif kind == "literal_error":
         text = expected(re.findall(r"'(\w+)'", error["ctx"]["expected"]), str(got))
     elif kind == "greater_than_equal":
@@ -111,4 +111,4 @@ def explain(error: Mapping[str, Any], keys: Callable[[tuple[str, ...]], Iterable
         text = f"expected {_WORDS[kind]}, got {'nothing' if kind == 'missing' else repr(got)}."
     else:
         text = f"{error['msg'].rstrip('.').replace('Input should be', 'expected')}, got {got!r}."
-    return [(".".join(place), text)]
+    return [(".".join(key_path), text)]

@@ -1,4 +1,4 @@
-"""Writing a configuration as TOML that loads to an equal one."""
+"""`resolved_toml` and `write_resolved`: a configuration with its defaults, as TOML that loads to an equal one."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def write_resolved(config: RunConfig, path: Path) -> None:
         file.write(resolved_toml(config).encode())
 
 
-def _table(values: Mapping[str, Any], place: str) -> str:
+def _table(values: Mapping[str, Any], name: str) -> str:
     """Write plain values first, then tables, as the format demands."""
     lines, tables = [], []
     for key, value in values.items():
-        inner = f"{place}.{_key(key)}" if place else _key(key)
+        inner = f"{name}.{_key(key)}" if name else _key(key)
         if isinstance(value, Mapping) and value:
             tables.append(_headed(f"[{inner}]", value, inner))
         elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
@@ -47,9 +47,9 @@ def _table(values: Mapping[str, Any], place: str) -> str:
     return "".join(lines + tables)
 
 
-def _headed(header: str, values: Mapping[str, Any], place: str) -> str:
+def _headed(header: str, values: Mapping[str, Any], name: str) -> str:
     """Write a table under its header, which one that holds nothing but tables does without."""
-    body = _table(values, place)
+    body = _table(values, name)
     needless = not header.startswith("[[") and body.startswith("\n")
     return body if needless else f"\n{header}\n{body}"
 

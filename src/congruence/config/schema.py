@@ -1,4 +1,4 @@
-"""The typed configuration of a run: data, and stages of which a later one may learn from an earlier one's student."""
+"""`RunConfig`, the typed configuration of a run: data, diagnostics and stages (`StageConfig`), and how these link."""
 
 from __future__ import annotations
 
@@ -53,17 +53,17 @@ class StageConfig(Table):
 
     @model_validator(mode="after")
     def _taught(self) -> Self:
-        sampler, found = self.train.sampler, []
+        sampler, problems = self.train.sampler, []
         if self.teacher is None and self.teacher_head is not None:
-            found.append(("teacher_head", "expected none without a teacher, got one."))
+            problems.append(("teacher_head", "expected none without a teacher, got one."))
         if self.teacher is None and self.teacher_cache is not None:
-            found.append(("teacher_cache", "expected none without a teacher, got one."))
+            problems.append(("teacher_cache", "expected none without a teacher, got one."))
         if self.teacher is None and sampler is not None and sampler.name == "superclass_uniform":
-            found.append(
+            problems.append(
                 ("train.sampler.name", "expected 'class_uniform' without a teacher, got 'superclass_uniform'.")
             )
-        if found:
-            raise Problems(found)
+        if problems:
+            raise Problems(problems)
         return self
 
     def teacher_ref(self) -> StudentRef | None:
@@ -81,21 +81,21 @@ class StageConfig(Table):
 
 def wrong_links(stages: Any) -> list[tuple[str, str]]:
     """Return (key, sentence) for each stage with a bad name, or a teacher that is no earlier stage."""
-    found: list[tuple[str, str]] = []
+    problems: list[tuple[str, str]] = []
     earlier: list[str] = []
     for name, stage in stages.items() if isinstance(stages, Mapping) else ():
         if not _NAME.fullmatch(name) or name in RunDirectory.FOLDERS:
-            found.append((f"stages.{name}", f"expected a name of letters, digits, '-' and '_', got {name!r}."))
+            problems.append((f"stages.{name}", f"expected a name of letters, digits, '-' and '_', got {name!r}."))
         teacher, student = (stage.get(key) if isinstance(stage, Mapping) else None for key in ("teacher", "student"))
         if isinstance(teacher, str) and teacher not in earlier:
             if earlier:
                 text = expected(earlier, teacher, what="a model's table or an earlier stage: ")
             else:
                 text = f"expected a model's table, since no stage comes before, got {teacher!r}."
-            found.append((f"stages.{name}.teacher", text))
+            problems.append((f"stages.{name}.teacher", text))
         several = isinstance(student, Mapping) and _one_or_several(student) == "@several"
         earlier += [str(StudentRef(name, each)) for each in student or ()] if several else [name]
-    return found
+    return problems
 
 
 class RunConfig(Table):
@@ -109,12 +109,12 @@ class RunConfig(Table):
 
     @model_validator(mode="after")
     def _linked(self) -> Self:
-        found = wrong_links(self.model_dump()["stages"])
+        problems = wrong_links(self.model_dump()["stages"])
         if self.diagnostics is not None:
             wrong = self.diagnostics.wrong({name: stage.teacher is not None for name, stage in self.stages.items()})
-            found += [(f"diagnostics.{key}", text) for key, text in wrong]
-        if found:
-            raise Problems(found)
+            problems += [(f"diagnostics.{key}", text) for key, text in wrong]
+        if problems:
+            raise Problems(problems)
         return self
 
     @property
@@ -138,8 +138,8 @@ class RunConfig(Table):
             reference = self.stages[name].teacher_ref()
             if name in needed and reference is not None:
                 needed.add(reference.stage)
-        kept = {name: self.stages[name] for name in self.stages if name in needed}
-        return self._with({**{k: v for k, v in kept.items() if k != stage}, stage: kept[stage]})
+        before = {name: self.stages[name] for name in self.stages if name in needed - {stage}}
+        return self._with({**before, stage: self.stages[stage]})
 
     def with_teacher(self, weights: str | Path, *, cache: Path | None = None) -> RunConfig:
         """Return the last stage alone, with its teacher's weights from a file instead of from the stage before.

@@ -1,4 +1,4 @@
-"""Files that come with the package: beside the code in an installed wheel, at the root in a checkout."""
+"""The recipes and plans that come with the package: their names, and the file of each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _BASE = "base"  # what the others of a folder extend; not a recipe by itself
 
 
 def folder(kind: Kind) -> Path:
-    """Return the folder of the shipped files of a kind."""
+    """Return the folder of the shipped files of a kind: in an installed wheel, or at the root of a checkout."""
     installed = _PACKAGE / kind
     return installed if installed.is_dir() else _PACKAGE.parents[1] / kind
 
@@ -26,8 +26,8 @@ def names(kind: Kind) -> tuple[str, ...]:
         True
     """
     root = folder(kind)
-    found = (path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.toml") if path.stem != _BASE)
-    return tuple(sorted(found))
+    files = (path for path in root.rglob("*.toml") if path.stem != _BASE)
+    return tuple(sorted(path.relative_to(root).with_suffix("").as_posix() for path in files))
 
 
 def shipped(kind: Kind, name: str) -> Path:
@@ -38,9 +38,9 @@ def shipped(kind: Kind, name: str) -> Path:
     """
     short = name.removeprefix(f"{kind}/").removesuffix(".toml")
     if short not in names(kind):
-        known = ", ".join(names(kind))
+        listing = ", ".join(names(kind))
         raise ValueError(
             f"There is no file '{name}', and no such name among the shipped {kind}.{check.near(short, names(kind))} "
-            f"The shipped ones are {known}."
+            f"The shipped ones are {listing}."
         )
     return folder(kind) / f"{short}.toml"

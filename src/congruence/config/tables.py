@@ -1,4 +1,4 @@
-"""The tables of data, models and terms."""
+"""The tables [data], of models, of terms, of a teacher's head and of its cache: one class each."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from congruence import data, methods, models
+from congruence import methods, models
 from congruence.config.base import Count, Table, Whole, absolute
 from congruence.config.problems import Problems, expected, one_by_one
+from congruence.data.sources.catalogue import sources
 from congruence.data.sources.table import IMAGE_FOLDER
 
 Sides = Count | Annotated[tuple[Count, Count], Field(strict=False)]
@@ -43,26 +44,28 @@ class DataConfig(Table):
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
-        if name in data.SOURCES or name == IMAGE_FOLDER:
+        if name in sources() or name == IMAGE_FOLDER:
             return name
         path = Path(name).expanduser()
         # What looks like a path may be a folder that is yet to come; anything else is a name written wrongly.
         if not path.is_dir() and path.name == name:
-            raise ValueError(expected((*data.SOURCES, IMAGE_FOLDER), name, what="a folder or one of "))
+            raise ValueError(expected((*sources(), IMAGE_FOLDER), name, what="a folder or one of "))
         return str(path.absolute())
 
     @model_validator(mode="after")
     def _together(self) -> Self:
-        found = []
+        problems = []
         if (self.mean is None) != (self.std is None):
             missing = "mean" if self.mean is None else "std"
-            found.append((missing, f"expected numbers too where `{'std' if missing == 'mean' else 'mean'}` is given."))
+            problems.append(
+                (missing, f"expected numbers too where `{'std' if missing == 'mean' else 'mean'}` is given.")
+            )
         if self.std is not None and min(self.std) <= 0:
-            found.append(("std", f"expected numbers > 0, got {list(self.std)}."))
+            problems.append(("std", f"expected numbers > 0, got {list(self.std)}."))
         if self.resize is not None and self.stream is False:
-            found.append(("resize", f"expected none where `stream` is false, got {self.resize}."))
-        if found:
-            raise Problems(found)
+            problems.append(("resize", f"expected none where `stream` is false, got {self.resize}."))
+        if problems:
+            raise Problems(problems)
         return self
 
 
@@ -111,9 +114,9 @@ class ModelConfig(Table):
         if self.model is not None:
             name = self.model
             with torch.device("meta"):  # Shapes alone: nothing is allocated or drawn.
-                found = one_by_one(lambda **options: models.build(name, **{"classes": 2, **options}), self.options)
-            if found:
-                raise Problems([(f"options.{key}" if key else "options", text) for key, text in found])
+                wrong = one_by_one(lambda **options: models.build(name, **{"classes": 2, **options}), self.options)
+            if wrong:
+                raise Problems([(f"options.{key}" if key else "options", text) for key, text in wrong])
         return self
 
 
@@ -169,13 +172,13 @@ class TermConfig(BaseModel):
         except ValueError:
             raise Problems([("key", expected(methods.keys(), values["key"]))]) from None
         rest = {name: value for name, value in values.items() if name != "key"}
-        known = [name for name in cls.model_fields if name != "key"] + list(row.defaults())
-        found = [(name, expected(known, name)) for name in rest if name not in known]
-        found += one_by_one(
-            lambda **given: methods.Term(row.key, **given), {k: v for k, v in rest.items() if k in known}
+        allowed = [name for name in cls.model_fields if name != "key"] + list(row.defaults())
+        problems = [(name, expected(allowed, name)) for name in rest if name not in allowed]
+        problems += one_by_one(
+            lambda **given: methods.Term(row.key, **given), {k: v for k, v in rest.items() if k in allowed}
         )
-        if found:
-            raise Problems(found)
+        if problems:
+            raise Problems(problems)
         weight = row.weight if isinstance(row.weight, int | float) else dict(row.weight)
         return {"weight": weight, **values}
 

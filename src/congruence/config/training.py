@@ -1,4 +1,4 @@
-"""The tables of training: `congruence.FitOptions`, key by key, and the batches."""
+"""The table `train` of a stage and those in it: optimizer, schedule, augmentation, sampler; `FitOptions` key by key."""
 
 from __future__ import annotations
 

@@ -72,9 +72,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
         rows[name] = dataclasses.replace(
             rows[name], package=dataclasses.replace(package, files=tuple(digests)), **changed
         )
-    fake = MappingProxyType(rows)
-    for module in (tables, MODULE, sys.modules["congruence.data.sources.load"]):
-        monkeypatch.setattr(module, "SOURCES", fake)
+    monkeypatch.setattr(tables, "SOURCES", MappingProxyType(rows))
     registry = Registry(trees)
     monkeypatch.setattr(MODULE, "_run", registry)
     monkeypatch.setenv("CONGRUENCE_DATA", str(tmp_path / "data"))

@@ -9,12 +9,12 @@ from _harness import layouts
 from PIL import Image
 
 from congruence.data.datasets.decode import two_sides
-from congruence.data.sources.folder import arrays_of, list_folder
+from congruence.data.sources.folder import decode_tree, list_folder
 from congruence.data.sources.store import Arrays
 
 
 def read(root: Path, size: Any = None) -> tuple[Arrays, tuple[str, ...]]:
-    arrays = arrays_of(list_folder(root), None if size is None else two_sides("size", size))
+    arrays = decode_tree(list_folder(root), None if size is None else two_sides("size", size))
     return arrays, arrays.class_names
 
 

@@ -1,4 +1,4 @@
-"""Small images augmented as a batch: every draw is a function of (seed, epoch, sample, view) and of nothing else."""
+"""`Augment`: small images padded, cropped and mirrored as a batch; and `normalize`, from bytes to float32."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PLAIN_VIEWS = ("clean",)
 
 @dataclass(frozen=True)
 class Augment:
-    """Crop at a random place of the image padded by `pad` pixels, then mirror left to right half of the time.
+    """Crop at a random offset of the image padded by `pad` pixels, then mirror left to right half of the time.
 
     Args:
         pad: pixels added on each side before the crop of the image's own size; 0 does not crop.
@@ -102,18 +102,19 @@ def pad_crop_flip(
         rows, columns = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
     else:
         rows, columns = _reflected(rows, height), _reflected(columns, width)
-    places = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)
-    out = images.flatten(2).gather(2, places[:, None, :].expand(-1, images.shape[1], -1)).view_as(images)
+    pixels = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)
+    out = images.flatten(2).gather(2, pixels[:, None, :].expand(-1, images.shape[1], -1)).view_as(images)
     return out if inside is None else out * inside[:, None]
 
 
-def _within(places: Tensor, size: int) -> Tensor:
-    return (places >= 0) & (places < size)
+def _within(positions: Tensor, size: int) -> Tensor:
+    return (positions >= 0) & (positions < size)
 
 
-def _reflected(places: Tensor, size: int) -> Tensor:
+def _reflected(positions: Tensor, size: int) -> Tensor:
+    """Mirror positions outside [0, size) at the first and the last pixel, which are not repeated."""
     last = size - 1
-    return last - (last - places.abs()).abs()
+    return last - (last - positions.abs()).abs()
 
 
 def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

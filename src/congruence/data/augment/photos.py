@@ -1,4 +1,4 @@
-"""Photographs brought to one size one by one: as they are evaluated, or cropped, mirrored and turned by draws."""
+"""`PhotoAugment`: photographs brought to one size one by one, evaluated, or cropped, mirrored and turned by draws."""
 
 from __future__ import annotations
 
@@ -112,16 +112,16 @@ def augmented(
     from PIL import Image
 
     if augment.crop == "resized":
-        height, width, inside = _share((photo.height, photo.width), draws[4:], augment.area)
-        top, left = inside or (_place(draws[0], photo.height - height), _place(draws[1], photo.width - width))
+        height, width, centre = _resized_crop((photo.height, photo.width), draws[4:], augment.area)
+        top, left = centre or (_offset(draws[0], photo.height - height), _offset(draws[1], photo.width - width))
         box = (left, top, left + width, top + height)
         cropped = photo.resize(size[::-1], Image.Resampling.BILINEAR, box=box)
     else:
         if augment.sides is not None:
             low, high = augment.sides
-            resize = low + _place(draws[4], high - low)
+            resize = low + _offset(draws[4], high - low)
         scaled = _scaled(photo, size, resize)
-        top, left = _place(draws[0], scaled.height - size[0]), _place(draws[1], scaled.width - size[1])
+        top, left = _offset(draws[0], scaled.height - size[0]), _offset(draws[1], scaled.width - size[1])
         cropped = _cut(scaled, top, left, size)
     if augment.flip and draws[2] < 0.5:
         cropped = cropped.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -129,7 +129,8 @@ def augmented(
     return cropped.rotate(angle, Image.Resampling.BILINEAR) if angle else cropped
 
 
-def _place(draw: float, room: int) -> int:
+def _offset(draw: float, room: int) -> int:
+    """Turn a number in [0, 1) into one of the offsets 0 … room."""
     return math.floor(draw * (room + 1))
 
 
@@ -153,8 +154,8 @@ def _scaled(photo: Any, size: Pair, resize: int | Pair | None) -> Any:
     return photo if photo.size == (width, height) else photo.resize((width, height), Image.Resampling.BILINEAR)
 
 
-def _share(whole: Pair, draws: Sequence[float], area: tuple[float, float]) -> tuple[int, int, Pair | None]:
-    """Return the height and width of a resized crop, and its place only where it is the one at the centre."""
+def _resized_crop(whole: Pair, draws: Sequence[float], area: tuple[float, float]) -> tuple[int, int, Pair | None]:
+    """Return the height and width of a resized crop, and (top, left) only where it is the one at the centre."""
     low, high = (math.log(ratio) for ratio in _RATIOS)
     for share, shape in zip(draws[0 : 2 * _TRIES : 2], draws[1 : 2 * _TRIES : 2], strict=True):
         pixels = whole[0] * whole[1] * (area[0] + share * (area[1] - area[0]))

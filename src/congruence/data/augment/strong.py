@@ -1,4 +1,4 @@
-"""The strong view: images as the other views have them, with changed light and colours and a square cut out."""
+"""The view named "strong": as the other views, then light and colours changed and a square cut out."""
 
 from __future__ import annotations
 

@@ -1,1 +1,4 @@
-"""Images as arrays or in files, their labels, and what methods may ask of a dataset."""
+"""Datasets: `images` says what every one can do, `arrays` and `files` are the two kinds of them.
+
+`split` chooses samples by a seed, `facts` says what methods may ask, `indexed` adds positions, `decode` opens files.
+"""

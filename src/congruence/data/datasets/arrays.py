@@ -1,4 +1,4 @@
-"""Small images held as one array of bytes."""
+"""`ArrayDataset`: images as one array of bytes, in memory or memory-mapped; and `keep_labels`, which forgets labels."""
 
 from __future__ import annotations
 
@@ -168,13 +168,14 @@ def keep_labels(dataset: Some, per_class: int, seed: int = 0) -> Some:
     hyperparameters("keep_labels", {"per_class": COUNT}, per_class=per_class)
     if dataset.labels is None:
         fail("keep_labels", "dataset", "one with labels", "a dataset without")
-    known = dataset.labels[dataset.labels >= 0]
-    counts = known.bincount(minlength=dataset.classes or 0)
-    smallest = counts if dataset.classes is not None else torch.where(counts == 0, len(known), counts)
-    if len(known) == 0 or int(smallest.min()) < per_class:
-        least = f"only {int(smallest.min())} in class {int(smallest.argmin())}" if len(known) else "no label at all"
+    labelled = dataset.labels[dataset.labels >= 0]
+    counts = labelled.bincount(minlength=dataset.classes or 0)
+    # Where nobody says how many classes there are, a number that never occurs is no class.
+    counts = counts if dataset.classes is not None else torch.where(counts == 0, len(labelled), counts)
+    if len(labelled) == 0 or int(counts.min()) < per_class:
+        least = f"only {int(counts.min())} in class {int(counts.argmin())}" if len(labelled) else "no label at all"
         fail("keep_labels", "per_class", "at most the number of labels of every class", f"{per_class} with {least}")
-    kept = split.first_of_each(dataset.labels, per_class, seed=seed, stream=split.LABELS)
+    chosen = split.first_of_each(dataset.labels, per_class, seed=seed, stream=split.LABELS)
     labels = torch.full_like(dataset.labels, -1)
-    labels[kept] = dataset.labels[kept]
+    labels[chosen] = dataset.labels[chosen]
     return cast(Some, replace(cast(Any, dataset), labels=labels))  # a frozen dataclass, as every one is

@@ -1,4 +1,4 @@
-"""Image files decoded with Pillow, upright, in grey or colour, one sentence for each that cannot be."""
+"""Image files decoded with Pillow, upright, in grey or colour; one that cannot be is an error that names it."""
 
 from __future__ import annotations
 

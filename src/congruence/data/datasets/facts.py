@@ -1,4 +1,4 @@
-"""What a method may ask about the training data before the first step."""
+"""`facts`: how many samples and classes any dataset has, and its labels: what methods may ask before the first step."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def facts(dataset: Any) -> DataFacts:
     Example:
         >>> import torch
         >>> from torch.utils.data import TensorDataset
-        >>> known = facts(TensorDataset(torch.zeros(3, 2), torch.tensor([0, 2, 1])))
-        >>> known.size, known.classes, known.labels.tolist()
+        >>> about = facts(TensorDataset(torch.zeros(3, 2), torch.tensor([0, 2, 1])))
+        >>> about.size, about.classes, about.labels.tolist()
         (3, 3, [0, 2, 1])
     """
     if not isinstance(dataset, Sized):

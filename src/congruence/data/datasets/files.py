@@ -1,4 +1,4 @@
-"""Images that stay in their files until a batch asks for them."""
+"""`FileDataset`: images that stay in their files until a batch asks for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every dataset of images is: labels, normalisation, and bytes that are drawn a batch at a time."""
+"""`ImageDataset`, the abstract base of both datasets: labels, normalisation, and bytes drawn a batch at a time."""
 
 from __future__ import annotations
 
@@ -113,8 +113,8 @@ class ImageDataset(Dataset[tuple[Tensor, int]], ABC):
         if chosen.dim() != 1 or chosen.is_floating_point() or chosen.dtype == torch.bool:
             fail(kind, "indices", "a 1-D list of integers", f"{chosen.dtype} of shape {shape(chosen)}")
         if int(chosen.min()) < 0 or int(chosen.max()) >= len(self):
-            found = f"{int(chosen.min())} to {int(chosen.max())}"
-            raise IndexError(f"`{kind}`: `indices` must be in [0, {len(self)}), got {found}.")
+            span = f"{int(chosen.min())} to {int(chosen.max())}"
+            raise IndexError(f"`{kind}`: `indices` must be in [0, {len(self)}), got {span}.")
         return chosen.to(torch.int64)
 
     def _rows(self, chosen: Tensor) -> Tensor:
@@ -159,9 +159,9 @@ class ImageDataset(Dataset[tuple[Tensor, int]], ABC):
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
         """Return several samples at once; torch's own DataLoader calls this."""
-        places = [index + len(self) if index < 0 else index for index in indices]
-        labels = [-1] * len(places) if self.labels is None else self.labels[self._positions(places)].tolist()
-        return list(zip(self.batch(places).unbind(0), labels, strict=True))
+        positions = [index + len(self) if index < 0 else index for index in indices]
+        labels = [-1] * len(positions) if self.labels is None else self.labels[self._positions(positions)].tolist()
+        return list(zip(self.batch(positions).unbind(0), labels, strict=True))
 
     def subset(self, indices: Indices) -> Self:
         """Return the dataset of some samples, in the order given, without copying images; positions count from 0."""

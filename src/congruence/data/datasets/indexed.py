@@ -1,4 +1,4 @@
-"""A dataset whose items carry their position."""
+"""`indexed`: any map-style dataset, with each item's position in it, for loops with a stock DataLoader."""
 
 from __future__ import annotations
 

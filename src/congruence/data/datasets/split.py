@@ -1,4 +1,4 @@
-"""Seeded, stratified choices of samples."""
+"""Choices of samples and classes by a seed: stratified, per class, and of the classes held out for testing."""
 
 from __future__ import annotations
 

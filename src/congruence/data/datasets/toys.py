@@ -1,4 +1,4 @@
-"""Points in two or three dimensions that show what a method does to a configuration."""
+"""`toy`: points in two or three dimensions (moons, clusters) that show what a method does to their arrangement."""
 
 from __future__ import annotations
 

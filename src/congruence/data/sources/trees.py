@@ -1,4 +1,4 @@
-"""Published trees of image files: what each part holds, as of a folder."""
+"""Readers of published trees of image files: ImageNet, Tiny ImageNet, CUB-200; each lists files and decodes none."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from congruence.core.files import absent, damaged
-from congruence.data.sources.folder import SUFFIXES, class_folders, listed
+from congruence.data.sources.folder import SUFFIXES, class_folders, list_part
 from congruence.data.sources.store import Files, Tree
 
 
@@ -22,9 +22,9 @@ def list_imagenet(folder: Path) -> Tree:
         if not part.is_dir():
             raise ValueError(f"The folder '{part}' is absent.")
     classes = class_folders(train)
-    parts = [listed(folder, part, classes) for part in (train, val)]
-    for part, found in zip((train, val), parts, strict=True):
-        if found.labels is None or not found.files:
+    parts = [list_part(folder, part, classes) for part in (train, val)]
+    for part, files in zip((train, val), parts, strict=True):
+        if files.labels is None or not files.files:
             suffixes = ", ".join(sorted(SUFFIXES))
             raise ValueError(f"The folder '{part}' holds no image in a folder of its class (of {suffixes}).")
     return Tree(folder, parts[0], parts[1], class_names=classes)
@@ -42,18 +42,17 @@ def list_tiny_imagenet(folder: Path) -> Tree:
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        found = sorted((train / name / "images").glob("*.JPEG"))
-        if not found:
+        images = sorted((train / name / "images").glob("*.JPEG"))
+        if not images:
             raise ValueError(f"The folder '{train / name / 'images'}' holds no image (*.JPEG).")
-        paths += found
-        labels += [label] * len(found)
+        paths += images
+        labels += [label] * len(images)
     rows = table_rows(folder / "val" / "val_annotations.txt", 2)
     unknown = sorted({name for _, name in rows} - set(classes))
     if unknown:
         raise damaged(folder / "val" / "val_annotations.txt", f"its class '{unknown[0]}' has no training images")
-    held = [folder / "val" / "images" / file for file, _ in rows]
     numbers = {name: label for label, name in enumerate(classes)}
-    test = _part(folder, held, [numbers[name] for _, name in rows])
+    test = _part(folder, [folder / "val" / "images" / file for file, _ in rows], [numbers[name] for _, name in rows])
     return Tree(folder, _part(folder, paths, labels), test, class_names=classes)
 
 

@@ -1,4 +1,4 @@
-"""A reader of pickles that runs nothing: NumPy's arrays are rebuilt by stand-ins, any other name is refused."""
+"""`plain_pickle`, which runs nothing: NumPy's arrays are rebuilt by stand-ins, any other name is refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 
 class _Type:
-    """Stands for `numpy.dtype`; only plain numbers and bytes are known."""
+    """Stands for `numpy.dtype`; only plain numbers and bytes are allowed."""
 
     def __init__(self, name: object, *_: object) -> None:
         text = name.decode("ascii") if isinstance(name, bytes) else name

@@ -1,0 +1,62 @@
+"""All named datasets: the library's own rows, and those that packages add by entry points of `congruence.datasets`.
+
+`sources` is the whole table and `source` one row of it; the own rows are in `table`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+
+from congruence.core.check import near
+from congruence.data.sources import table
+from congruence.data.sources.table import IMAGE_FOLDER, Source, by_name
+
+GROUP = "congruence.datasets"
+
+
+def sources() -> Mapping[str, Source]:
+    """Return all rows by name, the library's own first.
+
+    Raises:
+        ValueError: where a package's row has a name that is taken, or its entry point names something else.
+
+    Example:
+        >>> next(iter(sources()))
+        'digits'
+    """
+    return by_name((*table.SOURCES.values(), *_contributed()))
+
+
+@functools.cache
+def _contributed() -> tuple[Source, ...]:
+    """Read the entry points once, when the table is first used."""
+    rows = []
+    for point in entry_points(group=GROUP):
+        row = point.load()
+        if not isinstance(row, Source):
+            raise ValueError(f"The entry point '{point.name}' of {GROUP} must name a Source, got {type(row).__name__}.")
+        rows.append(row)
+    return tuple(rows)
+
+
+def source(name: str) -> Source:
+    """Return the row of this name.
+
+    Raises:
+        ValueError: naming the rows, and the near ones first, where there is none of that name.
+    """
+    rows = sources()
+    if name not in rows:
+        names = (*rows, IMAGE_FOLDER)
+        raise ValueError(
+            f"There is no dataset named {name!r}, nor a folder there.{near(name, names)} "
+            f"The names are {', '.join(names)}."
+        )
+    return rows[name]
+
+
+def inside(row: Source) -> str:
+    """Say which package a row without files has its images from."""
+    return "scikit-learn" if row.name in table.SOURCES else row.read.__module__.partition(".")[0]

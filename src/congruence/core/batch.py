@@ -11,7 +11,7 @@ from torch import Tensor
 
 from congruence.core import check, rng
 from congruence.core.devices import to_device
-from congruence.core.host_values import move_known
+from congruence.core.host_values import move_with_values
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def unpack(batch: Any, device: torch.device | None = None) -> Batch:
         if value is not None and not isinstance(value, Tensor):
             raise ValueError(f"The {name} of a batch must be a tensor, got {type(value).__name__}.")
     inputs, views = (to_device(part, device) for part in (found.inputs, found.views))
-    return Batch(inputs, move_known(found.labels, device), move_known(found.index, device), views)
+    return Batch(inputs, move_with_values(found.labels, device), move_with_values(found.index, device), views)
 
 
 def samplers(loader: Any) -> list[Any]:

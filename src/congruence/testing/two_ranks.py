@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from congruence.methods import Row
-from congruence.testing.agreement import require_alike, two_steps
+from congruence.testing.agreement import require_agreement, two_steps
 from congruence.testing.case import Case
 
 RANKS = 2
@@ -40,7 +40,7 @@ def check_rows_on_two_ranks(*cases: Case | Row | str, timeout: float = 120.0) ->
     for position, case in enumerate(known):
         alone = two_steps(case)
         for rank, results in enumerate(found):
-            require_alike(case, alone, results[position], f"on rank {rank} of {RANKS}", "one process")
+            require_agreement(case, alone, results[position], f"on rank {rank} of {RANKS}", "one process")
 
 
 def _run(cases: list[Case], folder: Path, timeout: float) -> None:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from congruence.core import ranks
 from congruence.core.check import Real, fail, hyperparameters
 from congruence.core.devices import to_device
-from congruence.core.host_values import move_known
+from congruence.core.host_values import move_with_values
 from congruence.core.rng import keyed_generator
 from congruence.data.augment.crops import PLAIN_VIEWS, normalize
 from congruence.data.datasets.images import ImageDataset, Spec
@@ -228,7 +228,7 @@ class Loader:
 
     def _packed(self, index: Tensor, drawn: Drawn) -> Any:
         views = to_device(drawn.views, self.device)
-        labels, places = (move_known(part, self.device) for part in (drawn.labels, index))
+        labels, places = (move_with_values(part, self.device) for part in (drawn.labels, index))
         inputs = views["main" if "main" in views else self.views[0]]
         if self.views == ("main",):
             return inputs, labels, places

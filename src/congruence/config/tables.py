@@ -11,6 +11,7 @@ from congruence import data, methods, models
 from congruence.config.base import Count, Table, Whole, absolute
 from congruence.config.problems import Problems, expected, one_by_one
 from congruence.data.sources.table import IMAGE_FOLDER
+from congruence.methods.rows import current_parts
 
 Sides = Count | Annotated[tuple[Count, Count], Field(strict=False)]
 Channels = Annotated[tuple[float, ...], Field(strict=False, min_length=1)]
@@ -176,8 +177,8 @@ class TermConfig(BaseModel):
         )
         if found:
             raise Problems(found)
-        weight = row.weight if isinstance(row.weight, int | float) else dict(row.weight)
-        return {"weight": weight, **values}
+        default = row.weight if isinstance(row.weight, int | float) else dict(row.weight)
+        return {**values, "weight": current_parts(row, values.get("weight", default))}
 
     def term(self) -> methods.Term:
         """Return the term."""

@@ -5,15 +5,13 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
 from congruence.core import check
 from congruence.methods.method import Clock, Method
-
-if TYPE_CHECKING:
-    from congruence.methods.rows import Row
+from congruence.methods.rows import Row, current_parts
 
 Layers = str | Sequence[str]
 LAYERS = "a layer's path, a list of paths, or a mapping from role to them"
@@ -101,6 +99,8 @@ class Term:
         else:
             check.fail("Term", "method", "a key of the catalogue or a Method", _kind(method))
         self.weight = default if weight is None else weight
+        if self._given is None:
+            self.weight = current_parts(self._row(), self.weight)
         self.name = self.key if name is None else name
         self.student_layer, self.teacher_layer, self.student = student_layer, teacher_layer, student
         self.start_epoch, self.stop_epoch = start_epoch, stop_epoch
@@ -201,6 +201,25 @@ class Term:
             words.append(f"name={self.name!r}")
         words += [f"{key}={value!r}" for key, value in self.hyperparameters.items()]
         return f"Term({', '.join(words)})"
+
+
+def current_descriptions(terms: Any) -> Any:
+    """Return what `Term.describe` would give today for terms that an older version described in a file.
+
+    What is no description comes back as it is.
+    """
+    if not isinstance(terms, list):
+        return terms
+    return [_current(term) if isinstance(term, Mapping) else term for term in terms]
+
+
+def _current(description: Mapping[str, Any]) -> dict[str, Any]:
+    from congruence.methods import catalogue  # late, as in `Term`
+
+    values, rows = dict(description), catalogue.keys()
+    if "weight" in values and values.get("method") in rows:
+        values["weight"] = current_parts(catalogue.row(values["method"]), values["weight"])
+    return values
 
 
 def _kind(value: object) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from congruence.core import check
 from congruence.core.files import writable, write_json
+from congruence.methods.term import current_descriptions
 from congruence.models.weights import save_weights
 from congruence.training.saving.checkpoint import Checkpoints, said
 
@@ -39,6 +40,8 @@ class RunDirectory:
         told = self.path / "run.json"
         now = json.loads(json.dumps(description))
         before = self._told()
+        if before is not None:  # an older version may have named parts of a weight otherwise
+            before["terms"] = current_descriptions(before["terms"])
         if before is None or ((before != now or not resume) and not self._begun()):
             if resume:
                 LOG.info("There is no run in '%s' yet: starting it.", self.path)

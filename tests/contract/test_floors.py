@@ -31,8 +31,8 @@ FLOORS = {
     "__main__": 13,
     "__init__": 13,  # the front door: it names what it offers, for type checkers and on first use
 }
-LONG: dict[str, str] = {}  # files over 250 lines, each with its reason
-LINES = 250
+LONG: dict[str, str] = {}  # files over 400 lines, each with its reason
+LINES = 400
 FUNCTION_LINES = 80
 NOT_MIRRORED = {"__init__", "__main__"}
 

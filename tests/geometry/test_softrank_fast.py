@@ -10,7 +10,7 @@ from congruence.geometry.softrank_fast import _coefficients, _factors, count_ter
 ROWS = 96
 _NOISE = torch.randn(ROWS, 6, generator=seeded(1))
 _SIDE = torch.where(torch.arange(ROWS) % 2 == 0, 1.0, -1.0)[:, None]
-PLACES = {
+POINTS = {
     "scattered": _NOISE,
     "tight": 1 + 1e-3 * _NOISE,
     "equal rows": torch.cat([_NOISE[:48], _NOISE[:48]]),
@@ -61,10 +61,10 @@ def test_few_terms_do_and_too_many_are_not_taken():
 
 
 @pytest.mark.parametrize("measure", [cosine, euclidean])
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("points", POINTS)
 @pytest.mark.parametrize("temperature", [1.0, 0.3, 0.1, 0.05, 0.01, 1e-4])
-def test_agrees_with_the_formula_in_float64(measure, place, temperature):
-    d = measure(PLACES[place])
+def test_agrees_with_the_formula_in_float64(measure, points, temperature):
+    d = measure(POINTS[points])
     ranks, gradient = ranks_and_gradient(d, temperature, "fast")
     expected, slope = ranks_and_gradient(d.double(), temperature, "exact")
     assert (ranks - expected).norm() <= 1e-6 * expected.norm()

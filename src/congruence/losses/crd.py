@@ -169,7 +169,7 @@ def _check_index(name: str, index: Tensor, rows: int, total: int) -> None:
 
 
 class ContrastiveRepresentationLoss(nn.Module):
-    """`contrastive_representation_loss` with its hyper-parameters kept."""
+    """`contrastive_representation_loss` with its hyper-parameters stored."""
 
     def __init__(self, *, temperature: float = 0.07, normalizers: Normalizers | None = None) -> None:
         super().__init__()

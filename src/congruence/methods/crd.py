@@ -122,8 +122,8 @@ class ContrastiveRepresentation(Method):
         if others < 1:
             raise ValueError("`ContrastiveRepresentation`: all samples are of one class: there are no negatives.")
         self.count = min(self.negatives, others)
-        # `order` holds the samples class by class, sample i's own class at order[first[i]:after[i]]. All four follow from
-        # the facts: no checkpoint keeps them.
+        # `order` holds the samples class by class, sample i's own class at order[first[i]:after[i]]. These four follow
+        # from the facts: no checkpoint keeps them.
         self.register_buffer("classes", classes, persistent=False)
         self.register_buffer("order", order, persistent=False)
         self.register_buffer("first", torch.searchsorted(ordered, classes), persistent=False)
@@ -182,8 +182,8 @@ class ContrastiveRepresentation(Method):
         for side, bank in zip(SIDES, (self.student_bank, self.teacher_bank), strict=True):
             rows = signals.one(side)
             mean = same.to(rows.dtype) @ rows / same.sum(1, keepdim=True)
-            # A row may be an epoch old when it is read, and an embedding is of one augmented view: by the momentum a row
-            # is a mean of several, the newest weighing most. Its length is 1 again, as ⟨m, e⟩ is to be a cosine.
+            # A row may be an epoch old when it is read, and an embedding is of one augmented view: by the momentum a
+            # row is a mean of several, the newest weighing most. Its length is 1 again, as ⟨m, e⟩ is to be a cosine.
             moved = self.momentum * bank[index].to(rows.dtype) + (1 - self.momentum) * mean
             bank[index] = unit(moved).to(bank.dtype)
         self.draws += 1

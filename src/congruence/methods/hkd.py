@@ -90,7 +90,7 @@ class HeterogeneousKd(Method):
         weight = self.earlier_weight * self.earlier_decay**signals.clock.epoch
         pairs = signals.pairs()
         values = []
-        for place, (student, teacher) in enumerate(pairs, 1):
+        for number, (student, teacher) in enumerate(pairs, 1):
             value = torch.stack([criterion(student, teacher) for criterion in self.criteria]).sum()
-            values.append(value if place == len(pairs) else weight * value)
+            values.append(value if number == len(pairs) else weight * value)
         return {"loss": torch.stack(values).sum()}

@@ -93,8 +93,8 @@ class Term:
             self.needs = self.make().needs  # and a bad hyper-parameter fails here, not in the first step
         elif isinstance(method, Method):
             if hyperparameters:
-                given = ", ".join(f"`{key}`" for key in hyperparameters)
-                raise ValueError(f"`Term`: {given} must be set on the {type(method).__name__} itself, got them here.")
+                names = ", ".join(f"`{key}`" for key in hyperparameters)
+                raise ValueError(f"`Term`: {names} must be set on the {type(method).__name__} itself, got them here.")
             self.key, self.needs = type(method).__name__, method.needs
         else:
             check.fail("Term", "method", "a key of the catalogue or a Method", _kind(method))
@@ -159,17 +159,17 @@ class Term:
     def layers(self, model: str, role: str, roles: tuple[str, ...]) -> tuple[str, ...] | None:
         """Return the paths given for a role of the student or the teacher, None where the default is meant."""
         argument = "teacher_layer" if model == "teacher" else "student_layer"
-        given = getattr(self, argument)
-        if isinstance(given, Mapping):
-            unknown = [key for key in given if key not in roles]
+        paths = getattr(self, argument)
+        if isinstance(paths, Mapping):
+            unknown = [key for key in paths if key not in roles]
             if unknown:
                 check.fail("Term", argument, f"keyed by {' or '.join(map(repr, roles))}", repr(unknown[0]))
-            given = given.get(role)
+            paths = paths.get(role)
         elif role != roles[0]:
-            given = None
-        if given is None:
+            paths = None
+        if paths is None:
             return None
-        return (given,) if isinstance(given, str) else tuple(given)
+        return (paths,) if isinstance(paths, str) else tuple(paths)
 
     def weight_of(self, part: str, clock: Clock) -> float:
         """Return the weight of a part of the loss at a moment: the one place where weights and warm-ups apply."""
@@ -191,9 +191,9 @@ class Term:
 
     def describe(self) -> dict[str, Any]:
         """Return the term as plain values, for the run's record."""
-        given = {key: getattr(value, "__qualname__", str(value)) for key, value in self.hyperparameters.items()}
+        plain = {key: getattr(value, "__qualname__", str(value)) for key, value in self.hyperparameters.items()}
         values = {name: getattr(self, name) for name in self.RESERVED}
-        return {"method": self.key, **values, "hyperparameters": given}
+        return {"method": self.key, **values, "hyperparameters": plain}
 
     def __repr__(self) -> str:
         words = [repr(self.key), f"weight={self.weight}"]

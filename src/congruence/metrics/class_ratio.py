@@ -77,8 +77,8 @@ def intra_inter_ratio(
     Example:
         >>> import torch
         >>> rows = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
-        >>> found = intra_inter_ratio(rows, torch.tensor([0, 0, 1]))
-        >>> round(found.similarities, 6), round(found.losses, 6), found.anchors  # e/1: tight, the other at right angles
+        >>> ratio = intra_inter_ratio(rows, torch.tensor([0, 0, 1]))
+        >>> round(ratio.similarities, 6), round(ratio.losses, 6), ratio.anchors  # e/1: tight, the other at right angles
         (2.718282, 2.718282, 2)
 
     Reference:

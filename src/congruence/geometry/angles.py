@@ -100,8 +100,8 @@ def _value_and_gradients(
 
     - by K_jk for j ≠ k, with w_ijk = s_ijk r_ij r_ik: G_jk = Σ_i w_ijk from the numerator's first term, and
       −2A_jk = −2 Σ_k' w_jkk' from the two in the middle, whose anchor is j;
-    - by d_ij: −2 r_ij S_ij with S_ij = Σ_k s_ijk ψ_ijk. As ∂d_ij/∂x_i = r_ij (x_i − x_j), row i gets
-      2 r_ij² S_ij (x_j − x_i), and row j the opposite.
+    - by d_ij as a distance from the anchor i: −2 r_ij S_ij with S_ij = Σ_k s_ijk ψ_ijk. As
+      ∂d_ij/∂x_i = r_ij (x_i − x_j), row i gets 2 r_ij² S_ij (x_j − x_i), and row j the opposite.
 
     N and d depend on differences of rows alone, so that each part is Σ_k Q_jk (x_k − x_j) in row j, with Q = P + Pᵀ and
     P = G − 2A + 2 S r². K_ii and K_jj need no sums of their own: they are what makes a row of Q sum to 0.

@@ -54,10 +54,10 @@ class Row:
 
     def make(self, **hyperparameters: Any) -> Method:
         """Build the method; an unknown hyper-parameter lists the near ones."""
-        known = self.defaults()
+        defaults = self.defaults()
         for name in hyperparameters:
-            if name not in known:
-                allowed, close = ", ".join(f"`{k}`" for k in known) or "none", check.near(name, known)
+            if name not in defaults:
+                allowed, close = ", ".join(f"`{k}`" for k in defaults) or "none", check.near(name, defaults)
                 raise ValueError(f"`Term`: '{self.key}' has no hyper-parameter `{name}` (it has: {allowed}).{close}")
         made = self.part(**hyperparameters)
         if isinstance(made, Method):

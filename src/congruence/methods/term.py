@@ -179,8 +179,8 @@ class Term:
         weight = self.weight
         if isinstance(weight, Mapping):
             if part not in weight:
-                known = ", ".join(map(repr, weight))
-                raise ValueError(f"`Term`: `weight` of '{self.name}' has no entry for its part '{part}', got {known}.")
+                parts = ", ".join(map(repr, weight))
+                raise ValueError(f"`Term`: `weight` of '{self.name}' has no entry for its part '{part}', got {parts}.")
             weight = weight[part]
         return float(weight) * min(1.0, (age + 1) / (self.warmup_epochs + 1)) * self.decay**age
 

@@ -207,8 +207,8 @@ class Taps:
         if only is not None:
             for text in only:
                 if text not in paths:
-                    known = check.near(text, paths)
-                    raise ValueError(f"The {self.name}'s layer '{text}' was not asked for with `require`.{known}")
+                    near = check.near(text, paths)
+                    raise ValueError(f"The {self.name}'s layer '{text}' was not asked for with `require`.{near}")
             paths = {text: paths[text] for text in paths if text in only}
         output, capture = self._run(inputs, Capture(self.name, paths, self._targets, self._copied))
         capture.finish(output)

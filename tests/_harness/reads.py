@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import congruence
-from congruence.core import host_values as known
 from congruence.core.batch import Batch
+from congruence.core.host_values import note_values
 
 SOURCE = Path(congruence.__file__).parent
 ATEN = torch.ops.aten
@@ -121,7 +121,7 @@ def as_moved(batch: Batch) -> Batch:
         if tensor is None:
             return None
         copy = tensor.clone()
-        known.note(copy, tensor)
+        note_values(copy, tensor)
         return copy
 
     return Batch(batch.inputs, there(batch.labels), there(batch.index), batch.views)

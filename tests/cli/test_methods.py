@@ -33,7 +33,7 @@ def test_a_card_tells_everything(key):
 def test_a_card_tells_what_a_method_does_around_its_loss():
     assert "L = Σ_kernels [ ℓ(deepest layer) + w Σ ℓ(earlier layer) ]" in card(row("hkd"))
     assert "after the loss, a sample's row of a bank becomes".lower() in card(row("crd")).lower()
-    assert "with its hyper-parameters kept" not in card(row("pkt"))
+    assert "with its hyper-parameters stored" not in card(row("pkt"))
 
 
 def test_a_card_names_where_the_function_lives():

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
+
+import congruence as cg
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "congruence"
@@ -52,17 +57,11 @@ def package_of(module):
     return parts[1] if len(parts) > 1 else "__init__"
 
 
-def type_checking(node):
-    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-
-
-def imports(tree, *, top_only):
-    """Yield (module, line) for each import of ours; `top_only` leaves out those inside functions."""
+def imports(tree):
+    """Yield (module, line) for each import of ours: those inside functions and those for types alone, too."""
     stack = list(tree.body)
     while stack:
         node = stack.pop()
-        if type_checking(node):
-            continue
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -71,8 +70,7 @@ def imports(tree, *, top_only):
             names = [name if name in MODULES else node.module for name in inner]
         else:
             names = []
-            if not (top_only and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))):
-                stack.extend(ast.iter_child_nodes(node))
+            stack.extend(ast.iter_child_nodes(node))
         yield from ((name, node.lineno) for name in names if name.split(".")[0] == "congruence")
 
 
@@ -84,31 +82,72 @@ def test_the_packages_are_the_known_ones():
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_point_downward(module):
     mine = package_of(module)
-    for imported, line in imports(TREES[module], top_only=False):
+    for imported, line in imports(TREES[module]):
         theirs = package_of(imported)
         below = FLOORS[theirs] < FLOORS[mine] or theirs == mine
         assert below, f"{module}, line {line}: {mine} (floor {FLOORS[mine]}) imports {theirs} ({FLOORS[theirs]})"
 
 
-def test_no_cycles():
-    graph = {name: {found for found, _ in imports(tree, top_only=True)} for name, tree in TREES.items()}
+def circle(graph):
+    """Return a circle of a graph as text, None where it has none."""
     done, path = set(), []
 
     def visit(name):
-        assert name not in path, f"a cycle of imports: {' -> '.join([*path[path.index(name) :], name])}"
-        if name in done:
-            return
-        path.append(name)
-        for found in sorted(graph.get(name, ())):
-            # A package's own files pass through its __init__, which is there before it has run to its end.
-            if not (found == name or name.startswith(f"{found}.")):
-                visit(found)
-        path.pop()
-        done.add(name)
+        if name in path:
+            return " -> ".join([*path[path.index(name) :], name])
+        if name not in done:
+            path.append(name)
+            for other in sorted(graph.get(name, ())):
+                if other != name and (text := visit(other)):
+                    return text
+            path.pop()
+            done.add(name)
+        return None
 
-    for name in graph:
-        visit(name)
-    assert done >= set(graph)
+    return next((text for name in graph if (text := visit(name))), None)
+
+
+def test_a_circle_is_seen():
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"a"}}) == "a -> b -> c -> a"
+    assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) is None
+
+
+def files_only(imported):
+    """Whether a name is a file's or a room's front door, not the whole package's, which names all it offers."""
+    return imported in MODULES and imported != "congruence"
+
+
+def test_no_circle_of_files():
+    graph = {name: {found for found, _ in imports(tree) if files_only(found)} for name, tree in TREES.items()}
+    assert circle({name: found for name, found in graph.items() if name != "congruence"}) is None
+
+
+def room_of(module):
+    """The folder that a file is in: "congruence.data.sources" for one of its files."""
+    return module if MODULES[module].name == "__init__.py" else module.rpartition(".")[0]
+
+
+def test_no_circle_of_rooms():
+    graph = {}
+    for name, tree in TREES.items():
+        if MODULES[name].name == "__init__.py":
+            continue  # a front door names what lies behind it
+        graph.setdefault(room_of(name), set()).update(room_of(found) for found, _ in imports(tree) if files_only(found))
+    assert circle(graph) is None
+
+
+def test_no_room_is_called_as_a_public_function():
+    functions = {name for name in cg.__all__ if not inspect.ismodule(getattr(cg, name))}
+    for package in ("data", "evaluation", "geometry", "losses", "metrics", "methods", "models", "training"):
+        module = importlib.import_module(f"congruence.{package}")
+        functions |= {name for name in module.__all__ if inspect.isfunction(getattr(module, name))}
+    rooms = {room.rpartition(".")[2] for room in map(room_of, MODULES)}
+    assert not functions & rooms
+
+
+def test_no_file_name_thrice():
+    names = Counter(path.name for path in FILES if path.name != "__init__.py")
+    assert not {name: count for name, count in names.items() if count > 2}
 
 
 @pytest.mark.parametrize("module", MODULES)

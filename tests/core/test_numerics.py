@@ -6,7 +6,7 @@ from congruence.core.numerics import as_float64, float32_island, safe_norm, safe
 
 
 @pytest.mark.parametrize(
-    ("given", "wide"),
+    ("narrow", "wide"),
     [
         (torch.float16, torch.float32),
         (torch.bfloat16, torch.float32),
@@ -15,8 +15,8 @@ from congruence.core.numerics import as_float64, float32_island, safe_norm, safe
         (torch.int64, torch.int64),
     ],
 )
-def test_widen(given, wide):
-    assert widen(torch.ones(2, dtype=given)).dtype == wide
+def test_widen(narrow, wide):
+    assert widen(torch.ones(2, dtype=narrow)).dtype == wide
 
 
 def test_as_float64_carries_gradient():

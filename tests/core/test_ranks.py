@@ -17,10 +17,10 @@ def test_one_process_gathers_itself():
 
 def test_rows_and_gradients_of_two_ranks(tmp_path):
     on_ranks(gather_on_a_rank, tmp_path)
-    found = [torch.load(tmp_path / f"gather-{rank}.pt") for rank in (0, 1)]
+    by_rank = [torch.load(tmp_path / f"gather-{rank}.pt") for rank in (0, 1)]
     rows = torch.tensor([[0.0, 2.0], [1.0, 3.0], [10.0, 12.0], [11.0, 13.0]], dtype=torch.float64)
     gradient = (1 + 2) * weights() * 2 * rows  # both ranks' losses reach every row
-    for rank, result in enumerate(found):
+    for rank, result in enumerate(by_rank):
         assert torch.equal(result["rows"], rows)
         assert torch.equal(result["constant"], rows)
         assert result["labels"].tolist() == [0, 5, 1, 6]

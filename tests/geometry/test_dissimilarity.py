@@ -29,8 +29,8 @@ def test_distances_do_not_leave_float32(scale):
     far = (scale * x).requires_grad_()
     torch.testing.assert_close(euclidean(far).double(), expected, rtol=1e-5, atol=0)
     near = x.clone().requires_grad_()
-    wanted, found = (torch.autograd.grad(euclidean(rows).sum(), rows)[0] for rows in (near, far))
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    wanted, gradient = (torch.autograd.grad(euclidean(rows).sum(), rows)[0] for rows in (near, far))
+    torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-5)
     assert torch.equal(euclidean(far, far), euclidean(far))
 
 
@@ -61,8 +61,8 @@ def test_gradient_is_right(name):
 @pytest.mark.parametrize("name", MEASURES)
 def test_float32_keeps_the_digits_of_tight_clusters(name):
     x = tight_clusters(32, 64, 64)[0]
-    exact, found = MEASURES[name](x), MEASURES[name](x.float())
-    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=0)
+    exact, in_float32 = MEASURES[name](x), MEASURES[name](x.float())
+    torch.testing.assert_close(in_float32.double(), exact, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("name", MEASURES)

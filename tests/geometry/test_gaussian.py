@@ -16,8 +16,8 @@ def draw(rows, width, seed=0):
 def test_bures_of_commuting_covariances_is_the_distance_of_deviations():
     signs = torch.tensor([[1.0, 1], [1, -1], [-1, 1], [-1, -1]]).double()
     scales = torch.tensor([[1.0, 3.0], [2.0, 0.5]]).double()
-    found = bures(signs * scales[0] + 7, signs * scales[1])
-    torch.testing.assert_close(found, (scales[0] - scales[1]).square().sum(), rtol=1e-12, atol=0)
+    distance = bures(signs * scales[0] + 7, signs * scales[1])
+    torch.testing.assert_close(distance, (scales[0] - scales[1]).square().sum(), rtol=1e-12, atol=0)
 
 
 def test_bures_is_symmetric_and_blind_to_means():
@@ -50,8 +50,8 @@ def test_several_pairs_at_once_are_each_for_itself(width):
     alone = torch.stack([gaussian_wasserstein(a[:n], b[:m]) for a, b, n, m in zip(x, y, *counts, strict=True)])
     torch.testing.assert_close(values, alone, rtol=1e-12, atol=0)
     scales = torch.arange(1.0, 6.0).double()
-    found, expected = (gradients((scales * v).sum(), (x, y)) for v in (values, alone))
-    for ours, theirs in zip(found, expected, strict=True):
+    together, expected = (gradients((scales * v).sum(), (x, y)) for v in (values, alone))
+    for ours, theirs in zip(together, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
     assert padded_gaussian_wasserstein(x, x, counts[0], counts[0]).abs().max() < 1e-30
 

@@ -28,8 +28,8 @@ def points(rows=6, width=4, seed=0):
 @pytest.mark.parametrize("side", ["s", "t"])
 def test_equals_the_goldens(case, kernel, side):
     stored = golden.arrays(f"cckd_def_{case}_A")
-    found = kernel(unit(stored[f"in_{side}"].double()))
-    torch.testing.assert_close(found, stored[f"out_K{side}"], rtol=1e-12, atol=1e-14)
+    gram = kernel(unit(stored[f"in_{side}"].double()))
+    torch.testing.assert_close(gram, stored[f"out_K{side}"], rtol=1e-12, atol=1e-14)
 
 
 def test_mmd_is_the_distance_of_means():

@@ -80,10 +80,10 @@ def test_costs_within_the_classes_are_enough(classes, sizes):
     rows, columns = (generator.integers(-1, classes, size) for size in sizes)
     x, y = (generator.standard_normal((size, 4)) for size in sizes)
     squares = np.square(x[:, None] - y[None]).sum(2)
-    plan, found = class_transport(x, y, rows, columns)
+    plan, costs = class_transport(x, y, rows, columns)
     np.testing.assert_allclose(plan, class_plan(squares, rows, columns), rtol=1e-14, atol=0)
     same = (rows[:, None] == columns) & (rows[:, None] >= 0)
-    np.testing.assert_allclose(found, squares * same, rtol=1e-13, atol=0)
+    np.testing.assert_allclose(costs, squares * same, rtol=1e-13, atol=0)
 
 
 def test_labels_may_be_of_any_size_and_of_no_class():
@@ -125,8 +125,8 @@ def test_equal_rows_have_no_gradient_and_far_ones_keep_their_digits():
     assert not torch.autograd.grad(value, same)[0].any()
     far, near = (1e6 + base).requires_grad_(), 1e6 + base + 1e-3 * base.flip(1)
     squares = torch.cdist(far.detach(), near, compute_mode="donot_use_mm_for_euclid_dist").square()
-    (found,) = torch.autograd.grad(squared_transport_cost(transport_plan(squares), squares, far, near), far)
-    torch.testing.assert_close(found, 2 * (far.detach() - near) / 8, rtol=1e-6, atol=0)
+    (gradient,) = torch.autograd.grad(squared_transport_cost(transport_plan(squares), squares, far, near), far)
+    torch.testing.assert_close(gradient, 2 * (far.detach() - near) / 8, rtol=1e-6, atol=0)
 
 
 def test_features_that_are_not_finite_give_nan_and_large_ones_no_warning():

@@ -15,8 +15,8 @@ from congruence.geometry import cosine, euclidean, soft_rank
 @pytest.mark.parametrize(("method", "rtol"), [("auto", 1e-12), ("exact", 1e-12), ("fast", 1e-11)])
 def test_equals_the_goldens(case, measure, side, temperature, method, rtol):
     stored = golden.arrays(f"softrank_{case}_A")
-    found = soft_rank(measure(stored[f"in_{side}"].double()), temperature, method=method)
-    torch.testing.assert_close(found, stored[f"out_R{side}"], rtol=rtol, atol=0)
+    soft_ranks = soft_rank(measure(stored[f"in_{side}"].double()), temperature, method=method)
+    torch.testing.assert_close(soft_ranks, stored[f"out_R{side}"], rtol=rtol, atol=0)
 
 
 def test_equals_a_slow_loop():

@@ -5,12 +5,12 @@ from _harness.memory import largest_tensor
 
 from congruence.geometry import cosine, euclidean, soft_rank
 from congruence.geometry.softrank import soft_rank_within
-from congruence.geometry.softrank_fast import _coefficients, _products, count_terms, error_bound
+from congruence.geometry.softrank_fast import _coefficients, _factors, count_terms, error_bound
 
 ROWS = 96
 _NOISE = torch.randn(ROWS, 6, generator=seeded(1))
 _SIDE = torch.where(torch.arange(ROWS) % 2 == 0, 1.0, -1.0)[:, None]
-PLACES = {
+POINTS = {
     "scattered": _NOISE,
     "tight": 1 + 1e-3 * _NOISE,
     "equal rows": torch.cat([_NOISE[:48], _NOISE[:48]]),
@@ -36,7 +36,7 @@ def test_the_bound_is_above_the_error(ratio, kernel):
     if kernel == "slope":
         truth = truth * (1 - truth)
     for outer, inner in ((2, 1), (2, 2), (2, 3), (4, 4), (5, 6), (8, 9), (16, 16)):
-        low, high = _products(x[None], outer, inner)
+        low, high = _factors(x[None], outer, inner)
         basis = (high[0][:, None] * low[0]).flatten(0, 1)
         error = (basis.T @ _coefficients(ratio, outer, inner, kernel) @ basis - truth).abs().max().item()
         assert error <= error_bound(ratio, outer * inner, kernel) + 1e-12
@@ -48,7 +48,7 @@ def test_the_bound_is_above_the_error(ratio, kernel):
 
 def test_the_bound_is_not_far_above_the_error():
     x = torch.linspace(-1, 1, 401, dtype=torch.float64)
-    low, high = _products(x[None], 5, 5)
+    low, high = _factors(x[None], 5, 5)
     basis = (high[0][:, None] * low[0]).flatten(0, 1)
     truth = torch.sigmoid(5 * (x[:, None] - x))
     error = (basis.T @ _coefficients(10.0, 5, 5, "sigmoid") @ basis - truth).abs().max().item()
@@ -61,10 +61,10 @@ def test_few_terms_do_and_too_many_are_not_taken():
 
 
 @pytest.mark.parametrize("measure", [cosine, euclidean])
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("points", POINTS)
 @pytest.mark.parametrize("temperature", [1.0, 0.3, 0.1, 0.05, 0.01, 1e-4])
-def test_agrees_with_the_formula_in_float64(measure, place, temperature):
-    d = measure(PLACES[place])
+def test_agrees_with_the_formula_in_float64(measure, points, temperature):
+    d = measure(POINTS[points])
     ranks, gradient = ranks_and_gradient(d, temperature, "fast")
     expected, slope = ranks_and_gradient(d.double(), temperature, "exact")
     assert (ranks - expected).norm() <= 1e-6 * expected.norm()

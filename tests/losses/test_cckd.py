@@ -111,5 +111,5 @@ class TestCorrelationCongruence(LossTester):
         offset = 10 + 0.01 * torch.randn(8, 16, generator=seeded())
         other = 10 + 0.01 * torch.randn(8, 16, generator=seeded(1))
         exact = correlation_congruence_loss(offset.double(), other.double(), kernel="bilinear")
-        found = correlation_congruence_loss(offset, other, kernel="bilinear")
-        torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=0)
+        in_float32 = correlation_congruence_loss(offset, other, kernel="bilinear")
+        torch.testing.assert_close(in_float32.double(), exact, rtol=1e-5, atol=0)

@@ -53,15 +53,15 @@ class TestCrossEntropy(LossTester):
         logits, labels = logits_and_labels(seeded(), 6)
         labels[[1, 4]] = torch.tensor([-1, -7])
         logits.requires_grad_()
-        kept = labels >= 0
+        labelled = labels >= 0
         ours = cross_entropy_loss(logits, labels)
-        torch.testing.assert_close(ours, F.cross_entropy(logits[kept], labels[kept]))
+        torch.testing.assert_close(ours, F.cross_entropy(logits[labelled], labels[labelled]))
         ours.backward()
-        assert (logits.grad[~kept] == 0).all()
-        assert (logits.grad[kept] != 0).all()
+        assert (logits.grad[~labelled] == 0).all()
+        assert (logits.grad[labelled] != 0).all()
         rows = cross_entropy_loss(logits, labels, reduction="none")
         assert rows.shape == (6,)
-        assert (rows[~kept] == 0).all()
+        assert (rows[~labelled] == 0).all()
 
     def test_no_label_at_all_gives_zero_and_zero_gradient(self):
         logits = torch.randn(3, 4, generator=seeded()).requires_grad_()

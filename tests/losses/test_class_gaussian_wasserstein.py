@@ -65,8 +65,8 @@ class TestClassGaussianWasserstein(LossTester):
         student, teacher = embeddings(seeded(), 6)[:2]
         labels = torch.full((6,), 3)
         expected = gaussian_wasserstein_loss(student, teacher[:4], covariance=covariance)
-        found = class_gaussian_wasserstein_loss(student, teacher[:4], labels, labels[:4], covariance=covariance)
-        torch.testing.assert_close(found, expected, rtol=1e-11, atol=0)
+        value = class_gaussian_wasserstein_loss(student, teacher[:4], labels, labels[:4], covariance=covariance)
+        torch.testing.assert_close(value, expected, rtol=1e-11, atol=0)
 
     @pytest.mark.parametrize("covariance", BOTH)
     def test_unequal_batches_and_rows_without_a_partner(self, covariance):
@@ -75,11 +75,11 @@ class TestClassGaussianWasserstein(LossTester):
         value = class_gaussian_wasserstein_loss(student, teacher, ours, theirs[:5], covariance=covariance)
         expected = reference(student, teacher, ours, theirs[:5], covariance=covariance)
         torch.testing.assert_close(value, expected, rtol=1e-11, atol=0)
-        found = gradients(value, (student, teacher))
-        for side, wanted in zip(found, gradients(expected, (student, teacher)), strict=True):
+        by_side = gradients(value, (student, teacher))
+        for side, wanted in zip(by_side, gradients(expected, (student, teacher)), strict=True):
             torch.testing.assert_close(side, wanted, rtol=1e-9, atol=1e-12)
-        assert found[0].abs().sum(1).gt(0).tolist() == [True, True, True, True, False, False, True]
-        assert found[1].abs().sum(1).gt(0).tolist() == [True, True, True, True, False]
+        assert by_side[0].abs().sum(1).gt(0).tolist() == [True, True, True, True, False, False, True]
+        assert by_side[1].abs().sum(1).gt(0).tolist() == [True, True, True, True, False]
 
     @pytest.mark.parametrize("covariance", BOTH)
     @pytest.mark.parametrize("classes", [2, 10])
@@ -90,8 +90,8 @@ class TestClassGaussianWasserstein(LossTester):
         value = class_gaussian_wasserstein_loss(*sides, *labels, covariance=covariance)
         expected = reference(*sides, *labels, covariance=covariance)
         torch.testing.assert_close(value, expected, rtol=1e-12, atol=0)
-        for found, wanted in zip(gradients(value, sides), gradients(expected, sides), strict=True):
-            torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
+        for gradient, wanted in zip(gradients(value, sides), gradients(expected, sides), strict=True):
+            torch.testing.assert_close(gradient, wanted, rtol=1e-10, atol=1e-12)
 
     @pytest.mark.parametrize("covariance", BOTH)
     def test_one_sample_a_class_matches_the_sample(self, covariance):

@@ -41,7 +41,7 @@ def reference(student, teacher, student_bank, teacher_bank, index, *, temperatur
 
 def extremes(case):
     """The usual ones, with an index that stays within banks of fewer rows."""
-    return {label: (*given[:4], given[4] % len(given[2])) for label, given in usual_extremes(case).items()}
+    return {label: (*tensors[:4], tensors[4] % len(tensors[2])) for label, tensors in usual_extremes(case).items()}
 
 
 class TestCrd(LossTester):
@@ -92,22 +92,22 @@ class TestCrd(LossTester):
 
     @pytest.mark.parametrize("temperature", [0.07, 0.5])
     def test_the_first_batch_gives_its_own_constants(self, temperature):
-        given = arguments(seeded(0), 6)
-        found = contrastive_representation_loss(*given, temperature=temperature)
-        torch.testing.assert_close(found, reference(*given, temperature=temperature), rtol=1e-10, atol=0)
+        tensors = arguments(seeded(0), 6)
+        value = contrastive_representation_loss(*tensors, temperature=temperature)
+        torch.testing.assert_close(value, reference(*tensors, temperature=temperature), rtol=1e-10, atol=0)
 
     def test_the_constants_are_constant(self):
-        given = [t.requires_grad_() if t.is_floating_point() else t for t in arguments(seeded(1), 6)]
-        student, teacher, student_bank, teacher_bank, index = given
+        tensors = [t.requires_grad_() if t.is_floating_point() else t for t in arguments(seeded(1), 6)]
+        student, teacher, student_bank, teacher_bank, index = tensors
         sides = ((student, teacher_bank), (teacher, student_bank))
         pair = [(log_normalizer(bank_scores(rows, bank, index) / 0.07, TOTAL)).exp().item() for rows, bank in sides]
         tensor = torch.tensor(pair, dtype=torch.float64)
         for normalizers in (pair, tensor, tuple(tensor)):
-            values = [contrastive_representation_loss(*given, normalizers=z) for z in (None, normalizers)]
+            values = [contrastive_representation_loss(*tensors, normalizers=z) for z in (None, normalizers)]
             torch.testing.assert_close(*values)
-            found = [torch.autograd.grad(value, given[:2]) for value in values]
-            torch.testing.assert_close(*found)
-            assert not any(torch.autograd.grad(values[0], given[2:4], allow_unused=True, retain_graph=True))
+            by_value = [torch.autograd.grad(value, tensors[:2]) for value in values]
+            torch.testing.assert_close(*by_value)
+            assert not any(torch.autograd.grad(values[0], tensors[2:4], allow_unused=True, retain_graph=True))
 
     def test_few_rows_of_a_large_bank_are_gathered(self):
         bank, rows = unit_rows(seeded(2), 500), unit_rows(seeded(3), 4)

@@ -91,15 +91,15 @@ class TestDecoupledKd(LossTester):
     def test_unlabelled_rows_are_left_out(self):
         student, teacher, labels = logits_and_labels(seeded(), 6)
         labels[[1, 4]] = torch.tensor([-1, -7])
-        kept = labels >= 0
+        labelled = labels >= 0
         student.requires_grad_()
         value = decoupled_kd_loss(student, teacher, labels)
-        torch.testing.assert_close(value, decoupled_kd_loss(student[kept], teacher[kept], labels[kept]))
+        torch.testing.assert_close(value, decoupled_kd_loss(student[labelled], teacher[labelled], labels[labelled]))
         value.backward()
-        assert not student.grad[~kept].any()
-        assert student.grad[kept].all()
+        assert not student.grad[~labelled].any()
+        assert student.grad[labelled].all()
         rows = decoupled_kd_loss(student, teacher, labels, reduction="none")
-        assert not rows[~kept].any()
+        assert not rows[~labelled].any()
 
     def test_no_label_at_all_gives_zero_and_zero_gradient(self):
         student, teacher, _ = logits_and_labels(seeded(), 3)

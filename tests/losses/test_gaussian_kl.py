@@ -66,12 +66,12 @@ class TestGaussianKl(LossTester):
         means = first.mean(0), second.mean(0)
         deviations = first.std(0, correction=0), second.std(0, correction=0)
         expected = kl_divergence(Normal(means[0], deviations[0]), Normal(means[1], deviations[1])).sum()
-        found = gaussian_kl_loss(student, teacher, direction=direction, shrinkage=0.0)
-        torch.testing.assert_close(found, expected, rtol=1e-11, atol=0)
+        divergence = gaussian_kl_loss(student, teacher, direction=direction, shrinkage=0.0)
+        torch.testing.assert_close(divergence, expected, rtol=1e-11, atol=0)
         full = [MultivariateNormal(x.mean(0), x.T.cov(correction=0)) for x in (first, second)]
-        found = gaussian_kl_loss(student, teacher, covariance="full", direction=direction, shrinkage=0.0)
+        divergence = gaussian_kl_loss(student, teacher, covariance="full", direction=direction, shrinkage=0.0)
         # without shrinkage 1e-8 is added to the variances
-        torch.testing.assert_close(found, kl_divergence(*full), rtol=1e-6, atol=0)
+        torch.testing.assert_close(divergence, kl_divergence(*full), rtol=1e-6, atol=0)
 
     @pytest.mark.parametrize("covariance", ["diagonal", "full"])
     @pytest.mark.parametrize("rows", [1, 2, 5])

@@ -59,8 +59,8 @@ class TestGaussianWasserstein(LossTester):
         student = torch.randn(rows, width, generator=seeded(), dtype=torch.float64)
         teacher = torch.randn(others, width, generator=seeded(1), dtype=torch.float64)
         expected = reference(student, teacher, covariance=covariance)
-        found = gaussian_wasserstein_loss(student, teacher, covariance=covariance)
-        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)  # the root of a singular matrix is not exact
+        value = gaussian_wasserstein_loss(student, teacher, covariance=covariance)
+        torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-7)  # the root of a singular matrix is not exact
         arguments = leaves((student, teacher))
         values = gradients(gaussian_wasserstein_loss(*arguments, covariance=covariance), arguments)
         assert all(torch.isfinite(g).all() for g in values)

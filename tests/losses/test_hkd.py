@@ -75,13 +75,13 @@ class TestHkd(LossTester):
     def test_equals_the_goldens_of_distances(self, name, kernel, divergence):
         stored = golden.arrays(name)
         for dtype, rtol in ((torch.float64, 1e-10), (torch.float32, 2e-5)):
-            given = leaves((stored["in_s"].to(dtype), stored["in_t"].to(dtype)))
-            value = heterogeneous_kd_loss(*given, kernel=kernel, divergence=divergence)
+            sides = leaves((stored["in_s"].to(dtype), stored["in_t"].to(dtype)))
+            value = heterogeneous_kd_loss(*sides, kernel=kernel, divergence=divergence)
             value.backward()
             torch.testing.assert_close(value.double(), stored["loss"], rtol=rtol, atol=0)
             wanted = stored["grad_s"]
             atol = rtol * wanted.abs().max().item()
-            torch.testing.assert_close(given[0].grad.double(), wanted, rtol=rtol, atol=atol)
+            torch.testing.assert_close(sides[0].grad.double(), wanted, rtol=rtol, atol=atol)
 
     def test_kl_at_equality_is_within_its_eps(self):
         student, _ = embeddings(seeded(0), 6)

@@ -87,5 +87,5 @@ class TestJointWasserstein(LossTester):
     def test_cross_entropy_falls_as_the_student_predicts_what_the_teacher_does(self):
         student, _, ours, theirs = leaves(batch(seeded(), 5))
         value = joint_wasserstein_loss(student, student, ours, theirs, beta=0.01, label_cost="cross_entropy")
-        found = gradients(value, (ours,))[0]
-        torch.testing.assert_close(found, -0.01 * theirs / ours / 5)
+        gradient = gradients(value, (ours,))[0]
+        torch.testing.assert_close(gradient, -0.01 * theirs / ours / 5)

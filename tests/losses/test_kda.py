@@ -99,8 +99,8 @@ class TestKda(LossTester):
 
     def test_one_hot_landmarks_match_logits(self):
         student, teacher = (torch.randn(6, 4, generator=torch.Generator().manual_seed(k)).double() for k in (0, 1))
-        found = kernel_transfer_loss(student, teacher, torch.eye(4), torch.eye(4))
-        assert found == torch.nn.functional.smooth_l1_loss(student, teacher)
+        value = kernel_transfer_loss(student, teacher, torch.eye(4), torch.eye(4))
+        assert value == torch.nn.functional.smooth_l1_loss(student, teacher)
 
     def test_a_rotation_of_either_space_changes_nothing(self):
         student, teacher, marks, theirs = embeddings(torch.Generator().manual_seed(0), 6)

@@ -22,8 +22,8 @@ def reference(student, teacher, *, kernel="rbf", gamma=1.0, biased=True):
         return product**2 if kernel == "polynomial" else product
 
     def mean(x, y, same):
-        found = [value(p, q) for i, p in enumerate(x) for j, q in enumerate(y) if biased or not same or i != j]
-        return sum(found) / len(found)
+        kernels = [value(p, q) for i, p in enumerate(x) for j, q in enumerate(y) if biased or not same or i != j]
+        return sum(kernels) / len(kernels)
 
     x, y = student.tolist(), teacher.tolist()
     return torch.tensor(mean(x, x, True) + mean(y, y, True) - 2 * mean(x, y, False), dtype=torch.float64)

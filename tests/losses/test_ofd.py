@@ -87,16 +87,16 @@ class TestOfd(LossTester):
         draws = torch.randn(400_000, generator=seeded(0), dtype=torch.float64)
         for weight, bias in ((1.3, -0.7), (-0.8, 0.6), (0.5, 1.0)):
             values = abs(weight) * draws + bias
-            found = batch_norm_margin(*(torch.tensor([v], dtype=torch.float64) for v in (weight, bias)))
-            assert found.item() == pytest.approx(values[values < 0].mean().item(), abs=5e-3)
+            margin = batch_norm_margin(*(torch.tensor([v], dtype=torch.float64) for v in (weight, bias)))
+            assert margin.item() == pytest.approx(values[values < 0].mean().item(), abs=5e-3)
 
     def test_the_margin_at_its_edges(self):
         weight = torch.tensor([1.0, 1.0, 0.0, 0.0, 1e-30, -2.0, 1.0])
         bias = torch.tensor([3.0, 3.2, -1.5, 2.0, -1.0, 100.0, -1e4])
         margin = batch_norm_margin(weight, bias)
         rare = 0.5 * math.erfc(3 / math.sqrt(2))  # Φ(-3) > 0.001
-        kept = 3 - math.exp(-4.5) / math.sqrt(2 * math.pi) / rare
-        expected = torch.tensor([kept, -3.0, -1.5, 0.0, -1.0, -6.0, -1e4])
+        mean = 3 - math.exp(-4.5) / math.sqrt(2 * math.pi) / rare
+        expected = torch.tensor([mean, -3.0, -1.5, 0.0, -1.0, -6.0, -1e4])
         torch.testing.assert_close(margin, expected, rtol=1e-5, atol=0)
         assert not batch_norm_margin(weight.requires_grad_(), bias).requires_grad
         with pytest.raises(ValueError, match=r"`batch_norm_margin`: .*got `weight` \[2\], `bias` \[3\]\."):

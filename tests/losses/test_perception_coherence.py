@@ -125,10 +125,10 @@ class TestPerceptionCoherence(LossTester):
         student, teacher = (torch.randn(160, width, generator=generator) for width in (8, 12))
         near = teacher + 0.1 * torch.randn(160, 12, generator=generator)
         for side in (student, near):
-            found = value_and_gradient(side, teacher, dissimilarity, "fast")
+            fast = value_and_gradient(side, teacher, dissimilarity, "fast")
             expected = value_and_gradient(side.double(), teacher.double(), dissimilarity, "exact")
-            assert (found[0] - expected[0]).abs() <= 1e-6 * expected[0]
-            assert (found[1] - expected[1]).norm() <= 1e-5 * expected[1].norm()
+            assert (fast[0] - expected[0]).abs() <= 1e-6 * expected[0]
+            assert (fast[1] - expected[1]).norm() <= 1e-5 * expected[1].norm()
 
     def test_auto_is_fast_in_a_large_batch(self):
         student, teacher = (x.float() for x in embeddings(seeded(), 160))

@@ -80,12 +80,12 @@ class TestReviewkd(LossTester):
             sides = leaves(tuple([stored[f"in_{side}{k}"].to(dtype) for k in range(5)] for side in "st"))
             value = hierarchical_context_loss(*sides)
             torch.testing.assert_close(value, stored[loss].to(dtype), rtol=rtol, atol=0)
-            for k, found in enumerate(gradients(value, sides)[:5]):
+            for k, gradient in enumerate(gradients(value, sides)[:5]):
                 wanted = stored[f"{prefix}s{k}"].to(dtype)
-                torch.testing.assert_close(found, wanted, rtol=rtol, atol=rtol * wanted.abs().max().item())
+                torch.testing.assert_close(gradient, wanted, rtol=rtol, atol=rtol * wanted.abs().max().item())
 
     @pytest.mark.parametrize("sizes", [((8, 8), (4, 4)), ((4, 4), (8, 8))])
     def test_the_larger_map_is_pooled_first(self, sizes):
-        given = [[torch.randn(2, 3, *size, generator=seeded(3)).double()] for size in sizes]
-        small = [[F.adaptive_avg_pool2d(x[0], 4)] for x in given]
-        torch.testing.assert_close(hierarchical_context_loss(*given), hierarchical_context_loss(*small))
+        maps = [[torch.randn(2, 3, *size, generator=seeded(3)).double()] for size in sizes]
+        small = [[F.adaptive_avg_pool2d(x[0], 4)] for x in maps]
+        torch.testing.assert_close(hierarchical_context_loss(*maps), hierarchical_context_loss(*small))

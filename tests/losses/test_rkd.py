@@ -45,12 +45,12 @@ def distance_reference(student, teacher):
 
 def angle_reference(student, teacher):
     def cosines(rows):
-        found = []
+        values = []
         for anchor in rows:
             differences = [[a - b for a, b in zip(row, anchor, strict=True)] for row in rows]
             units = [[v / length(row) if length(row) else 0.0 for v in row] for row in differences]
-            found += [sum(a * b for a, b in zip(p, q, strict=True)) for p in units for q in units]
-        return found
+            values += [sum(a * b for a, b in zip(p, q, strict=True)) for p in units for q in units]
+        return values
 
     pairs = list(zip(cosines(student.tolist()), cosines(teacher.tolist()), strict=True))
     return torch.tensor(sum(smooth_l1(a - b) for a, b in pairs) / len(pairs), dtype=torch.float64)
@@ -113,11 +113,11 @@ class TestAngle(LossTester):
         student, teacher = embeddings(seeded(0), 5)
         student = torch.cat([student[:1], student[:1], student[2:]])
         teacher = torch.cat([teacher[:3], teacher[2:3], teacher[4:]])
-        found, exact = leaves((student, teacher)), leaves((student, teacher))
-        value = rkd_angle_loss(*found)
+        sides, exact = leaves((student, teacher)), leaves((student, teacher))
+        value = rkd_angle_loss(*sides)
         torch.testing.assert_close(value, angle_reference(student, teacher))
         safe = usual_angle(*exact, normalized=unit)
-        torch.testing.assert_close(gradients(value, found), gradients(safe, exact))
+        torch.testing.assert_close(gradients(value, sides), gradients(safe, exact))
 
     def test_a_second_derivative_is_refused(self):
         student, teacher = embeddings(seeded(0), 5)
@@ -187,25 +187,25 @@ def sharp(scale):
 )
 def test_the_angles_equal_the_usual_form_on_clusters(arguments):
     exact = leaves(tuple(side.double() for side in arguments))
-    found = leaves(arguments)
-    value, expected = rkd_angle_loss(*found), usual_angle(*exact, normalized=unit)
+    sides = leaves(arguments)
+    value, expected = rkd_angle_loss(*sides), usual_angle(*exact, normalized=unit)
     torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=0)
-    for ours, wanted in zip(gradients(value, found), gradients(expected, exact), strict=True):
+    for ours, wanted in zip(gradients(value, sides), gradients(expected, exact), strict=True):
         assert (ours.double() - wanted).norm() <= 1e-5 * wanted.norm()
 
 
 def test_the_angles_keep_no_tensor_of_all_differences():
     student, teacher = (torch.randn(32, 64, generator=seeded(k), requires_grad=True) for k in (0, 1))
-    kept = []
+    sizes = []
 
     def pack(tensor):
-        kept.append(tensor.numel())
+        sizes.append(tensor.numel())
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         rkd_angle_loss(student, teacher)
-    assert kept
-    assert max(kept) <= 32 * 64
+    assert sizes
+    assert max(sizes) <= 32 * 64
 
 
 def test_both_together_equal_the_golden():

@@ -27,13 +27,13 @@ def reference(student, teacher, labels, *, alpha=0.1):
         values = [math.exp(v) for v in row]
         return [v / sum(values) for v in values]
 
-    found = []
+    rows = []
     for row, other, label in zip(student.tolist(), teacher.tolist(), labels.tolist(), strict=True):
         ours, soft = softmax(row), softmax(other)
         hard = [1.0 if c == label else 0.0 for c in range(CLASSES)]
         mixed = soft if label < 0 else [alpha * h + (1 - alpha) * s for h, s in zip(hard, soft, strict=True)]
-        found.append(-sum(q * math.log(p) for q, p in zip(mixed, ours, strict=True)))
-    return torch.tensor(found, dtype=torch.float64)
+        rows.append(-sum(q * math.log(p) for q, p in zip(mixed, ours, strict=True)))
+    return torch.tensor(rows, dtype=torch.float64)
 
 
 def narrow(case):

@@ -60,17 +60,17 @@ class TestWasserstein(LossTester):
         settings = {"solver": "sinkhorn", "regularization": 2.0}
         plan = transport_plan(torch.cdist(student, teacher).square(), **settings)
         (student,) = leaves((student,))
-        (found,) = gradients(wasserstein_loss(student, teacher, **settings), (student,))
+        (gradient,) = gradients(wasserstein_loss(student, teacher, **settings), (student,))
         expected = 2 * (plan[:, :, None] * (student.detach()[:, None] - teacher[None])).sum(1)
-        torch.testing.assert_close(found, expected, rtol=1e-10, atol=0)
+        torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=0)
 
     def test_equals_the_golden(self):
         stored = golden.arrays("ot_24x8")
         student = stored["in_x"].double().requires_grad_()
         value = wasserstein_loss(student, stored["in_y"].double())
         torch.testing.assert_close(value, stored["W2sq_empirical"], rtol=1e-12, atol=0)
-        (found,) = gradients(value, (student,))
-        torch.testing.assert_close(found, stored["grad_x_W2sq_empirical"], rtol=1e-10, atol=1e-14)
+        (gradient,) = gradients(value, (student,))
+        torch.testing.assert_close(gradient, stored["grad_x_W2sq_empirical"], rtol=1e-10, atol=1e-14)
         narrow = wasserstein_loss(stored["in_x"], stored["in_y"])
         torch.testing.assert_close(narrow.double(), stored["W2sq_empirical"], rtol=1e-6, atol=0)
         sinkhorn = wasserstein_loss(

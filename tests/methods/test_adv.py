@@ -1,13 +1,20 @@
 """The adversarial game: one backward is two, and the discriminator's statistics move once a batch."""
 
 import copy
+import json
 import math
+import tomllib
 
 import pytest
 import torch
+from _harness import fits
 from torch import nn
+from torch.utils.data import DataLoader
 
 import congruence as cg
+from congruence.config import from_values, load_config
+from congruence.config.save import resolved_toml
+from congruence.config.tables import TermConfig
 from congruence.methods.adv import Adversarial
 
 
@@ -45,14 +52,14 @@ def test_the_discriminator_is_the_papers_for_the_teachers_width():
 def test_the_losses_are_binary_cross_entropies_of_the_sigmoid():
     distiller, inputs = made(), points()
     out = distiller.score(distiller.capture(inputs), update=False)
-    told = outputs(distiller, inputs, copy.deepcopy(distiller.methods["game"].discriminator)).sigmoid().tolist()
-    student, teacher = told[:8], told[8:]
-    tell = sum(-math.log(1 - a) - math.log(b) for a, b in student) + sum(
+    scores = outputs(distiller, inputs, copy.deepcopy(distiller.methods["game"].discriminator)).sigmoid().tolist()
+    student, teacher = scores[:8], scores[8:]
+    discriminator = sum(-math.log(1 - a) - math.log(b) for a, b in student) + sum(
         -math.log(a) - math.log(1 - b) for a, b in teacher
     )
-    deceive = sum(-math.log(a) - math.log(1 - b) for a, b in student)
-    assert out.terms["game.tell"].item() == pytest.approx(tell / 32, rel=1e-10)
-    assert out.terms["game.deceive"].item() == pytest.approx(deceive / 16, rel=1e-10)
+    adversarial = sum(-math.log(a) - math.log(1 - b) for a, b in student)
+    assert out.terms["game.discriminator"].item() == pytest.approx(discriminator / 32, rel=1e-10)
+    assert out.terms["game.adversarial"].item() == pytest.approx(adversarial / 16, rel=1e-10)
 
 
 def test_one_backward_is_two():
@@ -64,18 +71,18 @@ def test_one_backward_is_two():
     false = torch.tensor([0.0, 1.0], dtype=torch.float64)
     entropy = nn.functional.binary_cross_entropy
 
-    told = outputs(distiller, inputs, method.discriminator).sigmoid()
+    scores = outputs(distiller, inputs, method.discriminator).sigmoid()
     targets = torch.cat([false.expand(8, 2), real.expand(8, 2)])
     for name, gradient in zip(
         [f"methods.game.discriminator.{name}" for name, _ in method.discriminator.named_parameters()],
-        torch.autograd.grad(entropy(told, targets), list(method.discriminator.parameters())),
+        torch.autograd.grad(entropy(scores, targets), list(method.discriminator.parameters())),
         strict=True,
     ):
         torch.testing.assert_close(together.pop(name), gradient, rtol=1e-9, atol=1e-12)
-    told = outputs(distiller, inputs, method.discriminator).sigmoid()[:8]
+    scores = outputs(distiller, inputs, method.discriminator).sigmoid()[:8]
     moved = {f"students.student.{name}": p for name, p in distiller.student[:2].named_parameters()}
     moved |= {f"methods.game.projector.{name}": p for name, p in method.projector.named_parameters()}
-    gradients = torch.autograd.grad(entropy(told, real.expand(8, 2)), list(moved.values()))
+    gradients = torch.autograd.grad(entropy(scores, real.expand(8, 2)), list(moved.values()))
     for name, gradient in zip(moved, gradients, strict=True):
         torch.testing.assert_close(together.pop(name), gradient, rtol=1e-9, atol=1e-12)
     assert not together  # and nothing else, the teacher least of all
@@ -102,8 +109,8 @@ def test_running_statistics_move_once_a_batch_and_not_in_evaluation():
 
 
 def test_the_game_is_played():
-    # A discriminator by itself learns to tell, and a student against a frozen one to deceive.
-    for plays, part in (("discriminator", "game.tell"), ("student", "game.deceive")):
+    # A discriminator by itself learns to tell the two apart, and a student against a frozen one to deceive.
+    for plays, part in (("discriminator", "game.discriminator"), ("student", "game.adversarial")):
         distiller, inputs = made(), points(32)
         learning = (
             distiller.methods["game"].discriminator.parameters()
@@ -149,3 +156,62 @@ def test_several_layers_are_refused():
     term = cg.Term(Adversarial(), student_layer=["0", "1"], teacher_layer=["0", "1"])
     with pytest.raises(ValueError, match="`Adversarial` reads one layer a side, got 2 of the student"):
         cg.Distiller(net(1, 5), net(0, 5), [term], example=torch.ones(2, 6))
+
+
+OLD, NEW = {"tell": 1.0, "deceive": 0.1}, {"discriminator": 1.0, "adversarial": 0.1}
+
+
+def test_parts_by_their_old_names_are_those_by_the_new():
+    term = cg.Term("adv", weight=OLD)
+    assert term.weight == NEW
+    assert OLD == {"tell": 1.0, "deceive": 0.1}  # the caller's mapping is as it was
+    assert term.describe() == cg.Term("adv", weight=NEW).describe()
+    inputs = points()
+    with_old, with_new = (
+        cg.Distiller(net(1, 8), net(2, 5), [cg.Term("adv", weight=weight)], example=torch.zeros(2, 6)).double()(inputs)
+        for weight in (OLD, NEW)
+    )
+    assert with_old.loss.isfinite()
+    assert with_old.terms.keys() == with_new.terms.keys() == {"adv.discriminator", "adv.adversarial"}
+
+
+@pytest.mark.parametrize(
+    "weight", [{"tell": 1.0}, {"tell": 1.0, "discriminator": 1.0}, {**OLD, **NEW}, {"tel": 1.0, "deceive": 1.0}]
+)
+def test_parts_that_do_not_fit_are_refused_under_the_new_names(weight):
+    with pytest.raises(ValueError, match=r"one for each part of 'adv' \('adversarial' and 'discriminator'\), got"):
+        cg.Term("adv", weight=weight)
+
+
+def test_a_configuration_with_the_old_names_is_one_with_the_new():
+    term = {"key": "adv", "weight": OLD}
+    assert TermConfig.model_validate(term) == TermConfig.model_validate({"key": "adv", "weight": NEW})
+    assert TermConfig.model_validate({"key": "adv"}).weight == {"discriminator": 1.0, "adversarial": 1.0}
+    now = resolved_toml(load_config("digits/adv"))
+    old = now.replace("discriminator =", "tell =").replace("adversarial =", "deceive =")
+    assert old != now
+    assert from_values(tomllib.loads(old), "old").stages["student"].terms[1].weight == NEW
+
+
+def test_a_run_of_the_old_names_is_resumed(tmp_path):
+    def run(weight, **options):
+        distiller = fits.distiller(cg.Term("adv", weight=weight))
+        return cg.fit(distiller, DataLoader(fits.data(), 8), options=fits.constant(out=tmp_path / "run", **options))
+
+    class Stop(Exception):
+        pass
+
+    def stop(event):
+        if event.kind == "epoch":
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(NEW, callbacks=(stop,))
+    path = tmp_path / "run" / "run.json"
+    description = json.loads(path.read_text())
+    assert description["terms"][0]["weight"] == NEW
+    description["terms"][0]["weight"] = OLD
+    path.write_text(json.dumps(description))
+    assert len(run(OLD, resume=True).history) == 2
+    with pytest.raises(ValueError, match=r"\(its terms.0.weight.adversarial is 0.1, this one's 0.2\)"):
+        run({"tell": 1.0, "deceive": 0.2}, resume=True)

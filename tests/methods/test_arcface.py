@@ -43,8 +43,8 @@ def slowly(distiller, inputs, labels, margin, scale):
 def test_it_is_the_definition(margin, scale):
     distiller, (inputs, labels) = built(margin=margin, scale=scale), batch()
     labels[2] = -1
-    found = distiller(inputs, labels).terms["arcface"].item()
-    assert found == pytest.approx(slowly(distiller, inputs, labels, margin, scale), rel=1e-6)
+    value = distiller(inputs, labels).terms["arcface"].item()
+    assert value == pytest.approx(slowly(distiller, inputs, labels, margin, scale), rel=1e-6)
 
 
 def test_no_labelled_row_is_zero_with_zero_gradient():

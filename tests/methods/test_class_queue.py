@@ -5,7 +5,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from congruence.methods.class_queue import Pipeline
+from congruence.methods.class_queue import ClassQueue
 
 
 class Pair(NamedTuple):
@@ -18,37 +18,37 @@ def every(rows):
 
 
 def queued(size=2, views=("clean", "main")):
-    pipeline = Pipeline(views, size)
+    queue = ClassQueue(views, size)
     points = torch.arange(8.0).view(4, 2)
     added = torch.tensor([True, True, False, True])
-    pipeline.replace(pipeline.ready(), {"clean": points, "main": 10 * points}, torch.tensor([1, 0, 1, 1]), added)
-    return pipeline, points
+    queue.replace(queue.ready(), {"clean": points, "main": 10 * points}, torch.tensor([1, 0, 1, 1]), added)
+    return queue, points
 
 
-def test_a_class_is_ready_when_enough_are_there():
-    pipeline, points = queued()
-    assert pipeline.labels.tolist() == [1, 0, 1]
-    assert pipeline.ready().tolist() == [True, False, True]
-    taken = pipeline.taken(pipeline.ready(), {"clean": points, "main": points})
+def test_a_class_is_ready_when_it_has_enough():
+    queue, points = queued()
+    assert queue.labels.tolist() == [1, 0, 1]
+    assert queue.ready().tolist() == [True, False, True]
+    taken = queue.taken(queue.ready(), {"clean": points, "main": points})
     assert torch.equal(taken["clean"], points[[0, 3]])
     assert torch.equal(taken["main"], 10 * points[[0, 3]])
 
 
 def test_what_was_ready_goes_and_the_rest_stays_first():
-    pipeline, points = queued()
+    queue, points = queued()
     new = {"clean": points[:1] + 100, "main": points[:1]}
-    pipeline.replace(pipeline.ready(), new, torch.tensor([0]), every(1))
-    assert pipeline.labels.tolist() == [0, 0]
-    assert torch.equal(pipeline.clean_0, torch.stack([points[1], points[0] + 100]))
+    queue.replace(queue.ready(), new, torch.tensor([0]), every(1))
+    assert queue.labels.tolist() == [0, 0]
+    assert torch.equal(queue.clean_0, torch.stack([points[1], points[0] + 100]))
 
 
 def test_an_empty_queue_is_never_ready():
-    pipeline = Pipeline(("main",), 2)
-    assert pipeline.ready().tolist() == []
-    pipeline.replace(pipeline.ready(), {"main": torch.ones(2, 3)}, torch.tensor([0, 0]), ~every(2))
-    assert pipeline.main_0.shape == (0, 3)
-    pipeline.replace(pipeline.ready(), {"main": torch.ones(2, 5)}, torch.tensor([0, 0]), every(2))
-    assert pipeline.main_0.shape == (2, 5)
+    queue = ClassQueue(("main",), 2)
+    assert queue.ready().tolist() == []
+    queue.replace(queue.ready(), {"main": torch.ones(2, 3)}, torch.tensor([0, 0]), ~every(2))
+    assert queue.main_0.shape == (0, 3)
+    queue.replace(queue.ready(), {"main": torch.ones(2, 5)}, torch.tensor([0, 0]), every(2))
+    assert queue.main_0.shape == (2, 5)
 
 
 @pytest.mark.parametrize(
@@ -62,20 +62,20 @@ def test_an_empty_queue_is_never_ready():
 )
 def test_inputs_of_any_form_are_kept(form):
     points = torch.arange(8.0).view(4, 2)
-    pipeline = Pipeline(("main",), 2)
-    pipeline.replace(pipeline.ready(), {"main": form(points)}, torch.zeros(4).long(), every(4))
-    (found,) = pipeline.taken(torch.tensor([True, False, True, False]), {"main": form(points[:1])}).values()
+    queue = ClassQueue(("main",), 2)
+    queue.replace(queue.ready(), {"main": form(points)}, torch.zeros(4).long(), every(4))
+    (taken,) = queue.taken(torch.tensor([True, False, True, False]), {"main": form(points[:1])}).values()
     expected = form(points[[0, 2]])
-    assert type(found) is type(expected)
-    assert str(found) == str(expected)
+    assert type(taken) is type(expected)
+    assert str(taken) == str(expected)
 
 
 def test_state_goes_into_a_new_one_whatever_it_holds():
-    pipeline, points = queued()
-    other, empty = Pipeline(("clean", "main"), 2), Pipeline(("clean", "main"), 2)
+    queue, points = queued()
+    other, empty = ClassQueue(("clean", "main"), 2), ClassQueue(("clean", "main"), 2)
     start = empty.state_dict()
-    other.load_state_dict(pipeline.state_dict())
-    assert other.state_dict().keys() == pipeline.state_dict().keys() == {"labels", "clean_0", "main_0"}
+    other.load_state_dict(queue.state_dict())
+    assert other.state_dict().keys() == queue.state_dict().keys() == {"labels", "clean_0", "main_0"}
     assert torch.equal(other.main_0, 10 * points[[0, 1, 3]])
     assert other.labels.tolist() == [1, 0, 1]
     other.load_state_dict(start)
@@ -83,8 +83,9 @@ def test_state_goes_into_a_new_one_whatever_it_holds():
     assert len(other.labels) == 0
 
 
-def test_another_shape_of_inputs_is_told():
-    pipeline, _ = queued()
+def test_another_shape_of_inputs_is_refused():
+    queue, _ = queued()
     wide = torch.zeros(1, 3)
-    with pytest.raises(ValueError, match=r"shape \[2\] of those kept in view 'clean', got \[3\]: pad all batches"):
-        pipeline.replace(pipeline.ready(), {"clean": wide, "main": wide}, torch.tensor([0]), every(1))
+    sentence = r"`ClassQueue`: inputs must have the shape \[2\] of those kept in view 'clean', got \[3\]: pad all"
+    with pytest.raises(ValueError, match=sentence):
+        queue.replace(queue.ready(), {"clean": wide, "main": wide}, torch.tensor([0]), every(1))

@@ -39,10 +39,10 @@ def batch(method, index, seed=1):
     return signals(*rows, index)
 
 
-def step(method, given):
+def step(method, signals):
     """One step as the distiller makes it, without a gradient."""
     with torch.no_grad():
-        embedded = method.embed(given)
+        embedded = method.embed(signals)
         value = method.loss(embedded)["loss"]
         method.update(embedded)
     return value
@@ -136,14 +136,14 @@ def test_a_shared_set_has_the_same_expectation():
     other = built(negatives=6, shared_negatives=True)
     other.load_state_dict(one.state_dict())
     assert torch.equal(other.student_bank, one.student_bank)
-    given = batch(one, torch.tensor([0, 1, 6, 2]), seed=5)
+    signals = batch(one, torch.tensor([0, 1, 6, 2]), seed=5)
     values = []
     for method in (one, other):
         losses = []
         for draw in range(400):
             method.draws.fill_(draw)
             with torch.no_grad():
-                losses.append(method.loss(method.embed(given))["loss"])
+                losses.append(method.loss(method.embed(signals))["loss"])
         values.append(torch.stack(losses))
     apart = (values[0].mean() - values[1].mean()).abs()
     error = (values[0].var() / 400 + values[1].var() / 400).sqrt()
@@ -152,41 +152,41 @@ def test_a_shared_set_has_the_same_expectation():
 
 
 def test_a_shared_set_leaves_out_ones_own_class():
-    method, given = built(negatives=6, shared_negatives=True), None
-    given = batch(method, torch.tensor([0, 1, 6]))
-    step(method, given)
+    method, signals = built(negatives=6, shared_negatives=True), None
+    signals = batch(method, torch.tensor([0, 1, 6]))
+    step(method, signals)
     with torch.no_grad():
-        embedded = method.embed(given)
-        found = method.loss(embedded)["loss"]
-        negatives, index = method._shared(), given.index
+        embedded = method.embed(signals)
+        value = method.loss(embedded)["loss"]
+        negatives, index = method._shared(), signals.index
         expected = 0.0
         for row, sample in enumerate(index.tolist()):
-            kept = [k for k in negatives.tolist() if method.classes[k] != method.classes[sample]]
-            assert 0 < len(kept) <= 6
+            of_others = [k for k in negatives.tolist() if method.classes[k] != method.classes[sample]]
+            assert 0 < len(of_others) <= 6
             rows = [embedded.one(side)[[row]] for side in ("student", "teacher")]
             banks = (method.student_bank, method.teacher_bank)
-            repeated = [sample, *kept * 60]  # K/len(kept) times each, in sixtieths
+            repeated = [sample, *of_others * 60]  # K/len(of_others) times each, in sixtieths
             for number, (e, bank) in enumerate(zip(rows, banks[::-1], strict=True)):
                 x = torch.exp(bank[repeated] @ e[0] / 0.07) / method.log_normalizers[number].exp()
                 noise = 6 / 12
                 expected -= (x[0] / (x[0] + noise + 1e-7)).log() / 3
                 each = -(noise / (x[1:] + noise + 1e-7)).log()
                 expected += each.mean() * 6 / 3
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(value, expected)
 
 
 def test_z_is_that_of_the_first_batch():
     method = built()
-    given = batch(method, torch.arange(4))
+    signals = batch(method, torch.arange(4))
     with torch.no_grad():
-        embedded = method.embed(given)
-        index = torch.cat([given.index[:, None], method._draw(given.index)], 1)
+        embedded = method.embed(signals)
+        index = torch.cat([signals.index[:, None], method._draw(signals.index)], 1)
         rows, banks = (
             [embedded.one(side) for side in ("student", "teacher")],
             (method.student_bank, method.teacher_bank),
         )
         expected = contrastive_representation_loss(*rows, *banks, index)
-    torch.testing.assert_close(step(method, given), expected)
+    torch.testing.assert_close(step(method, signals), expected)
     constants = method.log_normalizers.clone()
     assert constants.isfinite().all()
     with torch.no_grad():
@@ -202,8 +202,8 @@ def test_z_is_that_of_the_first_batch():
 def test_a_low_temperature_stays_finite_after_the_first_batch():
     method = built(temperature=0.001).float()
     index = torch.arange(6)
-    given = batch(method, index)
-    rows = [given.one(side).float() for side in ("student", "teacher")]
+    one_batch = batch(method, index)
+    rows = [one_batch.one(side).float() for side in ("student", "teacher")]
     values = [step(method, signals(*rows, index)) for _ in range(3)]
     assert torch.isfinite(torch.stack(values)).all()
     assert method.log_normalizers.max() > 89  # whose exponential is no float32
@@ -212,8 +212,8 @@ def test_a_low_temperature_stays_finite_after_the_first_batch():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_a_teacher_of_another_type(dtype):
     method = built().float()
-    given = batch(method, torch.arange(4))
-    rows = [given.one(side) for side in ("student", "teacher")]
+    one_batch = batch(method, torch.arange(4))
+    rows = [one_batch.one(side) for side in ("student", "teacher")]
     value = step(method, signals(rows[0].float(), rows[1].to(dtype), torch.arange(4)))
     torch.testing.assert_close(
         value, step(built().float(), signals(rows[0].float(), rows[1].to(dtype).float(), torch.arange(4)))
@@ -230,8 +230,8 @@ def test_a_teacher_of_another_type(dtype):
 )
 def test_an_index_that_is_not_one_of_the_batch(index, got):
     method = built()
-    given = batch(method, torch.arange(4))
-    rows = [given.one(side) for side in ("student", "teacher")]
+    one_batch = batch(method, torch.arange(4))
+    rows = [one_batch.one(side) for side in ("student", "teacher")]
     with pytest.raises(ValueError, match=re.escape(f"`index` must be int64 [4], got {got}.")):
         step(method, signals(*rows, index))
 
@@ -239,10 +239,10 @@ def test_an_index_that_is_not_one_of_the_batch(index, got):
 def test_a_sample_twice_in_a_batch_counts_once():
     method = built()
     before = method.student_bank.clone()
-    given = batch(method, torch.tensor([2, 5, 2]))
-    step(method, given)
+    signals = batch(method, torch.tensor([2, 5, 2]))
+    step(method, signals)
     with torch.no_grad():
-        rows = method.embed(given).one("student")
+        rows = method.embed(signals).one("student")
     wanted = F.normalize(0.5 * before[2] + 0.5 * (rows[0] + rows[2]) / 2, dim=0)
     torch.testing.assert_close(method.student_bank[2], wanted)
     torch.testing.assert_close(method.student_bank[5], F.normalize(0.5 * before[5] + 0.5 * rows[1], dim=0))
@@ -257,8 +257,8 @@ def test_banks_in_half_precision():
         assert method.float().student_bank.dtype == dtype
         method.double()
         for seed in (1, 4):
-            given = batch(method, torch.arange(5), seed=seed)
-            torch.testing.assert_close(step(method, given), step(plain, given), rtol=0.02, atol=0)
+            signals = batch(method, torch.arange(5), seed=seed)
+            torch.testing.assert_close(step(method, signals), step(plain, signals), rtol=0.02, atol=0)
         torch.testing.assert_close(method.student_bank.double(), plain.student_bank, rtol=0, atol=0.02)
         assert method.half().log_normalizers.dtype == torch.float32
 
@@ -290,8 +290,8 @@ def test_through_a_distiller():
     out = made(torch.randn(4, 6), index=torch.arange(4))
     out.loss.backward()
     assert student[0].weight.grad.any()
-    kept = {name.removeprefix("methods.crd.") for name in made.state_dict() if "methods.crd" in name}
-    assert {"student_bank", "teacher_bank", "log_normalizers", "draws"} < kept
+    saved = {name.removeprefix("methods.crd.") for name in made.state_dict() if "methods.crd" in name}
+    assert {"student_bank", "teacher_bank", "log_normalizers", "draws"} < saved
     sentence = "`ContrastiveRepresentation`: `index` must be positions in data of 12, got 12."
     with pytest.raises(ValueError, match=re.escape(sentence)):
         made(torch.randn(2, 6), index=torch.tensor([3, 12]))

@@ -47,10 +47,10 @@ def test_the_convolution_follows_the_sizes(student, teacher, kind, kernel, strid
     assert convolution.bias is not None
     assert (type(norm), norm.weight.shape, type(relu)) == (BatchStatistics, (5,), nn.ReLU)
     maps = torch.randn(4, 3, *student, requires_grad=True)
-    found = made(maps)
+    regressed = made(maps)
     if student[0] >= teacher[0] or 2 * student[0] == teacher[0]:
-        assert found.shape == (4, 5, *teacher)
-    value = hint_loss(found, torch.randn(4, 5, *teacher))
+        assert regressed.shape == (4, 5, *teacher)
+    value = hint_loss(regressed, torch.randn(4, 5, *teacher))
     value.backward()
     assert maps.grad.any()
 
@@ -100,10 +100,10 @@ def test_equals_the_golden(dtype, suffix, prefixes, rtol):
     value = method.loss(Signals(tensors, ("student",)))["loss"]
     torch.testing.assert_close(value, stored[f"loss{suffix}"].to(dtype), rtol=rtol, atol=0)
     value.backward()
-    found = {f"{prefixes[0]}s": student.grad}
+    gradients = {f"{prefixes[0]}s": student.grad}
     if prefixes[1]:
-        found |= {f"{prefixes[1]}{name}": parameter.grad for name, parameter in parts.items()}
-    for key, gradient in found.items():
+        gradients |= {f"{prefixes[1]}{name}": parameter.grad for name, parameter in parts.items()}
+    for key, gradient in gradients.items():
         expected = stored[key].to(dtype)
         atol = rtol * max(expected.abs().max().item(), 1e-6)
         torch.testing.assert_close(gradient, expected, rtol=rtol, atol=atol)

@@ -27,21 +27,21 @@ def scored(epoch, **settings):
 
 @pytest.mark.parametrize("epoch", [0, 3])
 def test_the_earlier_layers_count_less_from_epoch_to_epoch(epoch):
-    found, layers = scored(epoch)
+    loss, layers = scored(epoch)
     weights = (100 * 0.7**epoch, 100 * 0.7**epoch, 1)
     expected = 0.0
     for weight, (student, teacher) in zip(weights, layers, strict=True):
         for kernel in ("cosine", "student_t"):
             value = heterogeneous_kd_loss(student, teacher, kernel=kernel, divergence="jeffreys")
             expected = expected + weight * value
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(loss, expected)
 
 
 def test_other_kernels_and_weights():
     settings = {"kernels": ["rbf"], "divergence": "kl", "earlier_weight": 2.0, "earlier_decay": 0.5, "eps": 1e-3}
-    found, layers = scored(1, **settings)
+    loss, layers = scored(1, **settings)
     values = [heterogeneous_kd_loss(s, t, kernel="rbf", divergence="kl", eps=1e-3) for s, t in layers]
-    torch.testing.assert_close(found, values[0] + values[1] + values[2])
+    torch.testing.assert_close(loss, values[0] + values[1] + values[2])
 
 
 def test_one_layer_by_default():

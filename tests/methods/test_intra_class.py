@@ -16,8 +16,8 @@ def made(norm=nn.Identity, **hyperparameters):
     """A small teacher-to-be in float64, whose only term is the contrast."""
     torch.manual_seed(0)
     student = nn.Sequential(nn.Linear(4, 5), norm(5), nn.Tanh(), nn.Linear(5, CLASSES))
-    given = {"margin_threshold": SURE, "pipeline_size": 4, **hyperparameters}
-    term = cg.Term("intra_class", weight=1.0, name="intra", **given)
+    settings = {"margin_threshold": SURE, "pipeline_size": 4, **hyperparameters}
+    term = cg.Term("intra_class", weight=1.0, name="intra", **settings)
     return cg.Distiller(None, student, [term], example=torch.zeros(2, 4)).double()
 
 
@@ -73,16 +73,16 @@ def test_gradients_through_the_queue_are_finite_differences(norm, normalize):
     assert len(distiller.methods["intra"].pipeline.labels) == 8
     for parameter in distiller.student[0].parameters():
         assert parameter.grad.abs().max() > 1e-4
-        for place in range(parameter.numel()):
+        for position in range(parameter.numel()):
             sides = []
             for move in (1e-6, -1e-6):
                 with torch.no_grad():
-                    parameter.view(-1)[place] += move
+                    parameter.view(-1)[position] += move
                 sides.append(value().item())
                 with torch.no_grad():
-                    parameter.view(-1)[place] -= move
+                    parameter.view(-1)[position] -= move
             slope = (sides[0] - sides[1]) / 2e-6
-            assert parameter.grad.view(-1)[place].item() == pytest.approx(slope, rel=1e-5, abs=1e-8)
+            assert parameter.grad.view(-1)[position].item() == pytest.approx(slope, rel=1e-5, abs=1e-8)
 
 
 def test_only_the_sure_wait():

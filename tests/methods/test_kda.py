@@ -22,11 +22,11 @@ def features(model, points):
 def epoch(made, number):
     """One epoch without training; returns the terms of each batch."""
     made.begin_epoch(number)
-    found = []
+    losses = []
     for points, labels, index in loader(data(), batch_size=BATCH, seed=3).batches(number):
-        found.append(made(points, labels, index).terms["kda"])
+        losses.append(made(points, labels, index).terms["kda"])
     made.end_epoch()
-    return torch.stack(found)
+    return torch.stack(losses)
 
 
 def test_the_loss_is_that_of_the_last_epochs_centres():
@@ -38,16 +38,16 @@ def test_the_loss_is_that_of_the_last_epochs_centres():
         rows = features(model, points).detach()
         centres.append(torch.stack([rows[labels == c].mean(0) for c in range(CLASSES)]))
     made.begin_epoch(1)
-    found = made(points[:9], labels[:9]).terms["kda"]
+    value = made(points[:9], labels[:9]).terms["kda"]
     rows = [features(model, points[:9]) for model in (made.student, made.teacher.module)]
-    torch.testing.assert_close(found, kernel_transfer_loss(*rows, *centres))
+    torch.testing.assert_close(value, kernel_transfer_loss(*rows, *centres))
 
 
 @pytest.mark.parametrize(("warmup", "zeros"), [(0, 1), (1, 1), (2, 2), (3, 3)])
 def test_warmup_follows_the_rows_without_the_loss(warmup, zeros):
     made = distiller(kda(warmup=warmup))
-    found = torch.stack([epoch(made, number).sum() for number in range(4)])
-    assert (found == 0).tolist() == [number < zeros for number in range(4)]
+    losses = torch.stack([epoch(made, number).sum() for number in range(4)])
+    assert (losses == 0).tolist() == [number < zeros for number in range(4)]
     assert made.methods["kda"].banks[0].filled.all()
 
 
@@ -93,12 +93,12 @@ def test_earlier_stages_are_pooled_first():
     made = cg.Distiller(teacher, student, [term], example=images[:2], facts=DataFacts(8, CLASSES, labels))
     for number in (0, 1):
         made.begin_epoch(number)
-        found = made(images, labels).terms["kda"]
+        value = made(images, labels).terms["kda"]
         made.end_epoch()
     bank = made.methods["kda"].banks[0]
     pooled = student[1](student[0](images)).mean((2, 3))
     torch.testing.assert_close(bank.student[0], pooled[labels == 0].mean(0))
-    assert found > 0
+    assert value > 0
 
 
 def test_random_landmarks_are_always_the_same_samples():
@@ -118,9 +118,9 @@ def test_clusters_and_one_hot_need_no_labels():
     points = data().tensors[0]
     for number in range(3):
         made.begin_epoch(number)
-        found = made(points).terms["kda"]
+        value = made(points).terms["kda"]
         made.end_epoch()
-    assert found > 0
+    assert value > 0
     assert made.methods["kda"].banks[0].filled.all()
 
 
@@ -195,15 +195,15 @@ def test_errors_of_hyperparameters(name):
 
 
 @pytest.mark.parametrize(
-    ("given", "sentence"),
+    ("hyperparameters", "sentence"),
     [
         ({"landmarks": "onehot", "per_class": 2}, "`per_class` must be 1 for landmarks other than 'centres', got 2."),
         ({"count": 3}, "`count` must be None for the landmarks 'centres', got 3."),
     ],
 )
-def test_hyperparameters_without_meaning_are_refused(given, sentence):
+def test_hyperparameters_without_meaning_are_refused(hyperparameters, sentence):
     with pytest.raises(ValueError) as caught:
-        KernelTransfer(**given)
+        KernelTransfer(**hyperparameters)
     assert str(caught.value) == f"`KernelTransfer`: {sentence}"
 
 

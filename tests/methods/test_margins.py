@@ -61,9 +61,9 @@ CNN3 = marked(build("cnn3", classes=3))
     ],
 )
 def test_finds_the_batch_norm(model, path, norm):
-    found = model.get_submodule(norm)
-    channels = found.num_features
-    torch.testing.assert_close(margin_before(model, path, channels), batch_norm_margin(found.weight, found.bias))
+    expected = model.get_submodule(norm)
+    channels = expected.num_features
+    torch.testing.assert_close(margin_before(model, path, channels), batch_norm_margin(expected.weight, expected.bias))
 
 
 @pytest.mark.parametrize(

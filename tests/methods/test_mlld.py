@@ -50,79 +50,79 @@ def slow(student_weak, student_strong, teacher_weak, teacher_strong, labels):
     samples = low_half([max(row) for row in sure])
     classes = low_half([sum(column) for column in zip(*sure, strict=True)])
     every = range(len(labels))
-    found = {"ce": 0.0, "instance": 0.0, "class": 0.0, "batch": 0.0}
+    sums = {"ce": 0.0, "instance": 0.0, "class": 0.0, "batch": 0.0}
     for view, student, teacher in (("w", student_weak, teacher_weak), ("s", student_strong, teacher_strong)):
-        found["ce"] -= sum(math.log(row[y]) for row, y in zip(softened(student), labels.tolist(), strict=True)) / len(
+        sums["ce"] -= sum(math.log(row[y]) for row, y in zip(softened(student), labels.tolist(), strict=True)) / len(
             labels
         )
         for t in TEMPERATURES:
             s_rows, t_rows = softened(student, t), softened(teacher, t)
-            kept = samples if view == "w" else every
-            for b in kept:
+            chosen = samples if view == "w" else every
+            for b in chosen:
                 divergence = sum(q * math.log(q / p) for p, q in zip(s_rows[b], t_rows[b], strict=True))
-                found["instance"] += t**2 * divergence / len(kept)
+                sums["instance"] += t**2 * divergence / len(chosen)
             for b in samples:
                 row = [dot(t_rows[b], t_rows[j]) - dot(s_rows[b], s_rows[j]) for j in every]
-                found["batch"] += dot(row, row) / len(samples)
+                sums["batch"] += dot(row, row) / len(samples)
             s_columns, t_columns = (list(zip(*rows, strict=True)) for rows in (s_rows, t_rows))
-            kept = classes if view == "w" else range(len(s_columns))
-            for c in kept:
+            chosen = classes if view == "w" else range(len(s_columns))
+            for c in chosen:
                 pairs = zip(s_columns, t_columns, strict=True)
                 row = [dot(t_columns[c], theirs) - dot(s_columns[c], ours) for ours, theirs in pairs]
-                found["class"] += dot(row, row) / len(kept)
-    return found
+                sums["class"] += dot(row, row) / len(chosen)
+    return sums
 
 
 @pytest.mark.parametrize(("samples", "classes"), [(6, 5), (5, 6), (1, 3), (4, 1)])
 def test_every_term_is_the_slow_one(samples, classes):
-    given = inputs(samples, classes)
-    found, expected = terms(*given), slow(*given)
-    assert list(found) == list(expected)
+    tensors = inputs(samples, classes)
+    values, expected = terms(*tensors), slow(*tensors)
+    assert list(values) == list(expected)
     for name, value in expected.items():
-        assert found[name].item() == pytest.approx(value, rel=1e-10, abs=1e-12), name
+        assert values[name].item() == pytest.approx(value, rel=1e-10, abs=1e-12), name
 
 
 def test_a_sure_sample_teaches_nothing_by_its_weak_view():
-    given = inputs()
-    given[2][3] = torch.tensor([40.0, 0, 0, 0, 0])
-    weak = given[0].requires_grad_()
-    (gradient,) = torch.autograd.grad(terms(*given)["instance"], weak)
-    kept = low_half([max(row) for row in softened(given[2])])
-    assert 3 not in kept
-    assert [b for b in range(6) if gradient[b].any()] == kept
-    strong = given[1].requires_grad_()
-    (gradient,) = torch.autograd.grad(terms(*given)["instance"], strong)
+    tensors = inputs()
+    tensors[2][3] = torch.tensor([40.0, 0, 0, 0, 0])
+    weak = tensors[0].requires_grad_()
+    (gradient,) = torch.autograd.grad(terms(*tensors)["instance"], weak)
+    unsure = low_half([max(row) for row in softened(tensors[2])])
+    assert 3 not in unsure
+    assert [b for b in range(6) if gradient[b].any()] == unsure
+    strong = tensors[1].requires_grad_()
+    (gradient,) = torch.autograd.grad(terms(*tensors)["instance"], strong)
     assert gradient.any(1).all()
 
 
 def test_a_class_that_is_often_predicted_is_left_out_of_the_weak_view():
-    given = inputs()
-    given[2][:, 2] += 30  # every sample is of class 2
-    student = [given[0], given[2].clone(), given[2], given[2].clone(), given[4]]  # the strong view is equal
+    tensors = inputs()
+    tensors[2][:, 2] += 30  # every sample is of class 2
+    student = [tensors[0], tensors[2].clone(), tensors[2], tensors[2].clone(), tensors[4]]  # the strong view is equal
     expected = terms(*student)["class"].item()
     rows = torch.zeros(5, dtype=torch.float64)
     for t in TEMPERATURES:
         ours, theirs = (side.div(t).softmax(1) for side in (student[0], student[2]))
         rows += (theirs.T @ theirs - ours.T @ ours).square().sum(1)
-    kept = low_half(student[2].softmax(1).sum(0).tolist())
-    assert 2 not in kept
-    assert expected == pytest.approx(rows[kept].mean().item(), rel=1e-10)
+    rare = low_half(student[2].softmax(1).sum(0).tolist())
+    assert 2 not in rare
+    assert expected == pytest.approx(rows[rare].mean().item(), rel=1e-10)
 
 
 def test_unlabelled_samples_count_in_all_but_the_cross_entropy():
-    given = inputs()
-    known = terms(*given)
-    given[4][[0, 5]] = -1
-    found = terms(*given)
-    expected = sum(cross_entropy_loss(given[view][1:5], given[4][1:5]) for view in (0, 1))
-    torch.testing.assert_close(found["ce"], expected)
-    assert all(found[name].item() == known[name].item() for name in ("instance", "class", "batch"))
+    tensors = inputs()
+    labelled = terms(*tensors)
+    tensors[4][[0, 5]] = -1
+    unlabelled = terms(*tensors)
+    expected = sum(cross_entropy_loss(tensors[view][1:5], tensors[4][1:5]) for view in (0, 1))
+    torch.testing.assert_close(unlabelled["ce"], expected)
+    assert all(unlabelled[name].item() == labelled[name].item() for name in ("instance", "class", "batch"))
 
 
 def test_where_the_released_code_differs():
     stored = {name: value.double() if value.is_floating_point() else value for name, value in raw().items()}
-    given = [stored[f"in_{name}"] for name in ("s_weak", "s_strong", "t_weak", "t_strong", "y")]
-    student, strong, teacher, strong_teacher, _ = given
+    tensors = [stored[f"in_{name}"] for name in ("s_weak", "s_strong", "t_weak", "t_strong", "y")]
+    student, strong, teacher, strong_teacher, _ = tensors
     sure = teacher.softmax(1)
     share, class_share = (
         len(low_half(values.tolist())) / len(values) for values in (sure.amax(1), sure.sum(0))
@@ -138,7 +138,7 @@ def test_where_the_released_code_differs():
         "cc": class_share * over(class_correlation_loss, student, teacher, TEMPERATURES),
         "bc": share * over(batch_correlation_loss, student, teacher, TEMPERATURES),
     }
-    ours = terms(*given)
+    ours = terms(*tensors)
     for name, part in (("kd", "instance"), ("cc", "class"), ("bc", "batch")):
         torch.testing.assert_close(0.9 * released[name], stored[f"out_loss_{name}"], rtol=1e-10, atol=0)
         assert abs(ours[part].item() / released[name].item() - 1) > 0.05

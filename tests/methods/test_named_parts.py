@@ -61,8 +61,8 @@ def test_mkt_maps_what_is_compared_itself_where_widths_differ(width):
 @pytest.mark.parametrize("key", ["rkd", "mkt"])
 def test_layers_are_summed(key):
     made = distiller(cg.Term(key, student_layer=["1", "2"], teacher_layer=["1", "2"]))
-    found = made(points()).terms
+    terms = made(points()).terms
     parts = [distiller(cg.Term(key, student_layer=layer, teacher_layer=layer))(points()).terms for layer in ("1", "2")]
-    torch.testing.assert_close(found, {name: parts[0][name] + parts[1][name] for name in found})
+    torch.testing.assert_close(terms, {name: parts[0][name] + parts[1][name] for name in terms})
     with pytest.raises(ValueError, match="got 1 of the student and 2 of the teacher"):
         distiller(cg.Term(key, student_layer="1", teacher_layer=["1", "2"]))

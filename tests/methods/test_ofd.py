@@ -35,9 +35,9 @@ def test_equals_the_golden():
     torch.testing.assert_close(value, stored["loss"], rtol=1e-10, atol=0)
     value.backward()
     torch.testing.assert_close(student.grad, stored["grad_s"], rtol=1e-8, atol=1e-9)
-    for place, name in (("0", "weight"), ("1", "weight"), ("1", "bias")):
-        found = connector.get_parameter(f"{place}.{name}").grad
-        torch.testing.assert_close(found, stored[f"gradparam_c.{place}.{name}"], rtol=1e-8, atol=1e-8)
+    for layer, name in (("0", "weight"), ("1", "weight"), ("1", "bias")):
+        gradient = connector.get_parameter(f"{layer}.{name}").grad
+        torch.testing.assert_close(gradient, stored[f"gradparam_c.{layer}.{name}"], rtol=1e-8, atol=1e-8)
 
 
 LAYERS = [f"input:layer{k}.0.relu" for k in (1, 2, 3)]
@@ -83,8 +83,8 @@ def made_with(margins, path="input:1"):
 
 
 def test_margins_may_be_given():
-    given = [[-1.0, -2.0, 0.0, -0.5]]
-    assert made_with(given).methods["ofd"].margin0.tolist() == given[0]
+    margins = [[-1.0, -2.0, 0.0, -0.5]]
+    assert made_with(margins).methods["ofd"].margin0.tolist() == margins[0]
 
 
 @pytest.mark.parametrize(

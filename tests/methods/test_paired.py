@@ -19,8 +19,8 @@ def test_rows_become_maps():
 
 
 def test_shapes_in_pairs():
-    found = paired_shapes(probe([[2, 3, 4, 4], [2, 5]], [[2, 6, 8, 8], [2, 7]]))
-    assert found == [((2, 3, 4, 4), (2, 6, 8, 8)), ((2, 5, 1, 1), (2, 7, 1, 1))]
+    shapes = paired_shapes(probe([[2, 3, 4, 4], [2, 5]], [[2, 6, 8, 8], [2, 7]]))
+    assert shapes == [((2, 3, 4, 4), (2, 6, 8, 8)), ((2, 5, 1, 1), (2, 7, 1, 1))]
     with pytest.raises(ValueError, match=r"equal on both sides, got 1 of the student and 2 of the teacher\."):
         paired_shapes(probe([[2, 3]], [[2, 3]] * 2))
     with pytest.raises(ValueError, match=r"The layers must be maps \[B, C, H, W\] or rows \[B, C\], got \[2, 9, 3\]\."):

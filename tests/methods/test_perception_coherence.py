@@ -32,7 +32,7 @@ def hidden(model: nn.Sequential, points: torch.Tensor) -> tuple[torch.Tensor, to
 
 
 @pytest.mark.parametrize(
-    "given",
+    "settings",
     [
         {},
         {"teacher_dissimilarity": "euclidean", "teacher_temperature": 0.2},
@@ -41,30 +41,30 @@ def hidden(model: nn.Sequential, points: torch.Tensor) -> tuple[torch.Tensor, to
     ],
     ids=["defaults", "euclidean teacher", "euclidean student", "callable"],
 )
-def test_layers_of_other_widths_are_summed(points, given):
+def test_layers_of_other_widths_are_summed(points, settings):
     teacher, student = net(0, (9, 7)), net(1, (4, 5))
-    term = Term("perception_coherence", student_layer=["0", "2"], teacher_layer=["0", "2"], **given)
+    term = Term("perception_coherence", student_layer=["0", "2"], teacher_layer=["0", "2"], **settings)
     distiller = cg.Distiller(teacher, student, [term], example=points[:2])
     out = distiller(points)
     pairs = zip(hidden(student, points), hidden(teacher, points), strict=True)
-    expected = sum(perception_coherence_loss(mine, theirs.detach(), **given) for mine, theirs in pairs)
+    expected = sum(perception_coherence_loss(mine, theirs.detach(), **settings) for mine, theirs in pairs)
     torch.testing.assert_close(out.terms["perception_coherence"], expected)
     torch.testing.assert_close(out.loss, 5 * expected)
-    found = torch.autograd.grad(out.loss, list(student[:3].parameters()))
-    torch.testing.assert_close(found, torch.autograd.grad(5 * expected, list(student[:3].parameters())))
+    gradients = torch.autograd.grad(out.loss, list(student[:3].parameters()))
+    torch.testing.assert_close(gradients, torch.autograd.grad(5 * expected, list(student[:3].parameters())))
 
 
 def test_two_terms_are_the_paper_s_classification_objective(points):
     teacher, student = net(0, (9, 7)), net(1, (4, 5))
     labels = torch.arange(10) % 3
-    given = {"teacher_temperature": 0.2}
-    logits = Term("perception_coherence", name="logits", student_layer="output", teacher_layer="output", **given)
+    settings = {"teacher_temperature": 0.2}
+    logits = Term("perception_coherence", name="logits", student_layer="output", teacher_layer="output", **settings)
     distiller = cg.Distiller(
-        teacher, student, ["ce", Term("perception_coherence", **given), logits], example=points[:2]
+        teacher, student, ["ce", Term("perception_coherence", **settings), logits], example=points[:2]
     )
     out = distiller(points, labels)
     coherence = [
-        perception_coherence_loss(mine(points), theirs(points).detach(), **given)
+        perception_coherence_loss(mine(points), theirs(points).detach(), **settings)
         for mine, theirs in ((student[:4], teacher[:4]), (student, teacher))
     ]
     expected = nn.functional.cross_entropy(student(points), labels) + 5 * sum(coherence)

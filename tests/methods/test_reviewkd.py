@@ -30,8 +30,8 @@ def golden_case(dtype=torch.float64):
     students, teachers = ([cast[f"in_{side}{k}"] for k in range(4)] for side in "st")
     method = method_of(students, teachers)
     names = {name for name, _ in method.named_parameters()}
-    given = {key.removeprefix("param_") for key in stored if key.startswith("param_")}
-    assert names == {name for name in given if "running" not in name and "num_batches" not in name}
+    parameters = {key.removeprefix("param_") for key in stored if key.startswith("param_")}
+    assert names == {name for name in parameters if "running" not in name and "num_batches" not in name}
     for name, parameter in method.named_parameters():
         parameter.data.copy_(cast[f"param_{name}"])
     return cast, method, students, teachers

@@ -63,8 +63,8 @@ def test_defaults_are_the_row_s():
 
 def test_the_weight_s_course():
     term = Term("kd", weight=2.0, start_epoch=2, stop_epoch=7, warmup_epochs=3, decay=0.5)
-    found = [term.weight_of("loss", Clock(epoch)) for epoch in range(8)]
-    assert found == [0, 0, 2 * 0.25, 2 * 0.5 * 0.5, 2 * 0.75 * 0.25, 2 * 0.125, 2 * 0.0625, 0]
+    weights = [term.weight_of("loss", Clock(epoch)) for epoch in range(8)]
+    assert weights == [0, 0, 2 * 0.25, 2 * 0.5 * 0.5, 2 * 0.75 * 0.25, 2 * 0.125, 2 * 0.0625, 0]
     assert [term.active(Clock(epoch)) for epoch in range(8)] == [False] * 2 + [True] * 5 + [False]
 
 

@@ -10,9 +10,9 @@ from congruence.metrics import accuracy, agreement, expected_calibration_error
 def test_equals_topk_where_nothing_ties():
     logits = torch.randn(200, 10, generator=seeded())
     labels = torch.randint(0, 10, (200,), generator=seeded(1))
-    for k, found in zip((1, 3, 5), accuracy(logits, labels, topk=(1, 3, 5)), strict=True):
+    for k, fraction in zip((1, 3, 5), accuracy(logits, labels, topk=(1, 3, 5)), strict=True):
         expected = (logits.topk(k).indices == labels[:, None]).any(1).double().mean().item()
-        assert found == expected
+        assert fraction == expected
 
 
 def test_default_is_top_1_and_top_5_as_fractions():
@@ -61,12 +61,12 @@ def slow_calibration(logits, labels, bins):
         powers = [math.exp(value - max(row)) for value in row]
         shares = [power / sum(powers) for power in powers]
         confidence = max(shares)
-        place = next(m for m in range(bins) if confidence <= (m + 1) / bins or m == bins - 1)
-        members[place].append((confidence, shares.index(confidence) == label))
+        number = next(m for m in range(bins) if confidence <= (m + 1) / bins or m == bins - 1)
+        members[number].append((confidence, shares.index(confidence) == label))
     total = 0.0
-    for found in filter(None, members):
-        confidence, right = (sum(values) / len(found) for values in zip(*found, strict=True))
-        total += len(found) / len(labels) * abs(right - confidence)
+    for answers in filter(None, members):
+        confidence, right = (sum(values) / len(answers) for values in zip(*answers, strict=True))
+        total += len(answers) / len(labels) * abs(right - confidence)
     return total
 
 
@@ -74,16 +74,16 @@ def slow_calibration(logits, labels, bins):
 def test_calibration_equals_a_slow_loop(bins):
     logits = 3 * torch.randn(300, 5, generator=seeded())
     labels = torch.randint(0, 5, (300,), generator=seeded(1))
-    found = expected_calibration_error(logits, labels, bins=bins)
-    assert found == pytest.approx(slow_calibration(logits, labels, bins), rel=1e-12)
+    error = expected_calibration_error(logits, labels, bins=bins)
+    assert error == pytest.approx(slow_calibration(logits, labels, bins), rel=1e-12)
     assert expected_calibration_error(logits, labels) == expected_calibration_error(logits, labels, bins=15)
 
 
 def test_calibration_by_hand():
     # Confidences 0.5 (right), 0.8 (right), 0.8 (wrong): the bins of width 1/2 are closed above.
     logits = torch.tensor([[1.0, 1.0], [1.0, 4.0], [4.0, 1.0]], dtype=torch.float64).log()
-    found = expected_calibration_error(logits, torch.tensor([0, 1, 1]), bins=2)
-    assert found == pytest.approx(1 / 3 * 0.5 + 2 / 3 * 0.3, rel=1e-14)
+    error = expected_calibration_error(logits, torch.tensor([0, 1, 1]), bins=2)
+    assert error == pytest.approx(1 / 3 * 0.5 + 2 / 3 * 0.3, rel=1e-14)
     sure = torch.tensor([[1e4, -1e4], [-1e4, 1e4]])
     assert expected_calibration_error(sure, torch.tensor([0, 1])) == 0.0
     assert expected_calibration_error(sure, torch.tensor([1, 0])) == 1.0

@@ -38,16 +38,16 @@ def test_a_point_is_the_mean_and_spread_of_its_batches():
 def test_points_are_estimates_in_the_order_given():
     student, teacher = spaces()
     sizes, draws = (8, 3, 40), seeded(1)
-    found = batch_coherence(
+    points = batch_coherence(
         student, teacher, batch_sizes=sizes, repeats=6, generator=seeded(1), teacher_dissimilarity="euclidean"
     )
-    for size, point in zip(sizes, found, strict=True):
+    for size, point in zip(sizes, points, strict=True):
         estimate = estimate_perception_coherence(
             student, teacher, batch_size=size, repeats=6, generator=draws, teacher_dissimilarity="euclidean"
         )
         assert (point.batch_size, point.mean, point.spread) == (size, *estimate)
-    assert found[2].spread == 0.0
-    assert json.loads(json.dumps([asdict(point) for point in found])) == [asdict(point) for point in found]
+    assert points[2].spread == 0.0
+    assert json.loads(json.dumps([asdict(point) for point in points])) == [asdict(point) for point in points]
 
 
 def test_theorem_4_1_the_spread_falls_like_one_over_the_root_of_the_batch():
@@ -84,7 +84,7 @@ def test_theorem_4_1_the_spread_falls_like_one_over_the_root_of_the_batch():
     ],
 )
 def test_errors(change, sentence):
-    given = {"student": torch.zeros(4, 2), "teacher": torch.zeros(4, 2), "batch_sizes": (2,), "repeats": 1}
+    arguments = {"student": torch.zeros(4, 2), "teacher": torch.zeros(4, 2), "batch_sizes": (2,), "repeats": 1}
     with pytest.raises(ValueError) as error:
-        batch_coherence(**{**given, "generator": seeded(), **change})
+        batch_coherence(**{**arguments, "generator": seeded(), **change})
     assert str(error.value) == f"`batch_coherence`: {sentence}"

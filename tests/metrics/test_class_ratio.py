@@ -42,27 +42,27 @@ def slow(embeddings, labels, positive):
 def test_equals_the_slow_loop(chunk_size):
     embeddings, labels, positive = samples()
     for view in (positive, None):
-        found = intra_inter_ratio(embeddings, labels, view, chunk_size=chunk_size)
+        measured = intra_inter_ratio(embeddings, labels, view, chunk_size=chunk_size)
         values, anchors = slow(embeddings, labels, embeddings if view is None else view)
-        assert [found.similarities, found.intra_loss, found.inter_loss, found.losses] == pytest.approx(
+        assert [measured.similarities, measured.intra_loss, measured.inter_loss, measured.losses] == pytest.approx(
             values, rel=1e-12
         )
-        assert found.anchors == anchors
-        assert found.loss_ratio == pytest.approx(values[1] / values[2], rel=1e-12)
+        assert measured.anchors == anchors
+        assert measured.loss_ratio == pytest.approx(values[1] / values[2], rel=1e-12)
 
 
 def test_theorem_1_both_sides_are_one_number():
     embeddings, labels, positive = samples(60)
-    found = intra_inter_ratio(embeddings, labels, positive)
-    assert found.losses == pytest.approx(found.similarities, rel=1e-13)
-    assert abs(found.limit / found.similarities - 1) > 1e-3
+    measured = intra_inter_ratio(embeddings, labels, positive)
+    assert measured.losses == pytest.approx(measured.similarities, rel=1e-13)
+    assert abs(measured.limit / measured.similarities - 1) > 1e-3
 
 
 def test_theorem_1_as_printed_comes_near_with_many_negatives():
     off = []
     for rows in (20, 200, 2000):
-        found = intra_inter_ratio(torch.randn(rows, 5, generator=seeded()), torch.arange(rows) % 4)
-        off.append(abs(found.limit / found.similarities - 1))
+        measured = intra_inter_ratio(torch.randn(rows, 5, generator=seeded()), torch.arange(rows) % 4)
+        off.append(abs(measured.limit / measured.similarities - 1))
     assert off[0] > 5 * off[1] > 25 * off[2]
 
 
@@ -114,7 +114,7 @@ def best(labels, weight, width=4, starts=2):
         intra, inter = (torch.log1p((values * mask).sum(1) / math.e).mean() for mask in (near, far))
         return inter + weight * intra
 
-    found = []
+    candidates = []
     for seed in range(starts):
         rows = torch.randn(len(labels), width, generator=seeded(seed), dtype=torch.float64, requires_grad=True)
         optimizer = torch.optim.LBFGS([rows], max_iter=150, tolerance_grad=1e-8, line_search_fn="strong_wolfe")
@@ -126,16 +126,16 @@ def best(labels, weight, width=4, starts=2):
             return value
 
         optimizer.step(closure)
-        found.append((objective(rows).item(), rows.detach()))
-    return min(found, key=lambda pair: pair[0])[1]
+        candidates.append((objective(rows).item(), rows.detach()))
+    return min(candidates, key=lambda pair: pair[0])[1]
 
 
 @pytest.mark.parametrize("weight", [0.01, 0.1, 1.0, 10.0])
 def test_theorem_2_holds_at_the_optimum(weight):
     labels = torch.arange(9) % 3
-    found = intra_inter_ratio(best(labels, weight), labels)
+    measured = intra_inter_ratio(best(labels, weight), labels)
     bounds = intra_inter_bounds(weight=weight, inter_negatives=6, intra_negatives=2)
-    assert bounds.lower < found.loss_ratio < bounds.upper
+    assert bounds.lower < measured.loss_ratio < bounds.upper
 
 
 def test_a_larger_weight_spreads_the_classes():

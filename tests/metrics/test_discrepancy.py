@@ -36,15 +36,15 @@ def test_equal_the_goldens():
     data = stored["in_x"], stored["in_y"]  # float32: the golden is of their float64 copies
     assert data[0].dtype == torch.float32
     assert wasserstein_discrepancy(*data) == pytest.approx(stored["W2sq_empirical"].item(), rel=1e-12)
-    found = gaussian_wasserstein_discrepancy(*data)
-    assert found == pytest.approx(stored["bures_W2sq_biased_1_over_n"].item(), rel=1e-12)
-    found = gaussian_wasserstein_discrepancy(*data, covariance="diagonal")
-    assert found == pytest.approx(stored["gauss_diag_W2sq_biased"].item(), rel=1e-12)
+    in_blocks = gaussian_wasserstein_discrepancy(*data)
+    assert in_blocks == pytest.approx(stored["bures_W2sq_biased_1_over_n"].item(), rel=1e-12)
+    in_blocks = gaussian_wasserstein_discrepancy(*data, covariance="diagonal")
+    assert in_blocks == pytest.approx(stored["gauss_diag_W2sq_biased"].item(), rel=1e-12)
     for gamma in (0.05, 0.5):
         for biased in (True, False):
             key = f"mmd2_rbf_gamma{gamma}_{'biased' if biased else 'unbiased'}"
-            found = mmd_discrepancy(*data, gamma=gamma, biased=biased)
-            assert found == pytest.approx(stored[key].item(), rel=1e-10)
+            in_blocks = mmd_discrepancy(*data, gamma=gamma, biased=biased)
+            assert in_blocks == pytest.approx(stored[key].item(), rel=1e-10)
     assert mmd_discrepancy(*data, kernel="linear") == pytest.approx(stored["mmd2_linear"].item(), rel=1e-12)
     assert mmd_discrepancy(*data, kernel="polynomial") == pytest.approx(stored["mmd2_poly2_biased"].item(), rel=1e-12)
 
@@ -55,9 +55,9 @@ def test_equal_the_goldens():
 def test_mmd_is_its_loss_in_blocks(kernel, biased, chunk_size):
     data = features(30, 17)
     settings = {"kernel": kernel, "gamma": 0.3, "biased": biased}
-    found = mmd_discrepancy(*data, **settings, chunk_size=chunk_size)
-    assert isinstance(found, float)
-    assert found == pytest.approx(mmd_loss(*data, **settings).item(), rel=1e-12)
+    in_blocks = mmd_discrepancy(*data, **settings, chunk_size=chunk_size)
+    assert isinstance(in_blocks, float)
+    assert in_blocks == pytest.approx(mmd_loss(*data, **settings).item(), rel=1e-12)
 
 
 def test_mmd_by_default_is_its_loss_by_default():
@@ -67,8 +67,8 @@ def test_mmd_by_default_is_its_loss_by_default():
 
 def test_mmd_keeps_its_digits_on_tight_clusters():
     data = tight_clusters(32, 8, 8)
-    found = mmd_discrepancy(*data, gamma=1e3)
-    assert found == pytest.approx(mmd_loss(*data, gamma=1e3).item(), rel=1e-8)
+    in_blocks = mmd_discrepancy(*data, gamma=1e3)
+    assert in_blocks == pytest.approx(mmd_loss(*data, gamma=1e3).item(), rel=1e-8)
     assert mmd_discrepancy(data[0], data[0], gamma=1e3) == 0.0
 
 
@@ -81,8 +81,8 @@ def test_the_others_are_their_losses_in_float64():
     wide = [x.double() for x in data]
     assert wasserstein_discrepancy(*data) == wasserstein_loss(*wide).item()
     for covariance in ("full", "diagonal"):
-        found = gaussian_wasserstein_discrepancy(*data, covariance=covariance)
-        assert found == gaussian_wasserstein_loss(*wide, covariance=covariance).item()
+        in_blocks = gaussian_wasserstein_discrepancy(*data, covariance=covariance)
+        assert in_blocks == gaussian_wasserstein_loss(*wide, covariance=covariance).item()
         for direction in ("student_teacher", "teacher_student"):
             settings = {"covariance": covariance, "direction": direction, "shrinkage": 0.02}
             assert gaussian_kl_discrepancy(*data, **settings) == gaussian_kl_loss(*wide, **settings).item()
@@ -108,8 +108,8 @@ def test_wasserstein_estimate_is_the_mean_and_spread_of_the_drawn_subsets():
         values.append(wasserstein_loss(student[rows], teacher[rows]).item())
     mean = sum(values) / 6
     spread = math.sqrt(sum((value - mean) ** 2 for value in values) / 5)
-    found = estimate_wasserstein_discrepancy(student, teacher, sample_size=8, repeats=6, generator=seeded(5))
-    assert found == (pytest.approx(mean, rel=1e-13), pytest.approx(spread, rel=1e-12))
+    in_blocks = estimate_wasserstein_discrepancy(student, teacher, sample_size=8, repeats=6, generator=seeded(5))
+    assert in_blocks == (pytest.approx(mean, rel=1e-13), pytest.approx(spread, rel=1e-12))
 
 
 def test_wasserstein_estimate_is_biased_upwards_and_exact_on_all():

@@ -20,13 +20,13 @@ def faces(pool=60):
 
 def slow(probe, probe_ids, gallery, gallery_ids, pool, metric):
     (near,), (far,) = (dissimilarity_blocks(probe, others, metric, len(probe)) for others in (gallery, pool))
-    found = [
+    hits = [
         all(near[i, j] < value for value in far[i].tolist())
         for i in range(len(probe))
         for j in range(len(gallery))
         if probe_ids[i] == gallery_ids[j]
     ]
-    return sum(found) / len(found)
+    return sum(hits) / len(hits)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
@@ -34,12 +34,12 @@ def slow(probe, probe_ids, gallery, gallery_ids, pool, metric):
 def test_equals_a_slow_loop_over_the_first_of_the_shuffled_pool(metric, entries, monkeypatch):
     monkeypatch.setattr(identification, "_CHUNK_ENTRIES", entries)
     data = faces()
-    found = identification_rate(*data, sizes=(60, 1, 7), metric=metric, generator=seeded(3))
+    rates = identification_rate(*data, sizes=(60, 1, 7), metric=metric, generator=seeded(3))
     order = torch.randperm(60, generator=seeded(3))
     expected = {size: slow(*data[:4], data[4][order[:size]], metric) for size in (60, 1, 7)}
-    assert found == expected
-    assert list(found) == [60, 1, 7]
-    assert found[1] > found[7] > found[60] > 0
+    assert rates == expected
+    assert list(rates) == [60, 1, 7]
+    assert rates[1] > rates[7] > rates[60] > 0
 
 
 def test_sizes_are_powers_of_ten_up_to_the_pool():
@@ -52,10 +52,10 @@ def test_other_identities_of_the_gallery_take_no_part_and_a_tie_is_lost():
     gallery, gallery_ids = torch.tensor([[2.0], [1.0]]), torch.tensor([1, 3])
     for distractor, rate in ((3.0, 1.0), (2.0, 0.0), (1.5, 0.0)):
         pool = torch.tensor([[distractor]])
-        found = identification_rate(
+        rates = identification_rate(
             probe, ids, gallery, gallery_ids, pool, sizes=(1,), metric="euclidean", generator=seeded()
         )
-        assert found == {1: rate}
+        assert rates == {1: rate}
 
 
 def test_a_model_that_says_nothing_finds_nobody():

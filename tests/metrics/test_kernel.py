@@ -32,9 +32,9 @@ def test_error_is_the_definition(rows):
     )
     expected = above / math.sqrt(sum(value**2 for value in theirs.flatten().tolist()))
     for chunk in (None, 1, 4, 13, 100):
-        found = kernel_transfer_error(student, teacher, chunk_size=chunk)
-        assert isinstance(found, float)
-        assert found == pytest.approx(expected, rel=1e-13)
+        error = kernel_transfer_error(student, teacher, chunk_size=chunk)
+        assert isinstance(error, float)
+        assert error == pytest.approx(expected, rel=1e-13)
 
 
 @pytest.mark.parametrize("rows", ROWS)
@@ -77,8 +77,8 @@ def test_memory_is_the_chunk_s_alone_where_there_are_many_samples(widths):
 
 def test_memory_with_few_samples_is_linear_in_them():
     student, teacher = (torch.randn(1390, width) for width in (300, 400))
-    found = peak_bytes(lambda: kernel_transfer_error(student, teacher, chunk_size=50))
-    assert found <= 8 * 1390 * (4 * 50 + 700) < 1390 * 1390 * 8
+    peak = peak_bytes(lambda: kernel_transfer_error(student, teacher, chunk_size=50))
+    assert peak <= 8 * 1390 * (4 * 50 + 700) < 1390 * 1390 * 8
 
 
 @pytest.mark.parametrize("rows", ROWS)
@@ -94,15 +94,15 @@ def test_landmark_estimate_is_the_definition():
     ours, theirs = landmarks()
     gap = (student @ ours.T - teacher @ theirs.T).norm() / (teacher @ teacher.T).norm()
     for chunk in (None, 1, 5):
-        found = landmark_transfer_error(student, teacher, ours, theirs, chunk_size=chunk)
-        assert found == pytest.approx(gap.item(), rel=1e-13)
+        error = landmark_transfer_error(student, teacher, ours, theirs, chunk_size=chunk)
+        assert error == pytest.approx(gap.item(), rel=1e-13)
 
 
 @pytest.mark.parametrize("rows", [4, *ROWS])
 def test_landmarks_that_are_all_samples_give_the_error_itself(rows):
     student, teacher = embeddings(rows)
-    found = landmark_transfer_error(student, teacher, student, teacher)
-    assert found == pytest.approx(kernel_transfer_error(student, teacher), rel=1e-13)
+    error = landmark_transfer_error(student, teacher, student, teacher)
+    assert error == pytest.approx(kernel_transfer_error(student, teacher), rel=1e-13)
 
 
 @pytest.mark.parametrize("rows", ROWS)
@@ -134,9 +134,9 @@ def test_the_bound_is_its_definition_and_holds():
         away += (student[i] - ours[label]).norm().item() + (teacher[i] - theirs[label]).norm().item()
         for j in range(30):
             apart += abs((ours[label] @ student[j] - theirs[label] @ teacher[j]).item())
-    found = kernel_transfer_bound(student, teacher, ours, theirs, labels)
-    assert found == (pytest.approx(30 * longest * away), pytest.approx(apart))
-    assert (student @ student.T - teacher @ teacher.T).norm().item() <= sum(found)
+    parts = kernel_transfer_bound(student, teacher, ours, theirs, labels)
+    assert parts == (pytest.approx(30 * longest * away), pytest.approx(apart))
+    assert (student @ student.T - teacher @ teacher.T).norm().item() <= sum(parts)
 
 
 @pytest.mark.parametrize(

@@ -51,5 +51,5 @@ def test_kernels_of_products_need_none(kernel):
 def test_identification_is_a_block_of_the_pool():
     ids = torch.arange(100)
     data = STUDENT[:100], ids, TEACHER[:100], ids, TEACHER
-    found = peak_bytes(lambda: identification_rate(*data, generator=seeded()))
-    assert found <= 40 * 2**20 + 16 * (100 + 100 + ROWS) * WIDTH
+    peak = peak_bytes(lambda: identification_rate(*data, generator=seeded()))
+    assert peak <= 40 * 2**20 + 16 * (100 + 100 + ROWS) * WIDTH

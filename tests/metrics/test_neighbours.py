@@ -29,8 +29,8 @@ def samples(rows=50, classes=6, dtype=torch.float32):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_recall_equals_the_golden(dtype):
     stored = golden.arrays("recall_at_k_A")
-    found = recall_at_k(stored["in_x"].to(dtype), stored["in_y"])
-    assert found == stored["recall_ref"].tolist()
+    overlap = recall_at_k(stored["in_x"].to(dtype), stored["in_y"])
+    assert overlap == stored["recall_ref"].tolist()
     more = recall_at_k(stored["in_x"].to(dtype), stored["in_y"], ks=(1, 2, 4, 8, 16))
     assert more == golden.description("recall_at_k_A")["results"]["mkt_noself"]
 
@@ -91,9 +91,9 @@ def test_overlap_equals_a_slow_loop(metric, dtype, k, monkeypatch):
     student = teacher[:, :3] + 0.3 * samples(50)[0][:, 1:].flip(0).to(dtype)
     sides = [order_of(side, side, metric, apart=True) for side in (student, teacher)]
     shared = sum(len(set(a[:k]) & set(b[:k])) for a, b in zip(*sides, strict=True))
-    found = neighbour_overlap(student, teacher, k=k, metric=metric)
-    assert found == shared / (50 * k)
-    assert (found == 1.0) == (k == 49)
+    overlap = neighbour_overlap(student, teacher, k=k, metric=metric)
+    assert overlap == shared / (50 * k)
+    assert (overlap == 1.0) == (k == 49)
 
 
 def test_overlap_of_a_copy_is_one_and_of_chance_is_chance():

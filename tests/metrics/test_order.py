@@ -59,7 +59,7 @@ def test_ranks_of_flags_are_their_places_in_the_order(case, share, dtype):
     values = CASES[case].to(dtype)
     flags = torch.rand(values.shape, generator=seeded(1)) < share
     expected = [
-        [place for place, column in enumerate(row, 1) if flag[column]]
+        [position for position, column in enumerate(row, 1) if flag[column]]
         for row, flag in zip(row_order(values).tolist(), flags.tolist(), strict=True)
     ]
     most = max(1, *map(len, expected))
@@ -100,10 +100,10 @@ def test_a_row_that_is_not_contiguous():
 def test_nearest_leaves_itself_out(metric, rows):
     x = torch.randn(20, 3, generator=seeded()).repeat(2, 1)
     (values,) = dissimilarity_blocks(x, x, metric, 40)
-    found = torch.cat(list(nearest(x, x, metric, 39, rows=rows, apart=True))).tolist()
+    neighbours = torch.cat(list(nearest(x, x, metric, 39, rows=rows, apart=True))).tolist()
     for i, row in enumerate(values.tolist()):
         others = [j for j in range(40) if j != i]
-        assert found[i] == sorted(others, key=row.__getitem__)
+        assert neighbours[i] == sorted(others, key=row.__getitem__)
     close = torch.cat(list(nearest(x, x, metric, 2, rows=rows)))
     assert close[:, 0].tolist() == [i % 20 for i in range(40)]
 
@@ -112,6 +112,6 @@ def test_a_row_of_not_numbers_never_finds_itself():
     x = torch.randn(6, 3, generator=seeded())
     x[2] = math.nan
     for dtype in (torch.float32, torch.float64):
-        found = torch.cat(list(nearest(x.to(dtype), x.to(dtype), "cosine", 5, rows=4, apart=True)))
-        assert all(i not in row for i, row in enumerate(found.tolist()))
-        assert all(row[-1] == 2 for i, row in enumerate(found.tolist()) if i != 2)
+        neighbours = torch.cat(list(nearest(x.to(dtype), x.to(dtype), "cosine", 5, rows=4, apart=True)))
+        assert all(i not in row for i, row in enumerate(neighbours.tolist()))
+        assert all(row[-1] == 2 for i, row in enumerate(neighbours.tolist()) if i != 2)

@@ -46,10 +46,10 @@ def test_equals_the_goldens(name, key, dtype, chunk_size):
 @pytest.mark.parametrize("name", MEASURES)
 def test_equals_a_slow_loop(name):
     student, teacher = spaces()
-    found = perception_coherence(student, teacher, dissimilarity=name)
-    torch.testing.assert_close(found, slow(student, teacher, MEASURES[name]), rtol=1e-13, atol=0)
+    coherence = perception_coherence(student, teacher, dissimilarity=name)
+    torch.testing.assert_close(coherence, slow(student, teacher, MEASURES[name]), rtol=1e-13, atol=0)
     mean = global_perception_coherence(student, teacher, dissimilarity=name)
-    assert mean == pytest.approx(found.mean().item(), rel=1e-14)
+    assert mean == pytest.approx(coherence.mean().item(), rel=1e-14)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
@@ -97,16 +97,16 @@ def test_equal_distances_have_equal_ranks(dtype):
 @pytest.mark.parametrize("name", MEASURES)
 def test_copies_of_a_sample_rank_alike(name):
     student, teacher = (torch.cat([x, x, x]) for x in spaces(20, torch.float32))
-    found = perception_coherence(student, teacher, dissimilarity=name)
+    coherence = perception_coherence(student, teacher, dissimilarity=name)
     once = perception_coherence(student[:20], teacher[:20], dissimilarity=name)
-    torch.testing.assert_close(found, once.repeat(3), rtol=1e-14, atol=0)
+    torch.testing.assert_close(coherence, once.repeat(3), rtol=1e-14, atol=0)
 
 
 def test_float32_ranks_tight_clusters_as_float64_does():
     student, teacher = tight_clusters(32, 8, 16)
     exact = global_perception_coherence(student, teacher, dissimilarity="euclidean")
-    found = global_perception_coherence(student.float(), teacher.float(), dissimilarity="euclidean")
-    assert found == pytest.approx(exact, abs=2e-3)
+    coherence = global_perception_coherence(student.float(), teacher.float(), dissimilarity="euclidean")
+    assert coherence == pytest.approx(exact, abs=2e-3)
 
 
 def test_callables_and_a_measure_for_each_side():

@@ -46,12 +46,12 @@ def test_all_pairs_equal_a_slow_loop(measure, anchors, chunk_size):
     expected = slow(student, teacher, anchors, measure, 0.1, 0.25)
     chosen = None if len(anchors) == 24 else torch.tensor(anchors)
     settings = {"student_gap": 0.25, "dissimilarity": measure.__name__, "chunk_size": chunk_size}
-    found = {
+    by_kind = {
         "rank": (rank_preservation(student, teacher, chosen, teacher_gap=0.1, **settings), 0.15),
         "order": (order_preservation(student, teacher, chosen, **settings), 0.25),
     }
     level = perception_coherence(student, teacher, dissimilarity=measure.__name__)[anchors].mean().item()
-    for kind, (result, margin) in found.items():
+    for kind, (result, margin) in by_kind.items():
         probability, condition = expected[kind]
         assert (result.probability, result.condition) == (pytest.approx(probability), pytest.approx(condition))
         assert result.level == pytest.approx(level, rel=1e-13)
@@ -77,25 +77,25 @@ def test_theorems_4_2_to_4_4_hold_for_the_estimate_itself(function, noise, pairi
         student, teacher = spaces(noise=noise, seed=seed)
         student[:6] = student[6:12]  # ties, which assumption 4.2 excludes
         for anchors in (torch.tensor([seed]), None):
-            found = function(student, teacher, anchors, pairings=pairings, generator=seeded(seed))
-            assert found.probability is None or found.probability <= found.bound
+            preserved = function(student, teacher, anchors, pairings=pairings, generator=seeded(seed))
+            assert preserved.probability is None or preserved.probability <= preserved.bound
 
 
 def test_the_bound_says_something_where_few_samples_are_far_off():
     teacher = torch.arange(200.0)[:, None]
     student = teacher.clone()
     student[190:] = -torch.arange(10.0)[:, None] / 10 - 0.01  # the ten farthest from sample 0 become its neighbours
-    found = order_preservation(student, teacher, torch.tensor([0]), student_gap=0.8, dissimilarity="euclidean")
-    assert 0 < found.probability < found.bound < 1
+    preserved = order_preservation(student, teacher, torch.tensor([0]), student_gap=0.8, dissimilarity="euclidean")
+    assert 0 < preserved.probability < preserved.bound < 1
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_a_coherent_student_never_errs(function):
     """Corollary 4.1: at coherence 1 both sides are 0, for any gap."""
     _, teacher = spaces()
-    found = function(3 * teacher, teacher, student_gap=0.06)
-    assert (found.level, found.probability, found.bound) == (1.0, 0.0, 0.0)
-    assert json.loads(json.dumps(asdict(found))) == asdict(found)
+    preserved = function(3 * teacher, teacher, student_gap=0.06)
+    assert (preserved.level, preserved.probability, preserved.bound) == (1.0, 0.0, 0.0)
+    assert json.loads(json.dumps(asdict(preserved))) == asdict(preserved)
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
@@ -117,15 +117,15 @@ def test_a_condition_that_no_drawn_pair_meets_has_no_probability():
     results = [
         rank_preservation(student, teacher, torch.tensor([0]), **settings, generator=seeded(seed)) for seed in range(20)
     ]
-    empty = [found for found in results if found.probability is None]
+    empty = [preserved for preserved in results if preserved.probability is None]
     assert empty
-    assert all((found.condition, found.constant, found.bound) == (0.0, None, None) for found in empty)
+    assert all((preserved.condition, preserved.constant, preserved.bound) == (0.0, None, None) for preserved in empty)
     assert json.loads(json.dumps(asdict(empty[0]))) == asdict(empty[0])
 
 
 def test_one_sample_ranks_itself_alone():
-    found = rank_preservation(torch.ones(1, 2), torch.ones(1, 3))
-    assert (found.level, found.condition, found.probability, found.pairs) == (1.0, 1.0, 0.0, 1)
+    preserved = rank_preservation(torch.ones(1, 2), torch.ones(1, 3))
+    assert (preserved.level, preserved.condition, preserved.probability, preserved.pairs) == (1.0, 1.0, 0.0, 1)
 
 
 def test_no_block_is_larger_than_the_chunk(monkeypatch):

@@ -43,8 +43,8 @@ def test_answers_are_those_of_the_stated_minimum(regularization):
     answers = ((test.double() - centre) / deviation @ weight.T + bias).argmax(1)
     expected = (answers == test_labels).double().mean().item()
     assert 0.4 < expected < 0.95
-    found = linear_probe(x, labels, test, test_labels, regularization=regularization)
-    assert found == pytest.approx(expected, abs=1 / 500)
+    accuracy = linear_probe(x, labels, test, test_labels, regularization=regularization)
+    assert accuracy == pytest.approx(expected, abs=1 / 500)
 
 
 def test_by_default_the_regularization_is_one():
@@ -54,9 +54,9 @@ def test_by_default_the_regularization_is_one():
 
 def test_shift_and_scale_of_a_feature_change_nothing():
     (x, labels), (test, test_labels) = samples(100, 0), samples(400, 1)
-    found = linear_probe(x.double(), labels, test.double(), test_labels)
+    accuracy = linear_probe(x.double(), labels, test.double(), test_labels)
     moved = (value.double() * torch.tensor([3.0, -0.1, 1e4]) - 7 for value in (x, test))
-    assert linear_probe(next(moved), labels, next(moved), test_labels) == pytest.approx(found, abs=1 / 400)
+    assert linear_probe(next(moved), labels, next(moved), test_labels) == pytest.approx(accuracy, abs=1 / 400)
 
 
 def test_a_feature_that_never_changes_says_nothing():
@@ -69,8 +69,8 @@ def test_a_feature_that_never_changes_says_nothing():
 def test_two_classes_and_any_names():
     (x, labels), (test, test_labels) = samples(200, 0, 0.2), samples(200, 1, 0.2)
     first, second = labels < 2, test_labels < 2
-    found = linear_probe(x, 9 * first.long() - 4, test, 9 * second.long() - 4)
-    assert found > 0.99
+    accuracy = linear_probe(x, 9 * first.long() - 4, test, 9 * second.long() - 4)
+    assert accuracy > 0.99
     assert linear_probe(x, 9 * first.long() - 4, test, torch.full_like(test_labels, 2)) == 0.0
 
 

@@ -20,9 +20,9 @@ def test_ranks_are_counted(name, chunk_size):
     distances = MEASURES[name](x)
     expected = [[int((distances[i] <= distances[i, j]).sum()) for j in range(30)] for i in anchors]
     for measure in (name, MEASURES[name]):
-        found = list(anchor_ranks("f", x, anchors, measure, chunk_size))
-        assert torch.cat(found).tolist() == expected
-        assert max(len(block) for block in found) == min(chunk_size or 5, 5)
+        blocks = list(anchor_ranks("f", x, anchors, measure, chunk_size))
+        assert torch.cat(blocks).tolist() == expected
+        assert max(len(block) for block in blocks) == min(chunk_size or 5, 5)
 
 
 @pytest.mark.parametrize("name", MEASURES)

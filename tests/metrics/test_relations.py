@@ -32,10 +32,10 @@ def test_cka_is_the_definition(widths, entries, monkeypatch):
     monkeypatch.setattr(relations, "_CHUNK_ENTRIES", entries)
     student, teacher = spaces(40, *widths)
     student, teacher = student + 5, teacher - 3
-    found = linear_cka(student, teacher)
-    assert isinstance(found, float)
-    assert found == pytest.approx(slow_cka(student, teacher), rel=1e-11)
-    assert found == pytest.approx(linear_cka(teacher, student), rel=1e-13)
+    cka = linear_cka(student, teacher)
+    assert isinstance(cka, float)
+    assert cka == pytest.approx(slow_cka(student, teacher), rel=1e-11)
+    assert cka == pytest.approx(linear_cka(teacher, student), rel=1e-13)
 
 
 @pytest.mark.parametrize(("rows", "widths"), [(50_000, (8, 24)), (300, (400, 500))])
@@ -87,8 +87,8 @@ def slow_rkd(student, teacher):
 @pytest.mark.parametrize("chunk_size", [None, 1, 3, 100])
 def test_rkd_equals_the_golden(chunk_size):
     stored = golden.arrays("rkd_dist_A")
-    found = rkd_distance_discrepancy(stored["in_s"], stored["in_t"], chunk_size=chunk_size)
-    assert found == pytest.approx(stored["loss"].item(), rel=1e-12)
+    discrepancy = rkd_distance_discrepancy(stored["in_s"], stored["in_t"], chunk_size=chunk_size)
+    assert discrepancy == pytest.approx(stored["loss"].item(), rel=1e-12)
 
 
 @pytest.mark.parametrize("chunk_size", [None, 1, 7, 13])
@@ -96,8 +96,8 @@ def test_rkd_is_the_definition(chunk_size):
     student, teacher = spaces(20)
     student[0] *= 40  # some gaps lie above the bend of smooth L1
     student[3], teacher[4] = student[2], teacher[5]
-    found = rkd_distance_discrepancy(student, teacher, chunk_size=chunk_size)
-    assert found == pytest.approx(slow_rkd(student, teacher), rel=1e-11)
+    discrepancy = rkd_distance_discrepancy(student, teacher, chunk_size=chunk_size)
+    assert discrepancy == pytest.approx(slow_rkd(student, teacher), rel=1e-11)
 
 
 def test_rkd_of_tight_clusters_far_from_the_origin():

@@ -24,21 +24,21 @@ def test_equals_the_goldens(metric, dtype):
     stored, data = stored_case(metric, dtype)
     expected = {"11pt": "ref_map_11pt_trec", "none": "ref_map_standard_AP"}
     for interpolation, key in expected.items():
-        found = retrieval_map(*data, metric=metric, interpolation=interpolation, query_batch=16)
-        assert found == pytest.approx(stored[key].item(), rel=1e-12)
+        score = retrieval_map(*data, metric=metric, interpolation=interpolation, query_batch=16)
+        assert score == pytest.approx(stored[key].item(), rel=1e-12)
     for batch in (40, 20, 16):
-        found = retrieval_map(*data, metric=metric, interpolation="passalis", query_batch=batch)
-        assert found == pytest.approx(stored[f"official_bs{batch}_map"].item(), rel=1e-12)
+        score = retrieval_map(*data, metric=metric, interpolation="passalis", query_batch=batch)
+        assert score == pytest.approx(stored[f"official_bs{batch}_map"].item(), rel=1e-12)
     for k in (1, 10, 50, 300):
-        found = precision_at_k(*data, k=k, metric=metric)
-        assert found == pytest.approx(stored["ref_precision_at_k_true"][k - 1].item(), rel=1e-12)
+        score = precision_at_k(*data, k=k, metric=metric)
+        assert score == pytest.approx(stored["ref_precision_at_k_true"][k - 1].item(), rel=1e-12)
 
 
 def test_passalis_over_more_queries_than_items_is_the_full_interpolation():
     stored, (query, query_labels, database, database_labels) = stored_case("cosine", torch.float64)
     data = (query.repeat(8, 1), query_labels.repeat(8), database, database_labels)
-    found = retrieval_map(*data, interpolation="passalis", query_batch=320)
-    assert found == pytest.approx(stored["ref_map_official_formula_full_interpolation"].item(), rel=1e-12)
+    score = retrieval_map(*data, interpolation="passalis", query_batch=320)
+    assert score == pytest.approx(stored["ref_map_official_formula_full_interpolation"].item(), rel=1e-12)
 
 
 @pytest.mark.parametrize("interpolation", ["11pt", "none"])
@@ -66,8 +66,8 @@ def test_a_recall_of_exactly_a_level_reaches_it():
     # Ten relevant items, then noise in between: recall i/10 is met exactly at every hit.
     labels = torch.tensor([1] * 3 + [0] * 4 + [1] * 7)
     database = torch.arange(1.0, 15.0)[:, None]
-    found = retrieval_map(torch.zeros(1, 1), torch.tensor([1]), database, labels, metric="euclidean")
-    assert found == pytest.approx((4 * 1 + 7 * 10 / 14) / 11)
+    score = retrieval_map(torch.zeros(1, 1), torch.tensor([1]), database, labels, metric="euclidean")
+    assert score == pytest.approx((4 * 1 + 7 * 10 / 14) / 11)
 
 
 def test_ties_keep_the_order_of_the_database():
@@ -88,9 +88,9 @@ def test_queries_without_a_relevant_item_are_left_out_and_counted(interpolation,
     query, database = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[1.0], [5.0]])
     labels, database_labels = torch.tensor([0, 7, 7]), torch.tensor([0, 1])
     with caplog.at_level(logging.WARNING, "congruence"):
-        found = retrieval_map(query, labels, database, database_labels, metric="euclidean", interpolation=interpolation)
+        score = retrieval_map(query, labels, database, database_labels, metric="euclidean", interpolation=interpolation)
     alone = retrieval_map(query[:1], labels[:1], database, database_labels, metric="euclidean")
-    assert found == alone == 1.0
+    assert score == alone == 1.0
     assert caplog.messages == ["`retrieval_map`: 2 of 3 queries have no relevant item and are left out."]
 
 
@@ -125,8 +125,8 @@ def test_memory_is_a_block_of_queries(interpolation):
     labels = torch.arange(20_000) % 10
     data, both = (query, labels[:64], database, labels), 16 * (64 + 20_000) * 8
     for batch in (4, 16):
-        found = peak_bytes(lambda b=batch: retrieval_map(*data, interpolation=interpolation, query_batch=b))
-        assert found <= 40 * batch * 20_000 + both
+        peak = peak_bytes(lambda b=batch: retrieval_map(*data, interpolation=interpolation, query_batch=b))
+        assert peak <= 40 * batch * 20_000 + both
     assert peak_bytes(lambda: precision_at_k(*data, k=100)) <= 40 * 2**19 + both
 
 

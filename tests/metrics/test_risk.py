@@ -30,33 +30,33 @@ def slow_risk(features, labels, weight, bias):
 def test_both_sides_are_their_definitions():
     student, teacher, labels, weight, bias = setup()
     for shift in (bias, None):
-        found = risk_gap(student, teacher, labels, weight, shift)
+        comparison = risk_gap(student, teacher, labels, weight, shift)
         zeros = torch.zeros(4) if shift is None else shift
         risks = [slow_risk(rows, labels, weight, zeros) for rows in (student, teacher)]
-        assert [found.student_risk, found.teacher_risk] == pytest.approx(risks, rel=1e-12)
-        assert found.gap == pytest.approx(abs(risks[0] - risks[1]), rel=1e-10)
+        assert [comparison.student_risk, comparison.teacher_risk] == pytest.approx(risks, rel=1e-12)
+        assert comparison.gap == pytest.approx(abs(risks[0] - risks[1]), rel=1e-10)
         squares = [float((s - t) @ (s - t)) for s, t in zip(student, teacher, strict=True)]
-        assert found.distance == pytest.approx(math.sqrt(sum(squares) / 40), rel=1e-12)
+        assert comparison.distance == pytest.approx(math.sqrt(sum(squares) / 40), rel=1e-12)
         apart = max(math.dist(a, b) for a in weight.tolist() for b in weight.tolist())
-        assert found.lipschitz == pytest.approx(apart, rel=1e-12)
-        assert found.bound == found.lipschitz * found.distance
+        assert comparison.lipschitz == pytest.approx(apart, rel=1e-12)
+        assert comparison.bound == comparison.lipschitz * comparison.distance
 
 
 @pytest.mark.parametrize("spread", [1e-3, 0.1, 1.0, 10.0])
 def test_theorem_1_holds(spread):
     for seed in range(10):
-        found = risk_gap(*setup(seed=seed, spread=spread))
-        assert 0 < found.gap <= found.bound
+        comparison = risk_gap(*setup(seed=seed, spread=spread))
+        assert 0 < comparison.gap <= comparison.bound
 
 
 def test_the_constant_is_needed_and_no_smaller_one_will_do():
     """A binary classifier that is sure and wrong: the loss moves by ‖w_0 − w_1‖ for each unit of the features."""
     weight = torch.tensor([[30.0, 0.0], [-30.0, 0.0]])
     teacher = torch.tensor([[-2.0, 0.0], [-3.0, 0.0]])
-    found = risk_gap(teacher - torch.tensor([1.0, 0.0]), teacher, torch.tensor([0, 0]), weight)
-    assert found.distance == pytest.approx(1.0, rel=1e-12)  # a vector library rounds its root of 2 down
-    assert found.gap > 50 * found.distance  # eq. 9 as printed has the constant 1
-    assert found.gap == pytest.approx(found.bound, rel=1e-12)
+    comparison = risk_gap(teacher - torch.tensor([1.0, 0.0]), teacher, torch.tensor([0, 0]), weight)
+    assert comparison.distance == pytest.approx(1.0, rel=1e-12)  # a vector library rounds its root of 2 down
+    assert comparison.gap > 50 * comparison.distance  # eq. 9 as printed has the constant 1
+    assert comparison.gap == pytest.approx(comparison.bound, rel=1e-12)
 
 
 def test_the_distance_is_the_root_of_mimic_and_never_below_w2():
@@ -71,9 +71,9 @@ def test_the_distance_is_the_root_of_mimic_and_never_below_w2():
 
 def test_a_copy_has_no_gap():
     _, teacher, labels, weight, bias = setup()
-    found = risk_gap(teacher, teacher, labels, weight, bias)
-    assert (found.gap, found.distance, found.bound) == (0.0, 0.0, 0.0)
-    assert json.loads(json.dumps(asdict(found))) == asdict(found)
+    comparison = risk_gap(teacher, teacher, labels, weight, bias)
+    assert (comparison.gap, comparison.distance, comparison.bound) == (0.0, 0.0, 0.0)
+    assert json.loads(json.dumps(asdict(comparison))) == asdict(comparison)
 
 
 def test_far_features_do_not_overflow():
@@ -93,11 +93,11 @@ def test_far_features_do_not_overflow():
     ],
 )
 def test_errors(change, sentence):
-    given = [torch.ones(3, 2), torch.ones(3, 2), torch.tensor([0, 1, 2]), torch.ones(4, 2), torch.ones(4)]
+    arguments = [torch.ones(3, 2), torch.ones(3, 2), torch.tensor([0, 1, 2]), torch.ones(4, 2), torch.ones(4)]
     for position, value in change.items():
-        given[position] = value
+        arguments[position] = value
     with pytest.raises(ValueError) as error:
-        risk_gap(*given)
+        risk_gap(*arguments)
     assert str(error.value).startswith("`risk_gap`: ")
     assert str(error.value).endswith(sentence)
 

@@ -41,9 +41,9 @@ def test_sums_of_every_sample_are_the_definition(rows, classes, chunk_size):
     embeddings, labels = samples(rows, classes)
     values = torch.cosine_similarity(embeddings[:, None], embeddings[None], dim=2).exp().fill_diagonal_(0)
     same = labels[:, None] == labels[None]
-    found = class_sums(embeddings, labels, chunk_size)
+    sums = class_sums(embeddings, labels, chunk_size)
     expected = (values * same).sum(1), (values * ~same).sum(1), same.sum(1) - 1, (~same).sum(1)
-    for ours, theirs in zip(found, expected, strict=True):
+    for ours, theirs in zip(sums, expected, strict=True):
         assert torch.allclose(ours, theirs.double(), rtol=1e-12, atol=0)
     assert torch.allclose(class_sums(embeddings, labels, chunk_size, between=False).near, expected[0], rtol=1e-12)
 
@@ -55,8 +55,8 @@ def test_memory_is_as_said(classes, chunk_size):
     for measure in (intra_class_similarity, inter_class_similarity, intra_inter_ratio):
         if classes == 3000 and measure is not inter_class_similarity:
             continue  # no class of two
-        found = peak_bytes(lambda f=measure: f(embeddings, labels, chunk_size=chunk_size))
-        assert found <= 24 * chunk_size * 3000 + 40 * 3000 * 8
+        peak = peak_bytes(lambda f=measure: f(embeddings, labels, chunk_size=chunk_size))
+        assert peak <= 24 * chunk_size * 3000 + 40 * 3000 * 8
 
 
 def test_theorem_1():

@@ -45,7 +45,7 @@ def slow(student, teacher, region, measure, radius, drop):
 def test_equals_a_slow_loop(measure, region, chunk_size):
     student, teacher = spaces()
     for radius, drop in ((0.2, 0.02), (1.0, 0.01), (0.01, 0.1)):
-        found = perception_stability(
+        result = perception_stability(
             student,
             teacher,
             torch.tensor(region),
@@ -55,16 +55,16 @@ def test_equals_a_slow_loop(measure, region, chunk_size):
             chunk_size=chunk_size,
         )
         level, share, probability, constant = slow(student, teacher, region, measure, radius, drop)
-        assert (found.level, found.share, found.probability) == pytest.approx((level, share, probability), rel=1e-13)
-        assert found.constant == pytest.approx(constant, rel=1e-13)
-        assert found.bound == pytest.approx(constant / (drop * share), rel=1e-13)
+        assert (result.level, result.share, result.probability) == pytest.approx((level, share, probability), rel=1e-13)
+        assert result.constant == pytest.approx(constant, rel=1e-13)
+        assert result.bound == pytest.approx(constant / (drop * share), rel=1e-13)
 
 
 def test_the_level_is_the_smallest_coherence_of_the_region():
     student, teacher = spaces()
     region = torch.tensor([3, 8, 11])
-    found = perception_stability(student, teacher, region)
-    assert found.level == pytest.approx(perception_coherence(student, teacher)[region].min().item(), rel=1e-13)
+    result = perception_stability(student, teacher, region)
+    assert result.level == pytest.approx(perception_coherence(student, teacher)[region].min().item(), rel=1e-13)
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.02, 0.3, 5.0])
@@ -76,16 +76,16 @@ def test_theorem_4_5_holds(noise, measure):
         for region in (coherence.topk(3).indices, torch.tensor([seed])):
             for drop in (0.001, 0.02, 0.2):
                 settings = {"radius": 0.3, "drop": drop, "dissimilarity": measure}
-                found = perception_stability(student, teacher, region, **settings)
-                assert found.probability <= found.bound
-                assert found.probability <= found.constant / drop  # the bound without P(A_δ)
+                result = perception_stability(student, teacher, region, **settings)
+                assert result.probability <= result.bound
+                assert result.probability <= result.constant / drop  # the bound without P(A_δ)
 
 
 def test_some_drop_near_the_most_coherent_sample():
     student, teacher = spaces(noise=0.5)
     best = perception_coherence(student, teacher).argmax()[None]
-    found = perception_stability(student, teacher, best, radius=0.5, drop=0.01)
-    assert 0 < found.probability < 1
+    result = perception_stability(student, teacher, best, radius=0.5, drop=0.01)
+    assert 0 < result.probability < 1
 
 
 def test_a_smaller_neighbourhood_has_a_smaller_constant():
@@ -102,9 +102,9 @@ def test_a_smaller_neighbourhood_has_a_smaller_constant():
 
 def test_a_coherent_student_is_stable():
     _, teacher = spaces()
-    found = perception_stability(2 * teacher, teacher, torch.tensor([0, 3]), radius=1.0)
-    assert asdict(found) == {"level": 1.0, "share": 1.0, "probability": 0.0, "constant": 0.0, "bound": 0.0}
-    assert json.loads(json.dumps(asdict(found))) == asdict(found)
+    result = perception_stability(2 * teacher, teacher, torch.tensor([0, 3]), radius=1.0)
+    assert asdict(result) == {"level": 1.0, "share": 1.0, "probability": 0.0, "constant": 0.0, "bound": 0.0}
+    assert json.loads(json.dumps(asdict(result))) == asdict(result)
 
 
 def test_no_block_is_larger_than_the_chunk(monkeypatch):
@@ -134,8 +134,8 @@ def test_no_block_is_larger_than_the_chunk(monkeypatch):
     ],
 )
 def test_errors(change, sentence):
-    given = {"student": torch.zeros(4, 2), "teacher": torch.zeros(4, 2), "region": torch.tensor([0])}
+    arguments = {"student": torch.zeros(4, 2), "teacher": torch.zeros(4, 2), "region": torch.tensor([0])}
     with pytest.raises(ValueError) as error:
-        perception_stability(**{**given, **change})
+        perception_stability(**{**arguments, **change})
     assert str(error.value).startswith("`perception_stability`: ")
     assert str(error.value).endswith(sentence)

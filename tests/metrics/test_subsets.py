@@ -39,40 +39,40 @@ def test_it_is_the_mean_and_spread_of_the_same_rows_of_all():
 
     rows = torch.arange(10)
     both = rows, torch.stack([2 * rows, rows], 1)
-    found = estimate(metric, *both, sample_size=3, repeats=6, generator=seeded(), offset=0.5)
+    estimated = estimate(metric, *both, sample_size=3, repeats=6, generator=seeded(), offset=0.5)
     assert all(drawn == sorted(set(drawn)) and len(drawn) == 3 for drawn in seen)
     assert len({tuple(drawn) for drawn in seen}) > 1
     values = torch.tensor([sum(drawn) + 0.5 for drawn in seen], dtype=torch.float64)
-    assert isinstance(found, Estimate)
-    assert found.mean == pytest.approx(values.mean().item(), rel=1e-14)
-    assert found.spread == pytest.approx(values.std().item(), rel=1e-14)
+    assert isinstance(estimated, Estimate)
+    assert estimated.mean == pytest.approx(values.mean().item(), rel=1e-14)
+    assert estimated.spread == pytest.approx(values.std().item(), rel=1e-14)
     again = estimate(metric, *both, sample_size=3, repeats=6, generator=seeded(), offset=0.5)
-    assert again == found
+    assert again == estimated
 
 
 def test_all_samples_give_the_metric_itself():
     student, teacher, _ = samples()
     for metric in (metrics.linear_cka, metrics.kernel_transfer_error, metrics.global_perception_coherence):
-        found = estimate(metric, student, teacher, sample_size=8, repeats=2, generator=seeded())
-        assert found == Estimate(mean=metric(student, teacher), spread=0.0)
+        estimated = estimate(metric, student, teacher, sample_size=8, repeats=2, generator=seeded())
+        assert estimated == Estimate(mean=metric(student, teacher), spread=0.0)
 
 
 @pytest.mark.parametrize("interpolation", ["11pt", "none"])
 def test_queries_of_a_whole_database_are_unbiased(interpolation, every_subset):
     student, _, labels = samples()
     options = {"database": student + 0.3, "database_labels": labels.flip(0), "interpolation": interpolation}
-    found = estimate(retrieval_map, student, labels, **SIZES, generator=seeded(), **options)
-    assert found.spread > 0
-    assert found.mean == pytest.approx(retrieval_map(student, labels, **options), rel=1e-13)
+    estimated = estimate(retrieval_map, student, labels, **SIZES, generator=seeded(), **options)
+    assert estimated.spread > 0
+    assert estimated.mean == pytest.approx(retrieval_map(student, labels, **options), rel=1e-13)
 
 
 def test_gram_alignment_is_off_by_the_diagonal_as_said(every_subset):
     student, teacher, _ = samples()
     gaps = (student @ student.T - teacher @ teacher.T).square()
     diagonal, beside = gaps.diag().mean(), (gaps.sum() - gaps.diag().sum()) / (8 * 7)
-    found = estimate(gram_alignment, student, teacher, **SIZES, generator=seeded())
+    estimated = estimate(gram_alignment, student, teacher, **SIZES, generator=seeded())
     expected = gram_alignment(student, teacher) + (1 / 4 - 1 / 8) * (diagonal - beside).item()
-    assert found.mean == pytest.approx(expected, rel=1e-12)
+    assert estimated.mean == pytest.approx(expected, rel=1e-12)
 
 
 def test_small_subsets_are_more_coherent_and_have_fewer_neighbours_to_confuse():
@@ -104,8 +104,8 @@ def test_a_million_memory_mapped_samples_are_never_copied(tmp_path):
         assert peak_bytes(call) < 1.25 * 8 * rows < 2 * rows * width  # the draw; a copy would be more
     for metric in (metrics.kernel_transfer_error, metrics.linear_cka):
         exact = metric(student, teacher)  # streamed: these two need no estimate
-        found = estimate(metric, student, teacher, **draws)
-        assert found.mean == pytest.approx(exact, rel=0.02)
+        estimated = estimate(metric, student, teacher, **draws)
+        assert estimated.mean == pytest.approx(exact, rel=0.02)
         assert peak_bytes(lambda f=metric: f(student, teacher)) < 2 * rows * width * 8 / 2
 
 
@@ -124,8 +124,8 @@ def test_a_million_memory_mapped_samples_are_never_copied(tmp_path):
     ],
 )
 def test_errors(change, sentence):
-    given = {"metric": lambda a, b: math.pi, "tensors": samples()[:2], **SIZES, "generator": seeded(), **change}
+    arguments = {"metric": lambda a, b: math.pi, "tensors": samples()[:2], **SIZES, "generator": seeded(), **change}
     with pytest.raises(ValueError) as error:
-        estimate(given.pop("metric"), *given.pop("tensors"), **given)
+        estimate(arguments.pop("metric"), *arguments.pop("tensors"), **arguments)
     assert str(error.value).startswith("`estimate`: ")
     assert str(error.value).endswith(sentence)

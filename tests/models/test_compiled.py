@@ -136,7 +136,7 @@ def test_the_mode_of_another_use_runs_plain():
     assert counted.graphs == 0
 
 
-def said(caplog):
+def warned(caplog):
     return [record.getMessage() for record in caplog.records if record.name == "congruence"]
 
 
@@ -158,7 +158,7 @@ def test_a_model_that_is_no_graph_runs_as_it_is(caplog):
             output, values = taps.read(inputs)
             same(output, model(inputs))
             assert values["layer"] is output
-    (sentence,) = said(caplog)
+    (sentence,) = warned(caplog)
     assert sentence.startswith("The student runs as it is, torch.compile cannot take it: ")
     assert counted.graphs == 0
 
@@ -171,7 +171,7 @@ def test_a_backend_that_fails_is_said(caplog):
     with caplog.at_level(logging.WARNING, logger="congruence"):
         output, _ = made(model, inputs, ["output"], failing).read(inputs)
     assert output.requires_grad
-    assert "no compiler is there" in said(caplog)[0]
+    assert "no compiler is there" in warned(caplog)[0]
 
 
 def test_inputs_that_do_not_fit_are_refused_as_ever(caplog):
@@ -182,7 +182,7 @@ def test_inputs_that_do_not_fit_are_refused_as_ever(caplog):
         taps.read(torch.ones(4, 7))
     same(taps.read(inputs)[0], model(inputs))
     assert counted.graphs == 1
-    assert said(caplog) == []
+    assert warned(caplog) == []
 
 
 class Detached(nn.Module):

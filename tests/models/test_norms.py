@@ -21,9 +21,9 @@ def test_a_single_value_has_no_variance():
     norm = BatchStatistics(2)
     norm.bias.data.copy_(torch.tensor([3.0, 4.0]))
     maps = torch.tensor([5.0, 1e4]).view(1, 2, 1, 1).requires_grad_()
-    found = norm(maps)
-    assert found.flatten().tolist() == [3.0, 4.0]
-    found.sum().backward()
+    normalised = norm(maps)
+    assert normalised.flatten().tolist() == [3.0, 4.0]
+    normalised.sum().backward()
     assert not maps.grad.any()
     assert norm.bias.grad.tolist() == [1.0, 1.0]
 

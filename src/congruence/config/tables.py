@@ -12,6 +12,7 @@ from congruence.config.base import Count, Table, Whole, absolute
 from congruence.config.problems import Problems, expected, one_by_one
 from congruence.data.sources.catalogue import sources
 from congruence.data.sources.table import IMAGE_FOLDER
+from congruence.methods.rows import current_parts
 
 Sides = Count | Annotated[tuple[Count, Count], Field(strict=False)]
 Channels = Annotated[tuple[float, ...], Field(strict=False, min_length=1)]
@@ -179,8 +180,8 @@ class TermConfig(BaseModel):
         )
         if problems:
             raise Problems(problems)
-        weight = row.weight if isinstance(row.weight, int | float) else dict(row.weight)
-        return {"weight": weight, **values}
+        default = row.weight if isinstance(row.weight, int | float) else dict(row.weight)
+        return {**values, "weight": current_parts(row, values.get("weight", default))}
 
     def term(self) -> methods.Term:
         """Return the term."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from congruence.core.devices import to_device
-from congruence.core.host_values import move_known
+from congruence.core.host_values import move_with_values
 
 _LABELS = ("labels", "label")  # the first that a mapping has
 _PARTS = 3
@@ -39,7 +39,7 @@ class Batch:
         views = to_device(self.views, device)
         same = next((name for name, view in self.views.items() if view is self.inputs), None)
         inputs = to_device(self.inputs, device) if same is None else views[same]
-        return Batch(inputs, move_known(self.labels, device), move_known(self.index, device), views)
+        return Batch(inputs, move_with_values(self.labels, device), move_with_values(self.index, device), views)
 
     def as_given(self) -> Any:
         """Return `(inputs, labels, index)`, or a mapping where there are views: what loops of one's own read."""

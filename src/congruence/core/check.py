@@ -41,7 +41,7 @@ def near(name: str, names: Iterable[str], *, most: int = 3) -> str:
     return f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
 
 
-def difference(before: Any, now: Any, place: str = "") -> str:
+def difference(before: Any, now: Any, path: str = "") -> str:
     """Name the first place in which two nested tables of plain values differ; a list of tables is looked into.
 
     Example:
@@ -53,8 +53,8 @@ def difference(before: Any, now: Any, place: str = "") -> str:
         for key in sorted({*pairs[0], *pairs[1]}):
             old, new = pairs[0].get(key), pairs[1].get(key)
             if old != new:
-                return difference(old, new, f"{place}.{key}" if place else str(key))
-    return f"its {place} is {str(before)[:60]}, this one's {str(now)[:60]}"
+                return difference(old, new, f"{path}.{key}" if path else str(key))
+    return f"its {path} is {str(before)[:60]}, this one's {str(now)[:60]}"
 
 
 def _table(value: Any) -> dict[Any, Any] | None:

@@ -1,4 +1,4 @@
-"""What the host knows of labels and positions that it moved to a device: looking there would make it wait."""
+"""What the host has seen of labels and positions that it moved to a device: looking there would make it wait."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor
 
 from congruence.core.devices import to_device
 
-_NAME = "_congruence_known"  # an attribute of the tensor, so that it goes where the tensor goes, and ends with it
+_NAME = "_congruence_host_values"  # an attribute of the tensor: it goes where the tensor goes, and ends with it
 
 
-class Known(NamedTuple):
-    """A tensor's smallest and largest value; its values on the host, where all of them are there.
+class HostValues(NamedTuple):
+    """A tensor's smallest and largest value, and all its values on the host, where the host has them.
 
-    `version` is the tensor's when this was noted: one that was changed in place since is not known.
+    `version` is the tensor's when this was noted: of one that was changed in place since, it says nothing.
     """
 
     low: int
@@ -24,54 +24,55 @@ class Known(NamedTuple):
     version: int
 
 
-def move_known(tensor: Tensor | None, device: torch.device | str | None) -> Tensor | None:
+def move_with_values(tensor: Tensor | None, device: torch.device | str | None) -> Tensor | None:
     """Move class labels or positions to a device, and note what the host has seen of them on the way.
 
     Example:
-        >>> extremes(move_known(torch.tensor([3, -1, 2]), "cpu"))
+        >>> extremes(move_with_values(torch.tensor([3, -1, 2]), "cpu"))
         (-1, 3)
     """
-    there: Tensor | None = to_device(tensor, device)
-    if tensor is not None and there is not None and there is not tensor and tensor.device.type == "cpu":
-        note(there, tensor)
-    return there
+    moved: Tensor | None = to_device(tensor, device)
+    if tensor is not None and moved is not None and moved is not tensor and tensor.device.type == "cpu":
+        note_values(moved, tensor)
+    return moved
 
 
-def note(there: Tensor, here: Tensor) -> None:
+def note_values(on_device: Tensor, here: Tensor) -> None:
     """Note that a tensor on a device is equal to one on the host, where that is of integers."""
-    whole = not (here.is_floating_point() or here.is_complex() or here.dtype == torch.bool)
-    if here.numel() and whole and not there.is_inference():
+    integers = not (here.is_floating_point() or here.is_complex() or here.dtype == torch.bool)
+    # An inference tensor has no version, by which a change in place would be seen.
+    if here.numel() and integers and not on_device.is_inference():
         low, high = (int(value) for value in here.aminmax())
-        setattr(there, _NAME, Known(low, high, here, there._version))
+        setattr(on_device, _NAME, HostValues(low, high, here, on_device._version))
 
 
-def note_rows(whole: Tensor, own: Tensor) -> Tensor:
-    """Note of the rows of all ranks that this rank's are as they are known: each rank answers for its own."""
-    found = known(own)
-    if found is not None and whole is not own:
-        setattr(whole, _NAME, Known(found.low, found.high, None, whole._version))
-    return whole
+def note_row_values(gathered: Tensor, own: Tensor) -> Tensor:
+    """Note of the rows of all ranks the extremes of this rank's own: each rank answers for its rows."""
+    values = host_values_of(own)
+    if values is not None and gathered is not own:
+        setattr(gathered, _NAME, HostValues(values.low, values.high, None, gathered._version))
+    return gathered
 
 
-def known(tensor: Tensor) -> Known | None:
-    """Return what the host knows of a tensor."""
-    found: Known | None = getattr(tensor, _NAME, None)
-    return found if found is not None and found.version == tensor._version else None
+def host_values_of(tensor: Tensor) -> HostValues | None:
+    """Return what the host has seen of a tensor, None where that is nothing or no longer true."""
+    values: HostValues | None = getattr(tensor, _NAME, None)
+    return values if values is not None and values.version == tensor._version else None
 
 
 def extremes(tensor: Tensor) -> tuple[int, int]:
-    """Return the smallest and the largest value of an integer tensor that is not empty, read where they are not known.
+    """Return the smallest and the largest value of an integer tensor that is not empty, read where none are noted.
 
     Of rows that were gathered from several ranks they may be those of this rank's own.
     """
-    found = known(tensor)
-    if found is not None:
-        return found.low, found.high
+    values = host_values_of(tensor)
+    if values is not None:
+        return values.low, values.high
     low, high = (int(value) for value in tensor.aminmax())
     return low, high
 
 
 def on_host(tensor: Tensor) -> Tensor:
-    """Return a tensor's values on the host, copied where they are not known."""
-    found = known(tensor)
-    return tensor.detach().cpu() if found is None or found.values is None else found.values
+    """Return a tensor's values on the host, copied where the host does not have them."""
+    seen = host_values_of(tensor)
+    return tensor.detach().cpu() if seen is None or seen.values is None else seen.values

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from congruence.core import check
 from congruence.core.devices import on_tensors
-from congruence.core.host_values import note_rows
+from congruence.core.host_values import note_row_values
 from congruence.core.ranks import gather_rows
 from congruence.distiller.bindings import Binding
 from congruence.distiller.captured import Captured
@@ -146,7 +146,7 @@ def gather_ranks(signals: Signals, shared: ByTensor) -> Signals:
     return replace(
         signals,
         tensors={key: tuple(map(whole, value)) for key, value in signals.tensors.items()},
-        labels=None if signals.labels is None else note_rows(whole(signals.labels), signals.labels),
-        index=None if signals.index is None else note_rows(whole(signals.index), signals.index),
+        labels=None if signals.labels is None else note_row_values(whole(signals.labels), signals.labels),
+        index=None if signals.index is None else note_row_values(whole(signals.index), signals.index),
         inputs=on_tensors(whole, signals.inputs),
     )

@@ -15,7 +15,9 @@ from congruence.geometry.dissimilarity import euclidean
 _SHORTEST = 1e-30  # one over less would overflow in a float32 gradient
 _TILE = {"cpu": 2**16}  # entries of [B, B, B] at a time: what a core's cache holds, or fills a GPU
 _TILE_ELSEWHERE = 2**22
-_TIGHT = 1e-5  # of the batch's extent: of anchors with a nearer row, K's last digits say too little
+# Of the batch's extent E. K's float64 entries are rounded by about 1e-16 E², and ψ's numerator is of the order of d²:
+# with d = 1e-5 E it has six digits left.
+_TIGHT = 1e-5
 
 
 @float32_island
@@ -90,59 +92,75 @@ def _(student: Tensor, teacher: Tensor, student_wanted: bool, teacher_wanted: bo
 def _value_and_gradients(
     student: Tensor, teacher: Tensor, wanted: tuple[bool, ...]
 ) -> tuple[Tensor, list[Tensor | None]]:
-    """Return the loss, and its gradient by each side where it is wanted."""
+    """Return the loss, and its gradient by each side where it is wanted.
+
+    With r_ij = 1/d_ij (0 where e_ij is) and B rows, L = B⁻³ Σ_ijk ℓ(ψ_ijk − ψ'_ijk), ψ_ijk = r_ij r_ik N_ijk and
+    N_ijk = K_jk − K_ij − K_ik + K_ii. Let s_ijk = ℓ'(ψ_ijk − ψ'_ijk) be the slope, for the student's side; the
+    teacher's has −s. As ψ_ijk = ψ_ikj, what comes by the second index comes by the third as well:
+
+    - by K_jk for j ≠ k, with w_ijk = s_ijk r_ij r_ik: G_jk = Σ_i w_ijk from the numerator's first term, and
+      −2A_jk = −2 Σ_k' w_jkk' from the two in the middle, whose anchor is j;
+    - by d_ij as a distance from the anchor i: −2 r_ij S_ij with S_ij = Σ_k s_ijk ψ_ijk. As
+      ∂d_ij/∂x_i = r_ij (x_i − x_j), row i gets 2 r_ij² S_ij (x_j − x_i), and row j the opposite.
+
+    N and d depend on differences of rows alone, so that each part is Σ_k Q_jk (x_k − x_j) in row j, with Q = P + Pᵀ and
+    P = G − 2A + 2 S r². K_ii and K_jj need no sums of their own: they are what makes a row of Q sum to 0.
+    """
     size = student.shape[0]
-    given = (student, teacher)
-    rows = [side - side.mean(0) for side in given]
+    sides = (student, teacher)
+    # Centred, K spends no digits on where the batch lies.
+    rows = [side - side.mean(0) for side in sides]
     grams = [side @ side.T for side in rows]
-    inverses = [_inverse_distances(side) for side in given]
+    inverses = [_inverse_distances(side) for side in sides]
     tight = [_tight(side, inverse) for side, inverse in zip(rows, inverses, strict=True)]
-    # K_jk − K_ij − K_ik + K_ii = K_jk − c_ij − c_ik.
+    # N_ijk = K_jk − c_ij − c_ik with c_ij = K_ij − K_ii/2: one matrix less to subtract from each tile.
     halves = [gram - gram.diagonal()[:, None] / 2 for gram in grams]
-    by_gram, by_anchor, by_length = ([torch.zeros_like(gram) for gram in grams] for _ in range(3))
-    by_row = [torch.zeros_like(side) for side in rows]
+    by_gram, by_anchor, by_length = ([torch.zeros_like(gram) for gram in grams] for _ in range(3))  # G, A, S
+    by_row = [torch.zeros_like(side) for side in rows]  # what tight anchors give, which has no part in K
     total = student.new_zeros(())
     for anchors, points in _tiles(size, student.device.type):
-        near = [[i for i in side if anchors.start <= i < anchors.stop] for side in tight]
-        sides = [
+        tight_here = [[i for i in anchors_of if anchors.start <= i < anchors.stop] for anchors_of in tight]
+        psi = [
             _cosines(gram, half, inverse, anchors, points)
             for gram, half, inverse in zip(grams, halves, inverses, strict=True)
         ]
-        for k, cosines in enumerate(sides):
-            for i in near[k]:
-                units = _units(given[k], inverses[k], i)
+        for side, cosines in enumerate(psi):
+            for i in tight_here[side]:
+                units = _units(sides[side], inverses[side], i)
                 cosines[i - anchors.start] = units[points] @ units.T
-        difference = sides[0] - sides[1]
-        slope = difference.clamp(-1, 1)
-        # smooth_l1(x) = s·x − s²/2 with the slope s.
+        difference = psi[0] - psi[1]
+        slope = difference.clamp(-1, 1)  # s, the derivative of smooth L1
+        # smooth_l1(x) = s·x − s²/2, on both of its branches.
         total += slope.flatten() @ difference.flatten() - slope.square().sum() / 2
-        slope.diagonal(points.start, 1, 2).zero_()  # ψ_ijj is 1 wherever it is not 0
-        for k, cosines in enumerate(sides):
-            if wanted[k]:
-                for i in near[k]:
-                    units = _units(given[k], inverses[k], i)
-                    _add_by_row(by_row[k], units, inverses[k], slope[i - anchors.start], i, points)
+        # After the sum, before the gradient: ψ_ijj is 1 or 0, whatever the rows do.
+        slope.diagonal(points.start, 1, 2).zero_()
+        for side, cosines in enumerate(psi):
+            if wanted[side]:
+                # A tight anchor's gradient goes to the rows themselves; in the sums for K it counts 0.
+                for i in tight_here[side]:
+                    units = _units(sides[side], inverses[side], i)
+                    _add_by_row(by_row[side], units, inverses[side], slope[i - anchors.start], i, points)
                     cosines[i - anchors.start] = 0
-                by_length[k][anchors, points] = cosines.mul_(slope).sum(2)
-                inverse = inverses[k][anchors]
+                by_length[side][anchors, points] = cosines.mul_(slope).sum(2)  # S_ij: a tile has all k
+                inverse = inverses[side][anchors]
+                # w_ijk, in the memory of ψ, which nobody needs any more.
                 weighted = torch.mul(slope, inverse[:, None, :], out=cosines).mul_(inverse[:, points, None])
-                for i in near[k]:
+                for i in tight_here[side]:
                     weighted[i - anchors.start] = 0
-                by_anchor[k][anchors, points] = weighted.sum(2)
-                by_gram[k][points] += weighted.sum(0)
+                by_anchor[side][anchors, points] = weighted.sum(2)  # A_ij
+                by_gram[side][points] += weighted.sum(0)  # G_jk: each tile adds its anchors i
     gradients: list[Tensor | None] = [None, None]
-    for k, sign in enumerate((1, -1)):
-        if wanted[k]:
-            pairs = by_gram[k] - 2 * by_anchor[k] + 2 * by_length[k] * inverses[k].square()
-            pairs = (pairs + pairs.T).fill_diagonal_(0)
-            # Only differences of rows count: what a row receives sums to 0.
-            by_pair = pairs @ rows[k] - pairs.sum(1, keepdim=True) * rows[k]
-            gradients[k] = (by_pair + by_row[k]) * (sign / size**3)
+    for side, sign in enumerate((1, -1)):
+        if wanted[side]:
+            pairs = by_gram[side] - 2 * by_anchor[side] + 2 * by_length[side] * inverses[side].square()  # P
+            pairs = (pairs + pairs.T).fill_diagonal_(0)  # Q, whose diagonal would multiply x_j − x_j
+            by_pair = pairs @ rows[side] - pairs.sum(1, keepdim=True) * rows[side]  # Σ_k Q_jk (x_k − x_j)
+            gradients[side] = (by_pair + by_row[side]) * (sign / size**3)
     return total / size**3, gradients
 
 
 def _tight(rows: Tensor, inverse: Tensor) -> list[int]:
-    """Return the anchors whose nearest other row is too near for K."""
+    """Return the anchors whose nearest other row is too near for K: 1/r_ij < 1e-5 E, E the largest centred row."""
     return (inverse.amax(1) * _TIGHT * safe_norm(rows).amax() > 1).nonzero().flatten().tolist()
 
 
@@ -152,22 +170,26 @@ def _units(rows: Tensor, inverse: Tensor, anchor: int) -> Tensor:
 
 
 def _add_by_row(total: Tensor, units: Tensor, inverse: Tensor, slope: Tensor, anchor: int, points: slice) -> None:
-    """Add what an anchor's ψ give to the rows: through its unit differences, [points, D], which stand in ψ twice."""
+    """Add what an anchor's ψ_ijk = ⟨e_ij, e_ik⟩ give to the rows, through its unit differences e_ij, [points, D]."""
     along = units[points]
+    # By e_ij: Σ_k s_ijk e_ik, twice, as e_ij stands in ψ_ijk and in ψ_ikj.
     toward = 2 * slope @ units
+    # By x_j: ∂e_ij/∂x_j = (I − e_ij e_ijᵀ) r_ij. A unit vector only turns; the part along it is taken away.
     toward = (toward - (toward * along).sum(1, keepdim=True) * along) * inverse[anchor, points, None]
     total[points] += toward
+    # e_ij is of x_j − x_i: the anchor gets the opposite of all.
     total[anchor] -= toward.sum(0)
 
 
 def _inverse_distances(rows: Tensor) -> Tensor:
+    """Return r_ij = 1/d_ij, 0 where d_ij is 0 or less than 1e-30."""
     distances = euclidean(rows)
     positive = distances > _SHORTEST
     return torch.where(positive, distances, torch.ones_like(distances)).reciprocal() * positive
 
 
 def _tiles(size: int, device: str) -> Iterator[tuple[slice, slice]]:
-    """Yield the anchors i and points j of each tile; k runs over all."""
+    """Yield the anchors i and points j of each tile; k runs over all, so that sums over k are whole in a tile."""
     entries = _TILE.get(device, _TILE_ELSEWHERE)
     points = max(1, min(size, entries // size))
     anchors = max(1, entries // (size * points))
@@ -182,5 +204,6 @@ def _cosines(gram: Tensor, half: Tensor, inverse: Tensor, anchors: slice, points
     cosines -= half[anchors, None, :]
     cosines *= inverse[anchors, points, None]
     cosines *= inverse[anchors, None, :]
+    # ψ_ijj is exactly 1, or 0 where x_i = x_j: rounding would leave a loss between equal spaces.
     cosines.diagonal(points.start, 1, 2).copy_(inverse[anchors, points] > 0)
     return cosines

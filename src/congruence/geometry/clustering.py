@@ -53,6 +53,6 @@ def kmeans(points: Tensor, clusters: int, *, seed: int = 0) -> tuple[Tensor, Ten
     # Several threads add up a centre in the order in which they finish.
     with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)
-        found = KMeans(clusters, n_init=1, random_state=seed % 2**32).fit(values)
-    centres = torch.from_numpy(found.cluster_centers_).to(points)
-    return centres, torch.from_numpy(found.labels_).to(points.device, torch.int64)
+        fitted = KMeans(clusters, n_init=1, random_state=seed % 2**32).fit(values)
+    centres = torch.from_numpy(fitted.cluster_centers_).to(points)
+    return centres, torch.from_numpy(fitted.labels_).to(points.device, torch.int64)

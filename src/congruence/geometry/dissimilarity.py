@@ -26,8 +26,8 @@ _LEAST_ROWS = 16  # of a block: products of fewer are slow
 
 
 # What the terms of one batch have computed: (function, argument's id, whether with gradient) → (argument, result).
-_Known = dict[tuple[str, int, bool], tuple[Tensor, Tensor]]
-_KNOWN: ContextVar[_Known | None] = ContextVar("distances of one batch", default=None)
+_Computed = dict[tuple[str, int, bool], tuple[Tensor, Tensor]]
+_COMPUTED: ContextVar[_Computed | None] = ContextVar("distances of one batch", default=None)
 
 
 @contextlib.contextmanager
@@ -43,21 +43,21 @@ def computed_once() -> Iterator[None]:
         >>> euclidean(x) is euclidean(x)
         False
     """
-    token = _KNOWN.set({})
+    token = _COMPUTED.set({})
     try:
         yield
     finally:
-        _KNOWN.reset(token)
+        _COMPUTED.reset(token)
 
 
 def _once(function: Callable[[Tensor, Tensor | None], Tensor], x: Tensor) -> Tensor:
-    known = None if torch.compiler.is_compiling() else _KNOWN.get()
-    if known is None:
+    computed = None if torch.compiler.is_compiling() else _COMPUTED.get()
+    if computed is None:
         return function(x, None)
     key = (function.__name__, id(x), torch.is_grad_enabled())  # `x` is kept, so no other tensor gets its id
-    if key not in known:
-        known[key] = (x, function(x, None))
-    return known[key][1]
+    if key not in computed:
+        computed[key] = (x, function(x, None))
+    return computed[key][1]
 
 
 def _without_diagonal(matrix: Tensor) -> Tensor:

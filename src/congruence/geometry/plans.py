@@ -74,9 +74,9 @@ def class_transport(x: Matrix, y: Matrix, row_labels: Integers, column_labels: I
     squares = np.zeros((len(x), len(y)))
 
     def measured(rows: Integers, columns: Integers) -> Matrix:
-        found: Matrix = cdist(x[rows], y[columns], "sqeuclidean")  # from differences
-        squares[rows[:, None], columns] = found
-        return found
+        costs: Matrix = cdist(x[rows], y[columns], "sqeuclidean")  # from differences
+        squares[rows[:, None], columns] = costs
+        return costs
 
     plan, even = _class_plan(row_labels, column_labels, measured)
     squares[even] = np.square(x[even[0]] - y[even[1]]).sum(1)

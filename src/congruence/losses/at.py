@@ -63,7 +63,7 @@ def _attention(maps: Tensor) -> Tensor:
 
 
 class AttentionTransferLoss(nn.Module):
-    """`attention_transfer_loss` with its hyper-parameters kept."""
+    """`attention_transfer_loss` with its hyper-parameters stored."""
 
     def __init__(self, *, reduction: Reduction = "mean") -> None:
         super().__init__()

@@ -82,7 +82,7 @@ def correlation_congruence_loss(
 
 
 class CorrelationCongruenceLoss(nn.Module):
-    """`correlation_congruence_loss` with its hyper-parameters kept."""
+    """`correlation_congruence_loss` with its hyper-parameters stored."""
 
     def __init__(
         self, *, kernel: Kernel = "taylor_rbf", gamma: float = 0.4, order: int = 2, normalize: bool = True

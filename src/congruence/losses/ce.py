@@ -59,7 +59,7 @@ def cross_entropy_loss(student_logits: Tensor, labels: Tensor, *, reduction: Red
 
 
 class CrossEntropyLoss(nn.Module):
-    """`cross_entropy_loss` with its hyper-parameters kept."""
+    """`cross_entropy_loss` with its hyper-parameters stored."""
 
     def __init__(self, *, reduction: Reduction = "mean") -> None:
         super().__init__()

@@ -110,13 +110,13 @@ def _full(student: Tensor, teacher: Tensor, student_labels: Tensor, teacher_labe
 
 def _padded(x: Tensor, order: Integers, start: Integers, counts: Integers) -> tuple[Tensor, Tensor]:
     """Return rows [G, n, D] of the classes that begin at `start`, each filled up with its own first, and the counts."""
-    place = np.arange(counts.max())
-    index = order[start[:, None] + place * (place < counts[:, None])]
+    position = np.arange(counts.max())
+    index = order[start[:, None] + position * (position < counts[:, None])]
     return x[torch.from_numpy(index).to(x.device)], torch.from_numpy(counts).to(x.device)
 
 
 class ClassGaussianWassersteinLoss(nn.Module):
-    """`class_gaussian_wasserstein_loss` with its hyper-parameters kept."""
+    """`class_gaussian_wasserstein_loss` with its hyper-parameters stored."""
 
     def __init__(self, *, covariance: Covariance = "diagonal") -> None:
         super().__init__()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from congruence.core import check
 from congruence.core.numerics import float32_island
 
-_EPS = 1e-7
+_EPS = 1e-7  # ε, of the authors' code
 _DENSE = 32  # rows of a bank for each that is asked for, up to which the product with all of them is cheaper
 
 Normalizers = Tensor | Sequence[float | Tensor]
@@ -58,6 +58,11 @@ def contrastive_representation_loss(
     For one network with embeddings e and the other's bank m of n rows, x_bk = exp(⟨m[idx_bk], e_b⟩/τ)/Z for
     k = 0..K, c = K/n + ε with ε = 1e-7: L = −(1/B) Σ_b [ log(x_b0/(x_b0 + c)) + Σ_{k≥1} log((K/n)/(x_bk + c)) ].
     The loss is the sum of both networks'.
+
+    This is noise-contrastive estimation: x is to be the probability that a row of the bank is the sample's own, and
+    x/(x + K/n) that a row is not one of K drawn with probability 1/n each. For that, x has to sum to 1 over the bank,
+    which is what Z is for; but Z over n rows for each e is what drawing K was to spare. It is one constant a network,
+    n times the mean of exp(⟨m, e⟩/τ) over what a first batch draws, and has no gradient.
 
     Shape:
         `student` and `teacher` [B, D]; `student_bank` and `teacher_bank` [n, D]; `contrast_index` int64 [B, 1 + K],
@@ -105,7 +110,7 @@ def contrastive_representation_loss(
     for side, (rows, bank) in enumerate(((student, teacher_bank), (teacher, student_bank))):
         scores = bank_scores(rows, bank, contrast_index) / temperature
         if normalizers is None:
-            constant = log_normalizer(scores.detach(), total)
+            constant = log_normalizer(scores.detach(), total)  # a constant, as those that are given
         else:
             constant = torch.as_tensor(normalizers, dtype=scores.dtype, device=scores.device)[side].log()
         values.append(contrast(scores - constant, total))
@@ -125,8 +130,13 @@ def bank_scores(rows: Tensor, bank: Tensor, index: Tensor) -> Tensor:
 
 
 def log_normalizer(scores: Tensor, total: int, weights: Tensor | None = None) -> Tensor:
-    """Return log Z of Z = n · mean(e^scores); `weights` as of `contrast`."""
+    """Return log Z of Z = n · mean(e^scores), the mean over all B·(1 + K); `weights` as of `contrast`.
+
+    By logarithms, since e^(1/τ) is 1.6e6 at τ = 0.07 and overflows float32 at τ = 0.01.
+    """
     if weights is not None:
+        # w e^s = e^(s + log w), the positive counted once; a weight of 0 is e^(−∞). Each row's weights sum to K, so the
+        # mean is still over as many.
         scores = scores + torch.cat([torch.zeros_like(weights[:, :1]), weights.log()], 1)
     return torch.logsumexp(scores.flatten(), 0) - math.log(scores.numel() / total)
 
@@ -134,9 +144,10 @@ def log_normalizer(scores: Tensor, total: int, weights: Tensor | None = None) ->
 def contrast(scores: Tensor, total: int, weights: Tensor | None = None) -> Tensor:
     """Return one network's loss from log x [B, 1 + K]; `weights` [B, K] count each negative so many times."""
     negatives = scores.shape[1] - 1
-    offset = math.log(negatives / total + _EPS)
-    # log(x/(x + c)) = −softplus(log c − log x), and likewise for the others.
+    offset = math.log(negatives / total + _EPS)  # log c
+    # −log(x/(x + c)) = log(1 + c/x) = softplus(log c − log x).
     near = nn.functional.softplus(offset - scores[:, 0])
+    # −log((K/n)/(x + c)) = log(1 + x/c) + log c − log(K/n).
     far = nn.functional.softplus(scores[:, 1:] - offset) + (offset - math.log(negatives / total))
     return (near + (far if weights is None else far * weights).sum(1)).mean()
 
@@ -158,7 +169,7 @@ def _check_index(name: str, index: Tensor, rows: int, total: int) -> None:
 
 
 class ContrastiveRepresentationLoss(nn.Module):
-    """`contrastive_representation_loss` with its hyper-parameters kept."""
+    """`contrastive_representation_loss` with its hyper-parameters stored."""
 
     def __init__(self, *, temperature: float = 0.07, normalizers: Normalizers | None = None) -> None:
         super().__init__()

@@ -78,7 +78,7 @@ def _correlation(first: Tensor, second: Tensor) -> Tensor:
 
 
 class DistLoss(nn.Module):
-    """`dist_loss` with its hyper-parameters kept."""
+    """`dist_loss` with its hyper-parameters stored."""
 
     def __init__(self, *, beta: float = 1.0, gamma: float = 1.0, temperature: float = 1.0) -> None:
         super().__init__()

@@ -108,14 +108,14 @@ def _split(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class DecoupledKdLoss(nn.Module):
-    """`decoupled_kd_loss` with its hyper-parameters kept."""
+    """`decoupled_kd_loss` with its hyper-parameters stored."""
 
     def __init__(
         self, *, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0, reduction: Reduction = "mean"
     ) -> None:
         super().__init__()
-        given = {"alpha": alpha, "beta": beta, "temperature": temperature, "reduction": reduction}
-        check.hyperparameters("DecoupledKdLoss", CHECKS, **given)
+        hyperparameters = {"alpha": alpha, "beta": beta, "temperature": temperature, "reduction": reduction}
+        check.hyperparameters("DecoupledKdLoss", CHECKS, **hyperparameters)
         self.alpha = alpha
         self.beta = beta
         self.temperature = temperature

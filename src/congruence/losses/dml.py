@@ -57,7 +57,7 @@ def mutual_learning_loss(logits: Tensor, other_logits: Tensor, *, reduction: Red
 
 
 class MutualLearningLoss(nn.Module):
-    """`mutual_learning_loss` with its hyper-parameter kept."""
+    """`mutual_learning_loss` with its hyper-parameter stored."""
 
     def __init__(self, *, reduction: Reduction = "mean") -> None:
         super().__init__()

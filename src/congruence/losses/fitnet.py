@@ -52,7 +52,7 @@ def hint_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean"
 
 
 class HintLoss(nn.Module):
-    """`hint_loss` with its hyper-parameters kept."""
+    """`hint_loss` with its hyper-parameters stored."""
 
     def __init__(self, *, reduction: Reduction = "mean") -> None:
         super().__init__()

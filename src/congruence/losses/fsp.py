@@ -81,7 +81,7 @@ def _apart(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
 
 
 class FspLoss(nn.Module):
-    """`fsp_loss` with its hyper-parameters kept."""
+    """`fsp_loss` with its hyper-parameters stored."""
 
     def __init__(self, *, reduction: Reduction = "mean") -> None:
         super().__init__()

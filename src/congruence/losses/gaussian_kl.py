@@ -112,7 +112,7 @@ def _factor(centred: Tensor, shrinkage: float) -> Tensor:
 
 
 class GaussianKlLoss(nn.Module):
-    """`gaussian_kl_loss` with its hyper-parameters kept."""
+    """`gaussian_kl_loss` with its hyper-parameters stored."""
 
     def __init__(
         self,

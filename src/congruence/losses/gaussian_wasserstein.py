@@ -55,7 +55,7 @@ def gaussian_wasserstein_loss(student: Tensor, teacher: Tensor, *, covariance: C
 
 
 class GaussianWassersteinLoss(nn.Module):
-    """`gaussian_wasserstein_loss` with its hyper-parameters kept."""
+    """`gaussian_wasserstein_loss` with its hyper-parameters stored."""
 
     def __init__(self, *, covariance: Covariance = "full") -> None:
         super().__init__()

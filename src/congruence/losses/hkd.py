@@ -100,7 +100,7 @@ def _distances(rows: Tensor) -> Tensor:
 
 
 class HeterogeneousKdLoss(nn.Module):
-    """`heterogeneous_kd_loss` with its hyper-parameters kept."""
+    """`heterogeneous_kd_loss` with its hyper-parameters stored."""
 
     def __init__(self, *, kernel: Kernel, divergence: Divergence, eps: float = 1e-6) -> None:
         super().__init__()

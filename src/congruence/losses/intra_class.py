@@ -115,7 +115,7 @@ def _contrast(anchor: Tensor, positive: Tensor, labels: Tensor, temperature: flo
 
 
 class IntraClassContrastiveLoss(nn.Module):
-    """`intra_class_contrastive_loss` with its hyper-parameters kept."""
+    """`intra_class_contrastive_loss` with its hyper-parameters stored."""
 
     def __init__(
         self,

@@ -102,7 +102,7 @@ def _log(probabilities: Tensor, smallest: float) -> Tensor:
 
 
 class JointWassersteinLoss(nn.Module):
-    """`joint_wasserstein_loss` with its hyper-parameters kept."""
+    """`joint_wasserstein_loss` with its hyper-parameters stored."""
 
     def __init__(self, *, beta: float = 1.0, label_cost: LabelCost = "euclidean") -> None:
         super().__init__()

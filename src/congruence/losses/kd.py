@@ -63,7 +63,7 @@ def distillation_loss(
 
 
 class DistillationLoss(nn.Module):
-    """`distillation_loss` with its hyper-parameters kept."""
+    """`distillation_loss` with its hyper-parameters stored."""
 
     def __init__(self, *, temperature: float = 4.0, reduction: Reduction = "mean") -> None:
         super().__init__()

@@ -85,8 +85,8 @@ def kernel_transfer_loss(
     loss = F.smooth_l1_loss(student_kernel, teacher_kernel, reduction=reduction)
     if scale == "teacher_norm":
         norm = safe_norm(teacher_kernel.flatten())
-        there = norm > 0
-        loss = torch.where(there, loss / torch.where(there, norm, 1), 0)
+        positive = norm > 0
+        loss = torch.where(positive, loss / torch.where(positive, norm, 1), 0)
     return loss.to(student.dtype)
 
 
@@ -96,7 +96,7 @@ def _partial_kernel(rows: Tensor, landmarks: Tensor, normalize: bool) -> Tensor:
 
 
 class KernelTransferLoss(nn.Module):
-    """`kernel_transfer_loss` with its hyper-parameters kept."""
+    """`kernel_transfer_loss` with its hyper-parameters stored."""
 
     def __init__(self, *, normalize: bool = False, scale: Scale = "mean") -> None:
         super().__init__()

@@ -48,7 +48,7 @@ def mimic_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean
 
 
 class MimicLoss(nn.Module):
-    """`mimic_loss` with its hyper-parameters kept."""
+    """`mimic_loss` with its hyper-parameters stored."""
 
     def __init__(self, *, reduction: Reduction = "mean") -> None:
         super().__init__()

@@ -85,7 +85,7 @@ def metric_transfer_relative_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 class MetricTransferAbsoluteLoss(nn.Module):
-    """`metric_transfer_absolute_loss` with its hyper-parameters kept."""
+    """`metric_transfer_absolute_loss` with its hyper-parameters stored."""
 
     def __init__(self, *, reduction: Reduction = "mean") -> None:
         super().__init__()

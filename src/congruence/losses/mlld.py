@@ -108,7 +108,7 @@ def _softened(
 
 
 class ClassCorrelationLoss(nn.Module):
-    """`class_correlation_loss` with its hyper-parameter kept."""
+    """`class_correlation_loss` with its hyper-parameter stored."""
 
     def __init__(self, *, temperature: float) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class ClassCorrelationLoss(nn.Module):
 
 
 class BatchCorrelationLoss(nn.Module):
-    """`batch_correlation_loss` with its hyper-parameter kept."""
+    """`batch_correlation_loss` with its hyper-parameter stored."""
 
     def __init__(self, *, temperature: float) -> None:
         super().__init__()

@@ -84,7 +84,7 @@ def _mean(values: Tensor, biased: bool) -> Tensor:
 
 
 class MmdLoss(nn.Module):
-    """`mmd_loss` with its hyper-parameters kept."""
+    """`mmd_loss` with its hyper-parameters stored."""
 
     def __init__(self, *, kernel: MmdKernel = "rbf", gamma: float = 1.0, biased: bool = True) -> None:
         super().__init__()

@@ -76,7 +76,7 @@ def _kernel(first: Tensor, second: Tensor) -> Tensor:
 
 
 class NeuronSelectivityLoss(nn.Module):
-    """`neuron_selectivity_loss` with its hyper-parameters kept."""
+    """`neuron_selectivity_loss` with its hyper-parameters stored."""
 
     def __init__(self, *, reduction: Reduction = "mean") -> None:
         super().__init__()

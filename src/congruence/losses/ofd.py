@@ -109,7 +109,7 @@ def overhaul_loss(student_map: Tensor, teacher_map: Tensor, margin: Tensor, *, r
 
 
 class OverhaulLoss(nn.Module):
-    """`overhaul_loss` with its hyper-parameters kept."""
+    """`overhaul_loss` with its hyper-parameters stored."""
 
     def __init__(self, *, reduction: Reduction = "sum") -> None:
         super().__init__()

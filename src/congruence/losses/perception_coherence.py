@@ -107,7 +107,7 @@ def _bound(dissimilarity: Dissimilarity) -> float:
 
 
 class PerceptionCoherenceLoss(nn.Module):
-    """`perception_coherence_loss` with its hyper-parameters kept."""
+    """`perception_coherence_loss` with its hyper-parameters stored."""
 
     def __init__(
         self,

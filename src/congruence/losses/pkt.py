@@ -65,7 +65,7 @@ def _neighbours(x: Tensor, eps: float) -> Tensor:
 
 
 class PktLoss(nn.Module):
-    """`pkt_loss` with its hyper-parameters kept."""
+    """`pkt_loss` with its hyper-parameters stored."""
 
     def __init__(self, *, eps: float = 1e-7) -> None:
         super().__init__()

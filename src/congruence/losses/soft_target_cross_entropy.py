@@ -77,7 +77,7 @@ def soft_target_cross_entropy(
 
 
 class SoftTargetCrossEntropy(nn.Module):
-    """`soft_target_cross_entropy` with its hyper-parameters kept."""
+    """`soft_target_cross_entropy` with its hyper-parameters stored."""
 
     def __init__(self, *, alpha: float = 0.1, reduction: Reduction = "mean") -> None:
         super().__init__()

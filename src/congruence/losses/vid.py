@@ -62,7 +62,7 @@ def variational_loss(mean: Tensor, teacher: Tensor, raw_variance: Tensor, *, eps
 
 
 class VariationalLoss(nn.Module):
-    """`variational_loss` with its hyper-parameters kept."""
+    """`variational_loss` with its hyper-parameters stored."""
 
     def __init__(self, *, eps: float = 1e-5) -> None:
         super().__init__()

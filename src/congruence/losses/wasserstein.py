@@ -66,7 +66,7 @@ def wasserstein_loss(
 
 
 class WassersteinLoss(nn.Module):
-    """`wasserstein_loss` with its hyper-parameters kept."""
+    """`wasserstein_loss` with its hyper-parameters stored."""
 
     def __init__(self, *, solver: Solver = "exact", regularization: float = 0.05) -> None:
         super().__init__()

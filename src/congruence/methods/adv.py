@@ -21,8 +21,8 @@ class Adversarial(Method):
 
     With the discriminator D = FC(D_t → 64), batch norm, ReLU, FC(64 → 2), and H the mean over rows and outputs of the
     binary cross-entropy of σ(D):
-    "tell" = H over the rows of both networks, teacher = [1, 0] and student = [0, 1], with the student detached;
-    "deceive" = H over the student's rows = [1, 0], with D frozen.
+    "discriminator" = H over the rows of both networks, teacher = [1, 0], student = [0, 1], with the student detached;
+    "adversarial" = H over the student's rows = [1, 0], with D frozen.
 
     A trained linear map makes the student's embedding as wide as the teacher's, where it is not; it learns to deceive.
     The discriminator is FC(128 → 64) on embeddings of 128 (`teacher_head` in a configuration). In both losses it sees
@@ -76,12 +76,14 @@ class Adversarial(Method):
         """Return what the discriminator loses, and what the student does."""
         student, teacher = signals.one("student"), signals.one("teacher")
         frozen = {name: value.detach() for name, value in self.discriminator.named_parameters()}
-        told = self._told(student.detach(), teacher, {})
-        deceived = self._told(student, teacher, frozen)[: len(student)]
-        sides = torch.arange(2, device=told.device).repeat_interleave(len(student))
+        both = self._discriminate(student.detach(), teacher, {})
+        students = self._discriminate(student, teacher, frozen)[: len(student)]
+        sides = torch.arange(2, device=both.device).repeat_interleave(len(student))
         return {
-            "tell": F.binary_cross_entropy_with_logits(told, torch.stack([sides, 1 - sides], 1).to(told.dtype)),
-            "deceive": F.binary_cross_entropy_with_logits(deceived, _teacher_like(deceived)),
+            "discriminator": F.binary_cross_entropy_with_logits(
+                both, torch.stack([sides, 1 - sides], 1).to(both.dtype)
+            ),
+            "adversarial": F.binary_cross_entropy_with_logits(students, _teacher_like(students)),
         }
 
     def update(self, signals: Signals) -> None:
@@ -89,7 +91,7 @@ class Adversarial(Method):
         if self.training:
             self.discriminator(self._rows(signals.one("student"), signals.one("teacher")))
 
-    def _told(self, student: Tensor, teacher: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
+    def _discriminate(self, student: Tensor, teacher: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
         """Run the discriminator with these parameters, and copies of its buffers, over both networks' rows."""
         buffers = {name: value.clone() for name, value in self.discriminator.named_buffers()}
         return widen(functional_call(self.discriminator, {**buffers, **parameters}, (self._rows(student, teacher),)))

@@ -74,7 +74,7 @@ class ArcFace(Method):
         if labels is None:
             raise ValueError("`ArcFace` needs labels, the batch has none.")
         check.class_labels("ArcFace", self.classes, unlabelled=True, labels=labels)
-        known = labels >= 0
-        if not known.any():
+        labelled = labels >= 0
+        if not labelled.any():
             return {"loss": widen(features).sum() * 0}
-        return {"loss": self.criterion(widen(features)[known], labels[known])}
+        return {"loss": self.criterion(widen(features)[labelled], labels[labelled])}

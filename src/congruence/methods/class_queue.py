@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 
-class Pipeline(nn.Module):
-    """Keep the inputs of samples, by view, until `size` of a class are there.
+class ClassQueue(nn.Module):
+    """Keep the inputs of samples, by view, until it has `size` of a class.
 
     Its state is buffers that grow and shrink: `labels` [n], and one tensor [n, ...] for each tensor of each view.
 
     Args:
-        views: the names of the views kept.
+        views: the names of the views.
         size: so many samples of a class make it ready.
     """
 
@@ -27,19 +27,21 @@ class Pipeline(nn.Module):
         self.register_buffer("labels", torch.empty(0, dtype=torch.int64))
 
     def ready(self) -> Tensor:
-        """Return which kept samples [n] belong to a class of which enough are there."""
+        """Return which queued samples [n] belong to a class that has enough of them."""
         return torch.bincount(self.labels)[self.labels] >= self.size
 
     def taken(self, chosen: Tensor, like: Mapping[str, Any]) -> dict[str, Any]:
         """Return the inputs of the chosen samples by view, in the form (tensor, tuple or mapping) of `like`."""
-        kept = iter([getattr(self, f"{view}_{k}")[chosen] for view in self.views for k, _ in self._leaves(like[view])])
-        return {view: _filled(like[view], kept) for view in self.views}
+        leaves = iter(
+            [getattr(self, f"{view}_{k}")[chosen] for view in self.views for k, _ in self._leaves(like[view])]
+        )
+        return {view: _filled(like[view], leaves) for view in self.views}
 
     def replace(self, dropped: Tensor, inputs: Mapping[str, Any], labels: Tensor, added: Tensor) -> None:
-        """Drop some kept samples and add some of a batch.
+        """Drop some queued samples and add some of a batch.
 
         Raises:
-            ValueError: where the batch's inputs have another shape than those kept.
+            ValueError: where the batch's inputs have another shape than those in the queue.
         """
         stay = ~dropped
         for view in self.views:
@@ -51,8 +53,8 @@ class Pipeline(nn.Module):
                     continue
                 if old.shape[1:] != new.shape[1:]:
                     raise ValueError(
-                        f"`Pipeline`: inputs must have the shape {list(old.shape[1:])} of those kept in view '{view}', "
-                        f"got {list(new.shape[1:])}: pad all batches to one shape."
+                        f"`ClassQueue`: inputs must have the shape {list(old.shape[1:])} of those kept in view "
+                        f"'{view}', got {list(new.shape[1:])}: pad all batches to one shape."
                     )
                 self.register_buffer(name, torch.cat([old[stay], new.to(old.dtype)]))
         self.labels = torch.cat([self.labels[stay], labels[added].long()])
@@ -80,17 +82,18 @@ def _tensors(inputs: Any) -> Iterator[Tensor]:
         for key in sorted(inputs):
             yield from _tensors(inputs[key])
     elif isinstance(inputs, (tuple, list)):
-        for item in inputs:
-            yield from _tensors(item)
+        for part in inputs:
+            yield from _tensors(part)
 
 
-def _filled(like: Any, kept: Iterator[Tensor]) -> Any:
+def _filled(like: Any, leaves: Iterator[Tensor]) -> Any:
+    """Put tensors, in the order of `_tensors`, in the place of those of `like`."""
     if isinstance(like, Tensor):
-        return next(kept)
+        return next(leaves)
     if isinstance(like, Mapping):
-        filled = {key: _filled(like[key], kept) for key in sorted(like)}
+        filled = {key: _filled(like[key], leaves) for key in sorted(like)}
         return {key: filled[key] for key in like}
     if isinstance(like, (tuple, list)):
-        items = [_filled(item, kept) for item in like]
-        return type(like)(*items) if hasattr(like, "_fields") else type(like)(items)
+        parts = [_filled(part, leaves) for part in like]
+        return type(like)(*parts) if hasattr(like, "_fields") else type(like)(parts)
     return like

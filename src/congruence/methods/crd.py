@@ -111,9 +111,9 @@ class ContrastiveRepresentation(Method):
     def build(self, probe: Probe) -> None:
         """Make the projections, the banks and the order of the samples by class."""
         for side in SIDES:
-            found = len(probe.shapes[side, "features"])
-            if found != 1:
-                raise ValueError(f"`ContrastiveRepresentation` reads one layer a side, got {found} of the {side}.")
+            layers = len(probe.shapes[side, "features"])
+            if layers != 1:
+                raise ValueError(f"`ContrastiveRepresentation` reads one layer a side, got {layers} of the {side}.")
         facts = probe.known_facts()
         classes = _classes(facts)
         ordered, order = classes.sort(stable=True)
@@ -122,19 +122,21 @@ class ContrastiveRepresentation(Method):
         if others < 1:
             raise ValueError("`ContrastiveRepresentation`: all samples are of one class: there are no negatives.")
         self.count = min(self.negatives, others)
+        # `order` holds the samples class by class, sample i's own class at order[first[i]:after[i]]. These four follow
+        # from the facts: no checkpoint keeps them.
         self.register_buffer("classes", classes, persistent=False)
         self.register_buffer("order", order, persistent=False)
         self.register_buffer("first", torch.searchsorted(ordered, classes), persistent=False)
         self.register_buffer("after", torch.searchsorted(ordered, classes, right=True), persistent=False)
         self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("log_normalizers", torch.full((2,), -torch.inf))  # of no Z yet
+        self.register_buffer("log_normalizers", torch.full((2,), -torch.inf))  # log Z of each side; -∞: none yet
         for part, side in enumerate(SIDES):
             rows = torch.randn(facts.size, self.embedding_dim, generator=keyed_generator(self.seed, part))
             self.register_buffer(f"{side}_bank", unit(rows).to(self.bank_dtype or rows.dtype))
             self.projections[side] = nn.Linear(probe.width(side), self.embedding_dim)
-        self._tell(facts.size)
+        self._log_size(facts.size)
 
-    def _tell(self, size: int) -> None:
+    def _log_size(self, size: int) -> None:
         held = 2 * self.student_bank.numel() * self.student_bank.element_size() / 2**20
         fewer = f" ({self.negatives} were asked for, but so many are of other classes)"
         LOG.info(
@@ -156,24 +158,32 @@ class ContrastiveRepresentation(Method):
         """Return the loss, with Z of this batch where it is the first."""
         scores, weights = self._scores(signals)
         values = []
-        for each, known in zip(scores, self.log_normalizers.to(scores[0].dtype), strict=True):
+        for each, stored in zip(scores, self.log_normalizers.to(scores[0].dtype), strict=True):
+            # Both are there and the device chooses: asking it whether Z is stored would wait for it in every step.
             own = log_normalizer(each.detach(), len(self.classes), weights)
-            values.append(contrast(each - torch.where(known.isfinite(), known, own), len(self.classes), weights))
+            log_z = torch.where(stored.isfinite(), stored, own)
+            values.append(contrast(each - log_z, len(self.classes), weights))
         return {"loss": torch.stack(values).sum()}
 
     @float32_island
     def update(self, signals: Signals) -> None:
         """Keep Z of the first batch, and move the banks towards the batch's embeddings."""
         if not (self._normalized or self.log_normalizers.isfinite().all()):
+            # `loss` writes nothing: its Z is made again, before banks and draws move, from the same rows and negatives.
+            # It stays what it is, since the objective would change with a Z that followed the networks.
             scores, weights = self._scores(signals)
-            found = [log_normalizer(each, len(self.classes), weights) for each in scores]
-            self.log_normalizers.copy_(torch.stack(found))
+            log_z = [log_normalizer(each, len(self.classes), weights) for each in scores]
+            self.log_normalizers.copy_(torch.stack(log_z))
         self._normalized = True  # from now on the device is not asked
-        index = _known(signals)
+        index = _index(signals)
+        # Of a sample that stands in several rows each writes the mean of all: in whatever order they write, the bank
+        # ends the same.
         same = index[:, None] == index[None, :]
         for side, bank in zip(SIDES, (self.student_bank, self.teacher_bank), strict=True):
             rows = signals.one(side)
             mean = same.to(rows.dtype) @ rows / same.sum(1, keepdim=True)
+            # A row may be an epoch old when it is read, and an embedding is of one augmented view: by the momentum a
+            # row is a mean of several, the newest weighing most. Its length is 1 again, as ⟨m, e⟩ is to be a cosine.
             moved = self.momentum * bank[index].to(rows.dtype) + (1 - self.momentum) * mean
             bank[index] = unit(moved).to(bank.dtype)
         self.draws += 1
@@ -181,7 +191,7 @@ class ContrastiveRepresentation(Method):
     @float32_island
     def _scores(self, signals: Signals) -> tuple[list[Tensor], Tensor | None]:
         """Return ⟨m, e⟩/τ [B, 1 + K] of student and teacher, and how often each negative counts (None: once)."""
-        index = _known(signals)
+        index = _index(signals)
         if self.training and (wrong := [k for k in extremes(index) if not 0 <= k < len(self.classes)]):
             check.fail("ContrastiveRepresentation", "index", f"positions in data of {len(self.classes)}", wrong[0])
         sides = [signals.one(side) for side in SIDES]
@@ -198,13 +208,17 @@ class ContrastiveRepresentation(Method):
         return scores, self._weights(index, negatives, sides[0].dtype) if self.shared_negatives else None
 
     def _draw(self, index: Tensor) -> Tensor:
-        """Draw negatives [B, K]: places in the order by class, a sample's own class skipped."""
+        """Draw negatives [B, K] of other classes: those of its own class a sample is to be near.
+
+        A draw is a position among the n − |class| others, in the order by class: from the beginning of the own class on
+        it is moved by that class's size. So no draw is rejected, and every sample takes as many random numbers.
+        """
         uniform = keyed_uniform(self.seed, self.draws, index, self.count)
         if not self.training:
             return self.order[(uniform * len(self.order)).long()]
         first, after = self.first[index, None], self.after[index, None]
-        place = (uniform * (len(self.order) - (after - first))).long()
-        return self.order[torch.where(place < first, place, place + after - first)]
+        among_others = (uniform * (len(self.order) - (after - first))).long()
+        return self.order[torch.where(among_others < first, among_others, among_others + after - first)]
 
     def _shared(self) -> Tensor:
         """Draw one set [K] of all samples."""
@@ -212,10 +226,11 @@ class ContrastiveRepresentation(Method):
         return (keyed_uniform(self.seed, self.draws, key, self.count, stream=1)[0] * len(self.order)).long()
 
     def _weights(self, index: Tensor, negatives: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return how often each of a shared set counts for each sample: 0 for its own class, K in all."""
         if not self.training:
             return torch.ones(len(index), self.count, dtype=dtype, device=index.device)
-        kept = self.classes[negatives][None, :] != self.classes[index][:, None]
-        return kept * (self.count / kept.sum(1, keepdim=True).clamp(min=1)).to(dtype)
+        others = self.classes[negatives][None, :] != self.classes[index][:, None]
+        return others * (self.count / others.sum(1, keepdim=True).clamp(min=1)).to(dtype)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
@@ -241,7 +256,7 @@ def _classes(facts: DataFacts) -> Tensor:
     return torch.where(labels >= 0, labels, int(labels.max()) + 1 + alone)
 
 
-def _known(signals: Signals) -> Tensor:
+def _index(signals: Signals) -> Tensor:
     index, rows = signals.index, len(signals.one("student"))
     if index is None:
         raise ValueError("`ContrastiveRepresentation` needs the samples' index, the batch has none.")

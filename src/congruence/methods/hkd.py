@@ -72,10 +72,10 @@ class HeterogeneousKd(Method):
             earlier_decay=earlier_decay,
             eps=eps,
         )
-        known = LOSS_CHECKS["kernel"]
+        one_kernel = LOSS_CHECKS["kernel"]
         listed = isinstance(kernels, (list, tuple)) and len(kernels) > 0
-        if not listed or not all(known.accepts(kernel) for kernel in kernels):
-            check.fail(name, "kernels", f"a list of kernels, each {known.describe()}", repr(kernels))
+        if not listed or not all(one_kernel.accepts(kernel) for kernel in kernels):
+            check.fail(name, "kernels", f"a list of kernels, each {one_kernel.describe()}", repr(kernels))
         self.earlier_weight, self.earlier_decay = earlier_weight, earlier_decay
         self.criteria = nn.ModuleList(
             HeterogeneousKdLoss(kernel=kernel, divergence=divergence, eps=eps) for kernel in kernels
@@ -90,7 +90,7 @@ class HeterogeneousKd(Method):
         weight = self.earlier_weight * self.earlier_decay**signals.clock.epoch
         pairs = signals.pairs()
         values = []
-        for place, (student, teacher) in enumerate(pairs, 1):
+        for number, (student, teacher) in enumerate(pairs, 1):
             value = torch.stack([criterion(student, teacher) for criterion in self.criteria]).sum()
-            values.append(value if place == len(pairs) else weight * value)
+            values.append(value if number == len(pairs) else weight * value)
         return {"loss": torch.stack(values).sum()}

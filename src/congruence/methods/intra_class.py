@@ -11,7 +11,7 @@ from torch import Tensor
 from congruence.core import check
 from congruence.core.numerics import widen
 from congruence.losses.intra_class import CHECKS, IntraClassContrastiveLoss, margins
-from congruence.methods.class_queue import Pipeline
+from congruence.methods.class_queue import ClassQueue
 from congruence.methods.method import Method, Needs, Probe, Signals
 
 _CHECKS: Mapping[str, check.Constraint] = {
@@ -89,14 +89,15 @@ class IntraClass(Method):
         self.criterion = IntraClassContrastiveLoss(
             margin_threshold=margin_threshold, temperature=temperature, normalize=normalize, reduction=reduction
         )
-        self.pipeline = None if pipeline_size is None else Pipeline(self.needs.views, pipeline_size)
+        # The name is in the keys of saved states.
+        self.pipeline = None if pipeline_size is None else ClassQueue(self.needs.views, pipeline_size)
 
     def build(self, probe: Probe) -> None:
         """Check that one layer of each role is read."""
         for role in self.needs.roles:
-            found = len(probe.shapes["student", role])
-            if found != 1:
-                raise ValueError(f"`IntraClass` reads one layer of {role}, got {found}.")
+            layers = len(probe.shapes["student", role])
+            if layers != 1:
+                raise ValueError(f"`IntraClass` reads one layer of {role}, got {layers}.")
 
     def loss(self, signals: Signals) -> Mapping[str, Tensor]:
         """Return the contrast over the full queues, or over the batch."""

@@ -211,6 +211,6 @@ class KernelTransfer(Method):
             check.class_labels("KernelTransfer", bank.groups, unlabelled=True, labels=signals.labels)
             return signals.labels
         if self.landmarks == "random" and signals.index is not None:
-            place = torch.searchsorted(self.chosen, signals.index).clamp(max=len(self.chosen) - 1)
-            return torch.where(self.chosen[place] == signals.index, place, -1)
+            position = torch.searchsorted(self.chosen, signals.index).clamp(max=len(self.chosen) - 1)
+            return torch.where(self.chosen[position] == signals.index, position, -1)
         return torch.zeros(len(rows), dtype=torch.int64, device=rows.device)

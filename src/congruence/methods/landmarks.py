@@ -105,7 +105,7 @@ class LandmarkBank(nn.Module):
     def update(self, student: Tensor, teacher: Tensor, groups: Tensor) -> None:
         """Add rows [B, D_s] and [B, D_t] of groups int64 [B], -1 for none, to the running sums."""
         student, teacher = self._prepared(student), self._prepared(teacher)
-        places = groups if self.per_group == 1 else self._places(student, teacher, groups)
+        places = groups if self.per_group == 1 else self._nearest(student, teacher, groups)
         # A product, not index_add, whose order on a GPU is its own.
         member = places[:, None] == torch.arange(len(self.counts), device=places.device)
         self.counts += member.sum(0)
@@ -135,8 +135,8 @@ class LandmarkBank(nn.Module):
     def _prepared(self, rows: Tensor) -> Tensor:
         return (unit(as_float64(rows)) if self.normalize else rows).to(self.student.dtype)
 
-    def _places(self, student: Tensor, teacher: Tensor, groups: Tensor) -> Tensor:
-        """Return the nearest landmark of each row's group, -1 where it has none yet; such rows are kept."""
+    def _nearest(self, student: Tensor, teacher: Tensor, groups: Tensor) -> Tensor:
+        """Return the nearest landmark of each row's group, -1 where it has none yet; such rows wait in the pool."""
         filled = self.filled.view(self.groups, self.per_group)
         waiting = (groups >= 0) & ~filled.any(1)[groups.clamp(min=0)]
         if waiting.any():
@@ -154,9 +154,9 @@ class LandmarkBank(nn.Module):
         capacity = self.per_group * ROWS_PER_CLUSTER
         member = groups[:, None] == torch.arange(self.groups, device=groups.device)
         before = (member.cumsum(0) - 1).gather(1, groups[:, None])[:, 0]  # rows of the same group ahead of each
-        place = self.pooled[groups] + before
-        room = place < capacity
-        self.pool[(groups * capacity + place)[room]] = rows[room]
+        offsets = self.pooled[groups] + before
+        room = offsets < capacity
+        self.pool[(groups * capacity + offsets)[room]] = rows[room]
         self.pooled.copy_((self.pooled + member.sum(0)).clamp(max=capacity))
 
     def _split(self) -> None:
@@ -168,9 +168,9 @@ class LandmarkBank(nn.Module):
             rows = self.pool[group * capacity : group * capacity + count]
             _, assignment = kmeans(rows[:, width:], min(self.per_group, count), seed=self.seed + group)
             for cluster in assignment.unique().tolist():
-                mean, place = rows[assignment == cluster].mean(0), group * self.per_group + cluster
-                self.student[place], self.teacher[place] = mean[:width], mean[width:]
-                self.filled[place] = True
+                mean, landmark = rows[assignment == cluster].mean(0), group * self.per_group + cluster
+                self.student[landmark], self.teacher[landmark] = mean[:width], mean[width:]
+                self.filled[landmark] = True
         self.pooled.zero_()
         self.pool.zero_()
 
@@ -195,6 +195,6 @@ def _inverse_root(landmarks: Tensor) -> Tensor:
     precision = torch.finfo(landmarks.dtype).eps
     landmarks = as_float64(landmarks)
     values, vectors = torch.linalg.eigh(landmarks @ landmarks.T)
-    kept = values > values.amax().clamp(min=0) * len(values) * precision
-    roots = torch.where(kept, torch.where(kept, values, 1).rsqrt(), 0)
+    significant = values > values.amax().clamp(min=0) * len(values) * precision
+    roots = torch.where(significant, torch.where(significant, values, 1).rsqrt(), 0)
     return (vectors * roots) @ vectors.T

@@ -34,16 +34,16 @@ def margin_before(model: nn.Module, path: str, channels: int) -> Tensor:
     layers, parsed = Layers(model, "teacher"), parse(path)
     layer = layers.resolve(parsed)
     module = layers.modules[layer]
-    found = _last(module, channels) if parsed.side == "output" else None
-    if found is None and (parsed.side == "input" or not _trained(module)):
-        found = _before(layers, layer, parsed.call, channels)
-    if found is None:
+    norm = _last(module, channels) if parsed.side == "output" else None
+    if norm is None and (parsed.side == "input" or not _trained(module)):
+        norm = _before(layers, layer, parsed.call, channels)
+    if norm is None:
         raise ValueError(
             f"`Overhaul`: no batch norm of {channels} channels feeds the teacher's layer '{path}': tap one, or what "
             f"enters the ReLU behind one ('input:PATH'), or give `margins`."
         )
-    weight = torch.ones(channels) if found.weight is None else found.weight
-    bias = torch.zeros(channels) if found.bias is None else found.bias
+    weight = torch.ones(channels) if norm.weight is None else norm.weight
+    bias = torch.zeros(channels) if norm.bias is None else norm.bias
     return batch_norm_margin(weight, bias)
 
 
@@ -62,16 +62,16 @@ def _last(module: nn.Module, channels: int) -> _BatchNorm | None:
     children = list(module.children())[::-1]
     if not isinstance(module, nn.Sequential):
         own = [child for child in children if isinstance(child, _BatchNorm) and _fits(child, channels)]
-        return own[0] if own else next((found for child in children if (found := _last(child, channels))), None)
+        return own[0] if own else next((norm for child in children if (norm := _last(child, channels))), None)
     return _last_of(children, channels)
 
 
 def _last_of(children: list[nn.Module], channels: int) -> _BatchNorm | None:
     """Return the batch norm of the first child (from the end) that has one; a trained one without ends the search."""
     for child in children:
-        found = _last(child, channels)
-        if found is not None or _trained(child):
-            return found
+        norm = _last(child, channels)
+        if norm is not None or _trained(child):
+            return norm
     return None
 
 
@@ -83,9 +83,9 @@ def _before(layers: Layers, layer: str, call: int | None, channels: int) -> _Bat
         siblings = dict(holder.named_children())
         earlier = [siblings[each] for each in list(siblings)[: list(siblings).index(name)]]
         if isinstance(holder, nn.Sequential):
-            found = _last_of(earlier[::-1], channels)
-            if found is not None or any(map(_trained, earlier)):
-                return found
+            norm = _last_of(earlier[::-1], channels)
+            if norm is not None or any(map(_trained, earlier)):
+                return norm
             layer, call = parent, None
             continue
         if call is not None:

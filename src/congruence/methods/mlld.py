@@ -118,9 +118,9 @@ def _rows(student: Tensor, teacher: Tensor, temperatures: tuple[float, ...]) -> 
     return _Rows(instance, by_class.sum(0), by_sample.sum(0))
 
 
-def _mean(rows: Tensor, kept: Tensor) -> Tensor:
-    """Average the rows that are kept."""
-    return rows.where(kept, torch.zeros_like(rows)).sum() / kept.sum()
+def _mean(rows: Tensor, chosen: Tensor) -> Tensor:
+    """Average the chosen rows."""
+    return rows.where(chosen, torch.zeros_like(rows)).sum() / chosen.sum()
 
 
 def _low(confidences: Tensor) -> Tensor:

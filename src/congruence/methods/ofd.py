@@ -46,21 +46,21 @@ class Overhaul(Method):
 
     def __init__(self, *, margins: Margins | None = None) -> None:
         super().__init__()
-        self.given = None if margins is None else _checked(margins)
+        self.margins = None if margins is None else _checked(margins)
         self.criterion = OverhaulLoss(reduction="mean")
         self.connectors = nn.ModuleList()
 
     def build(self, probe: Probe) -> None:
         """Make a connector for each pair of layers, and find the margins."""
         shapes, paths = paired_shapes(probe), probe.paths["teacher", "maps"]
-        if self.given is not None and len(self.given) != len(shapes):
-            check.fail("Overhaul", "margins", f"one list for each of the {len(shapes)} layers", f"{len(self.given)}")
+        if self.margins is not None and len(self.margins) != len(shapes):
+            check.fail("Overhaul", "margins", f"one list for each of the {len(shapes)} layers", f"{len(self.margins)}")
         self.connectors = nn.ModuleList()
         for k, ((student, teacher), path) in enumerate(zip(shapes, paths, strict=True)):
-            if self.given is None:
+            if self.margins is None:
                 margin = margin_before(probe.modules["teacher"], path, teacher[1])
             else:
-                margin = self.given[k]
+                margin = self.margins[k]
                 if len(margin) != teacher[1]:
                     check.fail("Overhaul", "margins", f"{teacher[1]} numbers for '{path}'", f"{len(margin)}")
             self.register_buffer(f"margin{k}", margin.clone())

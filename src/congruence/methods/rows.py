@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -32,6 +32,7 @@ class Row:
             teacher's.
         labels_of_each: for a loss module, whether it takes labels of both sides; the batch's serve for each.
         listed: for a loss module, whether it takes all layers of a side as one list.
+        part_aliases: names that parts of the weight had in older versions, each with the part that it means.
     """
 
     key: str
@@ -44,6 +45,7 @@ class Row:
     project: bool = False
     labels_of_each: bool = False
     listed: bool = False
+    part_aliases: Mapping[str, str] = field(default_factory=dict)
 
     def defaults(self) -> dict[str, Any]:
         """Return the hyper-parameters and their defaults; `inspect.Parameter.empty` where there is none."""
@@ -52,10 +54,10 @@ class Row:
 
     def make(self, **hyperparameters: Any) -> Method:
         """Build the method; an unknown hyper-parameter lists the near ones."""
-        known = self.defaults()
+        defaults = self.defaults()
         for name in hyperparameters:
-            if name not in known:
-                allowed, close = ", ".join(f"`{k}`" for k in known) or "none", check.near(name, known)
+            if name not in defaults:
+                allowed, close = ", ".join(f"`{k}`" for k in defaults) or "none", check.near(name, defaults)
                 raise ValueError(f"`Term`: '{self.key}' has no hyper-parameter `{name}` (it has: {allowed}).{close}")
         made = self.part(**hyperparameters)
         if isinstance(made, Method):
@@ -63,3 +65,14 @@ class Row:
         return LossMethod(
             made, self.needs, project=self.project, labels_of_each=self.labels_of_each, listed=self.listed
         )
+
+
+def current_parts(row: Row, weight: Any) -> Any:
+    """Return a weight with its parts under the names that they have today, whichever names were written.
+
+    Where two names mean one part, it is left as it is, for the check of parts to refuse.
+    """
+    if not isinstance(weight, Mapping):
+        return weight
+    renamed = {row.part_aliases.get(part, part): value for part, value in weight.items()}
+    return renamed if len(renamed) == len(weight) else weight

@@ -87,7 +87,8 @@ COMPARED: tuple[Row, ...] = (
         part=Adversarial,
         function=Adversarial,
         needs=Adversarial.needs,
-        weight={"tell": 1.0, "deceive": 1.0},
+        weight={"discriminator": 1.0, "adversarial": 1.0},
+        part_aliases={"tell": "discriminator", "deceive": "adversarial"},
     ),
     Row(
         key="dist",

@@ -5,15 +5,13 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
 from congruence.core import check
 from congruence.methods.method import Clock, Method
-
-if TYPE_CHECKING:
-    from congruence.methods.rows import Row
+from congruence.methods.rows import Row, current_parts
 
 Layers = str | Sequence[str]
 LAYERS = "a layer's path, a list of paths, or a mapping from role to them"
@@ -95,12 +93,14 @@ class Term:
             self.needs = self.make().needs  # and a bad hyper-parameter fails here, not in the first step
         elif isinstance(method, Method):
             if hyperparameters:
-                given = ", ".join(f"`{key}`" for key in hyperparameters)
-                raise ValueError(f"`Term`: {given} must be set on the {type(method).__name__} itself, got them here.")
+                names = ", ".join(f"`{key}`" for key in hyperparameters)
+                raise ValueError(f"`Term`: {names} must be set on the {type(method).__name__} itself, got them here.")
             self.key, self.needs = type(method).__name__, method.needs
         else:
             check.fail("Term", "method", "a key of the catalogue or a Method", _kind(method))
         self.weight = default if weight is None else weight
+        if self._given is None:
+            self.weight = current_parts(self._row(), self.weight)
         self.name = self.key if name is None else name
         self.student_layer, self.teacher_layer, self.student = student_layer, teacher_layer, student
         self.start_epoch, self.stop_epoch = start_epoch, stop_epoch
@@ -159,17 +159,17 @@ class Term:
     def layers(self, model: str, role: str, roles: tuple[str, ...]) -> tuple[str, ...] | None:
         """Return the paths given for a role of the student or the teacher, None where the default is meant."""
         argument = "teacher_layer" if model == "teacher" else "student_layer"
-        given = getattr(self, argument)
-        if isinstance(given, Mapping):
-            unknown = [key for key in given if key not in roles]
+        paths = getattr(self, argument)
+        if isinstance(paths, Mapping):
+            unknown = [key for key in paths if key not in roles]
             if unknown:
                 check.fail("Term", argument, f"keyed by {' or '.join(map(repr, roles))}", repr(unknown[0]))
-            given = given.get(role)
+            paths = paths.get(role)
         elif role != roles[0]:
-            given = None
-        if given is None:
+            paths = None
+        if paths is None:
             return None
-        return (given,) if isinstance(given, str) else tuple(given)
+        return (paths,) if isinstance(paths, str) else tuple(paths)
 
     def weight_of(self, part: str, clock: Clock) -> float:
         """Return the weight of a part of the loss at a moment: the one place where weights and warm-ups apply."""
@@ -179,8 +179,8 @@ class Term:
         weight = self.weight
         if isinstance(weight, Mapping):
             if part not in weight:
-                known = ", ".join(map(repr, weight))
-                raise ValueError(f"`Term`: `weight` of '{self.name}' has no entry for its part '{part}', got {known}.")
+                parts = ", ".join(map(repr, weight))
+                raise ValueError(f"`Term`: `weight` of '{self.name}' has no entry for its part '{part}', got {parts}.")
             weight = weight[part]
         return float(weight) * min(1.0, (age + 1) / (self.warmup_epochs + 1)) * self.decay**age
 
@@ -191,9 +191,9 @@ class Term:
 
     def describe(self) -> dict[str, Any]:
         """Return the term as plain values, for the run's record."""
-        given = {key: getattr(value, "__qualname__", str(value)) for key, value in self.hyperparameters.items()}
+        plain = {key: getattr(value, "__qualname__", str(value)) for key, value in self.hyperparameters.items()}
         values = {name: getattr(self, name) for name in self.RESERVED}
-        return {"method": self.key, **values, "hyperparameters": given}
+        return {"method": self.key, **values, "hyperparameters": plain}
 
     def __repr__(self) -> str:
         words = [repr(self.key), f"weight={self.weight}"]
@@ -201,6 +201,25 @@ class Term:
             words.append(f"name={self.name!r}")
         words += [f"{key}={value!r}" for key, value in self.hyperparameters.items()]
         return f"Term({', '.join(words)})"
+
+
+def current_descriptions(terms: Any) -> Any:
+    """Return what `Term.describe` would give today for terms that an older version described in a file.
+
+    What is no description comes back as it is.
+    """
+    if not isinstance(terms, list):
+        return terms
+    return [_current(term) if isinstance(term, Mapping) else term for term in terms]
+
+
+def _current(description: Mapping[str, Any]) -> dict[str, Any]:
+    from congruence.methods import catalogue  # late, as in `Term`
+
+    values, rows = dict(description), catalogue.keys()
+    if "weight" in values and values.get("method") in rows:
+        values["weight"] = current_parts(catalogue.row(values["method"]), values["weight"])
+    return values
 
 
 def _kind(value: object) -> str:

@@ -77,8 +77,8 @@ def intra_inter_ratio(
     Example:
         >>> import torch
         >>> rows = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
-        >>> found = intra_inter_ratio(rows, torch.tensor([0, 0, 1]))
-        >>> round(found.similarities, 6), round(found.losses, 6), found.anchors  # e/1: tight, the other at right angles
+        >>> ratio = intra_inter_ratio(rows, torch.tensor([0, 0, 1]))
+        >>> round(ratio.similarities, 6), round(ratio.losses, 6), ratio.anchors  # e/1: tight, the other at right angles
         (2.718282, 2.718282, 2)
 
     Reference:
@@ -95,13 +95,13 @@ def intra_inter_ratio(
     check.class_labels(name, labels=labels)
     check.same_rows(name, embeddings=embeddings, labels=labels)
     check.hyperparameters(name, _CHECKS, chunk_size=chunk_size)
-    known = labels >= 0
-    rows, classes = unit(as_float64(embeddings[known])), labels[known]
+    labelled = labels >= 0
+    rows, classes = unit(as_float64(embeddings[labelled])), labels[labelled]
     drawn = torch.ones_like(rows[:, 0])
     if positive is not None:
         check.floating(name, 2, positive=positive)
         check.same_shape(name, embeddings=embeddings, positive=positive)
-        drawn = (rows * unit(as_float64(positive[known]))).sum(1)
+        drawn = (rows * unit(as_float64(positive[labelled]))).sum(1)
     near, far, m, n = class_sums(rows, classes, chunk_size)
     used = (m > 0) & (n > 0)
     if not used.any():

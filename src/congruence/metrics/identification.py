@@ -78,7 +78,7 @@ def identification_rate(
     shuffled = torch.randperm(len(distractors), generator=generator, device=generator.device)[: steps[-1]]
     pool = distractors[shuffled.to(distractors.device)]
     rows = max(1, _CHUNK_ENTRIES // (len(gallery) + len(pool)))
-    found, pairs = dict.fromkeys(steps, 0), 0
+    identified, pairs = dict.fromkeys(steps, 0), 0
     blocks = (dissimilarity_blocks(probe, others, metric, rows) for others in (gallery, pool))
     for near, far, ids in zip(*blocks, probe_ids.split(rows), strict=True):
         mates = gallery_ids == ids[:, None]
@@ -86,11 +86,11 @@ def identification_rate(
         closest, start = torch.full_like(far[:, :1], torch.inf), 0
         for size in steps:
             closest = torch.minimum(closest, far[:, start:size].amin(1, keepdim=True))
-            found[size] += int((mates & (near < closest)).sum())
+            identified[size] += int((mates & (near < closest)).sum())
             start = size
     if not pairs:
         check.fail(name, "gallery_ids", "identities of which a probe has one", "none")
-    return {size: found[size] / pairs for size in sizes}
+    return {size: identified[size] / pairs for size in sizes}
 
 
 def _sizes(function: str, sizes: Sequence[int] | None, pool: int) -> list[int]:

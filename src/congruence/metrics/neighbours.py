@@ -59,12 +59,12 @@ def recall_at_k(
         check.hyperparameters(name, {"ks": check.COUNT}, ks=k)
     rows = block_rows(len(embeddings), _CHUNK_ENTRIES)
     wanted = min(max(ks, default=1), most)
-    found = torch.zeros(wanted, dtype=torch.int64, device=embeddings.device)
+    hits_within = torch.zeros(wanted, dtype=torch.int64, device=embeddings.device)
     blocks = nearest(embeddings, embeddings, metric, wanted, rows=rows, apart=True)
     for neighbours, own in zip(blocks, labels.split(rows), strict=True):
         hits = labels[neighbours] == own[:, None]
-        found += (hits.cumsum(1) > 0).sum(0)
-    return [int(found[min(k, most) - 1]) / len(embeddings) for k in ks]
+        hits_within += (hits.cumsum(1) > 0).sum(0)
+    return [int(hits_within[min(k, most) - 1]) / len(embeddings) for k in ks]
 
 
 @torch.no_grad()
@@ -118,10 +118,10 @@ def knn_accuracy(
     right = 0
     blocks = nearest(query, database, metric, min(k, len(database)), rows=rows)
     for neighbours, own in zip(blocks, query_labels.split(rows), strict=True):
-        found = members[neighbours]
+        labels = members[neighbours]
         counts = torch.zeros(len(own), len(classes), device=query.device)
-        votes = counts.scatter_add_(1, found, torch.ones_like(found, dtype=counts.dtype)).gather(1, found)
-        answer = found.gather(1, votes.argmax(1, keepdim=True))  # argmax gives the first of equals: the nearest
+        votes = counts.scatter_add_(1, labels, torch.ones_like(labels, dtype=counts.dtype)).gather(1, labels)
+        answer = labels.gather(1, votes.argmax(1, keepdim=True))  # argmax gives the first of equals: the nearest
         right += int((classes[answer[:, 0]] == own).sum())
     return right / len(query)
 

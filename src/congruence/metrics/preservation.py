@@ -81,8 +81,8 @@ def rank_preservation(
         >>> teacher = torch.arange(20.0)[:, None]
         >>> student = teacher.clone()
         >>> student[19] = -1.0  # the farthest from sample 0 becomes its neighbour
-        >>> found = rank_preservation(student, teacher, torch.tensor([0]), dissimilarity="euclidean")
-        >>> round(found.level, 4), round(found.probability, 4), round(found.bound, 4)
+        >>> result = rank_preservation(student, teacher, torch.tensor([0]), dissimilarity="euclidean")
+        >>> round(result.level, 4), round(result.probability, 4), round(result.bound, 4)
         (0.9125, 0.0345, 16.092)
 
     Reference:
@@ -152,8 +152,8 @@ def order_preservation(
         >>> teacher = torch.arange(20.0)[:, None]
         >>> student = teacher.clone()
         >>> student[19] = -1.0
-        >>> found = order_preservation(student, teacher, torch.tensor([0]), dissimilarity="euclidean")
-        >>> round(found.probability, 4), round(found.bound, 4)
+        >>> result = order_preservation(student, teacher, torch.tensor([0]), dissimilarity="euclidean")
+        >>> round(result.probability, 4), round(result.bound, 4)
         (0.0667, 3.3333)
 
     Reference:

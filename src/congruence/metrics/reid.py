@@ -73,8 +73,8 @@ def reid_evaluate(
         >>> import torch
         >>> query, query_id, query_camera = torch.tensor([[0.0]]), torch.tensor([7]), torch.tensor([0])
         >>> gallery, ids, cameras = torch.tensor([[1], [2], [3.0]]), torch.tensor([7, 8, 7]), torch.tensor([0, 1, 1])
-        >>> found = reid_evaluate(query, gallery, query_id, ids, query_camera, cameras, max_rank=3)
-        >>> found.map, found.cmc.tolist()  # the nearest is the query's own camera's
+        >>> scores = reid_evaluate(query, gallery, query_id, ids, query_camera, cameras, max_rank=3)
+        >>> scores.map, scores.cmc.tolist()  # the nearest is the query's own camera's
         (0.5, [0.0, 1.0, 1.0])
 
     Reference:

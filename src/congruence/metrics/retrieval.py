@@ -147,7 +147,7 @@ def precision_at_k(
     rows = block_rows(len(database), _CHUNK_ENTRIES)
     blocks = nearest(query, database, metric, k, rows=rows)
     parts = zip(blocks, query_labels.split(rows), strict=True)
-    scores = torch.cat([(database_labels[found] == labels[:, None]).double().mean(1) for found, labels in parts])
+    scores = torch.cat([(database_labels[items] == labels[:, None]).double().mean(1) for items, labels in parts])
     return _mean("precision_at_k", scores[torch.isin(query_labels, database_labels)], query.shape[0])
 
 
@@ -182,11 +182,11 @@ def _plain(ranks: Tensor) -> Tensor:
 def _passalis(ranks: Tensor, head: int) -> Tensor:
     # Before the first relevant item, if there is a rank before it, recall and precision are 0.
     ranks = torch.cat([torch.where(ranks[:, :1] > 1, 1.0, torch.inf), ranks], 1)
-    found = torch.arange(ranks.shape[1], device=ranks.device)
-    precision = found / ranks
+    relevant = torch.arange(ranks.shape[1], device=ranks.device)
+    precision = relevant / ranks
     largest = _from_right(precision.where(ranks <= head, 0))
     precision = largest.where(ranks <= head, precision)
-    recall = (found / (ranks[:, 1:].isfinite().sum(1, keepdim=True)).double()).where(ranks.isfinite(), torch.inf)
+    recall = (relevant / (ranks[:, 1:].isfinite().sum(1, keepdim=True)).double()).where(ranks.isfinite(), torch.inf)
     # 0.1 times an integer, not an integer by 10: ties between two ranks then break as in the released code.
     levels = torch.arange(11, device=ranks.device, dtype=torch.float64) * 0.1
     chosen = torch.stack([(recall - level).abs().argmin(1) for level in levels], 1)

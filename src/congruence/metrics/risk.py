@@ -85,8 +85,8 @@ def risk_gap(student: Tensor, teacher: Tensor, labels: Tensor, weight: Tensor, b
     Example:
         >>> import torch
         >>> features, labels = torch.eye(2), torch.tensor([0, 1])
-        >>> found = risk_gap(features.flip(1), features, labels, torch.eye(2))
-        >>> round(found.gap, 4), round(found.bound, 4)  # log(1 + e) − log(1 + 1/e), and √2·√2
+        >>> risks = risk_gap(features.flip(1), features, labels, torch.eye(2))
+        >>> round(risks.gap, 4), round(risks.bound, 4)  # log(1 + e) − log(1 + 1/e), and √2·√2
         (1.0, 2.0)
 
     Reference:

@@ -116,5 +116,5 @@ def _sums(function: str, embeddings: Tensor, labels: Tensor, chunk_size: int | N
     check.class_labels(function, labels=labels)
     check.same_rows(function, embeddings=embeddings, labels=labels)
     check.hyperparameters(function, CHECKS, chunk_size=chunk_size)
-    known = labels >= 0
-    return class_sums(embeddings[known], labels[known], chunk_size, between=between)
+    labelled = labels >= 0
+    return class_sums(embeddings[labelled], labels[labelled], chunk_size, between=between)

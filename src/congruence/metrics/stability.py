@@ -74,8 +74,8 @@ def perception_stability(
         >>> student = teacher.clone()
         >>> student[7:] = student[7:].flip(0)  # the last three change places
         >>> settings = {"radius": 0.7, "drop": 0.02, "dissimilarity": "euclidean"}
-        >>> found = perception_stability(student, teacher, torch.tensor([0]), **settings)
-        >>> round(found.level, 4), found.share, round(found.probability, 4), round(found.constant, 4)
+        >>> stability = perception_stability(student, teacher, torch.tensor([0]), **settings)
+        >>> round(stability.level, 4), stability.share, round(stability.probability, 4), round(stability.constant, 4)
         (0.96, 0.7, 0.4286, 0.2)
 
     Reference:

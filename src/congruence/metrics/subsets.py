@@ -74,8 +74,8 @@ def estimate(
         >>> estimate(kernel_transfer_error, x, x, sample_size=3, repeats=5, generator=draws)
         Estimate(mean=0.0, spread=0.0)
         >>> whole = {"database": x, "database_labels": torch.arange(6), "k": 1}
-        >>> found = estimate(precision_at_k, x, torch.arange(6), sample_size=2, repeats=4, generator=draws, **whole)
-        >>> found.mean
+        >>> estimated = estimate(precision_at_k, x, torch.arange(6), sample_size=2, repeats=4, generator=draws, **whole)
+        >>> estimated.mean
         1.0
     """
     name = "estimate"
@@ -83,7 +83,7 @@ def estimate(
         check.fail(name, "metric", "a function of tensors", type(metric).__name__)
     if not tensors:
         check.fail(name, "tensors", "one or more", "none")
-    named = {f"tensors[{place}]": tensor for place, tensor in enumerate(tensors)}
+    named = {f"tensors[{number}]": tensor for number, tensor in enumerate(tensors)}
     for argument, tensor in named.items():
         if not isinstance(tensor, Tensor):
             check.fail(name, argument, "a tensor", type(tensor).__name__)

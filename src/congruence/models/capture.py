@@ -18,6 +18,9 @@ Group = tuple[str, str]  # (canonical layer, "input" or "output"): one hook serv
 class Capture:
     """Tensors taken from one forward.
 
+    The hooks are on the model for that forward alone: a copy, a pickle or another caller's forward of the model meets
+    none of them, and a forward that fails leaves none behind.
+
     Args:
         name: of the model, for sentences.
         paths: what to take, by the text of the path.
@@ -51,7 +54,7 @@ class Capture:
         self.blind: list[str] = []
         self._versions: dict[str, int] = {}
         self._counts: dict[Group, int] = {}
-        self._grad = torch.is_grad_enabled()
+        self._grad = torch.is_grad_enabled()  # as the caller has it; the model may switch it off inside
 
     @property
     def takes_output(self) -> bool:
@@ -83,7 +86,7 @@ class Capture:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if args:
                 self._take(group, args[0])
-            else:
+            else:  # called with keywords alone: a single one is the input, of several a path picks ("input:PATH[name]")
                 self._take(group, next(iter(kwargs.values())) if len(kwargs) == 1 else kwargs)
 
         return hook
@@ -95,6 +98,8 @@ class Capture:
         return hook
 
     def _take(self, group: Group, value: Any) -> None:
+        # Calls are counted by module and side, not by path: "relu#2" is the second call of a module that may have other
+        # names, and a path without a number must meet a single call, which `finish` checks.
         self._counts[group] = count = self._counts.get(group, 0) + 1
         for path in self._groups[group]:
             if path.call is None or path.call == count:
@@ -104,16 +109,26 @@ class Capture:
         tensor = value
         if path.keys or not isinstance(value, Tensor):
             tensor = pick(value, path.keys, f"The {self.name}'s layer '{path.text}'")
+        # A later ReLU(inplace=True) writes into the very tensor that was taken. To copy all would take the memory of a
+        # second set of maps, so those alone are copied of which the dry run showed it.
         if path.text in self._copied:
             tensor = tensor.clone()
         self.values[path.text] = tensor
-        if not torch.compiler.is_compiling():  # changes in place have no trace in a graph
+        # Torch counts writes in place in a tensor's version: `moved` compares after the forward, and so finds what the
+        # dry run did not show. A compiled graph counts none: there, what the dry run showed must do.
+        if not torch.compiler.is_compiling():
             self._versions[path.text] = version(tensor)
+        # The caller wants gradients, and the model switched them off here. That may be meant (frozen layers), or it is
+        # re-entrant checkpointing, which runs the layers again in the backward, where no hook takes anything. `Taps`
+        # finds out which.
         if self._grad and not tensor.requires_grad and tensor.is_floating_point() and not torch.is_grad_enabled():
             self.blind.append(path.text)
 
     def finish(self, output: Any) -> None:
-        """Take the model's own output and check that every tap ran as often as it did in the dry run."""
+        """Take the model's own output and check that every tap ran as often as it did in the dry run.
+
+        A forward may take another way than the dry run's: a tensor of another call must not pass for the one asked for.
+        """
         for path in self._outputs:
             self._keep(path, output)
         for group, paths in self._groups.items():
@@ -124,7 +139,7 @@ class Capture:
                         f"The {self.name}'s layer '{path.text}' ran {count} times in this forward, "
                         "unlike in the dry run."
                     )
-        self.values = {text: self.values[text] for text in self.paths}
+        self.values = {text: self.values[text] for text in self.paths}  # in the order asked for, not that of the calls
 
     def moved(self) -> set[str]:
         """Return the paths whose tensor was changed in place after it was taken."""

@@ -54,17 +54,19 @@ class Compiled:
 
         error = None
         if not self.refused:
+            # A graph holds the hooks that it was traced with, and these write into their capture. So each set of layers
+            # has a compiled forward with a capture, which the caller gets in place of its own.
             run = self._runs.get(tuple(capture.paths))
             try:
                 if run is None:
                     run = self._runs[tuple(capture.paths)] = _Run(model, layers, capture, self.backend)
                 return run(inputs), run.capture
-            except TorchDynamoException as found:
-                error = found
+            except TorchDynamoException as refusal:
+                error = refusal
         capture.begin()
         with capture.hooked(layers):
             output = call(model, inputs)  # what is wrong with the inputs is said here
-        if error is not None:
+        if error is not None:  # after the plain forward: where that fails too, the model can be compiled another time
             self.refused = True
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             LOG.warning("The %s runs as it is, torch.compile cannot take it: %s", capture.name, reason)
@@ -84,31 +86,42 @@ class _Run:
             # decay would then move a head that no term trains.
             return output if capture.takes_output else on_tensors(Tensor.detach, output)
 
-        # Graphs are kept by code object: with one of its own, no two sets of layers share graphs, or torch's limit.
+        # torch keeps graphs by code object, and stops compiling one that has a few (`recompile_limit`). With a code
+        # object of its own, no two sets of layers share graphs, or that limit.
         code = forward.__code__.replace(co_name=f"forward_{id(self):x}")
         own = FunctionType(code, forward.__globals__, code.co_name, closure=forward.__closure__)
+        # Inductor would draw random numbers of its own: with this, dropout is that of the plain forward.
         options: Any = {"fallback_random": True} if backend == "inductor" else None
+        # One graph, or an error: after a break in the graph the rest would run as it is, unnoticed. No dynamic shapes:
+        # which graph a shape gets would depend on what came before, and with it the last bits.
         self._forward = torch.compile(own, fullgraph=True, dynamic=False, backend=backend, options=options)
 
     def __call__(self, inputs: Any) -> Any:
         from torch._functorch import config
 
         self.capture.begin()
-        # A term's gradient norm takes a backward through the graph before the step's own.
+        # A compiled backward may write into what the forward saved for it. Here a graph is gone through twice: a term's
+        # gradient norm takes a backward before the step's own.
         with self._hooked(), config.patch(donated_buffer=False):
             return self._forward(inputs)
 
     @contextlib.contextmanager
     def _hooked(self) -> Iterator[None]:
-        held: list[dict[Any, Any]] = []
+        """Hold the hooks on the model for one forward, under the key that the graph's guards look for.
+
+        `register_forward_hook` would give each a new number in every forward, which the guards take for another model:
+        it would be compiled again each time. Hence torch's own tables, written by hand.
+        """
+        tables: list[dict[Any, Any]] = []
         try:
             for module, side, hook in self._hooks:
                 of_inputs = side == "input"
-                table: dict[Any, Any] = module._forward_pre_hooks if of_inputs else module._forward_hooks
+                hooks: dict[Any, Any] = module._forward_pre_hooks if of_inputs else module._forward_hooks
+                # In a second table torch notes which hooks of an input take keyword arguments.
                 flags: dict[Any, Any] = module._forward_pre_hooks_with_kwargs if of_inputs else {}
-                held += [table, flags]
-                table[_KEY], flags[_KEY] = hook, True
+                tables += [hooks, flags]
+                hooks[_KEY], flags[_KEY] = hook, True
             yield
         finally:
-            for each in held:
-                each.pop(_KEY, None)
+            for table in tables:
+                table.pop(_KEY, None)

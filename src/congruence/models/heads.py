@@ -84,12 +84,12 @@ def fit_head(features: Tensor, labels: Tensor | None, width: int, *, seed: int =
     if labels is not None:
         check.class_labels("fit_head", labels=labels)
         check.same_rows("fit_head", features=features, labels=labels)
-        known = labels >= 0
-        labels = labels[known] if bool(known.any()) else None
+        labelled = labels >= 0
+        labels = labels[labelled] if bool(labelled.any()) else None
     if labels is None:
         weight, bias = _components(features, width)
     else:
-        weight, bias = _discriminant(features[known], labels.to(features.device), width, seed, epochs)
+        weight, bias = _discriminant(features[labelled], labels.to(features.device), width, seed, epochs)
     head = Head(features.shape[1], width).to(features)
     with torch.no_grad():
         head.weight.copy_(weight)

@@ -175,18 +175,18 @@ class Layers:
         """
         candidates = [path.layer, ".".join(part for part in path.layer.split(".") if part not in _TRANSPARENT)]
         candidates.append(candidates[1].removeprefix("module."))
-        known = next((candidate for candidate in candidates if candidate in self.modules), None)
-        if known is None and path.layer == "output":
-            known = ""
-        if known is None:
+        layer = next((candidate for candidate in candidates if candidate in self.modules), None)
+        if layer is None and path.layer == "output":
+            layer = ""
+        if layer is None:
             raise LayerError(f"The {self.name} has no layer '{path.layer}'.{check.near(path.layer, self.modules)}")
-        reason = self.closed.get(known)
-        if reason and (known or path.side == "input"):
+        reason = self.closed.get(layer)
+        if reason and (layer or path.side == "input"):
             raise LayerError(
                 f"The {self.name}'s layer '{path.text}' cannot be read because {reason} and a tap inside could be "
                 "silently skipped: give the plain module, or read 'output' only."
             )
-        return self.canonical[known]
+        return self.canonical[layer]
 
     def reachable(self) -> dict[str, nn.Module]:
         """Return the layers that hooks reach, each once."""

@@ -27,6 +27,6 @@ def shares_parameters(first: nn.Module, second: nn.Module) -> bool:
     def places(model: nn.Module) -> set[object]:
         parameters = list(model.parameters())
         storages = ((p.device, p.untyped_storage().data_ptr()) for p in parameters if not p.is_meta)
-        return {id(p) for p in parameters} | {place for place in storages if place[1] != 0}
+        return {id(p) for p in parameters} | {storage for storage in storages if storage[1] != 0}
 
     return not places(first).isdisjoint(places(second))

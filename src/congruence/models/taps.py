@@ -28,7 +28,11 @@ class Taps:
     `torch.compile`) are looked through, and the forward still goes through them.
 
     Values are what left (or entered) the layer: where a later operation works in place on a tapped tensor, the tap
-    copies it. Nothing stays on the model between forwards.
+    copies it. Nothing stays on the model between forwards: it can be saved, copied, or run by others as ever.
+
+    Three kinds of forward: `probe` (dry) finds which layers run, how often and in what order; `require` (dry) takes the
+    layers asked for once, for their shapes and to see which are written over later; `read` is a step's own. The
+    hooks of the last two are `Capture`'s.
 
     Args:
         model: the user's module, never changed.
@@ -105,8 +109,10 @@ class Taps:
             self._finished.append(layer)
             self._before[(layer, "output")] = len(self._finished)
             if isinstance(module, nn.Linear) and isinstance(output, Tensor):
+                # Overwritten by each later one. A copy: it is compared with the model's output at the end.
                 self._linear = layer, output.detach().clone()
             if isinstance(output, Tensor) and output.dim() == 4:
+                # Of each size the last stays, the end of a stage.
                 last[output.shape[2:]] = (layer, self._calls[layer], output.shape)
 
         return hook
@@ -133,10 +139,8 @@ class Taps:
                 f"The {self.name} has no {role!r} to read, because {self._layers.root_closed}: give the plain module."
             )
         if role == "maps" and self.stages:
-            found = ", ".join(f"'{path}' {list(shape)}" for path, shape in self.stages.items())
-            raise ValueError(
-                f"The {self.name} {why}: name some with {argument}, of its last maps of each size {found}."
-            )
+            maps = ", ".join(f"'{path}' {list(shape)}" for path, shape in self.stages.items())
+            raise ValueError(f"The {self.name} {why}: name some with {argument}, of its last maps of each size {maps}.")
         raise ValueError(f"The {self.name} {why}: name one with {argument}.")
 
     def module(self, path: str) -> nn.Module:
@@ -158,6 +162,7 @@ class Taps:
             self._check_calls(path, targets[text])
         if not new:
             return
+        # Nothing is copied in this run, so that versions show what has to be from now on.
         capture = Capture(self.name, new, targets, copied=frozenset())
         example, training = self._probed
         with capture.hooked(self._layers):
@@ -170,7 +175,7 @@ class Taps:
 
     def _check_calls(self, path: LayerPath, target: str) -> None:
         if target == "" and path.side == "output":
-            count = 1
+            count = 1  # what the forward returns, whether hooks reach the model itself or not
         else:
             count = self._calls.get(target, 0)
         if count == 0:
@@ -202,13 +207,14 @@ class Taps:
         if only is not None:
             for text in only:
                 if text not in paths:
-                    known = check.near(text, paths)
-                    raise ValueError(f"The {self.name}'s layer '{text}' was not asked for with `require`.{known}")
+                    near = check.near(text, paths)
+                    raise ValueError(f"The {self.name}'s layer '{text}' was not asked for with `require`.{near}")
             paths = {text: paths[text] for text in paths if text in only}
         output, capture = self._run(inputs, Capture(self.name, paths, self._targets, self._copied))
         capture.finish(output)
         moved = capture.moved()
         if moved:
+            # What was taken is written over and lost: this batch cannot be saved, the next ones can.
             self._copied |= moved
             raise RuntimeError(
                 f"The {self.name}'s layer '{min(moved)}' was changed in place later in the forward, which the dry run "
@@ -217,11 +223,14 @@ class Taps:
         for text in capture.blind:
             self._check_gradient(text)
         values = capture.values
-        capture.begin()  # a compiled forward's is kept
+        capture.begin()  # a compiled forward's capture lives on, and would hold this batch's graph until the next
         return output, values
 
     def _run(self, inputs: Any, capture: Capture) -> tuple[Any, Capture]:
-        """Run the model with the hooks, compiled where that is wanted and the mode is that of its use."""
+        """Run the model with the hooks, compiled where that is wanted and the mode is that of its use.
+
+        The dry run saw that mode alone: in the other (a student's validation) the model runs as it is.
+        """
         if self.compiled is not None and self._probed is not None and self.model.training == self._probed[1]:
             return self.compiled.run(self.model, inputs, self._layers, capture)
         with capture.hooked(self._layers):
@@ -229,6 +238,8 @@ class Taps:
 
     def _check_gradient(self, text: str) -> None:
         """Refuse a tap taken under a no_grad that the model set itself, if something trainable lies before it."""
+        # In the dry run's order, layers that had finished before this one was entered (or left) are those that may lie
+        # on the way to it. Where none of them trains, a tensor without gradient is as it should be.
         group = (self._targets[text], self._paths[text].side)
         own = [group[0]] if group[1] == "output" else []
         earlier = self._finished[: self._before.get(group, 0)]

@@ -82,12 +82,14 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
         if inner is None:
             break
         content = inner
-    found = (
+    content_kind = (
         f"keys {', '.join(repr(k) for k in list(content)[:5])}"
         if isinstance(content, Mapping)
         else type(content).__name__
     )
-    raise ValueError(f"The weights file '{path}' holds no state dict (a mapping from names to tensors), but {found}.")
+    raise ValueError(
+        f"The weights file '{path}' holds no state dict (a mapping from names to tensors), but {content_kind}."
+    )
 
 
 def _strip(state: dict[str, T]) -> dict[str, T]:
@@ -161,12 +163,14 @@ def start_from(model: nn.Module, state: Mapping[str, Tensor], *, source: str) ->
         ('2.weight', '2.bias')
     """
     bare = unwrap(model)
-    own, given = bare.state_dict(), _strip(dict(state))
+    own, loaded = bare.state_dict(), _strip(dict(state))
     heads = [name for name, module in bare.named_modules() if isinstance(module, nn.Linear)]
     loose = {f"{name}.{part}" for name in heads for part in ("weight", "bias")} & set(own)
-    kept = tuple(name for name in own if name in loose and (name not in given or given[name].shape != own[name].shape))
-    load_into(bare, {**given, **{name: own[name] for name in kept}}, source=source)
-    return kept
+    fresh = tuple(
+        name for name in own if name in loose and (name not in loaded or loaded[name].shape != own[name].shape)
+    )
+    load_into(bare, {**loaded, **{name: own[name] for name in fresh}}, source=source)
+    return fresh
 
 
 def _few(names: list[str]) -> str:

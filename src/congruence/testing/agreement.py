@@ -18,21 +18,23 @@ def two_steps(case: Case, device: str | torch.device = "cpu") -> dict[str, Tenso
     distiller = small_distiller(case).double().to(device)
     distiller.begin_epoch(0)
     objective = wrap(Objective(distiller))
-    found: dict[str, Tensor] = {}
+    by_step: dict[str, Tensor] = {}
     for step, batch in enumerate(batches(case)[:2]):  # the loader gives each rank its part
         distiller.zero_grad(set_to_none=True)
         objective(changed(batch, lambda tensor: tensor.to(device)), False).loss.backward()
         for name, gradient in gradients(distiller).items():
-            found[f"the gradient by {name} in step {step}"] = gradient
+            by_step[f"the gradient by {name} in step {step}"] = gradient
     state = {f"the state {name}": t for name, t in distiller.state_dict().items() if isinstance(t, Tensor)}
-    return {name: tensor.cpu() for name, tensor in {**found, **state}.items()}
+    return {name: tensor.cpu() for name, tensor in {**by_step, **state}.items()}
 
 
-def require_alike(case: Case, here: Mapping[str, Tensor], there: Mapping[str, Tensor], where: str, other: str) -> None:
+def require_agreement(
+    case: Case, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], where: str, other: str
+) -> None:
     """Raise where the tensors of two steps are more than `TOLERANCE` apart."""
-    require(here.keys() == there.keys(), case, f"it has other tensors {where} than {other}")
-    for name, value in here.items():
-        apart = _apart(value, there[name])
+    require(ours.keys() == theirs.keys(), case, f"it has other tensors {where} than {other}")
+    for name, value in ours.items():
+        apart = _apart(value, theirs[name])
         require(apart <= TOLERANCE, case, f"{name} {where} is {apart:.1e} off that of {other}")
 
 

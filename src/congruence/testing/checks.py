@@ -125,9 +125,9 @@ def check_channels_last(case: Case) -> None:
             out.loss.backward()
         return {**out.terms, **gradients(distiller)}
 
-    expected, found = values(False), values(True)
+    expected, in_channels_last = values(False), values(True)
     for name, value in expected.items():
-        equal = torch.allclose(value, found[name], rtol=1e-6, atol=1e-9)
+        equal = torch.allclose(value, in_channels_last[name], rtol=1e-6, atol=1e-9)
         require(equal, case, f"'{name}' changes where maps have their channels last in memory")
 
 

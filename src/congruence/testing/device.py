@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from congruence.methods import Row
-from congruence.testing.agreement import require_alike, two_steps
+from congruence.testing.agreement import require_agreement, two_steps
 from congruence.testing.case import Case
 
 
@@ -20,4 +20,4 @@ def check_row_on_device(case: Case | Row | str, device: str | torch.device = "cu
         AssertionError: with the tensor that differs.
     """
     case = case if isinstance(case, Case) else Case(case)
-    require_alike(case, two_steps(case), two_steps(case, device), f"on {device}", "the CPU")
+    require_agreement(case, two_steps(case), two_steps(case, device), f"on {device}", "the CPU")

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from congruence.methods import Row
-from congruence.testing.agreement import require_alike, two_steps
+from congruence.testing.agreement import require_agreement, two_steps
 from congruence.testing.case import Case
 
 RANKS = 2
@@ -33,14 +33,14 @@ def check_rows_on_two_ranks(*cases: Case | Row | str, timeout: float = 120.0) ->
         AssertionError: with the case and the tensor that differs.
         RuntimeError: with the trace, where a process failed.
     """
-    known = [case if isinstance(case, Case) else Case(case) for case in cases]
+    listed = [case if isinstance(case, Case) else Case(case) for case in cases]
     with tempfile.TemporaryDirectory() as name:
-        _run(known, Path(name), timeout)
-        found = [torch.load(Path(name) / f"rank-{rank}.pt", weights_only=True) for rank in range(RANKS)]
-    for position, case in enumerate(known):
+        _run(listed, Path(name), timeout)
+        by_rank = [torch.load(Path(name) / f"rank-{rank}.pt", weights_only=True) for rank in range(RANKS)]
+    for position, case in enumerate(listed):
         alone = two_steps(case)
-        for rank, results in enumerate(found):
-            require_alike(case, alone, results[position], f"on rank {rank} of {RANKS}", "one process")
+        for rank, results in enumerate(by_rank):
+            require_agreement(case, alone, results[position], f"on rank {rank} of {RANKS}", "one process")
 
 
 def _run(cases: list[Case], folder: Path, timeout: float) -> None:

@@ -13,16 +13,16 @@ from congruence.models.zoo.shufflenet import GroupedUnit, SplitUnit
 COUNTS = (4, 8, 4)
 
 
-def dealt(maps: Tensor, groups: int) -> Tensor:
+def shuffled(maps: Tensor, groups: int) -> Tensor:
     """Take the first channel of every group, then the second of every group, and so on."""
     each = maps.shape[1] // groups
-    return torch.stack([maps[:, group * each + place] for place in range(each) for group in range(groups)], 1)
+    return torch.stack([maps[:, group * each + position] for position in range(each) for group in range(groups)], 1)
 
 
 def test_shuffle_deals_channels_out() -> None:
     maps = torch.arange(6.0)[None, :, None, None].expand(2, 6, 3, 3)
     assert Shuffle(3)(maps)[0, :, 0, 0].tolist() == [0, 2, 4, 1, 3, 5]
-    assert torch.equal(Shuffle(2)(maps), dealt(maps, 2))
+    assert torch.equal(Shuffle(2)(maps), shuffled(maps, 2))
     assert torch.equal(Shuffle(1)(maps), maps)
 
 
@@ -56,7 +56,7 @@ def test_grouped_unit() -> None:
         unit = GroupedUnit(in_width, width, stride, groups=3).eval()
         maps = torch.randn(2, in_width, 7, 7)
         first = 1 if in_width == 24 else 3
-        hidden = dealt(F.relu(unit.bn1(F.conv2d(maps, unit.conv1.weight, groups=first))), first)
+        hidden = shuffled(F.relu(unit.bn1(F.conv2d(maps, unit.conv1.weight, groups=first))), first)
         hidden = F.conv2d(hidden, unit.conv2.weight, stride=stride, padding=1, groups=hidden.shape[1])
         hidden = unit.bn3(F.conv2d(F.relu(unit.bn2(hidden)), unit.conv3.weight, groups=3))
         joined = torch.cat([hidden, F.avg_pool2d(maps, 3, 2, 1)], 1) if stride == 2 else hidden + maps
@@ -68,12 +68,12 @@ def test_split_unit() -> None:
     for in_width, stride in ((6, 2), (8, 1)):
         unit = SplitUnit(in_width, 8, stride).eval()
         maps = torch.randn(2, in_width, 5, 5)
-        kept, hidden = (unit.passing(maps), maps) if stride == 2 else (maps[:, :4], maps[:, 4:])
+        passed, hidden = (unit.passing(maps), maps) if stride == 2 else (maps[:, :4], maps[:, 4:])
         hidden = F.relu(unit.bn1(F.conv2d(hidden, unit.conv1.weight)))
         hidden = unit.bn2(F.conv2d(hidden, unit.conv2.weight, stride=stride, padding=1, groups=4))
         hidden = F.relu(unit.bn3(F.conv2d(hidden, unit.conv3.weight)))
-        assert kept.shape == hidden.shape
-        torch.testing.assert_close(unit(maps), dealt(torch.cat([kept, hidden], 1), 2))
+        assert passed.shape == hidden.shape
+        torch.testing.assert_close(unit(maps), shuffled(torch.cat([passed, hidden], 1), 2))
 
 
 def test_taps() -> None:

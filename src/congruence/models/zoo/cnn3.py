@@ -55,9 +55,9 @@ class Cnn3(nn.Module):
         keep: int | None = None,
     ) -> None:
         super().__init__()
-        self.kept = 3 if keep is None else keep
+        self.depth = 3 if keep is None else keep
         before = in_channels
-        for layer in range(self.kept):
+        for layer in range(self.depth):
             after = width * 2**layer
             self.add_module(f"conv{layer + 1}", nn.Conv2d(before, after, 3))
             self.add_module(f"bn{layer + 1}", nn.BatchNorm2d(after))
@@ -79,7 +79,7 @@ class Cnn3(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map images [B, in_channels, H, W] to logits [B, classes]."""
         hidden = _framed(images)
-        for layer in range(1, self.kept + 1):
+        for layer in range(1, self.depth + 1):
             if layer > 1:
                 hidden = F.max_pool2d(hidden, 2)
             hidden = self.get_submodule(f"conv{layer}")(hidden)

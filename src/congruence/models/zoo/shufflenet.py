@@ -78,10 +78,10 @@ class SplitUnit(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Map [B, in_width, H, W] to [B, width, H / stride, W / stride]."""
-        kept, hidden = maps.chunk(2, 1) if self.passing is None else (self.passing(maps), maps)
+        passed, hidden = maps.chunk(2, 1) if self.passing is None else (self.passing(maps), maps)
         hidden = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(hidden)))))
         hidden = self.relu(self.bn3(self.conv3(hidden)))
-        joined: Tensor = self.shuffle(torch.cat([kept, hidden], 1))
+        joined: Tensor = self.shuffle(torch.cat([passed, hidden], 1))
         return joined
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from congruence.methods.term import current_descriptions
+
 FORMAT = 2  # of a checkpoint
 ANY_MONITOR = "*"  # of a checkpoint from before it said by which number the best epoch was chosen
 _YOUNGER_OPTIONS = {"micro_batch": None, "channels_last": False, "compile": False}
@@ -41,5 +43,6 @@ def migrate_checkpoint(state: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def migrate_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what an older `run.json` says, with the options that it could not name."""
-    return {**identity, "options": {**_YOUNGER_OPTIONS, **identity["options"]}}
+    """Return what an older `run.json` says, with the options that it could not name and the parts of today's names."""
+    options = {**_YOUNGER_OPTIONS, **identity["options"]}
+    return {**identity, "options": options, "terms": current_descriptions(identity["terms"])}

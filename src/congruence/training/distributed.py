@@ -104,6 +104,7 @@ def wrap(objective: Objective) -> nn.Module:
             dist.broadcast(parameter.detach(), src=0)
         return objective
     device = next(objective.parameters()).device
+    # Reached by no loss, on purpose: with one parameter that is always unused, the search always finds something.
     objective.unused = nn.Parameter(torch.zeros((), device=device))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -41,8 +41,9 @@ def train_step(
     """
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
+    # 1. Forward and backward of each batch: grad = scale · Σ_b ∂loss_b/∂θ / batches, summed by autograd itself.
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(options.precision)
-    scale = scaler.scale(torch.ones((), device=recorder.bad.device))
+    scale = scaler.scale(torch.ones((), device=recorder.bad.device))  # as a tensor: reading it would wait for the GPU
     values: dict[str, Tensor] = {}
     norms: dict[str, Tensor] = {}
     for position, batch in enumerate(batches):
@@ -59,17 +60,21 @@ def train_step(
         for name, value in {"loss": scores.loss.detach(), **scores.values}.items():
             values[name] = values.get(name, torch.zeros_like(value)) + value / len(batches)
         norms.update(scores.norms)
-    if options.micro_batch is not None:  # else DDP has done so
+    # 2. The mean over the ranks, which DDP has taken already where it wraps; then the scale is divided out again, so
+    # that clipping and the recorded norm are those of the loss itself.
+    if options.micro_batch is not None:
         average_gradients(objective)
     for optimizer in optimizers:
         scaler.unscale_(optimizer)
     norm = _clip(optimizers, options.gradient_clip)
-    # At a scale of 1 it is not the scale's fault: a run whose gradient is never finite comes to an end.
+    # 3. Step, or not. An overflow above a scale of 1 may be the scale's fault: such a step is skipped, and counts as
+    # no error. At 1 it is not: a run whose gradient is never finite comes to an end.
     skipped = ~torch.isfinite(norm) & (scale > 1)
     norm = norm.masked_fill(skipped, 0.0)
     bad = recorder.check(step, values, norm)
     for optimizer in optimizers:
         step_unless(optimizer, bad | skipped)
+    # 4. Record. Nothing above has read a value on the device; the recorder does so every `log_every` steps.
     values["gradient_norm"] = norm
     if scaler.is_enabled():
         scaler.update()

@@ -53,6 +53,7 @@ class EpochOrder:
     drop_last: bool
 
     def _used(self) -> int:
+        # Ranks that train together must have equal shares: gathers of rows, and DDP's mean, count them as equal.
         divides(self.batch_size, ranks.world_size())
         short = self.size % self.batch_size
         return self.size - (short if self.drop_last else short % ranks.world_size())
@@ -70,6 +71,8 @@ class EpochOrder:
         return list(self._order(epoch)[:used].split(self.batch_size))
 
     def _order(self, epoch: int) -> Tensor:
+        # A generator of the epoch's own: its order does not depend on how many epochs were drawn before, so that a
+        # resumed run, or another rank, gets it without replaying them.
         if self.shuffle:
             return torch.randperm(self.size, generator=keyed_generator(self.seed, _ORDER, epoch))
         return torch.arange(self.size)
@@ -199,7 +202,7 @@ class Loader:
             batches = self._by_workers(draws, requests) if self.workers else (draws[request] for request in requests)
         elif self.workers and not dataset.in_memory:
             drawn = self._by_workers(ByteDraws(dataset, self.augment, self.seed), requests)
-            batches = (self._normalized(batch) for batch in drawn)
+            batches = (self._normalized(batch) for batch in drawn)  # bytes cross the process, floats are made here
         else:
             batches = (self._images(dataset, request) for request in requests)
         return (batch.to(self.device) for batch in batches)

@@ -16,7 +16,11 @@ from congruence.bench.plan import Cell
 from congruence.config.schema import RunConfig
 from congruence.core.files import atomic, write_json
 from congruence.evaluation.embed import Embedded
-from congruence.evaluation.measure import accuracy_on_test, embed_test, measure
+from congruence.evaluation.measure import embed_test, embeddings_on_test, measured
+from congruence.evaluation.number import Value
+from congruence.evaluation.numbers import numbers_in
+from congruence.evaluation.stored import renamed
+from congruence.models.parameters import count_parameters
 from congruence.pipeline.stages import StageRun, run
 from congruence.pipeline.student import load_student
 from congruence.training import NonFiniteLossError
@@ -48,13 +52,13 @@ class Job:
         path = self.folder / RESULT
         if not path.exists():
             return None
-        kept = json.loads(path.read_text(encoding="utf8"))
-        if kept["key"] != self.cell.key():
+        stored = json.loads(path.read_text(encoding="utf8"))
+        if stored["key"] != self.cell.key():
             raise ValueError(
                 f"The folder '{self.folder}' holds a cell of another plan or config: choose another --out. "
                 "Nothing was changed."
             )
-        return dict(kept["result"])
+        return renamed(stored["result"])
 
     def config(self) -> RunConfig:
         """Return the last stage with its teacher's weights; cells of one teacher share its cache."""
@@ -70,7 +74,7 @@ def teach(cell: Cell, folder: Path, **options: Any) -> Row:
         with _one_thread():
             trained = run(cell.config, folder, resume=True, only=stage, **options)[stage]
             write_json(path, _numbers(trained, folder, trained.teacher))
-    return dict(json.loads(path.read_text(encoding="utf8")))
+    return renamed(json.loads(path.read_text(encoding="utf8")))
 
 
 def run_cell(job: Job) -> Row:
@@ -126,16 +130,15 @@ def _tried(cell: Cell, config: RunConfig, folder: Path) -> Row:
 def _numbers(trained: StageRun, folder: Path, teacher: nn.Module | Embedded | None) -> Row:
     """Return a row's numbers: those of the first student, where they are several that teach each other."""
     name, student = next(iter(trained.students.items()))
-    best = measure(student, trained.splits, teacher=teacher)
-    last = load_student(folder, lambda: student, name=name, last=True) if trained.classifies else None
-    return {
-        "accuracy_best": best.accuracy if trained.classifies else None,
-        "accuracy_last": None if last is None else accuracy_on_test(last, trained.splits),
-        "retrieval_map": best.retrieval_map,
-        "gpcl": best.gpcl,
-        "kernel_transfer_error": best.kernel_transfer_error,
-        "wasserstein": best.wasserstein,
-        "soft_label_entropy": best.soft_label_entropy,
-        "parameters": best.parameters,
-        "seconds": round(trained.result.seconds, 3),
-    }
+    numbers = tuple(numbers_in("plan").values())
+    facts = {"parameters": count_parameters(student), "seconds": round(trained.result.seconds, 3)}
+    of_best = embeddings_on_test(student, trained.splits, numbers, teacher=teacher)
+    of_last = None
+    if trained.classifies:
+        last = load_student(folder, lambda: student, name=name, last=True)  # into the module that had the best weights
+        of_last = embeddings_on_test(last, trained.splits, [number for number in numbers if number.last])
+    values: dict[str, Value] = {}
+    for number in numbers:
+        of = of_last if number.last else of_best
+        values |= measured([number], of, facts=facts, classifies=trained.classifies)
+    return values

@@ -32,15 +32,14 @@ def evaluate(
     allow(trust)
     config, splits, made = _made(run, weights, last=last, overrides=set_ or [], trust=trust)
     device = str(pick_device(config.stages[config.last].train.device))
+    classifies = config.stages[config.last].classifies()
     columns: dict[str, Any] = {
-        name: measure(student, splits, teacher=made.teacher, device=device).to_dict()
+        name: measure(student, splits, teacher=made.teacher, classifies=classifies, device=device).to_dict()
         for name, student in made.students.items()
     }
-    if not config.stages[config.last].classifies():
-        columns = {name: {**found, "accuracy": None} for name, found in columns.items()}
     if made.teacher is not None:
         columns["teacher"] = measure(made.teacher, splits, device=device).to_dict()
-    typer.echo(json.dumps(columns, indent=2) if as_json else table(columns, title="test set", spread=True))
+    typer.echo(json.dumps(columns, indent=2) if as_json else table(columns, title="test set", detail=True))
 
 
 def _made(

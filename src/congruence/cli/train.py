@@ -20,17 +20,6 @@ if TYPE_CHECKING:
     from congruence.pipeline.stages import StageRun
 
 TEST = "test.json"
-_ROWS = {
-    "accuracy": ("accuracy", ".4f"),
-    "retrieval_map": ("retrieval mAP", ".4f"),
-    "gpcl": ("coherence GPCL", ".4f"),
-    "parameters": ("parameters", ",d"),
-}
-_SPREAD = {
-    "soft_label_entropy": ("soft-label H", ".4f"),
-    "intra_class_similarity": ("intra-class sim.", ".4f"),
-    "inter_class_similarity": ("inter-class sim.", ".4f"),
-}
 Numbers = Mapping[str, Mapping[str, Any]]
 
 
@@ -68,10 +57,11 @@ def allow(trust: bool) -> None:
 def _tested(ended: StageRun, name: str, path: Path, device: str) -> Numbers:
     """Measure the best and the last weights and the teacher, once: the next time the file is read."""
     from congruence.core.files import write_json
+    from congruence.evaluation.stored import renamed
     from congruence.models import load_into, load_weights
 
     if path.exists():
-        return dict(json.loads(path.read_text(encoding="utf8")))
+        return {name: renamed(column) for name, column in json.loads(path.read_text(encoding="utf8")).items()}
     student = ended.students[name]
     tested = {"best": measured(student, ended, device)}
     best = {key: value.clone() for key, value in student.state_dict().items()}
@@ -93,14 +83,17 @@ def measured(model: nn.Module, ended: StageRun, device: str, *, teacher: bool = 
     from congruence.evaluation import measure
     from congruence.training.distributed import pick_device
 
-    found = measure(
-        model, ended.splits, teacher=ended.teacher if teacher else None, device=str(pick_device(device))
+    return measure(
+        model,
+        ended.splits,
+        teacher=ended.teacher if teacher else None,
+        classifies=ended.classifies or not teacher,
+        device=str(pick_device(device)),
     ).to_dict()
-    return found if ended.classifies or not teacher else {**found, "accuracy": None}
 
 
-def table(columns: Numbers, *, title: str, spread: bool = False) -> str:
-    """Write test numbers with a column for each model; with `spread`, what soft labels and classes hold as well.
+def table(columns: Numbers, *, title: str, detail: bool = False) -> str:
+    """Write test numbers with a column for each model, with `detail` those that the table calls details as well.
 
     Example:
         >>> print(table({"best": {"accuracy": 0.5, "parameters": 1200}}, title="test set"))
@@ -108,12 +101,18 @@ def table(columns: Numbers, *, title: str, spread: bool = False) -> str:
         accuracy            0.5000
         parameters           1,200
     """
-    lines = [f"{title:16}" + "".join(f"{name:>10}" for name in columns)]
-    for key, (label, form) in {**_ROWS, **(_SPREAD if spread else {})}.items():
-        values = [column.get(key) for column in columns.values()]
-        if any(value is not None for value in values):
-            lines.append(f"{label:16}" + "".join(f"{'-' if v is None else format(v, form):>10}" for v in values))
-    return "\n".join(lines)
+    from congruence.evaluation.stored import described
+
+    lines = [(title, list(columns))]
+    numbers = described("run", [key for column in columns.values() for key in column])
+    for number in sorted(numbers, key=lambda number: number.detail):
+        label = number.key if number.label is None else number.label
+        values = [column.get(number.key) for column in columns.values()]
+        if label and (detail or not number.detail) and any(value is not None for value in values):
+            lines.append((label, ["-" if value is None else format(value, number.form) for value in values]))
+    longest = max(len(label) for label, _ in lines)
+    width = max(16, longest + (longest > 16))
+    return "\n".join(label.ljust(width) + "".join(f"{cell:>10}" for cell in line) for label, line in lines)
 
 
 def folder(out: Path | None, config: RunConfig, names: Sequence[str] = ()) -> Path:

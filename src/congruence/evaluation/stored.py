@@ -1,0 +1,29 @@
+"""Numbers as they are stored: in a run's test.json, a plan's cells and results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from congruence.evaluation.number import Number, Place
+from congruence.evaluation.numbers import numbers_in
+
+# Names under which numbers were stored before; each stands for one that has another name now.
+_RENAMED = {"kernel_transfer_error": "cosine_kernel_transfer_error"}
+
+
+def renamed(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run's or a plan's stored numbers, also older ones, under the names of today.
+
+    Example:
+        >>> renamed({"gpcl": 0.9, "kernel_transfer_error": 0.2})
+        {'gpcl': 0.9, 'cosine_kernel_transfer_error': 0.2}
+    """
+    return {_RENAMED.get(key, key): value for key, value in stored.items()}
+
+
+def described(place: Place, stored: Iterable[str]) -> tuple[Number, ...]:
+    """Return how to show stored numbers: the rows of a place, then a plain one for each name that none of them has."""
+    rows = numbers_in(place)
+    others = [name for name in dict.fromkeys(stored) if name not in rows]
+    return (*rows.values(), *(Number(name, None, shown=(place,)) for name in others))

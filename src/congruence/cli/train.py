@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from congruence.config import RunConfig
     from congruence.data import Splits
+    from congruence.evaluation import Number
     from congruence.pipeline.stages import StageRun
 
 TEST = "test.json"
@@ -24,13 +25,22 @@ Numbers = Mapping[str, Mapping[str, Any]]
 
 
 def train(
-    config: RunConfig, out: Path, *, resume: bool, trust: bool, only: str | None = None, splits: Splits | None = None
+    config: RunConfig,
+    out: Path,
+    *,
+    resume: bool,
+    trust: bool,
+    only: str | None = None,
+    splits: Splits | None = None,
+    metrics: Sequence[str] = (),
 ) -> None:
     """Run a configuration, measure its last stage's students on the test set, and say where they are."""
     from congruence.core import ranks
+    from congruence.evaluation.own import own_numbers
     from congruence.pipeline import run
 
     allow(trust)
+    own = own_numbers(metrics, trust=trust)
     with Reporter() as reporter:
         finished = run(config, out, resume=resume, trust=trust, callbacks=reporter, only=only, splits=splits)
     if ranks.rank() != 0:
@@ -40,7 +50,7 @@ def train(
     device = config.stages[stage].train.device
     for name in ended.students:
         several = len(ended.students) > 1
-        tested = _tested(ended, name, out / (f"test-{name}.json" if several else TEST), device)
+        tested = _tested(ended, name, out / (f"test-{name}.json" if several else TEST), device, own)
         typer.echo(table(tested, title=name if several else "test set"))
     for name, path in ended.result.student_files.items():
         typer.echo(f"{name}: {path}")
@@ -54,28 +64,38 @@ def allow(trust: bool) -> None:
         sys.path.insert(0, str(Path.cwd()))
 
 
-def _tested(ended: StageRun, name: str, path: Path, device: str) -> Numbers:
-    """Measure the best and the last weights and the teacher, once: the next time the file is read."""
+def _tested(ended: StageRun, name: str, path: Path, device: str, own: Sequence[Number]) -> Numbers:
+    """Measure the best and the last weights and the teacher, once: the next time the file is read.
+
+    A file without a metric of a package's or of the user's own is measured again.
+    """
     from congruence.core.files import write_json
-    from congruence.evaluation.stored import renamed
+    from congruence.evaluation.numbers import numbers_in
+    from congruence.evaluation.stored import lacking, renamed
     from congruence.models import load_into, load_weights
 
+    before: Numbers = {}
     if path.exists():
-        return {name: renamed(column) for name, column in json.loads(path.read_text(encoding="utf8")).items()}
+        before = {column: renamed(values) for column, values in json.loads(path.read_text(encoding="utf8")).items()}
+        if not lacking(before["best"], (*numbers_in("run").values(), *own)):
+            return before
     student = ended.students[name]
-    tested = {"best": measured(student, ended, device)}
+    tested = {"best": measured(student, ended, device, own)}
     best = {key: value.clone() for key, value in student.state_dict().items()}
     file = ended.result.student_files[name]
     load_into(student, load_weights(file.with_name(f"{file.stem}-last.safetensors")), source="the last epoch")
-    tested["last"] = measured(student, ended, device)
+    tested["last"] = measured(student, ended, device, own)
     load_into(student, best, source="the best epoch")
     if ended.teacher is not None:
         tested["teacher"] = measured(ended.teacher, ended, device, teacher=False)
+    tested = {column: {**before.get(column, {}), **values} for column, values in tested.items()}
     write_json(path, tested)
     return tested
 
 
-def measured(model: nn.Module, ended: StageRun, device: str, *, teacher: bool = True) -> dict[str, Any]:
+def measured(
+    model: nn.Module, ended: StageRun, device: str, own: Sequence[Number] = (), *, teacher: bool = True
+) -> dict[str, Any]:
     """Return a student's test numbers, or with `teacher` False the teacher's own.
 
     A student whose terms teach no class has no accuracy.
@@ -87,6 +107,7 @@ def measured(model: nn.Module, ended: StageRun, device: str, *, teacher: bool = 
         model,
         ended.splits,
         teacher=ended.teacher if teacher else None,
+        own=own,
         classifies=ended.classifies or not teacher,
         device=str(pick_device(device)),
     ).to_dict()

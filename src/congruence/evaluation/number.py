@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+from torch import Tensor
 
 from congruence.core import check
 from congruence.evaluation.embeddings import NEEDS, Embeddings
@@ -63,3 +66,32 @@ class Number:
             return {self.key: None}
         value = self.function(of)
         return dict(value) if isinstance(value, Mapping) else {self.key: value}
+
+
+def from_outside(number: Number, called: str) -> Number:
+    """Return a row that is not the library's: what its function does wrong is one sentence with its name.
+
+    Several numbers that it gives are called KEY.NAME each.
+    """
+    function = number.function
+
+    def measure(of: Embeddings) -> dict[str, Value]:
+        try:
+            result = None if function is None else function(of)
+        except Exception as error:
+            reason = (str(error).splitlines() or [""])[0].removesuffix(".")
+            raise ValueError(f"The metric '{called}' failed: {type(error).__name__}: {reason}.") from error
+        if isinstance(result, Mapping):
+            return {f"{number.key}.{name}": _plain(value, called) for name, value in result.items()}
+        return {number.key: _plain(result, called)}
+
+    return replace(number, function=measure)
+
+
+def _plain(value: Any, called: str) -> float | None:
+    """Return a number of any kind, also a tensor of one element, as Python's own."""
+    plain = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+    if plain is not None and not isinstance(plain, numbers.Real):
+        got = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"The metric '{called}' must give a number, several by name, or None, got {got}.")
+    return None if plain is None else float(plain)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping
+from importlib.metadata import entry_points
 from types import MappingProxyType
 
 from congruence.evaluation import from_embeddings, retrieval
-from congruence.evaluation.number import PLACES, Number, Place
+from congruence.evaluation.number import PLACES, Number, Place, from_outside
 
+GROUP = "congruence.metrics"
 _TEACHER: tuple[str, ...] = ("teacher",)
 _LABEL_LOGITS = ("labels", "every_label")
 _BOTH_LOGITS = ("teacher", "student_logits", "teacher_logits")
@@ -218,7 +220,19 @@ def table(rows: Iterable[Number]) -> Mapping[Place, Mapping[str, Number]]:
 
 @functools.cache
 def _all() -> Mapping[Place, Mapping[str, Number]]:
-    return table(ROWS)
+    return table((*ROWS, *_contributed()))
+
+
+def _contributed() -> list[Number]:
+    rows = []
+    for point in entry_points(group=GROUP):
+        number = point.load()
+        if not isinstance(number, Number):
+            raise ValueError(
+                f"The entry point '{point.name}' of {GROUP} must name a Number, got {type(number).__name__}."
+            )
+        rows.append(from_outside(number, number.key))
+    return rows
 
 
 def numbers_in(place: Place) -> Mapping[str, Number]:

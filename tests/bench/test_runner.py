@@ -43,7 +43,7 @@ def test_one_line_a_method_and_seed(whole):
     assert lines == list(whole.rows)
     assert [(row["method"], row["seed"]) for row in lines] == [("ce", 0), ("ce", 1), ("pkt", 0), ("pkt", 1)]
     shares = ["accuracy_best", "accuracy_last", "retrieval_map", "gpcl"]
-    fidelity = ["kernel_transfer_error", "wasserstein", "soft_label_entropy"]
+    fidelity = ["cosine_kernel_transfer_error", "wasserstein", "soft_label_entropy"]
     for row in lines:
         assert list(row) == ["method", "variant", "seed", "factor", *shares, *fidelity, "parameters", "seconds"]
         assert all(0 <= row[key] <= 1 for key in shares)
@@ -64,6 +64,19 @@ def test_finished_cells_are_not_redone(whole):
     assert again.rows == whole.rows
     assert before == {path: path.stat().st_mtime_ns for path in whole.path.parent.rglob("*.safetensors")}
     assert len(told) == 4
+
+
+def test_finished_cells_of_an_older_version_are_read_under_the_names_of_today(whole):
+    teacher = whole.path.parent / "teachers" / next(iter(whole.teachers)) / "teacher.json"
+    today = {path: path.read_text() for path in (teacher, *(folder / "cell.json" for folder in whole.cells))}
+    for path, text in today.items():
+        assert text.count('"cosine_kernel_transfer_error"') == 1
+        path.write_text(text.replace('"cosine_kernel_transfer_error"', '"kernel_transfer_error"'))
+    again = run_plan(plan(), whole.path.parent, workers=0)
+    for path, text in today.items():
+        path.write_text(text)
+    assert again.rows == whole.rows
+    assert again.teachers == whole.teachers
 
 
 def test_lost_cells_come_again_to_the_same_numbers_in_workers(whole):

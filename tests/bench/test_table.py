@@ -39,11 +39,11 @@ def test_lines():
 
 
 def test_more_columns_are_those_that_a_run_has():
-    known = [{**ROWS[0], "kernel_transfer_error": 0.25, "wasserstein": None, "factor": 1.0}, ROWS[1]]
-    heading, line = cells(known, more=True)
-    assert heading[5:] == ["kernel error", "parameters"]
+    rows = [{**ROWS[0], "cosine_kernel_transfer_error": 0.25, "wasserstein": None, "factor": 1.0}, ROWS[1]]
+    heading, line = cells(rows, more=True)
+    assert heading[5:] == ["kernel error (cosine)", "parameters"]
     assert line[5] == "0.250"
-    assert cells(known)[0][5:] == ["parameters"]
+    assert cells(rows)[0][5:] == ["parameters"]
 
 
 def test_a_teacher_is_called_by_its_name():

@@ -9,7 +9,13 @@ from torch import nn
 
 import congruence as cg
 from congruence.evaluation import embed
-from congruence.evaluation.embed import known_accuracy
+from congruence.evaluation.embed import beside
+from congruence.evaluation.numbers import numbers_in
+
+
+def accuracy(embedded):
+    """The table's row of accuracy."""
+    return numbers_in("run")["accuracy"].measure(beside(embedded))["accuracy"]
 
 
 def test_rows_come_in_the_loader_s_order():
@@ -30,7 +36,7 @@ def test_maps_are_averaged_and_models_without_logits_have_none():
     torch.testing.assert_close(found.features, model(images).mean((2, 3)).detach())
     assert found.logits is None
     assert found.labels is None
-    assert known_accuracy(found) is None
+    assert accuracy(found) is None
 
 
 def test_the_head_makes_the_logits_of_the_embeddings():
@@ -49,10 +55,10 @@ def test_accuracy_is_of_the_labelled_samples():
     points, labels = data().tensors
     some = labels.clone()
     some[::2] = -1
-    found = known_accuracy(embed(model, [(points, some)]))
-    assert found == known_accuracy(embed(model, [(points[1::2], labels[1::2])]))
-    assert known_accuracy(embed(model, [(points, torch.full_like(labels, -1))])) is None
-    assert known_accuracy(embed(model, [(points, labels + 5)])) is None
+    found = accuracy(embed(model, [(points, some)]))
+    assert found == accuracy(embed(model, [(points[1::2], labels[1::2])]))
+    assert accuracy(embed(model, [(points, torch.full_like(labels, -1))])) is None
+    assert accuracy(embed(model, [(points, labels + 5)])) is None
 
 
 def test_an_empty_loader_and_an_unknown_layer():

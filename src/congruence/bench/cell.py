@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,12 @@ from congruence.bench.plan import Cell
 from congruence.config.schema import RunConfig
 from congruence.core.files import atomic, write_json
 from congruence.evaluation.embed import Embedded
-from congruence.evaluation.measure import accuracy_on_test, embed_test, measure
+from congruence.evaluation.measure import embed_test, embeddings_on_test, measured
+from congruence.evaluation.number import Number, Value
+from congruence.evaluation.numbers import numbers_in
+from congruence.evaluation.own import own_numbers
+from congruence.evaluation.stored import lacking, renamed
+from congruence.models.parameters import count_parameters
 from congruence.pipeline.stages import StageRun, run
 from congruence.pipeline.student import load_student
 from congruence.training import NonFiniteLossError
@@ -31,16 +36,32 @@ Row = dict[str, Any]
 class Job:
     """A cell, its folder, the weights of its teacher (None where there is none), and whether it is a trial.
 
-    A trial is judged on validation and never sees the test split.
+    A trial is judged on validation and never sees the test split. `metrics` are the user's own, as text, since a job
+    goes to other processes; `trust` allows them and the configuration's factories to be imported.
     """
 
     cell: Cell
     folder: Path
     weights: Path | None
     trial: bool = False
+    metrics: tuple[str, ...] = ()
+    trust: bool = False
+
+    def numbers(self) -> tuple[Number, ...]:
+        """Return what the cell is measured by."""
+        return (*numbers_in("plan").values(), *own_numbers(self.metrics, trust=self.trust))
 
     def finished(self) -> Row | None:
-        """Return the result of a cell that is done.
+        """Return the result of a cell that is done and has every number.
+
+        Raises:
+            ValueError: where the folder holds the result of another config.
+        """
+        result = self.stored()
+        return None if result is None or (not self.trial and lacking(result, self.numbers())) else result
+
+    def stored(self) -> Row | None:
+        """Return the result that the folder holds.
 
         Raises:
             ValueError: where the folder holds the result of another config.
@@ -48,13 +69,13 @@ class Job:
         path = self.folder / RESULT
         if not path.exists():
             return None
-        kept = json.loads(path.read_text(encoding="utf8"))
-        if kept["key"] != self.cell.key():
+        stored = json.loads(path.read_text(encoding="utf8"))
+        if stored["key"] != self.cell.key():
             raise ValueError(
                 f"The folder '{self.folder}' holds a cell of another plan or config: choose another --out. "
                 "Nothing was changed."
             )
-        return dict(kept["result"])
+        return renamed(stored["result"])
 
     def config(self) -> RunConfig:
         """Return the last stage with its teacher's weights; cells of one teacher share its cache."""
@@ -65,20 +86,25 @@ class Job:
 def teach(cell: Cell, folder: Path, **options: Any) -> Row:
     """Train the stages that the cell's student learns from, unless they are there; return the teacher's numbers."""
     path = folder / "teacher.json"
-    if not path.exists():
-        stage = str(cell.teacher)
-        with _one_thread():
-            trained = run(cell.config, folder, resume=True, only=stage, **options)[stage]
-            write_json(path, _numbers(trained, folder, trained.teacher))
-    return dict(json.loads(path.read_text(encoding="utf8")))
+    numbers = tuple(numbers_in("plan").values())
+    before = renamed(json.loads(path.read_text(encoding="utf8"))) if path.exists() else {}
+    if before and not lacking(before, numbers):
+        return before
+    stage = str(cell.teacher)
+    with _one_thread():
+        trained = run(cell.config, folder, resume=True, only=stage, **options)[stage]
+        row = {**before, **_numbers(trained, folder, trained.teacher, numbers)}
+    write_json(path, row)
+    return row
 
 
 def run_cell(job: Job) -> Row:
     """Run a cell with one thread, and return its row."""
     cell, config = job.cell, job.config()
     with _one_thread():
-        numbers = _tried(cell, config, job.folder) if job.trial else _measured(config, job)
-    row = {"method": cell.method, "variant": cell.variant, "seed": cell.seed, "factor": cell.factor, **numbers}
+        numbers = _tried(config, job) if job.trial else _measured(config, job)
+    row = {"method": cell.method, "variant": cell.variant, "seed": cell.seed, "factor": cell.factor}
+    row = {**row, **(job.stored() or {}), **numbers}  # what was measured by another metric before stays
     write_json(job.folder / RESULT, {"key": cell.key(), "result": row})
     return row
 
@@ -95,8 +121,9 @@ def _one_thread() -> Iterator[None]:
 
 
 def _measured(config: RunConfig, job: Job) -> Row:
-    trained = run(config, job.folder, resume=True)[config.last]
-    return _numbers(trained, job.folder, _seen_by_teacher(trained, job.weights))
+    numbers = job.numbers()  # what cannot be imported shows before the training
+    trained = run(config, job.folder, resume=True, trust=job.trust)[config.last]
+    return _numbers(trained, job.folder, _seen_by_teacher(trained, job.weights), numbers)
 
 
 def _seen_by_teacher(trained: StageRun, weights: Path | None) -> nn.Module | Embedded | None:
@@ -110,32 +137,31 @@ def _seen_by_teacher(trained: StageRun, weights: Path | None) -> nn.Module | Emb
     return Embedded(*torch.load(path, weights_only=True))
 
 
-def _tried(cell: Cell, config: RunConfig, folder: Path) -> Row:
+def _tried(config: RunConfig, job: Job) -> Row:
     """Return a trial's validation accuracy (of the first student), 0 where its weight made the loss overflow."""
     try:
-        trained = run(config, folder, resume=True)[config.last]
+        trained = run(config, job.folder, resume=True, trust=job.trust)[config.last]
     except NonFiniteLossError:
         return {"accuracy": 0.0, "diverged": True}
     name, best = next(iter(trained.result.best.items()))
     accuracy = best.get(f"accuracy/{name}", best.get("accuracy"))
     if accuracy is None:
-        raise ValueError(f"The weight of '{cell.method}' is found by validation accuracy: its terms teach no class.")
+        method = job.cell.method
+        raise ValueError(f"The weight of '{method}' is found by validation accuracy: its terms teach no class.")
     return {"accuracy": accuracy}
 
 
-def _numbers(trained: StageRun, folder: Path, teacher: nn.Module | Embedded | None) -> Row:
+def _numbers(trained: StageRun, folder: Path, teacher: nn.Module | Embedded | None, numbers: Sequence[Number]) -> Row:
     """Return a row's numbers: those of the first student, where they are several that teach each other."""
     name, student = next(iter(trained.students.items()))
-    best = measure(student, trained.splits, teacher=teacher)
-    last = load_student(folder, lambda: student, name=name, last=True) if trained.classifies else None
-    return {
-        "accuracy_best": best.accuracy if trained.classifies else None,
-        "accuracy_last": None if last is None else accuracy_on_test(last, trained.splits),
-        "retrieval_map": best.retrieval_map,
-        "gpcl": best.gpcl,
-        "kernel_transfer_error": best.kernel_transfer_error,
-        "wasserstein": best.wasserstein,
-        "soft_label_entropy": best.soft_label_entropy,
-        "parameters": best.parameters,
-        "seconds": round(trained.result.seconds, 3),
-    }
+    facts = {"parameters": count_parameters(student), "seconds": round(trained.result.seconds, 3)}
+    of_best = embeddings_on_test(student, trained.splits, numbers, teacher=teacher)
+    of_last = None
+    if trained.classifies:
+        last = load_student(folder, lambda: student, name=name, last=True)  # into the module that had the best weights
+        of_last = embeddings_on_test(last, trained.splits, [number for number in numbers if number.last])
+    values: dict[str, Value] = {}
+    for number in numbers:
+        of = of_last if number.last else of_best
+        values |= measured([number], of, facts=facts, classifies=trained.classifies)
+    return values

@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from congruence.bench.plan import Cell, Plan
 from congruence.core import check
 from congruence.core.files import atomic, writable
 from congruence.data import Splits
+from congruence.evaluation.own import own_numbers
 from congruence.pipeline.build import rehearse
 from congruence.pipeline.context import RunContext, load_splits
 
@@ -49,6 +50,8 @@ def run_plan(
     workers: int | None = None,
     report: Report | None = None,
     teacher_options: dict[str, Any] | None = None,
+    metrics: Sequence[str] = (),
+    trust: bool = False,
 ) -> Results:
     """Run every cell that has no result yet, and write `results.jsonl`, one line a cell.
 
@@ -62,19 +65,26 @@ def run_plan(
         workers: processes, one thread each; by default one a core. 0 runs the cells here, one after another.
         report: called with a row, how many runs are done, and how many there are.
         teacher_options: passed on to the training of teachers (`callbacks`).
+        metrics: of the user's own, "package.module:function", by which every cell is measured as well.
+        trust: whether these, and the factories of configurations, may be imported.
 
     Raises:
         ValueError: where `out` holds another plan's cells, or cannot be written to; before a teacher is trained also
             for what does not fit in a row that it teaches.
     """
     check.hyperparameters("run_plan", {"workers": _WORKERS}, workers=workers)
+    own_numbers(metrics, trust=trust)
     writable(out)
-    trials = {cell.trial: _job(cell, out, "trials") for cell in plan.trials()}
+
+    def job(cell: Cell, kind: str) -> Job:
+        return replace(_job(cell, out, kind), metrics=tuple(metrics), trust=trust)
+
+    trials = {cell.trial: job(cell, "trials") for cell in plan.trials()}
     cells = plan.cells()
     total = len(trials) + len(cells)
     finished_trials = {name: row for name, job in trials.items() if (row := job.finished()) is not None}
-    _rehearse([*trials.values(), *(_job(cell, out, "cells") for cell in cells)])
-    taught = _teachers(cells, out, teacher_options or {})
+    _rehearse([*trials.values(), *(job(cell, "cells") for cell in cells)])
+    taught = _teachers(cells, out, {"trust": trust, **(teacher_options or {})})
     _write(out / "teachers.jsonl", list(taught.values()))
     tried = _run(
         trials,
@@ -85,7 +95,7 @@ def run_plan(
     )
     factors = _best(trials, tried)
     weighted = [cell.weighted(factors.get(cell.row, 1.0)) for cell in cells]
-    jobs = {cell.name: _job(cell, out, "cells") for cell in weighted}
+    jobs = {cell.name: job(cell, "cells") for cell in weighted}
     finished = {name: row for name, job in jobs.items() if (row := job.finished()) is not None}
     rows = _run(
         jobs,
@@ -147,13 +157,14 @@ def _run(
 
 def _rehearse(jobs: Sequence[Job]) -> None:
     """Find out whether the rows fit whose teacher is still to be trained; the seeds of a row fit alike."""
-    rows = {(job.cell.row, job.trial): job.cell.config for job in jobs if job.weights and not job.weights.exists()}
+    rows = {(job.cell.row, job.trial): job for job in jobs if job.weights and not job.weights.exists()}
     splits: dict[str, Splits] = {}
-    for config in rows.values():
+    for job in rows.values():
+        config = job.cell.config
         name = repr(config.data)
         if name not in splits:
             splits = {name: load_splits(config.data)}
-        rehearse(config, RunContext(splits[name]))
+        rehearse(config, RunContext(splits[name], trust=job.trust))
 
 
 def _teachers(cells: Sequence[Cell], out: Path, options: dict[str, Any]) -> dict[str, Row]:

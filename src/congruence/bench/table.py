@@ -6,18 +6,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-COLUMNS = (
-    ("accuracy_best", "accuracy, best (%)", 100.0, 1),
-    ("accuracy_last", "accuracy, last (%)", 100.0, 1),
-    ("retrieval_map", "retrieval mAP (%)", 100.0, 1),
-    ("gpcl", "GPCL", 1.0, 3),
-)
-MORE = (
-    ("kernel_transfer_error", "kernel error", 1.0, 3),
-    ("wasserstein", "W2²", 1.0, 2),
-    ("soft_label_entropy", "entropy (nats)", 1.0, 3),
-    ("seconds", "seconds", 1.0, 0),
-)
+from congruence.evaluation.number import Number
+from congruence.evaluation.numbers import RESERVED
+from congruence.evaluation.stored import described
+
+_SIZE = "parameters"  # the last column, of the first row's student: without mean and deviation
 
 
 def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
@@ -54,27 +47,32 @@ def cells(
     """Return the table's lines, the heading first: teachers, then the methods in their order.
 
     A number that no run has is "–". A teacher is called what its `name` says, or "teacher". With `more` there are also
-    the fidelity of the kernel and of the distribution, the entropy of the predictions, the weight's factor where it was
-    tuned, and the seconds of training, without those that no run has.
+    the table's details that some run has, and the weight's factor where it was tuned.
     """
-    known = {key for row in (*rows, *teachers) for key, value in row.items() if value is not None}
-    columns = (*COLUMNS, *(column for column in MORE if column[0] in known)) if more else COLUMNS
+    stored = [(key, value) for row in (*rows, *teachers) for key, value in row.items() if key not in RESERVED]
+    names, had = dict(stored), {key for key, value in stored if value is not None}
+    columns = [
+        number
+        for number in described("plan", names)
+        if number.key in (had if number.detail else names) and (more or not number.detail) and number.key != _SIZE
+    ]
     tuned = more and any(row.get("factor", 1.0) != 1.0 for row in rows)
-    lines = [["", *(title for _, title, _, _ in columns), *(["weight ×"] if tuned else []), "parameters"]]
+    titles = [number.title or number.key for number in columns]
+    lines = [["", *titles, *(["weight ×"] if tuned else []), _SIZE]]
     groups = [(teacher.get("name", "teacher"), [teacher]) for teacher in teachers]
     for method in dict.fromkeys(row["method"] for row in rows):
         groups.append((method, [row for row in rows if row["method"] == method]))
     for name, group in groups:
         factor = [f"{group[0]['factor']:g}" if "factor" in group[0] else "–"] if tuned else []
-        lines.append([name, *_numbers(group, columns), *factor, f"{group[0]['parameters']:,}"])
+        lines.append([name, *_numbers(group, columns), *factor, f"{group[0][_SIZE]:,}"])
     return lines
 
 
-def _numbers(rows: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str, float, int]]) -> list[str]:
+def _numbers(rows: Sequence[Mapping[str, Any]], columns: Sequence[Number]) -> list[str]:
     line = []
-    for key, _, scale, digits in columns:
-        values = [row[key] * scale for row in rows if row.get(key) is not None]
-        line.append(_number(*mean_sd(values), digits) if values else "–")
+    for number in columns:
+        values = [row[number.key] * number.scale for row in rows if row.get(number.key) is not None]
+        line.append(_number(*mean_sd(values), number.digits) if values else "–")
     return line
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from congruence.cli.options import Metric, Trust
+
 if TYPE_CHECKING:
     from congruence.bench.plan import Plan
 
@@ -36,23 +38,37 @@ def bench(
     workers: Annotated[int | None, typer.Option(help="Processes; by default one a core.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE for every recipe.")] = None,
     variant: Annotated[list[str] | None, typer.Option(help="Only this variant; may be given again.")] = None,
+    trust: Trust = False,
+    metric: Metric = None,
 ) -> None:
     """Run a plan: its methods × variants × seeds, each cell once, after the search for weights that it may ask for."""
     from congruence.bench.planfile import load_plan
 
     loaded = load_plan(plan, overrides=tuple(set_ or ()))
-    run(loaded.only(*variant) if variant else loaded, out, workers, more=True)
+    run(loaded.only(*variant) if variant else loaded, out, workers, more=True, trust=trust, metrics=metric or ())
 
 
-def run(plan: Plan, out: Path, workers: int | None, *, more: bool) -> None:
+def run(
+    plan: Plan, out: Path, workers: int | None, *, more: bool, trust: bool = False, metrics: Sequence[str] = ()
+) -> None:
     """Run a plan with progress, and print its tables and where the best student is."""
     from congruence.bench.runner import run_plan
     from congruence.bench.table import cells, split, text
     from congruence.cli.progress import Cells, progress
+    from congruence.cli.train import allow
 
+    allow(trust)  # worker processes have the paths of this one
     with progress("teacher") as callback:
         watch = Cells()
-        results = run_plan(plan, out, workers=workers, report=watch, teacher_options={"callbacks": (callback,)})
+        results = run_plan(
+            plan,
+            out,
+            workers=workers,
+            report=watch,
+            teacher_options={"callbacks": (callback,)},
+            metrics=metrics,
+            trust=trust,
+        )
         watch.close()
     for title, rows in split(results.rows).items():
         print(f"\n{title}".rstrip())

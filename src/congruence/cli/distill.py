@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from congruence.cli.options import Out, Resume, Set, Trust
+from congruence.cli.options import Metric, Out, Resume, Set, Trust
 
 if TYPE_CHECKING:
     from congruence.config import RunConfig
@@ -27,6 +27,7 @@ def distill(
     resume: Resume = False,
     set_: Set = None,
     trust: Trust = False,
+    metric: Metric = None,
     teacher: Annotated[
         str | None, typer.Option(help="A model of the zoo, or package.module:callable.", rich_help_panel=_NO_CONFIG)
     ] = None,
@@ -62,7 +63,7 @@ def distill(
         if not (teacher and student and data):
             raise ValueError("Give a configuration (a file or a recipe's name), or --teacher, --student and --data.")
         loaded, splits = _quick(teacher, teacher_weights, student, data, method or ["kd"], epochs, set_ or ())
-    train(loaded, folder(out, loaded), resume=resume, trust=trust, splits=splits)
+    train(loaded, folder(out, loaded), resume=resume, trust=trust, splits=splits, metrics=metric or ())
 
 
 def _quick(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from congruence.cli.options import Set, Trust
+from congruence.cli.options import Metric, Set, Trust
 
 if TYPE_CHECKING:
     from congruence.config import RunConfig
@@ -23,24 +23,26 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     set_: Set = None,
     trust: Trust = False,
+    metric: Metric = None,
 ) -> None:
     """Measure a student on the test set: accuracy, retrieval mAP, coherence with its teacher (GPCL), size, spread."""
     from congruence.cli.train import allow, table
     from congruence.evaluation import measure
+    from congruence.evaluation.own import own_numbers
     from congruence.training.distributed import pick_device
 
     allow(trust)
+    own = own_numbers(metric or (), trust=trust)
     config, splits, made = _made(run, weights, last=last, overrides=set_ or [], trust=trust)
     device = str(pick_device(config.stages[config.last].train.device))
+    classifies = config.stages[config.last].classifies()
     columns: dict[str, Any] = {
-        name: measure(student, splits, teacher=made.teacher, device=device).to_dict()
+        name: measure(student, splits, teacher=made.teacher, own=own, classifies=classifies, device=device).to_dict()
         for name, student in made.students.items()
     }
-    if not config.stages[config.last].classifies():
-        columns = {name: {**found, "accuracy": None} for name, found in columns.items()}
     if made.teacher is not None:
         columns["teacher"] = measure(made.teacher, splits, device=device).to_dict()
-    typer.echo(json.dumps(columns, indent=2) if as_json else table(columns, title="test set", spread=True))
+    typer.echo(json.dumps(columns, indent=2) if as_json else table(columns, title="test set", detail=True))
 
 
 def _made(

@@ -14,4 +14,10 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a value: stages.student.train.epochs=3.", metavar="KEY=VALUE"),
 ]
-Trust = Annotated[bool, typer.Option("--trust", help="Allow factories, package.module:callable, to be imported.")]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Allow factories and metrics, package.module:callable, to be imported.")
+]
+Metric = Annotated[
+    list[str] | None,
+    typer.Option("--metric", help="A metric of yours, package.module:function; repeatable.", metavar="PKG:FN"),
+]

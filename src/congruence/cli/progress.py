@@ -107,9 +107,12 @@ class Cells:
 
 
 def _result(row: Mapping[str, Any]) -> str:
-    for key, name in (("accuracy_best", "accuracy"), ("retrieval_map", "retrieval mAP")):
+    from congruence.evaluation.numbers import numbers_in
+
+    for key in ("accuracy_best", "retrieval_map"):
+        number = numbers_in("plan")[key]
         if row.get(key) is not None:
-            return f"{name} {row[key]:.4f}"
+            return f"{number.label} {row[key]:{number.form}}"
     return "trained"
 
 

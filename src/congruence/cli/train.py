@@ -17,31 +17,30 @@ if TYPE_CHECKING:
 
     from congruence.config import RunConfig
     from congruence.data import Splits
+    from congruence.evaluation import Number
     from congruence.pipeline.stages import StageRun
 
-_ROWS = {
-    "accuracy": ("accuracy", ".4f"),
-    "retrieval_map": ("retrieval mAP", ".4f"),
-    "gpcl": ("coherence GPCL", ".4f"),
-    "parameters": ("parameters", ",d"),
-}
-_SPREAD = {
-    "soft_label_entropy": ("soft-label H", ".4f"),
-    "intra_class_similarity": ("intra-class sim.", ".4f"),
-    "inter_class_similarity": ("inter-class sim.", ".4f"),
-}
 Numbers = Mapping[str, Mapping[str, Any]]
 
 
 def train(
-    config: RunConfig, out: Path, *, resume: bool, trust: bool, only: str | None = None, splits: Splits | None = None
+    config: RunConfig,
+    out: Path,
+    *,
+    resume: bool,
+    trust: bool,
+    only: str | None = None,
+    splits: Splits | None = None,
+    metrics: Sequence[str] = (),
 ) -> None:
     """Run a configuration, measure its last stage's students on the test set, and say where they are."""
     from congruence.core import ranks
+    from congruence.evaluation.own import own_numbers
     from congruence.pipeline import run
     from congruence.training.saving.run_directory import RunDirectory
 
     allow(trust)
+    own = own_numbers(metrics, trust=trust)
     with Reporter() as reporter:
         finished = run(config, out, resume=resume, trust=trust, callbacks=reporter, only=only, splits=splits)
     if ranks.rank() != 0:
@@ -51,7 +50,7 @@ def train(
     device = config.stages[stage].train.device
     for name in ended.students:
         several = len(ended.students) > 1
-        tested = _tested(ended, name, RunDirectory(out).test_file(name), device)
+        tested = _tested(ended, name, RunDirectory(out).test_file(name), device, own)
         typer.echo(table(tested, title=name if several else "test set"))
     for name, path in ended.result.student_files.items():
         typer.echo(f"{name}: {path}")
@@ -65,27 +64,38 @@ def allow(trust: bool) -> None:
         sys.path.insert(0, str(Path.cwd()))
 
 
-def _tested(ended: StageRun, name: str, path: Path, device: str) -> Numbers:
-    """Measure the best and the last weights and the teacher, once: the next time the file is read."""
+def _tested(ended: StageRun, name: str, path: Path, device: str, own: Sequence[Number]) -> Numbers:
+    """Measure the best and the last weights and the teacher, once: the next time the file is read.
+
+    A file without a metric of a package's or of the user's own is measured again.
+    """
     from congruence.core.files import write_json
+    from congruence.evaluation.numbers import numbers_in
+    from congruence.evaluation.stored import lacking, renamed
     from congruence.models import load_into, load_weights
 
+    before: Numbers = {}
     if path.exists():
-        return dict(json.loads(path.read_text(encoding="utf8")))
+        before = {column: renamed(values) for column, values in json.loads(path.read_text(encoding="utf8")).items()}
+        if not lacking(before["best"], (*numbers_in("run").values(), *own)):
+            return before
     student = ended.students[name]
-    tested = {"best": measured(student, ended, device)}
+    tested = {"best": measured(student, ended, device, own)}
     best = {key: value.clone() for key, value in student.state_dict().items()}
     file = ended.result.student_files[name]
     load_into(student, load_weights(file.with_name(f"{file.stem}-last.safetensors")), source="the last epoch")
-    tested["last"] = measured(student, ended, device)
+    tested["last"] = measured(student, ended, device, own)
     load_into(student, best, source="the best epoch")
     if ended.teacher is not None:
         tested["teacher"] = measured(ended.teacher, ended, device, teacher=False)
+    tested = {column: {**before.get(column, {}), **values} for column, values in tested.items()}
     write_json(path, tested)
     return tested
 
 
-def measured(model: nn.Module, ended: StageRun, device: str, *, teacher: bool = True) -> dict[str, Any]:
+def measured(
+    model: nn.Module, ended: StageRun, device: str, own: Sequence[Number] = (), *, teacher: bool = True
+) -> dict[str, Any]:
     """Return a student's test numbers, or with `teacher` False the teacher's own.
 
     A student whose terms teach no class has no accuracy.
@@ -93,14 +103,18 @@ def measured(model: nn.Module, ended: StageRun, device: str, *, teacher: bool = 
     from congruence.evaluation import measure
     from congruence.training.distributed import pick_device
 
-    found = measure(
-        model, ended.splits, teacher=ended.teacher if teacher else None, device=str(pick_device(device))
+    return measure(
+        model,
+        ended.splits,
+        teacher=ended.teacher if teacher else None,
+        own=own,
+        classifies=ended.classifies or not teacher,
+        device=str(pick_device(device)),
     ).to_dict()
-    return found if ended.classifies or not teacher else {**found, "accuracy": None}
 
 
-def table(columns: Numbers, *, title: str, spread: bool = False) -> str:
-    """Write test numbers with a column for each model; with `spread`, what soft labels and classes hold as well.
+def table(columns: Numbers, *, title: str, detail: bool = False) -> str:
+    """Write test numbers with a column for each model, with `detail` those that the table calls details as well.
 
     Example:
         >>> print(table({"best": {"accuracy": 0.5, "parameters": 1200}}, title="test set"))
@@ -108,12 +122,18 @@ def table(columns: Numbers, *, title: str, spread: bool = False) -> str:
         accuracy            0.5000
         parameters           1,200
     """
-    lines = [f"{title:16}" + "".join(f"{name:>10}" for name in columns)]
-    for key, (label, form) in {**_ROWS, **(_SPREAD if spread else {})}.items():
-        values = [column.get(key) for column in columns.values()]
-        if any(value is not None for value in values):
-            lines.append(f"{label:16}" + "".join(f"{'-' if v is None else format(v, form):>10}" for v in values))
-    return "\n".join(lines)
+    from congruence.evaluation.stored import described
+
+    lines = [(title, list(columns))]
+    numbers = described("run", [key for column in columns.values() for key in column])
+    for number in sorted(numbers, key=lambda number: number.detail):
+        label = number.key if number.label is None else number.label
+        values = [column.get(number.key) for column in columns.values()]
+        if label and (detail or not number.detail) and any(value is not None for value in values):
+            lines.append((label, ["-" if value is None else format(value, number.form) for value in values]))
+    longest = max(len(label) for label, _ in lines)
+    width = max(16, longest + (longest > 16))
+    return "\n".join(label.ljust(width) + "".join(f"{cell:>10}" for cell in line) for label, line in lines)
 
 
 def folder(out: Path | None, config: RunConfig, names: Sequence[str] = ()) -> Path:

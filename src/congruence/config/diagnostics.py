@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from congruence.config.base import Count, Table, Whole
 from congruence.config.problems import Problems, expected
-from congruence.evaluation.diagnostics import ALL, DIAGNOSTICS, known, without_teacher
+from congruence.evaluation.diagnostics import ALL, DIAGNOSTICS, checked_names, without_teacher
 
 
 class DiagnosticsConfig(Table):
@@ -29,7 +29,7 @@ class DiagnosticsConfig(Table):
 
     @field_validator("measures")
     @classmethod
-    def _known(cls, value: str | list[str]) -> str | list[str]:
+    def _in_table(cls, value: str | list[str]) -> str | list[str]:
         names = [value] if isinstance(value, str) else value
         wrong = [name for name in names if name not in DIAGNOSTICS and names != [ALL]]
         if wrong:
@@ -42,20 +42,20 @@ class DiagnosticsConfig(Table):
         """Return (key, sentence) for what does not fit the stages, of which each has a teacher or has none."""
         names = self.stages or list(stages)
         unknown = [name for name in names if name not in stages]
-        found = [("stages", expected(stages, name, what="a stage of the file: ")) for name in unknown]
+        problems = [("stages", expected(stages, name, what="a stage of the file: ")) for name in unknown]
         if not unknown and not any(stages[name] for name in names):
-            measures = known(self.measures)
+            measures = checked_names(self.measures)
             lost = [name for name in measures if name not in without_teacher(measures)]
-            found += [
+            problems += [
                 ("measures", f"expected what needs no teacher, since there is none, got {name!r}.") for name in lost
             ]
-        return found
+        return problems
 
     def upto(self, stages: Mapping[str, bool]) -> DiagnosticsConfig | None:
         """Return what is left of it for fewer stages, of which each has a teacher or has none."""
-        kept = None if self.stages is None else [name for name in self.stages if name in stages]
-        names = stages if kept is None else kept
+        left = None if self.stages is None else [name for name in self.stages if name in stages]
+        names = stages if left is None else left
         measures: str | list[str] = self.measures
         if not any(stages[name] for name in names):
-            measures = list(without_teacher(known(measures)))
-        return self.model_copy(update={"stages": kept, "measures": measures}) if names and measures else None
+            measures = list(without_teacher(checked_names(measures)))
+        return self.model_copy(update={"stages": left, "measures": measures}) if names and measures else None

@@ -1,20 +1,21 @@
-"""Floor 6: what a student is worth: test numbers, and how faithful it is to its teacher."""
+"""Floor 7: what a student is worth: test numbers, and how faithful it is to its teacher."""
 
 from congruence.evaluation.compare import Comparison, compare
-from congruence.evaluation.diagnostics import DIAGNOSTICS, Diagnostic, diagnose
+from congruence.evaluation.diagnostics import DIAGNOSTICS, diagnose
 from congruence.evaluation.embed import Embedded, embed
 from congruence.evaluation.embeddings import Embeddings
 from congruence.evaluation.measure import Measurement, measure
+from congruence.evaluation.number import Number
 from congruence.evaluation.watch import Diagnostics, diagnostic_loader
 
 __all__ = [
     "DIAGNOSTICS",
     "Comparison",
-    "Diagnostic",
     "Diagnostics",
     "Embedded",
     "Embeddings",
     "Measurement",
+    "Number",
     "compare",
     "diagnose",
     "diagnostic_loader",

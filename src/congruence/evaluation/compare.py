@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
 from torch import nn
 
 from congruence.core import check
-from congruence.evaluation.embed import embed_all, known_accuracy
-from congruence.metrics import agreement, global_perception_coherence
+from congruence.evaluation.embed import beside, embed_all
+from congruence.evaluation.measure import measured
+from congruence.evaluation.number import Value
+from congruence.evaluation.numbers import numbers_in
 from congruence.models.parameters import count_parameters
 
 
@@ -28,6 +30,8 @@ class Comparison:
         gpcl: global perception coherence of the embeddings, by cosine.
         teacher_parameters: of the teacher.
         student_parameters: of the student.
+
+    `more` has the numbers of the table beyond these (a package's); `to_dict` has them too.
     """
 
     samples: int
@@ -37,10 +41,12 @@ class Comparison:
     gpcl: float
     teacher_parameters: int
     student_parameters: int
+    more: dict[str, Value] = field(init=False, default_factory=dict, hash=False)
 
     def to_dict(self) -> dict[str, float | int | None]:
         """Return the numbers as plain values."""
-        return asdict(self)
+        values = asdict(self)
+        return values | values.pop("more")
 
     def to_json(self) -> str:
         """Return the numbers as JSON."""
@@ -81,15 +87,18 @@ def compare(
         if not isinstance(model, nn.Module):
             check.fail("compare", argument, "a torch module", type(model).__name__)
     layers = {"teacher": teacher_layer, "student": student_layer}
-    found = embed_all({"teacher": teacher, "student": student}, loader, layers=layers, device=device)
-    big, small = found["teacher"], found["student"]
-    ours, theirs = small.logits, big.logits
-    return Comparison(
-        samples=len(big.features),
-        teacher_accuracy=known_accuracy(big),
-        student_accuracy=known_accuracy(small),
-        agreement=None if ours is None or theirs is None or ours.shape != theirs.shape else agreement(ours, theirs),
-        gpcl=global_perception_coherence(small.features, big.features),
-        teacher_parameters=count_parameters(teacher),
-        student_parameters=count_parameters(student),
-    )
+    embedded = embed_all({"teacher": teacher, "student": student}, loader, layers=layers, device=device)
+    pair = beside(embedded["student"], embedded["teacher"])
+    sides = {"teacher": (beside(embedded["teacher"]), teacher), "student": (beside(embedded["student"]), student)}
+    values: dict[str, Value] = {"samples": len(pair.student_features)}
+    for number in numbers_in("compare").values():
+        if "teacher" in number.needs:
+            values |= measured([number], pair)
+        else:
+            for side, (of, model) in sides.items():
+                of_side = measured([number], of, facts={"parameters": count_parameters(model)})
+                values |= {f"{side}_{key}": value for key, value in of_side.items()}
+    own_fields: dict[str, Any] = {entry.name: values.pop(entry.name) for entry in fields(Comparison) if entry.init}
+    comparison = Comparison(**own_fields)
+    comparison.more.update(values)
+    return comparison

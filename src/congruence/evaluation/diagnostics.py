@@ -1,61 +1,42 @@
-"""The table of diagnostics: what can be measured of a student while it learns, each from embeddings alone."""
+"""Diagnostics: what the table has for a student while it learns, each from embeddings alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 
 from congruence.core import check
-from congruence.evaluation import diagnosed
-from congruence.evaluation.diagnosed import Numbers
 from congruence.evaluation.embeddings import Embeddings
+from congruence.evaluation.from_embeddings import Numbers
+from congruence.evaluation.number import Number
+from congruence.evaluation.numbers import numbers_in
 
 ALL = "all"
 
 
-@dataclass(frozen=True)
-class Diagnostic:
-    """A row of the table: the function, and what must be there for it."""
+class _Diagnostics(Mapping[str, Number]):
+    """The rows by name, in the order of the alphabet; read on first use, since packages add some."""
 
-    function: Callable[[Embeddings], Numbers]
-    needs: tuple[str, ...] = ()
+    def __getitem__(self, name: str) -> Number:
+        return numbers_in("diagnostics")[name]
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(numbers_in("diagnostics")))
 
-_LOGITS = ("teacher", "student_logits", "teacher_logits")
-DIAGNOSTICS: Mapping[str, Diagnostic] = {
-    "accuracy": Diagnostic(diagnosed.accuracy, ("labels", "known_classes")),
-    "agreement": Diagnostic(diagnosed.agreement, (*_LOGITS, "classes")),
-    "calibration": Diagnostic(diagnosed.calibration, ("labels", "known_classes")),
-    "class_similarity": Diagnostic(diagnosed.class_similarity, ("labels", "pairs")),
-    "effective_kernel_alignment": Diagnostic(diagnosed.effective_kernel_alignment, _LOGITS),
-    "gpcl": Diagnostic(diagnosed.gpcl, ("teacher",)),
-    "gpcl_estimate": Diagnostic(diagnosed.gpcl_estimate, ("teacher",)),
-    "gram_alignment": Diagnostic(diagnosed.gram_alignment, ("teacher",)),
-    "intra_inter_ratio": Diagnostic(diagnosed.intra_inter_ratio, ("labels", "pairs")),
-    "kernel_transfer_bound": Diagnostic(diagnosed.kernel_transfer_bound, ("teacher", "labels")),
-    "kernel_transfer_error": Diagnostic(diagnosed.kernel_transfer_error, ("teacher",)),
-    "landmark_transfer_error": Diagnostic(diagnosed.landmark_transfer_error, ("teacher", "labels")),
-    "linear_cka": Diagnostic(diagnosed.linear_cka, ("teacher",)),
-    "neighbour_overlap": Diagnostic(diagnosed.neighbour_overlap, ("teacher", "two")),
-    "order_preservation": Diagnostic(diagnosed.order_preservation, ("teacher",)),
-    "perception_stability": Diagnostic(diagnosed.perception_stability, ("teacher",)),
-    "rank_preservation": Diagnostic(diagnosed.rank_preservation, ("teacher",)),
-    "risk_gap": Diagnostic(diagnosed.risk_gap, ("teacher", "labels", "teacher_head")),
-    "rkd_distance_discrepancy": Diagnostic(diagnosed.rkd_distance_discrepancy, ("teacher",)),
-    "smallest_landmark_eigenvalue": Diagnostic(diagnosed.smallest_landmark_eigenvalue, ("labels",)),
-    "soft_label_entropy": Diagnostic(diagnosed.soft_label_entropy, ("student_logits",)),
-    "wasserstein": Diagnostic(diagnosed.wasserstein, ("teacher",)),
-}
+    def __len__(self) -> int:
+        return len(numbers_in("diagnostics"))
 
 
-def known(measures: str | Sequence[str]) -> tuple[str, ...]:
+DIAGNOSTICS: Mapping[str, Number] = _Diagnostics()
+
+
+def checked_names(measures: str | Sequence[str]) -> tuple[str, ...]:
     """Return the names of diagnostics, or "all" alone.
 
     Raises:
         ValueError: for a name that is none, with near ones.
 
     Example:
-        >>> known("gpcl")
+        >>> checked_names("gpcl")
         ('gpcl',)
     """
     names = (measures,) if isinstance(measures, str) else tuple(measures)
@@ -90,14 +71,23 @@ def diagnose(of: Embeddings, measures: str | Sequence[str] = ALL) -> Numbers:
         >>> diagnose(Embeddings(teacher.flip(1), teacher), ["gpcl", "kernel_transfer_error"])
         {'gpcl': 1.0, 'kernel_transfer_error': 0.0}
     """
-    names = known(measures)
+    names = checked_names(measures)
     missing = {name: of.missing(DIAGNOSTICS[name].needs) for name in (DIAGNOSTICS if names == (ALL,) else names)}
     for name in names if names != (ALL,) else ():
         if missing[name]:
             got = f"'{name}', which needs {' and '.join(missing[name])}"
             check.fail("Diagnostics", "measures", "diagnostics that can be had here", got)
-    found: Numbers = {}
+    values: Numbers = {}
     for name, lacks in missing.items():
         if not lacks:
-            found |= DIAGNOSTICS[name].function(of)
-    return found
+            values |= _of_both_sides(DIAGNOSTICS[name], of)
+    return values
+
+
+def _of_both_sides(number: Number, of: Embeddings) -> Numbers:
+    """Measure the student and, where the row says so, the teacher beside it; what cannot be had is left out."""
+    values = number.measure(of)
+    alone = of.teacher_alone() if number.teacher_too else None
+    if alone is not None:
+        values |= {f"teacher_{name}": value for name, value in number.measure(alone).items()}
+    return {name: value for name, value in values.items() if value is not None}

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from congruence.core.devices import to_device
 from congruence.data.loading.source import BatchSource
-from congruence.metrics import accuracy
+from congruence.evaluation.embeddings import Embeddings
 from congruence.models.evaluating import evaluating
 from congruence.models.projectors import rows
 from congruence.models.taps import Taps
 
 
 class Embedded(NamedTuple):
-    """Embeddings [N, D] and logits [N, C] (None where the model has none) on the CPU, and labels [N] where known.
+    """Embeddings [N, D] and logits [N, C] (None where the model has none) on the CPU, and labels [N] or None.
 
     `head` is weight [C, D] and bias [C] or None of the Linear that makes the logits of the embeddings, where one does.
     """
@@ -72,8 +72,8 @@ def embed_all(
                 reader.read(batch.inputs)
             if batch.labels is not None:
                 labels.append(batch.labels.cpu())
-    known = torch.cat(labels) if labels else None
-    return {name: reader.embedded(known) for name, reader in readers.items()}
+    all_labels = torch.cat(labels) if labels else None
+    return {name: reader.embedded(all_labels) for name, reader in readers.items()}
 
 
 class _Reader:
@@ -125,11 +125,20 @@ class _Reader:
         return linear.weight.detach().float().cpu().clone(), bias
 
 
-def known_accuracy(embedded: Embedded) -> float | None:
-    """Return top-1 accuracy over the labelled samples; None without labels, or where the logits lack their classes."""
-    if embedded.logits is None or embedded.labels is None:
-        return None
-    known = embedded.labels >= 0
-    if not bool(known.any()) or int(embedded.labels.max()) >= embedded.logits.shape[1]:
-        return None
-    return accuracy(embedded.logits[known], embedded.labels[known], topk=(1,))[0]
+def beside(student: Embedded, teacher: Embedded | None = None, *, database: Embedded | None = None) -> Embeddings:
+    """Return what numbers are measured on: a student's embeddings beside its teacher's of the same samples.
+
+    Args:
+        student: has the labels.
+        teacher: of the same samples in the same order.
+        database: the student's of the training images.
+    """
+    return Embeddings(
+        student.features,
+        None if teacher is None else teacher.features,
+        student.logits,
+        None if teacher is None else teacher.logits,
+        student.labels,
+        None if teacher is None else teacher.head,
+        None if database is None else (database.features, database.labels),
+    )

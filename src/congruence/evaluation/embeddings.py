@@ -1,37 +1,45 @@
-"""What a diagnostic is given: two models' features and logits of the same samples, and what may be missing of them."""
+"""What a number is measured on: what two models say of the same samples, and what may be missing of it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from congruence.core.numerics import as_float64
 
-_NEEDS = {
+NEEDS = {
     "teacher": "a teacher",
     "two": "two images",
+    "one_width": "features of one width on both sides",
     "labels": "labelled images",
+    "class_pair": "two images of one class",
+    "two_classes": "images of two classes",
     "pairs": "two images of one class and two classes",
     "student_logits": "class logits of the student",
     "teacher_logits": "class logits of the teacher",
     "classes": "equal classes on both sides",
-    "known_classes": "logits of the student for every label",
+    "every_label": "logits of the student for every label",
     "teacher_head": "the teacher's last Linear right behind its features, for every label",
+    "database": "training images",
 }
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Embeddings:
     """What two models say of the same samples; None where there is no teacher, no logits or no labels.
 
-    `teacher_head` is weight and bias of the Linear that makes the teacher's logits of its features.
+    `teacher_head` is weight and bias of the Linear that makes the teacher's logits of its features. `database` is the
+    student's features and the labels of the training images, among which the samples may be looked up.
 
     Shape:
         `student_features` [N, D_s], `teacher_features` [N, D_t], `student_logits` [N, C_s], `teacher_logits` [N, C_t],
-        `labels` int64 [N], -1 where a sample has none; `teacher_head` [C_t, D_t] and [C_t] or None.
+        `labels` int64 [N], -1 where a sample has none; `teacher_head` [C_t, D_t] and [C_t] or None; `database`
+        [M, D_s] and [M] or None.
     """
 
     student_features: Tensor
@@ -40,26 +48,33 @@ class Embeddings:
     teacher_logits: Tensor | None = None
     labels: Tensor | None = None
     teacher_head: tuple[Tensor, Tensor | None] | None = None
+    database: tuple[Tensor, Tensor | None] | None = None
 
     def missing(self, needs: Sequence[str]) -> list[str]:
-        """Say which needs of a diagnostic are not met, in words."""
+        """Say which needs of a number are not met, in words."""
         student, teacher, labels, head = self.student_logits, self.teacher_logits, self.labels, self.teacher_head
+        sides = self.student_features, self.teacher_features
         classes, counts = (torch.empty(0), torch.empty(0))
         if labels is not None:
             classes, counts = labels[labels >= 0].unique(return_counts=True)
         least = int(classes.max()) + 1 if len(classes) else 0
+        pair = len(classes) > 0 and int(counts.max()) > 1
         met = {
-            "teacher": self.teacher_features is not None,
-            "two": len(self.student_features) > 1,
+            "teacher": sides[1] is not None,
+            "two": len(sides[0]) > 1,
+            "one_width": sides[1] is not None and sides[0].shape[1] == sides[1].shape[1],
             "labels": len(classes) > 0,
-            "pairs": len(classes) > 1 and int(counts.max()) > 1,
+            "class_pair": pair,
+            "two_classes": len(classes) > 1,
+            "pairs": len(classes) > 1 and pair,
             "student_logits": student is not None,
             "teacher_logits": teacher is not None,
             "classes": student is not None and teacher is not None and student.shape[1] == teacher.shape[1],
-            "known_classes": student is not None and student.shape[1] >= least,
+            "every_label": student is not None and student.shape[1] >= least,
             "teacher_head": head is not None and head[0].shape[0] >= least,
+            "database": self.database is not None,
         }
-        return [_NEEDS[need] for need in needs if not met[need]]
+        return [NEEDS[need] for need in needs if not met[need]]
 
     def both(self) -> tuple[Tensor, Tensor]:
         """Return the features of student and teacher."""
@@ -74,14 +89,21 @@ class Embeddings:
     def centres(self) -> tuple[list[Tensor], Tensor]:
         """Return the class centres of each side that is there, and the labelled samples' centre."""
         rows, labels = self.labelled()
-        place = labels.unique(return_inverse=True)[1]
-        counts = place.bincount()[:, None]
+        centre_of_sample = labels.unique(return_inverse=True)[1]
+        counts = centre_of_sample.bincount()[:, None]
         sides = [as_float64(side[rows]) for side in (self.student_features, self.teacher_features) if side is not None]
-        return [s.new_zeros(len(counts), s.shape[1]).index_add_(0, place, s) / counts for s in sides], place
+        sums = [side.new_zeros(len(counts), side.shape[1]).index_add_(0, centre_of_sample, side) for side in sides]
+        return [each / counts for each in sums], centre_of_sample
+
+    def teacher_alone(self) -> Embeddings | None:
+        """Return the teacher's side in the place of the student's, None where there is no teacher."""
+        if self.teacher_features is None:
+            return None
+        return Embeddings(self.teacher_features, student_logits=self.teacher_logits, labels=self.labels)
 
 
-def given(value: Tensor | None) -> Tensor:
-    """Return what a diagnostic's needs have made sure of."""
+def given(value: T | None) -> T:
+    """Return what a number's needs have made sure of."""
     if value is None:
-        raise RuntimeError("A diagnostic ran without what it needs: its row in the table does not say so.")
+        raise RuntimeError("A number was measured without what it needs: its row in the table does not say so.")
     return value

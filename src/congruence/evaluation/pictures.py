@@ -33,8 +33,8 @@ def require_plots() -> None:
 
 def write_png(run: Transfer, path: Path) -> Path:
     """Draw the teacher's points and the student's from the random start to the end, in one row."""
-    places = sorted({round(k * (len(run.frames) - 1) / (_SHOWN - 1)) for k in range(_SHOWN)})
-    figure = _figure(run, [run.frames[place] for place in places])
+    chosen = sorted({round(k * (len(run.frames) - 1) / (_SHOWN - 1)) for k in range(_SHOWN)})
+    figure = _figure(run, [run.frames[number] for number in chosen])
     with atomic(path) as file:
         figure.savefig(file, format="png", dpi=100)
     return path
@@ -62,8 +62,8 @@ def write_gif(run: Transfer, path: Path, *, seconds: float = 4.0) -> Path:
 
 
 def _title(run: Transfer, epoch: int) -> str:
-    known = {run.frames[0][0]: run.before, run.frames[-1][0]: run.after}
-    return f"epoch {epoch}" + (f", GPCL {known[epoch]:.3f}" if epoch in known else "")
+    coherence = {run.frames[0][0]: run.before, run.frames[-1][0]: run.after}
+    return f"epoch {epoch}" + (f", GPCL {coherence[epoch]:.3f}" if epoch in coherence else "")
 
 
 def _figure(run: Transfer, states: Sequence[tuple[int, Tensor]]) -> Figure:
@@ -77,8 +77,8 @@ def _figure(run: Transfer, states: Sequence[tuple[int, Tensor]]) -> Figure:
     teacher.set_title(f"teacher: {run.toy.name}")
     # Few points fly far out on their way.
     reach = 1.1 * max(float(points.abs().quantile(0.995)) for _, points in run.frames)
-    for place, (epoch, points) in enumerate(states, 2):
-        axes = figure.add_subplot(1, 1 + len(states), place)
+    for column, (epoch, points) in enumerate(states, 2):
+        axes = figure.add_subplot(1, 1 + len(states), column)
         across, up = points.T.numpy()
         axes.scatter(across, up, c=run.toy.labels.numpy(), cmap="tab10", vmax=9, s=4)
         axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", title=_title(run, epoch))

@@ -92,8 +92,8 @@ def transfer(
     teacher = toy.points
     student = torch.randn(len(teacher), 2, generator=generator).mul_(student_scale).requires_grad_()
     optimizer = torch.optim.Adam([student], lr=lr)
-    wanted = {round(epochs * (k / (frames - 1)) ** 2) for k in range(frames)}
-    kept = [(0, student.detach().clone())]
+    shown_epochs = {round(epochs * (k / (frames - 1)) ** 2) for k in range(frames)}
+    states = [(0, student.detach().clone())]
     for epoch in range(1, epochs + 1):
         for rows in torch.randperm(len(teacher), generator=generator).split(batch):
             loss = perception_coherence_loss(
@@ -106,9 +106,9 @@ def transfer(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        if epoch in wanted:
-            kept.append((epoch, student.detach().clone()))
+        if epoch in shown_epochs:
+            states.append((epoch, student.detach().clone()))
         if report is not None:
             report(epoch)
-    before, after = (global_perception_coherence(kept[k][1], teacher, dissimilarity="euclidean") for k in (0, -1))
-    return Transfer(toy, batch, tuple(kept), before, after)
+    before, after = (global_perception_coherence(states[k][1], teacher, dissimilarity="euclidean") for k in (0, -1))
+    return Transfer(toy, batch, tuple(states), before, after)

@@ -13,9 +13,8 @@ from congruence.core import check, ranks
 from congruence.core.rng import untouched
 from congruence.data.datasets import split
 from congruence.distiller import Distiller
-from congruence.evaluation.diagnostics import ALL, diagnose, known
-from congruence.evaluation.embed import Embedded, embed_all
-from congruence.evaluation.embeddings import Embeddings
+from congruence.evaluation.diagnostics import ALL, checked_names, diagnose
+from congruence.evaluation.embed import Embedded, beside, embed_all
 
 _BATCH = 256
 _TEACHER = "teacher"
@@ -61,7 +60,7 @@ class Diagnostics:
         teacher_layer: str | None = None,
     ) -> None:
         check.hyperparameters("Diagnostics", {"every": check.COUNT}, every=every)
-        self.loader, self.measures, self.every = loader, known(measures), every
+        self.loader, self.measures, self.every = loader, checked_names(measures), every
         self.student_layer, self.teacher_layer = student_layer, teacher_layer
         self._taught: tuple[nn.Module, Embedded] | None = None
 
@@ -81,27 +80,20 @@ class Diagnostics:
         models: dict[str, nn.Module] = dict(distiller.students.items())
         layers: dict[str, str | None] = dict.fromkeys(models, self.student_layer)
         teacher = None if distiller.teacher is None else distiller.teacher.module
-        kept = self._taught[1] if self._taught is not None and self._taught[0] is teacher else None
-        if teacher is not None and kept is None:
+        taught = self._taught[1] if self._taught is not None and self._taught[0] is teacher else None
+        if teacher is not None and taught is None:
             models[_TEACHER], layers[_TEACHER] = teacher, self.teacher_layer
         with untouched():
-            read = embed_all(models, self.loader, layers=layers)
-        taught = read.pop(_TEACHER, kept)
+            embedded = embed_all(models, self.loader, layers=layers)
+        taught = embedded.pop(_TEACHER, taught)
         if teacher is not None and taught is not None and isinstance(self.loader, data.Loader):
             self._taught = teacher, taught
-        found = {}
-        for name, student in read.items():
-            of = Embeddings(
-                student.features,
-                None if taught is None else taught.features,
-                student.logits,
-                None if taught is None else taught.logits,
-                student.labels,
-                None if taught is None else taught.head,
-            )
-            end = "" if len(read) == 1 else f"/{name}"
-            found.update({f"{key}{end}": value for key, value in diagnose(of, self.measures).items()})
-        return found
+        numbers = {}
+        for name, student in embedded.items():
+            end = "" if len(embedded) == 1 else f"/{name}"
+            values = diagnose(beside(student, taught), self.measures)
+            numbers.update({f"{key}{end}": value for key, value in values.items()})
+        return numbers
 
 
 def diagnostic_loader(

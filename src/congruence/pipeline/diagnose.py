@@ -7,7 +7,7 @@ import torch
 from congruence import data
 from congruence.config.diagnostics import DiagnosticsConfig
 from congruence.data.datasets import split
-from congruence.evaluation.diagnostics import known, without_teacher
+from congruence.evaluation.diagnostics import checked_names, without_teacher
 from congruence.evaluation.watch import Diagnostics, diagnostic_loader
 
 _FEW = 16  # images on which it is found out whether everything fits
@@ -37,7 +37,9 @@ def make_diagnostics(
     """
     if config is None or (config.stages is not None and stage not in config.stages):
         return None
-    measures = known(config.measures) if teacher else without_teacher(known(config.measures))
+    measures = checked_names(config.measures)
+    if not teacher:
+        measures = without_teacher(measures)
     if not measures:
         return None
     images: data.ArrayDataset = getattr(splits, config.images)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from congruence import models
-from congruence.core import check
+from congruence.core.importing import import_callable
 
 if TYPE_CHECKING:
     from congruence.config.tables import ModelConfig
@@ -57,7 +55,7 @@ def describe_model(
     """Return what `rebuild` needs: the model's or factory's name, and all options."""
     asked: set[str] = {"classes", "in_channels"}
     if config.factory is not None:
-        parameters = inspect.signature(_import(config.factory, trust=trust)).parameters.values()
+        parameters = inspect.signature(import_callable(config.factory, what="factory", trust=trust)).parameters.values()
         asked &= {p.name for p in parameters if p.default is p.empty}
     given = {"classes": classes, "in_channels": in_channels}
     options = {**{name: given[name] for name in sorted(asked)}, **config.options}
@@ -71,26 +69,7 @@ def rebuild(described: dict[str, Any], *, trust: bool = False) -> nn.Module:
     if described["model"] is not None:
         return models.build(described["model"], **described["options"])
     factory = described["factory"]
-    made = _import(factory, trust=trust)(**described["options"])
+    made = import_callable(factory, what="factory", trust=trust)(**described["options"])
     if not isinstance(made, nn.Module):
         raise ValueError(f"The factory '{factory}' must return a torch module, got {type(made).__name__}.")
     return made
-
-
-def _import(factory: str, *, trust: bool) -> Callable[..., Any]:
-    if not trust:
-        raise ValueError(
-            f"The factory '{factory}' imports and runs code of yours: allow it with trust=True, or --trust."
-        )
-    module_name, _, name = factory.partition(":")
-    try:
-        value: Any = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ValueError(f"The factory '{factory}' cannot be imported: {error}.") from error
-    for part in name.split("."):
-        if not hasattr(value, part):
-            raise ValueError(f"The factory '{factory}' is not there.{check.near(part, dir(value))}")
-        value = getattr(value, part)
-    if not callable(value):
-        raise ValueError(f"The factory '{factory}' must be callable, got {type(value).__name__}.")
-    return value

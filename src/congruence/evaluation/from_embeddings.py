@@ -1,32 +1,33 @@
-"""The functions of the table of diagnostics: from embeddings to numbers by name."""
+"""The functions of the table of numbers: from embeddings to a number, or to several by name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from congruence import metrics
 from congruence.core.numerics import as_float64
 from congruence.evaluation.embeddings import Embeddings, given
+from congruence.losses import wasserstein_loss
 
 Numbers = dict[str, float]
 # Of `gpcl_estimate`: batches as a training step has them, the same ones every epoch.
 _BATCH, _BATCHES = 64, 50
 _NEIGHBOURS = 10
+_TRANSPORTED = 2000  # the most samples that an exact plan takes well
 _PAIRINGS = 20  # of rank and order preservation: N times as many pairs an anchor
 
 
-def accuracy(of: Embeddings) -> Numbers:
-    """Top-1 of the student."""
+def accuracy(of: Embeddings) -> float:
+    """Top-1 of the student over the labelled samples, a fraction."""
     rows, labels = of.labelled()
-    return {"accuracy": metrics.accuracy(given(of.student_logits)[rows], labels, topk=(1,))[0]}
+    return metrics.accuracy(given(of.student_logits)[rows], labels, topk=(1,))[0]
 
 
-def agreement(of: Embeddings) -> Numbers:
+def agreement(of: Embeddings) -> float:
     """Share of samples to which both give the same class."""
-    return {"agreement": metrics.agreement(given(of.student_logits), given(of.teacher_logits))}
+    return metrics.agreement(given(of.student_logits), given(of.teacher_logits))
 
 
 def calibration(of: Embeddings) -> Numbers:
@@ -36,44 +37,44 @@ def calibration(of: Embeddings) -> Numbers:
     return {"expected_calibration_error": error}
 
 
+def intra_class_similarity(of: Embeddings) -> float:
+    """Mean e^cosine of two samples of one class: large where classes are tight."""
+    return metrics.intra_class_similarity(of.student_features, given(of.labels))
+
+
+def inter_class_similarity(of: Embeddings) -> float:
+    """Mean e^cosine of two samples of two classes."""
+    return metrics.inter_class_similarity(of.student_features, given(of.labels))
+
+
 def class_similarity(of: Embeddings) -> Numbers:
-    """d_intra and d_inter, means over pairs, of both sides."""
-    labels = given(of.labels)
-    return _each(
-        of,
-        lambda side: {
-            "intra_class_similarity": metrics.intra_class_similarity(side, labels),
-            "inter_class_similarity": metrics.inter_class_similarity(side, labels),
-        },
-    )
+    """d_intra and d_inter, means over pairs."""
+    return {
+        "intra_class_similarity": intra_class_similarity(of),
+        "inter_class_similarity": inter_class_similarity(of),
+    }
 
 
 def intra_inter_ratio(of: Embeddings) -> Numbers:
     """Both sides of theorem 1 of the intra-class paper, means over anchors, and the ratio that theorem 2 bounds."""
-    labels = given(of.labels)
-
-    def measure(side: Tensor) -> Numbers:
-        found = metrics.intra_inter_ratio(side, labels)
-        return {
-            "intra_inter_similarities": found.similarities,
-            "intra_inter_losses": found.losses,
-            "intra_loss": found.intra_loss,
-            "inter_loss": found.inter_loss,
-            "intra_inter_loss_ratio": found.loss_ratio,
-        }
-
-    return _each(of, measure)
+    ratio = metrics.intra_inter_ratio(of.student_features, given(of.labels))
+    return {
+        "intra_inter_similarities": ratio.similarities,
+        "intra_inter_losses": ratio.losses,
+        "intra_loss": ratio.intra_loss,
+        "inter_loss": ratio.inter_loss,
+        "intra_inter_loss_ratio": ratio.loss_ratio,
+    }
 
 
-def soft_label_entropy(of: Embeddings) -> Numbers:
-    """Mean entropy of the softmax, of both sides."""
-    sides = {"": of.student_logits, "teacher_": of.teacher_logits}
-    return {f"{p}soft_label_entropy": metrics.soft_label_entropy(s) for p, s in sides.items() if s is not None}
+def soft_label_entropy(of: Embeddings) -> float:
+    """Mean entropy of the softmax, in nats."""
+    return metrics.soft_label_entropy(given(of.student_logits))
 
 
-def gpcl(of: Embeddings) -> Numbers:
+def gpcl(of: Embeddings) -> float:
     """Global perception coherence by cosine."""
-    return {"gpcl": metrics.global_perception_coherence(*of.both())}
+    return metrics.global_perception_coherence(*of.both())
 
 
 def gpcl_estimate(of: Embeddings) -> Numbers:
@@ -101,47 +102,50 @@ def perception_stability(of: Embeddings) -> Numbers:
     student, teacher = of.both()
     levels = metrics.perception_coherence(student, teacher)
     region = levels.argsort(descending=True, stable=True)[: max(1, len(levels) // 10)]
-    found = metrics.perception_stability(student, teacher, region)
+    stability = metrics.perception_stability(student, teacher, region)
     return {
-        "perception_stability_level": found.level,
-        "perception_stability_probability": found.probability,
-        "perception_stability_bound": found.bound,
+        "perception_stability_level": stability.level,
+        "perception_stability_probability": stability.probability,
+        "perception_stability_bound": stability.bound,
     }
 
 
-def gram_alignment(of: Embeddings) -> Numbers:
+def gram_alignment(of: Embeddings) -> float:
     """G of CCKD's lemma 1."""
-    return {"gram_alignment": metrics.gram_alignment(*of.both())}
+    return metrics.gram_alignment(*of.both())
 
 
-def effective_kernel_alignment(of: Embeddings) -> Numbers:
+def effective_kernel_alignment(of: Embeddings) -> float:
     """Distance of the effective kernels of lemma 2."""
-    logits = given(of.student_logits), given(of.teacher_logits)
-    return {"effective_kernel_alignment": metrics.effective_kernel_alignment(*logits)}
+    return metrics.effective_kernel_alignment(given(of.student_logits), given(of.teacher_logits))
 
 
-def kernel_transfer_error(of: Embeddings) -> Numbers:
-    """Share of the teacher's kernel that is not transferred."""
-    return {"kernel_transfer_error": metrics.kernel_transfer_error(*of.both())}
+def kernel_transfer_error(of: Embeddings) -> float:
+    """Share of the teacher's kernel, of the embeddings as they are, that is not transferred."""
+    return metrics.kernel_transfer_error(*of.both())
 
 
-def landmark_transfer_error(of: Embeddings) -> Numbers:
+def cosine_kernel_transfer_error(of: Embeddings) -> float:
+    """‖K_S − K_T‖_F/‖K_T‖_F, K the cosines of the embeddings: most methods leave their lengths free."""
+    return metrics.kernel_transfer_error(*(F.normalize(side) for side in of.both()))
+
+
+def landmark_transfer_error(of: Embeddings) -> float:
     """Its estimate by the class centres of these very samples."""
-    return {"landmark_transfer_error": metrics.landmark_transfer_error(*of.both(), *of.centres()[0])}
+    return metrics.landmark_transfer_error(*of.both(), *of.centres()[0])
 
 
 def kernel_transfer_bound(of: Embeddings) -> Numbers:
     """Terms A and B of theorem 2, over the labelled samples."""
-    (ours, theirs), place = of.centres()
+    (ours, theirs), centre_of_sample = of.centres()
     student, teacher = (side[of.labelled()[0]] for side in of.both())
-    within, across = metrics.kernel_transfer_bound(student, teacher, ours, theirs, place)
+    within, across = metrics.kernel_transfer_bound(student, teacher, ours, theirs, centre_of_sample)
     return {"kernel_transfer_bound_a": within, "kernel_transfer_bound_b": across}
 
 
-def smallest_landmark_eigenvalue(of: Embeddings) -> Numbers:
-    """Of the class centres of both sides."""
-    sides = zip(("", "teacher_"), of.centres()[0], strict=False)
-    return {f"{p}smallest_landmark_eigenvalue": metrics.smallest_landmark_eigenvalue(side) for p, side in sides}
+def smallest_landmark_eigenvalue(of: Embeddings) -> float:
+    """Of the class centres."""
+    return metrics.smallest_landmark_eigenvalue(of.centres()[0][0])
 
 
 def risk_gap(of: Embeddings) -> Numbers:
@@ -152,14 +156,20 @@ def risk_gap(of: Embeddings) -> Numbers:
     """
     rows, labels = of.labelled()
     student, teacher = _of_one_width(*(side[rows] for side in of.both()))
-    found = metrics.risk_gap(student, teacher, labels, *(of.teacher_head or ()))
+    risks = metrics.risk_gap(student, teacher, labels, *(of.teacher_head or ()))
     return {
-        "student_risk": found.student_risk,
-        "teacher_risk": found.teacher_risk,
-        "risk_gap": found.gap,
-        "risk_gap_bound": found.bound,
-        "feature_distance": found.distance,
+        "student_risk": risks.student_risk,
+        "teacher_risk": risks.teacher_risk,
+        "risk_gap": risks.gap,
+        "risk_gap_bound": risks.bound,
+        "feature_distance": risks.distance,
     }
+
+
+def wasserstein_of_first(of: Embeddings) -> float:
+    """Squared W2 between the features of the first 2,000 samples, of one width."""
+    student, teacher = (side[:_TRANSPORTED].double() for side in of.both())
+    return float(wasserstein_loss(student, teacher))
 
 
 def wasserstein(of: Embeddings) -> Numbers:
@@ -171,20 +181,19 @@ def wasserstein(of: Embeddings) -> Numbers:
     }
 
 
-def linear_cka(of: Embeddings) -> Numbers:
+def linear_cka(of: Embeddings) -> float:
     """Linear centred kernel alignment."""
-    return {"linear_cka": metrics.linear_cka(*of.both())}
+    return metrics.linear_cka(*of.both())
 
 
-def neighbour_overlap(of: Embeddings) -> Numbers:
+def neighbour_overlap(of: Embeddings) -> float:
     """Share of the nearest neighbours that both sides have in common."""
-    nearest = min(_NEIGHBOURS, len(of.student_features) - 1)
-    return {"neighbour_overlap": metrics.neighbour_overlap(*of.both(), k=nearest)}
+    return metrics.neighbour_overlap(*of.both(), k=min(_NEIGHBOURS, len(of.student_features) - 1))
 
 
-def rkd_distance_discrepancy(of: Embeddings) -> Numbers:
+def rkd_distance_discrepancy(of: Embeddings) -> float:
     """Difference of relative distances."""
-    return {"rkd_distance_discrepancy": metrics.rkd_distance_discrepancy(*of.both())}
+    return metrics.rkd_distance_discrepancy(*of.both())
 
 
 def _of_one_width(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
@@ -202,17 +211,9 @@ def _of_one_width(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     return mapped, teacher
 
 
-def _each(of: Embeddings, measure: Callable[[Tensor], Numbers]) -> Numbers:
-    """Measure the student under the names themselves, and the teacher, where there is one, beside it."""
-    found = measure(of.student_features)
-    if of.teacher_features is not None:
-        found |= {f"teacher_{name}": value for name, value in measure(of.teacher_features).items()}
-    return found
-
-
-def _preserved(name: str, found: metrics.Preservation) -> Numbers:
+def _preserved(name: str, preservation: metrics.Preservation) -> Numbers:
     """Name the numbers, none where no pair met the condition."""
-    numbers = {"probability": found.probability, "bound": found.bound}
+    numbers = {"probability": preservation.probability, "bound": preservation.bound}
     return {f"{name}_preservation_{key}": value for key, value in numbers.items() if value is not None}
 
 

@@ -1,0 +1,97 @@
+"""A row of the table of numbers."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+from torch import Tensor
+
+from congruence.core import check
+from congruence.evaluation.embeddings import NEEDS, Embeddings
+
+Value = float | int | None
+Place = Literal["run", "plan", "compare", "diagnostics"]
+PLACES: tuple[Place, ...] = get_args(Place)
+
+
+@dataclass(frozen=True)
+class Number:
+    """A row of the table.
+
+    Args:
+        key: under which the number is stored; no other has it in the same place.
+        function: from embeddings to the number, or to several by name; None for one that is known without them (the
+            parameters, the seconds).
+        needs: what must be there, of `embeddings.NEEDS`; without it the number is None.
+        shown: where: in a run's test numbers (`test.json`, `evaluate`), a plan's results, `compare`, the diagnostics.
+        title: of its column in a plan's table; by default the key.
+        label: of its line in a run's table; by default the key, and "" for one that is stored but has no line.
+        scale: by which a plan's table multiplies it: 100 for per cent.
+        digits: behind the point in a plan's table.
+        form: format of its line in a run's table.
+        higher_is_better: None where neither is.
+        detail: only in the long tables, those of `bench` and `evaluate`, and there only where somebody has it.
+        last: of the weights of the last epoch, where others are of the best (in a plan).
+        of_classes: means nothing of a student whose terms teach no class.
+        teacher_too: the diagnostics measure it of the teacher alone as well, under "teacher_" and its name.
+    """
+
+    key: str
+    function: Callable[[Embeddings], Value | Mapping[str, Value]] | None
+    needs: tuple[str, ...] = ()
+    shown: tuple[Place, ...] = PLACES
+    title: str | None = None
+    label: str | None = None
+    scale: float = 1.0
+    digits: int = 3
+    form: str = ".4f"
+    higher_is_better: bool | None = None
+    detail: bool = False
+    last: bool = False
+    of_classes: bool = False
+    teacher_too: bool = False
+
+    def __post_init__(self) -> None:
+        for argument, words, among in (("needs", self.needs, tuple(NEEDS)), ("shown", self.shown, PLACES)):
+            wrong = [word for word in words if word not in among]
+            if wrong:
+                check.fail("Number", argument, f"words among {', '.join(among)}", f"{wrong[0]!r}")
+
+    def measure(self, of: Embeddings) -> dict[str, Value]:
+        """Return the number under its key, or what the function names; None where a need is not met."""
+        if self.function is None or of.missing(self.needs):
+            return {self.key: None}
+        value = self.function(of)
+        return dict(value) if isinstance(value, Mapping) else {self.key: value}
+
+
+def from_outside(number: Number, called: str) -> Number:
+    """Return a row that is not the library's: what its function does wrong is one sentence with its name.
+
+    Several numbers that it gives are called KEY.NAME each.
+    """
+    function = number.function
+
+    def measure(of: Embeddings) -> dict[str, Value]:
+        try:
+            result = None if function is None else function(of)
+        except Exception as error:
+            reason = (str(error).splitlines() or [""])[0].removesuffix(".")
+            raise ValueError(f"The metric '{called}' failed: {type(error).__name__}: {reason}.") from error
+        if isinstance(result, Mapping):
+            return {f"{number.key}.{name}": _plain(value, called) for name, value in result.items()}
+        return {number.key: _plain(result, called)}
+
+    return replace(number, function=measure)
+
+
+def _plain(value: Any, called: str) -> float | None:
+    """Return a number of any kind, also a tensor of one element, as Python's own."""
+    plain = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+    if plain is not None and not isinstance(plain, numbers.Real):
+        got = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"The metric '{called}' must give a number, several by name, or None, got {got}.")
+    return None if plain is None else float(plain)

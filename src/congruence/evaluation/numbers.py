@@ -1,0 +1,245 @@
+"""The table of numbers: what is measured of a student, where each number is shown, and how.
+
+A run's test numbers, the columns of a plan, `compare` and the diagnostics are all read from here. A package adds rows
+through the entry-point group `congruence.metrics`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping
+from importlib.metadata import entry_points
+from types import MappingProxyType
+
+from congruence.evaluation import from_embeddings, retrieval
+from congruence.evaluation.number import PLACES, Number, Place, from_outside
+
+GROUP = "congruence.metrics"
+_TEACHER: tuple[str, ...] = ("teacher",)
+_LABEL_LOGITS = ("labels", "every_label")
+_BOTH_LOGITS = ("teacher", "student_logits", "teacher_logits")
+_DIAGNOSTICS: tuple[Place, ...] = ("diagnostics",)
+ROWS: tuple[Number, ...] = (
+    # A run's test numbers and a plan's columns, in the order in which they are stored and shown.
+    Number(
+        "accuracy",
+        from_embeddings.accuracy,
+        _LABEL_LOGITS,
+        shown=("run", "compare", "diagnostics"),
+        higher_is_better=True,
+        of_classes=True,
+    ),
+    Number(
+        "accuracy_best",
+        from_embeddings.accuracy,
+        _LABEL_LOGITS,
+        shown=("plan",),
+        title="accuracy, best (%)",
+        label="accuracy",
+        scale=100.0,
+        digits=1,
+        higher_is_better=True,
+        of_classes=True,
+    ),
+    Number(
+        "accuracy_last",
+        from_embeddings.accuracy,
+        _LABEL_LOGITS,
+        shown=("plan",),
+        title="accuracy, last (%)",
+        scale=100.0,
+        digits=1,
+        higher_is_better=True,
+        of_classes=True,
+        last=True,
+    ),
+    Number(
+        "retrieval_map",
+        retrieval.map_on_test,
+        ("database",),
+        shown=("run", "plan"),
+        title="retrieval mAP (%)",
+        label="retrieval mAP",
+        scale=100.0,
+        digits=1,
+        higher_is_better=True,
+    ),
+    Number("gpcl", from_embeddings.gpcl, _TEACHER, title="GPCL", label="coherence GPCL", higher_is_better=True),
+    Number(
+        "cosine_kernel_transfer_error",
+        from_embeddings.cosine_kernel_transfer_error,
+        _TEACHER,
+        shown=("run", "plan"),
+        title="kernel error (cosine)",
+        label="",
+        higher_is_better=False,
+        detail=True,
+    ),
+    Number(
+        "wasserstein",
+        from_embeddings.wasserstein_of_first,
+        ("teacher", "one_width"),
+        shown=("run", "plan"),
+        title="W2²",
+        label="",
+        digits=2,
+        higher_is_better=False,
+        detail=True,
+    ),
+    Number(
+        "soft_label_entropy",
+        from_embeddings.soft_label_entropy,
+        ("student_logits",),
+        shown=("run", "plan", "diagnostics"),
+        title="entropy (nats)",
+        label="soft-label H",
+        detail=True,
+        teacher_too=True,
+    ),
+    Number(
+        "intra_class_similarity",
+        from_embeddings.intra_class_similarity,
+        ("class_pair",),
+        shown=("run",),
+        label="intra-class sim.",
+        detail=True,
+    ),
+    Number(
+        "inter_class_similarity",
+        from_embeddings.inter_class_similarity,
+        ("two_classes",),
+        shown=("run",),
+        label="inter-class sim.",
+        detail=True,
+    ),
+    Number("parameters", None, shown=("run", "plan", "compare"), digits=0, form=",d", higher_is_better=False),
+    Number("seconds", None, shown=("plan",), digits=0, higher_is_better=False, detail=True),
+    # Diagnostics, and what `compare` has of them.
+    Number(
+        "agreement",
+        from_embeddings.agreement,
+        (*_BOTH_LOGITS, "classes"),
+        shown=("compare", "diagnostics"),
+        higher_is_better=True,
+    ),
+    Number("calibration", from_embeddings.calibration, _LABEL_LOGITS, shown=_DIAGNOSTICS, higher_is_better=False),
+    Number(
+        "class_similarity", from_embeddings.class_similarity, ("labels", "pairs"), shown=_DIAGNOSTICS, teacher_too=True
+    ),
+    Number(
+        "effective_kernel_alignment",
+        from_embeddings.effective_kernel_alignment,
+        _BOTH_LOGITS,
+        shown=_DIAGNOSTICS,
+        higher_is_better=False,
+    ),
+    Number("gpcl_estimate", from_embeddings.gpcl_estimate, _TEACHER, shown=_DIAGNOSTICS, higher_is_better=True),
+    Number("gram_alignment", from_embeddings.gram_alignment, _TEACHER, shown=_DIAGNOSTICS, higher_is_better=False),
+    Number(
+        "intra_inter_ratio",
+        from_embeddings.intra_inter_ratio,
+        ("labels", "pairs"),
+        shown=_DIAGNOSTICS,
+        teacher_too=True,
+    ),
+    Number(
+        "kernel_transfer_bound",
+        from_embeddings.kernel_transfer_bound,
+        ("teacher", "labels"),
+        shown=_DIAGNOSTICS,
+        higher_is_better=False,
+    ),
+    Number(
+        "kernel_transfer_error",
+        from_embeddings.kernel_transfer_error,
+        _TEACHER,
+        shown=_DIAGNOSTICS,
+        higher_is_better=False,
+    ),
+    Number(
+        "landmark_transfer_error",
+        from_embeddings.landmark_transfer_error,
+        ("teacher", "labels"),
+        shown=_DIAGNOSTICS,
+        higher_is_better=False,
+    ),
+    Number("linear_cka", from_embeddings.linear_cka, _TEACHER, shown=_DIAGNOSTICS, higher_is_better=True),
+    Number(
+        "neighbour_overlap",
+        from_embeddings.neighbour_overlap,
+        ("teacher", "two"),
+        shown=_DIAGNOSTICS,
+        higher_is_better=True,
+    ),
+    Number(
+        "order_preservation", from_embeddings.order_preservation, _TEACHER, shown=_DIAGNOSTICS, higher_is_better=True
+    ),
+    Number("perception_stability", from_embeddings.perception_stability, _TEACHER, shown=_DIAGNOSTICS),
+    Number("rank_preservation", from_embeddings.rank_preservation, _TEACHER, shown=_DIAGNOSTICS, higher_is_better=True),
+    Number(
+        "risk_gap",
+        from_embeddings.risk_gap,
+        ("teacher", "labels", "teacher_head"),
+        shown=_DIAGNOSTICS,
+        higher_is_better=False,
+    ),
+    Number(
+        "rkd_distance_discrepancy",
+        from_embeddings.rkd_distance_discrepancy,
+        _TEACHER,
+        shown=_DIAGNOSTICS,
+        higher_is_better=False,
+    ),
+    Number(
+        "smallest_landmark_eigenvalue",
+        from_embeddings.smallest_landmark_eigenvalue,
+        ("labels",),
+        shown=_DIAGNOSTICS,
+        teacher_too=True,
+    ),
+    Number("wasserstein", from_embeddings.wasserstein, _TEACHER, shown=_DIAGNOSTICS, higher_is_better=False),
+)
+
+
+# What else a plan's rows are stored with: no number has such a name.
+RESERVED = ("name", "method", "variant", "seed", "factor")
+
+
+def table(rows: Iterable[Number]) -> Mapping[Place, Mapping[str, Number]]:
+    """Index rows by place and key; a key that occurs twice in one place raises."""
+    index: dict[Place, dict[str, Number]] = {place: {} for place in PLACES}
+    for number in rows:
+        if number.key in RESERVED:
+            raise ValueError(f"No number can have the key '{number.key}': a plan's results have it already.")
+        for place in number.shown:
+            if number.key in index[place]:
+                raise ValueError(f"The table of numbers has two rows with the key '{number.key}'.")
+            index[place][number.key] = number
+    return MappingProxyType(index)
+
+
+@functools.cache
+def _all() -> Mapping[Place, Mapping[str, Number]]:
+    return table((*ROWS, *_contributed()))
+
+
+def _contributed() -> list[Number]:
+    rows = []
+    for point in entry_points(group=GROUP):
+        number = point.load()
+        if not isinstance(number, Number):
+            raise ValueError(
+                f"The entry point '{point.name}' of {GROUP} must name a Number, got {type(number).__name__}."
+            )
+        rows.append(from_outside(number, number.key))
+    return rows
+
+
+def numbers_in(place: Place) -> Mapping[str, Number]:
+    """Return the rows that are shown in a place, in the table's order.
+
+    Example:
+        >>> list(numbers_in("compare"))[:4]
+        ['accuracy', 'gpcl', 'parameters', 'agreement']
+    """
+    return _all()[place]

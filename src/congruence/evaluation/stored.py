@@ -1,0 +1,38 @@
+"""Numbers as they are stored: in a run's test.json, a plan's cells and results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from congruence.evaluation.number import Number, Place
+from congruence.evaluation.numbers import ROWS, numbers_in
+
+# Names under which numbers were stored before; each stands for one that has another name now.
+_RENAMED = {"kernel_transfer_error": "cosine_kernel_transfer_error"}
+
+
+def renamed(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run's or a plan's stored numbers, also older ones, under the names of today.
+
+    Example:
+        >>> renamed({"gpcl": 0.9, "kernel_transfer_error": 0.2})
+        {'gpcl': 0.9, 'cosine_kernel_transfer_error': 0.2}
+    """
+    return {_RENAMED.get(key, key): value for key, value in stored.items()}
+
+
+def described(place: Place, stored: Iterable[str]) -> tuple[Number, ...]:
+    """Return how to show stored numbers: the rows of a place, then a plain one for each name that none of them has."""
+    rows = numbers_in(place)
+    others = [name for name in dict.fromkeys(stored) if name not in rows]
+    return (*rows.values(), *(Number(name, None, shown=(place,)) for name in others))
+
+
+def lacking(stored: Iterable[str], numbers: Iterable[Number]) -> bool:
+    """Whether a number that is not the library's, but a package's or the user's own, is not among the stored ones.
+
+    The library's are left as they are: what an older version has finished stays finished.
+    """
+    names = {name.partition(".")[0] for name in stored}
+    return any(number.key not in names for number in numbers if number not in ROWS)

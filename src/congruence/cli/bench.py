@@ -82,7 +82,7 @@ def run(
 
 
 def _best(rows: Sequence[Mapping[str, Any]]) -> int:
-    """Return the place of the row with the largest accuracy, or mAP where one has no accuracy; the first of equals."""
+    """Return the index of the row with the largest accuracy, or mAP where one has no accuracy; the first of equals."""
     key = "retrieval_map" if any(row["accuracy_best"] is None for row in rows) else "accuracy_best"
     values = [-1.0 if row[key] is None else row[key] for row in rows]
     return values.index(max(values))

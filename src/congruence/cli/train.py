@@ -59,7 +59,7 @@ def train(
 
 
 def allow(trust: bool) -> None:
-    """Let factories be found in the working directory, as `python` itself would."""
+    """Let factories and metrics be found in the working directory, as `python` itself would."""
     if trust and "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
 

@@ -230,3 +230,29 @@ def test_classes_that_nobody_saw(tmp_path):
     for numbers in (row, teacher):
         assert (numbers["accuracy_best"], numbers["accuracy_last"]) == (None, None)
         assert 0 < numbers["retrieval_map"] < 1
+
+
+def test_one_of_several_students_of_a_stage_teaches(tmp_path):
+    """Two teachers that taught each other are two teachers: each with its own weights, numbers and name."""
+    recipe = """
+        [data]
+        name = "digits"
+        train_size = 200
+        [stages.mutual]
+        student = { anna = { model = "cnn3" }, ben = { model = "cnn3", options = { width = 8 } } }
+        terms = [{ key = "ce" }, { key = "dml" }]
+        train = { epochs = 1 }
+        [stages.student]
+        teacher = "mutual/TEACHER"
+        student = { model = "cnn3", options = { width = 4 } }
+        terms = [{ key = "kd" }]
+        train = { epochs = 1 }
+    """
+    for name in ("anna", "ben"):
+        (tmp_path / f"{name}.toml").write_text(recipe.replace("TEACHER", name))
+    recipes = {name: str(tmp_path / f"{name}.toml") for name in ("anna", "ben")}
+    results = run_plan(Plan("mutual", recipes, (0,)), tmp_path / "out", workers=0)
+    sizes = {key.rpartition("-")[2]: row["parameters"] for key, row in results.teachers.items()}
+    assert sizes["anna"] > sizes["ben"]
+    assert [row["name"] for row in results.teachers.values()] == ["teacher, anna", "teacher, ben"]
+    assert all(row["gpcl"] is not None for row in results.rows)

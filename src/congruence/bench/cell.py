@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from congruence.bench.plan import Cell
+from congruence.config.references import StudentRef
 from congruence.config.schema import RunConfig
 from congruence.core.files import atomic, write_json
 from congruence.evaluation.embed import Embedded
@@ -27,7 +28,6 @@ from congruence.pipeline.student import load_student
 from congruence.training import NonFiniteLossError
 
 RESULT = "cell.json"
-WEIGHTS = "student.safetensors"
 TEST = "test.pt"
 Row = dict[str, Any]
 
@@ -83,17 +83,16 @@ class Job:
         return config.with_teacher(self.weights, cache=self.weights.parent) if self.weights else config
 
 
-def teach(cell: Cell, folder: Path, **options: Any) -> Row:
+def teach(cell: Cell, teacher: StudentRef, folder: Path, **options: Any) -> Row:
     """Train the stages that the cell's student learns from, unless they are there; return the teacher's numbers."""
     path = folder / "teacher.json"
     numbers = tuple(numbers_in("plan").values())
     before = renamed(json.loads(path.read_text(encoding="utf8"))) if path.exists() else {}
     if before and not lacking(before, numbers):
         return before
-    stage = str(cell.teacher)
     with _one_thread():
-        trained = run(cell.config, folder, resume=True, only=stage, **options)[stage]
-        row = {**before, **_numbers(trained, folder, trained.teacher, numbers)}
+        trained = run(cell.config, folder, resume=True, only=teacher.stage, **options)[teacher.stage]
+        row = {**before, **_numbers(trained, teacher.student, folder, trained.teacher, numbers)}
     write_json(path, row)
     return row
 
@@ -123,7 +122,8 @@ def _one_thread() -> Iterator[None]:
 def _measured(config: RunConfig, job: Job) -> Row:
     numbers = job.numbers()  # what cannot be imported shows before the training
     trained = run(config, job.folder, resume=True, trust=job.trust)[config.last]
-    return _numbers(trained, job.folder, _seen_by_teacher(trained, job.weights), numbers)
+    first = next(iter(trained.students))  # of several that teach each other
+    return _numbers(trained, first, job.folder, _seen_by_teacher(trained, job.weights), numbers)
 
 
 def _seen_by_teacher(trained: StageRun, weights: Path | None) -> nn.Module | Embedded | None:
@@ -151,9 +151,11 @@ def _tried(config: RunConfig, job: Job) -> Row:
     return {"accuracy": accuracy}
 
 
-def _numbers(trained: StageRun, folder: Path, teacher: nn.Module | Embedded | None, numbers: Sequence[Number]) -> Row:
-    """Return a row's numbers: those of the first student, where they are several that teach each other."""
-    name, student = next(iter(trained.students.items()))
+def _numbers(
+    trained: StageRun, name: str, folder: Path, teacher: nn.Module | Embedded | None, numbers: Sequence[Number]
+) -> Row:
+    """Return a row's numbers: those of the student of a name."""
+    student = trained.students[name]
     facts = {"parameters": count_parameters(student), "seconds": round(trained.result.seconds, 3)}
     of_best = embeddings_on_test(student, trained.splits, numbers, teacher=teacher)
     of_last = None

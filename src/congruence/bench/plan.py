@@ -9,8 +9,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from congruence.config.load import load_config
+from congruence.config.references import StudentRef
 from congruence.config.schema import RunConfig
 from congruence.core import check
+from congruence.training.saving.identity import TEACHER_APART
 
 PLAIN = ""  # the variant of a plan that has none
 
@@ -59,10 +61,9 @@ class Cell:
         return f"{self.row}-x{self.factor:g}"
 
     @property
-    def teacher(self) -> str | None:
-        """The name of the earlier stage that teaches, None where there is none."""
-        given = self.config.stages[self.config.last].teacher
-        return given if isinstance(given, str) else None
+    def teacher(self) -> StudentRef | None:
+        """The earlier stage's student that teaches, None where there is none."""
+        return self.config.stages[self.config.last].teacher_ref()
 
     def tuned(self) -> frozenset[int]:
         """Return the positions of the terms whose weight is searched: the method's own, else all with a teacher."""
@@ -87,7 +88,10 @@ class Cell:
 
     def teacher_key(self) -> str:
         """Return a hash of all that decides the teacher, by which cells share one."""
-        return digest(self.config.upto(str(self.teacher)), apart=("name", "extends"))
+        if self.teacher is None:
+            raise ValueError(f"The row '{self.row}' has no earlier stage that teaches it.")
+        key = digest(self.config.upto(self.teacher.stage), apart=TEACHER_APART)
+        return key if self.teacher.student == "student" else f"{key}-{self.teacher.student}"
 
     def key(self) -> str:
         """Return a hash of all that decides the cell's result."""

@@ -13,14 +13,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from congruence.bench.cell import WEIGHTS, Job, Row, run_cell, teach
+from congruence.bench.cell import Job, Row, run_cell, teach
 from congruence.bench.plan import Cell, Plan
+from congruence.config.references import StudentRef
 from congruence.core import check
 from congruence.core.files import atomic, writable
 from congruence.data import Splits
 from congruence.evaluation.own import own_numbers
 from congruence.pipeline.build import rehearse
 from congruence.pipeline.context import RunContext, load_splits
+from congruence.training.saving.run_directory import RunDirectory
 
 Report = Callable[[Row, int, int], None]
 _WORKERS = check.Real(low=0, closed="low", integer=True, optional=True)
@@ -114,7 +116,7 @@ def run_plan(
 
 def _job(cell: Cell, out: Path, kind: str) -> Job:
     trial = kind == "trials"
-    weights = _teacher(cell, out) / WEIGHTS if cell.teacher else None
+    weights = RunDirectory(_teacher(cell, out)).student_file(cell.teacher.student) if cell.teacher else None
     return Job(cell, out / kind / (cell.trial if trial else cell.name), weights, trial)
 
 
@@ -169,14 +171,14 @@ def _rehearse(jobs: Sequence[Job]) -> None:
 
 def _teachers(cells: Sequence[Cell], out: Path, options: dict[str, Any]) -> dict[str, Row]:
     """Train the teachers, and name each where there are several: after the first row of cells that it teaches."""
-    pupils: dict[str, Cell] = {}
+    pupils: dict[str, tuple[Cell, StudentRef]] = {}
     for cell in cells:
         if cell.teacher is not None:
-            pupils.setdefault(cell.teacher_key(), cell)
+            pupils.setdefault(cell.teacher_key(), (cell, cell.teacher))
     return {
         key: {"name": "teacher" if len(pupils) == 1 else f"teacher, {cell.row}"}
-        | teach(cell, _teacher(cell, out), **options)
-        for key, cell in pupils.items()
+        | teach(cell, teacher, _teacher(cell, out), **options)
+        for key, (cell, teacher) in pupils.items()
     }
 
 

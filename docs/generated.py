@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 _record = runpy.run_path(str(ROOT / "benchmarks" / "record.py"), run_name="record")
 # The library's own rows: those of an installed package are not on our pages.
 OWN_KEYS = tuple(row.key for row in catalogue.ROWS)
+OF_EVERY_ROW = "methods-cifar10"  # the plan that is to have them all
 NOTHING = "–"  # in the place of a number that was not measured
 _EMPTY_LINE = re.compile(rf"^\|[^|]*\|( *{NOTHING} *\|)+\n", re.MULTILINE)
 

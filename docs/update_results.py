@@ -10,7 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from generated import ROOT, filled, lines, origin, results, teachers
+from generated import OF_EVERY_ROW, OWN_KEYS, ROOT, filled, lines, origin, results, teachers
 
 from congruence.bench.planfile import load_plan
 from congruence.bench.table import split
@@ -38,9 +38,10 @@ def keep(folder: Path) -> None:
 
 
 def missing(name: str) -> list[str]:
-    """Return a plan's methods that have no results."""
+    """Return a plan's methods that have no results, and the catalogue's where it should have them all."""
     measured = {row["method"] for row in lines(RESULTS / name / "results.jsonl")}
-    return [method for method in load_plan(name).recipes if method not in measured]
+    wanted = dict.fromkeys([*load_plan(name).recipes, *(OWN_KEYS if name == OF_EVERY_ROW else ())])
+    return [method for method in wanted if method not in measured]
 
 
 def part(name: str) -> str:

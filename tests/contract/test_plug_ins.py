@@ -66,7 +66,7 @@ WITH_ALL_KEYS = {"tests/contract/test_plug_ins.py", "tests/contract/test_catalog
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder that is as a place of installed packages."""
+    """A folder on the path, as that of installed packages is."""
     folder = tmp_path_factory.mktemp("installed")
     info = folder / "plug_in-1.0.dist-info"
     info.mkdir()

@@ -95,6 +95,8 @@ def test_a_new_row_without_figures_is_a_dash_and_no_error(monkeypatch):
     assert all(set(line.split("|", 2)[2]) == set(" –|") for line in dashes)
     sentences = script("rows_without_figures").sentences()
     assert f"No figures of {row.key}: `python benchmarks/method_cost.py`" in sentences
+    assert f"No figures of {row.key}: `congruence bench methods-cifar10 --out runs/methods-cifar10`" in sentences
+    assert script("update_results").part("methods-cifar10").count(f"| {row.key}") == 2
     assert not stale()
 
 

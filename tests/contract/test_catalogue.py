@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import inspect
 import re
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
 from _harness.cases import CASES, NOT_ZERO_AT_EQUAL, OWN_KEYS
+from _harness.fresh import in_a_fresh_process, install
 from _harness.outside import ROW
 
 import congruence as cg
@@ -64,24 +63,8 @@ print(keys().index("mean_map") >= len(catalogue.ROWS), row("mean_map").summary, 
 """
 
 
-def install(folder, entry_points):
-    """Put a package there that declares entry points."""
-    info = folder / "outside-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[congruence.methods]\n{entry_points}\n")
-
-
-def in_a_fresh_process(folder):
-    """Run the script where the package is installed."""
-    paths = [str(folder), *[path for path in sys.path if path.endswith("tests")]]
-    setup = f"import sys; sys.path[:0] = {paths!r}\n"
-    return subprocess.run([sys.executable, "-c", setup + SCRIPT], capture_output=True, text=True, timeout=60)
-
-
 def test_a_package_adds_rows_through_its_entry_points(tmp_path):
-    install(tmp_path, FAKE["good"])
-    done = in_a_fresh_process(tmp_path)
+    done = in_a_fresh_process(tmp_path, catalogue.GROUP, FAKE["good"], SCRIPT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split("\n")[0].startswith("True The mean activation. Term('mean_map'")
     assert isinstance(ROW, Row)
@@ -95,7 +78,7 @@ def test_a_package_adds_rows_through_its_entry_points(tmp_path):
     ],
 )
 def test_a_package_with_a_wrong_row_is_refused(kind, sentence, tmp_path, monkeypatch):
-    install(tmp_path, FAKE[kind])
+    install(tmp_path, catalogue.GROUP, FAKE[kind])
     monkeypatch.syspath_prepend(tmp_path)
     catalogue._all.cache_clear()
     try:

@@ -20,6 +20,7 @@ from dataclasses import replace
 from torch import nn
 
 from congruence.data import SOURCES
+from congruence.evaluation import Number
 from congruence.methods import Row
 
 
@@ -35,12 +36,13 @@ class Loss(nn.Module):
 
 METHOD = Row("{KEY}", "Nothing that a test of ours expects.", "none", Loss, loss)
 DATASET = replace(SOURCES["digits"], name="{KEY}")
+METRIC = Number("{KEY}", lambda of: 0.5)
 '''
-# What the package adds, a line for each group of entry points. Where rows of a further kind can be added (a metric),
-# theirs belongs here, with its object in MODULE.
+# What the package adds: a line for each group of entry points, its object in MODULE.
 ENTRY_POINTS = {
     "congruence.methods": f"{KEY} = plug_in:METHOD",
     "congruence.datasets": f"{KEY} = plug_in:DATASET",
+    "congruence.metrics": f"{KEY} = plug_in:METRIC",
 }
 # What looks at the catalogue, and of what is run for each row the quickest.
 CHECKED = [
@@ -107,8 +109,9 @@ def test_scripts_and_tests_speak_of_our_own_rows():
 
 @pytest.mark.slow
 def test_an_installed_row_turns_no_test_red(folder):
-    installed = "from congruence import data, methods; print(methods.keys()[-1], data.available()[-1].name)"
-    assert python(folder, "-c", installed) == f"{KEY} {KEY}\n"
+    installed = "from congruence import data, methods; from congruence.evaluation.numbers import numbers_in"
+    last = "print(methods.keys()[-1], data.available()[-1].name, list(numbers_in('run'))[-1])"
+    assert python(folder, "-c", f"{installed}; {last}") == f"{KEY} {KEY} {KEY}\n"
     tests = [str(ROOT / "tests" / name) for name in CHECKED]
     printed = python(folder, "-m", "pytest", "-v", "-p", "no:cacheprovider", "-k", CHOSEN, *tests)
     assert "test_a_row_keeps_the_contract[pkt] PASSED" in printed

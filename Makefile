@@ -8,13 +8,19 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint types bench loops clean
+.PHONY: demo test figures lint types bench loops clean
 
 demo: $(VENV)/ready
 	$(BIN)/congruence demo
 
 test: $(VENV)/ready
 	$(ONE_THREAD) $(BIN)/pytest -n $(WORKERS) $(PYTEST)
+
+# Measured figures and kept results against their pages and commands; rows that still have none are named, no error.
+FIGURES ?= tests/figures
+figures: $(VENV)/ready
+	$(BIN)/python docs/rows_without_figures.py
+	$(ONE_THREAD) $(BIN)/pytest $(FIGURES)
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

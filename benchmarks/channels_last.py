@@ -34,9 +34,9 @@ def main() -> None:
             plain, last = student(name), student(name)
             with channels_last(last, True):
                 ways = {"plain": stepper(plain, options, BATCH), "last": stepper(last, options, BATCH)}
-                found = medians(ways, rounds)
-            milliseconds = {f"{way}_milliseconds": round(1e3 * seconds, 2) for way, seconds in found.items()}
-            figures.append(figure(f"{name}, {precision}", found["last"] / found["plain"], **milliseconds))
+                times = medians(ways, rounds)
+            milliseconds = {f"{way}_milliseconds": round(1e3 * seconds, 2) for way, seconds in times.items()}
+            figures.append(figure(f"{name}, {precision}", times["last"] / times["plain"], **milliseconds))
     write("channels_last", DEFINITION, figures, batch=BATCH, rounds=rounds)
 
 

@@ -41,9 +41,9 @@ def main() -> None:
             first = time.perf_counter() - start
             if faster._taps["student"].compiled.refused:
                 sys.exit("torch.compile does not work here: nothing is measured.")
-            found = medians(ways, rounds)
-        more = {f"{way}_milliseconds": round(1e3 * seconds, 2) for way, seconds in found.items()}
-        ratio = found["compiled"] / found["plain"]
+            times = medians(ways, rounds)
+        more = {f"{way}_milliseconds": round(1e3 * seconds, 2) for way, seconds in times.items()}
+        ratio = times["compiled"] / times["plain"]
         figures.append(figure(name, ratio, **more, first_step_seconds=round(first, 1)))
     write("compiled_step", DEFINITION, figures, batch=BATCH, rounds=rounds)
 

@@ -60,10 +60,10 @@ class Device:
         """Return the figure of two works."""
         times: list[list[float]] = [[], []]
         for number in range(self.rounds + 2):
-            for place, work in enumerate((ours, other)):
+            for side, work in enumerate((ours, other)):
                 elapsed = self.seconds(work)
                 if number > 1:  # the first rounds warm up
-                    times[place].append(elapsed)
+                    times[side].append(elapsed)
         mine, theirs = (1e3 * statistics.median(values) for values in times)
         return figure(name, mine / theirs, milliseconds=round(mine, 3), other_milliseconds=round(theirs, 3))
 
@@ -168,8 +168,8 @@ def tests() -> dict[str, Any]:
         if not report.exists():
             return {"passed": 0, "failed": [ended.stdout[-2000:] + ended.stderr[-2000:]]}
         cases = list(ElementTree.parse(report).iter("testcase"))
-    wrong = [(case.get("name"), found) for case in cases for found in case if found.tag in ("failure", "error")]
-    failed = [f"{name}: {(found.get('message') or '')[:300]}" for name, found in wrong]
+    errors = [(case.get("name"), error) for case in cases for error in case if error.tag in ("failure", "error")]
+    failed = [f"{name}: {(error.get('message') or '')[:300]}" for name, error in errors]
     return {"passed": sum(len(case) == 0 for case in cases), "failed": failed}
 
 
@@ -182,7 +182,7 @@ def main() -> None:
         sys.exit("No GPU is to be had here.")
     torch.manual_seed(0)
     device = Device(arguments.device, quick=arguments.quick)
-    start, told = time.monotonic(), {} if arguments.quick else {"tests": tests()}
+    start, device_tests = time.monotonic(), {} if arguments.quick else {"tests": tests()}
     figures = []
     for section in SECTIONS:
         figures += section(device)
@@ -190,8 +190,8 @@ def main() -> None:
     if arguments.quick:
         print("\n".join(str(entry) for entry in figures))
         return
-    write("gpu", DEFINITION, figures, arguments.device, rounds=device.rounds, **told)
-    for problem in told["tests"]["failed"]:
+    write("gpu", DEFINITION, figures, arguments.device, rounds=device.rounds, **device_tests)
+    for problem in device_tests["tests"]["failed"]:
         print(f"FAILED {problem}")
     subprocess.run([sys.executable, str(ROOT / "benchmarks" / "step_overhead.py"), "cuda"], check=True)
 

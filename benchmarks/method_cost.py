@@ -24,7 +24,7 @@ from record import figure, write
 from torch.profiler import ProfilerActivity, profile
 
 import congruence as cg
-from congruence.methods import keys
+from congruence.methods.catalogue import ROWS
 
 DEFINITION = (
     "CPU time of a step (forwards, the teacher's too where it is needed, loss, backward) / ce's, median of alternating "
@@ -67,9 +67,9 @@ def seconds(work: Callable[[], None]) -> float:
 
 def peak(work: Callable[[], None]) -> int:
     """Bytes that torch holds at most during a call, beyond what it held before."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         work()
-    results: Any = found.profiler.kineto_results  # type: ignore[union-attr]
+    results: Any = profiled.profiler.kineto_results  # type: ignore[union-attr]
     changes = sorted((e.start_ns(), e.nbytes()) for e in results.events() if e.name() == "[memory]")
     return max(accumulate(size for _, size in changes))
 
@@ -85,7 +85,7 @@ def main() -> None:
     seconds(base)
     peak(base)  # the profiler's first run counts otherwise
     base_peak, base_times, figures = peak(base), [], []
-    for key in arguments.methods or keys():
+    for key in arguments.methods or [row.key for row in ROWS]:
         step, state = stepper(key)
         seconds(step)  # the first call warms up
         pairs = [(seconds(step), seconds(base)) for _ in range(arguments.rounds)]

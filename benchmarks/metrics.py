@@ -89,11 +89,11 @@ def plain_distances(x: Tensor, y: Tensor) -> Tensor:
 
 def plain_map(student: Tensor, teacher: Tensor, labels: Tensor) -> float:
     hits = labels[plain_distances(student, teacher).argsort(dim=1, stable=True)] == labels[:, None]
-    found = hits.cumsum(1)
-    precision = found / torch.arange(1, len(labels) + 1, dtype=torch.float64)
+    hits_so_far = hits.cumsum(1)
+    precision = hits_so_far / torch.arange(1, len(labels) + 1, dtype=torch.float64)
     largest = precision.flip(1).cummax(1).values.flip(1)
-    levels = torch.arange(11) * found[:, -1:]
-    return float(largest.gather(1, torch.searchsorted(10 * found, levels)).mean())
+    levels = torch.arange(11) * hits_so_far[:, -1:]
+    return float(largest.gather(1, torch.searchsorted(10 * hits_so_far, levels)).mean())
 
 
 def plain_overlap(student: Tensor, teacher: Tensor) -> float:
@@ -137,39 +137,39 @@ def calls(rows: int) -> dict[str, Call]:
     """What is measured on so many samples; what ranks 50,000 of them does it for 2,000 queries, a 25th of all."""
     s, t, y = samples(rows, torch.float16 if rows == MILLION else torch.float32)
     size = f", N={rows}"
-    found: dict[str, Call] = {"kernel_transfer_error" + size: lambda: metrics.kernel_transfer_error(s, t)}
+    works: dict[str, Call] = {"kernel_transfer_error" + size: lambda: metrics.kernel_transfer_error(s, t)}
     if rows == MILLION:
         draws = {"repeats": 5, "generator": torch.Generator().manual_seed(0)}
 
         def subset(metric: Call, size: int, **options: Any) -> Call:
             return lambda: metrics.estimate(metric, s, t, sample_size=size, **draws, **options)
 
-        return found | {
+        return works | {
             "linear_cka" + size: lambda: metrics.linear_cka(s, t),
             "estimate of neighbour_overlap" + size: subset(metrics.neighbour_overlap, 4000, k=10),
             "estimate of global_perception_coherence" + size: subset(metrics.global_perception_coherence, 2000),
         }
-    found["linear_cka" + size] = lambda: metrics.linear_cka(s, t)
-    found["inter_class_similarity" + size] = lambda: metrics.inter_class_similarity(t, y)
+    works["linear_cka" + size] = lambda: metrics.linear_cka(s, t)
+    works["inter_class_similarity" + size] = lambda: metrics.inter_class_similarity(t, y)
     if rows == 10_000:
-        return found | {
+        return works | {
             "retrieval_map" + size: lambda: metrics.retrieval_map(s, y, t, y),
             "neighbour_overlap" + size: lambda: metrics.neighbour_overlap(s, t, k=10),
         }
     part = slice(QUERIES)
-    return found | {
+    return works | {
         f"retrieval_map of {QUERIES} queries" + size: lambda: metrics.retrieval_map(s[part], y[part], t, y),
         f"knn_accuracy of {QUERIES} queries" + size: lambda: metrics.knn_accuracy(s[part], y[part], t, y),
     }
 
 
 def measured(call: Call, answer: Any) -> None:
-    """Send the seconds of one call, the megabytes that it adds to this process, and what it finds."""
+    """Send the seconds of one call, the megabytes that it adds to this process, and its value."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     before, start = resident("VmRSS"), time.process_time()
-    found = call()
+    value = call()
     seconds = time.process_time() - start
-    answer.send((seconds, (resident("VmHWM") - before) / 1e6, found))
+    answer.send((seconds, (resident("VmHWM") - before) / 1e6, value))
 
 
 def alone(call: Call) -> tuple[float, float, Any]:
@@ -178,9 +178,9 @@ def alone(call: Call) -> tuple[float, float, Any]:
     answer, ask = context.Pipe(duplex=False)
     process = context.Process(target=measured, args=(call, ask))
     process.start()
-    found: tuple[float, float, Any] = answer.recv()
+    figures: tuple[float, float, Any] = answer.recv()
     process.join()
-    return found
+    return figures
 
 
 def main() -> None:
@@ -195,8 +195,8 @@ def main() -> None:
         figures.append(figure(f"{name} over plain", ours / plain, BARS[f"{name} over plain"], **row))
     for rows in (10_000, 50_000, MILLION):
         for name, call in calls(rows).items():
-            seconds, megabytes, found = alone(call)
-            spread = {"mean": found.mean, "spread": found.spread} if isinstance(found, metrics.Estimate) else {}
+            seconds, megabytes, value = alone(call)
+            spread = {"mean": value.mean, "spread": value.spread} if isinstance(value, metrics.Estimate) else {}
             figures.append(figure(name, megabytes, BARS[name], seconds=round(seconds, 2), **spread))
     note = "the plain forms hold 8 N² bytes and more: 800 MB at N = 10,000, 20 GB at N = 50,000"
     write("metrics", DEFINITION, figures, width=WIDTH, rounds=rounds, note=note)

@@ -30,7 +30,7 @@ DEFINITION = (
 OUT = Path("runs/one-epoch")
 
 
-class Said(logging.Handler):
+class WarningLog(logging.Handler):
     """Keeps the warnings of the log."""
 
     def __init__(self) -> None:
@@ -52,13 +52,13 @@ def main() -> None:
     chosen = {key: plan.recipes[key] for key in arguments.methods or plan.recipes}
     plan = dataclasses.replace(plan, recipes=chosen, tune=None)
     shutil.rmtree(arguments.out / "cells", ignore_errors=True)  # each is run anew
-    said, figures, warned = Said(), [], {}
-    logging.getLogger("congruence").addHandler(said)
+    log, figures, warned = WarningLog(), [], {}
+    logging.getLogger("congruence").addHandler(log)
     for cell in plan.cells():
         teacher = arguments.out / "teachers" / cell.teacher_key() if cell.teacher else None
         if teacher:
             teach(cell, teacher)
-        said.lines.clear()
+        log.lines.clear()
         job = Job(cell, arguments.out / "cells" / cell.name, teacher and teacher / WEIGHTS, trial=True)
         start = time.process_time()
         with warnings.catch_warnings(record=True) as caught:
@@ -69,9 +69,9 @@ def main() -> None:
         norms = norms_by_term(next(row["gradient_norms"] for row in rows if "gradient_norms" in row)).values()
         name = f"{cell.method}, {cell.variant}"
         figures.append(figure(name, max(norms) / min(norms), float(LOPSIDED), cpu_seconds=seconds))
-        if found := [*said.lines, *(str(each.message) for each in caught)]:
-            warned[name] = found
-        print(figures[-1], *found, flush=True)
+        if sentences := [*log.lines, *(str(each.message) for each in caught)]:
+            warned[name] = sentences
+        print(figures[-1], *sentences, flush=True)
     if not arguments.methods:
         write("one_epoch", DEFINITION, figures, images=10_000, batch=64, warnings=warned)
 

@@ -17,7 +17,7 @@ from record import figure, write
 from torch.nn import functional as F
 
 import congruence as cg
-from congruence.methods import keys, row
+from congruence.methods.catalogue import ROWS
 
 BAR = 1.03
 DEFINITION = "1 + median(loss forward + backward) / median(teacher forward + student forward and backward)"
@@ -68,8 +68,8 @@ def main() -> None:
             teacher(images)
         F.cross_entropy(student(images), labels).backward()
 
-    known = [key for key in keys() if "maps" not in row(key).needs.roles]
-    works = {key: loss_work(key, teacher, student, data) for key in known}
+    keys = [row.key for row in ROWS if "maps" not in row.needs.roles]
+    works = {key: loss_work(key, teacher, student, data) for key in keys}
     steps: list[float] = []
     losses: dict[str, list[float]] = {key: [] for key in works}
     student.train()

@@ -83,7 +83,7 @@ def compared(name: str, batch: int, classes: int, paired: bool, rounds: int) -> 
     student, teacher = (centres[side] + torch.randn(batch, WIDTH, generator=generator) for side in labels)
     student.requires_grad_()
     times: tuple[list[float], list[float]] = ([], [])
-    found: list[tuple[Tensor, Tensor]] = []
+    results: list[tuple[Tensor, Tensor]] = []
     for number in range(rounds + 1):
         for form, seconds in zip(FORMS[name], times, strict=True):
             student.grad = None
@@ -93,9 +93,9 @@ def compared(name: str, batch: int, classes: int, paired: bool, rounds: int) -> 
             if number:  # the first round warms up
                 seconds.append(time.process_time() - start)
             elif student.grad is not None:
-                found.append((value.detach(), student.grad))
+                results.append((value.detach(), student.grad))
     milliseconds = [1e3 * statistics.median(values) for values in times]
-    (value, gradient), (plain_value, plain_gradient) = found
+    (value, gradient), (plain_value, plain_gradient) = results
     return figure(
         f"{name}, B={batch}, {classes} classes, {'one batch' if paired else 'two batches'}",
         milliseconds[0] / milliseconds[1],

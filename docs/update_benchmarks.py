@@ -6,7 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from generated import NOTHING, OF_EVERY_ROW, OWN_KEYS, ROOT
+
+from congruence.bench.planfile import load_plan
+from congruence.methods.catalogue import ROWS
+
 FOLDER = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
@@ -16,10 +20,25 @@ Written by `python docs/update_benchmarks.py` from `benchmarks/results/`, which 
 else is said, with the other form beside them in the benchmark's file: they say the same on another machine, where \
 milliseconds do not. A bar is what a figure must not pass.
 """
+# The benchmarks of every row of the catalogue, and the figures they have when each row is measured.
+OF_ROWS = {
+    "method_cost": OWN_KEYS,
+    "one_epoch": tuple(f"{key}, {variant}" for variant in load_plan(OF_EVERY_ROW).variants for key in OWN_KEYS),
+    "step_overhead": tuple(row.key for row in ROWS if "maps" not in row.needs.roles),
+}
 
 
-def table(figures: list[dict[str, Any]]) -> list[str]:
-    """Return the figures as a table, with a column for each further number that one of them has."""
+def missing(benchmark: str, figures: list[dict[str, Any]]) -> list[str]:
+    """Return the figures that a benchmark still has to measure."""
+    measured = {entry["name"] for entry in figures}
+    return [name for name in OF_ROWS.get(benchmark, ()) if name not in measured]
+
+
+def table(figures: list[dict[str, Any]], without: list[str]) -> list[str]:
+    """Return the figures as a table, with a column for each further number that one of them has.
+
+    What is not measured comes last, as dashes.
+    """
     more = list(
         dict.fromkeys(key for entry in figures for key in entry if key not in ("name", "value", "bar", "within"))
     )
@@ -29,9 +48,9 @@ def table(figures: list[dict[str, Any]]) -> list[str]:
     lines.append("|---|" + "---:|" * len(columns))
     for entry in figures:
         mark = " (over)" if entry.get("within") is False else ""
-        values = [_number(entry[column]) if column in entry else "–" for column in columns]
+        values = [_number(entry[column]) if column in entry else NOTHING for column in columns]
         lines.append(" | ".join([f"| {entry['name']}", values[0] + mark, *values[1:]]) + " |")
-    return lines
+    return lines + [" | ".join([f"| {name}", *[NOTHING] * len(columns)]) + " |" for name in without]
 
 
 def _number(value: float) -> str:
@@ -41,26 +60,27 @@ def _number(value: float) -> str:
 def part(path: Path) -> str:
     """Return one benchmark's part of the page."""
     result = json.loads(path.read_text(encoding="utf8"))
-    machine, versions = result["machine"], result["versions"]
+    machine, versions, figures = result["machine"], result["versions"], result["figures"]
     where = f"{machine['cores']} × {machine['cpu']}" if machine["device"] == "cpu" else machine["gpu"]
     script = f"benchmarks/{result['benchmark']}.py"
-    said = (ROOT / script).read_text(encoding="utf8").split('"""')[1].splitlines()[0]
-    lines = [f"## {path.stem}", "", said, "", f"Value: {result['definition']}.", "", *table(result["figures"]), ""]
+    summary = (ROOT / script).read_text(encoding="utf8").split('"""')[1].splitlines()[0]
+    lines = [f"## {path.stem}", "", summary, "", f"Value: {result['definition']}.", ""]
+    lines += [*table(figures, missing(result["benchmark"], figures)), ""]
     if "note" in result:
         lines += [f"{result['note']}.", ""]
     if tests := result.get("tests"):
         lines += [f"Tests on the device: {tests['passed']} passed, {len(tests['failed'])} failed.", ""]
         lines += [f"- {failure}" for failure in tests["failed"]] + ([""] if tests["failed"] else [])
-    told = f"`python {script}`; {result['date']}; commit {result['commit']}; {where}, {machine['threads']} thread"
-    lines.append(f"{told}{'s' * (machine['threads'] > 1)}; Python {versions['python']}, torch {versions['torch']}.")
+    source = f"`python {script}`; {result['date']}; commit {result['commit']}; {where}, {machine['threads']} thread"
+    lines.append(f"{source}{'s' * (machine['threads'] > 1)}; Python {versions['python']}, torch {versions['torch']}.")
     return "\n".join(lines) + "\n"
 
 
 def page() -> str:
-    """Return the page with the figures as they are kept now."""
+    """Return the page with the figures as they are now."""
     names = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
-    kept = [path for path in sorted(FOLDER.glob("*.json")) if path.stem.removesuffix("_cuda") in names]
-    return "\n".join([HEAD, *map(part, kept)])
+    paths = [path for path in sorted(FOLDER.glob("*.json")) if path.stem.removesuffix("_cuda") in names]
+    return "\n".join([HEAD, *map(part, paths)])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Write the tables of the README from what the commands gave: `python docs/update_readme.py [runs/demo]`.
 
-With a folder, the demo's results there are first kept as benchmarks/results/demo.json.
+With a folder, the demo's results there are first stored as benchmarks/results/demo.json.
 """
 
 from __future__ import annotations
@@ -13,26 +13,36 @@ from pathlib import Path
 import generated
 from generated import ROOT, lines, origin, teachers
 
-from congruence.bench.table import cells, text
+from congruence.bench.planfile import load_plan
 from congruence.methods import catalogue
 
 README = ROOT / "README.md"
-KEPT = ROOT / "benchmarks" / "results" / "demo.json"
+RESULTS = ROOT / "benchmarks" / "results" / "demo.json"
 
 
 def keep(folder: Path) -> None:
-    """Keep the results of a demo, with the machine and the versions."""
+    """Store the results of a demo, with the machine and the versions."""
     value = {**origin("congruence demo"), "teachers": teachers(folder), "rows": lines(folder / "results.jsonl")}
-    KEPT.write_text(json.dumps(value, indent=1) + "\n", encoding="utf8")
+    RESULTS.write_text(json.dumps(value, indent=1) + "\n", encoding="utf8")
 
 
-def tables() -> dict[str, str]:
-    """Return the README's generated parts by name."""
-    kept = json.loads(KEPT.read_text(encoding="utf8"))
-    rows = map(catalogue.row, catalogue.keys())
-    methods = ["| key | what is transferred | weight |", "|---|---|---|"]
-    methods += [f"| `{row.key}` | {row.summary} | {_weight(row.weight)} |" for row in rows]
-    return {"demo": text(cells(kept["rows"], kept["teachers"])), "methods": "\n".join(methods)}
+def demo() -> str:
+    """Return the table of the demo's results."""
+    result = json.loads(RESULTS.read_text(encoding="utf8"))
+    return generated.results(result["rows"], result["teachers"], missing(), more=False)
+
+
+def missing() -> list[str]:
+    """Return the demo's methods that have no results."""
+    measured = {row["method"] for row in json.loads(RESULTS.read_text(encoding="utf8"))["rows"]}
+    return [method for method in load_plan("demo").recipes if method not in measured]
+
+
+def methods() -> str:
+    """Return the table of the library's own methods."""
+    table = ["| key | what is transferred | weight |", "|---|---|---|"]
+    table += [f"| `{row.key}` | {row.summary} | {_weight(row.weight)} |" for row in catalogue.ROWS]
+    return "\n".join(table)
 
 
 def _weight(weight: float | Mapping[str, float]) -> str:
@@ -43,7 +53,7 @@ def _weight(weight: float | Mapping[str, float]) -> str:
 
 def filled(readme: str) -> str:
     """Return the README with its generated parts as they are now."""
-    return generated.filled(readme, tables())
+    return generated.filled(readme, {"demo": demo(), "methods": methods()})
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ LOOKS = {
     *(ATEN._unique2, ATEN.unique_dim, ATEN.unique_consecutive),
     *(ATEN.linalg_svd, ATEN._linalg_svd, ATEN._linalg_eigh, ATEN._linalg_check_errors),
 }
-TAKEN = {ATEN.index: None, ATEN.index_put: 2, ATEN.index_put_: 2, ATEN._index_put_impl_: 2}  # place of what is put
+# By operator that an index goes into: which argument is put there, None where it only takes.
+INDEXED = {ATEN.index: None, ATEN.index_put: 2, ATEN.index_put_: 2, ATEN._index_put_impl_: 2}
 COPIES = ("cpu", "tolist")  # of a tensor: on the CPU no operator runs
 # By row: where it looks, and why it must.
 LOOKING = {
@@ -45,7 +46,7 @@ LOOKING = {
 
 
 class Reads(TorchDispatchMode):
-    """Counts the looks while it is entered, by the innermost place in the package: "training/optim.py:step_unless".
+    """Counts the looks while it is entered, by the innermost function of the package: "training/optim.py:step_unless".
 
     Numbers that are given to a device one by one (`torch.tensor(..., device=...)`) count, too: that copy waits.
 
@@ -58,7 +59,7 @@ class Reads(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.places: dict[str, int] = {}
+        self.functions: dict[str, int] = {}
         self.kinds: set[str] = set()
 
     def __enter__(self) -> Reads:
@@ -95,9 +96,9 @@ class Reads(TorchDispatchMode):
 
     def _looks(self, func: Any, args: Any, kwargs: Any) -> bool:
         operator = func.overloadpacket
-        if operator in TAKEN:
+        if operator in INDEXED:
             masked = any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
-            put = TAKEN[operator]
+            put = INDEXED[operator]
             return masked and (put is None or args[put].numel() > 1)  # a mask given one number is filled in place
         if operator is ATEN.repeat_interleave:
             return kwargs.get("output_size") is None
@@ -109,8 +110,9 @@ class Reads(TorchDispatchMode):
         frame = sys._getframe(2)
         while frame is not None and not Path(frame.f_code.co_filename).is_relative_to(SOURCE):
             frame = frame.f_back
-        place = f"{Path(frame.f_code.co_filename).relative_to(SOURCE)}:{frame.f_code.co_name}" if frame else "elsewhere"
-        self.places[place] = self.places.get(place, 0) + 1
+        code = frame and frame.f_code
+        function = f"{Path(code.co_filename).relative_to(SOURCE)}:{code.co_name}" if code else "elsewhere"
+        self.functions[function] = self.functions.get(function, 0) + 1
         self.kinds.add(kind)
 
 

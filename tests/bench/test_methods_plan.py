@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from _harness.cases import OWN_KEYS
 from _harness.configs import pictures, quick
 
 from congruence.bench.planfile import load_plan
 from congruence.config.load import load_config
 from congruence.data import Splits
-from congruence.methods import keys
 from congruence.pipeline import run
 
 LOADED = load_plan("methods-cifar10")
@@ -19,8 +19,10 @@ PLAN = dataclasses.replace(LOADED, overrides=tuple(text.replace("views=8", "view
 SPLITS = Splits(*(pictures(count, seed) for seed, count in enumerate((24, 16, 16))))
 
 
-def test_it_has_every_method():
-    assert set(PLAN.recipes) == set(keys())
+def test_its_methods_are_of_the_catalogue():
+    """One that it does not have yet has no figures: `make figures` names it."""
+    assert "ce" in PLAN.recipes
+    assert set(PLAN.recipes) <= set(OWN_KEYS)
 
 
 @pytest.mark.slow

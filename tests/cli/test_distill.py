@@ -46,7 +46,7 @@ def test_a_recipe_ends_with_numbers_and_a_student(finished):
     assert "validation: accuracy" in lines[1]
     assert lines[2].split() == ["test", "set", "best", "last", "teacher"]
     assert [line.split()[0] for line in lines[3:7]] == ["accuracy", "retrieval", "coherence", "parameters"]
-    assert lines[7] == f"student: {out / 'student.safetensors'}"
+    assert lines[-1] == f"student: {out / 'student.safetensors'}"
     tested = json.loads((out / "test.json").read_text())
     assert list(tested) == ["best", "last", "teacher"]
     assert tested["best"]["parameters"] == sum(p.numel() for p in load_student(out).parameters())
@@ -104,7 +104,7 @@ def test_evaluate_weights_with_a_configuration(finished):
     result = invoke("evaluate", "digits/pkt", "--weights", file, *sets(*FEW))
     assert result.exit_code == 0, result.stderr
     rows = ["test", "accuracy", "retrieval", "parameters", "soft-label", "intra-class", "inter-class"]
-    assert [line.split()[0] for line in result.stdout.splitlines()] == rows
+    assert [name for line in result.stdout.splitlines() if (name := line.split()[0]) in rows] == rows
 
 
 def test_a_student_that_learned_no_class_has_no_accuracy(finished):

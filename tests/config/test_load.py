@@ -3,6 +3,7 @@
 import pytest
 
 from congruence.config import ConfigError, from_values, load_config
+from congruence.data.sources.catalogue import sources
 
 GOOD = """
 [data]
@@ -109,8 +110,7 @@ train = {}
         "--set stages.studnt.train.epochs=3: stages.studnt.train.epochs: expected a stage of the file: student, third, "
         "got 'studnt'. Did you mean 'student'?",
         "nmae: expected one of name, extends, data, diagnostics, stages, got 'nmae'. Did you mean 'name'?",
-        "data.name: expected a folder or one of digits, fashion-mnist, cifar10, quickdraw, cifar100, svhn, "
-        "tiny-imagenet, cub200, imagenet, market1501, msmt17, image-folder, got 'digts'. "
+        f"data.name: expected a folder or one of {', '.join(sources())}, image-folder, got 'digts'. "
         "Did you mean 'digits'?",
         "data.split_seed: expected an integer >= 0, got -1.",
         "S.teacher: expected a model's table, since no stage comes before, got 'studnet'.",

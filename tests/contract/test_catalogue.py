@@ -1,19 +1,19 @@
-"""Every row of the catalogue keeps the contract of `congruence.testing`; a package's rows are found and kept apart."""
+"""Every row of the catalogue keeps the contract of `congruence.testing`; a package's rows come after them."""
 
 from __future__ import annotations
 
 import inspect
-import subprocess
-import sys
+import re
 from dataclasses import replace
 
 import pytest
-from _harness.cases import CASES, NOT_ZERO_AT_EQUAL
+from _harness.cases import CASES, NOT_ZERO_AT_EQUAL, OWN_KEYS
+from _harness.fresh import in_a_fresh_process, install
 from _harness.outside import ROW
 
 import congruence as cg
 from congruence.losses import __all__ as LOSSES
-from congruence.methods import Row, keys, row
+from congruence.methods import Row, catalogue, row
 from congruence.methods.catalogue import table
 from congruence.testing import check_row, check_rows_on_two_ranks
 
@@ -25,11 +25,11 @@ def test_a_row_keeps_the_contract(case):
 
 
 def test_two_ranks_are_one():
-    assert set(NOT_ZERO_AT_EQUAL) <= set(keys())
+    assert set(NOT_ZERO_AT_EQUAL) <= set(OWN_KEYS)
     check_rows_on_two_ranks(*CASES)
 
 
-@pytest.mark.parametrize("key", keys())
+@pytest.mark.parametrize("key", OWN_KEYS)
 def test_a_term_takes_every_hyperparameter(key):
     defaults = {k: v for k, v in row(key).defaults().items() if v is not inspect.Parameter.empty}
     assert cg.Term(key, **defaults).hyperparameters == defaults
@@ -58,26 +58,15 @@ FAKE = {
 }
 SCRIPT = """
 import congruence as cg
-from congruence.methods import keys, row
-print(keys()[-1], row("mean_map").summary, cg.Term("mean_map", momentum=0.5))
+from congruence.methods import catalogue, keys, row
+print(keys().index("mean_map") >= len(catalogue.ROWS), row("mean_map").summary, cg.Term("mean_map", momentum=0.5))
 """
 
 
-def in_a_fresh_process(folder, entry_points):
-    """Run the script where an installed package declares entry points."""
-    info = folder / "outside-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[congruence.methods]\n{entry_points}\n")
-    paths = [str(folder), *[path for path in sys.path if path.endswith("tests")]]
-    setup = f"import sys; sys.path[:0] = {paths!r}\n"
-    return subprocess.run([sys.executable, "-c", setup + SCRIPT], capture_output=True, text=True, timeout=60)
-
-
 def test_a_package_adds_rows_through_its_entry_points(tmp_path):
-    done = in_a_fresh_process(tmp_path, FAKE["good"])
+    done = in_a_fresh_process(tmp_path, catalogue.GROUP, FAKE["good"], SCRIPT)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split("\n")[0].startswith("mean_map The mean activation. Term('mean_map'")
+    assert done.stdout.split("\n")[0].startswith("True The mean activation. Term('mean_map'")
     assert isinstance(ROW, Row)
 
 
@@ -88,7 +77,12 @@ def test_a_package_adds_rows_through_its_entry_points(tmp_path):
         ("again", "The catalogue has two rows with the key 'mean_map'."),
     ],
 )
-def test_a_package_with_a_wrong_row_is_refused(kind, sentence, tmp_path):
-    done = in_a_fresh_process(tmp_path, FAKE[kind])
-    assert done.returncode == 1
-    assert f"ValueError: {sentence}" in done.stderr
+def test_a_package_with_a_wrong_row_is_refused(kind, sentence, tmp_path, monkeypatch):
+    install(tmp_path, catalogue.GROUP, FAKE[kind])
+    monkeypatch.syspath_prepend(tmp_path)
+    catalogue._all.cache_clear()
+    try:
+        with pytest.raises(ValueError, match=re.escape(sentence)):
+            catalogue.keys()
+    finally:
+        catalogue._all.cache_clear()

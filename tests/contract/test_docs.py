@@ -28,8 +28,8 @@ def test_docstring_examples(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runner = doctest.DocTestRunner(optionflags=OPTIONS, verbose=False)
     report: list[str] = []
-    known = {"torch": torch, "nn": nn, "cg": cg}
-    for example in doctest.DocTestFinder(exclude_empty=True).find(module, name, globs={**known, **vars(module)}):
+    usual = {"torch": torch, "nn": nn, "cg": cg}
+    for example in doctest.DocTestFinder(exclude_empty=True).find(module, name, globs={**usual, **vars(module)}):
         torch.manual_seed(0)
         runner.run(example, out=report.append)
     assert runner.failures == 0, "".join(report)
@@ -49,9 +49,9 @@ def test_pages_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     namespace: dict[str, object] = {"__name__": "page"}
-    found = blocks(page)
-    left_out = [f"line {block.line}: {block.reason}" for block in found if block.reason]
-    for block in found:
+    page_blocks = blocks(page)
+    left_out = [f"line {block.line}: {block.reason}" for block in page_blocks if block.reason]
+    for block in page_blocks:
         if not block.reason:
             run(block, namespace, f"(blocks that are not run: {left_out or 'none'})")
     text = page.read_text(encoding="utf8")

@@ -56,4 +56,4 @@ def test_labels_that_do_not_fit_are_refused_without_a_look():
     host_values.note_values(moved := labels.clone(), labels)
     with Reads() as reads, pytest.raises(ValueError, match=r"`labels` must be class labels in \[0, 3\)"):
         cg.losses.cross_entropy_loss(torch.zeros(2, 3), moved)
-    assert reads.places == {}
+    assert reads.functions == {}

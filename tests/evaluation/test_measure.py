@@ -42,7 +42,8 @@ def test_numbers(splits):
     assert found.inter_class_similarity == pytest.approx(inter_class_similarity(test.features, test.labels))
     spread = ["soft_label_entropy", "intra_class_similarity", "inter_class_similarity"]
     fidelity = ["gpcl", "cosine_kernel_transfer_error", "wasserstein"]
-    assert list(found.to_dict()) == ["accuracy", "retrieval_map", *fidelity, *spread, "parameters"]
+    own = ["accuracy", "retrieval_map", *fidelity, *spread, "parameters"]
+    assert list(found.to_dict())[: len(own)] == own
     taught = embed(teacher, cg.data.loader(splits.test, batch_size=300, shuffle=False)).features
     rows = [torch.nn.functional.normalize(side) for side in (test.features, taught)]
     assert found.cosine_kernel_transfer_error == pytest.approx(cg.metrics.kernel_transfer_error(*rows))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from _harness.cases import CASES
+from _harness.cases import CASES, OWN_KEYS
 from _harness.reads import LOOKING, Reads, as_moved
 from torch import nn
 from torch.utils.data import TensorDataset
@@ -12,7 +12,6 @@ from torch.utils.data import TensorDataset
 import congruence as cg
 from congruence.core.batch import grouped
 from congruence.data.loading.source import BatchSource
-from congruence.methods import keys
 from congruence.testing import Case
 from congruence.testing.case import SmallLoader, small_distiller
 from congruence.training.distributed import Objective
@@ -38,22 +37,22 @@ def steps(distiller, loader, options, *, warm=2, epochs=3):
             else:
                 with reads:
                     train_step(objective, moved, optimizers, recorder, options, step, scaler)
-                assert reads.places.pop("training/optim.py:step_unless") == 1
+                assert reads.functions.pop("training/optim.py:step_unless") == 1
             step += 1
         distiller.end_epoch()
     assert recorder.counts
     assert not recorder.bad
-    return reads.places
+    return reads.functions
 
 
-def expected(places, name):
+def expected(functions, name):
     """Check that a step looked where it says it does."""
     if name not in LOOKING:
-        assert places == {}
+        assert functions == {}
         return
     allowed = LOOKING[name][0].split()
-    assert places, f"{name} does not look any more: take it off the list"
-    assert all(place.startswith(tuple(allowed)) for place in places), places
+    assert functions, f"{name} does not look any more: take it off the list"
+    assert all(function.startswith(tuple(allowed)) for function in functions), functions
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -77,7 +76,7 @@ def test_a_step_of_a_variant(name, case):
 
 
 def test_the_list_is_of_rows():
-    assert set(LOOKING) - set(keys()) == {"clusters", "unbounded"}
+    assert set(LOOKING) - set(OWN_KEYS) == {"clusters", "unbounded"}
 
 
 @pytest.mark.parametrize(

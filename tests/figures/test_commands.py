@@ -1,0 +1,116 @@
+"""What is measured is what the commands would measure: bars, rows and plans are those of now. `make figures` runs it.
+
+Nothing is timed here, and a row without figures is no error: `python docs/rows_without_figures.py` names it.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from _harness.pages import ROOT, script
+
+from congruence.bench.planfile import load_plan
+
+FOLDER = ROOT / "benchmarks" / "results"
+BENCHMARKS = sorted(path for path in FOLDER.glob("*.json") if path.stem != "demo")
+ANGLE = {"time at B=128": 0.3333, "memory at B=128": 0.25, "memory at B=1024": 1.0}
+SOFT_RANK = {
+    **{f"auto, B=64, temperature {tau}": 1.05 for tau in (0.1, 0.3)},
+    **{f"fast, B=256, temperature {tau}": 0.05 for tau in (0.1, 0.3)},
+    **{f"fast, B=512, temperature {tau}": 0.0167 for tau in (0.1, 0.3)},
+    **{f"memory at B=4096, {name}": 2e9 for name in ("cosine", "euclidean")},
+}
+# A figure with no bar (None) is there to be read beside one that has it.
+CRD = {
+    "scores, shared negatives": 0.2,
+    **dict.fromkeys(["scores, own negatives", "step, shared negatives", "step, own negatives"]),
+}
+METRICS = {
+    "kernel_transfer_error over plain": 0.1,
+    "linear_cka over plain": 0.1,
+    "mmd_discrepancy of the polynomial kernel over plain": 0.1,
+    "retrieval_map over plain": 0.25,
+    "neighbour_overlap over plain": 0.75,
+    "intra_class_similarity over plain": 0.25,
+    "inter_class_similarity over plain": 0.25,
+    "kernel_transfer_error, N=10000": 64.0,
+    "linear_cka, N=10000": 64.0,
+    "retrieval_map, N=10000": 128.0,
+    "neighbour_overlap, N=10000": 128.0,
+    "inter_class_similarity, N=10000": 128.0,
+    "kernel_transfer_error, N=50000": 64.0,
+    "linear_cka, N=50000": 64.0,
+    "retrieval_map of 2000 queries, N=50000": 256.0,
+    "knn_accuracy of 2000 queries, N=50000": 256.0,
+    "inter_class_similarity, N=50000": 256.0,
+    "kernel_transfer_error, N=1000000": 64.0,
+    "linear_cka, N=1000000": 64.0,
+    "estimate of neighbour_overlap, N=1000000": 128.0,
+    "estimate of global_perception_coherence, N=1000000": 128.0,
+}
+BARS = {
+    "cached_epoch": 1.1,
+    "channels_last": None,
+    "compiled_step": None,
+    "gpcl": 0.1,
+    "step_overhead": 1.03,
+    "import_time": 1.3,
+    "rkd_angle": ANGLE,
+    "method_cost": None,
+    "one_epoch": 100.0,
+    "softrank": SOFT_RANK,
+    "crd": CRD,
+    "transport": None,
+    "metrics": METRICS,
+    "gpu": None,
+}
+PLANS = sorted(path.name for path in (ROOT / "results").iterdir())
+
+
+@pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.stem)
+def test_bars_are_those_of_now(path):
+    result = json.loads(path.read_text(encoding="utf8"))
+    bars = BARS[result["benchmark"]]
+    for figure in result["figures"]:
+        assert figure.get("bar") == (bars[figure["name"]] if isinstance(bars, dict) else bars), figure["name"]
+
+
+def test_every_bar_of_the_metrics_has_its_figure():
+    result = json.loads((FOLDER / "metrics.json").read_text(encoding="utf8"))
+    assert {figure["name"] for figure in result["figures"]} == set(METRICS), "measure again: make bench"
+
+
+def test_rows_trained_an_epoch_without_a_warning():
+    assert json.loads((FOLDER / "one_epoch.json").read_text(encoding="utf8"))["warnings"] == {}
+
+
+def test_costs_are_beside_cross_entropy():
+    figures = json.loads((FOLDER / "method_cost.json").read_text(encoding="utf8"))["figures"]
+    for figure in figures:
+        assert set(figure) == {"name", "value", "milliseconds", "extra_megabytes", "state_megabytes"}
+        assert figure["milliseconds"] > 0
+        assert figure["state_megabytes"] >= 0
+    of_ce = next(figure for figure in figures if figure["name"] == "ce")
+    # Beside itself it differs by what the machine and the profiler's buffers make.
+    assert of_ce["value"] == pytest.approx(1, abs=0.2)
+    assert of_ce["extra_megabytes"] == pytest.approx(0, abs=1)
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_every_cell_is_one_of_its_plan(name):
+    """A plan that was changed after its run would be shown with another plan's numbers."""
+    results = (ROOT / "results" / name / "results.jsonl").read_text(encoding="utf8")
+    rows = [json.loads(line) for line in results.splitlines()]
+    plan = load_plan(name).only(*{row["variant"] for row in rows})
+    methods = {row["method"] for row in rows}  # the plan's others have no results yet
+    assert methods <= set(plan.recipes)
+    cells = {(method, variant, seed) for variant in plan.variants for method in methods for seed in plan.seeds}
+    assert {(row["method"], row["variant"], row["seed"]) for row in rows} == cells
+
+
+def test_the_demo_has_a_teacher_worth_learning_from():
+    table = script("update_readme").demo().splitlines()
+    columns = [[column.strip() for column in line.split("|")] for line in table[2:]]
+    means = {name: float(accuracy.split("±")[0]) for _, name, accuracy, *_ in columns if accuracy != "–"}
+    assert means["teacher"] >= means["ce"] + 3

@@ -240,7 +240,7 @@ def test_one_of_several_students_of_a_stage_teaches(tmp_path):
         name = "digits"
         train_size = 200
         [stages.mutual]
-        student = { anna = { model = "cnn3" }, ben = { model = "cnn3", options = { width = 8 } } }
+        student = { anna = { model = "cnn3", options = { width = 9 } }, ben = { model = "cnn3" } }
         terms = [{ key = "ce" }, { key = "dml" }]
         train = { epochs = 1 }
         [stages.student]

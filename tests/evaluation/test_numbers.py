@@ -13,7 +13,8 @@ from congruence.bench.table import cells
 from congruence.cli.train import table as run_table
 from congruence.evaluation import Embeddings, Number, diagnose, measure, numbers
 from congruence.evaluation.measure import measured
-from congruence.evaluation.stored import described, renamed
+from congruence.evaluation.stored import described
+from congruence.training.saving.migrate import migrate_numbers
 
 STUDENT = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
 
@@ -109,7 +110,10 @@ def test_the_two_kernel_errors_have_two_names():
     run = numbers.numbers_in("run")
     assert "kernel_transfer_error" not in run
     assert run["cosine_kernel_transfer_error"].measure(of)["cosine_kernel_transfer_error"] == pytest.approx(0, abs=1e-6)
-    assert renamed({"kernel_transfer_error": 0.5, "gpcl": None}) == {"cosine_kernel_transfer_error": 0.5, "gpcl": None}
+    assert migrate_numbers({"kernel_transfer_error": 0.5, "gpcl": None}) == {
+        "cosine_kernel_transfer_error": 0.5,
+        "gpcl": None,
+    }
 
 
 def test_a_stored_number_without_a_row_is_shown_under_its_name():

@@ -21,11 +21,12 @@ from congruence.evaluation.measure import embed_test, embeddings_on_test, measur
 from congruence.evaluation.number import Number, Value
 from congruence.evaluation.numbers import numbers_in
 from congruence.evaluation.own import own_numbers
-from congruence.evaluation.stored import lacking, renamed
+from congruence.evaluation.stored import lacking
 from congruence.models.parameters import count_parameters
 from congruence.pipeline.stages import StageRun, run
 from congruence.pipeline.student import load_student
 from congruence.training import NonFiniteLossError
+from congruence.training.saving.migrate import migrate_numbers
 
 RESULT = "cell.json"
 TEST = "test.pt"
@@ -75,7 +76,7 @@ class Job:
                 f"The folder '{self.folder}' holds a cell of another plan or config: choose another --out. "
                 "Nothing was changed."
             )
-        return renamed(stored["result"])
+        return migrate_numbers(stored["result"])
 
     def config(self) -> RunConfig:
         """Return the last stage with its teacher's weights; cells of one teacher share its cache."""
@@ -87,7 +88,7 @@ def teach(cell: Cell, teacher: StudentRef, folder: Path, **options: Any) -> Row:
     """Train the stages that the cell's student learns from, unless they are there; return the teacher's numbers."""
     path = folder / "teacher.json"
     numbers = tuple(numbers_in("plan").values())
-    before = renamed(json.loads(path.read_text(encoding="utf8"))) if path.exists() else {}
+    before = migrate_numbers(json.loads(path.read_text(encoding="utf8"))) if path.exists() else {}
     if before and not lacking(before, numbers):
         return before
     with _one_thread():

@@ -71,12 +71,15 @@ def _tested(ended: StageRun, name: str, path: Path, device: str, own: Sequence[N
     """
     from congruence.core.files import write_json
     from congruence.evaluation.numbers import numbers_in
-    from congruence.evaluation.stored import lacking, renamed
+    from congruence.evaluation.stored import lacking
     from congruence.models import load_into, load_weights
+    from congruence.training.saving.migrate import migrate_numbers
 
     before: Numbers = {}
     if path.exists():
-        before = {column: renamed(values) for column, values in json.loads(path.read_text(encoding="utf8")).items()}
+        before = {
+            column: migrate_numbers(values) for column, values in json.loads(path.read_text(encoding="utf8")).items()
+        }
         if not lacking(before["best"], (*numbers_in("run").values(), *own)):
             return before
     student = ended.students[name]

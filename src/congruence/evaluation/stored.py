@@ -2,24 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from congruence.evaluation.number import Number, Place
 from congruence.evaluation.numbers import ROWS, numbers_in
-
-# Names under which numbers were stored before; each stands for one that has another name now.
-_RENAMED = {"kernel_transfer_error": "cosine_kernel_transfer_error"}
-
-
-def renamed(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a run's or a plan's stored numbers, also older ones, under the names of today.
-
-    Example:
-        >>> renamed({"gpcl": 0.9, "kernel_transfer_error": 0.2})
-        {'gpcl': 0.9, 'cosine_kernel_transfer_error': 0.2}
-    """
-    return {_RENAMED.get(key, key): value for key, value in stored.items()}
 
 
 def described(place: Place, stored: Iterable[str]) -> tuple[Number, ...]:

@@ -9,6 +9,7 @@ from congruence.methods.term import current_descriptions
 
 FORMAT = 2  # of a checkpoint
 ANY_MONITOR = "*"  # of a checkpoint from before it said by which number the best epoch was chosen
+_RENAMED_NUMBERS = {"kernel_transfer_error": "cosine_kernel_transfer_error"}  # it was always that of the cosines
 _YOUNGER_OPTIONS = {"micro_batch": None, "channels_last": False, "compile": False}
 
 
@@ -46,3 +47,13 @@ def migrate_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
     """Return what an older `run.json` says, with the options that it could not name and the parts of today's names."""
     options = {**_YOUNGER_OPTIONS, **identity["options"]}
     return {**identity, "options": options, "terms": current_descriptions(identity["terms"])}
+
+
+def migrate_numbers(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the numbers that a run's test.json or a plan's cell holds, under the names of today.
+
+    Example:
+        >>> migrate_numbers({"gpcl": 0.9, "kernel_transfer_error": 0.2})
+        {'gpcl': 0.9, 'cosine_kernel_transfer_error': 0.2}
+    """
+    return {_RENAMED_NUMBERS.get(key, key): value for key, value in stored.items()}

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from congruence.data import Splits
     from congruence.evaluation import Number
     from congruence.pipeline.stages import StageRun
+    from congruence.training.saving.run_directory import RunDirectory
 
 Numbers = Mapping[str, Mapping[str, Any]]
 
@@ -50,7 +51,7 @@ def train(
     device = config.stages[stage].train.device
     for name in ended.students:
         several = len(ended.students) > 1
-        tested = _tested(ended, name, RunDirectory(out).test_file(name), device, own)
+        tested = _tested(ended, name, RunDirectory(out), device, own)
         typer.echo(table(tested, title=name if several else "test set"))
     for name, path in ended.result.student_files.items():
         typer.echo(f"{name}: {path}")
@@ -64,7 +65,7 @@ def allow(trust: bool) -> None:
         sys.path.insert(0, str(Path.cwd()))
 
 
-def _tested(ended: StageRun, name: str, path: Path, device: str, own: Sequence[Number]) -> Numbers:
+def _tested(ended: StageRun, name: str, directory: RunDirectory, device: str, own: Sequence[Number]) -> Numbers:
     """Measure the best and the last weights and the teacher, once: the next time the file is read.
 
     A file without a metric of a package's or of the user's own is measured again.
@@ -75,18 +76,16 @@ def _tested(ended: StageRun, name: str, path: Path, device: str, own: Sequence[N
     from congruence.models import load_into, load_weights
     from congruence.training.saving.migrate import migrate_numbers
 
-    before: Numbers = {}
+    path, before = directory.test_file(name), {}
     if path.exists():
-        before = {
-            column: migrate_numbers(values) for column, values in json.loads(path.read_text(encoding="utf8")).items()
-        }
+        columns = json.loads(path.read_text(encoding="utf8"))
+        before = {column: migrate_numbers(values) for column, values in columns.items()}
         if not lacking(before["best"], (*numbers_in("run").values(), *own)):
             return before
     student = ended.students[name]
     tested = {"best": measured(student, ended, device, own)}
     best = {key: value.clone() for key, value in student.state_dict().items()}
-    file = ended.result.student_files[name]
-    load_into(student, load_weights(file.with_name(f"{file.stem}-last.safetensors")), source="the last epoch")
+    load_into(student, load_weights(directory.student_file(name, last=True)), source="the last epoch")
     tested["last"] = measured(student, ended, device, own)
     load_into(student, best, source="the best epoch")
     if ended.teacher is not None:

@@ -223,7 +223,7 @@ def class_labels(function: str, classes: int | None = None, /, *, unlabelled: bo
     """Check that each argument is a 1-D integer tensor, with values in [0, classes) where `classes` is given.
 
     With `unlabelled`, negative labels pass: they mark rows without one. Values are not read on a device where the host
-    knows them (`core.known`), nor while torch.compile traces, where reading one would break the graph.
+    knows them (`core.host_values`), nor while torch.compile traces, where reading one would break the graph.
 
     Example:
         >>> class_labels("dkd_loss", 10, labels=torch.tensor([3, 10]))

@@ -16,7 +16,7 @@ from congruence.data.datasets.facts import DataFacts
 from congruence.distiller.arguments import frozen_teacher, listed_terms, named_students
 from congruence.distiller.bindings import Binding, bind, for_students, logits_paths
 from congruence.distiller.captured import Captured, Output
-from congruence.distiller.forwards import forwards, read, sample
+from congruence.distiller.forwards import describe_sample, forwards, read
 from congruence.distiller.recall import StoredTeacher
 from congruence.distiller.signals import (
     Shared,
@@ -82,7 +82,7 @@ class Distiller(nn.Module):
         self.students = nn.ModuleDict(students)
         self.teacher = frozen_teacher(teacher, students)
         self.cache = teacher if isinstance(teacher, StoredTeacher) else None
-        self.facts, self._sample = facts, ""  # the latter says how a sample of the example looked
+        self.facts, self._example_described = facts, ""
         self.clock, self._epochs_begun = Clock(), False
         self._taps = {name: Taps(module, name=name) for name, module in students.items()}
         self._readers: dict[str, Taps | Teacher] = dict(self._taps)
@@ -104,7 +104,7 @@ class Distiller(nn.Module):
             taps.probe(example, training=name != "teacher")
         bindings = {term.name: bind(term, self._taps, tuple(self.students), self.facts) for term in self.terms}
         self._logits = logits_paths(self.students, bindings.values(), self._taps)
-        self._sample = sample(example)
+        self._example_described = describe_sample(example)
         for name, binding in bindings.items():  # from here on nothing fails, so that a refused example leaves no trace
             self.bindings[name] = binding
             self.methods[name] = binding.method.to(device=like.device, dtype=like.dtype).train(self.training)
@@ -150,7 +150,7 @@ class Distiller(nn.Module):
         active = [self.bindings[term.name] for term in self._active()]
         cache = self.cache if self.training else None  # it holds the training images
         recall = cache.at(index, self.clock.epoch, self.bindings.values()) if cache else None
-        tensors, outputs = forwards(active, given, self._readers, self._sample, recall, micro_batch)
+        tensors, outputs = forwards(active, given, self._readers, self._example_described, recall, micro_batch)
         return Captured(tensors, outputs, given, labels, index, micro_batch)
 
     def _active(self) -> list[Term]:
@@ -243,7 +243,7 @@ class Distiller(nn.Module):
         if name not in self._logits:
             raise ValueError(f"The {name} has no layer known to give class logits: give `evaluate=` to measure it.")
         path = self._logits[name]
-        return read(name, self._taps[name], inputs, {path}, self._sample)[1][path]
+        return read(name, self._taps[name], inputs, {path}, self._example_described)[1][path]
 
     def student_state_dict(self, name: str | None = None) -> dict[str, Tensor]:
         """Return a student's state as its own class loads it."""

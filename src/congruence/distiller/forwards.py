@@ -31,15 +31,15 @@ def paths_to_read(bindings: Sequence[Binding], given: Mapping[str, Any]) -> dict
     return paths_of
 
 
-def sample(inputs: Any) -> str:
+def describe_sample(inputs: Any) -> str:
     """Write the shapes and kinds of one sample of some inputs."""
     if isinstance(inputs, Tensor):
         kind = str(inputs.dtype).removeprefix("torch.")
         return f"{kind} {list(inputs.shape[1:])}" if inputs.dim() else kind
     if isinstance(inputs, Mapping):
-        return "{" + ", ".join(f"{name}: {sample(item)}" for name, item in inputs.items()) + "}"
+        return "{" + ", ".join(f"{name}: {describe_sample(item)}" for name, item in inputs.items()) + "}"
     if isinstance(inputs, (tuple, list)):
-        return "(" + ", ".join(map(sample, inputs)) + ")"
+        return "(" + ", ".join(map(describe_sample, inputs)) + ")"
     return type(inputs).__name__
 
 
@@ -54,7 +54,7 @@ def read(
     try:
         return reader.read(inputs, only=paths)
     except (RuntimeError, TypeError, IndexError) as error:
-        samples = sample(inputs)
+        samples = describe_sample(inputs)
         if samples == example:
             raise
         reason = " ".join(str(error).split())

@@ -26,10 +26,10 @@ from congruence.core.devices import on_tensors, tensors
 from congruence.models.forward import version
 
 SIZE: check.Constraint = check.Real(low=1, closed="low", integer=True, optional=True)
-Run = Callable[[Any], tuple[Any, dict[str, Tensor]]]  # inputs → a model's output and its tapped tensors
+Forward = Callable[[Any], tuple[Any, dict[str, Tensor]]]  # inputs → a model's output and its tapped tensors
 
 
-def in_chunks(run: Run, model: nn.Module, inputs: Any, size: int | None) -> tuple[Any, dict[str, Tensor]]:
+def in_chunks(run: Forward, model: nn.Module, inputs: Any, size: int | None) -> tuple[Any, dict[str, Tensor]]:
     """Return what `run` gives for the inputs, run over chunks of at most `size` samples, as equal as can be.
 
     Where gradient is wanted, the backward runs the chunks again, one after the other, and gives the gradient of the
@@ -80,7 +80,7 @@ class _TwoPasses:
 
     def __init__(
         self,
-        run: Run,
+        run: Forward,
         model: nn.Module,
         inputs: Any,
         samples: int,
@@ -129,16 +129,17 @@ class _TwoPasses:
         sizes = [chunk.rows.stop - chunk.rows.start for chunk in self.chunks]
         whole: dict[int, Tensor] = {}
         for position, parts in enumerate(zip(*map(tensors, results), strict=True)):
-            name = id(parts[0])
-            if name in whole:
+            identity = id(parts[0])
+            if identity in whole:
                 continue
             rowed = all(part.dim() and len(part) == size for part, size in zip(parts, sizes, strict=True))
-            whole[name] = torch.cat(parts) if rowed else parts[0]
+            whole[identity] = torch.cat(parts) if rowed else parts[0]
             if self.second_pass and rowed and parts[0].is_floating_point():
-                self.positions[name] = position
+                self.positions[identity] = position
         if self.positions:
             # The rows become a function of the parameters alone: what lies between them is not in the graph.
-            rows = _Rows.apply(self, [whole[name] for name in self.positions], *self.parameters)
+            # In a list, so that autograd does not see them: rows of the first pass have no graph to go back through.
+            rows = _Rows.apply(self, [whole[identity] for identity in self.positions], *self.parameters)
             whole |= zip(self.positions, rows, strict=True)
         output, values = on_tensors(lambda tensor: whole[id(tensor)], results[0])
         return (output if tensors(output) else [output for output, _ in results]), values
@@ -157,6 +158,7 @@ class _TwoPasses:
         rng.set_state(chunk.generators)  # the same dropout masks as in the first pass
         with _as_before(self.modes, chunk.buffers), torch.enable_grad():
             result = tensors(self._forward(chunk.rows))
+        # Modes and buffers are back in place: the graph of the chunk holds what its backward needs.
         pairs = [
             (result[position], gradient[chunk.rows])
             for position, gradient in zip(self.positions.values(), of_rows, strict=True)
@@ -223,7 +225,7 @@ def _as_before(modes: Sequence[tuple[nn.Module, bool]], saved: Sequence[_SavedBu
         for module, training in modes:
             module.training = training
         for each in saved:
-            each.module._buffers[each.name] = each.copy.clone()
+            each.module._buffers[each.name] = each.copy.clone()  # the forward writes it; chunks may share the copy
         yield
     finally:
         for each, buffer in zip(saved, buffers_now, strict=True):

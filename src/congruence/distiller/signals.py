@@ -18,7 +18,7 @@ from congruence.core.host_values import note_row_values
 from congruence.core.ranks import gather_rows
 from congruence.distiller.bindings import Binding
 from congruence.distiller.captured import Captured
-from congruence.distiller.forwards import forwards, sample
+from congruence.distiller.forwards import describe_sample, forwards
 from congruence.methods.method import Clock, Key, Method, Signals
 from congruence.models.projectors import rows
 from congruence.models.taps import Taps
@@ -80,7 +80,7 @@ def rerunner(binding: Binding, readers: Mapping[str, Taps | Teacher], clock: Clo
         with _norms_at_rest([readers[model] for model in pruned.models.values()]):
             if micro_batch is not None:  # the second pass comes after `update`, which may write them
                 views = on_tensors(torch.Tensor.clone, views)
-            like = sample(next(iter(views.values())))
+            like = describe_sample(next(iter(views.values())))
             tensors, outputs = forwards([pruned], views, readers, like, micro_batch=micro_batch)
         again = Captured(tensors, outputs, views, None, None, micro_batch)
         return binding.method.embed(signals_of(pruned, again, clock, run, {}))

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping
-from importlib.metadata import entry_points
 from types import MappingProxyType
 
+from congruence.core.plugins import contributed
 from congruence.evaluation import from_embeddings, retrieval
 from congruence.evaluation.number import PLACES, Number, Place, from_outside
 
@@ -220,19 +220,7 @@ def table(rows: Iterable[Number]) -> Mapping[Place, Mapping[str, Number]]:
 
 @functools.cache
 def _all() -> Mapping[Place, Mapping[str, Number]]:
-    return table((*ROWS, *_contributed()))
-
-
-def _contributed() -> list[Number]:
-    rows = []
-    for point in entry_points(group=GROUP):
-        number = point.load()
-        if not isinstance(number, Number):
-            raise ValueError(
-                f"The entry point '{point.name}' of {GROUP} must name a Number, got {type(number).__name__}."
-            )
-        rows.append(from_outside(number, number.key))
-    return rows
+    return table((*ROWS, *(from_outside(number, number.key) for number in contributed(GROUP, Number, "Number"))))
 
 
 def numbers_in(place: Place) -> Mapping[str, Number]:

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from congruence.core.numerics import as_float64, float32_island, safe_norm
 from congruence.geometry.dissimilarity import euclidean
 
-_SHORTEST = 1e-30  # one over less would overflow in a float32 gradient
+_SHORTEST = 1e-30  # 1/d is at most 1e30, and leaves a float32 gradient of up to 1e8 finite
 _TILE = {"cpu": 2**16}  # entries of [B, B, B] at a time: what a core's cache holds, or fills a GPU
 _TILE_ELSEWHERE = 2**22
 # Of the batch's extent E. K's float64 entries are rounded by about 1e-16 E², and ψ's numerator is of the order of d²:

@@ -14,7 +14,7 @@ from congruence.core.numerics import as_float64, float32_island
 Kernel = Literal["sigmoid", "slope"]
 # A float32 sigmoid is rounded by about as much as the expansion may err.
 ERRORS = {torch.float32: 1e-7, torch.float64: 1e-13}
-_DIRECT_TERMS = 128  # beyond, sorting the rows pays
+_DIRECT_TERMS = 128  # beyond, sorting the rows pays (`benchmarks/softrank.py`)
 _MOST_TERMS = 512
 _FLOAT32_TERMS = 64  # beyond, a float32 recurrence loses digits
 _WINDOW_COST = 4  # a neighbour costs as much as so many terms
@@ -91,7 +91,7 @@ def kernel_sums(
         bound = (high - low).amax().item()
     error = ERRORS[values.dtype]
     if not math.isfinite(bound):  # what is not finite spreads as it does in the formula
-        return _near(values, temperature, weights, values.shape[1] - 1) + 0 * values
+        return _near(values, temperature, weights, values.shape[1] - 1) + 0 * values  # 0 · inf and 0 · nan are nan
     terms = count_terms(bound / temperature, error, kernel)
     if terms is not None and terms <= _DIRECT_TERMS:
         return _expanded(values, (low + high) / 2, bound, temperature, kernel, terms, weights)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from importlib.metadata import entry_points
 from types import MappingProxyType
 
 from congruence.core import check
+from congruence.core.plugins import contributed
 from congruence.methods.rows import Row
 from congruence.methods.rows_compared import COMPARED
 from congruence.methods.rows_founding import FOUNDING
@@ -28,19 +28,7 @@ def table(rows: tuple[Row, ...]) -> Mapping[str, Row]:
 
 @functools.cache
 def _all() -> Mapping[str, Row]:
-    return table(ROWS + tuple(_contributed()))
-
-
-def _contributed() -> list[Row]:
-    rows = []
-    for point in entry_points(group=GROUP):
-        entry = point.load()
-        if not isinstance(entry, Row):
-            raise ValueError(
-                f"The entry point '{point.name}' of {GROUP} must name a catalogue Row, got {type(entry).__name__}."
-            )
-        rows.append(entry)
-    return rows
+    return table((*ROWS, *contributed(GROUP, Row, "catalogue Row")))
 
 
 def keys() -> tuple[str, ...]:

@@ -234,7 +234,7 @@ class ContrastiveRepresentation(Method):
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        self._normalized = False
+        self._normalized = False  # the state may be from before the first batch: ask the buffer again
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ContrastiveRepresentation:
         """Keep the banks in the type that was asked for, and Z in float32 at least."""

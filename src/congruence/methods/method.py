@@ -1,4 +1,4 @@
-"""The interface that every method fits: what it needs, what one batch gave, and the five moments at which it acts."""
+"""The interface that every method fits: what it needs, what one batch gave, and the six moments at which it acts."""
 
 from __future__ import annotations
 

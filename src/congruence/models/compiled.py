@@ -46,7 +46,7 @@ class Compiled:
     def __init__(self, backend: Backend | None = None) -> None:
         self.backend = backend or BACKEND
         self.refused = False
-        self._runs: dict[tuple[str, ...], _Run] = {}
+        self._runs: dict[tuple[str, ...], _CompiledForward] = {}
 
     def run(self, model: nn.Module, inputs: Any, layers: Layers, capture: Capture) -> tuple[Any, Capture]:
         """Run the model on `inputs`; return its output and the capture that took the layers, this or a kept one."""
@@ -59,7 +59,7 @@ class Compiled:
             run = self._runs.get(tuple(capture.paths))
             try:
                 if run is None:
-                    run = self._runs[tuple(capture.paths)] = _Run(model, layers, capture, self.backend)
+                    run = self._runs[tuple(capture.paths)] = _CompiledForward(model, layers, capture, self.backend)
                 return run(inputs), run.capture
             except TorchDynamoException as refusal:
                 error = refusal
@@ -73,7 +73,7 @@ class Compiled:
         return output, capture
 
 
-class _Run:
+class _CompiledForward:
     """One compiled forward: of a model, with the hooks of one capture."""
 
     def __init__(self, model: nn.Module, layers: Layers, capture: Capture, backend: Backend) -> None:

@@ -182,7 +182,7 @@ def _content(loader: Loader) -> dict[str, Any]:
         "images": fingerprinted(labels=False) if callable(fingerprinted) else _first_images(loader),
         "samples": len(loader.dataset),
         "augment": {view: repr(augment) for view, augment in loader.augment.items()},
-        "view_seed": loader.seed if loader.varies() else None,
+        "view_seed": loader.view_seed if loader.varies() else None,
         "view_cycle": loader.view_cycle if loader.varies() else None,
     }
 

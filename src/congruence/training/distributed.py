@@ -1,4 +1,4 @@
-"""One process or several: the process group, the module that DDP wraps, and who writes files."""
+"""One process or several: the device, the process group, and the module that DDP wraps."""
 
 from __future__ import annotations
 

@@ -65,18 +65,19 @@ def fit(
         check.fail("fit", "options", "FitOptions(epochs=...) or FitOptions(max_steps=...)", repr(options))
     device = pick_device(options.device)
     join_process_group(device)
-    rng.seed_everything(options.seed + ranks.rank())
+    rng.seed_everything(options.seed + ranks.rank())  # ranks draw masks of their own for rows of their own
+    # Compiled forwards meet weights that lie in memory as they will; the run closes before both are undone.
     with (
         channels_last(distiller, options.channels_last),
         compiled(distiller, options.compile),
         Run(distiller, train_loader, val_loader, options, device, optimizer, scheduler) as run,
     ):
-        if run.finished:
+        if run.ended_before:
             return run.result()
         optimization = run.optimization
         while not run.complete:
             run.begin_epoch()
-            for batches in run.batches():
+            for batches in run.groups():
                 optimization.rates.set(run.midpoint)
                 train_step(
                     run.objective,

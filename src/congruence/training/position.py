@@ -19,7 +19,7 @@ class Position:
         return round(self._seconds + time.monotonic() - self._since, 3)
 
     def after_step(self, batches: int) -> None:
-        """Count a step of so many batches."""
+        """Count a step of so many batches; the epoch's last may have had fewer, after which the count starts anew."""
         self.step += 1
         self.batch += batches
 

@@ -16,7 +16,7 @@ from congruence.training.saving.checkpoint import naming_write_errors
 from congruence.training.saving.run_directory import RunDirectory
 
 LOG = logging.getLogger("congruence")
-NORMS_EVERY = 100
+NORMS_EVERY = 100  # steps: a backward for each term is too much for every one
 LOPSIDED = 100  # times: beyond it, a term with the smaller gradient teaches next to nothing
 SKIPPED = "skipped"  # the share of steps whose scaled gradient overflowed; they count in no gradient norm
 

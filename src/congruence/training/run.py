@@ -63,7 +63,7 @@ class Run:
         setup.rehearse_validation(distiller, val_loader, options, device, self.best)
         self.objective = wrap(Objective(distiller, options.micro_batch))
         self.directory: RunDirectory | None = None
-        self.finished = False
+        self.ended_before = False
         self._sigterm = Sigterm()
         self._saved_at = time.monotonic()
 
@@ -80,10 +80,10 @@ class Run:
         if state is not None:
             self._restore(state)
         start_training(self.distiller)
-        self._sigterm.__enter__()
-        if not self.finished:
+        self._sigterm.__enter__()  # last: until the run can save, the signal may end the process
+        if not self.ended_before:
             if state is None:
-                self.save()
+                self.save()  # a run that is killed in its first epoch starts again with the same first weights
             self._tell("start", {})
         return self
 
@@ -102,9 +102,9 @@ class Run:
             steps=self.extent.per_epoch,
             stepped=self.optimization.all(),
         )
-        ranks.on_rank_zero(lambda: RunDirectory(path, writes=True))
+        ranks.on_rank_zero(lambda: RunDirectory(path, writes=True))  # made, or refused on every rank alike
         self.directory = directory = RunDirectory(path, writes=ranks.rank() == 0)
-        state, self.finished = ranks.on_rank_zero(
+        state, self.ended_before = ranks.on_rank_zero(
             lambda: (directory.open(identity, resume=self.options.resume), directory.summary() is not None)
         )
         if not self.source.planned:
@@ -115,7 +115,7 @@ class Run:
 
     @property
     def midpoint(self) -> float:
-        """The middle of the coming step, in epochs."""
+        """The middle of the coming step, in epochs: a warm-up's first step has a rate above 0 so."""
         return (self.position.step + 0.5) / self.extent.per_epoch
 
     @property
@@ -133,7 +133,7 @@ class Run:
         else:
             self.distiller.resume_epoch(clock)
 
-    def batches(self) -> Iterator[list[Batch]]:
+    def groups(self) -> Iterator[list[Batch]]:
         """Yield the rest of the epoch in groups of `accumulate` batches, on the device."""
         position = self.position
         if position.step < self.extent.steps:
@@ -188,8 +188,9 @@ class Run:
                 self.directory.save_student(name, state)
         self.optimization.end_epoch()
         self._tell("epoch", metrics)
-        position.after_epoch()
+        position.after_epoch()  # before the checkpoint: a resumed run begins the next epoch
         self.save()
+        # A run that is complete has only its summary left to write.
         if self._any(self._sigterm.received) and not self.complete:
             self._leave()
 

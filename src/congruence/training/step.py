@@ -40,7 +40,7 @@ def train_step(
         scaler: of the losses, switched off but for fp16.
     """
     for optimizer in optimizers:
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)  # None tells what no loss reached: it is neither averaged nor clipped
     # 1. Forward and backward of each batch: grad = scale · Σ_b ∂loss_b/∂θ / batches, summed by autograd itself.
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(options.precision)
     scale = scaler.scale(torch.ones((), device=recorder.bad.device))  # as a tensor: reading it would wait for the GPU

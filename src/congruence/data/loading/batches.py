@@ -18,7 +18,7 @@ from congruence.data.augment.crops import PLAIN_VIEWS, normalize
 from congruence.data.datasets.images import ImageDataset, Spec
 from congruence.data.loading.draws import ByteDraws, Draws, Refused, Request, with_views
 
-_ORDER = 201  # The stream of the order's generator.
+_ORDER = 201  # the stream of the order's generator; any number that no other use of the seed has
 _WHOLE = Real(low=0, closed="low", integer=True)
 
 
@@ -54,7 +54,7 @@ class EpochOrder:
 
     def _used(self) -> int:
         # Ranks that train together must have equal shares: gathers of rows, and DDP's mean, count them as equal.
-        divides(self.batch_size, ranks.world_size())
+        check_divides(self.batch_size, ranks.world_size())
         short = self.size % self.batch_size
         return self.size - (short if self.drop_last else short % ranks.world_size())
 
@@ -97,7 +97,7 @@ class Loader:
         self.dataset = dataset
         self.batch_size = batch_size
         self.sampler = sampler
-        self.seed = seed
+        self.view_seed = seed
         self.augment = augment
         self.views = views
         self.workers = workers
@@ -117,7 +117,7 @@ class Loader:
             "dataset": content()[:16] if callable(content) else type(self.dataset).__name__,
             "samples": len(self.dataset),
             "batch_size": self.batch_size,
-            "view_seed": self.seed,
+            "view_seed": self.view_seed,
             "order": {"sampler": type(self.sampler).__name__, **_plain(self.sampler)},
             "augment": {view: repr(augment) for view, augment in self.augment.items()},
             "view_cycle": self.view_cycle,
@@ -184,24 +184,25 @@ class Loader:
         Nothing is cut to a multiple of the number of ranks, so that over all ranks each sample counts once, in the
         batch that it has on a single rank.
         """
+        return (batch.as_given() for batch in self._share_batches(rank, world))
+
+    def _share_batches(self, rank: int, world: int) -> Iterator[Batch]:
         positions = self.sampler.whole(0) if isinstance(self.sampler, EpochOrder) else self.sampler.batches(0)
-        return self._given([Request(0, torch.as_tensor(batch, dtype=torch.int64)) for batch in positions[rank::world]])
+        return self._read([Request(0, torch.as_tensor(batch, dtype=torch.int64)) for batch in positions[rank::world]])
 
     def in_order(self, epoch: int, batch_size: int) -> Iterator[Any]:
         """Iterate over all samples in the dataset's order, drawn as in an epoch: what a teacher's cache is made of."""
-        return self._given([Request(epoch, samples) for samples in torch.arange(len(self.dataset)).split(batch_size)])
-
-    def _given(self, requests: list[Request]) -> Iterator[Any]:
+        requests = [Request(epoch, samples) for samples in torch.arange(len(self.dataset)).split(batch_size)]
         return (batch.as_given() for batch in self._read(requests))
 
     def _read(self, requests: list[Request]) -> Iterator[Batch]:
         """Yield the batches that were asked for, on the device."""
         dataset = self.dataset
         if not isinstance(dataset, ImageDataset):
-            draws = Draws(dataset, self.views, self.seed)
+            draws = Draws(dataset, self.views, self.view_seed)
             batches = self._by_workers(draws, requests) if self.workers else (draws[request] for request in requests)
         elif self.workers and not dataset.in_memory:
-            drawn = self._by_workers(ByteDraws(dataset, self.augment, self.seed), requests)
+            drawn = self._by_workers(ByteDraws(dataset, self.augment, self.view_seed), requests)
             batches = (self._normalized(batch) for batch in drawn)  # bytes cross the process, floats are made here
         else:
             batches = (self._images(dataset, request) for request in requests)
@@ -210,7 +211,12 @@ class Loader:
     def _images(self, dataset: ImageDataset, request: Request) -> Batch:
         views = {
             view: dataset.batch(
-                request.samples, epoch=request.epoch, seed=self.seed, augment=augment, view=view, device=self.device
+                request.samples,
+                epoch=request.view_epoch,
+                seed=self.view_seed,
+                augment=augment,
+                view=view,
+                device=self.device,
             )
             for view, augment in self.augment.items()
         }
@@ -222,7 +228,7 @@ class Loader:
         if isinstance(drawn, Refused):
             raise ValueError(drawn.sentence)
         batch = drawn.to(self.device)
-        views = batch.views or {self.views[0]: batch.inputs}
+        views = batch.views or {self.views[0]: batch.inputs}  # "main" alone is no view of a batch
         numbers = {view: normalize(images, self.dataset.mean, self.dataset.std) for view, images in views.items()}
         return with_views(numbers, batch.labels, batch.index)
 
@@ -239,7 +245,7 @@ class Loader:
         )
 
 
-def divides(batch_size: int, world: int) -> None:
+def check_divides(batch_size: int, world: int) -> None:
     """Check that ranks get equal shares."""
     if batch_size % world:
         fail("loader", "batch_size", f"a multiple of the number of ranks ({world})", batch_size)

@@ -21,9 +21,9 @@ from congruence.data.datasets.images import ImageDataset, Spec
 
 
 class Request(NamedTuple):
-    """Which samples of which epoch make a batch."""
+    """Which samples make a batch, and the epoch whose augmentation they have."""
 
-    epoch: int
+    view_epoch: int
     samples: Tensor
 
 
@@ -80,7 +80,7 @@ class Draws(Dataset[Batch]):
         return with_views(views, labels, request.samples)
 
     def _items(self, request: Request, view: str) -> list[Batch]:
-        keys = keyed_uniform(self.seed, request.epoch, request.samples, 1, stream=view_stream(view))[:, 0]
+        keys = keyed_uniform(self.seed, request.view_epoch, request.samples, 1, stream=view_stream(view))[:, 0]
         items = []
         for sample, key in zip(request.samples.tolist(), keys.tolist(), strict=True):
             _seed(int(key * 2**53))
@@ -106,10 +106,10 @@ class ByteDraws(Dataset[Batch | Refused]):
     seed: int
 
     def __getitem__(self, request: Request) -> Batch | Refused:
-        dataset, (epoch, samples) = self.dataset, request
+        dataset, (view_epoch, samples) = self.dataset, request
         try:
             views: dict[str, Any] = {
-                view: dataset.drawn(samples, epoch=epoch, seed=self.seed, augment=augment, view=view)
+                view: dataset.drawn(samples, epoch=view_epoch, seed=self.seed, augment=augment, view=view)
                 for view, augment in self.augment.items()
             }
         except ValueError as error:

@@ -13,7 +13,7 @@ from congruence.core.check import COUNT, Constraint, Flag, Real, fail, hyperpara
 from congruence.data.augment.crops import PLAIN_VIEWS
 from congruence.data.datasets.arrays import ArrayDataset
 from congruence.data.datasets.images import ImageDataset, Spec
-from congruence.data.loading.batches import EpochOrder, Loader, Sampler, divides
+from congruence.data.loading.batches import EpochOrder, Loader, Sampler, check_divides
 
 CONSTRAINTS: dict[str, Constraint] = {
     "batch_size": COUNT,
@@ -106,7 +106,7 @@ def loader(
     if len(dataset) == 0:
         fail("loader", "dataset", "a dataset with samples", "an empty one")
     if sampler is None:
-        divides(batch_size, ranks.world_size())
+        check_divides(batch_size, ranks.world_size())
         least = batch_size if drop_last else ranks.world_size()
         if len(dataset) < least:
             fail("loader", "dataset", f"at least {least} samples, or no batch is left", len(dataset))

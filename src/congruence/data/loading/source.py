@@ -71,7 +71,7 @@ class BatchSource:
     def share(self, rank: int = 0, world: int = 1) -> Iterator[Batch]:
         """Yield one pass for measuring: of `congruence.data.loader` every `world`-th batch, of another all it gives."""
         if isinstance(self.loader, Loader):
-            return map(unpack, self.loader.share(rank, world))
+            return self.loader._share_batches(rank, world)
         return map(unpack, self.loader)
 
     def first(self) -> Batch:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from importlib.metadata import entry_points
 
 from congruence.core.check import near
+from congruence.core.plugins import contributed
 from congruence.data.sources import table
 from congruence.data.sources.table import IMAGE_FOLDER, Source, by_name
 
@@ -32,13 +32,7 @@ def sources() -> Mapping[str, Source]:
 @functools.cache
 def _contributed() -> tuple[Source, ...]:
     """Read the entry points once, when the table is first used."""
-    rows = []
-    for point in entry_points(group=GROUP):
-        row = point.load()
-        if not isinstance(row, Source):
-            raise ValueError(f"The entry point '{point.name}' of {GROUP} must name a Source, got {type(row).__name__}.")
-        rows.append(row)
-    return tuple(rows)
+    return tuple(contributed(GROUP, Source, "Source"))
 
 
 def source(name: str) -> Source:

@@ -8,7 +8,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test figures lint types bench loops clean
+.PHONY: demo test figures generated lint types bench loops clean
 
 demo: $(VENV)/ready
 	$(BIN)/congruence demo
@@ -21,6 +21,12 @@ FIGURES ?= tests/figures
 figures: $(VENV)/ready
 	$(BIN)/python docs/rows_without_figures.py
 	$(ONE_THREAD) $(BIN)/pytest $(FIGURES)
+
+# What is written from the code: the front door of the losses, the README's tables, the snapshot of the public surface.
+generated: $(VENV)/ready
+	$(BIN)/python docs/update_losses.py
+	$(BIN)/python docs/update_readme.py
+	$(BIN)/python tests/_harness/api.py > build-api.txt && mv build-api.txt tests/contract/api.txt
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

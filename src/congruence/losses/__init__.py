@@ -1,4 +1,7 @@
-"""Floor 2: the methods' losses, each a pure function and a thin module of the same name in CamelCase."""
+"""Floor 2: the methods' losses, each a pure function and a thin module of the same name in CamelCase.
+
+Written by docs/update_losses.py from the files beside this one.
+"""
 
 from congruence.losses.at import AttentionTransferLoss, attention_transfer_loss
 from congruence.losses.cckd import CorrelationCongruenceLoss, correlation_congruence_loss

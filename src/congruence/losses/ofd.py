@@ -13,6 +13,8 @@ from congruence.core.numerics import as_float64, float32_island
 from congruence.core.reduce import REDUCTION, Reduction, reduce
 from congruence.geometry.maps import pooled_alike
 
+__all__ = ["OverhaulLoss", "batch_norm_margin", "overhaul_loss"]
+
 CHECKS: Mapping[str, check.Constraint] = {"reduction": REDUCTION}
 _RARE = 0.001  # the share of negative values below which the margin is −3s
 

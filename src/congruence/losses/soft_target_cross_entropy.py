@@ -12,6 +12,8 @@ from congruence.core import check
 from congruence.core.numerics import float32_island
 from congruence.core.reduce import REDUCTION, Reduction, reduce
 
+__all__ = ["SoftTargetCrossEntropy", "soft_target_cross_entropy"]
+
 CHECKS: Mapping[str, check.Constraint] = {
     "alpha": check.Real(low=0, high=1, closed="both"),
     "reduction": REDUCTION,

@@ -94,8 +94,9 @@ def test_a_new_row_without_figures_is_a_dash_and_no_error(monkeypatch):
     assert len(dashes) == 4  # method_cost, step_overhead, and one_epoch of two students
     assert all(set(line.split("|", 2)[2]) == set(" –|") for line in dashes)
     sentences = script("rows_without_figures").sentences()
-    assert f"No figures of {row.key}: `python benchmarks/method_cost.py`" in sentences
-    assert f"No figures of {row.key}: `congruence bench methods-cifar10 --out runs/methods-cifar10`" in sentences
+    for command in ("python benchmarks/method_cost.py", "congruence bench methods-cifar10 --out runs/methods-cifar10"):
+        # Other rows may be without figures, too.
+        assert any(row.key in sentence and sentence.endswith(f"`{command}`") for sentence in sentences)
     assert script("update_results").part("methods-cifar10").count(f"| {row.key}") == 2
     assert not stale()
 

@@ -29,7 +29,7 @@ def check_needs(binding: Binding, captured: Captured, *, epochs_begun: bool) -> 
     """Refuse a batch or a loop that lacks what a method needs."""
     needs = binding.method.needs
     for need, present, hint in (
-        ("labels", captured.labels, "the batch is (inputs, labels)"),
+        ("labels", captured.labels, "the batch is (inputs, labels), or a mapping with 'labels' (or 'label')"),
         ("index", captured.index, "wrap the dataset in congruence.data.indexed"),
     ):
         if getattr(needs, need) and present is None:

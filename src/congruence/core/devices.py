@@ -37,11 +37,11 @@ def on_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
 
 def tensors(value: Any) -> list[Tensor]:
     """Return the tensors in a tensor, tuple, list or mapping, in the order in which `on_tensors` meets them."""
-    found: list[Tensor] = []
+    in_order: list[Tensor] = []
 
-    def keep(tensor: Tensor) -> Tensor:
-        found.append(tensor)
+    def note(tensor: Tensor) -> Tensor:
+        in_order.append(tensor)
         return tensor
 
-    on_tensors(keep, value)
-    return found
+    on_tensors(note, value)
+    return in_order

@@ -84,10 +84,10 @@ def class_gaussian_wasserstein_loss(
 
 def _moments(x: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
     """Return means and deviations by slot, from members [slots, rows]; 0 for an empty slot."""
-    members = slots.to(x.dtype)
-    weights = members / members.sum(1, keepdim=True).clamp(min=1)
+    membership = slots.to(x.dtype)
+    weights = membership / membership.sum(1, keepdim=True).clamp(min=1)
     means = weights @ x
-    centred = x - members.T @ means
+    centred = x - membership.T @ means
     return means, safe_sqrt(weights @ centred.square())
 
 

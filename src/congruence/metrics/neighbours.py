@@ -114,11 +114,11 @@ def knn_accuracy(
     check.same_rows(name, query=query, query_labels=query_labels)
     check.same_rows(name, database=database, database_labels=database_labels)
     rows = block_rows(len(database), _CHUNK_ENTRIES)
-    classes, members = database_labels.unique(return_inverse=True)
+    classes, class_numbers = database_labels.unique(return_inverse=True)
     right = 0
     blocks = nearest(query, database, metric, min(k, len(database)), rows=rows)
     for neighbours, own in zip(blocks, query_labels.split(rows), strict=True):
-        labels = members[neighbours]
+        labels = class_numbers[neighbours]
         counts = torch.zeros(len(own), len(classes), device=query.device)
         votes = counts.scatter_add_(1, labels, torch.ones_like(labels, dtype=counts.dtype)).gather(1, labels)
         answer = labels.gather(1, votes.argmax(1, keepdim=True))  # argmax gives the first of equals: the nearest

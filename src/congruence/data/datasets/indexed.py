@@ -23,12 +23,12 @@ class Indexed(Dataset[Any]):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Any:
-        place = index + len(self) if index < 0 else index
-        item = self.dataset[place]
+        position = index + len(self) if index < 0 else index
+        item = self.dataset[position]
         if isinstance(item, Mapping):
-            return {**item, "index": place}
+            return {**item, "index": position}
         parts = parse(item)
-        return parts.inputs, -1 if parts.labels is None else parts.labels, place
+        return parts.inputs, -1 if parts.labels is None else parts.labels, position
 
 
 def indexed(dataset: Any) -> Indexed:

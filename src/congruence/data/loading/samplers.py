@@ -68,8 +68,8 @@ class ClassUniformSampler:
         groups = _check(name, batch_size=batch_size, k=k, seed=seed, epoch_batches=epoch_batches)
         labels = labels.detach().to("cpu", torch.int64)
         order = labels.argsort(stable=True)
-        known = order[int((labels < 0).sum()) :]
-        counts = labels[known].unique(return_counts=True)[1]
+        labelled = order[int((labels < 0).sum()) :]
+        counts = labels[labelled].unique(return_counts=True)[1]
         if len(counts) < groups:
             raise ValueError(
                 f"`{name}`: a batch of {batch_size} with k={k} holds {groups} classes, but the data has {len(counts)}: "
@@ -79,8 +79,8 @@ class ClassUniformSampler:
         self.k = k
         self.seed = seed
         self._groups = groups
-        self._samples_of_class = known.split(counts.tolist())
-        self._length = epoch_batches or max(1, len(known) // batch_size)
+        self._samples_of_class = labelled.split(counts.tolist())
+        self._length = epoch_batches or max(1, len(labelled) // batch_size)
 
     def __len__(self) -> int:
         return self._length
@@ -198,8 +198,8 @@ def deal(count: int, hands: int, size: int, generator: torch.Generator) -> Tenso
             filling = deck[~torch.isin(deck, decks[-1][-begun:])][: rest - begun]
             deck = torch.cat([filling, deck[~torch.isin(deck, filling)]])
         decks.append(deck)
-    dealt = torch.cat(decks)[: hands * rest] if decks else torch.empty(0, dtype=torch.int64)
-    return torch.cat([every, dealt.view(hands, rest)], 1)
+    rest_of_hands = torch.cat(decks)[: hands * rest] if decks else torch.empty(0, dtype=torch.int64)
+    return torch.cat([every, rest_of_hands.view(hands, rest)], 1)
 
 
 def _check(name: str, *, batch_size: int, k: int, **others: Any) -> int:

@@ -154,13 +154,13 @@ def build(name: str, *, classes: int, in_channels: int = 3, **options: Any) -> n
     if name not in ZOO:
         raise ValueError(f"There is no model {name!r} in the zoo.{check.near(str(name), ZOO)} It has {', '.join(ZOO)}.")
     entry = ZOO[name]
-    known = {**_COMMON, **entry.options}
+    constraints = {**_COMMON, **entry.options}
     for option in options:
-        if option not in known:
-            offered = ", ".join(sorted(known))
+        if option not in constraints:
+            offered = ", ".join(sorted(constraints))
             raise ValueError(
-                f"The model {name!r} has no option '{option}'.{check.near(option, known)} It has {offered}."
+                f"The model {name!r} has no option '{option}'.{check.near(option, constraints)} It has {offered}."
             )
     values = {"classes": classes, "in_channels": in_channels, **options}
-    check.hyperparameters("build", known, **values)
+    check.hyperparameters("build", constraints, **values)
     return entry.factory(**values)

@@ -10,7 +10,7 @@ import congruence as cg
 from congruence.core.batch import Batch
 from congruence.models import build
 from congruence.training.distributed import Objective
-from congruence.training.optim import make_optimizer, make_scaler
+from congruence.training.optim import Optimization, make_optimizer
 from congruence.training.record import Recorder
 from congruence.training.step import train_step
 
@@ -30,7 +30,7 @@ def stepper(distiller: cg.Distiller, options: cg.FitOptions, size: int) -> Calla
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(size, 3, SIDE, SIDE, generator=generator)
     batch = Batch(images, torch.randint(CLASSES, (size,), generator=generator))
-    optimizers = [make_optimizer(distiller.parameter_groups(), options.optimizer)]
+    optimizer = make_optimizer(distiller.parameter_groups(), options.optimizer)
+    optimization = Optimization([optimizer], options, None, epochs=1, device=CPU)
     objective, recorder = Objective(distiller), Recorder(None, every=50, device=CPU)
-    scaler = make_scaler(options.precision, CPU)
-    return lambda: train_step(objective, [batch], optimizers, recorder, options, 1, scaler)
+    return lambda: train_step(objective, [batch], optimization, recorder, options, 1)

@@ -15,7 +15,7 @@ from congruence.data.loading.source import BatchSource
 from congruence.testing import check_row_on_device
 from congruence.testing.case import SmallLoader, small_distiller
 from congruence.training.distributed import Objective
-from congruence.training.optim import make_optimizer, make_scaler
+from congruence.training.optim import Optimization, make_optimizer
 from congruence.training.record import Recorder
 from congruence.training.step import train_step
 
@@ -33,8 +33,9 @@ def test_a_step_waits_for_nothing(case):
     """As `tests/training/test_waiting.py`, which counts the looks on a CPU; here CUDA itself would refuse one."""
     device = torch.device(DEVICE)
     made, options = small_distiller(case).to(device), cg.FitOptions(epochs=4)
-    optimizers = [make_optimizer(made.parameter_groups(), options.optimizer)]
-    objective, scaler = Objective(made), make_scaler(options.precision, device)
+    optimizer = make_optimizer(made.parameter_groups(), options.optimizer)
+    optimization = Optimization([optimizer], options, None, epochs=1, device=device)
+    objective = Objective(made)
     recorder, step = Recorder(None, every=50, device=device), 0
     for epoch in range(3):
         made.begin_epoch(epoch)
@@ -42,7 +43,7 @@ def test_a_step_waits_for_nothing(case):
             try:
                 if DEVICE == "cuda":
                     torch.cuda.set_sync_debug_mode("error" if epoch else "default")
-                train_step(objective, batches, optimizers, recorder, options, step, scaler)
+                train_step(objective, batches, optimization, recorder, options, step)
             finally:
                 if DEVICE == "cuda":
                     torch.cuda.set_sync_debug_mode("default")

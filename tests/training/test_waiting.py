@@ -15,7 +15,7 @@ from congruence.data.loading.source import BatchSource
 from congruence.testing import Case
 from congruence.testing.case import SmallLoader, small_distiller
 from congruence.training.distributed import Objective
-from congruence.training.optim import make_optimizer, make_scaler
+from congruence.training.optim import Optimization, make_optimizer
 from congruence.training.options import FitOptions
 from congruence.training.record import Recorder
 from congruence.training.step import train_step
@@ -25,18 +25,19 @@ CPU = torch.device("cpu")
 
 def steps(distiller, loader, options, *, warm=2, epochs=3):
     """Take steps, and return where those of the last epochs looked, but for the optimizer's flag on a CPU."""
-    optimizers = [make_optimizer(distiller.parameter_groups(), options.optimizer)]
-    objective, scaler = Objective(distiller, options.micro_batch), make_scaler(options.precision, CPU)
+    optimizer = make_optimizer(distiller.parameter_groups(), options.optimizer)
+    optimization = Optimization([optimizer], options, None, epochs=1, device=CPU)
+    objective = Objective(distiller, options.micro_batch)
     recorder, reads, step = Recorder(None, every=50, device=CPU), Reads(), 0
     for epoch in range(epochs):
         distiller.begin_epoch(epoch)
         for batches in grouped(BatchSource(loader).epoch(epoch), options.accumulate, CPU):
             moved = [as_moved(batch) for batch in batches]
             if epoch < warm:
-                train_step(objective, moved, optimizers, recorder, options, step, scaler)
+                train_step(objective, moved, optimization, recorder, options, step)
             else:
                 with reads:
-                    train_step(objective, moved, optimizers, recorder, options, step, scaler)
+                    train_step(objective, moved, optimization, recorder, options, step)
                 assert reads.functions.pop("training/optim.py:step_unless") == 1
             step += 1
         distiller.end_epoch()

@@ -74,20 +74,11 @@ def fit(
     ):
         if run.ended_before:
             return run.result()
-        optimization = run.optimization
         while not run.complete:
             run.begin_epoch()
             for batches in run.groups():
-                optimization.rates.set(run.midpoint)
-                train_step(
-                    run.objective,
-                    batches,
-                    optimization.optimizers,
-                    run.recorder,
-                    options,
-                    run.position.step,
-                    optimization.scaler,
-                )
+                run.optimization.rates.set(run.midpoint)
+                train_step(run.objective, batches, run.optimization, run.recorder, options, run.position.step)
                 run.after_step()
             run.end_epoch()
         return run.finish()

@@ -42,8 +42,8 @@ class Optimization:
     Args:
         optimizers: at least one.
         options: the precision, and the schedule unless there is a `scheduler`.
-        scheduler: the caller's own, stepped once an epoch.
-        epochs: length of the run.
+        scheduler: the caller's own, stepped once an epoch; None for the options' schedule.
+        epochs: length of the run, for the schedule.
         device: of the parameters.
     """
 

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from congruence.core.batch import Batch
 from congruence.training.distributed import average_gradients
-from congruence.training.optim import step_unless
+from congruence.training.optim import Optimization, step_unless
 from congruence.training.options import FitOptions
 from congruence.training.record import NORMS_EVERY, SKIPPED, Recorder
 
@@ -20,11 +20,10 @@ from congruence.training.record import NORMS_EVERY, SKIPPED, Recorder
 def train_step(
     objective: nn.Module,
     batches: Sequence[Batch],
-    optimizers: Sequence[Optimizer],
+    optimization: Optimization,
     recorder: Recorder,
     options: FitOptions,
     step: int,
-    scaler: torch.amp.GradScaler,
 ) -> None:
     """Average the gradients of the batches, clip them, and step unless a loss is not finite; nothing waits for values.
 
@@ -33,12 +32,12 @@ def train_step(
     Args:
         objective: an `Objective`, or DDP around one.
         batches: one, or `options.accumulate` of them.
-        optimizers: stepped together, after one backward.
+        optimization: its optimizers are stepped together, after one backward; its scaler is switched off but for fp16.
         recorder: gets the values, and decides by its flag whether the optimizers step.
         options: precision and clipping.
         step: counted from 0.
-        scaler: of the losses, switched off but for fp16.
     """
+    optimizers, scaler = optimization.optimizers, optimization.scaler
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)  # None tells what no loss reached: it is neither averaged nor clipped
     # 1. Forward and backward of each batch: grad = scale · Σ_b ∂loss_b/∂θ / batches, summed by autograd itself.

@@ -18,10 +18,11 @@ from pathlib import Path
 
 from record import figure, write
 
-from congruence.bench.cell import WEIGHTS, Job, run_cell, teach
+from congruence.bench.cell import Job, run_cell, teach
 from congruence.bench.planfile import load_plan
 from congruence.core.files import read_lines
 from congruence.training.record import LOPSIDED, norms_by_term
+from congruence.training.saving.run_directory import RunDirectory
 
 DEFINITION = (
     "the largest first gradient of a row's terms / the smallest (of those that have one); beyond the bar a run warns; "
@@ -55,17 +56,19 @@ def main() -> None:
     log, figures, warned = WarningLog(), [], {}
     logging.getLogger("congruence").addHandler(log)
     for cell in plan.cells():
-        teacher = arguments.out / "teachers" / cell.teacher_key() if cell.teacher else None
-        if teacher:
-            teach(cell, teacher)
+        weights = None
+        if cell.teacher:
+            folder = arguments.out / "teachers" / cell.teacher_key()
+            teach(cell, cell.teacher, folder)
+            weights = RunDirectory(folder).student_file(cell.teacher.student)
         log.lines.clear()
-        job = Job(cell, arguments.out / "cells" / cell.name, teacher and teacher / WEIGHTS, trial=True)
+        job = Job(cell, arguments.out / "cells" / cell.name, weights, trial=True)
         start = time.process_time()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             run_cell(job)
         seconds = round(time.process_time() - start, 1)
-        rows = read_lines(job.folder / "metrics.jsonl")
+        rows = read_lines(RunDirectory(job.folder).metrics)
         norms = norms_by_term(next(row["gradient_norms"] for row in rows if "gradient_norms" in row)).values()
         name = f"{cell.method}, {cell.variant}"
         figures.append(figure(name, max(norms) / min(norms), float(LOPSIDED), cpu_seconds=seconds))

@@ -53,6 +53,22 @@ def test_an_unfinished_plan_is_not_stored(tmp_path):
         script("update_results").keep(folder)
 
 
+def test_every_benchmark_finds_what_it_imports():
+    """None is run here: a name that the house has changed would show months later, in `make bench`."""
+    names = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
+    code = "import importlib\nfor name in " + repr(names) + ":\n    importlib.import_module(name)"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT / "benchmarks",
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 # A test of code, though it is slow: a GPU is lent for minutes, in which its script must not turn out to be broken.
 @pytest.mark.slow
 def test_the_call_for_a_gpu_is_rehearsed():

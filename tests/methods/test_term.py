@@ -144,6 +144,7 @@ def test_needs_and_catalogue_are_checked():
 
 
 def test_entry_points_add_rows(monkeypatch):
+    from congruence.core import plugins
     from congruence.methods import Row, catalogue
 
     class Point:
@@ -157,12 +158,12 @@ def test_entry_points_add_rows(monkeypatch):
 
     mine = Row("mine", "Mine.", "none", PktLoss, row("pkt").function)
     catalogue._all.cache_clear()
-    monkeypatch.setattr(catalogue, "entry_points", lambda group: [Point(mine)])
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [Point(mine)])
     try:
         assert catalogue.keys()[-1] == "mine"
         assert Term("mine").needs == Needs()
         catalogue._all.cache_clear()
-        monkeypatch.setattr(catalogue, "entry_points", lambda group: [Point(PktLoss)])
+        monkeypatch.setattr(plugins, "entry_points", lambda group: [Point(PktLoss)])
         with pytest.raises(ValueError, match=r"entry point 'mine' .* must name a catalogue Row, got type"):
             catalogue.keys()
     finally:

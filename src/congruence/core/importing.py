@@ -30,7 +30,8 @@ def import_callable(target: str, *, what: str, trust: bool) -> Callable[..., Any
     try:
         value: Any = importlib.import_module(module_name)
     except ImportError as error:
-        raise ValueError(f"The {what} '{target}' cannot be imported: {error}.") from error
+        hint = " A module is named without '.py'." if module_name.endswith(".py") else ""
+        raise ValueError(f"The {what} '{target}' cannot be imported: {error}.{hint}") from error
     for part in name.split("."):
         if not hasattr(value, part):
             raise ValueError(f"The {what} '{target}' is not there.{check.near(part, dir(value))}")

@@ -179,7 +179,8 @@ def _coefficients(ratio: float, outer: int, inner: int, kernel: Kernel) -> Tenso
     # T_p(cos θ) = cos pθ.
     high = (theta[:, None] * (inner * torch.arange(outer))).cos()
     low = (theta[:, None] * torch.arange(inner)).cos()
-    inverse = torch.linalg.inv((high[:, :, None] * low[:, None]).flatten(1))  # V⁻¹
+    # V⁻¹. The condition of V grows as √m (28 at 256 terms, 39 at 506): less than two of float64's digits are lost.
+    inverse = torch.linalg.inv((high[:, :, None] * low[:, None]).flatten(1))
     return inverse @ nodes @ inverse.T
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from congruence.core import check
 from congruence.core.numerics import float32_island
 
-_EPS = 1e-7  # ε, of the authors' code
+_EPS = 1e-7  # ε, of the authors' code: K/n keeps the denominators above 0 without it, but the values are theirs
 _DENSE = 32  # rows of a bank for each that is asked for, up to which the product with all of them is cheaper
 
 Normalizers = Tensor | Sequence[float | Tensor]
@@ -131,6 +131,8 @@ def bank_scores(rows: Tensor, bank: Tensor, index: Tensor) -> Tensor:
 
 def log_normalizer(scores: Tensor, total: int, weights: Tensor | None = None) -> Tensor:
     """Return log Z of Z = n · mean(e^scores), the mean over all B·(1 + K); `weights` as of `contrast`.
+
+    The positive, which no draw gave, is among them, as in the authors' code: one of 1 + K.
 
     By logarithms, since e^(1/τ) is 1.6e6 at τ = 0.07 and overflows float32 at τ = 0.01.
     """

@@ -107,7 +107,8 @@ def wrap(objective: Objective) -> nn.Module:
     # Reached by no loss, on purpose: with one parameter that is always unused, the search always finds something.
     objective.unused = nn.Parameter(torch.zeros((), device=device))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        # torch 2.13 calls `broadcast_buffers` deprecated; its successor is not in older ones, and broadcasts once.
+        warnings.simplefilter("ignore", FutureWarning)
         return DistributedDataParallel(objective, broadcast_buffers=False, find_unused_parameters=True)
 
 

@@ -14,7 +14,7 @@ from congruence.core.numerics import as_float64, float32_island
 Kernel = Literal["sigmoid", "slope"]
 # A float32 sigmoid is rounded by about as much as the expansion may err.
 ERRORS = {torch.float32: 1e-7, torch.float64: 1e-13}
-_DIRECT_TERMS = 128  # beyond, sorting the rows pays (`benchmarks/softrank.py`)
+_DIRECT_TERMS = 128  # beyond, sorting the rows pays
 _MOST_TERMS = 512
 _FLOAT32_TERMS = 64  # beyond, a float32 recurrence loses digits
 _WINDOW_COST = 4  # a neighbour costs as much as so many terms

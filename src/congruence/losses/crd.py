@@ -137,8 +137,8 @@ def log_normalizer(scores: Tensor, total: int, weights: Tensor | None = None) ->
     By logarithms, since e^(1/τ) is 1.6e6 at τ = 0.07 and overflows float32 at τ = 0.01.
     """
     if weights is not None:
-        # w e^s = e^(s + log w), the positive counted once; a weight of 0 is e^(−∞). Each row's weights sum to K (to 0
-        # where no negative is of another class), so the mean is still over as many.
+        # w e^s = e^(s + log w), the positive counted once; a weight of 0 is e^(−∞). Each row's weights sum to K,
+        # so the mean is still over as many, but where no negative is of another class: there they sum to 0.
         scores = scores + torch.cat([torch.zeros_like(weights[:, :1]), weights.log()], 1)
     return torch.logsumexp(scores.flatten(), 0) - math.log(scores.numel() / total)
 

@@ -51,7 +51,7 @@ class ContrastiveRepresentation(Method):
         negatives: K of every sample.
         shared_negatives: the fast choice: one set of K for the whole batch, a product of B·K rows instead of B sets.
             From each sample's view those of its own class are left out and the rest counted K/(how many are left)
-            times, which leaves the expectation as it is; a set in which none is left gives 0 for that sample.
+            times, which leaves the expectation as it is; where none is left, the sample has its positive alone.
         bank_dtype: "float16" or "bfloat16" halves the banks' memory; by default they are as the parameters.
         embedding_dim: D of both projections.
         temperature: τ of the loss.

@@ -90,9 +90,10 @@ class Objective(nn.Module):
 def wrap(objective: Objective) -> nn.Module:
     """Wrap in DDP where there are several ranks.
 
-    Buffers are not broadcast: banks see gathered rows and are equal on all ranks, and a broadcast would overwrite what
-    a rank added. A term may leave a student's head without gradient, hence the search for unused parameters, and torch
-    warns on every rank where there is none: so there is one.
+    Buffers are not broadcast. Those of methods (banks, running sums) are equal on all ranks as it is, since `update`
+    sees gathered rows, and a broadcast before each forward would undo what was added; those of batch norms are each
+    rank's own, and the first rank's are saved. A term may leave a student's head without gradient, hence the search for
+    unused parameters, and torch warns on every rank where there is none: so there is one.
 
     With micro-batches all of a student's parameters are reached at once, used or not, so that DDP could not tell: ranks
     then start from the first one's parameters as with DDP, and `average_gradients` follows the backward.

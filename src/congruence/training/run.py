@@ -38,7 +38,7 @@ TOGETHER_EVERY = 10  # steps after which several ranks agree whether to save or 
 class Run:
     """One run of `fit`: its parts, each of which saves itself, and its directory; restored where there is a checkpoint.
 
-    Entering it claims the directory and listens for SIGTERM; leaving it undoes both.
+    Entering it claims the directory and listens for SIGTERM; leaving it closes its files and gives SIGTERM back.
     """
 
     def __init__(

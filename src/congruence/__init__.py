@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from congruence.core.front_door import on_first_use
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ _HOMES = {
         "fit",
     ),
 }
-_HOME = {name: module for module, names in _HOMES.items() for name in names}
+_find = on_first_use(__name__, _HOMES)
 
 __all__ = [
     "Captured",
@@ -80,12 +82,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _PACKAGES:
         return importlib.import_module(f"congruence.{name}")
-    if name in _HOME:
-        value = getattr(importlib.import_module(_HOME[name]), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module 'congruence' has no attribute '{name}'")
+    value = globals()[name] = _find(name)
+    return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_PACKAGES, *_HOME})
+    return sorted({*globals(), *_PACKAGES, *(name for names in _HOMES.values() for name in names)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import multiprocessing
 import multiprocessing.connection
@@ -9,7 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +79,7 @@ def run_plan(
     own_numbers(metrics, trust=trust)
     writable(out)
 
-    def job(cell: Cell, kind: str) -> Job:
-        return replace(_job(cell, out, kind), metrics=tuple(metrics), trust=trust)
-
+    job = functools.partial(_job, out=out, metrics=tuple(metrics), trust=trust)
     trials = {cell.trial: job(cell, "trials") for cell in plan.trials()}
     cells = plan.cells()
     total = len(trials) + len(cells)
@@ -114,10 +113,10 @@ def run_plan(
     )
 
 
-def _job(cell: Cell, out: Path, kind: str) -> Job:
+def _job(cell: Cell, kind: str, *, out: Path, metrics: tuple[str, ...], trust: bool) -> Job:
     trial = kind == "trials"
     weights = RunDirectory(_teacher(cell, out)).student_file(cell.teacher.student) if cell.teacher else None
-    return Job(cell, out / kind / (cell.trial if trial else cell.name), weights, trial)
+    return Job(cell, out / kind / (cell.trial if trial else cell.name), weights, trial, metrics, trust)
 
 
 def _best(trials: Mapping[str, Job], rows: Mapping[str, Row]) -> dict[str, float]:

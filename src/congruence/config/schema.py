@@ -125,8 +125,8 @@ class RunConfig(Table):
     def teacher_of(self, stage: StageConfig) -> ModelConfig | None:
         """Return the model that teaches a stage, its own or an earlier stage's student."""
         if isinstance(stage.teacher, str):
-            reference = StudentRef.parse(stage.teacher)
-            return self.stages[reference.stage].students()[reference.student]
+            stage_name, student = StudentRef.parse(stage.teacher)
+            return self.stages[stage_name].students()[student]
         return stage.teacher
 
     def upto(self, stage: str) -> RunConfig:

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from congruence.core.front_door import on_first_use
 
 if TYPE_CHECKING:
     from congruence.pipeline.build import Built, Models, build_models, build_stage
     from congruence.pipeline.context import RunContext, load_splits
     from congruence.pipeline.stages import StageRun, run, run_stage
     from congruence.pipeline.student import load_student
-
-_HOMES = {
-    "build": ("Built", "Models", "build_models", "build_stage"),
-    "context": ("RunContext", "load_splits"),
-    "stages": ("StageRun", "run", "run_stage"),
-    "student": ("load_student",),
-}
-_HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Built",
@@ -32,8 +25,24 @@ __all__ = [
     "run_stage",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(f"congruence.pipeline.{_HOME[name]}"), name)
-    raise AttributeError(f"module 'congruence.pipeline' has no attribute '{name}'")
+__getattr__ = on_first_use(
+    __name__,
+    {
+        "congruence.pipeline.build": (
+            "Built",
+            "Models",
+            "build_models",
+            "build_stage",
+        ),
+        "congruence.pipeline.context": (
+            "RunContext",
+            "load_splits",
+        ),
+        "congruence.pipeline.stages": (
+            "StageRun",
+            "run",
+            "run_stage",
+        ),
+        "congruence.pipeline.student": ("load_student",),
+    },
+)

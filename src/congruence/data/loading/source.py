@@ -84,8 +84,8 @@ class BatchSource:
             check.fail("fit", self.argument, "a loader that can be read more than once", "an iterator")
         state = self.state_dict()
         with rng.untouched():
-            own = isinstance(self.loader, PlannedLoader) and not isinstance(self.loader, Loader)
-            batch = next(self.epoch(0) if own else self.share(), None)
+            around_ours = self.planned and not isinstance(self.loader, Loader)  # it need not be iterable by itself
+            batch = next(self.epoch(0) if around_ours else self.share(), None)
         self.load_state_dict(state)
         if batch is None:
             check.fail("fit", self.argument, "a loader of at least one batch", "none (is the dataset empty?)")

@@ -11,7 +11,7 @@ from torch import nn
 
 import congruence as cg
 from congruence import Term
-from congruence.training.optim import Rates, make_optimizer, step_unless
+from congruence.training.optim import Rates, make_optimizer, momentum_begun, step_unless
 from congruence.training.options import OptimizerOptions, ScheduleOptions
 
 
@@ -71,6 +71,40 @@ def test_a_flag_skips_the_step():
     assert weight.tolist() == [1, 1, 1]
     step_unless(optimizer, torch.tensor(False))
     assert weight.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_a_fused_optimizer_whose_first_step_is_skipped_starts_from_no_momentum(nesterov):
+    """Torch leaves uninitialised memory as the momentum; a first step of fp16 is nearly always skipped."""
+    start = torch.linspace(-1, 1, 1000)
+    skipping, plain = (nn.Parameter(start.clone()) for _ in range(2))
+    optimizers = [
+        torch.optim.SGD([parameter], lr=0.1, momentum=0.9, nesterov=nesterov, fused=fused)
+        for parameter, fused in ((skipping, True), (plain, None))
+    ]
+    full_of_nan = [torch.full((1000,), float("nan")) for _ in range(20)]
+    del full_of_nan  # the memory that comes next
+    skipping.grad = torch.full((1000,), float("inf"))
+    assert momentum_begun(optimizers[0])
+    optimizers[0].grad_scale, optimizers[0].found_inf = None, torch.ones(())
+    optimizers[0].step()
+    assert torch.equal(skipping, start)
+    del optimizers[0].grad_scale, optimizers[0].found_inf
+    for number in range(1, 4):
+        for parameter, optimizer in zip((skipping, plain), optimizers, strict=True):
+            parameter.grad = number * start
+            optimizer.step()
+        torch.testing.assert_close(skipping, plain)
+
+
+def test_a_first_step_with_dampening_is_not_skipped_by_a_flag():
+    """Torch's first step leaves the dampening out, which no momentum of 0 can give: the flag is read instead."""
+    parameter = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([parameter], lr=0.1, momentum=0.9, dampening=0.5, fused=True)
+    parameter.grad = torch.ones(3)
+    assert not momentum_begun(optimizer)
+    optimizer.step()
+    assert momentum_begun(optimizer)
 
 
 def test_optimizers_are_torch_s_with_the_options():

@@ -11,6 +11,7 @@ from congruence.testing.case import Case, batches, changed, gradients, require, 
 from congruence.training.distributed import Objective, wrap
 
 TOLERANCE = 1e-6
+ROUNDING = 1e-6  # of the largest entry of all tensors: a bias before a batch norm has a gradient of 0 but for rounding
 
 
 def two_steps(case: Case, device: str | torch.device = "cpu") -> dict[str, Tensor]:
@@ -33,16 +34,17 @@ def require_agreement(
 ) -> None:
     """Raise where the tensors of two steps are more than `TOLERANCE` apart."""
     require(ours.keys() == theirs.keys(), case, f"it has other tensors {where} than {other}")
+    largest = max((float(tensor.double().abs().max()) for tensor in ours.values() if tensor.numel()), default=0.0)
     for name, value in ours.items():
-        apart = _apart(value, theirs[name])
+        apart = _apart(value, theirs[name], ROUNDING * largest)
         require(apart <= TOLERANCE, case, f"{name} {where} is {apart:.1e} off that of {other}")
 
 
-def _apart(first: Tensor, second: Tensor) -> float:
-    """Return the largest difference, relative to the largest entry; below 1e-8 (0 but for rounding) to that."""
+def _apart(first: Tensor, second: Tensor, floor: float) -> float:
+    """Return the largest difference, relative to the largest entry; below `floor` (0 but for rounding) to that."""
     if first.shape != second.shape:
         return float("inf")
     if not first.numel():
         return 0.0
     first, second = first.double(), second.double()
-    return float((first - second).abs().max() / first.abs().max().clamp(min=1e-8))
+    return float((first - second).abs().max() / first.abs().max().clamp(min=floor or 1.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from congruence.core.numerics import widen
 from congruence.core.ranks import world_size
 from congruence.data.datasets.facts import DataFacts
 from congruence.distiller.arguments import frozen_teacher, listed_terms, named_students
-from congruence.distiller.bindings import Binding, bind, for_students, logits_paths, probed_in_evaluation
+from congruence.distiller.bindings import Binding, bind, described, for_students, logits_paths, probed_in_evaluation
 from congruence.distiller.captured import Captured, Output
 from congruence.distiller.forwards import describe_sample, forwards, read
 from congruence.distiller.recall import StoredTeacher
@@ -33,6 +34,8 @@ from congruence.methods.method import Clock, Needs, Signals
 from congruence.methods.term import Term
 from congruence.models.taps import Taps
 from congruence.models.teacher import Teacher
+
+LOG = logging.getLogger("congruence")
 
 
 class Distiller(nn.Module):
@@ -90,6 +93,7 @@ class Distiller(nn.Module):
             self._taps["teacher"], self._readers["teacher"] = self.teacher.taps, self.teacher
         self.methods = nn.ModuleDict()
         self.bindings: dict[str, Binding] = {}
+        self._told_modes = False
         self._in_evaluation: dict[str, Taps] = {}  # what a student says there, which is what is measured
         self._logits: dict[str, str] = {}
         if example is not None:
@@ -128,6 +132,16 @@ class Distiller(nn.Module):
             for name, binding in self.bindings.items()
         }
 
+    def describe_layers(self) -> dict[str, str]:
+        """Return what each term reads, with the shapes of the dry forward, as a sentence for the log.
+
+        Example:
+            >>> model = torch.nn.Linear(4, 3)
+            >>> Distiller(None, model, ["ce"], example=torch.ones(2, 4)).describe_layers()
+            {'ce': "student logits 'output' [2, 3]"}
+        """
+        return {name: described(binding, self._taps) for name, binding in self.bindings.items()}
+
     def capture(
         self,
         inputs: Any,
@@ -148,6 +162,9 @@ class Distiller(nn.Module):
         """
         if not self.built:
             self.build(inputs)
+        if self.training and not self._told_modes:
+            self._told_modes = True
+            _tell_modes(self.students)
         given = {"main": inputs, **(views or {})}
         active = [self.bindings[term.name] for term in self._active()]
         cache = self.cache if self.training else None  # it holds the training images
@@ -259,3 +276,14 @@ class Distiller(nn.Module):
         if self.teacher:
             self.teacher.module._apply(fn)
         return self
+
+
+def _tell_modes(students: nn.ModuleDict) -> None:
+    """Warn of a student all of which is in evaluation mode in training, as `from_pretrained` leaves models."""
+    for name, student in students.items():
+        if not any(part.training for part in student.modules()):
+            LOG.warning(
+                "The %s is in evaluation mode while the distiller trains: nothing drops out, and batch norms move no "
+                "statistics. Call distiller.train() before the loop, unless that is meant.",
+                name,
+            )

@@ -88,7 +88,7 @@ class Taps:
                 stack.enter_context(_hook(module.register_forward_pre_hook(self._entering(layer))))
                 stack.enter_context(_hook(module.register_forward_hook(self._leaving(layer, last))))
             output = dry_forward(self._layers, example, training=training)
-        linears = [LinearCall(self._named(layer, call), *tensors) for layer, call, *tensors in self._linears]
+        linears = [LinearCall(self._named(layer, call), left, entered) for layer, call, left, entered in self._linears]
         self.defaults, self.in_evaluation = find_defaults(linears, self._last, output), None
         if self._layers.root_closed:  # no layer was seen: the output may be that of a head
             self.defaults = replace(self.defaults, features=None)

@@ -29,6 +29,7 @@ from congruence.training.saving.identity import run_identity
 from congruence.training.saving.run_directory import RunDirectory
 from congruence.training.saving.state import Generators, History, Stateful, load_parts, state_of
 from congruence.training.sigterm import Sigterm
+from congruence.training.untaught import AFTER, Untaught
 from congruence.training.validate import diagnosed, numbers
 
 LOG = logging.getLogger("congruence")
@@ -59,6 +60,7 @@ class Run:
         epochs = self.extent.steps / self.extent.per_epoch
         self.optimization = Optimization(optimizers, options, scheduler, epochs=epochs, device=device)
         self.position, self.history = Position(), History()
+        self.untaught = Untaught(distiller, optimizers)
         self.best = Best(tuple(distiller.students), options.monitor)
         setup.rehearse_validation(distiller, val_loader, options, device, self.best)
         self.objective = wrap(Objective(distiller, options.micro_batch))
@@ -132,6 +134,7 @@ class Run:
             self.distiller.begin_epoch(clock)
         else:
             self.distiller.resume_epoch(clock)
+        self.untaught.thawed()
 
     def groups(self) -> Iterator[list[Batch]]:
         """Yield the rest of the epoch in groups of `accumulate` batches, on the device."""
@@ -145,9 +148,12 @@ class Run:
 
     def after_step(self) -> None:
         """Count, log, save and stop as they fall due."""
+        self.untaught.after_step()
         self.position.after_step(self.options.accumulate)
         step = self.position.step
         self._tell("step", {})
+        if step >= AFTER:
+            self.untaught.tell_once(self.position.epoch)
         if step % self.options.log_every == 0:
             self._flush()
         if ranks.world_size() > 1 and step % TOGETHER_EVERY:
@@ -172,6 +178,7 @@ class Run:
             raise ValueError(f"`fit`: `train_loader` must yield a batch in every epoch, got none in {position.epoch}.")
         if self.recorder.counts:
             self._flush()
+        self.untaught.tell_once(position.epoch)
         self.distiller.end_epoch()
         metrics = numbers(self.distiller, self.val_loader, self.options.evaluate, self.device)
         improved = self.best.update(position.epoch, metrics)
@@ -251,17 +258,17 @@ class Run:
 
     def finish(self) -> FitResult:
         """Write the last students and the summary."""
-        seconds = self.position.seconds()
+        seconds, untaught = self.position.seconds(), self.untaught.end()
         if self.directory:
             for name in self.distiller.students:
                 self.directory.save_student(name, self.distiller.student_state_dict(name), last=True)
-            self.directory.finish(self._summary(seconds))
+            self.directory.finish(self._summary(seconds, untaught))
         ranks.barrier()
         result = self.result(seconds)
         self._tell("end", result.last)
         return result
 
-    def _summary(self, seconds: float) -> dict[str, Any]:
+    def _summary(self, seconds: float, untaught: dict[str, list[str]]) -> dict[str, Any]:
         return {
             "status": "finished",
             "epochs": self.position.epoch,
@@ -270,6 +277,7 @@ class Run:
             "best_epoch": self.best.epochs,
             "best": self.best.metrics,
             "last": self.history.epochs[-1],
+            "untaught": untaught,
             "torch": torch.__version__,
             "device": str(self.device),
         }

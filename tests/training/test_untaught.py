@@ -35,6 +35,8 @@ def test_a_head_that_no_term_reaches_is_named_twice_and_not_measured(caplog, tmp
     assert (comparison.student_accuracy, comparison.agreement) == (None, None)
     assert comparison.teacher_accuracy is not None
     assert warnings(caplog) == ["Accuracy, agreement and entropy are left out: no term taught the student's '3'."]
+    loaded = cg.load_student(tmp_path, lambda: net(5))
+    assert cg.compare(net(0, 7), loaded, batches()).agreement is None
     cg.fit(cg.Distiller(None, made.student, ["ce"], example=data().tensors[0][:4]), batches(), options=constant())
     assert cg.compare(net(0, 7), made.student, batches()).student_accuracy is not None
 

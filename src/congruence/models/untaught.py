@@ -9,6 +9,7 @@ from torch import nn
 
 from congruence.models.forward import version
 
+ALL = "all of it"
 # By module, the versions that its parameters had when no term had reached them: what moves them later (a run, loaded
 # weights) counts a version, and the mark no longer holds. It is kept beside the module, which stays the user's own.
 _UNTAUGHT: WeakKeyDictionary[nn.Module, tuple[int, ...]] = WeakKeyDictionary()
@@ -17,6 +18,14 @@ _UNTAUGHT: WeakKeyDictionary[nn.Module, tuple[int, ...]] = WeakKeyDictionary()
 def mark_untaught(module: nn.Module) -> None:
     """Note that no term reached a layer."""
     _UNTAUGHT[module] = _versions(module)
+
+
+def mark_parts(model: nn.Module, parts: Iterable[str]) -> None:
+    """Note that no term reached these parts, as `whole_parts` names them; what a model does not have is left out."""
+    modules = dict(model.named_modules())
+    for part in parts:
+        for module in modules["" if part == ALL else part].modules() if part in modules or part == ALL else ():
+            mark_untaught(module)
 
 
 def is_untaught(module: nn.Module) -> bool:
@@ -51,7 +60,7 @@ def whole_parts(model: nn.Module, names: Collection[str]) -> list[str]:
         prefix = f"{name}." if name else ""
         own = {prefix + inner for inner, parameter in module.named_parameters() if parameter.requires_grad}
         if own and own <= left:
-            found.append(name or "all of it")
+            found.append(name or ALL)
             left -= own
     return sorted([*found, *left])
 

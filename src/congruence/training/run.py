@@ -264,7 +264,7 @@ class Run:
                 self.directory.save_student(name, self.distiller.student_state_dict(name), last=True)
             self.directory.finish(self._summary(seconds, untaught))
         ranks.barrier()
-        result = self.result(seconds)
+        result = self.result(seconds, untaught)
         self._tell("end", result.last)
         return result
 
@@ -282,10 +282,10 @@ class Run:
             "device": str(self.device),
         }
 
-    def result(self, seconds: float | None = None) -> FitResult:
+    def result(self, seconds: float | None = None, untaught: dict[str, list[str]] | None = None) -> FitResult:
         """Return what the run ended with; its seconds are those written down where it had ended before."""
         directory, students = self.directory, tuple(self.distiller.students)
-        ended = (directory.summary() if directory else None) or {"seconds": seconds}
+        ended = (directory.summary() if directory else None) or {"seconds": seconds, "untaught": untaught or {}}
         return FitResult(
             steps=self.position.step,
             epochs=self.position.epoch,
@@ -297,4 +297,5 @@ class Run:
             out=directory.path if directory else None,
             student_files={name: directory.student_file(name) for name in students} if directory else {},
             best_states=self.best.states,
+            untaught=ended.get("untaught", {}),
         )

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from congruence.core import ranks
 from congruence.distiller.distiller import Distiller
-from congruence.models.untaught import count, mark_untaught, whole_parts
+from congruence.models.untaught import count, mark_parts, whole_parts
 
 LOG = logging.getLogger("congruence")
 AFTER = 10  # steps: a queue may have to fill before its term has a gradient
@@ -49,15 +49,9 @@ class Untaught:
     def end(self) -> dict[str, list[str]]:
         """Name what no term has reached, mark it for what is measured later, and return it by student."""
         self._tell("no term has reached", "are written as they were before")
-        for name, left in self._left.items():
-            for module in self.distiller.students[name].modules():
-                own = dict(module.named_parameters(recurse=False))
-                if own and all(id(parameter) in self._ids(name, left) for parameter in own.values()):
-                    mark_untaught(module)
+        for name, parts in self.parts().items():
+            mark_parts(self.distiller.students[name], parts)
         return {name: parts for name, parts in self.parts().items() if parts}
-
-    def _ids(self, name: str, left: set[str]) -> set[int]:
-        return {id(p) for inner, p in self.distiller.students[name].named_parameters() if inner in left}
 
     def parts(self) -> dict[str, list[str]]:
         """Return the parts that no term has reached, by student."""

@@ -70,6 +70,9 @@ class Distiller(nn.Module):
         ['bias', 'weight']
     """
 
+    # To the Trainer of transformers `**fields` would say that the loss is divided by the accumulated batch already.
+    accepts_loss_kwargs = False
+
     def __init__(
         self,
         teacher: nn.Module | Teacher | StoredTeacher | None,
@@ -212,14 +215,32 @@ class Distiller(nn.Module):
 
     def forward(
         self,
-        inputs: Any,
+        inputs: Any = None,
         labels: Tensor | None = None,
         index: Tensor | None = None,
         *,
         views: Mapping[str, Any] | None = None,
         micro_batch: int | None = None,
+        return_loss: bool = True,
+        **fields: Any,
     ) -> Output:
-        """Return `score(capture(...))`; in evaluation mode no memory is written."""
+        """Return `score(capture(...))`; in evaluation mode no memory is written.
+
+        Args:
+            inputs: as of `capture`; or none, and the models' arguments by name (`distiller(**batch)`).
+            labels: as of `capture`.
+            index: as of `capture`.
+            views: as of `capture`.
+            micro_batch: as of `capture`.
+            return_loss: without effect; its name tells the Trainer of transformers that there is a loss without labels.
+            fields: the models' arguments by name, where there are no `inputs`.
+        """
+        if fields and inputs is not None:
+            check.fail("Distiller", "inputs", "all that the models take", f"{', '.join(fields)} beside it")
+        if not fields and inputs is None:
+            hint = "nothing (the Trainer of transformers drops what it does not know: remove_unused_columns=False)"
+            check.fail("Distiller", "inputs", "what the models take", hint)
+        inputs = fields or inputs
         return self.score(
             self.capture(inputs, labels, index, views=views, micro_batch=micro_batch), update=self.training
         )

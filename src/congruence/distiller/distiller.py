@@ -285,6 +285,19 @@ class Distiller(nn.Module):
         path = self._logits[name]
         return read(name, self._in_evaluation[name], inputs, {path}, self._example_described)[1][path]
 
+    def features(self, inputs: Any) -> dict[str, Tensor]:
+        """Run the students alone and return, by name, the rows [B, D] that the first term with features sees of each."""
+        rows: dict[str, Tensor] = {}
+        for binding in self.bindings.values():
+            if "features" in binding.method.needs.roles:
+                of = rerunner(binding, self._readers, self.clock, None)(
+                    dict.fromkeys(binding.method.needs.views, inputs)
+                )
+                for student in binding.students:
+                    layers = of.tensors[student, binding.method.needs.views[0], "features"]
+                    rows.setdefault(binding.models[student], layers[-1])
+        return rows
+
     def student_state_dict(self, name: str | None = None) -> dict[str, Tensor]:
         """Return a student's state as its own class loads it."""
         if name is not None and name not in self.students:

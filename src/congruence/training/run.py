@@ -17,6 +17,7 @@ from congruence.data.loading.source import BatchSource
 from congruence.distiller import Distiller
 from congruence.methods.method import Clock
 from congruence.training import setup
+from congruence.training.collapse import Collapse
 from congruence.training.distributed import Objective, wrap
 from congruence.training.modes import start_training
 from congruence.training.optim import Optimization
@@ -60,7 +61,7 @@ class Run:
         epochs = self.extent.steps / self.extent.per_epoch
         self.optimization = Optimization(optimizers, options, scheduler, epochs=epochs, device=device)
         self.position, self.history = Position(), History()
-        self.untaught = Untaught(distiller, optimizers)
+        self.untaught, self.collapse = Untaught(distiller, optimizers), Collapse(distiller)
         self.best = Best(tuple(distiller.students), options.monitor)
         setup.rehearse_validation(distiller, val_loader, options, device, self.best)
         self.objective = wrap(Objective(distiller, options.micro_batch))
@@ -142,6 +143,7 @@ class Run:
         if position.step < self.extent.steps:
             rest = self.source.epoch(position.epoch, position.batch)
             for group in grouped(rest, self.options.accumulate, self.device):
+                self.collapse.begin(group[0].inputs)
                 yield group
                 if position.step >= self.extent.steps:
                     return
@@ -179,6 +181,7 @@ class Run:
         if self.recorder.counts:
             self._flush()
         self.untaught.tell_once(position.epoch)
+        self.collapse.look()
         self.distiller.end_epoch()
         metrics = numbers(self.distiller, self.val_loader, self.options.evaluate, self.device)
         improved = self.best.update(position.epoch, metrics)

@@ -286,7 +286,7 @@ class Distiller(nn.Module):
         return read(name, self._in_evaluation[name], inputs, {path}, self._example_described)[1][path]
 
     def features(self, inputs: Any) -> dict[str, Tensor]:
-        """Run the students alone and return, by name, the rows [B, D] that the first term with features sees of each."""
+        """Run the students alone; return by name the rows [B, D] that the first term with features sees of each."""
         rows: dict[str, Tensor] = {}
         for binding in self.bindings.values():
             if "features" in binding.method.needs.roles:

@@ -219,6 +219,26 @@ def same_width(function: str, /, **tensors: Tensor) -> None:
         raise ValueError(f"`{function}`: {names} must have the same width, got {_shapes(tensors)}.")
 
 
+def several_classes(function: str, /, **logits: Tensor) -> None:
+    """Check that each argument has logits of two classes or more: the softmax of one is 1, whatever it is.
+
+    Example:
+        >>> several_classes("dist_loss", student_logits=torch.zeros(8, 1))
+        Traceback (most recent call last):
+        ValueError: `dist_loss`: `student_logits` must be logits of two classes or more, got shape [8, 1]. The softmax \
+of a single logit is always 1 and teaches nothing: give the two logits [0, z] of the same probabilities, \
+torch.cat([torch.zeros_like(z), z], 1), or take a method that compares features.
+    """
+    for name, tensor in logits.items():
+        if tensor.shape[-1] < 2:
+            got = (
+                f"shape {shape(tensor)}. The softmax of a single logit is always 1 and teaches nothing: give the two "
+                "logits [0, z] of the same probabilities, torch.cat([torch.zeros_like(z), z], 1), or take a method that "
+                "compares features"
+            )
+            fail(function, name, "logits of two classes or more", got)
+
+
 def class_labels(function: str, classes: int | None = None, /, *, unlabelled: bool = False, **tensors: Tensor) -> None:
     """Check that each argument is a 1-D integer tensor, with values in [0, classes) where `classes` is given.
 

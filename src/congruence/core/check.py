@@ -198,6 +198,24 @@ def floating(function: str, dims: int | tuple[int, ...], /, **tensors: Tensor) -
             fail(function, name, f"a non-empty {wanted} tensor", f"shape {shape(tensor)}")
 
 
+def finite(function: str, /, *, masked: bool = False, **tensors: Tensor) -> None:
+    """Check that all entries are finite, of logits with `masked` but for the -inf of classes that are left out.
+
+    For numbers that are looked at, not for losses: it waits for a device.
+
+    Example:
+        >>> finite("agreement", student_logits=torch.tensor([[0.0, 1.0], [torch.nan, 0.0]]))
+        Traceback (most recent call last):
+        ValueError: `agreement`: `student_logits` must be finite, got NaN or infinity in 1 of 2 rows, first in row 1.
+    """
+    for name, tensor in tensors.items():
+        low, high = tensor.detach().reshape(len(tensor), -1).aminmax(dim=1)  # NaN is in both; no copy of the tensor
+        bad = ~torch.isfinite(high) if masked else ~(torch.isfinite(high) & torch.isfinite(low))
+        if bool(bad.any()):
+            rows, first = int(bad.sum()), int(bad.nonzero()[0])
+            fail(function, name, "finite", f"NaN or infinity in {rows} of {len(bad)} rows, first in row {first}")
+
+
 def same_rows(function: str, /, **tensors: Tensor) -> None:
     """Check that all arguments have the same number of rows; the sentence prints every shape."""
     if len({tensor.shape[0] for tensor in tensors.values()}) > 1:

@@ -77,7 +77,7 @@ class MultiLevelLogits(Method):
                 f"`MultiLevelLogits` compares logits of the same classes, got {student} of the student and {teacher} "
                 "of the teacher."
             )
-        check.several_classes("MultiLevelLogits", logits=torch.empty(1, student))
+        check.several_classes("MultiLevelLogits", logits=torch.empty(probe.shapes["student", "logits"][0]))
 
     def loss(self, signals: Signals) -> Mapping[str, Tensor]:
         """Return the four losses of the batch."""

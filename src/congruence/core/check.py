@@ -209,11 +209,22 @@ def finite(function: str, /, *, masked: bool = False, **tensors: Tensor) -> None
         ValueError: `agreement`: `student_logits` must be finite, got NaN or infinity in 1 of 2 rows, first in row 1.
     """
     for name, tensor in tensors.items():
-        low, high = tensor.detach().reshape(len(tensor), -1).aminmax(dim=1)  # NaN is in both; no copy of the tensor
-        bad = ~torch.isfinite(high) if masked else ~(torch.isfinite(high) & torch.isfinite(low))
-        if bool(bad.any()):
-            rows, first = int(bad.sum()), int(bad.nonzero()[0])
-            fail(function, name, "finite", f"NaN or infinity in {rows} of {len(bad)} rows, first in row {first}")
+        bad = unfinite_rows(tensor, masked=masked)
+        if len(bad):
+            got = f"NaN or infinity in {len(bad)} of {len(tensor)} rows, first in row {int(bad[0])}"
+            fail(function, name, "finite", got)
+
+
+def unfinite_rows(tensor: Tensor, *, masked: bool = False) -> Tensor:
+    """Return the positions of the rows that hold NaN or an infinity; `masked` as of `finite`.
+
+    Example:
+        >>> unfinite_rows(torch.tensor([[0.0, 1.0], [torch.nan, 0.0], [-torch.inf, 0.0]]), masked=True).tolist()
+        [1]
+    """
+    low, high = tensor.detach().reshape(len(tensor), -1).aminmax(dim=1)  # NaN is in both; no copy of the tensor
+    bad = ~torch.isfinite(high) if masked else ~(torch.isfinite(high) & torch.isfinite(low))
+    return bad.nonzero()[:, 0]
 
 
 def same_rows(function: str, /, **tensors: Tensor) -> None:

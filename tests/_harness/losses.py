@@ -251,12 +251,8 @@ class LossTester:
                 for bad, places in itertools.product((math.nan, math.inf), (slice(-1, None), slice(None))):
                     arguments = map_tensors(Tensor.clone, usual)
                     list(tensors(arguments[position]))[number].view(-1)[places] = bad
-                    try:
-                        value = self.case.function(*arguments, **settings)
-                    except ValueError as refusal:
-                        assert "finite" in str(refusal)
-                    else:
-                        assert not torch.isfinite(value), (settings, position, number, bad, places, value)
+                    value = self.case.function(*arguments, **settings)
+                    assert not torch.isfinite(value), (settings, position, number, bad, places, value)
 
     def test_a_single_class_is_refused(self):
         parameters = inspect.signature(self.case.function).parameters
@@ -265,7 +261,9 @@ class LossTester:
             narrow = map_tensors(
                 lambda t: t[:, :1] if t.is_floating_point() else torch.zeros_like(t), self.case.inputs(seeded(14), 6)
             )
-            with pytest.raises(ValueError, match=rf"^`{self.case.name}`: .* must be logits of two classes or more, got"):
+            with pytest.raises(
+                ValueError, match=rf"^`{self.case.name}`: .* must be logits of two classes or more, got"
+            ):
                 self.case.function(*narrow, **self.case.settings[0])
 
     def test_dtype_and_inputs_are_kept(self):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -135,9 +134,11 @@ def test_no_metric_makes_a_number_of_what_is_none(name, dtype):
                 spoilt = tensor.clone()
                 spoilt[places[: tensor.dim()]] = bad
                 try:
-                    found = call(name, {**usual, argument: spoilt})
+                    found: Any = call(name, {**usual, argument: spoilt})
                 except ValueError as refusal:
-                    assert re.match(rf"^`{name}`: `{argument}` must be finite, got NaN or infinity", str(refusal))
+                    found = str(refusal)
+                if isinstance(found, str):
+                    assert found.startswith(f"`{name}`: `{argument}` must be finite, got NaN or infinity")
                 else:
                     assert not all(math.isfinite(number) for number in found), (argument, bad, places, found)
 
@@ -161,8 +162,10 @@ def test_a_masked_class_is_no_fault():
 
 @pytest.mark.parametrize(
     "name",
-    ["knn_accuracy", "recall_at_k", "precision_at_k", "retrieval_map", "linear_probe", "identification_rate"]
-    + ["intra_class_similarity", "inter_class_similarity", "intra_inter_ratio"],
+    [
+        *("knn_accuracy", "recall_at_k", "precision_at_k", "retrieval_map", "linear_probe", "identification_rate"),
+        *("intra_class_similarity", "inter_class_similarity", "intra_inter_ratio"),
+    ],
 )
 @pytest.mark.parametrize("missing", [-1, -100])
 def test_samples_without_a_label_are_left_out(name, missing):
@@ -208,18 +211,15 @@ def test_what_is_no_number_shows_in_every_method(case):
             spoilt = tensor.detach().clone()
             spoilt[places] = bad
             changed = dataclasses.replace(captured, tensors={**captured.tensors, key: spoilt})
-            try:
-                loss = distiller.score(changed, update=False).loss
-            except ValueError as refusal:
-                assert "finite" in str(refusal)
-            else:
-                assert not torch.isfinite(loss), (key, bad, places)
+            assert not torch.isfinite(distiller.score(changed, update=False).loss), (key, bad, places)
 
 
 @pytest.mark.parametrize("key", ["ce", "kd", "dkd", "dist", "mlld", "dml", "joint_wasserstein"])
 def test_a_single_logit_teaches_no_classes(key):
     students = {"first": nn.Linear(4, 1), "second": nn.Linear(4, 1)} if key == "dml" else nn.Linear(4, 1)
-    sentence = rf"^The term '{key}' does not fit these layers .*must be logits of two classes or more, got shape \[2, 1\]"
+    sentence = (
+        rf"^The term '{key}' does not fit these layers .*must be logits of two classes or more, got shape \[2, 1\]"
+    )
     with pytest.raises(ValueError, match=rf"{sentence}.*torch\.cat\(\[torch\.zeros_like\(z\), z\], 1\)"):
         cg.Distiller(nn.Linear(4, 1), students, [key], example=torch.randn(2, 4))
 

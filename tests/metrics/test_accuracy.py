@@ -30,7 +30,9 @@ def test_k_above_the_classes_is_all_of_them():
 
 def test_not_a_number_is_refused():
     logits = torch.tensor([[math.nan, 1.0], [1.0, math.nan], [0.0, 1.0]])
-    with pytest.raises(ValueError, match=r"`logits` must be finite, got NaN or infinity in 2 of 3 rows, first in row 0"):
+    with pytest.raises(
+        ValueError, match=r"`logits` must be finite, got NaN or infinity in 2 of 3 rows, first in row 0"
+    ):
         accuracy(logits, torch.tensor([0, 0, 1]), topk=(1, 2))
 
 

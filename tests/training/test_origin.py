@@ -142,8 +142,8 @@ def test_what_began_in_a_term_is_as_before(how):
     said = stopped(distiller("ce", Term(Breaks(2, how=how))), marked(value=0.0))
     what = "the loss of 'Breaks'" if how == "loss" else "the gradient"
     assert said == (
-        f"At step 2 {what} was not finite. The weights are those before that step, and the checkpoints are older: try a "
-        "lower learning rate, `gradient_clip`, or a smaller weight."
+        f"At step 2 {what} was not finite. The weights are those before that step, and the checkpoints are older: try "
+        "a lower learning rate, `gradient_clip`, or a smaller weight."
     )
 
 

@@ -262,8 +262,8 @@ torch.cat([torch.zeros_like(z), z], 1), or take a method that compares features.
         if tensor.shape[-1] < 2:
             got = (
                 f"shape {shape(tensor)}. The softmax of a single logit is always 1 and teaches nothing: give the two "
-                "logits [0, z] of the same probabilities, torch.cat([torch.zeros_like(z), z], 1), or take a method that "
-                "compares features"
+                "logits [0, z] of the same probabilities, torch.cat([torch.zeros_like(z), z], 1), or take a method "
+                "that compares features"
             )
             fail(function, name, "logits of two classes or more", got)
 

@@ -96,8 +96,10 @@ class Embeddings:
             f"the {own}'s embeddings of the training images": None if self.database is None else self.database[0],
         }
         for what, rows in sides.items():
-            bad = None if rows is None else check.unfinite_rows(rows, masked="logits" in what)
-            if bad is not None and len(bad):
+            if rows is None:
+                continue
+            bad = check.unfinite_rows(rows, masked="logits" in what)
+            if len(bad):
                 raise UnfiniteError(
                     f"`{function}`: {what} must be finite, got NaN or infinity for {len(bad)} of {len(rows)} samples, "
                     f"first for sample {int(bad[0])}: see what the model makes of it (a row that is all padding, an "

@@ -104,8 +104,8 @@ class IntraClass(Method):
         """Return the contrast over the full queues, or over the batch."""
         if self.pipeline is None or not self.training:
             return {"loss": self._contrast(signals, signals.labels)}
-        # The batch waits for a later loss; what is not finite in it shows now: NaN is above no margin, and would be left
-        # out of the queues in silence.
+        # The batch waits for a later loss; what is not finite in it shows now: NaN is above no margin, and would be
+        # left out of the queues in silence.
         nothing = torch.stack([(widen(part) * 0).sum() for parts in signals.tensors.values() for part in parts]).sum()
         ready = self.pipeline.ready()
         if not ready.any():

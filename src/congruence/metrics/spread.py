@@ -98,7 +98,8 @@ def soft_label_entropy(logits: Tensor, *, temperature: float = 1.0) -> float:
         temperature: T > 0.
 
     Raises:
-        ValueError: for a shape that does not fit, logits that are NaN or infinite (-inf masks a class), or a temperature out of its range.
+        ValueError: for a shape that does not fit, logits that are NaN or infinite (-inf masks a class), or a
+            temperature out of its range.
 
     Example:
         >>> import torch

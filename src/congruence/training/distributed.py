@@ -92,7 +92,9 @@ class Objective(nn.Module):
                 gradients = torch.autograd.grad(weighted, parameters, retain_graph=True, materialize_grads=True)
                 # The ranks' mean is the gradient that the optimizer gets of this term.
                 norms[name] = torch.nn.utils.get_total_norm([mean_over_ranks(g) for g in gradients]) / scale
-        return Scores(out.loss, {name: value.detach() for name, value in out.terms.items()}, norms, magnitudes(captured))
+        return Scores(
+            out.loss, {name: value.detach() for name, value in out.terms.items()}, norms, magnitudes(captured)
+        )
 
 
 def wrap(objective: Objective) -> nn.Module:

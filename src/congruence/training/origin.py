@@ -76,7 +76,7 @@ def began(found: Mapping[Place, float]) -> tuple[str, str]:
     NaN goes before infinity, which may be a masked class's, and the inputs before the models that they went through.
 
     Example:
-        >>> began({Place("inputs", ""): 1.0, Place("teacher", "layer 'fc'"): float("nan"), Place("s", "output"): 2.0})[0]
+        >>> began({Place("inputs", ""): 1.0, Place("teacher", "layer 'fc'"): math.nan, Place("s", "output"): 2.0})[0]
         "the teacher: its layer 'fc' gave NaN, of inputs that are finite"
     """
     usual, loader = "try a lower learning rate, `gradient_clip`, or a smaller weight", "see what the loader gives"
@@ -84,19 +84,20 @@ def began(found: Mapping[Place, float]) -> tuple[str, str]:
     torn, endless = ([place.what for place in places if place.part == INPUTS] for places in (nan, infinite))
     if torn:
         return f"{_inputs(torn)}, which held NaN", loader
-    models = [place for place in nan if place.part != INPUTS] or [place for place in infinite if place.part != INPUTS]
+    models = [place for places in (nan, infinite) for place in places if place.part != INPUTS]
     if not models:
         return (f"{_inputs(endless)}, which held an infinity", loader) if endless else ("", usual)
+    gave = "gave NaN" if models[0] in nan else "gave an infinity"
+    models = [place for place in models if (place in nan) == (models[0] in nan)]
     parts = dict.fromkeys(place.part for place in models)
     sides = "; ".join(_model(part, [place.what for place in models if place.part == part]) for part in parts)
-    sides += " gave NaN" if models[0] in nan else " gave an infinity"
     if endless:  # as a mask it may be meant
-        return f"{_inputs(endless)}, which held an infinity, or in {sides}", loader
+        return f"{_inputs(endless)}, which held an infinity, or in {sides} {gave}", loader
     advice = (
-        f"see what {'the teacher' if TEACHER in parts else 'it'} makes of such samples (a row that is all padding is NaN in an "
-        "attention layer, and half precision may overflow)"
+        f"see what {'the teacher' if TEACHER in parts else 'it'} makes of such samples (a row that is all padding is "
+        "NaN in an attention layer, and half precision may overflow)"
     )
-    return f"{sides}, of inputs that are finite", advice if set(parts) == {TEACHER} else f"{usual}, or {advice}"
+    return f"{sides} {gave}, of inputs that are finite", advice if set(parts) == {TEACHER} else f"{usual}, or {advice}"
 
 
 def _inputs(named: Sequence[str]) -> str:

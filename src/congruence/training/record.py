@@ -124,8 +124,8 @@ class Recorder:
             what = "the weighted sum of the terms" if bad["loss"] else "the gradient"
         where, advice = began(self._largest())
         raise NonFiniteLossError(
-            f"At step {int(self.bad_step)} {what} was not finite{f'. It began in {where}' if where else ''}. The weights "
-            f"are those before that step, and the checkpoints are older: {advice}."
+            f"At step {int(self.bad_step)} {what} was not finite{f'. It began in {where}' if where else ''}. The "
+            f"weights are those before that step, and the checkpoints are older: {advice}."
         )
 
     def _largest(self) -> dict[Place, float]:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 import congruence as cg
 from congruence import metrics
+from congruence.evaluation import Embeddings
+from congruence.evaluation.retrieval import map_on_test
 from congruence.testing.case import batches, small_distiller
 
 ROWS = 8
@@ -178,6 +180,17 @@ def test_samples_without_a_label_are_left_out(name, missing):
     assert call(name, {**usual, **more}) == pytest.approx(call(name, usual))
 
 
+def test_a_run_s_retrieval_needs_labels_on_both_sides():
+    missing = torch.full((ROWS,), -1)
+    for own, database in ((missing, LABELS), (LABELS, missing), (missing, missing)):
+        of = Embeddings(rows(0), labels=own, database=(rows(1), database))
+        assert map_on_test(of) is None
+    half = torch.where(torch.arange(ROWS) < 4, LABELS, -1)
+    assert map_on_test(Embeddings(rows(0), labels=half, database=(rows(1), LABELS))) == map_on_test(
+        Embeddings(rows(0)[:4], labels=LABELS[:4], database=(rows(1), LABELS))
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "argument"),
     [
@@ -222,6 +235,23 @@ def test_a_single_logit_teaches_no_classes(key):
     )
     with pytest.raises(ValueError, match=rf"{sentence}.*torch\.cat\(\[torch\.zeros_like\(z\), z\], 1\)"):
         cg.Distiller(nn.Linear(4, 1), students, [key], example=torch.randn(2, 4))
+
+
+@pytest.mark.parametrize("name", ["accuracy", "agreement", "expected_calibration_error", "soft_label_entropy"])
+def test_a_single_logit_has_no_numbers_of_classes(name):
+    """All models would agree by it, be right, and be sure."""
+    narrow = {key: 0 * value if key == "labels" else value[:, :1] for key, value in CALLS[name].items()}
+    with pytest.raises(
+        ValueError, match=rf"^`{name}`: `\w+` must be logits of two classes or more, got shape \[8, 1\]"
+    ):
+        call(name, narrow)
+
+
+def test_models_of_a_single_logit_are_compared_without_classes():
+    models = [nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 1)) for _ in range(2)]
+    found = cg.compare(*models, [(rows(0, 8, 4), LABELS)])
+    assert (found.agreement, found.student_accuracy, found.teacher_accuracy) == (None, None, None)
+    assert 0 <= found.gpcl <= 1
 
 
 def test_two_logits_of_one_teach_what_the_sigmoid_does():

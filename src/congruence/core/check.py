@@ -255,13 +255,13 @@ def several_classes(function: str, /, **logits: Tensor) -> None:
         >>> several_classes("dist_loss", student_logits=torch.zeros(8, 1))
         Traceback (most recent call last):
         ValueError: `dist_loss`: `student_logits` must be logits of two classes or more, got shape [8, 1]. The softmax \
-of a single logit is always 1 and teaches nothing: give the two logits [0, z] of the same probabilities, \
+of a single logit is always 1 and says nothing: give the two logits [0, z] of the same probabilities, \
 torch.cat([torch.zeros_like(z), z], 1), or take a method that compares features.
     """
     for name, tensor in logits.items():
         if tensor.shape[-1] < 2:
             got = (
-                f"shape {shape(tensor)}. The softmax of a single logit is always 1 and teaches nothing: give the two "
+                f"shape {shape(tensor)}. The softmax of a single logit is always 1 and says nothing: give the two "
                 "logits [0, z] of the same probabilities, torch.cat([torch.zeros_like(z), z], 1), or take a method "
                 "that compares features"
             )

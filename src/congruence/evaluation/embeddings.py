@@ -57,7 +57,12 @@ class Embeddings:
 
     def missing(self, needs: Sequence[str]) -> list[str]:
         """Say which needs of a number are not met, in words."""
-        student, teacher, labels, head = self.student_logits, self.teacher_logits, self.labels, self.teacher_head
+        labels, head = self.labels, self.teacher_head
+        # A single logit tells no classes apart: all models would agree by it, and be sure.
+        student, teacher = (
+            None if logits is None or logits.shape[1] < 2 else logits
+            for logits in (self.student_logits, self.teacher_logits)
+        )
         sides = self.student_features, self.teacher_features
         classes, counts = (torch.empty(0), torch.empty(0))
         if labels is not None:

@@ -30,8 +30,8 @@ def accuracy(logits: Tensor, labels: Tensor, *, topk: Sequence[int] = (1, 5)) ->
         One fraction for each k, in the order of `topk`.
 
     Raises:
-        ValueError: for shapes that do not fit, logits that are NaN or infinite (-inf masks a class), a label out of
-            range, or a k that is not an integer >= 1.
+        ValueError: for shapes that do not fit, a single class, logits that are NaN or infinite (-inf masks a class), a
+            label out of range, or a k that is not an integer >= 1.
 
     Example:
         >>> import torch
@@ -39,6 +39,7 @@ def accuracy(logits: Tensor, labels: Tensor, *, topk: Sequence[int] = (1, 5)) ->
         (0.5, 0.5, 1.0)
     """
     check.floating("accuracy", 2, logits=logits)
+    check.several_classes("accuracy", logits=logits)
     check.finite("accuracy", masked=True, logits=logits)
     check.class_labels("accuracy", logits.shape[1], labels=labels)
     check.same_rows("accuracy", logits=logits, labels=labels)
@@ -71,7 +72,8 @@ def expected_calibration_error(logits: Tensor, labels: Tensor, *, bins: int = 15
         A number in [0, 1]; NaN where a logit is not a number.
 
     Raises:
-        ValueError: for shapes that do not fit, a label out of range or a number of bins that is not an integer >= 1.
+        ValueError: for shapes that do not fit, a single class, a label out of range or a number of bins that is not an
+            integer >= 1.
 
     Example:
         >>> import torch
@@ -83,6 +85,7 @@ def expected_calibration_error(logits: Tensor, labels: Tensor, *, bins: int = 15
     """
     name = "expected_calibration_error"
     check.floating(name, 2, logits=logits)
+    check.several_classes(name, logits=logits)
     check.class_labels(name, logits.shape[1], labels=labels)
     check.same_rows(name, logits=logits, labels=labels)
     check.hyperparameters(name, {"bins": check.COUNT}, bins=bins)
@@ -112,7 +115,7 @@ def agreement(student_logits: Tensor, teacher_logits: Tensor) -> float:
         A fraction in [0, 1].
 
     Raises:
-        ValueError: for shapes that do not fit, or logits that are NaN or infinite (-inf masks a class).
+        ValueError: for shapes that do not fit, a single class, or logits that are NaN or infinite (-inf masks a class).
 
     Example:
         >>> import torch
@@ -121,5 +124,6 @@ def agreement(student_logits: Tensor, teacher_logits: Tensor) -> float:
     """
     check.floating("agreement", 2, student_logits=student_logits, teacher_logits=teacher_logits)
     check.same_shape("agreement", student_logits=student_logits, teacher_logits=teacher_logits)
+    check.several_classes("agreement", student_logits=student_logits)
     check.finite("agreement", masked=True, student_logits=student_logits, teacher_logits=teacher_logits)
     return float((student_logits.argmax(1) == teacher_logits.argmax(1)).double().mean())

@@ -107,6 +107,7 @@ def soft_label_entropy(logits: Tensor, *, temperature: float = 1.0) -> float:
         1.3863
     """
     check.floating("soft_label_entropy", 2, logits=logits)
+    check.several_classes("soft_label_entropy", logits=logits)
     check.finite("soft_label_entropy", masked=True, logits=logits)
     check.hyperparameters("soft_label_entropy", CHECKS, temperature=temperature)
     shares = torch.softmax(as_float64(logits) / temperature, 1)

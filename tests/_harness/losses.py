@@ -9,6 +9,8 @@ from __future__ import annotations
 import copy
 import inspect
 import io
+import itertools
+import math
 import pickle
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -84,7 +86,7 @@ def usual_extremes(case: LossCase) -> dict[str, Arguments]:
     """Give arguments at the edges of what a loss must survive."""
     usual = case.inputs(seeded(1), 6)
     narrow = map_tensors(lambda t: t[:, :1] if t.is_floating_point() else torch.zeros_like(t), usual)
-    return {
+    extremes = {
         "equal rows": map_tensors(floats(lambda t: t[:1].expand_as(t)), usual),
         "a zero row": map_tensors(floats(lambda t: torch.cat([torch.zeros_like(t[:1]), t[1:]])), usual),
         "all zero": map_tensors(floats(torch.zeros_like), usual),
@@ -97,6 +99,7 @@ def usual_extremes(case: LossCase) -> dict[str, Arguments]:
         "one column": narrow,
         "one sample, one column": map_tensors(lambda t: t[:1], narrow),
     }
+    return {label: arguments for label, arguments in extremes.items() if not (case.over_classes and "column" in label)}
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,7 @@ class LossCase:
         settings: hyper-parameters under which all tests run.
         goldens: golden cases; `no_golden` says why there are none.
         zero_at_equal: settings under which a student equal to the teacher gives exactly 0.
+        over_classes: whether it rests on the softmax of class logits, and refuses a single class.
         permutes: whether an order of the batch must not matter.
         differentiable: positions of the arguments that carry gradient; None: all floating ones.
         relational: both sides are [B, D] with widths of their own; tested on tight clusters.
@@ -131,6 +135,7 @@ class LossCase:
     goldens: tuple[Golden, ...] = ()
     no_golden: str = ""
     zero_at_equal: tuple[Settings, ...] = ({},)
+    over_classes: bool = False
     permutes: bool = True
     differentiable: tuple[int, ...] | None = None
     relational: bool = False
@@ -236,6 +241,30 @@ class LossTester:
                 value = self.case.function(*inputs, **settings)
                 assert torch.isfinite(value), (label, settings, value)
                 assert all(torch.isfinite(g).all() for g in gradients(value, inputs)), (label, settings)
+
+    def test_what_is_no_number_shows(self):
+        usual = self.case.inputs(seeded(13), 6)
+        for settings in self.case.settings:
+            for position, number in ((i, j) for i, a in enumerate(usual) for j in range(len(list(tensors(a))))):
+                if not list(tensors(usual[position]))[number].is_floating_point():
+                    continue
+                for bad, places in itertools.product((math.nan, math.inf), (slice(-1, None), slice(None))):
+                    arguments = map_tensors(Tensor.clone, usual)
+                    list(tensors(arguments[position]))[number].view(-1)[places] = bad
+                    value = self.case.function(*arguments, **settings)
+                    assert not torch.isfinite(value), (settings, position, number, bad, places, value)
+
+    def test_a_single_class_is_refused(self):
+        parameters = inspect.signature(self.case.function).parameters
+        assert self.case.over_classes == any(name in parameters for name in ("student_logits", "other_logits"))
+        if self.case.over_classes:
+            narrow = map_tensors(
+                lambda t: t[:, :1] if t.is_floating_point() else torch.zeros_like(t), self.case.inputs(seeded(14), 6)
+            )
+            with pytest.raises(
+                ValueError, match=rf"^`{self.case.name}`: .* must be logits of two classes or more, got"
+            ):
+                self.case.function(*narrow, **self.case.settings[0])
 
     def test_dtype_and_inputs_are_kept(self):
         usual = self.case.inputs(seeded(6), 4)

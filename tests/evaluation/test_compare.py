@@ -91,3 +91,38 @@ def test_models_stay_where_they_are_unless_told(pair):
     cg.compare(*pair, [data().tensors])
     assert {p.device.type for model in pair for p in model.parameters()} == {"cpu"}
     assert cg.compare(*pair, [data().tensors], device="cpu").samples == 24
+
+
+class Torn(nn.Module):
+    """Gives `bad` for samples whose first number is large, as an attention layer does for rows of padding alone."""
+
+    def __init__(self, inner, bad=float("nan"), above=1.0):
+        super().__init__()
+        self.inner, self.bad, self.above = inner, bad, above
+
+    def forward(self, inputs):
+        return self.inner(inputs.masked_fill(inputs[:, :1] > self.above, self.bad))
+
+
+@pytest.mark.parametrize("side", ["teacher", "student"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_that_gives_no_numbers_is_named(pair, side, bad, dtype):
+    points, labels = data(23).tensors
+    models = [m if name != side else Torn(m, bad) for name, m in zip(("teacher", "student"), pair, strict=True)]
+    models = [model.to(dtype) for model in models]
+    rows = (points.to(dtype)[:, 0] > 1).nonzero()[:, 0].tolist()
+    sentence = f"`compare`: the {side}'s embeddings must be finite, got NaN or infinity for {len(rows)} of 23 samples"
+    with pytest.raises(ValueError, match=f"^{sentence}, first for sample {rows[0]}: see what the model makes of it"):
+        cg.compare(*models, [(points.to(dtype), labels)])
+    assert 0 < len(rows) < 23
+
+
+def test_samples_without_a_label_count_in_no_accuracy(pair):
+    points, labels = data(23).tensors
+    missing = torch.where(torch.arange(23) % 3 == 0, -1, labels)
+    known = missing >= 0
+    found, expected = (cg.compare(*pair, [batch]) for batch in ((points, missing), (points[known], labels[known])))
+    assert found.student_accuracy == pytest.approx(expected.student_accuracy)
+    assert found.teacher_accuracy == pytest.approx(expected.teacher_accuracy)
+    assert found.samples == 23

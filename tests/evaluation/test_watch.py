@@ -158,3 +158,17 @@ def test_two_ranks(tmp_path):
     assert [row["epoch"] for row in rows] == [0, 1]
     assert rows[-1]["diagnostics"] == first[1] == second[1]
     assert (first[0], second[0]) == (["diagnostics"] * 2, [])
+
+
+def test_a_model_that_gives_no_numbers_is_told_and_the_run_goes_on(tmp_path, caplog):
+    points, labels = IMAGES.tensors
+    made, asked = distiller(), Diagnostics([(points, labels)], ["gpcl", "accuracy"])
+    asked.rehearse(made)
+    with torch.no_grad():
+        next(made.students["student"].parameters()).fill_(torch.nan)
+    assert asked(made, 3) == {}
+    assert caplog.messages[-1].startswith("No diagnostics of epoch 3. `Diagnostics`: the student's embeddings must be")
+    with pytest.raises(
+        ValueError, match=r"the student's embeddings must be finite, got NaN or infinity for (\d+) of \1 "
+    ):
+        asked.rehearse(made)

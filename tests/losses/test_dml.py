@@ -27,6 +27,7 @@ class TestMutualLearning(LossTester):
         function=mutual_learning_loss,
         module=MutualLearningLoss,
         checks=CHECKS,
+        over_classes=True,
         inputs=logits,
         reference=reference,
         goldens=(Golden("dml_A"),),  # its gradient by the other is that of code which detaches elsewhere

@@ -28,6 +28,7 @@ class TestDistillation(LossTester):
         function=distillation_loss,
         module=DistillationLoss,
         checks=CHECKS,
+        over_classes=True,
         inputs=logits,
         reference=reference,
         settings=({}, {"temperature": 1}),
@@ -70,6 +71,3 @@ class TestDistillation(LossTester):
         value.backward()
         assert value.item() == 16 * 5e3
         assert torch.isfinite(student.grad).all()
-
-    def test_one_class_gives_zero(self):
-        assert distillation_loss(torch.ones(3, 1), torch.zeros(3, 1)).item() == 0.0

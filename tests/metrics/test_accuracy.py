@@ -28,9 +28,12 @@ def test_k_above_the_classes_is_all_of_them():
     assert accuracy(torch.zeros(4, 2), torch.tensor([0, 1, 1, 1]), topk=(1, 5)) == (0.25, 1.0)
 
 
-def test_not_a_number_is_wrong():
+def test_not_a_number_is_refused():
     logits = torch.tensor([[math.nan, 1.0], [1.0, math.nan], [0.0, 1.0]])
-    assert accuracy(logits, torch.tensor([0, 0, 1]), topk=(1, 2)) == (1 / 3, 2 / 3)
+    with pytest.raises(
+        ValueError, match=r"`logits` must be finite, got NaN or infinity in 2 of 3 rows, first in row 0"
+    ):
+        accuracy(logits, torch.tensor([0, 0, 1]), topk=(1, 2))
 
 
 @pytest.mark.parametrize(
@@ -102,9 +105,11 @@ def test_agreement_counts_equal_answers():
     assert agreement(torch.zeros(1, 3), torch.tensor([[1.0, 0.0, 0.0]])) == 1.0
 
 
-def test_not_a_number_agrees_with_nothing():
+def test_agreement_with_what_is_no_number_is_refused():
     logits = torch.tensor([[math.nan, 1.0], [0.0, 1.0]])
-    assert agreement(logits, logits) == agreement(logits, logits.nan_to_num(9)) == 0.5
+    for sides, side in (((logits, logits.nan_to_num(9)), "student"), ((logits.nan_to_num(9), logits), "teacher")):
+        with pytest.raises(ValueError, match=f"`{side}_logits` must be finite, got NaN or infinity in 1 of 2 rows"):
+            agreement(*sides)
 
 
 @pytest.mark.parametrize(

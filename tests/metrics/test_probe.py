@@ -69,9 +69,9 @@ def test_a_feature_that_never_changes_says_nothing():
 def test_two_classes_and_any_names():
     (x, labels), (test, test_labels) = samples(200, 0, 0.2), samples(200, 1, 0.2)
     first, second = labels < 2, test_labels < 2
-    accuracy = linear_probe(x, 9 * first.long() - 4, test, 9 * second.long() - 4)
+    accuracy = linear_probe(x, 9 * first.long() + 4, test, 9 * second.long() + 4)
     assert accuracy > 0.99
-    assert linear_probe(x, 9 * first.long() - 4, test, torch.full_like(test_labels, 2)) == 0.0
+    assert linear_probe(x, 9 * first.long() + 4, test, torch.full_like(test_labels, 2)) == 0.0
 
 
 def test_too_few_steps_are_told(caplog):

@@ -112,11 +112,13 @@ def test_a_rotation_leaves_all_and_a_scale_leaves_cosine():
     assert retrieval_map(query, query_labels, scales * database, database_labels) == pytest.approx(plain, rel=1e-12)
 
 
-def test_a_diverged_model_ranks_by_the_order_of_the_database():
+def test_a_diverged_model_retrieves_nothing():
     database, labels = torch.full((4, 2), math.nan), torch.tensor([0, 1, 0, 1])
     data = (torch.ones(2, 2), torch.tensor([1, 1]), database, labels)
-    assert retrieval_map(*data, interpolation="none") == 0.5
-    assert precision_at_k(*data, k=2) == 0.5
+    with pytest.raises(ValueError, match=r"`database` must be finite, got NaN or infinity in 4 of 4 rows"):
+        retrieval_map(*data, interpolation="none")
+    with pytest.raises(ValueError, match=r"`database` must be finite, got NaN or infinity in 4 of 4 rows"):
+        precision_at_k(*data, k=2)
 
 
 @pytest.mark.parametrize("interpolation", ["11pt", "none", "passalis"])

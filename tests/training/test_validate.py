@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from _harness.fits import CPU, data, distiller, net
@@ -132,3 +134,17 @@ def test_a_student_without_class_logits_is_told_before_training():
 def test_a_loader_that_gives_nothing():
     with pytest.raises(ValueError, match="The validation loader gave no batch"):
         validate(distiller(), [], CPU)
+
+
+def test_a_student_that_gives_no_numbers_has_no_accuracy():
+    """Of NaN argmax makes the first class: as many would be right as are of that class."""
+    made = distiller()
+    points, labels = data(23).tensors
+    bad = points.clone()
+    bad[4] = torch.nan
+    assert math.isnan(validate(made, [(bad, labels)], CPU)["accuracy"])
+    missing = labels.clone()
+    missing[4] = -1  # what has no label is not measured
+    known = torch.arange(23) != 4
+    found, expected = validate(made, [(bad, missing)], CPU), validate(made, [(points[known], labels[known])], CPU)
+    assert found["accuracy"] == pytest.approx(expected["accuracy"])

@@ -198,6 +198,35 @@ def floating(function: str, dims: int | tuple[int, ...], /, **tensors: Tensor) -
             fail(function, name, f"a non-empty {wanted} tensor", f"shape {shape(tensor)}")
 
 
+def finite(function: str, /, *, masked: bool = False, **tensors: Tensor) -> None:
+    """Check that all entries are finite, of logits with `masked` but for the -inf of classes that are left out.
+
+    For numbers that are looked at, not for losses: it waits for a device.
+
+    Example:
+        >>> finite("agreement", student_logits=torch.tensor([[0.0, 1.0], [torch.nan, 0.0]]))
+        Traceback (most recent call last):
+        ValueError: `agreement`: `student_logits` must be finite, got NaN or infinity in 1 of 2 rows, first in row 1.
+    """
+    for name, tensor in tensors.items():
+        bad = unfinite_rows(tensor, masked=masked)
+        if len(bad):
+            got = f"NaN or infinity in {len(bad)} of {len(tensor)} rows, first in row {int(bad[0])}"
+            fail(function, name, "finite", got)
+
+
+def unfinite_rows(tensor: Tensor, *, masked: bool = False) -> Tensor:
+    """Return the positions of the rows that hold NaN or an infinity; `masked` as of `finite`.
+
+    Example:
+        >>> unfinite_rows(torch.tensor([[0.0, 1.0], [torch.nan, 0.0], [-torch.inf, 0.0]]), masked=True).tolist()
+        [1]
+    """
+    low, high = tensor.detach().reshape(len(tensor), -1).aminmax(dim=1)  # NaN is in both; no copy of the tensor
+    bad = ~torch.isfinite(high) if masked else ~(torch.isfinite(high) & torch.isfinite(low))
+    return bad.nonzero()[:, 0]
+
+
 def same_rows(function: str, /, **tensors: Tensor) -> None:
     """Check that all arguments have the same number of rows; the sentence prints every shape."""
     if len({tensor.shape[0] for tensor in tensors.values()}) > 1:
@@ -217,6 +246,26 @@ def same_width(function: str, /, **tensors: Tensor) -> None:
     if len({tensor.shape[-1] for tensor in tensors.values()}) > 1:
         names = " and ".join(f"`{name}`" for name in tensors)
         raise ValueError(f"`{function}`: {names} must have the same width, got {_shapes(tensors)}.")
+
+
+def several_classes(function: str, /, **logits: Tensor) -> None:
+    """Check that each argument has logits of two classes or more: the softmax of one is 1, whatever it is.
+
+    Example:
+        >>> several_classes("dist_loss", student_logits=torch.zeros(8, 1))
+        Traceback (most recent call last):
+        ValueError: `dist_loss`: `student_logits` must be logits of two classes or more, got shape [8, 1]. The softmax \
+of a single logit is always 1 and says nothing: give the two logits [0, z] of the same probabilities, \
+torch.cat([torch.zeros_like(z), z], 1), or take a method that compares features.
+    """
+    for name, tensor in logits.items():
+        if tensor.shape[-1] < 2:
+            got = (
+                f"shape {shape(tensor)}. The softmax of a single logit is always 1 and says nothing: give the two "
+                "logits [0, z] of the same probabilities, torch.cat([torch.zeros_like(z), z], 1), or take a method "
+                "that compares features"
+            )
+            fail(function, name, "logits of two classes or more", got)
 
 
 def class_labels(function: str, classes: int | None = None, /, *, unlabelled: bool = False, **tensors: Tensor) -> None:

@@ -68,8 +68,8 @@ def float32_island(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def safe_sqrt(squares: Tensor) -> Tensor:
-    """Square root of max(x, 0) whose gradient is 0, not infinite, where the root is 0."""
-    positive = squares > 0
+    """Square root of max(x, 0) whose gradient is 0, not infinite, where the root is 0; NaN stays NaN."""
+    positive = ~(squares <= 0)
     return torch.where(positive, squares, torch.ones_like(squares)).sqrt() * positive
 
 
@@ -83,7 +83,7 @@ def safe_norm(tensor: Tensor, dim: int = -1, *, keepdim: bool = False) -> Tensor
         [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
     """
     scale = tensor.detach().abs().amax(dim, keepdim=True)
-    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    scale = torch.where(~(scale <= 0), scale, torch.ones_like(scale))
     norm = safe_sqrt((tensor / scale).square().sum(dim, keepdim=True)) * scale
     return norm if keepdim else norm.squeeze(dim)
 
@@ -91,10 +91,11 @@ def safe_norm(tensor: Tensor, dim: int = -1, *, keepdim: bool = False) -> Tensor
 def unit(tensor: Tensor, dim: int = -1) -> Tensor:
     """Divide by the Euclidean norm along `dim`; zero rows stay zero, with zero gradient.
 
-    Rows shorter than 1e-30 count as zero: one over their length would overflow in a float32 gradient.
+    Rows shorter than 1e-30 count as zero: one over their length would overflow in a float32 gradient. A row with an
+    entry that is not finite is NaN throughout.
     """
     norm = safe_norm(tensor, dim, keepdim=True)
-    positive = norm > _SHORTEST
+    positive = ~(norm <= _SHORTEST)
     return tensor / torch.where(positive, norm, torch.ones_like(norm)) * positive
 
 
@@ -109,4 +110,4 @@ def rescaled(tensor: Tensor, dims: tuple[int, ...] | None = None) -> Tensor:
     """
     largest = tensor.detach().abs()
     largest = largest.amax() if dims is None else largest.amax(dims, keepdim=True)
-    return tensor / torch.where(largest > _SHORTEST, largest, torch.ones_like(largest))
+    return tensor / torch.where(~(largest <= _SHORTEST), largest, torch.ones_like(largest))

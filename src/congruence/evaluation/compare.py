@@ -76,7 +76,7 @@ def compare(
         Comparison: see there for units.
 
     Raises:
-        ValueError: for a layer that is not there, or a loader that is empty.
+        ValueError: for a layer that is not there, a loader that is empty, or embeddings or logits that are not finite.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -90,6 +90,7 @@ def compare(
     embedded = embed_all({"teacher": teacher, "student": student}, loader, layers=layers, device=device)
     tell_left_out(*embedded.values())
     pair = beside(embedded["student"], embedded["teacher"])
+    pair.require_finite("compare")
     sides = {"teacher": (beside(embedded["teacher"]), teacher), "student": (beside(embedded["student"]), student)}
     values: dict[str, Value] = {"samples": len(pair.student_features)}
     for number in numbers_in("compare").values():

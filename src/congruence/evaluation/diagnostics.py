@@ -63,7 +63,7 @@ def diagnose(of: Embeddings, measures: str | Sequence[str] = ALL) -> Numbers:
         Numbers by name; one diagnostic may give several.
 
     Raises:
-        ValueError: for an unknown name, or a named one that cannot be had.
+        ValueError: for an unknown name, a named one that cannot be had, or embeddings that are not finite.
 
     Example:
         >>> import torch
@@ -72,6 +72,7 @@ def diagnose(of: Embeddings, measures: str | Sequence[str] = ALL) -> Numbers:
         {'gpcl': 1.0, 'kernel_transfer_error': 0.0}
     """
     names = checked_names(measures)
+    of.require_finite("Diagnostics")
     missing = {name: of.missing(DIAGNOSTICS[name].needs) for name in (DIAGNOSTICS if names == (ALL,) else names)}
     for name in names if names != (ALL,) else ():
         if missing[name]:

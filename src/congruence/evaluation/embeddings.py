@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from congruence.core import check
 from congruence.core.numerics import as_float64
 
 NEEDS = {
@@ -27,6 +28,10 @@ NEEDS = {
     "database": "training images",
 }
 T = TypeVar("T")
+
+
+class UnfiniteError(ValueError):
+    """A model gave NaN or an infinity for some samples: no number can be made of them."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,12 @@ class Embeddings:
 
     def missing(self, needs: Sequence[str]) -> list[str]:
         """Say which needs of a number are not met, in words."""
-        student, teacher, labels, head = self.student_logits, self.teacher_logits, self.labels, self.teacher_head
+        labels, head = self.labels, self.teacher_head
+        # A single logit tells no classes apart: all models would agree by it, and be sure.
+        student, teacher = (
+            None if logits is None or logits.shape[1] < 2 else logits
+            for logits in (self.student_logits, self.teacher_logits)
+        )
         sides = self.student_features, self.teacher_features
         classes, counts = (torch.empty(0), torch.empty(0))
         if labels is not None:
@@ -75,6 +85,31 @@ class Embeddings:
             "database": self.database is not None,
         }
         return [NEEDS[need] for need in needs if not met[need]]
+
+    def require_finite(self, function: str, *, own: str = "student") -> None:
+        """Raise one sentence that names the model whose numbers are not finite, and of how many samples.
+
+        Args:
+            function: named in the sentence.
+            own: what stands in the student's place.
+        """
+        sides = {
+            f"the {own}'s embeddings": self.student_features,
+            f"the {own}'s logits": self.student_logits,
+            "the teacher's embeddings": self.teacher_features,
+            "the teacher's logits": self.teacher_logits,
+            f"the {own}'s embeddings of the training images": None if self.database is None else self.database[0],
+        }
+        for what, rows in sides.items():
+            if rows is None:
+                continue
+            bad = check.unfinite_rows(rows, masked="logits" in what)
+            if len(bad):
+                raise UnfiniteError(
+                    f"`{function}`: {what} must be finite, got NaN or infinity for {len(bad)} of {len(rows)} samples, "
+                    f"first for sample {int(bad[0])}: see what the model makes of it (a row that is all padding, an "
+                    "input that is not finite, half precision that overflows)."
+                )
 
     def both(self) -> tuple[Tensor, Tensor]:
         """Return the features of student and teacher."""

@@ -88,8 +88,13 @@ def measured(
         of: what they are measured on; None where it cannot be had, nor the numbers.
         facts: the numbers that are known without embeddings.
         classifies: False of a student whose terms teach no class.
+
+    Raises:
+        ValueError: for embeddings or logits that are not finite, with the model and the number of samples.
     """
     values: dict[str, Value] = {}
+    if of is not None:
+        of.require_finite("measure", own="model")
     for number in numbers:
         if number.function is None:
             values[number.key] = (facts or {}).get(number.key)

@@ -14,14 +14,16 @@ def map_on_test(of: Embeddings) -> float | None:
     """11-point interpolated mAP by cosine, training images as database and test images as queries.
 
     In an open set, where no test image has a training class, half of the test images of each class (always the same)
-    are the database of the others. None where a side has no labels.
+    are the database of the others. None where a side has no labels, or none but missing ones.
     """
     features, labels = of.student_features, of.labels
     database, database_labels = given(of.database)
     if labels is None or database_labels is None:
         return None
     labelled = database_labels >= 0
-    if bool((labels >= 0).any()) and not bool(torch.isin(labels[labels >= 0], database_labels).any()):
+    if not bool((labels >= 0).any()) or not bool(labelled.any()):
+        return None
+    if not bool(torch.isin(labels[labels >= 0], database_labels).any()):
         return _open_set(features, labels)
     return retrieval_map(features, labels, database[labelled], database_labels[labelled])
 

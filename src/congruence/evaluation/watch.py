@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,9 @@ from congruence.data.datasets import split
 from congruence.distiller import Distiller
 from congruence.evaluation.diagnostics import ALL, checked_names, diagnose
 from congruence.evaluation.embed import Embedded, beside, embed_all
+from congruence.evaluation.embeddings import UnfiniteError
 
+LOG = logging.getLogger("congruence")
 _BATCH = 256
 _TEACHER = "teacher"
 
@@ -72,7 +75,13 @@ class Diagnostics:
 
     def __call__(self, distiller: nn.Module, epoch: int) -> Mapping[str, float]:
         """Return the numbers of an epoch counted from 0, none where it is passed over."""
-        return {} if (epoch + 1) % self.every else self._measured(distiller)
+        if (epoch + 1) % self.every:
+            return {}
+        try:
+            return self._measured(distiller)
+        except UnfiniteError as error:  # told, and the run goes on: it chooses nothing by these numbers
+            LOG.warning("No diagnostics of epoch %d. %s", epoch, error)
+            return {}
 
     def _measured(self, distiller: nn.Module) -> dict[str, float]:
         if not isinstance(distiller, Distiller):

@@ -34,7 +34,7 @@ def cross_entropy_loss(student_logits: Tensor, labels: Tensor, *, reduction: Red
         The loss, in float32 or float64.
 
     Raises:
-        ValueError: for shapes that do not fit, a label >= C, or an unknown reduction.
+        ValueError: for shapes that do not fit, a single class, a label >= C, or an unknown reduction.
 
     Example:
         >>> import torch
@@ -47,6 +47,7 @@ def cross_entropy_loss(student_logits: Tensor, labels: Tensor, *, reduction: Red
         row is labelled.
     """
     check.floating("cross_entropy_loss", 2, student_logits=student_logits)
+    check.several_classes("cross_entropy_loss", student_logits=student_logits)
     classes = student_logits.shape[1]
     check.class_labels("cross_entropy_loss", classes, unlabelled=True, labels=labels)
     check.same_rows("cross_entropy_loss", student_logits=student_logits, labels=labels)

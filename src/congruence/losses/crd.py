@@ -113,7 +113,8 @@ def contrastive_representation_loss(
             constant = log_normalizer(scores.detach(), total)  # a constant, as those that are given
         else:
             constant = torch.as_tensor(normalizers, dtype=scores.dtype, device=scores.device)[side].log()
-        values.append(contrast(scores - constant, total))
+        # A score of -inf would be a sure negative; it comes from a bank that is not finite, and must show.
+        values.append(contrast(scores - constant, total) + 0 * scores.detach().sum())
     return torch.stack(values).sum()
 
 

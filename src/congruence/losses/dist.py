@@ -25,7 +25,7 @@ def dist_loss(
 
     With P = softmax(z / τ) and ρ(a, b) = ⟨a', b'⟩ / (‖a'‖ ‖b'‖ + 1e-8), a' and b' centred:
     L = τ² [ β (1 − (1/B) Σ_b ρ(P_s,b·, P_t,b·)) + γ (1 − (1/C) Σ_c ρ(P_s,·c, P_t,·c)) ].
-    The first term is 0 for a single class, the second for a single class or a single sample: nothing can correlate.
+    The second term is 0 for a single sample: nothing can correlate.
 
     Shape:
         `student_logits` and `teacher_logits` [B, C]; returns [].
@@ -41,7 +41,7 @@ def dist_loss(
         The loss, in float32 or float64.
 
     Raises:
-        ValueError: for shapes that differ or a hyper-parameter out of its range.
+        ValueError: for shapes that differ, a single class, or a hyper-parameter out of its range.
 
     Example:
         >>> import torch
@@ -59,14 +59,12 @@ def dist_loss(
     """
     check.floating("dist_loss", 2, student_logits=student_logits, teacher_logits=teacher_logits)
     check.same_shape("dist_loss", student_logits=student_logits, teacher_logits=teacher_logits)
+    check.several_classes("dist_loss", student_logits=student_logits)
     check.hyperparameters("dist_loss", CHECKS, beta=beta, gamma=gamma, temperature=temperature)
     student, teacher = ((as_float64(z) / temperature).softmax(1) for z in (student_logits, teacher_logits))
-    loss = student.sum() * 0
-    samples, classes = student.shape
-    if classes > 1:
-        loss = loss + beta * (1 - _correlation(student, teacher).mean())
-        if samples > 1:
-            loss = loss + gamma * (1 - _correlation(student.T, teacher.T).mean())
+    loss = beta * (1 - _correlation(student, teacher).mean())
+    if len(student) > 1:
+        loss = loss + gamma * (1 - _correlation(student.T, teacher.T).mean())
     return (temperature**2 * loss).to(student_logits.dtype)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from congruence.core import check
 from congruence.core.numerics import float32_island
 from congruence.core.reduce import REDUCTION, Reduction, reduce
-from congruence.losses.kd import distillation_loss
+from congruence.losses.kd import divergence
 
 CHECKS: Mapping[str, check.Constraint] = {
     "alpha": check.NOT_NEGATIVE,
@@ -53,7 +53,7 @@ def decoupled_kd_loss(
         The loss, in float32 or float64.
 
     Raises:
-        ValueError: for shapes that do not fit, a label >= C, or a hyper-parameter out of its range.
+        ValueError: for shapes that do not fit, a single class, a label >= C, or a hyper-parameter out of its range.
 
     Example:
         >>> import torch
@@ -74,6 +74,7 @@ def decoupled_kd_loss(
     name = "decoupled_kd_loss"
     check.floating(name, 2, student_logits=student_logits, teacher_logits=teacher_logits)
     check.same_shape(name, student_logits=student_logits, teacher_logits=teacher_logits)
+    check.several_classes(name, student_logits=student_logits)
     check.class_labels(name, student_logits.shape[1], unlabelled=True, labels=labels)
     check.same_rows(name, student_logits=student_logits, labels=labels)
     check.hyperparameters(name, CHECKS, alpha=alpha, beta=beta, temperature=temperature, reduction=reduction)
@@ -82,15 +83,11 @@ def decoupled_kd_loss(
     student_logits, teacher_logits = (
         torch.where(labelled[:, None], z, torch.zeros_like(z)) for z in (student_logits, teacher_logits)
     )
-    if student_logits.shape[1] == 1:
-        values = student_logits[:, 0] * 0  # one class: no other to be told from
-    else:
-        targets = labels.long().clamp(min=0)[:, None]
-        sides = [_split(z / temperature, targets) for z in (student_logits, teacher_logits)]
-        (student_sure, student_others), (teacher_sure, teacher_others) = sides
-        target = distillation_loss(student_sure, teacher_sure, temperature=1.0, reduction="none")
-        others = distillation_loss(student_others, teacher_others, temperature=1.0, reduction="none")
-        values = temperature**2 * (alpha * target + beta * others)
+    targets = labels.long().clamp(min=0)[:, None]
+    sides = [_split(z / temperature, targets) for z in (student_logits, teacher_logits)]
+    (student_sure, student_others), (teacher_sure, teacher_others) = sides
+    target, others = divergence(student_sure, teacher_sure), divergence(student_others, teacher_others)
+    values = temperature**2 * (alpha * target + beta * others)
     if reduction == "mean":
         return values.sum() / labelled.sum().clamp(min=1)
     return reduce(name, values, reduction)

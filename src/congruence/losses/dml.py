@@ -33,7 +33,7 @@ def mutual_learning_loss(logits: Tensor, other_logits: Tensor, *, reduction: Red
         The loss, in float32 or float64.
 
     Raises:
-        ValueError: for shapes that differ or an unknown reduction.
+        ValueError: for shapes that differ, a single class, or an unknown reduction.
 
     Example:
         >>> import torch
@@ -52,6 +52,7 @@ def mutual_learning_loss(logits: Tensor, other_logits: Tensor, *, reduction: Red
     """
     check.floating("mutual_learning_loss", 2, logits=logits, other_logits=other_logits)
     check.same_shape("mutual_learning_loss", logits=logits, other_logits=other_logits)
+    check.several_classes("mutual_learning_loss", logits=logits)
     check.hyperparameters("mutual_learning_loss", CHECKS, reduction=reduction)
     return distillation_loss(logits, other_logits.detach(), temperature=1.0, reduction=reduction)
 

@@ -84,8 +84,11 @@ def intra_class_contrastive_loss(
         normalize=normalize,
         reduction=reduction,
     )
-    gated = (labels >= 0) & (margins(logits, labels) > margin_threshold)
-    values = torch.where(gated, _contrast(anchor, positive, labels, temperature, normalize), 0.0)
+    margin = margins(logits, labels)
+    gated = (labels >= 0) & (margin > margin_threshold)
+    contrast = _contrast(anchor, positive, labels, temperature, normalize)
+    # What does not count is multiplied by 0: NaN is above no threshold, and must show all the same.
+    values = torch.where(gated, contrast, 0 * contrast) + 0 * margin
     counted = gated.sum().clamp(min=1) if reduction == "gated_mean" else len(gated)
     return (values.sum() / counted).to(anchor.dtype)
 
@@ -111,7 +114,7 @@ def _contrast(anchor: Tensor, positive: Tensor, labels: Tensor, temperature: flo
     pushed = pushed.masked_fill(~some[:, None], 0.0)
     # −log(e^a / (e^a + Σ e^b)) in this form keeps its digits where it is small.
     gap = torch.logsumexp(pushed, 1) - drawn
-    return torch.where(some, torch.logaddexp(gap, torch.zeros_like(gap)), 0.0)
+    return torch.where(some, torch.logaddexp(gap, torch.zeros_like(gap)), 0.0) + 0 * drawn
 
 
 class IntraClassContrastiveLoss(nn.Module):

@@ -35,7 +35,7 @@ def distillation_loss(
         The loss, in float32 or float64.
 
     Raises:
-        ValueError: for shapes that differ or a hyper-parameter out of its range.
+        ValueError: for shapes that differ, a single class, or a hyper-parameter out of its range.
 
     Example:
         >>> import torch
@@ -53,13 +53,19 @@ def distillation_loss(
     """
     check.floating("distillation_loss", 2, student_logits=student_logits, teacher_logits=teacher_logits)
     check.same_shape("distillation_loss", student_logits=student_logits, teacher_logits=teacher_logits)
+    check.several_classes("distillation_loss", student_logits=student_logits)
     check.hyperparameters("distillation_loss", CHECKS, temperature=temperature, reduction=reduction)
-    log_student = torch.log_softmax(student_logits / temperature, 1)
-    log_teacher = torch.log_softmax(teacher_logits / temperature, 1)
+    values = temperature**2 * divergence(student_logits / temperature, teacher_logits / temperature)
+    return reduce("distillation_loss", values, reduction)
+
+
+def divergence(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """Return KL(softmax(z_t) ‖ softmax(z_s)) of each row; 0 of a single class."""
+    log_student, log_teacher = torch.log_softmax(student_logits, 1), torch.log_softmax(teacher_logits, 1)
     teacher = log_teacher.exp()
-    # Where p_t is 0 its term is 0, even where a masked class makes both logarithms -inf.
+    # Where p_t is 0 its term is 0, even where a masked class makes both logarithms -inf; NaN is multiplied, and stays.
     ratio = torch.where(teacher > 0, log_teacher - log_student, torch.zeros_like(log_student))
-    return reduce("distillation_loss", temperature**2 * (teacher * ratio).sum(1), reduction)
+    return (teacher * ratio).sum(1)
 
 
 class DistillationLoss(nn.Module):

@@ -85,7 +85,7 @@ def kernel_transfer_loss(
     loss = F.smooth_l1_loss(student_kernel, teacher_kernel, reduction=reduction)
     if scale == "teacher_norm":
         norm = safe_norm(teacher_kernel.flatten())
-        positive = norm > 0
+        positive = ~(norm <= 0)  # so that NaN divides too
         loss = torch.where(positive, loss / torch.where(positive, norm, 1), 0)
     return loss.to(student.dtype)
 

@@ -30,7 +30,7 @@ def class_correlation_loss(student_logits: Tensor, teacher_logits: Tensor, *, te
         The loss, in float32 or float64.
 
     Raises:
-        ValueError: for shapes that differ or `temperature` <= 0.
+        ValueError: for shapes that differ, a single class, or `temperature` <= 0.
 
     Example:
         >>> import torch
@@ -67,7 +67,7 @@ def batch_correlation_loss(student_logits: Tensor, teacher_logits: Tensor, *, te
         The loss, in float32 or float64.
 
     Raises:
-        ValueError: for shapes that differ or `temperature` <= 0.
+        ValueError: for shapes that differ, a single class, or `temperature` <= 0.
 
     Example:
         >>> import torch
@@ -103,6 +103,7 @@ def _softened(
 ) -> tuple[Tensor, Tensor]:
     check.floating(function, 2, student_logits=student_logits, teacher_logits=teacher_logits)
     check.same_shape(function, student_logits=student_logits, teacher_logits=teacher_logits)
+    check.several_classes(function, student_logits=student_logits)
     check.hyperparameters(function, CHECKS, temperature=temperature)
     return (student_logits / temperature).softmax(1), (teacher_logits / temperature).softmax(1)
 

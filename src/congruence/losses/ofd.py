@@ -103,9 +103,12 @@ def overhaul_loss(student_map: Tensor, teacher_map: Tensor, margin: Tensor, *, r
     check.same_shape(name, student_map=student_map, teacher_map=teacher_map)
     if len(margin) != student_map.shape[1]:
         check.fail(name, "margin", f"of shape [{student_map.shape[1]}], one for each channel", check.shape(margin))
-    wanted = torch.maximum(teacher_map, margin.detach().to(teacher_map.dtype).view(1, -1, 1, 1))
-    counted = (student_map > wanted) | (wanted > 0)
-    # Where it does not count the difference is set to 0, not multiplied by it: an infinite square would stay.
+    least = margin.detach().to(teacher_map.dtype).view(1, -1, 1, 1)
+    # The teacher times 0 beside the margin: what is not finite shows, also where it lies below.
+    wanted = torch.maximum(teacher_map, torch.add(least, teacher_map, alpha=0))
+    # Asked so that NaN, and a student at -inf, counts. Where nothing counts the difference is set to 0, not multiplied
+    # by it: an infinite square would stay.
+    counted = ~((student_map <= wanted) & (wanted <= 0) & (student_map > -torch.inf))
     values = torch.where(counted, student_map - wanted, 0.0).square()
     return reduce(name, values.sum((1, 2, 3)), reduction)
 

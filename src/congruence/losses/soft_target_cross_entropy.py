@@ -48,7 +48,7 @@ def soft_target_cross_entropy(
         The loss, in float32 or float64.
 
     Raises:
-        ValueError: for shapes that do not fit, a label >= C, or a hyper-parameter out of its range.
+        ValueError: for shapes that do not fit, a single class, a label >= C, or a hyper-parameter out of its range.
 
     Example:
         >>> import torch
@@ -66,6 +66,7 @@ def soft_target_cross_entropy(
     name = "soft_target_cross_entropy"
     check.floating(name, 2, student_logits=student_logits, teacher_logits=teacher_logits)
     check.same_shape(name, student_logits=student_logits, teacher_logits=teacher_logits)
+    check.several_classes(name, student_logits=student_logits)
     check.class_labels(name, student_logits.shape[1], unlabelled=True, labels=labels)
     check.same_rows(name, student_logits=student_logits, labels=labels)
     check.hyperparameters(name, CHECKS, alpha=alpha, reduction=reduction)
@@ -73,8 +74,8 @@ def soft_target_cross_entropy(
     hard = F.one_hot(labels.long().clamp(min=0), soft.shape[1]).to(soft.dtype)
     targets = torch.where((labels >= 0)[:, None], alpha * hard + (1 - alpha) * soft, soft)
     logs = torch.log_softmax(student_logits, 1)
-    # Where q is 0 its term is 0, even where a masked class makes the logarithm -inf.
-    terms = torch.where(targets > 0, targets * logs, torch.zeros_like(logs))
+    # Where q is 0 its term is 0, even where a masked class makes the logarithm -inf; where it is NaN, so is the loss.
+    terms = torch.where(targets == 0, torch.zeros_like(logs), targets * logs)
     return reduce(name, -terms.sum(1), reduction)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from congruence.core import check
@@ -103,11 +104,14 @@ class IntraClass(Method):
         """Return the contrast over the full queues, or over the batch."""
         if self.pipeline is None or not self.training:
             return {"loss": self._contrast(signals, signals.labels)}
+        # The batch waits for a later loss; what is not finite in it shows now: NaN is above no margin, and would be
+        # left out of the queues in silence.
+        nothing = torch.stack([(widen(part) * 0).sum() for parts in signals.tensors.values() for part in parts]).sum()
         ready = self.pipeline.ready()
         if not ready.any():
-            return {"loss": widen(signals.one("student", view=self.needs.views[0]) * 0).sum()}
+            return {"loss": nothing}
         again = signals.rerun(self.pipeline.taken(ready, signals.inputs))
-        return {"loss": self._contrast(again, self.pipeline.labels[ready])}
+        return {"loss": self._contrast(again, self.pipeline.labels[ready]) + nothing.detach()}
 
     def update(self, signals: Signals) -> None:
         """Empty the queues that were full, and queue the batch's confident samples."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from congruence.core import check
 from congruence.core.numerics import as_float64, widen
 from congruence.losses.joint_wasserstein import JointWassersteinLoss, LabelCost
 from congruence.methods.method import Method, Needs, Probe, Signals
@@ -41,6 +42,7 @@ class JointWasserstein(Method):
                 layers = len(probe.shapes[model, role])
                 if layers != 1:
                     raise ValueError(f"`JointWasserstein` reads one layer of {role} a side, got {layers}.")
+        check.several_classes("JointWasserstein", logits=torch.empty(probe.shapes["student", "logits"][0]))
         student, teacher = probe.width("student"), probe.width("teacher")
         self.projector = nn.Identity() if student == teacher else linear_projector(student, teacher)
         zeros = {

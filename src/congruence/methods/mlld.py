@@ -70,13 +70,14 @@ class MultiLevelLogits(Method):
         self.needs = replace(self.needs, views=tuple(views))
 
     def build(self, probe: Probe) -> None:
-        """Check that both networks tell as many classes."""
+        """Check that both networks tell as many classes, and more than one."""
         student, teacher = (probe.shapes[model, "logits"][0][-1] for model in ("student", "teacher"))
         if student != teacher:
             raise ValueError(
                 f"`MultiLevelLogits` compares logits of the same classes, got {student} of the student and {teacher} "
                 "of the teacher."
             )
+        check.several_classes("MultiLevelLogits", logits=torch.empty(probe.shapes["student", "logits"][0]))
 
     def loss(self, signals: Signals) -> Mapping[str, Tensor]:
         """Return the four losses of the batch."""

@@ -16,7 +16,7 @@ def accuracy(logits: Tensor, labels: Tensor, *, topk: Sequence[int] = (1, 5)) ->
     """Share of samples whose class is among the k with the largest logits, as a fraction in [0, 1].
 
     Of equal logits the lower class counts as larger, so that ties have one answer on every device. A k above C is
-    taken as C. A row with NaN at its class, or anywhere above it, counts as wrong.
+    taken as C.
 
     Shape:
         `logits` [B, C], `labels` [B].
@@ -30,7 +30,8 @@ def accuracy(logits: Tensor, labels: Tensor, *, topk: Sequence[int] = (1, 5)) ->
         One fraction for each k, in the order of `topk`.
 
     Raises:
-        ValueError: for shapes that do not fit, a label out of range, or a k that is not an integer >= 1.
+        ValueError: for shapes that do not fit, a single class, logits that are NaN or infinite (-inf masks a class), a
+            label out of range, or a k that is not an integer >= 1.
 
     Example:
         >>> import torch
@@ -38,6 +39,8 @@ def accuracy(logits: Tensor, labels: Tensor, *, topk: Sequence[int] = (1, 5)) ->
         (0.5, 0.5, 1.0)
     """
     check.floating("accuracy", 2, logits=logits)
+    check.several_classes("accuracy", logits=logits)
+    check.finite("accuracy", masked=True, logits=logits)
     check.class_labels("accuracy", logits.shape[1], labels=labels)
     check.same_rows("accuracy", logits=logits, labels=labels)
     for k in topk:
@@ -45,9 +48,7 @@ def accuracy(logits: Tensor, labels: Tensor, *, topk: Sequence[int] = (1, 5)) ->
     labels = labels.long()[:, None]
     own = logits.gather(1, labels)
     lower = torch.arange(logits.shape[1], device=logits.device) < labels
-    # "not <=" rather than ">": what cannot be compared with the class's own logit stands before it.
-    position = (~(logits <= own) | ((logits == own) & lower)).sum(1)
-    # NaN at the class itself puts all C before it, past any k <= C.
+    position = ((logits > own) | ((logits == own) & lower)).sum(1)
     return tuple((position < min(k, logits.shape[1])).double().mean().item() for k in topk)
 
 
@@ -71,7 +72,8 @@ def expected_calibration_error(logits: Tensor, labels: Tensor, *, bins: int = 15
         A number in [0, 1]; NaN where a logit is not a number.
 
     Raises:
-        ValueError: for shapes that do not fit, a label out of range or a number of bins that is not an integer >= 1.
+        ValueError: for shapes that do not fit, a single class, a label out of range or a number of bins that is not an
+            integer >= 1.
 
     Example:
         >>> import torch
@@ -83,6 +85,7 @@ def expected_calibration_error(logits: Tensor, labels: Tensor, *, bins: int = 15
     """
     name = "expected_calibration_error"
     check.floating(name, 2, logits=logits)
+    check.several_classes(name, logits=logits)
     check.class_labels(name, logits.shape[1], labels=labels)
     check.same_rows(name, logits=logits, labels=labels)
     check.hyperparameters(name, {"bins": check.COUNT}, bins=bins)
@@ -99,7 +102,7 @@ def expected_calibration_error(logits: Tensor, labels: Tensor, *, bins: int = 15
 def agreement(student_logits: Tensor, teacher_logits: Tensor) -> float:
     """Share of samples to which student and teacher give the same class, right or wrong.
 
-    Of equal logits the lowest class is the answer. A row with NaN on either side agrees with nothing.
+    Of equal logits the lowest class is the answer.
 
     Shape:
         `student_logits` [N, C], `teacher_logits` [N, C].
@@ -112,7 +115,7 @@ def agreement(student_logits: Tensor, teacher_logits: Tensor) -> float:
         A fraction in [0, 1].
 
     Raises:
-        ValueError: for shapes that do not fit.
+        ValueError: for shapes that do not fit, a single class, or logits that are NaN or infinite (-inf masks a class).
 
     Example:
         >>> import torch
@@ -121,6 +124,6 @@ def agreement(student_logits: Tensor, teacher_logits: Tensor) -> float:
     """
     check.floating("agreement", 2, student_logits=student_logits, teacher_logits=teacher_logits)
     check.same_shape("agreement", student_logits=student_logits, teacher_logits=teacher_logits)
-    unknown = (student_logits.isnan() | teacher_logits.isnan()).any(1)
-    same = student_logits.argmax(1) == teacher_logits.argmax(1)
-    return float((same & ~unknown).double().mean())
+    check.several_classes("agreement", student_logits=student_logits)
+    check.finite("agreement", masked=True, student_logits=student_logits, teacher_logits=teacher_logits)
+    return float((student_logits.argmax(1) == teacher_logits.argmax(1)).double().mean())

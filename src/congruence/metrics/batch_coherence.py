@@ -57,7 +57,7 @@ def batch_coherence(
         One point for each B, in the order given; a level in [0, 1] and its spread. Memory is linear in N and in B².
 
     Raises:
-        ValueError: for shapes that do not fit or an argument out of its range.
+        ValueError: for shapes that do not fit, embeddings that are not finite, or an argument out of its range.
 
     Example:
         >>> import torch

@@ -72,7 +72,8 @@ def intra_inter_ratio(
         (`limit` aside); the losses are in nats.
 
     Raises:
-        ValueError: for shapes that do not fit, or where no sample has a partner in its class and one outside.
+        ValueError: for shapes that do not fit, embeddings that are not finite, or where no sample has a partner in its
+            class and one outside.
 
     Example:
         >>> import torch
@@ -94,6 +95,7 @@ def intra_inter_ratio(
     check.floating(name, 2, embeddings=embeddings)
     check.class_labels(name, labels=labels)
     check.same_rows(name, embeddings=embeddings, labels=labels)
+    check.finite(name, embeddings=embeddings)
     check.hyperparameters(name, _CHECKS, chunk_size=chunk_size)
     labelled = labels >= 0
     rows, classes = unit(as_float64(embeddings[labelled])), labels[labelled]
@@ -101,6 +103,7 @@ def intra_inter_ratio(
     if positive is not None:
         check.floating(name, 2, positive=positive)
         check.same_shape(name, embeddings=embeddings, positive=positive)
+        check.finite(name, positive=positive)
         drawn = (rows * unit(as_float64(positive[labelled]))).sum(1)
     near, far, m, n = class_sums(rows, classes, chunk_size)
     used = (m > 0) & (n > 0)

@@ -34,7 +34,7 @@ def wasserstein_discrepancy(student: Tensor, teacher: Tensor) -> float:
         `student` [n, D], `teacher` [m, D], sizes may differ.
 
     Raises:
-        ValueError: for shapes that do not fit.
+        ValueError: for shapes that do not fit, or embeddings that are not finite.
 
     Example:
         >>> import torch
@@ -72,7 +72,7 @@ def estimate_wasserstein_discrepancy(
         The mean over the subsets and their standard deviation (n − 1; 0 for one).
 
     Raises:
-        ValueError: for shapes that do not fit or an argument out of its range.
+        ValueError: for shapes that do not fit, embeddings that are not finite, or an argument out of its range.
 
     Example:
         >>> import torch
@@ -97,7 +97,7 @@ def gaussian_wasserstein_discrepancy(student: Tensor, teacher: Tensor, *, covari
         `student` [n, D], `teacher` [m, D], sizes may differ.
 
     Raises:
-        ValueError: for shapes that do not fit or an unknown covariance.
+        ValueError: for shapes that do not fit, embeddings that are not finite, or an unknown covariance.
 
     Example:
         >>> import torch
@@ -129,7 +129,7 @@ def gaussian_kl_discrepancy(
         `student` [n, D], `teacher` [m, D], sizes may differ.
 
     Raises:
-        ValueError: for shapes that do not fit or an argument out of its range.
+        ValueError: for shapes that do not fit, embeddings that are not finite, or an argument out of its range.
 
     Example:
         >>> import torch
@@ -171,7 +171,7 @@ def mmd_discrepancy(
             Σ_ij (x_i·y_j)² is the inner product of XᵀX and YᵀY.
 
     Raises:
-        ValueError: for shapes that do not fit or an argument out of its range.
+        ValueError: for shapes that do not fit, embeddings that are not finite, or an argument out of its range.
 
     Example:
         >>> import torch
@@ -220,3 +220,4 @@ def _product_sum(x: Tensor, y: Tensor, apart: bool, *, squared: bool) -> float:
 def _check(function: str, student: Tensor, teacher: Tensor) -> None:
     check.floating(function, 2, student=student, teacher=teacher)
     check.same_width(function, student=student, teacher=teacher)
+    check.finite(function, student=student, teacher=teacher)

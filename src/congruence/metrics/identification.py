@@ -40,7 +40,7 @@ def identification_rate(
 
     Args:
         probe: embeddings.
-        probe_ids: integer identities.
+        probe_ids: integer identities; a negative one is none, and has no mate.
         gallery: embeddings; a picture that is also a probe finds itself, and should be left out.
         gallery_ids: integer identities.
         distractors: embeddings of others, of no identity among the probes.
@@ -52,7 +52,8 @@ def identification_rate(
         The rate for each size, in the order of `sizes`. Memory is some 40 max(G + M, 2²⁰) + 16 (P + G + M) D bytes.
 
     Raises:
-        ValueError: for shapes that do not fit, an argument out of its range, or where no probe has a mate.
+        ValueError: for shapes that do not fit, embeddings that are not finite, an argument out of its range, or where
+            no probe has a mate.
 
     Example:
         >>> import torch
@@ -71,6 +72,7 @@ def identification_rate(
     check.class_labels(name, probe_ids=probe_ids, gallery_ids=gallery_ids)
     check.same_rows(name, probe=probe, probe_ids=probe_ids)
     check.same_rows(name, gallery=gallery, gallery_ids=gallery_ids)
+    check.finite(name, probe=probe, gallery=gallery, distractors=distractors)
     if not isinstance(generator, torch.Generator):
         check.fail(name, "generator", "a torch.Generator", type(generator).__name__)
     sizes = _sizes(name, sizes, len(distractors))
@@ -81,7 +83,7 @@ def identification_rate(
     identified, pairs = dict.fromkeys(steps, 0), 0
     blocks = (dissimilarity_blocks(probe, others, metric, rows) for others in (gallery, pool))
     for near, far, ids in zip(*blocks, probe_ids.split(rows), strict=True):
-        mates = gallery_ids == ids[:, None]
+        mates = (gallery_ids == ids[:, None]) & (gallery_ids >= 0)
         pairs += int(mates.sum())
         closest, start = torch.full_like(far[:, :1], torch.inf), 0
         for size in steps:

@@ -33,7 +33,8 @@ def kernel_transfer_error(student: Tensor, teacher: Tensor, *, chunk_size: int |
             40 (`chunk_size` + w) · w bytes without K, whatever N, and some 8 N · (4 `chunk_size` + w) with it.
 
     Returns:
-        A number >= 0; where the teacher's kernel is 0, infinity, or 0 if the student's is too.
+        A number >= 0; where the teacher's kernel is 0, infinity, or 0 if the student's is too; NaN where an embedding
+        is not finite.
 
     Raises:
         ValueError: for shapes that do not fit or `chunk_size` < 1.
@@ -78,7 +79,7 @@ def landmark_transfer_error(
         A number >= 0; where the teacher's kernel is 0, infinity, or 0 if C_S = C_T.
 
     Raises:
-        ValueError: for shapes that do not fit or `chunk_size` < 1.
+        ValueError: for shapes that do not fit, embeddings that are not finite, or `chunk_size` < 1.
 
     Example:
         >>> import torch
@@ -109,7 +110,7 @@ def smallest_landmark_eigenvalue(landmarks: Tensor) -> float:
         A number; 0 up to rounding where M > D.
 
     Raises:
-        ValueError: for landmarks that are no [M, D].
+        ValueError: for landmarks that are no [M, D], or not finite.
 
     Example:
         >>> import torch
@@ -120,6 +121,7 @@ def smallest_landmark_eigenvalue(landmarks: Tensor) -> float:
         Qian, Li and Hu, Efficient Kernel Transfer in Knowledge Distillation, fig. 5.
     """
     check.floating("smallest_landmark_eigenvalue", 2, landmarks=landmarks)
+    check.finite("smallest_landmark_eigenvalue", landmarks=landmarks)
     landmarks = as_float64(landmarks)
     return float(torch.linalg.eigvalsh(landmarks @ landmarks.T)[0])
 
@@ -149,7 +151,7 @@ def kernel_transfer_bound(
         A and B.
 
     Raises:
-        ValueError: for shapes that do not fit or an assignment out of range.
+        ValueError: for shapes that do not fit, embeddings that are not finite, or an assignment out of range.
 
     Example:
         >>> import torch
@@ -213,6 +215,8 @@ def _landmarks(
     check.same_rows(function, student_landmarks=student_landmarks, teacher_landmarks=teacher_landmarks)
     check.same_width(function, student=student, student_landmarks=student_landmarks)
     check.same_width(function, teacher=teacher, teacher_landmarks=teacher_landmarks)
+    check.finite(function, student=student, teacher=teacher)
+    check.finite(function, student_landmarks=student_landmarks, teacher_landmarks=teacher_landmarks)
     return as_float64(student_landmarks), as_float64(teacher_landmarks)
 
 

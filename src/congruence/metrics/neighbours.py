@@ -9,6 +9,7 @@ from torch import Tensor
 
 from congruence.core import check
 from congruence.geometry.dissimilarity import DissimilarityName, block_rows
+from congruence.metrics.labelled import labelled
 from congruence.metrics.order import nearest
 
 _METRIC = check.Choice(("cosine", "euclidean"))
@@ -29,7 +30,7 @@ def recall_at_k(
 
     Args:
         embeddings: of the samples.
-        labels: integer classes.
+        labels: integer classes; samples without one (negative) are left out.
         ks: values of k >= 1.
         metric: "euclidean" or "cosine".
 
@@ -37,7 +38,8 @@ def recall_at_k(
         One fraction for each k, in the order of `ks`. Memory is some 40 max(16 N, 2¹⁹) + 32 N D bytes.
 
     Raises:
-        ValueError: for shapes that do not fit, a single sample, or an argument out of its range.
+        ValueError: for shapes that do not fit, embeddings that are not finite, a single labelled sample, or an
+            argument out of its range.
 
     Example:
         >>> import torch
@@ -52,9 +54,13 @@ def recall_at_k(
     check.floating(name, 2, embeddings=embeddings)
     check.class_labels(name, labels=labels)
     check.same_rows(name, embeddings=embeddings, labels=labels)
-    most = len(embeddings) - 1
-    if not most:
+    check.finite(name, embeddings=embeddings)
+    if len(embeddings) < 2:
         check.fail(name, "embeddings", "two samples or more", check.shape(embeddings))
+    embeddings, labels = labelled(embeddings, labels)
+    most = len(embeddings) - 1
+    if most < 1:
+        check.fail(name, "labels", "of two labelled samples or more", len(labels))
     for k in ks:
         check.hyperparameters(name, {"ks": check.COUNT}, ks=k)
     rows = block_rows(len(embeddings), _CHUNK_ENTRIES)
@@ -87,9 +93,9 @@ def knn_accuracy(
 
     Args:
         query: embeddings, of test samples say.
-        query_labels: integer classes.
+        query_labels: integer classes; queries without one (negative) are left out.
         database: embeddings, of training samples say; a query that is also in it is found like any other item.
-        database_labels: integer classes.
+        database_labels: integer classes; items without one have no vote.
         k: how many neighbours vote; above N it is taken as N.
         metric: "cosine" or "euclidean".
 
@@ -97,7 +103,7 @@ def knn_accuracy(
         A fraction in [0, 1]. Memory is some 40 max(16 N, 2¹⁹) + 16 (Q + N) D bytes.
 
     Raises:
-        ValueError: for shapes that do not fit or an argument out of its range.
+        ValueError: for shapes that do not fit, embeddings that are not finite, or an argument out of its range.
 
     Example:
         >>> import torch
@@ -113,15 +119,21 @@ def knn_accuracy(
     check.class_labels(name, query_labels=query_labels, database_labels=database_labels)
     check.same_rows(name, query=query, query_labels=query_labels)
     check.same_rows(name, database=database, database_labels=database_labels)
+    check.finite(name, query=query, database=database)
+    query, query_labels = labelled(query, query_labels)
+    database, database_labels = labelled(database, database_labels)
+    for argument, labels in (("query_labels", query_labels), ("database_labels", database_labels)):
+        if not len(labels):
+            check.fail(name, argument, "of one labelled sample or more", "none")
     rows = block_rows(len(database), _CHUNK_ENTRIES)
     classes, class_numbers = database_labels.unique(return_inverse=True)
     right = 0
     blocks = nearest(query, database, metric, min(k, len(database)), rows=rows)
     for neighbours, own in zip(blocks, query_labels.split(rows), strict=True):
-        labels = class_numbers[neighbours]
+        found = class_numbers[neighbours]
         counts = torch.zeros(len(own), len(classes), device=query.device)
-        votes = counts.scatter_add_(1, labels, torch.ones_like(labels, dtype=counts.dtype)).gather(1, labels)
-        answer = labels.gather(1, votes.argmax(1, keepdim=True))  # argmax gives the first of equals: the nearest
+        votes = counts.scatter_add_(1, found, torch.ones_like(found, dtype=counts.dtype)).gather(1, found)
+        answer = found.gather(1, votes.argmax(1, keepdim=True))  # argmax gives the first of equals: the nearest
         right += int((classes[answer[:, 0]] == own).sum())
     return right / len(query)
 
@@ -146,7 +158,7 @@ def neighbour_overlap(student: Tensor, teacher: Tensor, *, k: int, metric: Dissi
         A fraction in [0, 1]. Memory is some 50 max(16 N, 2¹⁹) + 32 N (D_s + D_t) bytes.
 
     Raises:
-        ValueError: for shapes that do not fit or an argument out of its range.
+        ValueError: for shapes that do not fit, embeddings that are not finite, or an argument out of its range.
 
     Example:
         >>> import torch
@@ -160,6 +172,7 @@ def neighbour_overlap(student: Tensor, teacher: Tensor, *, k: int, metric: Dissi
     name = "neighbour_overlap"
     check.floating(name, 2, student=student, teacher=teacher)
     check.same_rows(name, student=student, teacher=teacher)
+    check.finite(name, student=student, teacher=teacher)
     if len(student) < 2:
         check.fail(name, "student", "two samples or more", check.shape(student))
     bound = check.Real(low=1, high=len(student) - 1, closed="both", integer=True)

@@ -58,7 +58,7 @@ def perception_coherence(
         float64 [N].
 
     Raises:
-        ValueError: for shapes that do not fit or an argument out of its range.
+        ValueError: for shapes that do not fit, embeddings that are not finite, or an argument out of its range.
 
     Example:
         >>> import torch
@@ -94,7 +94,7 @@ def global_perception_coherence(
         A number in [0, 1].
 
     Raises:
-        ValueError: for shapes that do not fit or an argument out of its range.
+        ValueError: for shapes that do not fit, embeddings that are not finite, or an argument out of its range.
 
     Example:
         >>> import torch
@@ -141,7 +141,7 @@ def estimate_perception_coherence(
         The mean over the batches and their standard deviation (n − 1; 0 for one batch).
 
     Raises:
-        ValueError: for shapes that do not fit or an argument out of its range.
+        ValueError: for shapes that do not fit, embeddings that are not finite, or an argument out of its range.
 
     Example:
         >>> import torch
@@ -159,6 +159,7 @@ def estimate_perception_coherence(
     name = "estimate_perception_coherence"
     check.floating(name, 2, student=student, teacher=teacher)
     check.same_rows(name, student=student, teacher=teacher)
+    check.finite(name, student=student, teacher=teacher)
     levels = []
     for drawn in subsets(name, student, "batch_size", batch_size, repeats, generator):
         gaps = _rank_gaps(name, student[drawn], teacher[drawn], dissimilarity, teacher_dissimilarity, None)
@@ -177,6 +178,7 @@ def _rank_gaps(
     """Return Σ_j |rank_i^s(j) − rank_i^t(j)| for every anchor, as int64 [N]."""
     check.floating(function, 2, student=student, teacher=teacher)
     check.same_rows(function, student=student, teacher=teacher)
+    check.finite(function, student=student, teacher=teacher)
     check.hyperparameters(
         function,
         _CHECKS,

@@ -74,7 +74,7 @@ def rank_preservation(
         The estimate, its bound, and what they are made of: shares in [0, 1] (`bound` and `constant` aside).
 
     Raises:
-        ValueError: for shapes that do not fit or an argument out of its range.
+        ValueError: for shapes that do not fit, embeddings that are not finite, or an argument out of its range.
 
     Example:
         >>> import torch
@@ -145,7 +145,7 @@ def order_preservation(
         The estimate, its bound, and what they are made of.
 
     Raises:
-        ValueError: for shapes that do not fit or an argument out of its range.
+        ValueError: for shapes that do not fit, embeddings that are not finite, or an argument out of its range.
 
     Example:
         >>> import torch

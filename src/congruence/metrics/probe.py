@@ -10,6 +10,7 @@ from torch import Tensor
 
 from congruence.core import check
 from congruence.core.numerics import as_float64
+from congruence.metrics.labelled import labelled
 
 _CHECKS: dict[str, check.Constraint] = {"regularization": check.POSITIVE, "steps": check.COUNT}
 _log = logging.getLogger("congruence")
@@ -35,9 +36,9 @@ def linear_probe(
 
     Args:
         train: embeddings of training samples.
-        train_labels: integer classes; two at least.
+        train_labels: integer classes, two at least; samples without one (negative) are left out.
         test: embeddings of test samples.
-        test_labels: integer classes; a class without a training sample is never right.
+        test_labels: integer classes, samples without one left out; a class without a training sample is never right.
         regularization: λ > 0.
         steps: of the optimiser at most; where they do not suffice, the log says so.
 
@@ -64,6 +65,9 @@ def linear_probe(
     for argument, features in (("train", train), ("test", test)):
         if not bool(torch.isfinite(features).all()):
             check.fail(name, argument, "finite", "NaN or infinity")
+    (train, train_labels), (test, test_labels) = labelled(train, train_labels), labelled(test, test_labels)
+    if not len(test):
+        check.fail(name, "test_labels", "of one labelled sample or more", "none")
     if len(train_labels.unique()) < 2:
         check.fail(name, "train_labels", "of two classes or more", "one")
     from sklearn.exceptions import ConvergenceWarning

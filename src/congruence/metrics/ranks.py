@@ -62,6 +62,7 @@ def check_spaces(
     """Check two spaces of the same samples and how they are ranked."""
     check.floating(function, 2, student=student, teacher=teacher)
     check.same_rows(function, student=student, teacher=teacher)
+    check.finite(function, student=student, teacher=teacher)
     check.hyperparameters(
         function,
         CHECKS,

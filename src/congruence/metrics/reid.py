@@ -67,7 +67,7 @@ def reid_evaluate(
         40 max(16 N, 2¹⁹) + 16 (Q + N) D bytes.
 
     Raises:
-        ValueError: for shapes that do not fit or an argument out of its range.
+        ValueError: for shapes that do not fit, embeddings that are not finite, or an argument out of its range.
 
     Example:
         >>> import torch
@@ -92,6 +92,7 @@ def reid_evaluate(
     check.class_labels(name, query_cameras=query_cameras, gallery_cameras=gallery_cameras)
     check.same_rows(name, query=query, query_ids=query_ids, query_cameras=query_cameras)
     check.same_rows(name, gallery=gallery, gallery_ids=gallery_ids, gallery_cameras=gallery_cameras)
+    check.finite(name, query=query, gallery=gallery)
     rows = block_rows(len(gallery), _CHUNK_ENTRIES)
     precisions, first = [], []
     blocks = dissimilarity_blocks(query, gallery, metric, rows)

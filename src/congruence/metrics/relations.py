@@ -38,7 +38,7 @@ def linear_cka(student: Tensor, teacher: Tensor) -> float:
         bytes from N = 2 w on, whatever N, and some 24 (2²⁰ + N w) below.
 
     Raises:
-        ValueError: for shapes that do not fit.
+        ValueError: for shapes that do not fit, or embeddings that are not finite.
 
     Example:
         >>> import torch
@@ -51,13 +51,14 @@ def linear_cka(student: Tensor, teacher: Tensor) -> float:
     """
     check.floating("linear_cka", 2, student=student, teacher=teacher)
     check.same_rows("linear_cka", student=student, teacher=teacher)
+    check.finite("linear_cka", student=student, teacher=teacher)
     if 2 * (student.shape[1] + teacher.shape[1]) <= len(student):
         ours, theirs, both = _streamed_alignments(student, teacher)
     else:
         x, y = _centred(student), _centred(teacher)
         ours, theirs, both = _alignment(x, x), _alignment(y, y), _alignment(x, y)
     own = math.sqrt(ours * theirs)
-    return min(1.0, both / own) if own > 0 else math.nan
+    return min(both / own, 1.0) if own > 0 else math.nan  # NaN first: min keeps what nothing is smaller than
 
 
 @torch.no_grad()
@@ -80,7 +81,7 @@ def rkd_distance_discrepancy(student: Tensor, teacher: Tensor, *, chunk_size: in
         A number >= 0; 0 for a single sample.
 
     Raises:
-        ValueError: for shapes that do not fit or `chunk_size` < 1.
+        ValueError: for shapes that do not fit, embeddings that are not finite, or `chunk_size` < 1.
 
     Example:
         >>> import torch
@@ -94,6 +95,7 @@ def rkd_distance_discrepancy(student: Tensor, teacher: Tensor, *, chunk_size: in
     name = "rkd_distance_discrepancy"
     check.floating(name, 2, student=student, teacher=teacher)
     check.same_rows(name, student=student, teacher=teacher)
+    check.finite(name, student=student, teacher=teacher)
     check.hyperparameters(name, _CHECKS, chunk_size=chunk_size)
     rows = len(student)
     if rows == 1:

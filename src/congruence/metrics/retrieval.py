@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Literal
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from congruence.core import check
 from congruence.geometry.dissimilarity import DissimilarityName, block_rows, dissimilarity_blocks
+from congruence.metrics.labelled import labelled
 from congruence.metrics.order import flag_ranks, nearest
 
 Interpolation = Literal["11pt", "none", "passalis"]
@@ -51,9 +53,9 @@ def retrieval_map(
 
     Args:
         query: embeddings.
-        query_labels: integer classes.
+        query_labels: integer classes; queries without one (negative) are left out.
         database: embeddings; a query that is also in it is found like any other item.
-        database_labels: integer classes.
+        database_labels: integer classes; items without one are left out.
         metric: "cosine" or "euclidean".
         interpolation: "11pt", "none" or "passalis".
         query_batch: b, queries ranked at a time. It changes the value of "passalis" alone; the others take fewer, but
@@ -63,7 +65,7 @@ def retrieval_map(
         A fraction in [0, 1]; NaN where no query has a relevant item.
 
     Raises:
-        ValueError: for shapes that do not fit or an argument out of its range.
+        ValueError: for shapes that do not fit, embeddings that are not finite, or an argument out of its range.
 
     Example:
         >>> import torch
@@ -80,7 +82,11 @@ def retrieval_map(
         "passalis" leaves out queries without a relevant item, on which the released code fails; they still count in b.
     """
     check.hyperparameters("retrieval_map", _CHECKS, metric=metric, interpolation=interpolation, query_batch=query_batch)
-    _check_rows("retrieval_map", query, query_labels, database, database_labels)
+    query, query_labels, database, database_labels = _labelled(
+        "retrieval_map", query, query_labels, database, database_labels
+    )
+    if not len(query) or not len(database):
+        return math.nan
     rows = query_batch
     if interpolation != "passalis":
         rows = min(rows, block_rows(len(database), _CHUNK_ENTRIES))
@@ -118,10 +124,10 @@ def precision_at_k(
 
     Args:
         query: embeddings.
-        query_labels: integer classes.
+        query_labels: integer classes; queries without one (negative) are left out.
         database: embeddings.
-        database_labels: integer classes.
-        k: how many items, from 1 to N.
+        database_labels: integer classes; items without one are left out.
+        k: how many items, from 1 to N (of those with a label).
         metric: "cosine" or "euclidean".
 
     Returns:
@@ -129,7 +135,7 @@ def precision_at_k(
         40 max(16 N, 2¹⁹) + 16 (Q + N) D bytes.
 
     Raises:
-        ValueError: for shapes that do not fit or an argument out of its range.
+        ValueError: for shapes that do not fit, embeddings that are not finite, or an argument out of its range.
 
     Example:
         >>> import torch
@@ -141,7 +147,11 @@ def precision_at_k(
         The "top-k" of published retrieval tables is an interpolated precision, at or above this one.
     """
     check.hyperparameters("precision_at_k", {"metric": _METRIC}, metric=metric)
-    _check_rows("precision_at_k", query, query_labels, database, database_labels)
+    query, query_labels, database, database_labels = _labelled(
+        "precision_at_k", query, query_labels, database, database_labels
+    )
+    if not len(query) or not len(database):
+        return math.nan
     bound = check.Real(low=1, high=database.shape[0], closed="both", integer=True)
     check.hyperparameters("precision_at_k", {"k": bound}, k=k)
     rows = block_rows(len(database), _CHUNK_ENTRIES)
@@ -151,12 +161,17 @@ def precision_at_k(
     return _mean("precision_at_k", scores[torch.isin(query_labels, database_labels)], query.shape[0])
 
 
-def _check_rows(function: str, query: Tensor, query_labels: Tensor, database: Tensor, database_labels: Tensor) -> None:
+def _labelled(
+    function: str, query: Tensor, query_labels: Tensor, database: Tensor, database_labels: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Check both sides, and return what has a label."""
     check.floating(function, 2, query=query, database=database)
     check.same_width(function, query=query, database=database)
     check.class_labels(function, query_labels=query_labels, database_labels=database_labels)
     check.same_rows(function, query=query, query_labels=query_labels)
     check.same_rows(function, database=database, database_labels=database_labels)
+    check.finite(function, query=query, database=database)
+    return *labelled(query, query_labels), *labelled(database, database_labels)
 
 
 def _precision(ranks: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ def feature_distance(student: Tensor, teacher: Tensor) -> float:
         A number >= 0, in the features' unit. Memory is linear in N.
 
     Raises:
-        ValueError: for shapes that differ.
+        ValueError: for shapes that differ, or features that are not finite.
 
     Example:
         >>> import torch
@@ -80,7 +80,7 @@ def risk_gap(student: Tensor, teacher: Tensor, labels: Tensor, weight: Tensor, b
         Both sides: risks in nats, the distance in the features' unit. Memory is linear in N, beside C² numbers.
 
     Raises:
-        ValueError: for shapes that do not fit or a label outside [0, C).
+        ValueError: for shapes that do not fit, features or a classifier that are not finite, or a label outside [0, C).
 
     Example:
         >>> import torch
@@ -101,12 +101,14 @@ def risk_gap(student: Tensor, teacher: Tensor, labels: Tensor, weight: Tensor, b
     student, teacher = _pair(name, student, teacher)
     check.floating(name, 2, weight=weight)
     check.same_width(name, student=student, weight=weight)
+    check.finite(name, weight=weight)
     check.class_labels(name, len(weight), labels=labels)
     check.same_rows(name, student=student, labels=labels)
     weight, shift = as_float64(weight), None
     if bias is not None:
         check.floating(name, 1, bias=bias)
         check.same_rows(name, weight=weight, bias=bias)
+        check.finite(name, bias=bias)
         shift = as_float64(bias)
     student_risk, teacher_risk = (
         float(torch.nn.functional.cross_entropy(torch.nn.functional.linear(rows, weight, shift), labels.long()))
@@ -127,6 +129,7 @@ def risk_gap(student: Tensor, teacher: Tensor, labels: Tensor, weight: Tensor, b
 def _pair(function: str, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     check.floating(function, 2, student=student, teacher=teacher)
     check.same_shape(function, student=student, teacher=teacher)
+    check.finite(function, student=student, teacher=teacher)
     return as_float64(student), as_float64(teacher)
 
 

@@ -33,7 +33,7 @@ def intra_class_similarity(embeddings: Tensor, labels: Tensor, *, chunk_size: in
             24 c N + 40 N D bytes, time that of the pairs of one class.
 
     Raises:
-        ValueError: for shapes that do not fit, or where no class has two samples.
+        ValueError: for shapes that do not fit, embeddings that are not finite, or where no class has two samples.
 
     Example:
         >>> import torch
@@ -66,7 +66,7 @@ def inter_class_similarity(embeddings: Tensor, labels: Tensor, *, chunk_size: in
         chunk_size: as of `intra_class_similarity`.
 
     Raises:
-        ValueError: for shapes that do not fit, or where there is one class only.
+        ValueError: for shapes that do not fit, embeddings that are not finite, or where there is one class only.
 
     Example:
         >>> import torch
@@ -98,7 +98,8 @@ def soft_label_entropy(logits: Tensor, *, temperature: float = 1.0) -> float:
         temperature: T > 0.
 
     Raises:
-        ValueError: for a shape that does not fit or a temperature out of its range.
+        ValueError: for a shape that does not fit, logits that are NaN or infinite (-inf masks a class), or a
+            temperature out of its range.
 
     Example:
         >>> import torch
@@ -106,6 +107,8 @@ def soft_label_entropy(logits: Tensor, *, temperature: float = 1.0) -> float:
         1.3863
     """
     check.floating("soft_label_entropy", 2, logits=logits)
+    check.several_classes("soft_label_entropy", logits=logits)
+    check.finite("soft_label_entropy", masked=True, logits=logits)
     check.hyperparameters("soft_label_entropy", CHECKS, temperature=temperature)
     shares = torch.softmax(as_float64(logits) / temperature, 1)
     return float(torch.special.entr(shares).sum(1).mean())
@@ -115,6 +118,7 @@ def _sums(function: str, embeddings: Tensor, labels: Tensor, chunk_size: int | N
     check.floating(function, 2, embeddings=embeddings)
     check.class_labels(function, labels=labels)
     check.same_rows(function, embeddings=embeddings, labels=labels)
+    check.finite(function, embeddings=embeddings)
     check.hyperparameters(function, CHECKS, chunk_size=chunk_size)
     labelled = labels >= 0
     return class_sums(embeddings[labelled], labels[labelled], chunk_size, between=between)

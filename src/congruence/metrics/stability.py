@@ -66,7 +66,7 @@ def perception_stability(
         Both sides of the bound and what they are made of: shares in [0, 1] (`bound` aside).
 
     Raises:
-        ValueError: for shapes that do not fit or an argument out of its range.
+        ValueError: for shapes that do not fit, embeddings that are not finite, or an argument out of its range.
 
     Example:
         >>> import torch

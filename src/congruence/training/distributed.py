@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from congruence.core.batch import Batch
 from congruence.core.ranks import any_rank, mean_over_ranks, world_size
 from congruence.distiller.distiller import Distiller
+from congruence.training.origin import Place, magnitudes
 
 
 def join_process_group(device: torch.device) -> None:
@@ -50,11 +51,15 @@ def pick_device(name: str) -> torch.device:
 
 
 class Scores(NamedTuple):
-    """What a step needs of a forward pass: the loss to go backward from, and values without gradient."""
+    """What a step needs of a forward pass: the loss to go backward from, and values without gradient.
+
+    `magnitudes` are the largest of what the terms were made of, as of `training.origin`.
+    """
 
     loss: Tensor
     values: dict[str, Tensor]
     norms: dict[str, Tensor]
+    magnitudes: dict[tuple[Place, ...], Tensor]
 
 
 class Objective(nn.Module):
@@ -72,7 +77,10 @@ class Objective(nn.Module):
 
         In half precision that gradient is taken of `scale` times the term, as the step's is.
         """
-        out = self.distiller(batch.inputs, batch.labels, batch.index, views=batch.views, micro_batch=self.micro_batch)
+        captured = self.distiller.capture(
+            batch.inputs, batch.labels, batch.index, views=batch.views, micro_batch=self.micro_batch
+        )
+        out = self.distiller.score(captured, update=self.distiller.training)
         norms = {}
         if with_norms:
             parameters = [p for p in self.distiller.students.parameters() if p.requires_grad]
@@ -84,7 +92,9 @@ class Objective(nn.Module):
                 gradients = torch.autograd.grad(weighted, parameters, retain_graph=True, materialize_grads=True)
                 # The ranks' mean is the gradient that the optimizer gets of this term.
                 norms[name] = torch.nn.utils.get_total_norm([mean_over_ranks(g) for g in gradients]) / scale
-        return Scores(out.loss, {name: value.detach() for name, value in out.terms.items()}, norms)
+        return Scores(
+            out.loss, {name: value.detach() for name, value in out.terms.items()}, norms, magnitudes(captured)
+        )
 
 
 def wrap(objective: Objective) -> nn.Module:

@@ -139,7 +139,10 @@ def _classes(distiller: Distiller, batch: Batch, labels: Tensor) -> dict[str, Te
         check.class_labels("validation", logits.shape[1], unlabelled=True, labels=labels)
         check.same_rows("validation", logits=logits, labels=labels)
         end = "" if len(distiller.students) == 1 else f"/{name}"
-        measured[f"accuracy{end}"] = ((logits.argmax(1) == labels) & labelled).sum().double()
+        right = (logits.argmax(1) == labels) & labelled
+        # Beside the count, 0 times the largest logit: of NaN argmax makes a class, and accuracy shall be NaN.
+        shown = 0 * logits.amax(1).masked_fill(~labelled, 0.0)
+        measured[f"accuracy{end}"] = (right + shown).double().sum()
         losses = F.cross_entropy(logits, labels.long().clamp(min=-1), ignore_index=-1, reduction="none")
         measured[f"loss{end}"] = losses.double().sum()
     return measured

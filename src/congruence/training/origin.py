@@ -1,0 +1,109 @@
+"""Where a loss that is not finite began: in the inputs, the teacher, a student, a term, or the gradient alone.
+
+Every step takes the largest magnitudes of what its terms were made of, two numbers a tensor, and leaves them on the
+device; NaN and infinity show in them. Nobody looks at them before a loss or a gradient was not finite.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from congruence.distiller.captured import Captured
+
+INPUTS, TEACHER = "inputs", "teacher"
+
+
+class Place(NamedTuple):
+    """A tensor of a step: `part` is "inputs", "teacher" or a student's name, `what` says which of it in words."""
+
+    part: str
+    what: str
+
+
+Magnitudes = Mapping[tuple[Place, ...], Tensor]  # [2 K] for K places
+
+
+@torch.no_grad()
+def magnitudes(captured: Captured) -> dict[tuple[Place, ...], Tensor]:
+    """Return |min| and |max| of the floating inputs and of all tapped tensors, without waiting for their device."""
+    places: list[Place] = []
+    ends: list[Tensor] = []
+    for place, tensor in _tensors(captured):
+        if tensor.is_floating_point() and tensor.numel() and tensor.layout is torch.strided:
+            places.append(place)
+            ends += tensor.detach().aminmax()  # one pass, and NaN is in both; a norm takes ten times as long on a CPU
+    if not places:
+        return {}
+    kinds = {end.dtype for end in ends}
+    if len(kinds) > 1:  # even a conversion that changes nothing takes longer than the stacking
+        kind = torch.float64 if torch.float64 in kinds else torch.float32
+        ends = [end.to(kind) for end in ends]
+    return {tuple(places): torch.stack(ends).abs()}
+
+
+def _tensors(captured: Captured) -> Iterator[tuple[Place, Tensor]]:
+    for view, inputs in captured.inputs.items():
+        for name, tensor in _named(inputs, ""):
+            yield Place(INPUTS, ", ".join(filter(None, (name, _of(view))))), tensor
+    for (model, view, path), tensor in captured.tensors.items():
+        layer = f"layer '{path}'" if path else "output"
+        yield Place(model, " ".join(filter(None, (layer, _of(view))))), tensor
+
+
+def _of(view: str) -> str:
+    return "" if view == "main" else f"of the view '{view}'"
+
+
+def _named(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _named(item, f"{name}[{key!r}]")
+    elif isinstance(value, tuple | list):
+        for key, item in enumerate(value):
+            yield from _named(item, f"{name}[{key}]")
+
+
+def began(found: Mapping[Place, float]) -> tuple[str, str]:
+    """Say where it began, and what to try; empty and the usual advice where all that the terms read was finite.
+
+    NaN goes before infinity, which may be a masked class's, and the inputs before the models that they went through.
+
+    Example:
+        >>> began({Place("inputs", ""): 1.0, Place("teacher", "layer 'fc'"): math.nan, Place("s", "output"): 2.0})[0]
+        "the teacher: its layer 'fc' gave NaN, of inputs that are finite"
+    """
+    usual, loader = "try a lower learning rate, `gradient_clip`, or a smaller weight", "see what the loader gives"
+    nan, infinite = ([place for place, value in found.items() if bad(value)] for bad in (math.isnan, math.isinf))
+    torn, endless = ([place.what for place in places if place.part == INPUTS] for places in (nan, infinite))
+    if torn:
+        return f"{_inputs(torn)}, which held NaN", loader
+    models = [place for places in (nan, infinite) for place in places if place.part != INPUTS]
+    if not models:
+        return (f"{_inputs(endless)}, which held an infinity", loader) if endless else ("", usual)
+    gave = "gave NaN" if models[0] in nan else "gave an infinity"
+    models = [place for place in models if (place in nan) == (models[0] in nan)]
+    parts = dict.fromkeys(place.part for place in models)
+    sides = "; ".join(_model(part, [place.what for place in models if place.part == part]) for part in parts)
+    if endless:  # as a mask it may be meant
+        return f"{_inputs(endless)}, which held an infinity, or in {sides} {gave}", loader
+    advice = (
+        f"see what {'the teacher' if TEACHER in parts else 'it'} makes of such samples (a row that is all padding is "
+        "NaN in an attention layer, and half precision may overflow)"
+    )
+    return f"{sides} {gave}, of inputs that are finite", advice if set(parts) == {TEACHER} else f"{usual}, or {advice}"
+
+
+def _inputs(named: Sequence[str]) -> str:
+    return " ".join(filter(None, ("the inputs", "; ".join(filter(None, named)))))
+
+
+def _model(name: str, layers: Sequence[str]) -> str:
+    called = name if name in (TEACHER, "student") else f"student {name!r}"
+    return f"the {called}: its {' and its '.join(layers)}"

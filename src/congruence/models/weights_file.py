@@ -18,18 +18,10 @@ LOG = logging.getLogger("congruence")
 # By which state dicts go in other people's checkpoints; they come before keys that nobody knows.
 _KNOWN = frozenset(
     (
-        "state_dict",
-        "model_state_dict",
-        "model_state",
-        "model",
-        "module",
-        "net",
-        "network",
-        "weights",
-        "params",
-        "student",
+        *("state_dict", "model_state_dict", "model_state", "model", "module", "net", "network", "weights", "params"),
+        *("student", "teacher", "ema", "model_ema", "params_ema"),
+        *("state_dict_ema", "model_state_dict_ema", "ema_state_dict"),
     )
-    + ("teacher", "state_dict_ema", "model_state_dict_ema", "model_ema", "ema_state_dict", "ema", "params_ema")
 )
 _NEVER = re.compile("optim|sched|scaler")  # the tensors under such a key are no model's
 _DEEPEST = 3
@@ -77,7 +69,8 @@ def why_not(error: Exception) -> str:
 def state_dict_in(content: Any, path: Path, key: str | None = None) -> dict[str, Tensor]:
     """Find the one state dict in what a file holds: the content itself, or what lies under the only key that has one.
 
-    Where several keys have one, the only one of a usual name ("state_dict", "model", ...) is taken, and which is logged.
+    Where several keys have one, the only one of a usual name ("state_dict", "model", ...) is taken. A line of the log
+    says which.
 
     Args:
         content: of the file.

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from congruence.data.datasets.images import ImageDataset
+from congruence.data.datasets.model_facts import ModelFacts, check_same_classes, other_classes, remembered
 from congruence.data.loading.loader import loader
 from congruence.data.sources.load import Splits
 from congruence.evaluation.embed import Embedded, beside, embed
@@ -67,7 +68,13 @@ def measure(
 
     Returns:
         Measurement: the numbers that the table shows of a run.
+
+    Raises:
+        ValueError: for a student of `load_student` that was trained on images prepared otherwise, or on classes of
+            other names or another order. A teacher of other classes has no number of classes.
     """
+    if classifies:
+        check_same_classes(student, ModelFacts.of(splits.train))
     numbers = (*numbers_in("run").values(), *own)
     of = embeddings_on_test(student, splits, numbers, teacher=teacher, device=device)
     facts = {"parameters": count_parameters(student)}
@@ -124,4 +131,11 @@ def embeddings_on_test(
 
 
 def _embedded(model: nn.Module, part: ImageDataset, name: str, device: str | torch.device | None) -> Embedded:
-    return embed(model, loader(part, batch_size=BATCH, shuffle=False), name=name, device=device)
+    found = embed(model, loader(part, batch_size=BATCH, shuffle=False), name=name, device=device)
+    return found if name != "teacher" or knows_classes(model, part) else found._replace(logits=None, head=None)
+
+
+def knows_classes(model: nn.Module, part: ImageDataset) -> bool:
+    """Whether a model's classes are those of the images, as far as both are known."""
+    known = remembered(model)
+    return known is None or other_classes(known[0], ModelFacts.of(part), more=True) is None

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from congruence import data
 from congruence.core.rng import seed_everything
+from congruence.data.datasets.model_facts import remember
 from congruence.distiller import Distiller
 from congruence.models.weights import load_weights
 from congruence.pipeline.context import RunContext
@@ -21,6 +22,7 @@ from congruence.pipeline.models import build_model, describe_model
 from congruence.teacher_cache import TeacherCache
 from congruence.training import FitOptions
 from congruence.training.distributed import join_process_group, pick_device
+from congruence.training.saving.run_directory import facts_of
 from congruence.training.setup import rehearse_run
 
 if TYPE_CHECKING:
@@ -135,7 +137,11 @@ def _teacher(
         # A trained teacher has the classes it was trained on, whatever those of the data are.
         head = load_weights(weights).get("fc.weight")
         classes = classes if head is None else head.shape[0]
-    return build_model(model, classes=classes, in_channels=in_channels, weights=weights, trust=context.trust)
+    teacher = build_model(model, classes=classes, in_channels=in_channels, weights=weights, trust=context.trust)
+    facts = None if weights is None or model.unchecked else facts_of(weights)
+    if facts is not None:
+        remember(teacher, facts, weights)
+    return teacher
 
 
 @torch.no_grad()

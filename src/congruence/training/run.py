@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from congruence.core import ranks
 from congruence.core.batch import Batch, grouped
+from congruence.data.datasets.model_facts import ModelFacts, forget
 from congruence.data.loading.source import BatchSource
 from congruence.distiller import Distiller
 from congruence.methods.method import Clock
@@ -53,6 +54,7 @@ class Run:
     ) -> None:
         self.distiller, self.options, self.device = distiller, options, device
         self.source, self.val_loader = BatchSource(train_loader, "train_loader"), val_loader
+        self.facts = ModelFacts.of(train_loader)
         self.extent = setup.extent(self.source, options)
         setup.prepare(distiller, self.source, options, device, self.extent)
         optimizers = setup.optimizers(distiller, options, optimizer, scheduler)
@@ -79,6 +81,8 @@ class Run:
         )
         if state is not None:
             self._restore(state)
+        for student in self.distiller.students.values():
+            forget(student)  # what its weights were trained on before
         start_training(self.distiller)
         self._sigterm.__enter__()  # last: until the run can save, the signal may end the process
         if not self.ended_before:
@@ -107,6 +111,8 @@ class Run:
         state, self.ended_before = ranks.on_rank_zero(
             lambda: (directory.open(identity, resume=self.options.resume), directory.summary() is not None)
         )
+        if state is not None:
+            self.facts = ranks.on_rank_zero(lambda: directory.same_facts(self.facts))
         if not self.source.planned:
             LOG.info("A loader that is not of congruence.data: '%s' resumes at the ends of epochs only.", path)
         return state
@@ -139,6 +145,7 @@ class Run:
         if position.step < self.extent.steps:
             rest = self.source.epoch(position.epoch, position.batch)
             for group in grouped(rest, self.options.accumulate, self.device):
+                self.facts = self.facts.with_input(group[0].inputs)
                 yield group
                 if position.step >= self.extent.steps:
                     return
@@ -185,7 +192,7 @@ class Run:
             state = {k: v.detach().cpu().clone() for k, v in self.distiller.student_state_dict(name).items()}
             self.best.states[name] = state
             if self.directory:
-                self.directory.save_student(name, state)
+                self.directory.save_student(name, state, facts=self.facts)
         self.optimization.end_epoch()
         self._tell("epoch", metrics)
         position.after_epoch()  # before the checkpoint: a resumed run begins the next epoch
@@ -254,7 +261,8 @@ class Run:
         seconds = self.position.seconds()
         if self.directory:
             for name in self.distiller.students:
-                self.directory.save_student(name, self.distiller.student_state_dict(name), last=True)
+                state = self.distiller.student_state_dict(name)
+                self.directory.save_student(name, state, last=True, facts=self.facts)
             self.directory.finish(self._summary(seconds))
         ranks.barrier()
         result = self.result(seconds)

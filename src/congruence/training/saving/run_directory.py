@@ -11,15 +11,42 @@ from typing import Any
 from torch import Tensor
 
 from congruence.core import check
-from congruence.core.files import writable, write_json
-from congruence.models.weights import save_weights
+from congruence.core.files import damaged, writable, write_json
+from congruence.data.datasets.model_facts import ModelFacts, check_same_preparation, other_classes
+from congruence.models.weights import load_metadata, save_weights
+from congruence.models.weights_file import split_key
 from congruence.training.saving.checkpoint import Checkpoints, naming_write_errors
 from congruence.training.saving.migrate import migrate_identity
 
 LOG = logging.getLogger("congruence")
+IN_FILE = "model"  # the key of a student file's metadata under which the text of model.json stands
+NO_FACTS = ModelFacts()
 _SUFFIX = ".safetensors"
 _LAST = "-last"
 _ONLY = "student"  # the name of a single student
+
+
+def facts_of(weights: str | Path) -> ModelFacts | None:
+    """Return what a student's file, and the model.json beside it, say of its training data; None where neither does.
+
+    Raises:
+        ValueError: where the two differ, which then are of two runs.
+    """
+    path = split_key(Path(weights))[0]
+    text = load_metadata(path).get(IN_FILE)
+    try:
+        inside = None if text is None else ModelFacts.from_dict(json.loads(text))
+    except ValueError:
+        raise damaged(path, f"its metadata '{IN_FILE}' is not what a run writes there") from None
+    directory = RunDirectory(path.parent)
+    ours = path in (*directory.student_files().values(), *directory.student_files(last=True).values())
+    beside = directory.facts() if ours else None
+    if inside is not None and beside is not None and inside != beside:
+        raise ValueError(
+            f"The file '{path}' and '{directory.model}' beside it are of different training data "
+            f"({check.difference(inside.to_dict(), beside.to_dict())}): remove the one that is not of this student."
+        )
+    return beside if inside is None else inside
 
 
 class RunDirectory:
@@ -33,6 +60,8 @@ class RunDirectory:
         identity: run.json, what makes the run the run it is.
         metrics: metrics.jsonl.
         summary_file: summary.json, by which a run counts as finished.
+        model: model.json, how the images were prepared and what the classes are called: `ModelFacts`, which the
+            students' files have too.
         config: config.toml, the resolved configuration, where one was given.
         students: students.json, how each student is built again.
         teacher_cache: the folder of the teacher's answers, unless another is named.
@@ -52,6 +81,7 @@ class RunDirectory:
         self.summary_file = path / "summary.json"
         self.config = path / "config.toml"
         self.students = path / "students.json"
+        self.model = path / "model.json"
         self.superclasses = path / f"superclasses{_SUFFIX}"
         self.teacher_head = path / f"teacher-head{_SUFFIX}"
         checkpoints, self.tensorboard, self.teacher_cache = (path / name for name in self.FOLDERS)
@@ -123,12 +153,47 @@ class RunDirectory:
         """Return the summary of a finished run."""
         return json.loads(self.summary_file.read_text(encoding="utf8")) if self.summary_file.exists() else None
 
-    def save_student(self, name: str, state: Mapping[str, Tensor], *, last: bool = False) -> None:
-        """Write a student's weights."""
+    def save_student(
+        self, name: str, state: Mapping[str, Tensor], *, last: bool = False, facts: ModelFacts = NO_FACTS
+    ) -> None:
+        """Write a student's weights, and what is known of the images beside them and in their file."""
         if self.writes:
             path = self.student_file(name, last=last)
             with naming_write_errors(path):
-                save_weights(dict(state), path, metadata={"format": "pt"})
+                write_json(self.model, facts.to_dict())
+                save_weights(dict(state), path, metadata={"format": "pt", IN_FILE: json.dumps(facts.to_dict())})
+
+    def facts(self) -> ModelFacts | None:
+        """Return what model.json says; None where an older run has none.
+
+        Raises:
+            ValueError: where it is damaged.
+        """
+        if not self.model.is_file():
+            return None
+        try:
+            return ModelFacts.from_dict(json.loads(self.model.read_text(encoding="utf8")))
+        except ValueError:
+            raise damaged(self.model, "it does not hold what a run writes there") from None
+
+    def same_facts(self, now: ModelFacts) -> ModelFacts:
+        """Return what the run that is here was trained on, having compared it with what its data says now.
+
+        Raises:
+            ValueError: where the images are prepared otherwise, or the classes have other names or another order.
+        """
+        before = self.facts()
+        if before is None:
+            if self.student_files():
+                LOG.info("The run in '%s' has no %s: nothing to compare the data with.", self.path, self.model.name)
+            return now
+        whose = f"The run in '{self.path}'"
+        way = f"choose another `out`, or remove {self.model.name} to go on all the same"
+        check_same_preparation(before, whose, now, way)
+        clause = other_classes(before, now)
+        if clause is not None:
+            raise ValueError(f"{whose} {clause}: give the classes their names and order from before; {way}.")
+        return before
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write the summary, by which a run counts as finished."""

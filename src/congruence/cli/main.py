@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Annotated
 
 import typer
 
-from congruence import __version__
 from congruence.cli.bench import bench, demo
 from congruence.cli.data import app as data_app
 from congruence.cli.distill import distill
@@ -26,7 +26,7 @@ app = typer.Typer(
 
 def _say_version(asked: bool) -> None:
     if asked:
-        typer.echo(f"congruence {__version__}")
+        typer.echo(f"congruence {importlib.import_module('congruence').__version__}")
         raise typer.Exit
 
 

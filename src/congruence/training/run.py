@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -65,6 +66,7 @@ class Run:
         setup.rehearse_validation(distiller, val_loader, options, device, self.best)
         self.objective = wrap(Objective(distiller, options.micro_batch))
         self.directory: RunDirectory | None = None
+        self.identity: dict[str, Any] = {}
         self.ended_before = False
         self._sigterm = Sigterm()
         self._saved_at = time.monotonic()
@@ -81,6 +83,8 @@ class Run:
         )
         if state is not None:
             self._restore(state)
+            if self.directory:
+                ranks.on_rank_zero(functools.partial(self.directory.lengthen, self.identity))
         for student in self.distiller.students.values():
             forget(student)  # what its weights were trained on before
         start_training(self.distiller)
@@ -99,7 +103,7 @@ class Run:
     def _open(self) -> dict[str, Any] | None:
         """Claim the run directory; return the checkpoint to go on from."""
         path = Path(str(self.options.out))
-        identity = run_identity(
+        self.identity = identity = run_identity(
             self.distiller,
             self.source,
             self.options.describe(),
@@ -109,7 +113,7 @@ class Run:
         ranks.on_rank_zero(lambda: RunDirectory(path, writes=True))  # made, or refused on every rank alike
         self.directory = directory = RunDirectory(path, writes=ranks.rank() == 0)
         state, self.ended_before = ranks.on_rank_zero(
-            lambda: (directory.open(identity, resume=self.options.resume), directory.summary() is not None)
+            lambda: (directory.open(identity, resume=self.options.resume), directory.ended(identity))
         )
         if state is not None:
             self.facts = ranks.on_rank_zero(lambda: directory.same_facts(self.facts))

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from congruence.core import check
@@ -16,6 +17,7 @@ from congruence.data.datasets.model_facts import ModelFacts, check_same_preparat
 from congruence.models.weights import load_metadata, save_weights
 from congruence.models.weights_file import split_key
 from congruence.training.saving.checkpoint import Checkpoints, naming_write_errors
+from congruence.training.saving.identity import check_goes_on, more_epochs
 from congruence.training.saving.migrate import migrate_identity
 
 LOG = logging.getLogger("congruence")
@@ -117,7 +119,7 @@ class RunDirectory:
                 self.checkpoints.clear()
                 write_json(self.identity, now)
             return None
-        if before != same:
+        if before != same and not (resume and self._longer(before, same)):
             raise ValueError(
                 f"The folder '{self.path}' holds another run ({check.difference(before, same)}): choose another `out`. "
                 f"Nothing in it was changed."
@@ -131,6 +133,34 @@ class RunDirectory:
         if state is None and self._begun():
             raise ValueError(f"The run in '{self.path}' has lost its checkpoints: choose another `out`.")
         return state
+
+    def _longer(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+        """Whether a run is the one before but for more epochs; raise where its schedule does not allow them."""
+        longer = more_epochs(before["options"], now["options"]) and {**before, "options": 0} == {**now, "options": 0}
+        if longer:
+            self._rate(before, now)
+        return longer
+
+    def _rate(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+        own = next((name for name in now.get("stepped", ()) if hasattr(torch.optim.lr_scheduler, name)), None)
+        student = str(self.student_file(last=True))
+        return check_goes_on(str(self.path), before["options"], now["options"], student, own=own)
+
+    def ended(self, identity: Mapping[str, Any]) -> bool:
+        """Whether the run has ended, and has no epoch more now than when it did."""
+        now = migrate_identity(json.loads(json.dumps(identity)))
+        return self.summary_file.exists() and self._recorded_identity() == now
+
+    def lengthen(self, identity: Mapping[str, Any]) -> None:
+        """Let the run that `open` has found have more epochs, where it gets some: what says that it has ended goes."""
+        now = json.loads(json.dumps(identity))
+        before = self._recorded_identity()
+        if before is None or before == migrate_identity(now):
+            return
+        LOG.warning("%s", self._rate(before, now))
+        for path in (self.summary_file, *self.path.glob("test.json"), *self.path.glob("test-*.json")):
+            path.unlink(missing_ok=True)
+        write_json(self.identity, now)  # last: until then it is a run of fewer epochs that has not ended
 
     def _recorded_identity(self) -> dict[str, Any] | None:
         try:

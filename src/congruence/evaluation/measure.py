@@ -109,7 +109,7 @@ def measured(
 
 def embed_test(model: nn.Module, splits: Splits, *, device: str | torch.device | None = None) -> Embedded:
     """Embed the test split as `measure` does, once for all students that are measured against it."""
-    return _embedded(model, splits.test, "teacher", device)
+    return _teacher_on_test(model, splits, device)
 
 
 def embeddings_on_test(
@@ -126,16 +126,35 @@ def embeddings_on_test(
     if any("database" in number.needs for number in numbers):
         database = _embedded(student, splits.train, "student", device)
     if isinstance(teacher, nn.Module):
-        teacher = _embedded(teacher, splits.test, "teacher", device)
+        teacher = _teacher_on_test(teacher, splits, device)
     return beside(test, teacher, database=database)
 
 
 def _embedded(model: nn.Module, part: ImageDataset, name: str, device: str | torch.device | None) -> Embedded:
-    found = embed(model, loader(part, batch_size=BATCH, shuffle=False), name=name, device=device)
-    return found if name != "teacher" or knows_classes(model, part) else found._replace(logits=None, head=None)
+    return embed(model, loader(part, batch_size=BATCH, shuffle=False), name=name, device=device)
+
+
+def _teacher_on_test(model: nn.Module, splits: Splits, device: str | torch.device | None) -> Embedded:
+    """Embed the test split by a teacher; where its classes are not those of the data, its logits say nothing of it."""
+    found = _embedded(model, splits.test, "teacher", device)
+    return found if _same_classes(model, splits.train, found) else found._replace(logits=None, head=None)
 
 
 def knows_classes(model: nn.Module, part: ImageDataset) -> bool:
-    """Whether a model's classes are those of the images, as far as both are known."""
+    """Whether a model tells apart the classes of some images, by their names where these are known, and their number.
+
+    Example:
+        >>> from congruence.data import ArrayDataset
+        >>> images = torch.zeros(4, 1, 2, 2, dtype=torch.uint8)
+        >>> part = ArrayDataset(images, torch.arange(4) % 2, classes=2, mean=[0.0], std=[1.0])
+        >>> [knows_classes(nn.Sequential(nn.Flatten(), nn.Linear(4, width)), part) for width in (2, 1000)]
+        [True, False]
+    """
+    return _same_classes(model, part, embed(model, [part.batch(range(min(2, len(part))))]))
+
+
+def _same_classes(model: nn.Module, part: ImageDataset, found: Embedded) -> bool:
     known = remembered(model)
-    return known is None or other_classes(known[0], ModelFacts.of(part), more=True) is None
+    if known is not None and other_classes(known[0], ModelFacts.of(part)) is not None:
+        return False
+    return found.logits is None or part.classes in (None, found.logits.shape[1])

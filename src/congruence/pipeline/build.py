@@ -123,6 +123,13 @@ def build_models(config: RunConfig, stage_name: str, context: RunContext) -> Mod
     return Models(students, teacher, described)
 
 
+def build_teacher(config: RunConfig, stage_name: str, context: RunContext) -> nn.Module | None:
+    """Build the teacher of one stage alone, as `build_models` does."""
+    splits = context.loaded(config.data)
+    classes, channels = splits.train.classes, splits.train.shape[0]
+    return _teacher(config, config.stages[stage_name], context, classes=classes, in_channels=channels)
+
+
 def _teacher(
     config: RunConfig, stage: StageConfig, context: RunContext, *, classes: int | None, in_channels: int
 ) -> nn.Module | None:

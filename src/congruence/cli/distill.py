@@ -71,17 +71,16 @@ def distill(
         allow(trust)
         told = (teacher, teacher_weights, student, data)
         loaded, splits = _quick(*told, method or [_METHOD], epochs, set_ or ())
-        unlike = _other_classes(loaded, splits, trust)
-        if unlike is not None and method is None:
+        of_logits = [term.key for term in loaded.stages[loaded.last].terms if _reads_logits(term.key)]
+        unlike = _other_classes(loaded, splits, trust) if of_logits else None
+        if unlike is not None and (method or of_logits != [_METHOD]):
+            raise ValueError(
+                f"{unlike}: '{of_logits[0]}' compares class logits; take a method of features, for one "
+                f"--method {_RELATIONAL}."
+            )
+        if unlike is not None:
             typer.echo(f"{unlike}: the method is {_RELATIONAL}, which compares features, not {_METHOD}.", err=True)
             loaded, splits = _quick(*told, [_RELATIONAL], epochs, set_ or (), splits)
-        elif unlike is not None:
-            of_logits = [key for key in method or () if _reads_logits(key)]
-            if of_logits:
-                raise ValueError(
-                    f"{unlike}: '{of_logits[0]}' compares class logits; take a method of features, for one "
-                    f"--method {_RELATIONAL}."
-                )
     train(loaded, folder(out, loaded), resume=resume, trust=trust, splits=splits, metrics=metric or ())
 
 
@@ -134,7 +133,10 @@ def _other_classes(config: RunConfig, splits: Splits, trust: bool) -> str | None
 
     train = splits.train
     teacher = build_teacher(config, config.last, RunContext(splits, trust=trust))
-    if teacher is None or train.classes is None or knows_classes(teacher, train):
+    try:
+        if teacher is None or train.classes is None or knows_classes(teacher, train):
+            return None
+    except ValueError:  # what cannot be found out here the run itself says, where it needs it
         return None
     known = remembered(teacher)
     clause = None if known is None else other_classes(known[0], ModelFacts.of(train))

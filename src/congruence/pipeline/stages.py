@@ -17,6 +17,7 @@ from congruence.config.references import StudentRef
 from congruence.config.save import resolved_toml, write_resolved
 from congruence.core import check, ranks
 from congruence.core.files import writable
+from congruence.data.datasets.model_facts import remember
 from congruence.models.weights import load_into
 from congruence.pipeline.build import Built, build_stage, rehearse
 from congruence.pipeline.context import RunContext
@@ -25,7 +26,7 @@ from congruence.training import FitResult, fit
 from congruence.training.distributed import join_process_group, pick_device
 from congruence.training.options import Callback
 from congruence.training.saving.identity import check_goes_on, config_identity, more_epochs
-from congruence.training.saving.run_directory import RunDirectory
+from congruence.training.saving.run_directory import RunDirectory, facts_of
 from congruence.training.validate import teaches_classes
 
 if TYPE_CHECKING:
@@ -68,6 +69,10 @@ def _finished(built: Built, result: FitResult) -> StageRun:
     for name, student in built.models.students.items():
         load_into(student, result.best_states[name], source="the best epoch")
         student.eval()
+    for name, file in result.student_files.items():
+        facts = facts_of(file) if file.is_file() else None
+        if facts is not None:
+            remember(built.models.students[name], facts, file)
     classifies = teaches_classes(built.distiller)
     return StageRun(result, built.models.students, built.models.teacher, built.splits, classifies)
 
@@ -163,7 +168,10 @@ def _longer(before: dict[str, Any], now: dict[str, Any], last: str, directory: R
     old, new = (values["stages"][last].pop("train") for values in rest)
     if rest[0] != rest[1] or not more_epochs(old, new):
         return False
-    check_goes_on(str(directory.path), old, new, str(directory.student_file(last=True)))
+    name = next(iter(RunDirectory(directory.path).student_files(last=True)), "student")
+    weights = f"stages.{last}.student{'' if name == 'student' else f'.{name}'}.weights"
+    way = f"another `out` with --set {weights}={directory.student_file(name, last=True)}"
+    check_goes_on(str(directory.path), old, new, way)
     return True
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -43,6 +44,14 @@ class Foreign(Dataset):
         return torch.zeros(3, 8, 8), index % 2
 
 
+class Features(Foreign):
+    """As a dataset of Hugging Face's with one label."""
+
+    def __init__(self):
+        super().__init__(None)
+        self.features = {"image": object(), "label": SimpleNamespace(names=["cat", "dog"])}
+
+
 @pytest.mark.parametrize(
     "source",
     [
@@ -66,6 +75,7 @@ def test_our_images_say_all_however_they_are_wrapped(source):
         (DataLoader(Foreign()), ModelFacts(classes=2, class_names=("cat", "dog"))),
         (DataLoader(Foreign(None, images())), ModelFacts(classes=2, class_names=("cat", "dog"))),  # no mean: unknown
         (Foreign(7), ModelFacts(classes=7)),
+        (Features(), ModelFacts(classes=2, class_names=("cat", "dog"))),
         (Foreign([0, 1]), ModelFacts(classes=2)),
         (TensorDataset(torch.zeros(2, 3)), ModelFacts()),
         (ConcatDataset([images(), images(mean=[0.1])]), ModelFacts()),

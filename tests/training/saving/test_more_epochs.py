@@ -64,7 +64,7 @@ def test_a_schedule_that_was_laid_out_for_fewer_says_so_with_a_way(tmp_path):
         fit(tmp_path, 2, resume=True, **cosine)
     said = str(caught.value)
     assert "cannot go on from 1 to 2 epochs: its cosine schedule is laid out to bring the learning rate down" in said
-    assert f"weights = '{tmp_path / 'student-last.safetensors'}'" in said
+    assert f"Start another run from its student (load_student('{tmp_path}', last=True))" in said
     for epochs, more in ((2, {}), (2, {"seed": 1, **cosine})):
         with pytest.raises(ValueError, match="holds another run"):
             fit(tmp_path, epochs, resume=True, **more)
@@ -100,9 +100,9 @@ def test_a_scheduler_of_ones_own_goes_on(tmp_path, caplog):
 
 
 def test_a_configuration(tmp_path):
-    def config(epochs, schedule="constant", seed=0):
+    def config(epochs, schedule="constant", seed=0, weights=None):
         train = {"epochs": epochs, "batch_size": 64, "device": "cpu", "schedule": {"name": schedule}, "seed": seed}
-        student = {"model": "cnn3", "options": {"width": 2}}
+        student = {"model": "cnn3", "options": {"width": 2}} | ({"weights": weights} if weights else {})
         stages = {"student": {"student": student, "terms": [{"key": "ce"}], "train": train}}
         values = {"data": {"name": "digits", "train_size": 100, "validation": 40, "test": 40}, "stages": stages}
         return from_values(values, "test")
@@ -118,9 +118,12 @@ def test_a_configuration(tmp_path):
     assert "epochs = 3" in (tmp_path / "run" / "config.toml").read_text()
     run(config(3), tmp_path / "run", resume=True)
     run(config(1, "cosine"), tmp_path / "cosine")
-    with pytest.raises(ValueError, match="cannot go on from 1 to 2 epochs: its cosine schedule"):
+    with pytest.raises(ValueError, match="cannot go on from 1 to 2 epochs: its cosine schedule") as caught:
         run(config(2, "cosine"), tmp_path / "cosine", resume=True)
     assert "epochs = 1" in (tmp_path / "cosine" / "config.toml").read_text()
+    key, _, weights = str(caught.value).split("--set ")[1].split(")")[0].partition("=")
+    assert key == "stages.student.student.weights"
+    run(config(1, "cosine", weights=weights), tmp_path / "again")
 
 
 def test_what_counts_as_more_epochs():

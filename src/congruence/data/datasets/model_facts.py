@@ -60,8 +60,9 @@ class ModelFacts:
         """Find out what a dataset, or a loader of one, says about its samples, without reading any.
 
         An `ImageDataset` says all; of another the class names are `class_names` or `classes`, as torchvision calls
-        them. Loaders, subsets and `indexed` are seen through; of a dataset that wraps another only its classes count,
-        since it may prepare the samples once more.
+        them, or those of the one feature that has `names`, as Hugging Face's datasets have them. Loaders, subsets and
+        `indexed` are seen through; of a dataset that wraps another only its classes count, since it may prepare the
+        samples once more.
         """
         return _of(source, 0)
 
@@ -132,7 +133,10 @@ def _classes(dataset: Any) -> tuple[int | None, tuple[str, ...] | None]:
             return names, None
         if isinstance(names, Sequence) and not isinstance(names, str) and len(names):
             return len(names), tuple(names) if all(isinstance(name, str) for name in names) else None
-    return None, None
+    features = getattr(dataset, "features", None)
+    listed = [getattr(f, "names", None) for f in features.values()] if isinstance(features, Mapping) else []
+    named = [tuple(map(str, names)) for names in listed if isinstance(names, Sequence) and len(names)]
+    return (len(named[0]), named[0]) if len(named) == 1 else (None, None)
 
 
 # What a module that was loaded is known to have been trained on

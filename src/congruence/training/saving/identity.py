@@ -74,7 +74,7 @@ def more_epochs(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
 
 
 def check_goes_on(
-    where: str, before: Mapping[str, Any], now: Mapping[str, Any], student: str, *, own: str | None = None
+    where: str, before: Mapping[str, Any], now: Mapping[str, Any], way: str, *, own: str | None = None
 ) -> str:
     """Return what the learning rate does in a run that gets more epochs.
 
@@ -82,7 +82,7 @@ def check_goes_on(
         where: the run's folder.
         before: its options, with `epochs` and `schedule`.
         now: the same with more epochs.
-        student: the file with its last weights.
+        way: how a new run starts from its last weights.
         own: the class of the caller's own scheduler, where there is one.
 
     Raises:
@@ -92,9 +92,9 @@ def check_goes_on(
     if own is None and name not in ("constant", "step"):
         raise ValueError(
             f"The run in '{where}' cannot go on from {before['epochs']} to {now['epochs']} epochs: its {name} schedule "
-            f"is laid out to bring the learning rate down over {before['epochs']}. Start a new run from its student "
-            f"(weights = '{student}' in the student's table, or load_student(..., last=True)), or train anew with a "
-            f"schedule that can be lengthened (constant or step). Nothing in it was changed."
+            f"is laid out to bring the learning rate down over {before['epochs']}. Start another run from its student "
+            f"({way}), or train anew with a schedule that can be lengthened (constant or step). Nothing in it was "
+            f"changed."
         )
     course = (
         f"goes on as your {own} has it" if own else "falls at its milestones" if name == "step" else "stays the same"

@@ -143,8 +143,8 @@ class RunDirectory:
 
     def _rate(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         own = next((name for name in now.get("stepped", ()) if hasattr(torch.optim.lr_scheduler, name)), None)
-        student = str(self.student_file(last=True))
-        return check_goes_on(str(self.path), before["options"], now["options"], student, own=own)
+        way = f"load_student('{self.path}', last=True)"
+        return check_goes_on(str(self.path), before["options"], now["options"], way, own=own)
 
     def ended(self, identity: Mapping[str, Any]) -> bool:
         """Whether the run has ended, and has no epoch more now than when it did."""

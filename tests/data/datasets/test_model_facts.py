@@ -194,3 +194,14 @@ def test_further_classes_of_a_test_part():
     assert other_classes(OURS, wider, more=True) is None
     assert other_classes(ModelFacts(classes=2), wider) == "has 2 classes, the data 3"
     assert other_classes(ModelFacts(classes=2), wider, more=True) is None
+
+
+@pytest.mark.filterwarnings("ignore:.*jit.script:DeprecationWarning")
+def test_any_kind_of_module_remembers():
+    scripted = torch.jit.script(nn.Sequential(nn.Linear(2, 2)))
+    parallel, compiled = nn.DataParallel(nn.Linear(2, 2)), torch.compile(nn.Linear(2, 2), backend="eager")
+    for made in (scripted, parallel, compiled):
+        remember(made, OURS, "a file")
+        assert remembered(made)[0] == OURS
+        forget(made)
+        assert remembered(made) is None

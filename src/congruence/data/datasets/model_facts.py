@@ -144,7 +144,7 @@ def _classes(dataset: Any) -> tuple[int | None, tuple[str, ...] | None]:
 
 def remember(model: nn.Module, facts: ModelFacts, file: Any) -> None:
     """Say of a module what its weights were trained on, and in which file that stands."""
-    setattr(model, ATTRIBUTE, {**facts.to_dict(), "file": str(file)})
+    setattr(unwrap(model), ATTRIBUTE, {**facts.to_dict(), "file": str(file)})
 
 
 def remembered(model: Any) -> tuple[ModelFacts, str] | None:

@@ -105,7 +105,7 @@ def test_renamed_folders_are_told_not_measured(own, names):
         lambda: cg.load_student(own / "run", data=splits),
         lambda: run(config(own / "photos"), own / "run", resume=True),
     ):
-        with pytest.raises(ValueError, match=r"has the classes 'cat', 'dog', the data|holds another run"):
+        with pytest.raises(ValueError, match="has the classes 'cat', 'dog', the data"):
             use()
     del student.trained_on
     assert cg.compare(student, student, loader).samples == 6

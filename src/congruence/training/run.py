@@ -113,7 +113,7 @@ class Run:
         ranks.on_rank_zero(lambda: RunDirectory(path, writes=True))  # made, or refused on every rank alike
         self.directory = directory = RunDirectory(path, writes=ranks.rank() == 0)
         state, self.ended_before = ranks.on_rank_zero(
-            lambda: (directory.open(identity, resume=self.options.resume), directory.ended(identity))
+            lambda: (directory.open(identity, resume=self.options.resume, facts=self.facts), directory.ended(identity))
         )
         if state is not None:
             self.facts = ranks.on_rank_zero(lambda: directory.same_facts(self.facts))

@@ -104,8 +104,15 @@ class RunDirectory:
         """Return the file of a student's test numbers: "test.json", or "test-NAME.json" of several."""
         return self.path / ("test.json" if name == _ONLY else f"test-{name}.json")
 
-    def open(self, identity: Mapping[str, Any], *, resume: bool) -> dict[str, Any] | None:
+    def open(
+        self, identity: Mapping[str, Any], *, resume: bool, facts: ModelFacts | None = None
+    ) -> dict[str, Any] | None:
         """Claim the folder for a run, or find this very run in it; return its last checkpoint where there is one.
+
+        Args:
+            identity: of the run.
+            resume: whether to go on with it.
+            facts: what its data says now; where other data is what makes it another run, the sentence says in what.
 
         Raises:
             ValueError: where it holds another run, or this one and `resume` is off. Nothing in it is touched.
@@ -120,6 +127,8 @@ class RunDirectory:
                 write_json(self.identity, now)
             return None
         if before != same and not (resume and self._longer(before, same)):
+            if resume and facts is not None and before.get("data") != same.get("data"):
+                self.same_facts(facts, way="choose another `out`, nothing in this one was changed")
             raise ValueError(
                 f"The folder '{self.path}' holds another run ({check.difference(before, same)}): choose another `out`. "
                 f"Nothing in it was changed."
@@ -206,7 +215,7 @@ class RunDirectory:
         except ValueError:
             raise damaged(self.model, "it does not hold what a run writes there") from None
 
-    def same_facts(self, now: ModelFacts) -> ModelFacts:
+    def same_facts(self, now: ModelFacts, *, way: str | None = None) -> ModelFacts:
         """Return what the run that is here was trained on, having compared it with what its data says now.
 
         Raises:
@@ -218,7 +227,7 @@ class RunDirectory:
                 LOG.info("The run in '%s' has no %s: nothing to compare the data with.", self.path, self.model.name)
             return now
         whose = f"The run in '{self.path}'"
-        way = f"choose another `out`, or remove {self.model.name} to go on all the same"
+        way = way or f"choose another `out`, or remove {self.model.name} to go on all the same"
         check_same_preparation(before, whose, now, way)
         clause = other_classes(before, now)
         if clause is not None:

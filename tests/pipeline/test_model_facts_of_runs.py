@@ -213,6 +213,24 @@ def test_fit_over_a_foreign_loader_says_what_it_knows(tmp_path):
     assert json.loads((tmp_path / "bare" / "model.json").read_text()) == {"format": 1, "shape": [2, 3, 3]}
 
 
+def test_removing_model_json_is_a_way_on_and_leaves_files_that_agree(tmp_path):
+    dataset = Named(torch.randn(8, 2, 3, 3), torch.arange(8) % 2)
+    settings = {
+        "evaluate": lambda student: {"loss": float(len(list(tmp_path.rglob("model.json"))))}
+    }  # the first is best
+    fit(tmp_path / "run", dataset, epochs=1, **settings)
+    Named.classes = ("left", "right")
+    try:
+        with pytest.raises(ValueError, match=r"or remove model\.json to go on all the same"):
+            fit(tmp_path / "run", dataset, epochs=2, resume=True, **settings)
+        (tmp_path / "run" / "model.json").unlink()
+        result = fit(tmp_path / "run", dataset, epochs=2, resume=True, **settings)
+    finally:
+        Named.classes = ("up", "down")
+    assert facts_of(result.student_file).class_names == ("left", "right")
+    assert facts_of(tmp_path / "run" / "student-last.safetensors") == facts_of(result.student_file)
+
+
 def test_several_students_share_one(tmp_path):
     dataset = Named(torch.randn(8, 2, 3, 3), torch.arange(8) % 2)
     students = {name: nn.Sequential(nn.Flatten(), nn.Linear(18, 2)) for name in ("a", "b")}

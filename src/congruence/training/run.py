@@ -267,6 +267,7 @@ class Run:
             for name in self.distiller.students:
                 state = self.distiller.student_state_dict(name)
                 self.directory.save_student(name, state, last=True, facts=self.facts)
+                self.directory.bring_up_to_date(name, self.best.states[name], self.facts)
             self.directory.finish(self._summary(seconds))
         ranks.barrier()
         result = self.result(seconds)

@@ -202,6 +202,11 @@ class RunDirectory:
                 write_json(self.model, facts.to_dict())
                 save_weights(dict(state), path, metadata={"format": "pt", IN_FILE: json.dumps(facts.to_dict())})
 
+    def bring_up_to_date(self, name: str, state: Mapping[str, Tensor], facts: ModelFacts) -> None:
+        """Write a student's best weights anew where their file says something else than model.json, or nothing."""
+        if self.writes and load_metadata(self.student_file(name)).get(IN_FILE) != json.dumps(facts.to_dict()):
+            self.save_student(name, state, facts=facts)
+
     def facts(self) -> ModelFacts | None:
         """Return what model.json says; None where an older run has none.
 

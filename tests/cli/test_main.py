@@ -6,6 +6,7 @@ import sys
 
 from typer.testing import CliRunner
 
+import congruence
 from congruence.cli.main import app
 
 PROGRAM = (sys.executable, "-c", "from congruence.cli.main import main; main()")
@@ -18,6 +19,11 @@ def test_help_names_every_verb():
         f" {verb} " in result.stdout
         for verb in ("demo", "teach", "distill", "evaluate", "bench", "methods", "toy", "data")
     )
+
+
+def test_the_version():
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.stdout) == (0, f"congruence {congruence.__version__}\n")
 
 
 def test_a_wrong_option_is_a_usage_error():

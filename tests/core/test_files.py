@@ -2,6 +2,8 @@ import hashlib
 import io
 import json
 import os
+import subprocess
+import sys
 import tarfile
 
 import pytest
@@ -105,3 +107,37 @@ def test_a_file_in_the_folder_s_place_is_told(tmp_path):
     with pytest.raises(ValueError, match=r"taken' cannot be made: a file of that name is in its place\."):
         files.writable(tmp_path / "taken")
     assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_without_fcntl_everything_is_imported_and_a_lock_says_that_it_is_none(tmp_path):
+    code = """
+import sys, logging, pathlib
+for name in ("fcntl", "resource", "termios", "pwd", "grp"):
+    sys.modules[name] = None  # as where the system has no such module
+import congruence as cg, congruence.cli.main, congruence.pipeline.stages, congruence.bench.runner
+from congruence.core import files
+import congruence.data.sources.fetch
+with files.locked(pathlib.Path(sys.argv[1], "deep", ".lock")):
+    files.write_json(pathlib.Path(sys.argv[1], "a.json"), [1])
+"""
+    ran = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stderr == (
+        f"This system has no file locks (fcntl): let no other process write to '{tmp_path / 'deep'}' now.\n"
+    )
+    assert (tmp_path / "a.json").read_text() == "[\n  1\n]\n"
+
+
+def test_a_system_that_opens_no_folders_keeps_its_files(tmp_path, monkeypatch):
+    opened = os.open
+
+    def refuse_folders(path, *arguments, **more):
+        if os.path.isdir(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments, **more)
+
+    monkeypatch.setattr(os, "open", refuse_folders)
+    with pytest.raises(PermissionError):  # here it is a fault
+        files.write_json(tmp_path / "a.json", 1)
+    monkeypatch.setattr(files.os, "name", "nt")
+    files._sync_folder(str(tmp_path))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from congruence.models.weights import load_into, load_weights, save_weights, start_from
+from congruence.models.weights import load_into, load_metadata, load_weights, save_weights, start_from
 
 
 class Tied(nn.Module):
@@ -188,3 +191,57 @@ def test_only_linear_layers_may_start_anew(harm: Callable[[dict[str, Tensor]], o
     harm(state)
     with pytest.raises(ValueError, match=f"^The weights of the donor do not fit Sequential: .*{sentence}"):
         start_from(_network(3), state, source="the donor")
+
+
+def state(*ones: int) -> dict[str, Tensor]:
+    return {"weight": torch.ones(*ones)}
+
+
+def options() -> dict[str, object]:
+    """What training scripts leave beside the weights."""
+    numbers = {"best": np.float64(0.5), "epoch": np.int64(3), "half": np.float16(1.0), "ok": np.bool_(True)}
+    return {"args": argparse.Namespace(lr=0.1, sizes=[1, 2]), **numbers, "optimizer": {"state": {"w": state(1)}}}
+
+
+@pytest.mark.parametrize(
+    "key", ["state_dict", "state_dict_ema", "student", "params", "params_ema", "generator_of_mine", "model.state_dict"]
+)
+def test_options_and_numbers_of_numpy_beside_the_weights_under_any_key(tmp_path, caplog, key) -> None:
+    inner: object = state(2)
+    for part in reversed(key.split(".")):
+        inner = {part: inner}
+    torch.save({**options(), **inner}, tmp_path / "a.pth")
+    with caplog.at_level("INFO", logger="congruence"):
+        assert same(load_weights(tmp_path / "a.pth"), state(2))
+    assert f"under its key '{key}'" in caplog.text
+
+
+def test_a_usual_name_comes_before_others_and_several_usual_ones_ask(tmp_path: Path) -> None:
+    torch.save({"state_dict": state(1), "criterion": {"centre": torch.ones(3)}}, tmp_path / "a.pth")
+    assert same(load_weights(tmp_path / "a.pth"), state(1))
+    torch.save({"student": state(2), "teacher": state(3)}, tmp_path / "b.pth")
+    with pytest.raises(ValueError, match=r"several state dicts: say which, by one of 'b.pth#student', 'b.pth#teacher'"):
+        load_weights(tmp_path / "b.pth")
+    assert same(load_weights(f"{tmp_path}/b.pth#teacher"), state(3))
+    with pytest.raises(ValueError, match=r"has no key 'ema': it has 'student', 'teacher'"):
+        load_weights(f"{tmp_path}/b.pth#ema")
+
+
+def test_no_other_object_is_made(tmp_path: Path) -> None:
+    for name, value in {"fractions.Fraction": Fraction(1, 2), "print": print}.items():
+        torch.save({"state_dict": state(1), "other": value}, tmp_path / "a.pth")
+        with pytest.raises(ValueError, match=rf"are never executed \('{name}'\); .*save its state dict alone"):
+            load_weights(tmp_path / "a.pth")
+    assert argparse.Namespace not in torch.serialization.get_safe_globals()  # nothing stays allowed for others
+
+
+def test_the_same_weights_are_the_same_bytes(tmp_path: Path) -> None:
+    written = set()
+    for _ in range(8):
+        save_weights(Tied().state_dict() | state(1), tmp_path / "a.safetensors", {"model": '{"é": [1]}', "epoch": "3"})
+        (tmp_path / "b").write_bytes((tmp_path / "a.safetensors").read_bytes()[:200])
+        written.add((tmp_path / "b").read_bytes().split(b'"embedding')[0])
+    assert len(written) == 1
+    assert load_metadata(tmp_path / "a.safetensors") == {"epoch": "3", "format": "pt", "model": '{"é": [1]}'}
+    assert load_file(tmp_path / "a.safetensors").keys() == load_weights(tmp_path / "a.safetensors").keys()
+    assert load_metadata(tmp_path / "absent.safetensors") == {}

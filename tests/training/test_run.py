@@ -117,6 +117,7 @@ def test_what_a_run_leaves(whole):
     assert sorted(path.name for path in out.iterdir()) == [
         "checkpoints",
         "metrics.jsonl",
+        "model.json",
         "run.json",
         "student-last.safetensors",
         "student.safetensors",

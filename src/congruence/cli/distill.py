@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from congruence.config import RunConfig
     from congruence.data import Splits
 
+_METHOD = "kd"  # by default
+_RELATIONAL = "pkt"  # in its place where the teacher's classes are others
 _LABELS = "ce"
 _KD_LABELS = 0.1  # of the cross-entropy beside kd's 0.9; 1 beside every other method that has none of its own
 _NO_CONFIG = "Without a configuration"
@@ -42,12 +44,16 @@ def distill(
         str | None, typer.Option(help="A folder of images, or a dataset's name.", rich_help_panel=_NO_CONFIG)
     ] = None,
     method: Annotated[
-        list[str] | None, typer.Option(help="Key of a method; repeatable; kd by default.", rich_help_panel=_NO_CONFIG)
+        list[str] | None,
+        typer.Option(
+            help="Key of a method; repeatable; kd by default, pkt for a teacher of other classes.",
+            rich_help_panel=_NO_CONFIG,
+        ),
     ] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the training data.", rich_help_panel=_NO_CONFIG)] = 30,
 ) -> None:
     """Train a student, from a configuration or from a teacher, a student and data; then measure it on the test set."""
-    from congruence.cli.train import folder, train
+    from congruence.cli.train import allow, folder, train
     from congruence.config import load_config
 
     splits = None
@@ -62,7 +68,19 @@ def distill(
     else:
         if not (teacher and student and data):
             raise ValueError("Give a configuration (a file or a recipe's name), or --teacher, --student and --data.")
-        loaded, splits = _quick(teacher, teacher_weights, student, data, method or ["kd"], epochs, set_ or ())
+        allow(trust)
+        told = (teacher, teacher_weights, student, data)
+        loaded, splits = _quick(*told, method or [_METHOD], epochs, set_ or ())
+        of_logits = [term.key for term in loaded.stages[loaded.last].terms if _reads_logits(term.key)]
+        unlike = _other_classes(loaded, splits, trust) if of_logits else None
+        if unlike is not None and (method or of_logits != [_METHOD]):
+            raise ValueError(
+                f"{unlike}: '{of_logits[0]}' compares class logits; take a method of features, for one "
+                f"--method {_RELATIONAL}."
+            )
+        if unlike is not None:
+            typer.echo(f"{unlike}: the method is {_RELATIONAL}, which compares features, not {_METHOD}.", err=True)
+            loaded, splits = _quick(*told, [_RELATIONAL], epochs, set_ or (), splits)
     train(loaded, folder(out, loaded), resume=resume, trust=trust, splits=splits, metrics=metric or ())
 
 
@@ -74,6 +92,7 @@ def _quick(
     methods: list[str],
     epochs: int,
     overrides: Sequence[str],
+    splits: Splits | None = None,
 ) -> tuple[RunConfig, Splits]:
     """Return the configuration of a teacher, a student and data, and the data, whose labels decide its terms."""
     from congruence.config import from_values
@@ -96,12 +115,42 @@ def _quick(
         },
     }
     config = from_values(values, "command line", overrides=overrides)
-    splits = load_splits(config.data)
+    splits = load_splits(config.data) if splits is None else splits
     labels = splits.train.labels
     if labels is not None and bool((labels >= 0).any()) and not _learns_labels(methods):
         # At the end, so that terms.0 of an override is the first --method.
         terms.append({"key": _LABELS, "weight": _KD_LABELS if methods == ["kd"] else 1.0})
     return from_values(values, "command line", overrides=overrides), splits
+
+
+def _other_classes(config: RunConfig, splits: Splits, trust: bool) -> str | None:
+    """Say, in a clause, that the teacher tells other classes apart than the data has; None where it does not."""
+    from congruence.data.datasets.model_facts import ModelFacts, other_classes, remembered
+    from congruence.evaluation.embed import embed
+    from congruence.evaluation.measure import knows_classes
+    from congruence.pipeline import RunContext
+    from congruence.pipeline.build import build_teacher
+
+    train = splits.train
+    teacher = build_teacher(config, config.last, RunContext(splits, trust=trust))
+    try:
+        if teacher is None or train.classes is None or knows_classes(teacher, train):
+            return None
+    except ValueError:  # what cannot be found out here the run itself says, where it needs it
+        return None
+    known = remembered(teacher)
+    clause = None if known is None else other_classes(known[0], ModelFacts.of(train))
+    if clause is not None:
+        return f"The teacher {clause}"
+    logits = embed(teacher, [train.batch([0])]).logits
+    return f"The teacher has {0 if logits is None else logits.shape[1]} classes, the data {train.classes}"
+
+
+def _reads_logits(key: str) -> bool:
+    """Whether a method reads the teacher's class logits."""
+    from congruence.methods import row
+
+    return row(key).needs.teacher and "logits" in row(key).needs.roles
 
 
 def _learns_labels(methods: Sequence[str]) -> bool:

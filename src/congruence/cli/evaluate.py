@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,12 +16,17 @@ if TYPE_CHECKING:
     from congruence.data import Splits
     from congruence.pipeline import Models
 
+LOG = logging.getLogger("congruence")
+
 
 def evaluate(
     run: Annotated[str, typer.Argument(help="A run's folder, or a configuration (with --weights).", metavar="RUN")],
     weights: Annotated[str | None, typer.Option(help="The student's weights, instead of the run's best.")] = None,
     last: Annotated[bool, typer.Option("--last", help="Take the last epoch's weights, not the best one's.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    unchecked: Annotated[
+        bool, typer.Option("--unchecked", help="Measure on data that is not prepared or named as the student's was.")
+    ] = False,
     set_: Set = None,
     trust: Trust = False,
     metric: Metric = None,
@@ -28,12 +34,13 @@ def evaluate(
     """Measure a student on the test set: accuracy, retrieval mAP, coherence with its teacher (GPCL), size, spread."""
     from congruence.cli.train import allow, table
     from congruence.evaluation import measure
+    from congruence.evaluation.measure import knows_classes
     from congruence.evaluation.own import own_numbers
     from congruence.training.distributed import pick_device
 
     allow(trust)
     own = own_numbers(metric or (), trust=trust)
-    config, splits, made = _made(run, weights, last=last, overrides=set_ or [], trust=trust)
+    config, splits, made = _made(run, weights, last=last, overrides=set_ or [], trust=trust, unchecked=unchecked)
     device = str(pick_device(config.stages[config.last].train.device))
     classifies = config.stages[config.last].classifies()
     columns: dict[str, Any] = {
@@ -41,18 +48,20 @@ def evaluate(
         for name, student in made.students.items()
     }
     if made.teacher is not None:
-        columns["teacher"] = measure(made.teacher, splits, device=device).to_dict()
+        known = knows_classes(made.teacher, splits.train)
+        columns["teacher"] = measure(made.teacher, splits, classifies=known, device=device).to_dict()
     typer.echo(json.dumps(columns, indent=2) if as_json else table(columns, title="test set", detail=True))
 
 
 def _made(
-    run: str, weights: str | None, *, last: bool, overrides: list[str], trust: bool
+    run: str, weights: str | None, *, last: bool, overrides: list[str], trust: bool, unchecked: bool
 ) -> tuple[RunConfig, Splits, Models]:
     """Build the last stage's models, the students with their weights; without a folder, no earlier stage's student."""
     from congruence.config import load_config
+    from congruence.data.datasets.model_facts import forget, remember
     from congruence.models import load_into, load_weights
     from congruence.pipeline import RunContext, build_models
-    from congruence.training.saving.run_directory import RunDirectory
+    from congruence.training.saving.run_directory import RunDirectory, facts_of
 
     directory = RunDirectory(Path(run))
     in_folder = directory.path.is_dir()
@@ -78,4 +87,11 @@ def _made(
     for name, module in made.students.items():
         path = Path(weights) if weights else directory.student_file(name, last=last)
         load_into(module, load_weights(path), source=f"'{path}'")
+        facts = None if unchecked else facts_of(path)
+        if facts is not None:
+            remember(module, facts, path)
+        elif not unchecked and in_folder:
+            LOG.warning("'%s' does not say what it was trained on: the data cannot be compared with it.", path)
+    if unchecked and made.teacher is not None:
+        forget(made.teacher)
     return config, context.loaded(config.data), made

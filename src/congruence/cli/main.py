@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import Annotated
+
 import typer
 
 from congruence.cli.bench import bench, demo
@@ -15,11 +18,27 @@ from congruence.cli.toy import toy
 
 app = typer.Typer(
     name="congruence",
-    help="Make a small model see the world the way a big one does.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"congruence {importlib.import_module('congruence').__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool, typer.Option("--version", help="Say the version, and end.", is_eager=True, callback=_say_version)
+    ] = False,
+) -> None:
+    """Make a small model see the world the way a big one does."""
+
+
 for verb in (demo, teach, distill, evaluate, bench, methods, toy):
     app.command()(one_line(verb))
 app.add_typer(data_app, name="data")

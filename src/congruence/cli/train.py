@@ -103,6 +103,7 @@ def measured(
     A student whose terms teach no class has no accuracy.
     """
     from congruence.evaluation import measure
+    from congruence.evaluation.measure import knows_classes
     from congruence.training.distributed import pick_device
 
     return measure(
@@ -110,7 +111,7 @@ def measured(
         ended.splits,
         teacher=ended.teacher if teacher else None,
         own=own,
-        classifies=ended.classifies or not teacher,
+        classifies=ended.classifies if teacher else knows_classes(model, ended.splits.train),
         device=str(pick_device(device)),
     ).to_dict()
 

@@ -74,12 +74,14 @@ class ModelConfig(Table):
     """A model: a name of the zoo, or a factory "package.module:callable" (which needs trust); and its weights' file.
 
     `start` is a file of a network trained on other classes, whose Linear layers are left out where they do not fit.
+    `unchecked = true` takes a teacher's weights from a run whatever images and classes that was trained on.
     """
 
     model: str | None = None
     factory: str | None = None
     weights: str | None = None
     start: str | None = None
+    unchecked: bool = False
     options: dict[str, Any] = Field(default_factory=dict)
 
     _weights = field_validator("weights", "start")(absolute)

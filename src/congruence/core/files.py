@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
+import logging
 import os
 import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
+
+LOG = logging.getLogger("congruence")
 
 
 @contextlib.contextmanager
@@ -30,7 +32,17 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    """Bring a folder's list of names to the disk, where the system opens folders as it opens files."""
+    try:
+        folder = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        if os.name == "posix":
+            raise
+        return
     try:
         os.fsync(folder)
     finally:
@@ -39,8 +51,17 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a lock file: another process that asks for it waits. A killed process lets go of it."""
+    """Hold a lock file: another process that asks for it waits. A killed process lets go of it.
+
+    On a system without `fcntl` nothing is locked, and a warning says so.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:
+        LOG.warning("This system has no file locks (fcntl): let no other process write to '%s' now.", path.parent)
+        yield
+        return
     with open(path, "ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from congruence.core import check
+from congruence.data.datasets.model_facts import ModelFacts, check_same_classes
 from congruence.evaluation.embed import beside, embed_all, tell_left_out
 from congruence.evaluation.measure import measured
 from congruence.evaluation.number import Value
@@ -76,7 +77,9 @@ def compare(
         Comparison: see there for units.
 
     Raises:
-        ValueError: for a layer that is not there, a loader that is empty, or embeddings or logits that are not finite.
+        ValueError: for a layer that is not there, a loader that is empty, embeddings or logits that are not finite, or
+            a model of `load_student` that was trained on images prepared otherwise, or on classes of other names or
+            another order.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -86,6 +89,7 @@ def compare(
     for argument, model in (("teacher", teacher), ("student", student)):
         if not isinstance(model, nn.Module):
             check.fail("compare", argument, "a torch module", type(model).__name__)
+        check_same_classes(model, ModelFacts.of(loader), more=True)
     layers = {"teacher": teacher_layer, "student": student_layer}
     embedded = embed_all({"teacher": teacher, "student": student}, loader, layers=layers, device=device)
     tell_left_out(*embedded.values())

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from congruence.core.devices import to_device
 from congruence.data.datasets.facts import declared_classes
+from congruence.data.datasets.model_facts import ModelFacts, check_prepared
 from congruence.data.loading.source import BatchSource
 from congruence.evaluation.embeddings import Embeddings
 from congruence.models.evaluating import evaluating
@@ -70,6 +71,9 @@ def embed_all(
     device: str | torch.device | None = None,
 ) -> dict[str, Embedded]:
     """Embed every sample of a loader by several models in one pass; see `embed`."""
+    facts = ModelFacts.of(loader)
+    for model in models.values():
+        check_prepared(model, facts)
     readers = {name: _Reader(model, layers[name], name, device) for name, model in models.items()}
     labels: list[Tensor] = []
     with contextlib.ExitStack() as stack:

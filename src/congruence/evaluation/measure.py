@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from congruence.data.datasets.images import ImageDataset
+from congruence.data.datasets.model_facts import ModelFacts, check_same_classes, other_classes, remembered
 from congruence.data.loading.loader import loader
 from congruence.data.sources.load import Splits
 from congruence.evaluation.embed import Embedded, beside, embed, tell_left_out
@@ -67,7 +68,13 @@ def measure(
 
     Returns:
         Measurement: the numbers that the table shows of a run.
+
+    Raises:
+        ValueError: for a student of `load_student` that was trained on images prepared otherwise, or on classes of
+            other names or another order. A teacher of other classes has no number of classes.
     """
+    if classifies:
+        check_same_classes(student, ModelFacts.of(splits.train))
     numbers = (*numbers_in("run").values(), *own)
     of = embeddings_on_test(student, splits, numbers, teacher=teacher, device=device)
     facts = {"parameters": count_parameters(student)}
@@ -107,7 +114,7 @@ def measured(
 
 def embed_test(model: nn.Module, splits: Splits, *, device: str | torch.device | None = None) -> Embedded:
     """Embed the test split as `measure` does, once for all students that are measured against it."""
-    return _embedded(model, splits.test, "teacher", device)
+    return _teacher_on_test(model, splits, device)
 
 
 def embeddings_on_test(
@@ -124,10 +131,38 @@ def embeddings_on_test(
     if any("database" in number.needs for number in numbers):
         database = _embedded(student, splits.train, "student", device)
     if isinstance(teacher, nn.Module):
-        teacher = _embedded(teacher, splits.test, "teacher", device)
+        teacher = _teacher_on_test(teacher, splits, device)
     tell_left_out(test, teacher)
     return beside(test, teacher, database=database)
 
 
 def _embedded(model: nn.Module, part: ImageDataset, name: str, device: str | torch.device | None) -> Embedded:
     return embed(model, loader(part, batch_size=BATCH, shuffle=False), name=name, device=device)
+
+
+def _teacher_on_test(model: nn.Module, splits: Splits, device: str | torch.device | None) -> Embedded:
+    """Embed the test split by a teacher; where its classes are not those of the data, its logits say nothing of it."""
+    found = _embedded(model, splits.test, "teacher", device)
+    if _same_classes(model, splits.train, found):
+        return found
+    return found._replace(logits=None, head=None, left_out=found.left_out or "the teacher knows other classes")
+
+
+def knows_classes(model: nn.Module, part: ImageDataset) -> bool:
+    """Whether a model tells apart the classes of some images, by their names where these are known, and their number.
+
+    Example:
+        >>> from congruence.data import ArrayDataset
+        >>> images = torch.zeros(4, 1, 2, 2, dtype=torch.uint8)
+        >>> part = ArrayDataset(images, torch.arange(4) % 2, classes=2, mean=[0.0], std=[1.0])
+        >>> [knows_classes(nn.Sequential(nn.Flatten(), nn.Linear(4, width)), part) for width in (2, 1000)]
+        [True, False]
+    """
+    return _same_classes(model, part, embed(model, [part.batch(range(min(2, len(part))))]))
+
+
+def _same_classes(model: nn.Module, part: ImageDataset, found: Embedded) -> bool:
+    known = remembered(model)
+    if known is not None and other_classes(known[0], ModelFacts.of(part)) is not None:
+        return False
+    return found.logits is None or part.classes in (None, found.logits.shape[1])

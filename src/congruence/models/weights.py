@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from congruence.core import check, files
 from congruence.models.layers import unwrap
+from congruence.models.weights_file import content_of, header_of, in_order, split_key, state_dict_in, why_not
 
 T = TypeVar("T")
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")
 
 
 def save_weights(state_dict: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
@@ -43,53 +43,46 @@ def save_weights(state_dict: Mapping[str, Tensor], path: str | Path, metadata: M
         tensors[name] = tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format).contiguous()
     # "format" is what transformers asks for before it opens a file.
     with files.atomic(Path(path)) as file:
-        file.write(save(tensors, metadata={"format": "pt", **metadata}))
+        file.write(in_order(save(tensors, metadata={"format": "pt", **metadata})))
 
 
 def load_weights(path: str | Path) -> dict[str, Tensor]:
     """Read a state dict from safetensors or from torch's own format, without executing a pickle.
 
-    Checkpoints that keep it under a usual key ("state_dict", "model", ...) are unwrapped, and the prefixes that
+    Beside tensors and plain values a file may hold an `argparse.Namespace` and numbers of NumPy; any other object is
+    refused. The state dict is looked for below the keys: where just one has one, or just one of a usual name
+    ("state_dict", "model", "student", "params", ...), it is that, and a log line says which. Prefixes that
     `DistributedDataParallel` and `torch.compile` leave on names are taken off.
 
+    Args:
+        path: of the file; "FILE#KEY" says below which key, where there are several.
+
     Raises:
-        ValueError: in one sentence for a file that is absent, cut short, or not weights.
+        ValueError: in one sentence for a file that is absent, cut short, not weights, or of several state dicts.
     """
-    path = Path(path)
+    path, key = split_key(Path(path))
     if not path.is_file():
         raise ValueError(f"There is no weights file '{path}'.")
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            content: Any = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        content = content_of(path)
     except Exception as error:
-        if "weights_only" in str(error) or "Weights only load failed" in str(error):
-            reason = "it is not a file of tensors only, and Python objects in it are never executed"
-        else:
-            reason = f"it is cut short or in another format ({type(error).__name__})"
-        raise ValueError(f"The weights file '{path}' cannot be read: {reason}.") from error
-    return _strip(_unwrap(content, path))
+        raise ValueError(f"The weights file '{path}' cannot be read: {why_not(error)}.") from error
+    return _strip(state_dict_in(content, path, key))
 
 
-def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
-    while isinstance(content, Mapping):
-        if content and all(isinstance(value, Tensor) for value in content.values()):
-            return dict(content)
-        inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
-    content_kind = (
-        f"keys {', '.join(repr(k) for k in list(content)[:5])}"
-        if isinstance(content, Mapping)
-        else type(content).__name__
-    )
-    raise ValueError(
-        f"The weights file '{path}' holds no state dict (a mapping from names to tensors), but {content_kind}."
-    )
+def load_metadata(path: str | Path) -> dict[str, str]:
+    """Return the strings in the header of a safetensors file; none of any other file, or of one that is absent.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "student.safetensors")
+        >>> save_weights({"w": torch.ones(2)}, path, {"epoch": "3"})
+        >>> load_metadata(path)
+        {'epoch': '3', 'format': 'pt'}
+    """
+    path, _ = split_key(Path(path))
+    metadata = header_of(path).get("__metadata__", {}) if path.suffix == ".safetensors" else {}
+    return dict(metadata) if isinstance(metadata, dict) else {}
 
 
 def _strip(state: dict[str, T]) -> dict[str, T]:

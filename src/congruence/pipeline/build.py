@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from congruence import data
 from congruence.core.rng import seed_everything
+from congruence.data.datasets.model_facts import remember
 from congruence.distiller import Distiller
 from congruence.models.weights import load_weights
 from congruence.pipeline.context import RunContext
@@ -21,6 +22,7 @@ from congruence.pipeline.models import build_model, describe_model
 from congruence.teacher_cache import TeacherCache
 from congruence.training import FitOptions
 from congruence.training.distributed import join_process_group, pick_device
+from congruence.training.saving.run_directory import facts_of
 from congruence.training.setup import rehearse_run
 
 if TYPE_CHECKING:
@@ -121,6 +123,13 @@ def build_models(config: RunConfig, stage_name: str, context: RunContext) -> Mod
     return Models(students, teacher, described)
 
 
+def build_teacher(config: RunConfig, stage_name: str, context: RunContext) -> nn.Module | None:
+    """Build the teacher of one stage alone, as `build_models` does."""
+    splits = context.loaded(config.data)
+    classes, channels = splits.train.classes, splits.train.shape[0]
+    return _teacher(config, config.stages[stage_name], context, classes=classes, in_channels=channels)
+
+
 def _teacher(
     config: RunConfig, stage: StageConfig, context: RunContext, *, classes: int | None, in_channels: int
 ) -> nn.Module | None:
@@ -135,7 +144,11 @@ def _teacher(
         # A trained teacher has the classes it was trained on, whatever those of the data are.
         head = load_weights(weights).get("fc.weight")
         classes = classes if head is None else head.shape[0]
-    return build_model(model, classes=classes, in_channels=in_channels, weights=weights, trust=context.trust)
+    teacher = build_model(model, classes=classes, in_channels=in_channels, weights=weights, trust=context.trust)
+    facts = None if weights is None or model.unchecked else facts_of(weights)
+    if facts is not None:
+        remember(teacher, facts, weights)
+    return teacher
 
 
 def _teaches_logits(stage: StageConfig) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -16,6 +17,7 @@ from congruence.config.references import StudentRef
 from congruence.config.save import resolved_toml, write_resolved
 from congruence.core import check, ranks
 from congruence.core.files import writable
+from congruence.data.datasets.model_facts import remember
 from congruence.models.untaught import mark_parts
 from congruence.models.weights import load_into
 from congruence.pipeline.build import Built, build_stage, rehearse
@@ -24,8 +26,8 @@ from congruence.pipeline.student import write_students
 from congruence.training import FitResult, fit
 from congruence.training.distributed import join_process_group, pick_device
 from congruence.training.options import Callback
-from congruence.training.saving.identity import config_identity
-from congruence.training.saving.run_directory import RunDirectory
+from congruence.training.saving.identity import check_goes_on, config_identity, more_epochs
+from congruence.training.saving.run_directory import RunDirectory, facts_of
 from congruence.training.validate import teaches_classes
 
 if TYPE_CHECKING:
@@ -69,6 +71,10 @@ def _finished(built: Built, result: FitResult) -> StageRun:
         load_into(student, result.best_states[name], source="the best epoch")
         mark_parts(student, result.untaught.get(name, ()))
         student.eval()
+    for name, file in result.student_files.items():
+        facts = facts_of(file) if file.is_file() else None
+        if facts is not None:
+            remember(built.models.students[name], facts, file)
     classifies = teaches_classes(built.distiller)
     return StageRun(result, built.models.students, built.models.teacher, built.splits, classifies)
 
@@ -108,13 +114,13 @@ def run(
     for stage in config.stages.values():
         join_process_group(pick_device(stage.train.device))
     directory = RunDirectory(Path(out))
-    _check_holds(directory, config, resume=resume)
+    longer = _check_holds(directory, config, resume=resume)
     ranks.barrier()
     common = RunContext(splits=splits, trust=trust).with_splits(config.data)
     rehearse(config, common)
     if ranks.rank() == 0:
         writable(directory.path)
-        if not directory.config.exists():
+        if longer or not directory.config.exists():
             write_resolved(config, directory.config)
     finished: dict[str, StageRun] = {}
     teachers: dict[StudentRef, Path] = {}
@@ -132,17 +138,18 @@ def run(
     return finished
 
 
-def _check_holds(directory: RunDirectory, config: RunConfig, *, resume: bool) -> None:
-    """Refuse a directory that holds another run, or this one without `resume`."""
+def _check_holds(directory: RunDirectory, config: RunConfig, *, resume: bool) -> bool:
+    """Refuse a directory that holds another run, or this one without `resume`; tell whether this one is longer."""
     out = directory.path
     if not directory.config.exists():
         if directory.identity.exists():
             raise ValueError(f"The folder '{out}' holds another run: choose another. Nothing in it was changed.")
-        return
+        return False
     before, now = (
         config_identity(tomllib.loads(text)) for text in (_completed(directory.config), resolved_toml(config))
     )
-    if before != now:
+    longer = resume and _longer(before, now, config.last, directory)
+    if before != now and not longer:
         raise ValueError(
             f"The folder '{out}' holds another run ({check.difference(before, now)}): choose another. "
             f"Nothing in it was changed."
@@ -152,6 +159,22 @@ def _check_holds(directory: RunDirectory, config: RunConfig, *, resume: bool) ->
             f"The folder '{out}' holds this run already: resume it (resume=True, or --resume), or choose another. "
             f"Nothing in it was changed."
         )
+    return longer
+
+
+def _longer(before: dict[str, Any], now: dict[str, Any], last: str, directory: RunDirectory) -> bool:
+    """Whether a configuration is the one before but for more epochs of the last stage, which its schedule allows."""
+    if last not in before.get("stages", {}):
+        return False
+    rest = copy.deepcopy([before, now])
+    old, new = (values["stages"][last].pop("train") for values in rest)
+    if rest[0] != rest[1] or not more_epochs(old, new):
+        return False
+    name = next(iter(RunDirectory(directory.path).student_files(last=True)), "student")
+    weights = f"stages.{last}.student{'' if name == 'student' else f'.{name}'}.weights"
+    way = f"another `out` with --set {weights}={directory.student_file(name, last=True)}"
+    check_goes_on(str(directory.path), old, new, way)
+    return True
 
 
 def _completed(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,13 @@ from torch import nn
 
 from congruence.core import check
 from congruence.core.files import write_json
+from congruence.data.datasets.model_facts import ModelFacts, check_prepared, check_same_classes, forget, remember
+from congruence.data.sources.load import Splits
 from congruence.models.untaught import mark_parts
 from congruence.models.weights import load_into, load_weights
-from congruence.training.saving.run_directory import RunDirectory
+from congruence.training.saving.run_directory import RunDirectory, facts_of
+
+LOG = logging.getLogger("congruence")
 
 
 def write_students(directory: RunDirectory, described: Mapping[str, Mapping[str, Any]]) -> None:
@@ -27,6 +32,7 @@ def load_student(
     *,
     name: str | None = None,
     last: bool = False,
+    data: Any = None,
 ) -> nn.Module:
     """Return the student of a run with its best weights, in evaluation mode on the CPU.
 
@@ -35,12 +41,16 @@ def load_student(
         factory: makes the student's architecture; None where it is a model of the zoo, which the run wrote down.
         name: which, where the run had several.
         last: take the last epoch's weights instead of the best one's.
+        data: what it is to be used on: a dataset, a loader of one, or `Splits`, compared with what it was trained on.
 
     Returns:
-        A bare module of the student's own class.
+        A bare module of the student's own class. Its attribute `trained_on` says how its images were prepared and what
+        its classes are called, as the run's model.json does; `compare`, `congruence.evaluation.measure` and `fit`, of a
+        teacher, refuse other ones unless it is deleted.
 
     Raises:
-        ValueError: where there is no student, its file is damaged, or the factory's model is another one.
+        ValueError: where there is no student, its file is damaged, the factory's model is another one, or `data` is
+            prepared otherwise or has other classes.
 
     Example:
         >>> import tempfile, torch, congruence as cg
@@ -63,6 +73,16 @@ def load_student(
     model = _made(directory, factory, chosen)
     load_into(model, load_weights(files[chosen]), source=f"'{files[chosen]}'")
     mark_parts(model, (directory.summary() or {}).get("untaught", {}).get(chosen, ()))
+    facts = facts_of(files[chosen])
+    if facts is None:
+        forget(model)
+        LOG.info("The run in '%s' has no %s: nothing to compare data with.", directory.path, directory.model.name)
+    else:
+        remember(model, facts, files[chosen])
+    if data is not None:
+        now = ModelFacts.of(data.train if isinstance(data, Splits) else data)
+        check_prepared(model, now)
+        check_same_classes(model, now)
     return model.eval()
 
 

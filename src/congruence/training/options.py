@@ -149,7 +149,8 @@ class FitOptions:
             differs, and the teacher's too where it is not cached.
         compile: run the students in training and the teacher by torch.compile, each as one graph (with a warning and
             as it is where it cannot be one). Each new shape of inputs costs half a minute or so. Rounding differs.
-        resume: go on from the last checkpoint in `out`; an absent run is started, a finished one returned.
+        resume: go on from the last checkpoint in `out`; an absent run is started, a finished one returned. More
+            `epochs` than before are added where the schedule is "constant", "step" or one's own.
         seed: of the process's generators (dropout), set at the start.
         optimizer: unless `fit` is given one.
         schedule: unless `fit` is given one.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,6 +14,7 @@ from torch.optim import Optimizer
 
 from congruence.core import ranks
 from congruence.core.batch import Batch, grouped
+from congruence.data.datasets.model_facts import ModelFacts, forget
 from congruence.data.loading.source import BatchSource
 from congruence.distiller import Distiller
 from congruence.methods.method import Clock
@@ -55,6 +57,7 @@ class Run:
     ) -> None:
         self.distiller, self.options, self.device = distiller, options, device
         self.source, self.val_loader = BatchSource(train_loader, "train_loader"), val_loader
+        self.facts = ModelFacts.of(train_loader)
         self.extent = setup.extent(self.source, options)
         setup.prepare(distiller, self.source, options, device, self.extent)
         optimizers = setup.optimizers(distiller, options, optimizer, scheduler)
@@ -66,6 +69,7 @@ class Run:
         setup.rehearse_validation(distiller, val_loader, options, device, self.best)
         self.objective = wrap(Objective(distiller, options.micro_batch))
         self.directory: RunDirectory | None = None
+        self.identity: dict[str, Any] = {}
         self.ended_before = False
         self._sigterm = Sigterm()
         self._saved_at = time.monotonic()
@@ -82,6 +86,10 @@ class Run:
         )
         if state is not None:
             self._restore(state)
+            if self.directory:
+                ranks.on_rank_zero(functools.partial(self.directory.lengthen, self.identity))
+        for student in self.distiller.students.values():
+            forget(student)  # what its weights were trained on before
         start_training(self.distiller)
         self._sigterm.__enter__()  # last: until the run can save, the signal may end the process
         if not self.ended_before:
@@ -98,7 +106,7 @@ class Run:
     def _open(self) -> dict[str, Any] | None:
         """Claim the run directory; return the checkpoint to go on from."""
         path = Path(str(self.options.out))
-        identity = run_identity(
+        self.identity = identity = run_identity(
             self.distiller,
             self.source,
             self.options.describe(),
@@ -108,8 +116,10 @@ class Run:
         ranks.on_rank_zero(lambda: RunDirectory(path, writes=True))  # made, or refused on every rank alike
         self.directory = directory = RunDirectory(path, writes=ranks.rank() == 0)
         state, self.ended_before = ranks.on_rank_zero(
-            lambda: (directory.open(identity, resume=self.options.resume), directory.summary() is not None)
+            lambda: (directory.open(identity, resume=self.options.resume, facts=self.facts), directory.ended(identity))
         )
+        if state is not None:
+            self.facts = ranks.on_rank_zero(lambda: directory.same_facts(self.facts))
         if not self.source.planned:
             LOG.info("A loader that is not of congruence.data: '%s' resumes at the ends of epochs only.", path)
         return state
@@ -144,6 +154,7 @@ class Run:
             rest = self.source.epoch(position.epoch, position.batch)
             for group in grouped(rest, self.options.accumulate, self.device):
                 self.collapse.begin(group[0].inputs)
+                self.facts = self.facts.with_input(group[0].inputs)
                 yield group
                 if position.step >= self.extent.steps:
                     return
@@ -195,7 +206,7 @@ class Run:
             state = {k: v.detach().cpu().clone() for k, v in self.distiller.student_state_dict(name).items()}
             self.best.states[name] = state
             if self.directory:
-                self.directory.save_student(name, state)
+                self.directory.save_student(name, state, facts=self.facts)
         self.optimization.end_epoch()
         self._tell("epoch", metrics)
         position.after_epoch()  # before the checkpoint: a resumed run begins the next epoch
@@ -264,7 +275,9 @@ class Run:
         seconds, untaught = self.position.seconds(), self.untaught.end()
         if self.directory:
             for name in self.distiller.students:
-                self.directory.save_student(name, self.distiller.student_state_dict(name), last=True)
+                state = self.distiller.student_state_dict(name)
+                self.directory.save_student(name, state, last=True, facts=self.facts)
+                self.directory.bring_up_to_date(name, self.best.states[name], self.facts)
             self.directory.finish(self._summary(seconds, untaught))
         ranks.barrier()
         result = self.result(seconds, untaught)

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from congruence.core import check, ranks, rng
+from congruence.data.datasets.model_facts import ModelFacts, check_prepared, check_same_classes
 from congruence.data.loading.source import BatchSource
 from congruence.distiller.distiller import Distiller
 from congruence.methods.method import Clock
@@ -63,6 +64,7 @@ def rehearse_run(
 ) -> None:
     """Find out whether `fit` would refuse a run that is not to be trained now; nothing is told or written."""
     distiller.to(device)
+    teacher_knows(distiller, ModelFacts.of(loader))
     every_epoch_counts(distiller, extent(BatchSource(loader, "train_loader"), options))
     optimizers(distiller, options, None, None)
     rehearse_validation(distiller, val_loader, options, device, Best(tuple(distiller.students), options.monitor))
@@ -77,6 +79,17 @@ def every_epoch_counts(distiller: Distiller, extent: Extent) -> None:
             raise ValueError(f"`Distiller`: no term counts in epoch {epoch}: see start_epoch, stop_epoch and weight.")
 
 
+def teacher_knows(distiller: Distiller, data: ModelFacts) -> None:
+    """Refuse a teacher from a run's file that saw other images or classes, as far as both are known.
+
+    Classes count where a term reads the teacher's logits: relations between features are of any classes.
+    """
+    teacher = distiller.teacher.module if distiller.teacher else None
+    check_prepared(teacher, data)
+    if any(("teacher", "logits") in binding.paths for binding in distiller.bindings.values()):
+        check_same_classes(teacher, data)
+
+
 def prepare(
     distiller: Distiller, source: BatchSource, options: FitOptions, device: torch.device, extent: Extent
 ) -> None:
@@ -84,6 +97,7 @@ def prepare(
     distiller.to(device)
     if not distiller.built:
         distiller.build(source.first().to(device).inputs)
+    teacher_knows(distiller, ModelFacts.of(source.loader))
     if distiller.cache:
         distiller.cache.serves(source.loader)
         distiller.cache.open(distiller.bindings.values())

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import subprocess
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from congruence.core.files import extract_tar, writable
+from congruence.core.files import extract_tar, locked, writable
 from congruence.data.sources.catalogue import inside, source, sources
 from congruence.data.sources.formats import unzipped
 from congruence.data.sources.locate import locate
@@ -87,7 +86,7 @@ def fetch(name: str, *, root: str | Path | None = None, report: Report | None = 
     say = report or _silent
     base = writable(data_root() if root is None else Path(root).expanduser())
     target = base / name
-    with _alone(base / f".{name}.lock"):
+    with locked(base / f".{name}.lock"):
         if _stored(target, say):
             return target
         for leftover in base.glob(f".{name}.*.tmp"):
@@ -121,19 +120,6 @@ def _stored(target: Path, say: Report) -> bool:
         return False
     say(f"{target.name}: already in {target}, checksums verified")
     return True
-
-
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Let one process at a time fetch a dataset; the lock ends with the process that holds it."""
-    try:
-        import fcntl
-    except ImportError:  # Not on this system: two fetches at once would then both work, and one would win.
-        yield
-        return
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _build(row: Source, work: Path, say: Report) -> None:

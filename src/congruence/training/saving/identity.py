@@ -54,6 +54,55 @@ def run_identity(
     }
 
 
+def more_epochs(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether two nested tables, of what makes a run or of a stage's training, differ in a larger `epochs` alone.
+
+    Runs that `max_steps` ends may have ended within an epoch: they go on by no more of them.
+
+    Example:
+        >>> schedule = {"name": "constant"}
+        >>> more_epochs({"epochs": 2, "schedule": schedule}, {"epochs": 3, "schedule": schedule})
+        True
+        >>> more_epochs({"epochs": 2, "schedule": schedule}, {"epochs": 1, "schedule": schedule})
+        False
+    """
+    first, second = before.get("epochs"), now.get("epochs")
+    if not (isinstance(first, int) and isinstance(second, int) and first < second):
+        return False
+    known = "schedule" in now and now.get("max_steps") is None
+    return known and {**before, "epochs": second} == dict(now)
+
+
+def check_goes_on(
+    where: str, before: Mapping[str, Any], now: Mapping[str, Any], way: str, *, own: str | None = None
+) -> str:
+    """Return what the learning rate does in a run that gets more epochs.
+
+    Args:
+        where: the run's folder.
+        before: its options, with `epochs` and `schedule`.
+        now: the same with more epochs.
+        way: how a new run starts from its last weights.
+        own: the class of the caller's own scheduler, where there is one.
+
+    Raises:
+        ValueError: for a schedule that was laid out for the epochs before.
+    """
+    name = dict(now.get("schedule") or {}).get("name")
+    if own is None and name not in ("constant", "step"):
+        raise ValueError(
+            f"The run in '{where}' cannot go on from {before['epochs']} to {now['epochs']} epochs: its {name} schedule "
+            f"is laid out to bring the learning rate down over {before['epochs']}. Start another run from its student "
+            f"({way}), or train anew with a schedule that can be lengthened (constant or step). Nothing in it was "
+            f"changed."
+        )
+    course = (
+        f"goes on as your {own} has it" if own else "falls at its milestones" if name == "step" else "stays the same"
+    )
+    epochs = f"from {before['epochs']} to {now['epochs']} epochs"
+    return f"The run in '{where}' goes on {epochs}: its learning rate {course}."
+
+
 def options_identity(options: Any) -> dict[str, Any]:
     """Return the fields of a dataclass of options, without those of `OPTIONS_APART`, as plain values."""
     return {

@@ -8,18 +8,47 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from congruence.core import check
-from congruence.core.files import writable, write_json
-from congruence.models.weights import save_weights
+from congruence.core.files import damaged, writable, write_json
+from congruence.data.datasets.model_facts import ModelFacts, check_same_preparation, other_classes
+from congruence.models.weights import load_metadata, save_weights
+from congruence.models.weights_file import split_key
 from congruence.training.saving.checkpoint import Checkpoints, naming_write_errors
+from congruence.training.saving.identity import check_goes_on, more_epochs
 from congruence.training.saving.migrate import migrate_identity
 
 LOG = logging.getLogger("congruence")
+IN_FILE = "model"  # the key of a student file's metadata under which the text of model.json stands
+NO_FACTS = ModelFacts()
 _SUFFIX = ".safetensors"
 _LAST = "-last"
 _ONLY = "student"  # the name of a single student
+
+
+def facts_of(weights: str | Path) -> ModelFacts | None:
+    """Return what a student's file, and the model.json beside it, say of its training data; None where neither does.
+
+    Raises:
+        ValueError: where the two differ, which then are of two runs.
+    """
+    path = split_key(Path(weights))[0]
+    text = load_metadata(path).get(IN_FILE)
+    try:
+        inside = None if text is None else ModelFacts.from_dict(json.loads(text))
+    except ValueError:
+        raise damaged(path, f"its metadata '{IN_FILE}' is not what a run writes there") from None
+    directory = RunDirectory(path.parent)
+    ours = path in (*directory.student_files().values(), *directory.student_files(last=True).values())
+    beside = directory.facts() if ours else None
+    if inside is not None and beside is not None and inside != beside:
+        raise ValueError(
+            f"The file '{path}' and '{directory.model}' beside it are of different training data "
+            f"({check.difference(inside.to_dict(), beside.to_dict())}): remove the one that is not of this student."
+        )
+    return beside if inside is None else inside
 
 
 class RunDirectory:
@@ -33,6 +62,8 @@ class RunDirectory:
         identity: run.json, what makes the run the run it is.
         metrics: metrics.jsonl.
         summary_file: summary.json, by which a run counts as finished.
+        model: model.json, how the images were prepared and what the classes are called: `ModelFacts`, which the
+            students' files have too.
         config: config.toml, the resolved configuration, where one was given.
         students: students.json, how each student is built again.
         teacher_cache: the folder of the teacher's answers, unless another is named.
@@ -52,6 +83,7 @@ class RunDirectory:
         self.summary_file = path / "summary.json"
         self.config = path / "config.toml"
         self.students = path / "students.json"
+        self.model = path / "model.json"
         self.superclasses = path / f"superclasses{_SUFFIX}"
         self.teacher_head = path / f"teacher-head{_SUFFIX}"
         checkpoints, self.tensorboard, self.teacher_cache = (path / name for name in self.FOLDERS)
@@ -72,8 +104,15 @@ class RunDirectory:
         """Return the file of a student's test numbers: "test.json", or "test-NAME.json" of several."""
         return self.path / ("test.json" if name == _ONLY else f"test-{name}.json")
 
-    def open(self, identity: Mapping[str, Any], *, resume: bool) -> dict[str, Any] | None:
+    def open(
+        self, identity: Mapping[str, Any], *, resume: bool, facts: ModelFacts | None = None
+    ) -> dict[str, Any] | None:
         """Claim the folder for a run, or find this very run in it; return its last checkpoint where there is one.
+
+        Args:
+            identity: of the run.
+            resume: whether to go on with it.
+            facts: what its data says now; where other data is what makes it another run, the sentence says in what.
 
         Raises:
             ValueError: where it holds another run, or this one and `resume` is off. Nothing in it is touched.
@@ -87,7 +126,9 @@ class RunDirectory:
                 self.checkpoints.clear()
                 write_json(self.identity, now)
             return None
-        if before != same:
+        if before != same and not (resume and self._longer(before, same)):
+            if resume and facts is not None and before.get("data") != same.get("data"):
+                self.same_facts(facts, way="choose another `out`, nothing in this one was changed")
             raise ValueError(
                 f"The folder '{self.path}' holds another run ({check.difference(before, same)}): choose another `out`. "
                 f"Nothing in it was changed."
@@ -101,6 +142,34 @@ class RunDirectory:
         if state is None and self._begun():
             raise ValueError(f"The run in '{self.path}' has lost its checkpoints: choose another `out`.")
         return state
+
+    def _longer(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+        """Whether a run is the one before but for more epochs; raise where its schedule does not allow them."""
+        longer = more_epochs(before["options"], now["options"]) and {**before, "options": 0} == {**now, "options": 0}
+        if longer:
+            self._rate(before, now)
+        return longer
+
+    def _rate(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+        own = next((name for name in now.get("stepped", ()) if hasattr(torch.optim.lr_scheduler, name)), None)
+        way = f"load_student('{self.path}', last=True)"
+        return check_goes_on(str(self.path), before["options"], now["options"], way, own=own)
+
+    def ended(self, identity: Mapping[str, Any]) -> bool:
+        """Whether the run has ended, and has no epoch more now than when it did."""
+        now = migrate_identity(json.loads(json.dumps(identity)))
+        return self.summary_file.exists() and self._recorded_identity() == now
+
+    def lengthen(self, identity: Mapping[str, Any]) -> None:
+        """Let the run that `open` has found have more epochs, where it gets some: what says that it has ended goes."""
+        now = json.loads(json.dumps(identity))
+        before = self._recorded_identity()
+        if before is None or before == migrate_identity(now):
+            return
+        LOG.warning("%s", self._rate(before, now))
+        for path in (self.summary_file, *self.path.glob("test.json"), *self.path.glob("test-*.json")):
+            path.unlink(missing_ok=True)
+        write_json(self.identity, now)  # last: until then it is a run of fewer epochs that has not ended
 
     def _recorded_identity(self) -> dict[str, Any] | None:
         try:
@@ -123,12 +192,52 @@ class RunDirectory:
         """Return the summary of a finished run."""
         return json.loads(self.summary_file.read_text(encoding="utf8")) if self.summary_file.exists() else None
 
-    def save_student(self, name: str, state: Mapping[str, Tensor], *, last: bool = False) -> None:
-        """Write a student's weights."""
+    def save_student(
+        self, name: str, state: Mapping[str, Tensor], *, last: bool = False, facts: ModelFacts = NO_FACTS
+    ) -> None:
+        """Write a student's weights, and what is known of the images beside them and in their file."""
         if self.writes:
             path = self.student_file(name, last=last)
             with naming_write_errors(path):
-                save_weights(dict(state), path, metadata={"format": "pt"})
+                write_json(self.model, facts.to_dict())
+                save_weights(dict(state), path, metadata={"format": "pt", IN_FILE: json.dumps(facts.to_dict())})
+
+    def bring_up_to_date(self, name: str, state: Mapping[str, Tensor], facts: ModelFacts) -> None:
+        """Write a student's best weights anew where their file says something else than model.json, or nothing."""
+        if self.writes and load_metadata(self.student_file(name)).get(IN_FILE) != json.dumps(facts.to_dict()):
+            self.save_student(name, state, facts=facts)
+
+    def facts(self) -> ModelFacts | None:
+        """Return what model.json says; None where an older run has none.
+
+        Raises:
+            ValueError: where it is damaged.
+        """
+        if not self.model.is_file():
+            return None
+        try:
+            return ModelFacts.from_dict(json.loads(self.model.read_text(encoding="utf8")))
+        except ValueError:
+            raise damaged(self.model, "it does not hold what a run writes there") from None
+
+    def same_facts(self, now: ModelFacts, *, way: str | None = None) -> ModelFacts:
+        """Return what the run that is here was trained on, having compared it with what its data says now.
+
+        Raises:
+            ValueError: where the images are prepared otherwise, or the classes have other names or another order.
+        """
+        before = self.facts()
+        if before is None:
+            if self.student_files():
+                LOG.info("The run in '%s' has no %s: nothing to compare the data with.", self.path, self.model.name)
+            return now
+        whose = f"The run in '{self.path}'"
+        way = way or f"choose another `out`, or remove {self.model.name} to go on all the same"
+        check_same_preparation(before, whose, now, way)
+        clause = other_classes(before, now)
+        if clause is not None:
+            raise ValueError(f"{whose} {clause}: give the classes their names and order from before; {way}.")
+        return before
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write the summary, by which a run counts as finished."""

@@ -1,0 +1,266 @@
+"""`ModelFacts`: how the images were prepared that a model was trained on, and what its classes are called.
+
+A run writes them beside its students and into their files; `remember` says them of a module that was loaded from one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import ConcatDataset, Subset
+
+from congruence.data.datasets.images import ImageDataset
+from congruence.data.datasets.indexed import Indexed
+from congruence.models.heads import WithHead
+from congruence.models.layers import unwrap
+
+LOG = logging.getLogger("congruence")
+FORMAT = 1
+ATTRIBUTE = "trained_on"  # of a module that was loaded from a run's file: a plain dict, so that it pickles without us
+_CLOSE = 0.05  # of a deviation: a mean or deviation that is off by more changes what a model sees
+_DEEPEST = 8
+_UNCHECKED = (
+    "where that is meant, go on unchecked: --unchecked, unchecked = true in the teacher's table, or "
+    f"`del model.{ATTRIBUTE}`"
+)
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What one must know to use a model; None where the training data did not say.
+
+    Args:
+        shape: of one input: channels, height and width of an image.
+        mean: subtracted from each channel of images scaled to [0, 1].
+        std: the deviation by which the difference is divided.
+        resize: the shorter side, or (height, width), that images were brought to before the centre was cropped to
+            `shape`; None: images covered it as closely as their ratio allowed.
+        classes: how many there are.
+        class_names: in the order of the outputs.
+
+    Example:
+        >>> ModelFacts(mean=(0.5,), std=(0.25,), classes=2, class_names=("cat", "dog")).to_dict()
+        {'format': 1, 'mean': [0.5], 'std': [0.25], 'classes': 2, 'class_names': ['cat', 'dog']}
+    """
+
+    shape: tuple[int, ...] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    resize: int | tuple[int, ...] | None = None
+    classes: int | None = None
+    class_names: tuple[str, ...] | None = None
+
+    @classmethod
+    def of(cls, source: Any) -> ModelFacts:
+        """Find out what a dataset, or a loader of one, says about its samples, without reading any.
+
+        An `ImageDataset` says all; of another the class names are `class_names` or `classes`, as torchvision calls
+        them, or those of the one feature that has `names`, as Hugging Face's datasets have them. Loaders, subsets and
+        `indexed` are seen through; of a dataset that wraps another only its classes count, since it may prepare the
+        samples once more.
+        """
+        return _of(source, 0)
+
+    def with_input(self, inputs: Any) -> ModelFacts:
+        """Return the facts with the shape of a batch's samples, where it is not known: a floating tensor's [B, ...]."""
+        known = self.shape is not None or not isinstance(inputs, Tensor) or not inputs.is_floating_point()
+        return self if known or inputs.dim() < 2 else replace(self, shape=tuple(inputs.shape[1:]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what is known as plain values."""
+        known = {key: value for key, value in asdict(self).items() if value is not None}
+        return {"format": FORMAT} | {k: list(v) if isinstance(v, tuple) else v for k, v in known.items()}
+
+    @classmethod
+    def from_dict(cls, values: Any) -> ModelFacts:
+        """Return the facts that `to_dict` wrote; keys of a later version are left out.
+
+        Raises:
+            ValueError: for values of another kind.
+        """
+        if not isinstance(values, Mapping):
+            raise ValueError("It holds no facts of a model.")
+        kinds = {"shape": int, "mean": float, "std": float, "class_names": str}
+        try:
+            lists: dict[str, Any] = {
+                key: tuple(kind(value) for value in values[key]) for key, kind in kinds.items() if key in values
+            }
+            resize, classes = values.get("resize"), values.get("classes")
+            resize = tuple(map(int, resize)) if isinstance(resize, Sequence) else resize
+            return cls(**lists, resize=resize, classes=None if classes is None else int(classes))
+        except (TypeError, ValueError):
+            raise ValueError("Its facts of a model are damaged.") from None
+
+    def preparation(self) -> str:
+        """Say how images were prepared, in a clause."""
+        parts = [] if self.shape is None else [f"of {list(self.shape)}"]
+        if self.resize is not None:
+            parts.append(f"cut from {self.resize if isinstance(self.resize, int) else list(self.resize)}")
+        if self.mean is not None and self.std is not None:
+            parts.append(f"with mean {_numbers(self.mean)} and std {_numbers(self.std)}")
+        return " ".join(parts)
+
+
+def _of(source: Any, depth: int) -> ModelFacts:
+    if isinstance(source, ImageDataset):
+        resize = getattr(source, "resize", None)
+        names = tuple(source.class_names) or None
+        return ModelFacts(source.shape, tuple(source.mean), tuple(source.std), resize, source.classes, names)
+    if source is None or depth > _DEEPEST or isinstance(source, (Tensor, str, bytes)):
+        return ModelFacts()
+    if isinstance(source, ConcatDataset):
+        parts = [_of(part, depth + 1) for part in source.datasets]
+        return parts[0] if parts and all(part == parts[0] for part in parts) else ModelFacts()
+    inner = getattr(source, "dataset", None)
+    below = ModelFacts() if inner is None else _of(inner, depth + 1)
+    if isinstance(source, (Subset, Indexed)) or not hasattr(source, "__getitem__"):
+        return below
+    classes, names = _classes(source)
+    if classes is None:
+        classes, names = below.classes, below.class_names
+    return ModelFacts(classes=classes, class_names=names)
+
+
+def _classes(dataset: Any) -> tuple[int | None, tuple[str, ...] | None]:
+    for attribute in ("class_names", "classes"):
+        names = getattr(dataset, attribute, None)
+        if isinstance(names, int) and not isinstance(names, bool):
+            return names, None
+        if isinstance(names, Sequence) and not isinstance(names, str) and len(names):
+            return len(names), tuple(names) if all(isinstance(name, str) for name in names) else None
+    features = getattr(dataset, "features", None)
+    listed = [getattr(f, "names", None) for f in features.values()] if isinstance(features, Mapping) else []
+    named = [tuple(map(str, names)) for names in listed if isinstance(names, Sequence) and len(names)]
+    return (len(named[0]), named[0]) if len(named) == 1 else (None, None)
+
+
+# What a module that was loaded is known to have been trained on
+
+
+def remember(model: nn.Module, facts: ModelFacts, file: Any) -> None:
+    """Say of a module what its weights were trained on, and in which file that stands."""
+    setattr(unwrap(model), ATTRIBUTE, {**facts.to_dict(), "file": str(file)})
+
+
+def remembered(model: Any) -> tuple[ModelFacts, str] | None:
+    """Return what `remember` said, and how a sentence calls the model; None where nothing is known."""
+    bare = unwrap(model) if isinstance(model, nn.Module) else model
+    bare = unwrap(bare.model) if isinstance(bare, WithHead) else bare
+    said = getattr(bare, ATTRIBUTE, None)
+    if not isinstance(said, Mapping) or "file" not in said:
+        return None
+    return ModelFacts.from_dict(said), f"The model of '{said['file']}'"
+
+
+def forget(model: nn.Module) -> None:
+    """Take back what `remember` said: the module is trained on something else now."""
+    vars(unwrap(model)).pop(ATTRIBUTE, None)
+
+
+# What is compared
+
+
+def check_prepared(model: Any, data: ModelFacts) -> None:
+    """Refuse images that were prepared otherwise than those that a module was trained on, as far as both are known.
+
+    A mean or deviation that is off by so little that it hardly matters is told in a warning.
+
+    Raises:
+        ValueError: in one sentence with both.
+    """
+    known = remembered(model)
+    if known is not None:
+        check_same_preparation(*known, data)
+
+
+def check_same_preparation(facts: ModelFacts, whose: str, data: ModelFacts, way: str = _UNCHECKED) -> None:
+    """Do what `check_prepared` does with facts that are at hand."""
+    moments = facts.mean is not None and facts.std is not None and data.mean is not None and data.std is not None
+    sized = facts.shape is not None and data.shape is not None and data.mean is not None
+    shape_differs = sized and (facts.shape != data.shape or (moments and facts.resize != data.resize))
+    off = _off(facts, data) if moments else 0.0
+    if not (shape_differs or off > 0):
+        return
+    both = f"{whose} was trained on images {facts.preparation()}, these are {data.preparation()}"
+    if shape_differs or off > _CLOSE:
+        remedy = _as_before(facts, data)
+        raise ValueError(f"{both}: prepare them alike{remedy}; {way}.")
+    LOG.warning("%s: so small a difference is let pass.", both)
+
+
+def _off(facts: ModelFacts, data: ModelFacts) -> float:
+    """Return by how much, in deviations, the two normalisations differ; infinite for other channels."""
+    mean, std, mean2, std2 = (torch.tensor(v) for v in (facts.mean, facts.std, data.mean, data.std))
+    if mean.shape != mean2.shape:
+        return float("inf")
+    if bool(torch.equal(mean, mean2) and torch.equal(std, std2)):
+        return 0.0
+    return float(torch.maximum((mean - mean2).abs() / std, (std / std2 - 1).abs()).max())
+
+
+def _as_before(facts: ModelFacts, data: ModelFacts) -> str:
+    """Return how images are loaded as before, in Python and on the command line."""
+    wanted: dict[str, Any] = {}
+    if facts.shape is not None and len(facts.shape) == 3 and data.shape is not None:
+        wanted |= {"size": list(facts.shape[1:])} if facts.shape[1:] != data.shape[1:] else {}
+    if facts.resize is not None and facts.resize != data.resize:
+        wanted["resize"] = facts.resize if isinstance(facts.resize, int) else list(facts.resize)
+    same_channels = facts.mean is not None and data.mean is not None and len(facts.mean) == len(data.mean)
+    if same_channels and facts.std is not None and _off(facts, data) > 0:
+        wanted |= {"mean": [round(v, 6) for v in facts.mean or ()], "std": [round(v, 6) for v in facts.std]}
+    if not wanted:
+        return ""
+    python = ", ".join(f"{key}={value}" for key, value in wanted.items())
+    shell = " ".join(f"--set 'data.{key}={value}'" for key, value in wanted.items())
+    return f" (load(..., {python}), or {shell})"
+
+
+def other_classes(facts: ModelFacts, data: ModelFacts, *, more: bool = False) -> str | None:
+    """Say, in a clause, where the classes of a model and of data differ in name, order or number; None where not.
+
+    Args:
+        facts: of the model.
+        data: of the samples.
+        more: whether the data may have further classes, after those of the model: a test part has, of an open set.
+    """
+    before, now = facts.class_names, data.class_names
+    if before is None or now is None:
+        if facts.classes is None or data.classes is None or facts.classes == data.classes:
+            return None
+        fewer = more and data.classes > facts.classes
+        return None if fewer else f"has {facts.classes} classes, the data {data.classes}"
+    if before == now or (more and now[: len(before)] == before):
+        return None
+    how = ""
+    if sorted(before) == sorted(now):
+        how = " (the same ones in another order)"
+    elif len(before) == len(now):
+        first = next(number for number in range(len(now)) if before[number] != now[number])
+        how = f" (class {first} is '{before[first]}' to the model and '{now[first]}' in the data)"
+    return f"has the classes {_names(before)}, the data {_names(now)}{how}"
+
+
+def check_same_classes(model: Any, data: ModelFacts, *, more: bool = False) -> None:
+    """Refuse data whose classes have other names, or another order, than those that a module was trained on.
+
+    Raises:
+        ValueError: in one sentence with both.
+    """
+    known = remembered(model)
+    clause = None if known is None else other_classes(known[0], data, more=more)
+    if known is not None and clause is not None:
+        raise ValueError(f"{known[1]} {clause}: give the classes their names and order from before; {_UNCHECKED}.")
+
+
+def _names(names: Sequence[str]) -> str:
+    few = ", ".join(f"'{name}'" for name in names[:4])
+    return f"{few} … ({len(names)})" if len(names) > 4 else few
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return f"[{', '.join(f'{value:.4g}' for value in values)}]"

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from congruence.models.evaluating import set_mode
+from congruence.models.fingerprint import ModelFingerprint, model_fingerprint
 from congruence.models.parameters import shares_parameters
 from congruence.models.taps import Taps
 
@@ -39,8 +41,10 @@ class Teacher:
     def __init__(self, module: nn.Module, *, name: str = "teacher") -> None:
         self.taps = Taps(module, name=name)
         self.module = module
-        module.requires_grad_(False)
-        module.eval()
+        refuse_exported_in_training(module, name)
+        for parameter in module.parameters():  # a ScriptModule has no `requires_grad_`
+            parameter.requires_grad_(False)
+        set_mode(module, training=False)
 
     def to(self, *args: Any, **kwargs: Any) -> Teacher:
         """Move or cast the network, as `nn.Module.to`."""
@@ -49,17 +53,21 @@ class Teacher:
 
     def train(self, mode: bool = True) -> Teacher:
         """Stay in evaluation mode."""
-        self.module.eval()
+        set_mode(self.module, training=False)
         return self
 
     def eval(self) -> Teacher:
         """Stay in evaluation mode."""
         return self.train(False)
 
+    def fingerprint(self) -> ModelFingerprint:
+        """Return what tells this teacher from others; what its forward writes into attributes is left out."""
+        return model_fingerprint(self.module, self.taps.scratch)
+
     def read(self, inputs: Any, *, only: Collection[str] | None = None) -> tuple[Any, dict[str, Tensor]]:
         """Return the network's output and the tapped tensors (see `Taps.read`), without gradient."""
         if _trains(self.module):
-            self.module.eval()
+            set_mode(self.module, training=False)
         # Not inference_mode: its tensors count no in-place changes, and cannot be saved for a student's backward.
         with torch.no_grad():
             return self.taps.read(inputs, only=only)
@@ -71,7 +79,40 @@ def _trains(module: nn.Module) -> bool:
     while stack:
         part = stack.pop()
         if part is not None:
-            if part.training:
+            if getattr(part, "training", False):
                 return True
             stack.extend(part._modules.values())
     return False
+
+
+# Operators whose graph says whether they train, and the position of that argument.
+_TRAINS_AT = {
+    "aten.dropout.default": 2,
+    "aten.dropout_.default": 2,
+    "aten.native_dropout.default": 2,
+    "aten.feature_dropout.default": 2,
+    "aten.alpha_dropout.default": 2,
+    "aten.feature_alpha_dropout.default": 2,
+    "aten.rrelu.default": 3,
+    "aten.batch_norm.default": 5,
+    "aten._native_batch_norm_legit.default": 5,
+    "aten._native_batch_norm_legit_functional.default": 5,
+}
+
+
+def refuse_exported_in_training(module: nn.Module, name: str) -> None:
+    """Refuse an exported program whose graph is that of training mode, which nothing can change any more.
+
+    Raises:
+        ValueError: naming the operator.
+    """
+    for part in module.modules():
+        if not isinstance(part, torch.fx.GraphModule):
+            continue
+        for node in part.graph.nodes:
+            at = _TRAINS_AT.get(str(node.target))
+            if node.op == "call_function" and at is not None and len(node.args) > at and node.args[at] is True:
+                raise ValueError(
+                    f"The {name} was exported in training mode (its graph holds {node.target} with train=True): "
+                    f"export it after `.eval()`."
+                )

@@ -14,7 +14,7 @@ from congruence.core import check
 from congruence.core.files import writable, write_json
 from congruence.models.weights import save_weights
 from congruence.training.saving.checkpoint import Checkpoints, naming_write_errors
-from congruence.training.saving.migrate import migrate_identity
+from congruence.training.saving.migrate import migrate_identity, without_younger
 
 LOG = logging.getLogger("congruence")
 _SUFFIX = ".safetensors"
@@ -80,6 +80,7 @@ class RunDirectory:
         """
         now = json.loads(json.dumps(identity))
         before, same = self._recorded_identity(), migrate_identity(now)
+        same = without_younger(same, same if before is None else before)
         if before is None or ((before != same or not resume) and not self._begun()):
             if resume:
                 LOG.info("There is no run in '%s' yet: starting it.", self.path)

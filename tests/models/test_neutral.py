@@ -7,6 +7,7 @@ import io
 import logging
 import random
 import threading
+import warnings
 from collections import deque
 
 import numpy as np
@@ -156,6 +157,26 @@ def test_students_for_quantization_aware_training():
         torch.testing.assert_close(student.state_dict()[name], value)
 
 
+class Opens(nn.Module):
+    """Opens what it runs in the first forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.head, self.session = nn.Linear(4, 3), None
+
+    def forward(self, inputs):
+        if self.session is None:
+            self.session = object()
+        return self.head(inputs)
+
+
+def test_a_session_that_the_first_forward_opens_stays_and_counts():
+    teacher = Teacher(Opens())
+    teacher.taps.probe(POINTS, training=False)
+    assert teacher.module.session is not None
+    assert "session" not in teacher.taps.scratch
+
+
 # Teachers of other kinds
 
 
@@ -221,14 +242,21 @@ class Plain(nn.Module):
         return self.head(self.drop(self.norm(inputs)))
 
 
+def traced(model):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.trace(model, POINTS, check_trace=False)
+
+
 def test_exported_teachers():
     expected = Plain().eval()(POINTS)
     for teacher in (exported(Plain().eval()), nn.Sequential(exported(Plain().eval()))):
         made = Distiller(teacher, nn.Linear(4, 3), [Term("kd", teacher_layer="output")], example=POINTS[:2])
         for mode in (True, False):
             torch.testing.assert_close(made.train(mode)(POINTS).teacher, expected)
-    with pytest.raises(ValueError, match=r"The teacher was exported in training mode .*: export it after `\.eval\(\)`"):
-        Teacher(exported(Plain().train()))
+    for trains in (exported(Plain().train()), traced(Plain().train()), nn.Sequential(traced(nn.BatchNorm1d(4)))):
+        with pytest.raises(ValueError, match=r"exported or traced in training mode .*: do so after `\.eval\(\)`"):
+            Teacher(trains)
     with pytest.raises(ValueError, match="`student` must be a module that can be trained, got an exported program"):
         Distiller(None, exported(Plain().eval()), ["ce"])
 

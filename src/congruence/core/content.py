@@ -35,9 +35,21 @@ _APART_MODULES = (
     *("_thread", "threading", "concurrent", "multiprocessing", "asyncio", "queue", "_queue", "_contextvars"),
     *("_io", "io", "_weakref", "weakref", "typing", "torch.cuda", "torch.distributed", "torch._dynamo"),
 )
-_LIBRARIES = ("torch.", "torchvision.", "timm.", "transformers.")  # their private attributes change with their versions
+# Private attributes of their classes change with their versions.
+_LIBRARIES = (
+    "torch.",
+    "torchvision.",
+    "timm.",
+    "transformers.",
+    "torchmetrics.",
+)
 _OF_EVERY_MODULE = frozenset(vars(nn.Module())) | {"_compiled_call_impl"}
-_DESCRIBING = frozenset(("config", "generation_config", "pretrained_cfg", "default_cfg", "name_or_path", "device"))
+_DESCRIBING = frozenset(
+    (
+        *("config", "generation_config", "pretrained_cfg", "default_cfg", "name_or_path", "device"),
+        *("trainer", "_trainer", "_fabric", "_hparams", "_hparams_initial", "_hparams_name"),
+    )
+)
 NAMED = "fingerprint"  # an attribute by which a module may name what it holds
 _FILES = ("_model_path", "model_path")  # of sessions that were made from a file
 _BESIDE = ("", ".data", "_data")  # a file's large weights may lie in another one
@@ -217,6 +229,10 @@ class Content:
         if isinstance(part, torch.fx.GraphModule):
             self.name(where, part.code)
             own = {name: value for name, value in own.items() if isinstance(value, Tensor)}
+        if next(part.parameters(), None) is None and next(part.buffers(), None) is None:
+            for name, value in own.items():  # it has its weights from elsewhere: from a file that it names, maybe
+                if isinstance(value, (str, Path)) and _is_file(value):
+                    self.data_of(f"{where}.{name}", *_file(value))
         private = not type(part).__module__.startswith(_LIBRARIES)
         if isinstance(own.get(NAMED), str):
             self.data_of(f"{where}.{NAMED}", own.pop(NAMED).encode())
@@ -249,6 +265,14 @@ class Content:
         if callable(getattr(value, "state_dict", None)):
             self.add(f"{where}.state", value.state_dict())
             return
+        own_state: Any = type(value).__getstate__
+        if own_state is not object.__getstate__ and not isinstance(value, torch.ScriptObject):
+            try:
+                self.add(f"{where}.state", value.__getstate__())
+            except Exception:  # it is not to be saved; its attributes may be read all the same
+                self.name(f"{where}.state", "none")
+            else:
+                return
         attributes = _attributes(value)
         if attributes is not None:
             for name in sorted(attributes):
@@ -276,10 +300,21 @@ def _written(value: Any) -> list[bytes] | None:
         return [held]
     for name in _FILES:
         path = getattr(value, name, None)
-        if isinstance(path, (str, Path)) and path and Path(path).is_file():
-            files = (Path(f"{path}{end}") for end in _BESIDE)
-            return [file.read_bytes() for file in files if file.is_file()]
+        if isinstance(path, (str, Path)) and _is_file(path):
+            return _file(path)
     return None
+
+
+def _is_file(path: str | Path) -> bool:
+    try:
+        return bool(str(path)) and Path(path).is_file()
+    except (OSError, ValueError):  # a text that is no path
+        return False
+
+
+def _file(path: str | Path) -> list[bytes]:
+    files = (Path(f"{path}{end}") for end in _BESIDE)
+    return [file.read_bytes() for file in files if file.is_file()]
 
 
 def _attributes(value: Any) -> dict[str, Any] | None:

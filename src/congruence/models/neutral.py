@@ -6,7 +6,9 @@ import contextlib
 import copy
 import random
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import is_dataclass
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -26,9 +28,9 @@ def unchanged(model: nn.Module, scratch: set[str], *, parameters: bool) -> Itera
     """Put everything back that a forward changes in a model.
 
     Buffers keep their identity, whatever was done to them; those that were registered are gone again. Of attributes,
-    those are put back that were bound to something else, and numbers, lists, mappings, tensors and generators that were
-    changed in place. A part that the forward gave parameters or parts of its own stays as it is now: what else says
-    that they are there must not be forgotten.
+    those are put back that were bound to something else, and lists, mappings, tensors and generators that were changed
+    in place. What a first forward makes stays: an object (a session) in an attribute that was None, and a part that got
+    parameters or parts of its own, as it is now, since what says that they are there must not be forgotten.
 
     Args:
         model: the module.
@@ -75,6 +77,7 @@ def _undo_part(part: nn.Module) -> Callable[[nn.Module], list[str]]:
         own = vars(part)
         changed = [name for name, value in attributes.items() if own.get(name, part) is not value]
         changed += [name for name in own if name not in attributes and name not in _OF_EVERY_MODULE | _OWN_STATE]
+        changed = [name for name in changed if attributes.get(name) is not None or _is_value(own.get(name))]
         for name in changed:
             own.pop(name, None)
         own.update({name: value for name, value in attributes.items() if name in changed})
@@ -85,6 +88,25 @@ def _undo_part(part: nn.Module) -> Callable[[nn.Module], list[str]]:
         return changed
 
     return undo
+
+
+def _is_value(value: Any) -> bool:
+    """Whether an attribute is a number, a text, a tensor or made of them, and no part of the model (a session, say)."""
+    plain = (
+        str,
+        bytes,
+        int,
+        float,
+        complex,
+        type(None),
+        Tensor,
+        np.ndarray,
+        np.generic,
+        Enum,
+        torch.dtype,
+        torch.device,
+    )
+    return isinstance(value, (*plain, Mapping, list, tuple, set, frozenset, deque)) or is_dataclass(value)
 
 
 def _undo_script(part: torch.jit.ScriptModule) -> Callable[[nn.Module], list[str]]:

@@ -41,10 +41,10 @@ class Teacher:
     def __init__(self, module: nn.Module, *, name: str = "teacher") -> None:
         self.taps = Taps(module, name=name)
         self.module = module
-        refuse_exported_in_training(module, name)
         for parameter in module.parameters():  # a ScriptModule has no `requires_grad_`
             parameter.requires_grad_(False)
         set_mode(module, training=False)
+        _refuse_graphs_that_train(module, name)
 
     def to(self, *args: Any, **kwargs: Any) -> Teacher:
         """Move or cast the network, as `nn.Module.to`."""
@@ -87,32 +87,40 @@ def _trains(module: nn.Module) -> bool:
 
 # Operators whose graph says whether they train, and the position of that argument.
 _TRAINS_AT = {
-    "aten.dropout.default": 2,
-    "aten.dropout_.default": 2,
-    "aten.native_dropout.default": 2,
-    "aten.feature_dropout.default": 2,
-    "aten.alpha_dropout.default": 2,
-    "aten.feature_alpha_dropout.default": 2,
-    "aten.rrelu.default": 3,
-    "aten.batch_norm.default": 5,
-    "aten._native_batch_norm_legit.default": 5,
-    "aten._native_batch_norm_legit_functional.default": 5,
+    "dropout": 2,
+    "dropout_": 2,
+    "native_dropout": 2,
+    "feature_dropout": 2,
+    "alpha_dropout": 2,
+    "feature_alpha_dropout": 2,
+    "rrelu": 3,
+    "batch_norm": 5,
+    "_native_batch_norm_legit": 5,
+    "_native_batch_norm_legit_functional": 5,
 }
 
 
-def refuse_exported_in_training(module: nn.Module, name: str) -> None:
-    """Refuse an exported program whose graph is that of training mode, which nothing can change any more.
+def _refuse_graphs_that_train(module: nn.Module, name: str) -> None:
+    """Refuse an exported or traced part whose graph is that of training mode, which nothing can change any more.
 
     Raises:
         ValueError: naming the operator.
     """
     for part in module.modules():
-        if not isinstance(part, torch.fx.GraphModule):
-            continue
-        for node in part.graph.nodes:
-            at = _TRAINS_AT.get(str(node.target))
-            if node.op == "call_function" and at is not None and len(node.args) > at and node.args[at] is True:
-                raise ValueError(
-                    f"The {name} was exported in training mode (its graph holds {node.target} with train=True): "
-                    f"export it after `.eval()`."
-                )
+        trains: list[str] = []
+        if isinstance(part, torch.fx.GraphModule):
+            for node in part.graph.nodes:
+                operator = str(node.target).removeprefix("aten.").partition(".")[0]
+                at = _TRAINS_AT.get(operator) if node.op == "call_function" else None
+                if at is not None and len(node.args) > at and node.args[at] is True:
+                    trains.append(operator)
+        elif isinstance(part, torch.jit.ScriptModule) and part._c._has_method("forward"):
+            graph: Any = part.inlined_graph
+            for operator, at in _TRAINS_AT.items():
+                nodes = graph.findAllNodes(f"aten::{operator}", recurse=True)
+                trains += [operator for node in nodes if list(node.inputs())[at].toIValue() is True]
+        if trains:
+            raise ValueError(
+                f"The {name} was exported or traced in training mode (its graph holds {trains[0]} with train=True): "
+                f"do so after `.eval()`."
+            )

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from congruence.core import check
-from congruence.core.files import writable, write_json
-from congruence.models.weights import save_weights
+from congruence.core.files import atomic, writable, write_json
+from congruence.models.weights import load_weights, save_weights
 from congruence.training.saving.checkpoint import Checkpoints, naming_write_errors
 from congruence.training.saving.migrate import migrate_identity, without_younger
 
@@ -125,14 +126,30 @@ class RunDirectory:
         return json.loads(self.summary_file.read_text(encoding="utf8")) if self.summary_file.exists() else None
 
     def save_student(self, name: str, state: Mapping[str, Tensor], *, last: bool = False) -> None:
-        """Write a student's weights."""
+        """Write a student's weights; what its state holds beside tensors (extra states) goes into another."""
         if self.writes:
             path = self.student_file(name, last=last)
+            tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
             with naming_write_errors(path):
-                save_weights(dict(state), path, metadata={"format": "pt"})
+                save_weights(tensors, path, metadata={"format": "pt"})
+            if len(tensors) < len(state):
+                with naming_write_errors(_beside(path)), atomic(_beside(path)) as file:
+                    torch.save({key: value for key, value in state.items() if key not in tensors}, file)
+
+    def load_student(self, name: str) -> dict[str, Any]:
+        """Return what `save_student` wrote of the best epoch."""
+        path = self.student_file(name)
+        beside = _beside(path)
+        more = torch.load(beside, map_location="cpu", weights_only=True) if beside.exists() else {}
+        return {**load_weights(path), **more}
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write the summary, by which a run counts as finished."""
         if self.writes:
             with naming_write_errors(self.summary_file):
                 write_json(self.summary_file, summary)
+
+
+def _beside(path: Path) -> Path:
+    """Return the file of what a student's state holds beside tensors."""
+    return path.with_name(f"{path.stem}-extra.pt")

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from congruence.core.devices import to_device
 from congruence.core.host_values import move_with_values
@@ -68,7 +69,7 @@ def parse(value: Any) -> Batch:
         rest = {key: part for key, part in value.items() if key not in apart}
         labels = next((value[key] for key in _LABELS if key in value), None)
         return Batch(rest.get("inputs", rest), labels, value.get("index"), dict(value.get("views") or {}))
-    if isinstance(value, (tuple, list)):
+    if isinstance(value, (tuple, list)) and not isinstance(value, PackedSequence):
         if not value:
             raise ValueError("A batch must be (inputs, labels) or (inputs, labels, index), got 0 parts.")
         return Batch(*value[:_PARTS])
@@ -81,7 +82,7 @@ def unpack(batch: Any, device: torch.device | None = None) -> Batch:
     Raises:
         ValueError: for a batch of more parts, or labels or an index that are no tensors.
     """
-    if isinstance(batch, (tuple, list)) and len(batch) > _PARTS:
+    if isinstance(batch, (tuple, list)) and not isinstance(batch, PackedSequence) and len(batch) > _PARTS:
         raise ValueError(f"A batch must be (inputs, labels) or (inputs, labels, index), got {len(batch)} parts.")
     parts = batch if isinstance(batch, Batch) else parse(batch)
     for name, value in (("labels", parts.labels), ("index", parts.index)):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 
 def to_device(value: Any, device: torch.device | str | None) -> Any:
@@ -24,15 +27,14 @@ def to_device(value: Any, device: torch.device | str | None) -> Any:
 
 
 def on_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """Apply a function to the tensors in a tensor, tuple, list or mapping."""
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, Mapping):
-        return {key: on_tensors(function, item) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        items = [on_tensors(function, item) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    return value
+    """Apply a function to the tensors in a tensor, tuple, list or mapping; each stays of its type.
+
+    Example:
+        >>> from collections import OrderedDict
+        >>> dict(on_tensors(torch.neg, OrderedDict(x=(torch.ones(1), "as it is"))))
+        {'x': (tensor([-1.]), 'as it is')}
+    """
+    return _on_leaves(lambda leaf: function(leaf) if isinstance(leaf, Tensor) else leaf, value)
 
 
 def tensors(value: Any) -> list[Tensor]:
@@ -45,3 +47,109 @@ def tensors(value: Any) -> list[Tensor]:
 
     on_tensors(note, value)
     return in_order
+
+
+def private(value: Any) -> Any:
+    """Return a copy of inputs that a model may write into; a tensor that stands in it twice is one in the copy, too.
+
+    Beside tensors, arrays and what holds them, objects are copied that have a `clone` or hold tensors themselves.
+
+    Example:
+        >>> inputs = {"tokens": torch.ones(2), "more": {}}
+        >>> mine = private(inputs)
+        >>> _ = mine["tokens"].zero_(), mine["more"].update(seen=True)
+        >>> inputs
+        {'tokens': tensor([1., 1.]), 'more': {}}
+    """
+    copies: dict[int, Any] = {}
+
+    def copied(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor):
+            # Not `clone` of each: two arguments that are one tensor stay so. The inputs keep it, and its id, meanwhile.
+            if id(leaf) not in copies:
+                copies[id(leaf)] = leaf.clone()
+            return copies[id(leaf)]
+        if isinstance(leaf, np.ndarray):
+            return leaf.copy()
+        if isinstance(leaf, (type, nn.Module)):
+            return leaf
+        if callable(getattr(leaf, "clone", None)):  # graphs and other batches with a class of their own
+            return leaf.clone()
+        if not hasattr(leaf, "__dict__") or not any(map(tensors, vars(leaf).values())):
+            return leaf
+        twin = copy.copy(leaf)
+        for name, part in vars(leaf).items():
+            object.__setattr__(twin, name, _on_leaves(copied, part))
+        return twin
+
+    return _on_leaves(copied, value)
+
+
+def row_count(value: Any) -> int | None:
+    """Return the number of rows of the first tensor (of sequences, for packed ones); None where there is none."""
+    sequences = _first_packed(value)
+    if sequences is not None:
+        return int(sequences.batch_sizes[0])
+    found = tensors(value)
+    return found[0].shape[0] if found and found[0].dim() else None
+
+
+def take_rows(value: Any, rows: slice | Tensor, count: int) -> Any:
+    """Return inputs of the chosen samples; a tensor that has not `count` rows is no sample's, and stays whole."""
+
+    def chosen(leaf: Any) -> Any:
+        if isinstance(leaf, PackedSequence):
+            padded, lengths = pad_packed_sequence(leaf, batch_first=True)
+            at = rows.cpu() if isinstance(rows, Tensor) else rows
+            part = padded[rows if isinstance(rows, slice) else rows.to(padded.device)]
+            return pack_padded_sequence(part, lengths[at], batch_first=True, enforce_sorted=False)
+        if not isinstance(leaf, Tensor) or not leaf.dim() or len(leaf) != count:
+            return leaf
+        return leaf[rows if isinstance(rows, slice) else rows.to(leaf.device)]
+
+    return _on_leaves(chosen, value, packed=True)
+
+
+def _first_packed(value: Any) -> PackedSequence | None:
+    """Return packed sequences where they are the first tensors of inputs."""
+    found: list[Any] = []
+
+    def note(leaf: Any) -> Any:
+        found.extend([leaf] if isinstance(leaf, (Tensor, PackedSequence)) else [])
+        return leaf
+
+    _on_leaves(note, value, packed=True)
+    return found[0] if found and isinstance(found[0], PackedSequence) else None
+
+
+def _on_leaves(function: Callable[[Any], Any], value: Any, *, packed: bool = False) -> Any:
+    """Apply a function to what is no tuple, list or mapping; with `packed`, to packed sequences as they are."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, Mapping):
+        return _mapping_like(value, {key: _on_leaves(function, item, packed=packed) for key, item in value.items()})
+    if isinstance(value, PackedSequence):
+        return function(value) if packed else _packed_like(function, value)
+    if isinstance(value, (tuple, list)):
+        items = [_on_leaves(function, item, packed=packed) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    return function(value)
+
+
+def _mapping_like(value: Mapping[Any, Any], items: dict[Any, Any]) -> Mapping[Any, Any]:
+    """Return the items in a mapping of the same type: some have attributes, which models read."""
+    if type(value) is dict or torch.compiler.is_compiling():
+        return items
+    try:
+        like: Any = copy.copy(value)
+        for key, item in items.items():
+            like[key] = item
+    except Exception:  # of a type that cannot be copied, or holds what it was made with
+        return items
+    return like if like is not value else items
+
+
+def _packed_like(function: Callable[[Any], Any], value: PackedSequence) -> PackedSequence:
+    """Return packed sequences of other data; the sizes of their steps stay on the CPU, where torch wants them."""
+    order = [None if each is None else function(each) for each in (value.sorted_indices, value.unsorted_indices)]
+    return PackedSequence(function(value.data), value.batch_sizes, *order)

@@ -5,19 +5,31 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
+
+from congruence.core.content import tensor_bytes
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:
-    """Return a short hash of a model's weights, whatever else its state holds.
+    """Return a short hash of a model's weights, whatever else its state holds; see `models.fingerprint` for the rest.
 
     Example:
+        >>> import torch
         >>> fingerprint({"weight": torch.ones(2)}) == fingerprint({"weight": torch.ones(2), "extra": None})
         True
     """
-    digest = hashlib.sha256()
-    for name, tensor in sorted((name, value) for name, value in state.items() if isinstance(value, Tensor)):
+    return weights_fingerprint(state)[0]
+
+
+def weights_fingerprint(state: Mapping[str, Tensor]) -> tuple[str, list[str]]:
+    """Return the hash, and the tensors that give no bytes."""
+    digest, unreadable = hashlib.sha256(), []
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    for name in sorted(tensors):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+        parts = tensor_bytes(tensors[name])
+        if parts is None:
+            unreadable.append(f"{name} ({type(tensors[name]).__name__})")
+        for part in parts or []:
+            digest.update(part)
+    return digest.hexdigest()[:16], unreadable

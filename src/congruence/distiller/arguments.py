@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from congruence.core import check
@@ -25,10 +26,24 @@ def named_students(student: Any) -> dict[str, nn.Module]:
     for name, module in students.items():
         if not isinstance(module, nn.Module):
             check.fail("Distiller", "student", "a torch module", type(module).__name__)
+        if not all(map(_has_modes, module.modules())):
+            check.fail(
+                "Distiller", "student", "a module that can be trained", "an exported program, which has one mode"
+            )
         taken = name in ("", "teacher") or str(name).endswith("last") or hasattr(nn.ModuleDict(), str(name))
         if not isinstance(name, str) or taken or "." in name or "/" in name:
             check.fail("Distiller", "student", "modules under names that are words and not taken", repr(name))
     return students
+
+
+def _has_modes(part: nn.Module) -> bool:
+    """Whether a part can be put into training mode: what `torch.export` gives refuses."""
+    if isinstance(part, torch.fx.GraphModule):
+        try:
+            part.train(part.training)
+        except NotImplementedError:
+            return False
+    return True
 
 
 def frozen_teacher(teacher: Any, students: Mapping[str, nn.Module]) -> Teacher | None:

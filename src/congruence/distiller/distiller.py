@@ -304,6 +304,19 @@ class Distiller(nn.Module):
             check.fail("Distiller.student_state_dict", "name", f"one of {', '.join(self.students)}", repr(name))
         return self._taps[name or next(iter(self.students))].module("").state_dict()
 
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        """Refuse the state of parts that are not there before `build`, which torch would name one by one, or pass over.
+
+        Of a module that holds this one, too.
+        """
+        of_terms = [key for key in state_dict if key.startswith(f"{prefix}methods.")]
+        if of_terms and not self.built:
+            raise ValueError(
+                f"`Distiller.load_state_dict`: the state holds the terms' own parts ('{of_terms[0]}'), which are not "
+                "there before the layers are found: make the Distiller with example=, or call `build(example)` first."
+            )
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Distiller:
         """Move the teacher along, although it is no submodule."""
         super()._apply(fn, recurse)

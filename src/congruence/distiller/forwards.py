@@ -8,12 +8,15 @@ from typing import Any
 
 from torch import Tensor
 
+from congruence.core.devices import row_count
 from congruence.distiller.bindings import Binding
 from congruence.distiller.micro import in_chunks
 from congruence.distiller.recall import Recall
 from congruence.methods.method import Key
 from congruence.models.taps import Taps
 from congruence.models.teacher import Teacher
+
+_OF_EXPORTED = ("Guard failed", "Expected input at")  # how they refuse sizes that they were not exported for
 
 
 def paths_to_read(bindings: Sequence[Binding], given: Mapping[str, Any]) -> dict[tuple[str, str], set[str]]:
@@ -53,11 +56,16 @@ def read(
     """
     try:
         return reader.read(inputs, only=paths)
-    except (RuntimeError, TypeError, IndexError) as error:
+    except (RuntimeError, TypeError, IndexError, AssertionError) as error:
         samples = describe_sample(inputs)
+        reason = " ".join(str(error).split())
+        if reason.startswith(_OF_EXPORTED):
+            raise ValueError(
+                f"The {model} is an exported program and refuses a batch of {row_count(inputs)} samples {samples} "
+                f"({reason}): export it with dynamic_shapes."
+            ) from error
         if samples == example:
             raise
-        reason = " ".join(str(error).split())
         raise ValueError(
             f"The {model} cannot take this batch: its samples are {samples}, those of the example were {example} "
             f"({reason})."

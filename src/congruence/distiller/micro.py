@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from congruence.core import check, rng
-from congruence.core.devices import on_tensors, tensors
+from congruence.core.devices import on_tensors, row_count, take_rows, tensors
 from congruence.models.forward import version
 
 SIZE: check.Constraint = check.Real(low=1, closed="low", integer=True, optional=True)
@@ -43,11 +43,11 @@ def in_chunks(run: Forward, model: nn.Module, inputs: Any, size: int | None) -> 
     if size is None:
         return run(inputs)
     of_inputs = tensors(inputs)
-    if not of_inputs or not of_inputs[0].dim():
+    samples = row_count(inputs)
+    if samples is None:
         check.fail(
             "Distiller.capture", "inputs", "of tensors with a row a sample for micro_batch", type(inputs).__name__
         )
-    samples = of_inputs[0].shape[0]
     if samples <= size:
         return run(inputs)
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -104,11 +104,8 @@ class _TwoPasses:
 
     def _forward(self, rows: slice) -> tuple[Any, dict[str, Tensor]]:
         with torch.autocast(**self.cast):
-            return self.run(on_tensors(lambda tensor: self._rows(tensor, rows), self.inputs))
-
-    def _rows(self, tensor: Tensor, rows: slice) -> Tensor:
-        """Return a copy of a chunk's rows: a model may change its inputs in place, in both passes alike."""
-        return (tensor[rows] if tensor.dim() and len(tensor) == self.samples else tensor).clone()
+            # Views: `run` gives the model copies, since it may write into its inputs, in both passes alike.
+            return self.run(take_rows(self.inputs, rows, self.samples))
 
     def run_without_gradient(self, count: int) -> list[tuple[Any, dict[str, Tensor]]]:
         """Make the first pass: run every chunk, and note what its forward depends on beside its rows."""

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from congruence.core import check, rng
+from congruence.core.devices import on_tensors, private
+from congruence.models.evaluating import set_mode
 from congruence.models.layers import LayerError, Layers
+from congruence.models.neutral import unchanged
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
-    """Run `model` on a tensor, on a tuple or list of positional arguments, or on a mapping of keyword arguments.
+    """Run `model` on a tensor (or packed sequences), on a tuple or list of arguments, or on a mapping by keyword.
 
     Example:
         >>> call(torch.nn.Bilinear(2, 3, 1), (torch.ones(4, 2), torch.ones(4, 3))).shape
@@ -23,7 +27,8 @@ def call(model: nn.Module, inputs: Any) -> Any:
     """
     if isinstance(inputs, Mapping):
         return model(**inputs)
-    return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
+    several = isinstance(inputs, (tuple, list)) and not isinstance(inputs, PackedSequence)
+    return model(*inputs) if several else model(inputs)
 
 
 def version(tensor: Tensor) -> int:
@@ -32,7 +37,9 @@ def version(tensor: Tensor) -> int:
 
 
 def dry_forward(layers: Layers, example: Any, *, training: bool) -> Any:
-    """Run the plain model once without gradient and leave modes, buffers and generators as they were.
+    """Run the plain model once without gradient; it, the example and the generators are as before afterwards.
+
+    What the forward changed in the model and got back is noted in `layers.scratch`, see there.
 
     Raises:
         ValueError: one sentence with the model's name, the error's text and the example's shapes.
@@ -41,14 +48,14 @@ def dry_forward(layers: Layers, example: Any, *, training: bool) -> Any:
         if layers.compiled():  # hooks must fire, and a graph compiled for a dry run would be compiled again
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(rng.untouched())
-        stack.enter_context(_unchanged(layers.inner))
+        stack.enter_context(unchanged(layers.inner, layers.scratch, parameters=training))
         stack.enter_context(torch.no_grad())
         # Re-entrant checkpointing warns that nothing needs gradient, which is so in a dry run.
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", message="None of the inputs have requires_grad=True")
-        layers.inner.train(training)
+        set_mode(layers.inner, training=training)
         try:
-            return call(layers.inner, _beside(layers.inner, example))
+            return call(layers.inner, private(_beside(layers.inner, example)))
         except LayerError:
             raise
         except Exception as error:
@@ -59,43 +66,10 @@ def dry_forward(layers: Layers, example: Any, *, training: bool) -> Any:
             ) from error
 
 
-@contextlib.contextmanager
-def _unchanged(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = [
-        (module, name, buffer, buffer.clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        with torch.no_grad():
-            for module, name, buffer, copy in buffers:
-                module._buffers[name] = buffer
-                # Batch norm moves its statistics without counting a version, hence by value; and a needless write
-                # would break a graph that saved the buffer.
-                if not torch.equal(buffer, copy):
-                    buffer.copy_(copy)
-
-
 def _beside(model: nn.Module, example: Any) -> Any:
     """Move the example's tensors to the device of the model's first parameter."""
     first = next(model.parameters(), None)
-    return example if first is None or first.is_meta else _move(example, first.device)
-
-
-def _move(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, Mapping):
-        return {name: _move(item, device) for name, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [_move(item, device) for item in value]
-    return value
+    return example if first is None or first.is_meta else on_tensors(lambda tensor: tensor.to(first.device), example)
 
 
 def describe(inputs: Any) -> str:

@@ -125,6 +125,7 @@ class Layers:
         self.modules: dict[str, nn.Module] = {}
         self.canonical: dict[str, str] = {}  # the first name of the same module: what calls are counted under
         self.closed: dict[str, str] = {}  # layers that hooks do not reach, and why
+        self.scratch: set[str] = set()  # attributes that dry runs changed ("layer.calls"): no part of what the model is
         self._first: dict[nn.Module, str] = {}
         for part in model.modules():
             if _SHARDED & {base.__name__ for base in type(part).__mro__}:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from torch import nn
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -26,7 +30,19 @@ def shares_parameters(first: nn.Module, second: nn.Module) -> bool:
 
     def places(model: nn.Module) -> set[object]:
         parameters = list(model.parameters())
-        storages = ((p.device, p.untyped_storage().data_ptr()) for p in parameters if not p.is_meta)
+        storages = [place for p in parameters if not p.is_meta for place in _places(p)]
         return {id(p) for p in parameters} | {storage for storage in storages if storage[1] != 0}
 
     return not places(first).isdisjoint(places(second))
+
+
+def _places(tensor: Tensor) -> list[tuple[torch.device, int]]:
+    """Return where a tensor lies in memory; one that is made of others (a quantized weight) lies where they do."""
+    made_of: Any = tensor
+    if is_traceable_wrapper_subclass(made_of):
+        names = made_of.__tensor_flatten__()[0]
+        return [place for name in names for place in _places(getattr(tensor, name))]
+    try:
+        return [(tensor.device, tensor.untyped_storage().data_ptr())]
+    except (RuntimeError, NotImplementedError):  # it has no memory of its own: only its identity tells
+        return []

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from congruence.core import check
+from congruence.core.devices import private
 from congruence.models.capture import Capture, Group
 from congruence.models.classifier import Defaults, LinearCall, find_defaults
 from congruence.models.compiled import Compiled
@@ -168,6 +169,11 @@ class Taps:
         """Whether the two modes are known to take their logits from different Linears."""
         return bool(training.made_of and evaluation.made_of) and training.made_of != evaluation.made_of
 
+    @property
+    def scratch(self) -> frozenset[str]:
+        """What dry runs changed in the model's attributes, see `Layers.scratch`."""
+        return frozenset(self._layers.scratch)
+
     def module(self, path: str) -> nn.Module:
         """Return the module that `path` points at."""
         return self._layers.modules[self._layers.resolve(parse(path))]
@@ -235,7 +241,8 @@ class Taps:
                     near = check.near(text, paths)
                     raise ValueError(f"The {self.name}'s layer '{text}' was not asked for with `require`.{near}")
             paths = {text: paths[text] for text in paths if text in only}
-        output, capture = self._run(inputs, Capture(self.name, paths, self._targets, self._copied))
+        # A copy: several models see one batch, and one that writes into its inputs would change those of the next.
+        output, capture = self._run(private(inputs), Capture(self.name, paths, self._targets, self._copied))
         capture.finish(output)
         moved = capture.moved()
         if moved:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from congruence.models.evaluating import set_mode
+from congruence.models.fingerprint import ModelFingerprint, model_fingerprint
 from congruence.models.parameters import shares_parameters
 from congruence.models.taps import Taps
 
@@ -39,8 +41,10 @@ class Teacher:
     def __init__(self, module: nn.Module, *, name: str = "teacher") -> None:
         self.taps = Taps(module, name=name)
         self.module = module
-        module.requires_grad_(False)
-        module.eval()
+        for parameter in module.parameters():  # a ScriptModule has no `requires_grad_`
+            parameter.requires_grad_(False)
+        set_mode(module, training=False)
+        _refuse_graphs_that_train(module, name)
 
     def to(self, *args: Any, **kwargs: Any) -> Teacher:
         """Move or cast the network, as `nn.Module.to`."""
@@ -49,17 +53,21 @@ class Teacher:
 
     def train(self, mode: bool = True) -> Teacher:
         """Stay in evaluation mode."""
-        self.module.eval()
+        set_mode(self.module, training=False)
         return self
 
     def eval(self) -> Teacher:
         """Stay in evaluation mode."""
         return self.train(False)
 
+    def fingerprint(self) -> ModelFingerprint:
+        """Return what tells this teacher from others; what its forward writes into attributes is left out."""
+        return model_fingerprint(self.module, self.taps.scratch)
+
     def read(self, inputs: Any, *, only: Collection[str] | None = None) -> tuple[Any, dict[str, Tensor]]:
         """Return the network's output and the tapped tensors (see `Taps.read`), without gradient."""
         if _trains(self.module):
-            self.module.eval()
+            set_mode(self.module, training=False)
         # Not inference_mode: its tensors count no in-place changes, and cannot be saved for a student's backward.
         with torch.no_grad():
             return self.taps.read(inputs, only=only)
@@ -71,7 +79,48 @@ def _trains(module: nn.Module) -> bool:
     while stack:
         part = stack.pop()
         if part is not None:
-            if part.training:
+            if getattr(part, "training", False):
                 return True
             stack.extend(part._modules.values())
     return False
+
+
+# Operators whose graph says whether they train, and the position of that argument.
+_TRAINS_AT = {
+    "dropout": 2,
+    "dropout_": 2,
+    "native_dropout": 2,
+    "feature_dropout": 2,
+    "alpha_dropout": 2,
+    "feature_alpha_dropout": 2,
+    "rrelu": 3,
+    "batch_norm": 5,
+    "_native_batch_norm_legit": 5,
+    "_native_batch_norm_legit_functional": 5,
+}
+
+
+def _refuse_graphs_that_train(module: nn.Module, name: str) -> None:
+    """Refuse an exported or traced part whose graph is that of training mode, which nothing can change any more.
+
+    Raises:
+        ValueError: naming the operator.
+    """
+    for part in module.modules():
+        trains: list[str] = []
+        if isinstance(part, torch.fx.GraphModule):
+            for node in part.graph.nodes:
+                operator = str(node.target).removeprefix("aten.").partition(".")[0]
+                at = _TRAINS_AT.get(operator) if node.op == "call_function" else None
+                if at is not None and len(node.args) > at and node.args[at] is True:
+                    trains.append(operator)
+        elif isinstance(part, torch.jit.ScriptModule) and part._c._has_method("forward"):
+            graph: Any = part.inlined_graph
+            for operator, at in _TRAINS_AT.items():
+                nodes = graph.findAllNodes(f"aten::{operator}", recurse=True)
+                trains += [operator for node in nodes if list(node.inputs())[at].toIValue() is True]
+        if trains:
+            raise ValueError(
+                f"The {name} was exported or traced in training mode (its graph holds {trains[0]} with train=True): "
+                f"do so after `.eval()`."
+            )

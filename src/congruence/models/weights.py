@@ -133,7 +133,9 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> 
         raise ValueError(
             f"The weights of {source} do not fit {type(unwrap(model)).__name__}: they {'; they '.join(problems)}.{hint}"
         )
-    model.load_state_dict({plain[name]: value for name, value in state.items()}, strict=True)
+    # What is no tensor in its state (`get_extra_state`) is in no weights file, and stays as it is.
+    stays = {name: value for name, value in model.state_dict().items() if not isinstance(value, Tensor)}
+    model.load_state_dict({**stays, **{plain[name]: value for name, value in state.items()}}, strict=True)
 
 
 def start_from(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> tuple[str, ...]:

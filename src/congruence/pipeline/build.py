@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from congruence import data
+from congruence.core.devices import private
 from congruence.core.rng import seed_everything
 from congruence.data.datasets.model_facts import remember
 from congruence.distiller import Distiller
+from congruence.models.evaluating import set_mode
 from congruence.models.weights import load_weights
 from congruence.pipeline.context import RunContext
 from congruence.pipeline.diagnose import make_diagnostics
@@ -159,7 +161,8 @@ def _teaches_logits(stage: StageConfig) -> bool:
 @torch.no_grad()
 def _outputs(teacher: nn.Module, example: Tensor) -> int | None:
     """Return how many classes a teacher tells apart: the students of unlabelled data get as many."""
-    output = teacher.eval()(example)
+    set_mode(teacher, training=False)
+    output = teacher(private(example))
     return output.shape[1] if isinstance(output, Tensor) and output.dim() == 2 else None
 
 

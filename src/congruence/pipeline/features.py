@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from congruence import data
 from congruence.core import check, ranks
-from congruence.core.fingerprint import fingerprint
 from congruence.evaluation.embed import embed
 from congruence.models import Head, WithHead, fit_head
+from congruence.models.fingerprint import model_fingerprint
 from congruence.models.weights import load_weights, save_weights
 from congruence.pipeline.context import RunContext
 
@@ -70,7 +70,7 @@ def make_sampler(
         )
         return {"superclasses": made.superclasses}
 
-    identity = f"{fingerprint(given.state_dict())} {size} {asked.clusters} {asked.k} {train.batch_size} {train.seed}"
+    identity = f"{model_fingerprint(given).content} {size} {asked.clusters} {asked.k} {train.batch_size} {train.seed}"
     path = context.directory.superclasses if context.directory else None
     numbers = _once(compute, {"superclasses": torch.zeros(size, dtype=torch.int64)}, path, identity, device)
     return data.ClassUniformSampler(numbers["superclasses"], batch_size=train.batch_size, k=asked.k, seed=train.seed)
@@ -117,7 +117,7 @@ def with_head(
         return dict(fit_head(features, labels, config.width, seed=train.seed).state_dict())
 
     if not context.dry:
-        identity = f"{fingerprint(teacher.state_dict())} {len(dataset)} {config.layer} {config.width} {train.seed}"
+        identity = f"{model_fingerprint(teacher).content} {len(dataset)} {config.layer} {config.width} {train.seed}"
         path = context.directory.teacher_head if context.directory else None
         head.load_state_dict(_once(compute, dict(head.state_dict()), path, identity, device))
     return WithHead(teacher, head, example=example, layer=config.layer)

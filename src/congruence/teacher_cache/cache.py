@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from congruence.core import check
 from congruence.core.batch import unpack
-from congruence.core.devices import on_tensors, tensors, to_device
-from congruence.core.fingerprint import fingerprint
+from congruence.core.devices import row_count, take_rows, tensors, to_device
 from congruence.core.host_values import extremes, on_host
 from congruence.data.loading.batches import Loader
 from congruence.distiller.bindings import Binding
@@ -125,7 +124,9 @@ class TeacherCache:
         if not keys:
             return
         arrays = {(view, path): (self.views, samples, *shapes[path][1:]) for view, path in sorted(keys)}
-        identity = {"teacher": fingerprint(self.teacher.module.state_dict()), **self._content, "dtype": self.dtype}
+        teacher = self.teacher.fingerprint().readable("`TeacherCache`")
+        identity = {"teacher": teacher.content, "teacher_structure": teacher.structure}
+        identity |= {**self._content, "dtype": self.dtype}
         files = CacheFiles(self.folder, identity, self.dtype)
         LOG.info("The teacher's cache '%s': %s.", self.folder, megabytes(files.size(arrays)))
         self._arrays.update(files.open(arrays, self._answers))
@@ -149,9 +150,8 @@ class TeacherCache:
     def _full(self, inputs: Any, paths: set[str]) -> dict[str, Tensor]:
         """Run the teacher over a batch that is filled up with its own first samples."""
         device = next(self.teacher.module.parameters(), torch.empty(0)).device
-        rows = tensors(inputs)[0].shape[0]
-        order = torch.arange(BATCH) % rows
-        full = to_device(on_tensors(lambda tensor: tensor[order.to(tensor.device)], inputs), device)
+        rows = row_count(inputs) or 1
+        full = to_device(take_rows(inputs, torch.arange(BATCH) % rows, rows), device)
         return {path: tensor[:rows] for path, tensor in self.teacher.read(full, only=paths)[1].items()}
 
     def at(self, index: Tensor | None, epoch: int, bindings: Iterable[Binding]) -> Recall:

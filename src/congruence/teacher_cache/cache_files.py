@@ -18,6 +18,7 @@ from congruence.core.files import atomic, locked, writable, write_json
 MANIFEST = "manifest.json"
 Key = tuple[str, str]  # (view, path of the layer)
 Blocks = Iterator[Mapping[Key, npt.NDArray[Any]]]
+_YOUNGER = {"teacher_structure"}  # of the identity: older manifests do not say it, and are taken at their word
 _SPARE = 2**24  # bytes that a disk keeps free
 
 
@@ -67,6 +68,7 @@ class CacheFiles:
             identity, names = dict(manifest["identity"]), dict(manifest["arrays"])
         except (OSError, ValueError, KeyError, TypeError):
             raise ValueError(f"The teacher's cache '{self.folder}' is damaged: '{MANIFEST}' cannot be read.") from None
+        identity |= {key: self.identity[key] for key in _YOUNGER & self.identity.keys() if key not in identity}
         if identity != self.identity:
             raise ValueError(
                 f"The teacher's cache '{self.folder}' was made of something else "

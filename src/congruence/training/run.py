@@ -30,7 +30,7 @@ from congruence.training.result import FitResult
 from congruence.training.saving.best import Best
 from congruence.training.saving.identity import run_identity
 from congruence.training.saving.run_directory import RunDirectory
-from congruence.training.saving.state import Generators, History, Stateful, load_parts, state_of
+from congruence.training.saving.state import Generators, History, Stateful, kept, load_parts, state_of
 from congruence.training.sigterm import Sigterm
 from congruence.training.untaught import AFTER, Untaught
 from congruence.training.validate import diagnosed, numbers
@@ -203,7 +203,7 @@ class Run:
             self._write("diagnostics", diagnostics)
             self._tell("diagnostics", diagnostics)
         for name in improved:
-            state = {k: v.detach().cpu().clone() for k, v in self.distiller.student_state_dict(name).items()}
+            state = {k: kept(v) for k, v in self.distiller.student_state_dict(name).items()}
             self.best.states[name] = state
             if self.directory:
                 self.directory.save_student(name, state, facts=self.facts)

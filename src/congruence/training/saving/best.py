@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor
 
 from congruence.core import check
-from congruence.models.weights import load_weights
 from congruence.training.saving.migrate import ANY_MONITOR
 from congruence.training.saving.run_directory import RunDirectory
 from congruence.training.saving.state import RefusedError
@@ -75,7 +74,7 @@ class Best:
 
     def read(self, directory: RunDirectory) -> dict[str, dict[str, Tensor]]:
         """Return the best weights from their files."""
-        return {name: load_weights(directory.student_file(name)) for name in self.epochs}
+        return {name: directory.load_student(name) for name in self.epochs}
 
 
 def _better(name: str, now: float, before: float) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Collection, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -10,10 +11,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from congruence.core import ranks
-from congruence.core.fingerprint import fingerprint
 from congruence.data.loading.source import BatchSource
 from congruence.distiller import Distiller
 
+LOG = logging.getLogger("congruence")
 # Of `FitOptions`: where a run is, what watches it and how often it saves, not what it computes. `monitor` is asked of
 # the checkpoint, which knows whether a best epoch was chosen by it yet.
 OPTIONS_APART = frozenset(
@@ -42,10 +43,14 @@ def run_identity(
         steps: in an epoch.
         stepped: the optimizers, and the caller's scheduler.
     """
+    teacher = distiller.teacher.fingerprint() if distiller.teacher else None
+    if teacher and teacher.unreadable:
+        LOG.warning("This run cannot be resumed: %s.", teacher.reason())
     return {
         "terms": [term.describe() for term in distiller.terms],
         "students": {name: _architecture(module) for name, module in distiller.students.items()},
-        "teacher": fingerprint(distiller.teacher.module.state_dict()) if distiller.teacher else None,
+        "teacher": teacher.content if teacher else None,
+        "teacher_structure": teacher.structure if teacher else None,
         "teacher_cache": distiller.cache.describe() if distiller.cache else None,
         "options": dict(options),
         "data": {"steps": steps, **source.describe()},

@@ -10,6 +10,7 @@ from congruence.methods.term import current_descriptions
 FORMAT = 2  # of a checkpoint
 ANY_MONITOR = "*"  # of a checkpoint from before it said by which number the best epoch was chosen
 _RENAMED_NUMBERS = {"kernel_transfer_error": "cosine_kernel_transfer_error"}  # it was always that of the cosines
+_YOUNGER_FACTS = frozenset(("teacher_structure",))  # of a run, which an older `run.json` does not say
 _YOUNGER_OPTIONS = {"micro_batch": None, "channels_last": False, "compile": False}
 
 
@@ -47,6 +48,11 @@ def migrate_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
     """Return what an older `run.json` says, with the options that it could not name and the parts of today's names."""
     options = {**_YOUNGER_OPTIONS, **identity["options"]}
     return {**identity, "options": options, "terms": current_descriptions(identity["terms"])}
+
+
+def without_younger(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an identity without what an older one could not say, to be compared with it."""
+    return {key: value for key, value in now.items() if key in before or key not in _YOUNGER_FACTS}
 
 
 def migrate_numbers(stored: Mapping[str, Any]) -> dict[str, Any]:

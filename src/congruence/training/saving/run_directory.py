@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from congruence.core import check
-from congruence.core.files import damaged, writable, write_json
+from congruence.core.files import atomic, damaged, writable, write_json
 from congruence.data.datasets.model_facts import ModelFacts, check_same_preparation, other_classes
-from congruence.models.weights import load_metadata, save_weights
+from congruence.models.weights import load_metadata, load_weights, save_weights
 from congruence.models.weights_file import split_key
 from congruence.training.saving.checkpoint import Checkpoints, naming_write_errors
 from congruence.training.saving.identity import check_goes_on, more_epochs
-from congruence.training.saving.migrate import migrate_identity
+from congruence.training.saving.migrate import migrate_identity, without_younger
 
 LOG = logging.getLogger("congruence")
 IN_FILE = "model"  # the key of a student file's metadata under which the text of model.json stands
@@ -118,7 +118,8 @@ class RunDirectory:
             ValueError: where it holds another run, or this one and `resume` is off. Nothing in it is touched.
         """
         now = json.loads(json.dumps(identity))
-        before, same = self._recorded_identity(), migrate_identity(now)
+        before = self._recorded_identity()
+        same = self._like(now if before is None else before, identity)
         if before is None or ((before != same or not resume) and not self._begun()):
             if resume:
                 LOG.info("There is no run in '%s' yet: starting it.", self.path)
@@ -157,14 +158,19 @@ class RunDirectory:
 
     def ended(self, identity: Mapping[str, Any]) -> bool:
         """Whether the run has ended, and has no epoch more now than when it did."""
-        now = migrate_identity(json.loads(json.dumps(identity)))
-        return self.summary_file.exists() and self._recorded_identity() == now
+        before = self._recorded_identity()
+        return before is not None and self.summary_file.exists() and before == self._like(before, identity)
+
+    @staticmethod
+    def _like(before: Mapping[str, Any], identity: Mapping[str, Any]) -> dict[str, Any]:
+        """Return an identity as it is compared with a recorded one."""
+        return without_younger(migrate_identity(json.loads(json.dumps(identity))), before)
 
     def lengthen(self, identity: Mapping[str, Any]) -> None:
         """Let the run that `open` has found have more epochs, where it gets some: what says that it has ended goes."""
         now = json.loads(json.dumps(identity))
         before = self._recorded_identity()
-        if before is None or before == migrate_identity(now):
+        if before is None or before == self._like(before, identity):
             return
         LOG.warning("%s", self._rate(before, now))
         for path in (self.summary_file, *self.path.glob("test.json"), *self.path.glob("test-*.json")):
@@ -193,16 +199,23 @@ class RunDirectory:
         return json.loads(self.summary_file.read_text(encoding="utf8")) if self.summary_file.exists() else None
 
     def save_student(
-        self, name: str, state: Mapping[str, Tensor], *, last: bool = False, facts: ModelFacts = NO_FACTS
+        self, name: str, state: Mapping[str, Any], *, last: bool = False, facts: ModelFacts = NO_FACTS
     ) -> None:
-        """Write a student's weights, and what is known of the images beside them and in their file."""
+        """Write a student's weights, and what is known of the images beside them and in their file.
+
+        What its state holds beside tensors (extra states) goes into another file.
+        """
         if self.writes:
             path = self.student_file(name, last=last)
+            tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
             with naming_write_errors(path):
                 write_json(self.model, facts.to_dict())
-                save_weights(dict(state), path, metadata={"format": "pt", IN_FILE: json.dumps(facts.to_dict())})
+                save_weights(tensors, path, metadata={"format": "pt", IN_FILE: json.dumps(facts.to_dict())})
+            if len(tensors) < len(state):
+                with naming_write_errors(_beside(path)), atomic(_beside(path)) as file:
+                    torch.save({key: value for key, value in state.items() if key not in tensors}, file)
 
-    def bring_up_to_date(self, name: str, state: Mapping[str, Tensor], facts: ModelFacts) -> None:
+    def bring_up_to_date(self, name: str, state: Mapping[str, Any], facts: ModelFacts) -> None:
         """Write a student's best weights anew where their file says something else than model.json, or nothing."""
         if self.writes and load_metadata(self.student_file(name)).get(IN_FILE) != json.dumps(facts.to_dict()):
             self.save_student(name, state, facts=facts)
@@ -239,8 +252,20 @@ class RunDirectory:
             raise ValueError(f"{whose} {clause}: give the classes their names and order from before; {way}.")
         return before
 
+    def load_student(self, name: str) -> dict[str, Any]:
+        """Return what `save_student` wrote of the best epoch."""
+        path = self.student_file(name)
+        beside = _beside(path)
+        more = torch.load(beside, map_location="cpu", weights_only=True) if beside.exists() else {}
+        return {**load_weights(path), **more}
+
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write the summary, by which a run counts as finished."""
         if self.writes:
             with naming_write_errors(self.summary_file):
                 write_json(self.summary_file, summary)
+
+
+def _beside(path: Path) -> Path:
+    """Return the file of what a student's state holds beside tensors."""
+    return path.with_name(f"{path.stem}-extra.pt")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, Protocol
+
+from torch import Tensor
 
 from congruence.core import ranks, rng
 
@@ -20,6 +23,11 @@ class Stateful(Protocol):
 
 class RefusedError(ValueError):
     """A part will not go on from a state, and its sentence says why."""
+
+
+def kept(value: Any) -> Any:
+    """Return a copy of a part of a module's state: a tensor on the host, or what `get_extra_state` gives."""
+    return value.detach().cpu().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
 
 
 Parts = Mapping[str, Stateful]

@@ -1,0 +1,74 @@
+"""What tells one model from another: weights, whatever else it holds, and how it is made."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Collection
+from typing import NamedTuple
+
+from torch import nn
+
+from congruence.core.content import NAMED, Content
+from congruence.core.fingerprint import weights_fingerprint
+from congruence.models.layers import unwrap
+
+
+class ModelFingerprint(NamedTuple):
+    """Two models of one fingerprint are one model.
+
+    Args:
+        content: of the tensors of the state, and of what else is data: packed weights, buffers that are not saved,
+            tensors, arrays, sessions in attributes. Of a model whose content cannot be read it is another every time.
+        structure: of the classes of its parts, and the plain values in their attributes and states.
+        unreadable: what cannot be read; empty where the model names itself.
+    """
+
+    content: str
+    structure: str
+    unreadable: tuple[str, ...]
+
+    def readable(self, who: str) -> ModelFingerprint:
+        """Return it where all could be read.
+
+        Raises:
+            ValueError: naming what could not, and the way on.
+        """
+        if self.unreadable:
+            raise ValueError(f"{who}: {self.reason()}.")
+        return self
+
+    def reason(self) -> str:
+        """Say what cannot be read, and what to do."""
+        what = ", ".join(self.unreadable[:3])
+        return (
+            f"the teacher holds {what}, whose content cannot be read, so that it cannot be told from another teacher: "
+            f"name it by a text that changes with it, teacher.{NAMED} = 'NAME'"
+        )
+
+
+def model_fingerprint(model: nn.Module, scratch: Collection[str] = ()) -> ModelFingerprint:
+    """Return what tells a model from others, equal in every process.
+
+    Args:
+        model: the module; a text in its attribute `fingerprint` (or a part's) stands for what cannot be read in it.
+        scratch: attributes that its forward changes, see `Layers.scratch`.
+
+    Example:
+        >>> import torch
+        >>> one, two = nn.Sequential(nn.Linear(2, 2), nn.ReLU()), nn.Sequential(nn.Linear(2, 2), nn.Tanh())
+        >>> _ = two.load_state_dict(one.state_dict())
+        >>> first, second = model_fingerprint(one), model_fingerprint(two)
+        >>> first.content == second.content, first.structure == second.structure
+        (True, False)
+    """
+    inner = unwrap(model)
+    weights, unreadable = weights_fingerprint(model.state_dict())
+    content = Content()
+    content.add_module("", inner, weights=False, scratch=scratch)
+    unreadable = content.unreadable + ([] if isinstance(vars(inner).get(NAMED), str) else unreadable)
+    if content.data:
+        weights = hashlib.sha256(f"{weights} {content.data}".encode()).hexdigest()[:16]
+    if unreadable:
+        weights = f"unknown {uuid.uuid4().hex[:8]}, see its attribute '{NAMED}'"
+    return ModelFingerprint(weights, content.structure, tuple(unreadable))

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from congruence.core import check
 from congruence.data.datasets.facts import DataFacts
 from congruence.methods.method import Method, Probe
 from congruence.methods.term import Term
+from congruence.models.layouts import batch_sizes, check_rows, order
+from congruence.models.masks import Mask, token_mask
 from congruence.models.parameters import shares_parameters
 from congruence.models.projectors import rows
 from congruence.models.taps import Taps
@@ -22,6 +26,7 @@ class Binding:
     """A term's method and the layers it reads.
 
     `paths` is keyed by (model, role) with models as the method calls them; `models` says which model each name is.
+    `masks` names, by model, what tells real tokens from padding. `turned` says whether any layer has the batch second.
     """
 
     term: str
@@ -29,6 +34,8 @@ class Binding:
     students: tuple[str, ...]
     models: Mapping[str, str]
     paths: Mapping[tuple[str, str], tuple[str, ...]]
+    masks: Mapping[str, Mask] = field(default_factory=dict)
+    turned: bool = False
 
     def without_teacher(self) -> Binding:
         """Return the same binding with the students' side alone."""
@@ -84,12 +91,16 @@ def bind(term: Term, taps: Mapping[str, Taps], students: tuple[str, ...], facts:
         models["teacher"] = "teacher"
     paths: dict[tuple[str, str], tuple[str, ...]] = {}
     shapes: dict[tuple[str, str], tuple[torch.Size, ...]] = {}
+    term.check_models([*models, *taps], needs.roles)
+    layouts: set[str] = set()
     for role in needs.roles:
         given = {name: term.layers(name, role, needs.roles) for name in models}
         for name, model in models.items():
             try:
                 paths[name, role] = given[name] or _default(role, given, needs.stages, models, taps, model)
-                taps[model].require(paths[name, role])
+                layout = term.layout_of(name, role)
+                taps[model].require(paths[name, role], layout)
+                layouts |= {_checked_layout(taps[model], path, layout) for path in paths[name, role]}
                 shapes[name, role] = tuple(_shape(role, taps[model].shapes[path]) for path in paths[name, role])
             except ValueError as error:
                 raise ValueError(f"The term '{term.name}': {error}") from None
@@ -107,7 +118,10 @@ def bind(term: Term, taps: Mapping[str, Taps], students: tuple[str, ...], facts:
                 f"The term '{term.name}' holds a module of the {model} as its own part, which would be trained and "
                 f"saved with the term: keep a copy of what it reads there."
             )
-    return Binding(term.name, method, _students(models), models, paths)
+    masks = {name: term.mask_of(name) for name in models}
+    binding = Binding(term.name, method, _students(models), models, paths, masks, any(map(_is_turned, layouts)))
+    _check_masks(binding, taps)
+    return binding
 
 
 def _default(
@@ -149,6 +163,64 @@ def logits_paths(students: Iterable[str], bindings: Collection[Binding], taps: M
 
 def _students(models: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(name for name in models if name != "teacher")
+
+
+def _checked_layout(taps: Taps, path: str, named: str | None) -> str:
+    """Return the layout of a layer whose rows are the samples of the example.
+
+    Raises:
+        ValueError: where nothing tells the layout, or the rows are others.
+    """
+    layout = taps.layout(path, "name its layout, a letter a dimension, as in Term(..., layout='BCT') or layout='BTC'")
+    shape = taps.shapes[path]
+    tapped = [shape[list(order(layout)).index(axis)] for axis in range(len(shape))] if layout else list(shape)
+    samples = batch_sizes(taps.example, second=named is not None and _is_turned(layout))
+    check_rows(f"The {taps.name}'s layer '{path}'", tapped, samples, layout)
+    return layout
+
+
+def _is_turned(layout: str) -> bool:
+    return layout[:1] not in ("", "B")
+
+
+def _check_masks(binding: Binding, taps: Mapping[str, Taps]) -> None:
+    """Find the masks of the example, so that one that does not fit is told before a step."""
+    tokens = set()
+    for (name, role), paths in binding.paths.items():
+        reader = taps[binding.models[name]]
+        for path in paths:
+            tapped = torch.empty(reader.shapes[path], device="meta")
+            mask_of(binding, name, role, path, tapped, reader.example)
+            tokens |= {name} if tapped.dim() == 3 else set()
+    for name, mask in binding.masks.items():
+        if mask not in (None, False) and name not in tokens:
+            raise ValueError(
+                f"The term '{binding.term}' names the mask {mask!r}, but no layer of the {name} that it reads gives "
+                "tokens [batch, tokens, channels]."
+            )
+
+
+def mask_of(binding: Binding, name: str, role: str, path: str, tokens: Tensor, inputs: Any) -> Tensor | None:
+    """Return which of a layer's tokens [B, N, C] are real, None where all are or it gives no tokens.
+
+    Raises:
+        ValueError: for a mask that is not there, does not fit or was not named.
+    """
+    if role == "logits":
+        return None
+    what = f"The term '{binding.term}': the {binding.models[name]}'s layer '{path}'"
+    way = (
+        "name the mask with Term(..., mask=...), '~' before the name where True marks padding, or mask=False to "
+        "count all positions"
+    )
+    mask = token_mask(tokens, inputs, binding.masks.get(name), what, way)
+    if mask is not None and role == "maps" and not binding.method.needs.padded:
+        raise ValueError(
+            f"{what} gives padded tokens {list(tokens.shape)}, and {type(binding.method).__name__} would count the "
+            "padding: read rows [batch, channels], use a method of features, or give Term(..., mask=False) for batches "
+            "without any."
+        )
+    return mask
 
 
 def _shape(role: str, shape: torch.Size) -> torch.Size:

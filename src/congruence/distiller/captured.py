@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from congruence.methods.method import Key
+from congruence.models.layouts import batch_sizes
 
 
 class Output(NamedTuple):
@@ -31,6 +32,16 @@ class Captured:
     labels: Tensor | None
     index: Tensor | None
     micro_batch: int | None = None  # for what a method runs again
+
+    def samples(self, view: str, *, turned: bool = False) -> frozenset[int]:
+        """Return how many samples there may be: as many as labels or an index, else what the inputs say.
+
+        With `turned` the inputs may have the batch second, as the layers do that are read.
+        """
+        known = self.labels if self.labels is not None else self.index
+        if known is not None and known.dim():
+            return frozenset([len(known)])
+        return batch_sizes(self.inputs[view], second=turned)
 
     def students(self, names: tuple[str, ...]) -> Any:
         """Return the student's output; where they have names, a mapping from name to output."""

@@ -13,6 +13,8 @@ from congruence.core.devices import to_device
 from congruence.data.loading.source import BatchSource
 from congruence.evaluation.embeddings import Embeddings
 from congruence.models.evaluating import evaluating
+from congruence.models.layouts import batch_sizes, check_rows
+from congruence.models.masks import token_mask
 from congruence.models.projectors import rows
 from congruence.models.taps import Taps
 
@@ -43,7 +45,8 @@ def embed(
         model: any module; its modes are as before afterwards.
         loader: of batches as `fit` takes them, in the order wanted; one of `congruence.data` gives every rank all
             samples.
-        layer: the layer that gives the embedding; by default what enters the last Linear.
+        layer: the layer that gives the embedding; by default what enters the last Linear. Maps and tokens are averaged
+            over their positions, padded ones ("attention_mask" of the inputs) left out.
         name: of the model, in sentences.
         device: to which the model is moved; None for where it is.
 
@@ -95,7 +98,10 @@ class _Reader:
             self.paths = self._find(inputs)
         features, logits = self.paths
         read = self.taps.read(inputs)[1]
-        self.features.append(rows(read[features]).float().cpu())
+        tapped, what = read[features], f"The {self.taps.name}'s layer '{features}'"
+        check_rows(what, tapped.shape, batch_sizes(inputs))
+        mask = token_mask(tapped, inputs, None, what, "read a layer that gives one row a sample")
+        self.features.append(rows(tapped, mask).float().cpu())
         if logits is not None and read[logits].dim() == 2:
             self.logits.append(read[logits].float().cpu())
 
@@ -107,6 +113,7 @@ class _Reader:
             logits = None
         paths = (self.layer or self.taps.default("features"), logits)
         self.taps.require([path for path in paths if path is not None])
+        self.taps.layout(paths[0], "read a layer that gives one row a sample")
         return paths
 
     def embedded(self, labels: Tensor | None) -> Embedded:

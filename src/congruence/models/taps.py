@@ -15,6 +15,8 @@ from congruence.models.classifier import head_and_logits
 from congruence.models.compiled import Compiled
 from congruence.models.forward import call, dry_forward
 from congruence.models.layers import LayerError, LayerPath, Layers, parse
+from congruence.models.layouts import canonical, order
+from congruence.models.observed import Observed
 
 __all__ = ["LayerError", "Taps", "call"]
 
@@ -29,6 +31,10 @@ class Taps:
 
     Values are what left (or entered) the layer: where a later operation works in place on a tapped tensor, the tap
     copies it. Nothing stays on the model between forwards: it can be saved, copied, or run by others as ever.
+
+    They are given as methods see them: [B, C], tokens [B, N, C], maps [B, C, H, W] and [B, C, T, H, W], whatever the
+    layer has (a Conv1d [B, C, T], a stage of Swin [B, H, W, C]); `layouts` holds what the layers said, or what was
+    named, "" where nothing tells: such a tensor is given as it is, and `layout` refuses it.
 
     Three kinds of forward: `probe` (dry) finds which layers run, how often and in what order; `require` (dry) takes the
     layers asked for once, for their shapes and to see which are written over later; `read` is a step's own. The
@@ -60,7 +66,9 @@ class Taps:
         self.shapes: dict[str, torch.Size] = {}
         self.compiled: Compiled | None = None  # what runs the model while it is set
         self.stages: dict[str, torch.Size] = {}  # the last map of each size before it shrinks to 1×1, shallow to deep
+        self.layouts: dict[str, str] = {}
         self._layers = Layers(model, name)
+        self._observed = Observed(self._layers)
         self._probed: tuple[Any, bool] | None = None
         self._calls: dict[str, int] = {}
         self._finished: list[str] = []  # layers in the order in which the dry run left them
@@ -81,7 +89,9 @@ class Taps:
         self._calls, self._finished, self._before, self._linear = {}, [], {}, None
         last: dict[torch.Size, tuple[str, int, torch.Size]] = {}
         reachable = self._layers.reachable()
+        self._observed = Observed(self._layers)
         with contextlib.ExitStack() as stack:
+            stack.enter_context(self._observed.watching())
             for layer, module in reachable.items():
                 stack.enter_context(_hook(module.register_forward_pre_hook(self._entering(layer))))
                 stack.enter_context(_hook(module.register_forward_hook(self._leaving(layer, last))))
@@ -147,19 +157,47 @@ class Taps:
         """Return the module that `path` points at."""
         return self._layers.modules[self._layers.resolve(parse(path))]
 
-    def require(self, paths: Iterable[str]) -> None:
+    @property
+    def example(self) -> Any:
+        """What the dry run ran on."""
+        return None if self._probed is None else self._probed[0]
+
+    def layout(self, path: str, way: str = "read another layer") -> str:
+        """Return the layout of a required layer.
+
+        Args:
+            path: of the layer.
+            way: what its user can do where nothing tells.
+
+        Raises:
+            ValueError: where nothing tells.
+        """
+        layout = self.layouts[path]
+        if not layout and 2 <= len(self.shapes[path]) <= 5:
+            raise ValueError(
+                f"The {self.name}'s layer '{path}' gives {list(self.shapes[path])}, and the layers around it do not "
+                f"tell which dimension is which: {way}."
+            )
+        return layout
+
+    def require(self, paths: Iterable[str], layout: str | None = None) -> None:
         """Add paths to read: each is found, must run, and is read once in a dry run for its shape and in-place changes.
+
+        Args:
+            paths: to read.
+            layout: of what these layers give, where it is named; by default the layers say it.
 
         Raises:
             ValueError: in one sentence naming the model and the layer; nothing is added then.
         """
         if self._probed is None:
             raise RuntimeError(f"The {self.name}'s taps need `probe` before `require`.")
-        paths = [paths] if isinstance(paths, str) else paths
+        paths = [paths] if isinstance(paths, str) else list(paths)
         new = {text: parse(text) for text in paths if text not in self._paths}
         targets = {text: self._layers.resolve(path) for text, path in new.items()}
         for text, path in new.items():
             self._check_calls(path, targets[text])
+        self._name_layouts([text for text in paths if text not in new], layout)
         if not new:
             return
         # Nothing is copied in this run, so that versions show what has to be from now on.
@@ -169,9 +207,52 @@ class Taps:
             output = dry_forward(self._layers, example, training=training)
         capture.finish(output)
         self._copied |= capture.moved()
-        self.shapes |= {text: value.shape for text, value in capture.values.items()}
+        shapes = {text: value.shape for text, value in capture.values.items()}
+        if layout is not None:
+            for text, shape in shapes.items():
+                self._check_dimensions(text, shape, layout)
+        told = {
+            text: layout or self._observed.layout(new[text], targets[text], shape) for text, shape in shapes.items()
+        }
         self._paths |= new
         self._targets |= targets
+        self.layouts |= {text: letters or "" for text, letters in told.items()}
+        self.shapes |= {text: self._as_seen(text, value).shape for text, value in capture.values.items()}
+
+    def _name_layouts(self, texts: Iterable[str], layout: str | None) -> None:
+        """Name the layout of layers that are read already, for another term."""
+        for text in texts:
+            known = self.layouts[text]
+            if layout is None or known == layout:
+                continue
+            self._check_dimensions(text, self.shapes[text], layout)
+            if known and order(known) != order(layout):
+                raise LayerError(
+                    f"The {self.name}'s layer '{text}' is read as '{known}' by one term and as '{layout}' by another: "
+                    "name one layout in both."
+                )
+            if not known:
+                raw = torch.empty(self.shapes[text], device="meta")
+                self.layouts[text], self.shapes[text] = layout, canonical(raw, layout).shape
+
+    def _check_dimensions(self, text: str, shape: torch.Size, layout: str) -> None:
+        if len(shape) != len(layout):
+            raise LayerError(
+                f"The {self.name}'s layer '{text}' gives {list(shape)}, which the layout '{layout}' does not fit: name "
+                "one letter a dimension (for each model or role its own, as in layout={'student': 'BCT'})."
+            )
+
+    def _as_seen(self, text: str, value: Tensor) -> Tensor:
+        """Return a tapped tensor as methods see it."""
+        layout = self.layouts[text]
+        if not layout:
+            return value
+        if value.dim() != len(layout):
+            raise LayerError(
+                f"The {self.name}'s layer '{text}' gives {list(value.shape)} for this batch, and gave a tensor of "
+                f"{len(layout)} dimensions ('{layout}') for the example."
+            )
+        return canonical(value, layout)
 
     def _check_calls(self, path: LayerPath, target: str) -> None:
         if target == "" and path.side == "output":
@@ -222,7 +303,7 @@ class Taps:
             )
         for text in capture.blind:
             self._check_gradient(text)
-        values = capture.values
+        values = {text: self._as_seen(text, value) for text, value in capture.values.items()}
         capture.begin()  # a compiled forward's capture lives on, and would hold this batch's graph until the next
         return output, values
 

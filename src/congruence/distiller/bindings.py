@@ -26,7 +26,7 @@ class Binding:
     """A term's method and the layers it reads.
 
     `paths` is keyed by (model, role) with models as the method calls them; `models` says which model each name is.
-    `masks` names, by model, what tells real tokens from padding. `turned` says whether any layer has the batch second.
+    `masks` names, by model, what tells real tokens from padding. `named` says whether the term named a layout.
     """
 
     term: str
@@ -35,7 +35,7 @@ class Binding:
     models: Mapping[str, str]
     paths: Mapping[tuple[str, str], tuple[str, ...]]
     masks: Mapping[str, Mask] = field(default_factory=dict)
-    turned: bool = False
+    named: bool = False
 
     def without_teacher(self) -> Binding:
         """Return the same binding with the students' side alone."""
@@ -92,7 +92,6 @@ def bind(term: Term, taps: Mapping[str, Taps], students: tuple[str, ...], facts:
     paths: dict[tuple[str, str], tuple[str, ...]] = {}
     shapes: dict[tuple[str, str], tuple[torch.Size, ...]] = {}
     term.check_models([*models, *taps], needs.roles)
-    layouts: set[str] = set()
     for role in needs.roles:
         given = {name: term.layers(name, role, needs.roles) for name in models}
         for name, model in models.items():
@@ -100,7 +99,7 @@ def bind(term: Term, taps: Mapping[str, Taps], students: tuple[str, ...], facts:
                 paths[name, role] = given[name] or _default(role, given, needs.stages, models, taps, model)
                 layout = term.layout_of(name, role)
                 taps[model].require(paths[name, role], layout)
-                layouts |= {_checked_layout(taps[model], path, layout) for path in paths[name, role]}
+                _check_layouts(taps[model], paths[name, role], named=layout is not None)
                 shapes[name, role] = tuple(_shape(role, taps[model].shapes[path]) for path in paths[name, role])
             except ValueError as error:
                 raise ValueError(f"The term '{term.name}': {error}") from None
@@ -119,7 +118,7 @@ def bind(term: Term, taps: Mapping[str, Taps], students: tuple[str, ...], facts:
                 f"saved with the term: keep a copy of what it reads there."
             )
     masks = {name: term.mask_of(name) for name in models}
-    binding = Binding(term.name, method, _students(models), models, paths, masks, any(map(_is_turned, layouts)))
+    binding = Binding(term.name, method, _students(models), models, paths, masks, term.layout is not None)
     _check_masks(binding, taps)
     return binding
 
@@ -165,22 +164,21 @@ def _students(models: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(name for name in models if name != "teacher")
 
 
-def _checked_layout(taps: Taps, path: str, named: str | None) -> str:
-    """Return the layout of a layer whose rows are the samples of the example.
+def _check_layouts(taps: Taps, paths: Iterable[str], *, named: bool) -> None:
+    """Refuse layers whose layout nothing tells, or whose rows are not the samples of the example.
 
-    Raises:
-        ValueError: where nothing tells the layout, or the rows are others.
+    Of rows [B, C] nothing is assumed. With a named layout the batch may be second in the inputs, too; where these hold
+    tensors of several lengths, a name is believed.
     """
-    layout = taps.layout(path, "name its layout, a letter a dimension, as in Term(..., layout='BCT') or layout='BTC'")
-    shape = taps.shapes[path]
-    tapped = [shape[list(order(layout)).index(axis)] for axis in range(len(shape))] if layout else list(shape)
-    samples = batch_sizes(taps.example, second=named is not None and _is_turned(layout))
-    check_rows(f"The {taps.name}'s layer '{path}'", tapped, samples, layout)
-    return layout
-
-
-def _is_turned(layout: str) -> bool:
-    return layout[:1] not in ("", "B")
+    way = "name its layout, a letter a dimension, as in Term(..., layout='BCT') or layout='BTC'"
+    samples = batch_sizes(taps.example)
+    if named:
+        samples = batch_sizes(taps.example, second=True) if len(samples) == 1 else frozenset()
+    for path in paths:
+        layout, shape = taps.layout(path, way), taps.shapes[path]
+        if len(layout) > 2:
+            tapped = [shape[order(layout).index(axis)] for axis in range(len(shape))]
+            check_rows(f"The {taps.name}'s layer '{path}'", tapped, samples, layout)
 
 
 def _check_masks(binding: Binding, taps: Mapping[str, Taps]) -> None:
@@ -190,7 +188,9 @@ def _check_masks(binding: Binding, taps: Mapping[str, Taps]) -> None:
         reader = taps[binding.models[name]]
         for path in paths:
             tapped = torch.empty(reader.shapes[path], device="meta")
-            mask_of(binding, name, role, path, tapped, reader.example)
+            mask = mask_of(binding, name, role, path, tapped, reader.example, dry=True)
+            if mask is None and role != "logits" and binding.masks[name] is None:
+                reader.check_own_mask(path, f"The term '{binding.term}'", "give Term(..., mask=False)")
             tokens |= {name} if tapped.dim() == 3 else set()
     for name, mask in binding.masks.items():
         if mask not in (None, False) and name not in tokens:
@@ -200,8 +200,12 @@ def _check_masks(binding: Binding, taps: Mapping[str, Taps]) -> None:
             )
 
 
-def mask_of(binding: Binding, name: str, role: str, path: str, tokens: Tensor, inputs: Any) -> Tensor | None:
+def mask_of(
+    binding: Binding, name: str, role: str, path: str, tokens: Tensor, inputs: Any, *, dry: bool = False
+) -> Tensor | None:
     """Return which of a layer's tokens [B, N, C] are real, None where all are or it gives no tokens.
+
+    With `dry` the inputs' values are looked at, which waits for their device, to find a mask that nobody named.
 
     Raises:
         ValueError: for a mask that is not there, does not fit or was not named.
@@ -213,7 +217,7 @@ def mask_of(binding: Binding, name: str, role: str, path: str, tokens: Tensor, i
         "name the mask with Term(..., mask=...), '~' before the name where True marks padding, or mask=False to "
         "count all positions"
     )
-    mask = token_mask(tokens, inputs, binding.masks.get(name), what, way)
+    mask = token_mask(tokens, inputs, binding.masks.get(name), what, way, look=dry)
     if mask is not None and role == "maps" and not binding.method.needs.padded:
         raise ValueError(
             f"{what} gives padded tokens {list(tokens.shape)}, and {type(binding.method).__name__} would count the "

@@ -33,15 +33,17 @@ class Captured:
     index: Tensor | None
     micro_batch: int | None = None  # for what a method runs again
 
-    def samples(self, view: str, *, turned: bool = False) -> frozenset[int]:
+    def samples(self, view: str, *, named: bool) -> frozenset[int]:
         """Return how many samples there may be: as many as labels or an index, else what the inputs say.
 
-        With `turned` the inputs may have the batch second, as the layers do that are read.
+        Where a layout is named, what a user says of the batch goes before what its labels do: instances of one bag, or
+        inputs that have the batch second.
         """
         known = self.labels if self.labels is not None else self.index
-        if known is not None and known.dim():
-            return frozenset([len(known)])
-        return batch_sizes(self.inputs[view], second=turned)
+        of_labels = frozenset([len(known)] if known is not None and known.dim() else [])
+        if of_labels and not named:
+            return of_labels
+        return of_labels | batch_sizes(self.inputs[view], second=named)
 
     def students(self, names: tuple[str, ...]) -> Any:
         """Return the student's output; where they have names, a mapping from name to output."""

@@ -66,13 +66,13 @@ def signals_of(binding: Binding, captured: Captured, clock: Clock, runner: Runne
     tensors: dict[Key, tuple[Tensor, ...]] = {}
     masks: dict[Key, tuple[Tensor | None, ...]] = {}
     for view in needs.views:
-        samples = captured.samples(view, turned=binding.turned)
+        samples = captured.samples(view, named=binding.named)
         for (model, role), paths in binding.paths.items():
             layers = [captured.tensors[binding.models[model], view, path] for path in paths]
             real = []
             for path, tensor in zip(paths, layers, strict=True):
                 what = f"The term '{binding.term}': the {binding.models[model]}'s layer '{path}'"
-                if tensor.dim() > 2 or not needs.labels:  # rows and labels are compared by the loss
+                if tensor.dim() > 2:  # of rows [B, C] nothing was assumed
                     check_rows(what, tensor.shape, samples)
                 real.append(mask_of(binding, model, role, path, tensor, captured.inputs[view]))
             pairs = zip(layers, real, strict=True)

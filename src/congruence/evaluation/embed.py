@@ -99,8 +99,9 @@ class _Reader:
         features, logits = self.paths
         read = self.taps.read(inputs)[1]
         tapped, what = read[features], f"The {self.taps.name}'s layer '{features}'"
-        check_rows(what, tapped.shape, batch_sizes(inputs))
-        mask = token_mask(tapped, inputs, None, what, "read a layer that gives one row a sample")
+        if tapped.dim() > 2:
+            check_rows(what, tapped.shape, batch_sizes(inputs))
+        mask = token_mask(tapped, inputs, None, what, "read a layer that gives one row a sample", look=True)
         self.features.append(rows(tapped, mask).float().cpu())
         if logits is not None and read[logits].dim() == 2:
             self.logits.append(read[logits].float().cpu())

@@ -100,7 +100,7 @@ def batch_sizes(inputs: Any, *, second: bool = False) -> frozenset[int]:
 
 
 def check_rows(what: str, shape: Sequence[int], samples: frozenset[int], layout: str = "") -> None:
-    """Refuse a tapped tensor that has not one row a sample; rows [k·B, C] are k for each, as of flattened tokens.
+    """Refuse a tapped tensor that has not one row a sample; rows [k·B, C] may be k for each, as of flattened tokens.
 
     Args:
         what: the layer, for the sentence.
@@ -118,12 +118,18 @@ def check_rows(what: str, shape: Sequence[int], samples: frozenset[int], layout:
         return
     batch = " or ".join(map(str, sorted(samples)))
     fitting = [other for other in range(len(shape)) if shape[other] in samples]
-    rows = f"{shape[axis]} rows" if not axis else f"{shape[axis]} rows (its dimension {axis} is taken as the batch)"
-    if len(fitting) == 1 and len(shape) <= _MOST:
-        (batch_axis,) = fitting
-        channels = len(shape) - 1 if batch_axis < len(shape) - 1 else 0
-        other = layout_of(len(shape), channels, batch=batch_axis)
-        way = f"if its dimension {batch_axis} is the batch, name the layout, as in Term(..., layout='{other}')"
+    rows = f"{shape[axis]} rows for a batch of {batch}"
+    if axis:
+        rows = (
+            f"its layer says that its dimension {axis} is the batch, of {shape[axis]} where there are {batch} samples"
+        )
+        way = (
+            "if that is so, name the layout, as in Term(..., layout='TBC'); if not, make the layer with "
+            "batch_first=True, or name layout='BTC'"
+        )
+    elif len(fitting) == 1 and len(shape) == 3:
+        way = f"if its dimension {fitting[0]} is the batch, name the layout, as in Term(..., layout='"
+        way += "TBC')" if fitting == [1] else "TCB')"
     else:
         way = "read a layer that gives one row a sample, or name its layout with Term(..., layout=...)"
-    raise ValueError(f"{what} gives {list(shape)}, {rows} for a batch of {batch}: {way}.")
+    raise ValueError(f"{what} gives {list(shape)}, {rows}: {way}.")

@@ -30,7 +30,7 @@ where True marks padding, or False, got True.
         check.fail(function, argument, _WAY, repr(value))
 
 
-def token_mask(tokens: Tensor, inputs: Any, name: Mask, what: str, way: str) -> Tensor | None:
+def token_mask(tokens: Tensor, inputs: Any, name: Mask, what: str, way: str, *, look: bool = False) -> Tensor | None:
     """Return which of a layer's tokens are real, bool [B, N]; None where all are, as far as the inputs say.
 
     Args:
@@ -39,6 +39,7 @@ def token_mask(tokens: Tensor, inputs: Any, name: Mask, what: str, way: str) -> 
         name: of the mask; None for "attention_mask" where the inputs are a mapping that has it, False for none.
         what: the layer, for sentences.
         way: what its user can do about a mask that is there but was not named.
+        look: whether to look at the inputs' values for one, too: numbers 0 and 1 in a tuple are a mask or token types.
 
     Raises:
         ValueError: for a mask that is not there or does not fit, or one that is there and not named; and for a sample
@@ -53,7 +54,7 @@ def token_mask(tokens: Tensor, inputs: Any, name: Mask, what: str, way: str) -> 
         return None
     if name is None:
         if not isinstance(inputs, Mapping) or not isinstance(inputs.get(USUAL), Tensor):
-            _ask_for_unnamed(tokens, inputs, what, way)
+            _ask_for_unnamed(tokens, inputs, what, way, look)
             return None
         name = USUAL
     inverted, mask = _named(inputs, name, what)
@@ -96,17 +97,17 @@ def _named(inputs: Any, name: str | int, what: str) -> tuple[bool, Tensor]:
     return inverted, mask
 
 
-def _ask_for_unnamed(tokens: Tensor, inputs: Any, what: str, way: str) -> None:
+def _ask_for_unnamed(tokens: Tensor, inputs: Any, what: str, way: str, look: bool) -> None:
     """Refuse inputs that hold what looks like a mask of these tokens, of which nobody said which way it is meant."""
-    parts: Any = inputs.items() if isinstance(inputs, Mapping) else enumerate(inputs) if _is_tuple(inputs) else ()
+    in_tuple = isinstance(inputs, (tuple, list))
+    parts: Any = inputs.items() if isinstance(inputs, Mapping) else enumerate(inputs) if in_tuple else ()
     for key, value in parts:
         if not isinstance(value, Tensor) or value.shape != tokens.shape[:2]:
             continue
-        if value.dtype == torch.bool or (isinstance(key, str) and "mask" in key):
+        called = isinstance(key, str) and ("mask" in key or "pad" in key)
+        # In a mapping, numbers 0 and 1 under another name are rather token types; in a tuple nothing tells.
+        if value.dtype == torch.bool or called or (look and in_tuple and bool(((value == 0) | (value == 1)).all())):
+            part = f"inputs' {key!r}" if isinstance(key, str) else f"inputs' part {key}"
             raise ValueError(
-                f"{what} gives tokens {list(tokens.shape)}, and the inputs' {key!r} looks like a mask of them: {way}."
+                f"{what} gives tokens {list(tokens.shape)}, and the {part} looks like a mask of them: {way}."
             )
-
-
-def _is_tuple(inputs: Any) -> bool:
-    return isinstance(inputs, (tuple, list))

@@ -59,6 +59,7 @@ class Observed:
         self._layers = layers
         self._seen: list[Seen] = []
         self._calls: dict[str, int] = {}
+        self.padding: list[tuple[str, str, torch.Size]] = []  # layers that took a padding mask: its name and shape
         self._time_first: list[bool] = []  # of the layers that are running, those that say where the batch is
         self._alive: list[weakref.ReferenceType[Tensor]] = []
         self._numbers: dict[int, int] = {}
@@ -73,7 +74,7 @@ class Observed:
             for layer, module in watched.items():
                 if not isinstance(module, torch.jit.ScriptModule):  # takes no hooks
                     handles.append(module.register_forward_pre_hook(self._entering(layer), with_kwargs=True))
-                    handles.append(module.register_forward_hook(self._leaving(layer), always_call=False))
+                    handles.append(module.register_forward_hook(self._leaving(layer)))
             yield
         finally:
             for handle in handles:
@@ -95,6 +96,11 @@ class Observed:
                 self._time_first.append(time_first)
             self._calls[layer] = self._calls.get(layer, 0) + 1
             self._note(layer, module, "input", (args, kwargs))
+            self.padding += [
+                (layer, name, value.shape)
+                for name, value in kwargs.items()
+                if "padding_mask" in name and isinstance(value, Tensor) and not value.is_nested
+            ]
 
         return hook
 

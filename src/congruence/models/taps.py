@@ -180,6 +180,21 @@ class Taps:
             )
         return layout
 
+    def check_own_mask(self, path: str, what: str, way: str) -> None:
+        """Refuse a layer's tokens where the model makes a padding mask for them itself, which nobody else can read.
+
+        Raises:
+            ValueError: naming the layer that takes the mask.
+        """
+        shape = self.shapes[path]
+        for layer, name, of_mask in self._observed.padding if len(shape) == 3 else ():
+            if of_mask == shape[:2]:
+                raise ValueError(
+                    f"{what}: the {self.name}'s layer '{path}' gives tokens {list(shape)}, whose padding its layer "
+                    f"'{layer}' is told by a `{name}` that the inputs do not hold: read a layer that gives one row a "
+                    f"sample, let the model take the mask as an input, or {way} to count all positions."
+                )
+
     def require(self, paths: Iterable[str], layout: str | None = None) -> None:
         """Add paths to read: each is found, must run, and is read once in a dry run for its shape and in-place changes.
 

@@ -183,21 +183,21 @@ def _check_layouts(taps: Taps, paths: Iterable[str], *, named: bool) -> None:
 
 def _check_masks(binding: Binding, taps: Mapping[str, Taps]) -> None:
     """Find the masks of the example, so that one that does not fit is told before a step."""
-    tokens = set()
+    tokens = False
     for (name, role), paths in binding.paths.items():
-        reader = taps[binding.models[name]]
+        reader, usual = taps[binding.models[name]], binding.masks[name] is None
         for path in paths:
             tapped = torch.empty(reader.shapes[path], device="meta")
-            mask = mask_of(binding, name, role, path, tapped, reader.example, dry=True)
-            if mask is None and role != "logits" and binding.masks[name] is None:
-                reader.check_own_mask(path, f"The term '{binding.term}'", "give Term(..., mask=False)")
-            tokens |= {name} if tapped.dim() == 3 else set()
-    for name, mask in binding.masks.items():
-        if mask not in (None, False) and name not in tokens:
-            raise ValueError(
-                f"The term '{binding.term}' names the mask {mask!r}, but no layer of the {name} that it reads gives "
-                "tokens [batch, tokens, channels]."
-            )
+            real = mask_of(binding, name, role, path, tapped, reader.example, dry=True)
+            if real is None and usual and role != "logits":
+                reader.check_own_mask(path, f"The term '{binding.term}'", ", or give Term(..., mask=False)")
+            tokens |= tapped.dim() == 3
+    named = [mask for mask in binding.masks.values() if mask is not None and mask is not False]
+    if named and not tokens:
+        raise ValueError(
+            f"The term '{binding.term}' names the mask {named[0]!r}, but no layer that it reads gives tokens "
+            "[batch, tokens, channels]."
+        )
 
 
 def mask_of(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
@@ -71,11 +72,20 @@ def canonical(tensor: Tensor, layout: str) -> Tensor:
     """Return a tensor with its dimensions as methods see them; one that has them so is returned itself.
 
     Example:
-        >>> import torch
         >>> canonical(torch.ones(2, 8, 20), "BCT").shape, canonical(torch.ones(2, 7, 7, 96), "BHWC").shape
         (torch.Size([2, 20, 8]), torch.Size([2, 96, 7, 7]))
     """
     return tensor if is_plain(layout) else tensor.permute(order(layout))
+
+
+def canonical_shape(shape: Sequence[int], layout: str) -> torch.Size:
+    """Return the shape of what `canonical` gives.
+
+    Example:
+        >>> canonical_shape([2, 8, 20], "BCT")
+        torch.Size([2, 20, 8])
+    """
+    return torch.Size([shape[axis] for axis in order(layout)])
 
 
 def batch_sizes(inputs: Any, *, second: bool = False) -> frozenset[int]:
@@ -86,7 +96,6 @@ def batch_sizes(inputs: Any, *, second: bool = False) -> frozenset[int]:
         second: whether they may have the batch second, as time-first ones do.
 
     Example:
-        >>> import torch
         >>> sorted(batch_sizes((torch.ones(4, 3), torch.ones(4))))
         [4]
         >>> sorted(batch_sizes(torch.ones(6, 4, 3), second=True))

@@ -15,7 +15,7 @@ from congruence.models.classifier import head_and_logits
 from congruence.models.compiled import Compiled
 from congruence.models.forward import call, dry_forward
 from congruence.models.layers import LayerError, LayerPath, Layers, parse
-from congruence.models.layouts import canonical, order
+from congruence.models.layouts import canonical, canonical_shape, order
 from congruence.models.observed import Observed
 
 __all__ = ["LayerError", "Taps", "call"]
@@ -87,21 +87,29 @@ class Taps:
         """
         self._layers = Layers(self.model, self.name)
         self._calls, self._finished, self._before, self._linear = {}, [], {}, None
-        last: dict[torch.Size, tuple[str, int, torch.Size]] = {}
+        maps: list[tuple[str, int, torch.Size]] = []
         reachable = self._layers.reachable()
         self._observed = Observed(self._layers)
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._observed.watching())
             for layer, module in reachable.items():
                 stack.enter_context(_hook(module.register_forward_pre_hook(self._entering(layer))))
-                stack.enter_context(_hook(module.register_forward_hook(self._leaving(layer, last))))
+                stack.enter_context(_hook(module.register_forward_hook(self._leaving(layer, maps))))
             output = dry_forward(self._layers, example, training=training)
         linear, left = self._linear or (None, None)
         path = None if linear is None else self._named(linear, self._calls[linear])
         self.head, self._logits = head_and_logits(path, left, output)
-        named = {self._named(layer, count): shape for layer, count, shape in last.values()}
-        self.stages = {path: shape for path, shape in named.items() if path and shape[2:].numel() > 1}
+        self.stages = self._last_of_each_size(maps)
         self._probed = (example, training)
+
+    def _last_of_each_size(self, maps: list[tuple[str, int, torch.Size]]) -> dict[str, torch.Size]:
+        """Return the last map of each size, in the order in which the sizes first came: the end of a stage each."""
+        last: dict[torch.Size, tuple[str, torch.Size]] = {}
+        for layer, count, shape in maps:
+            path = parse(f"{layer}#{count}")
+            seen = canonical_shape(shape, self._observed.layout(path, layer, shape) or "BCHW")
+            last[seen[2:]] = self._named(layer, count), seen
+        return {path: shape for path, shape in last.values() if path and shape[2:].numel() > 1}
 
     def _named(self, layer: str, call: int) -> str:
         """Return the path of one call of a layer."""
@@ -113,7 +121,7 @@ class Taps:
 
         return hook
 
-    def _leaving(self, layer: str, last: dict[torch.Size, tuple[str, int, torch.Size]]) -> Callable[..., None]:
+    def _leaving(self, layer: str, maps: list[tuple[str, int, torch.Size]]) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             self._calls[layer] = self._calls.get(layer, 0) + 1
             self._finished.append(layer)
@@ -121,9 +129,8 @@ class Taps:
             if isinstance(module, nn.Linear) and isinstance(output, Tensor):
                 # Overwritten by each later one. A copy: it is compared with the model's output at the end.
                 self._linear = layer, output.detach().clone()
-            if isinstance(output, Tensor) and output.dim() == 4:
-                # Of each size the last stays, the end of a stage.
-                last[output.shape[2:]] = (layer, self._calls[layer], output.shape)
+            if isinstance(output, Tensor) and not output.is_nested and output.dim() in (4, 5):
+                maps.append((layer, self._calls[layer], output.shape))
 
         return hook
 
@@ -180,7 +187,7 @@ class Taps:
             )
         return layout
 
-    def check_own_mask(self, path: str, what: str, way: str) -> None:
+    def check_own_mask(self, path: str, what: str, way: str = "") -> None:
         """Refuse a layer's tokens where the model makes a padding mask for them itself, which nobody else can read.
 
         Raises:
@@ -192,7 +199,7 @@ class Taps:
                 raise ValueError(
                     f"{what}: the {self.name}'s layer '{path}' gives tokens {list(shape)}, whose padding its layer "
                     f"'{layer}' is told by a `{name}` that the inputs do not hold: read a layer that gives one row a "
-                    f"sample, let the model take the mask as an input, or {way} to count all positions."
+                    f"sample, or let the model take the mask as an input{way}."
                 )
 
     def require(self, paths: Iterable[str], layout: str | None = None) -> None:
@@ -247,8 +254,7 @@ class Taps:
                     "name one layout in both."
                 )
             if not known:
-                raw = torch.empty(self.shapes[text], device="meta")
-                self.layouts[text], self.shapes[text] = layout, canonical(raw, layout).shape
+                self.layouts[text], self.shapes[text] = layout, canonical_shape(self.shapes[text], layout)
 
     def _check_dimensions(self, text: str, shape: torch.Size, layout: str) -> None:
         if len(shape) != len(layout):

@@ -139,6 +139,43 @@ def _default(
     return tuple(taps[model].stages)[-count:] or (taps[model].default(role),)
 
 
+def probed_in_evaluation(students: Mapping[str, Taps], example: Any) -> dict[str, Taps]:
+    """Return taps of the students' forwards in evaluation mode, and let those of training know what they found.
+
+    A student may return other things there: two heads in training, their mean in evaluation. One that cannot run on the
+    example in evaluation mode is left out.
+    """
+    in_evaluation = {}
+    for name, taps in students.items():
+        with contextlib.suppress(ValueError):
+            there = Taps(taps.model, name=name)
+            there.probe(example, training=False)
+            taps.in_evaluation, in_evaluation[name] = there.defaults, there
+    return in_evaluation
+
+
+def logits_paths(students: Mapping[str, Taps], bindings: Collection[Binding]) -> dict[str, str]:
+    """Return the layer that gives each student's class logits in evaluation; those without one are left out.
+
+    That is the output, or the head whose values it has. Where the output is none of a head's, and not as wide as what a
+    term reads as logits, it is that term's layer.
+    """
+    path_of: dict[str, str] = {}
+    for name, taps in students.items():
+        output, named = taps.defaults.logits, _logits_path(name, bindings)
+        for path in filter(None, (output, named)):
+            with contextlib.suppress(ValueError):  # a layer that does not run in evaluation
+                taps.require([path])
+        shape_of = taps.shapes
+        if output is not None and (
+            taps.defaults.made_of or named not in shape_of or shape_of[named] == shape_of[output]
+        ):
+            path_of[name] = output
+        elif named in shape_of:
+            path_of[name] = named
+    return path_of
+
+
 def _logits_path(model: str, bindings: Iterable[Binding]) -> str | None:
     """Return the layer at which a term reads a model's class logits; one that compares it with labels goes first."""
     candidates: list[tuple[bool, str]] = []
@@ -147,17 +184,6 @@ def _logits_path(model: str, bindings: Iterable[Binding]) -> str | None:
             if role == "logits" and binding.models[name] == model:
                 candidates.append((binding.method.needs.labels, paths[-1]))
     return max(candidates, key=lambda pair: pair[0])[1] if candidates else None
-
-
-def logits_paths(students: Iterable[str], bindings: Collection[Binding], taps: Mapping[str, Taps]) -> dict[str, str]:
-    """Return the layer that gives each student's class logits; those without one are left out."""
-    path_of = {}
-    for name in students:
-        with contextlib.suppress(ValueError):  # no layer tells: then nothing measures accuracy either
-            path = _logits_path(name, bindings) or taps[name].default("logits")
-            taps[name].require([path])
-            path_of[name] = path
-    return path_of
 
 
 def _students(models: Mapping[str, str]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from congruence.core.numerics import widen
 from congruence.core.ranks import world_size
 from congruence.data.datasets.facts import DataFacts
 from congruence.distiller.arguments import frozen_teacher, listed_terms, named_students
-from congruence.distiller.bindings import Binding, bind, for_students, logits_paths
+from congruence.distiller.bindings import Binding, bind, for_students, logits_paths, probed_in_evaluation
 from congruence.distiller.captured import Captured, Output
 from congruence.distiller.forwards import describe_sample, forwards, read
 from congruence.distiller.recall import StoredTeacher
@@ -90,6 +90,7 @@ class Distiller(nn.Module):
             self._taps["teacher"], self._readers["teacher"] = self.teacher.taps, self.teacher
         self.methods = nn.ModuleDict()
         self.bindings: dict[str, Binding] = {}
+        self._in_evaluation: dict[str, Taps] = {}  # what a student says there, which is what is measured
         self._logits: dict[str, str] = {}
         if example is not None:
             self.build(example)
@@ -102,8 +103,9 @@ class Distiller(nn.Module):
         example = to_device(example, like.device)
         for name, taps in self._taps.items():
             taps.probe(example, training=name != "teacher")
+        in_evaluation = probed_in_evaluation({name: self._taps[name] for name in self.students}, example)
         bindings = {term.name: bind(term, self._taps, tuple(self.students), self.facts) for term in self.terms}
-        self._logits = logits_paths(self.students, bindings.values(), self._taps)
+        self._in_evaluation, self._logits = in_evaluation, logits_paths(in_evaluation, bindings.values())
         self._example_described = describe_sample(example)
         for name, binding in bindings.items():  # from here on nothing fails, so that a refused example leaves no trace
             self.bindings[name] = binding
@@ -239,11 +241,11 @@ class Distiller(nn.Module):
         return next(iter(self.students.values()))
 
     def logits(self, name: str, inputs: Any) -> Tensor:
-        """Run a student and return its class logits [B, C]."""
+        """Run a student, in evaluation mode as it should be, and return the class logits [B, C] of its output."""
         if name not in self._logits:
             raise ValueError(f"The {name} has no layer known to give class logits: give `evaluate=` to measure it.")
         path = self._logits[name]
-        return read(name, self._taps[name], inputs, {path}, self._example_described)[1][path]
+        return read(name, self._in_evaluation[name], inputs, {path}, self._example_described)[1][path]
 
     def student_state_dict(self, name: str | None = None) -> dict[str, Tensor]:
         """Return a student's state as its own class loads it."""

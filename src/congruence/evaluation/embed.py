@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -114,7 +114,7 @@ class _Reader:
             logits: str | None = self.taps.default("logits")
         except ValueError:
             logits = None
-        paths = (self.layer or self.taps.default("features"), logits)
+        paths = (self.taps.default("features") if self.layer is None else self.layer, logits)
         self.taps.require([path for path in paths if path is not None])
         self.taps.layout(paths[0], "read a layer that gives one row a sample")
         return paths
@@ -128,9 +128,12 @@ class _Reader:
 
     def _head(self) -> tuple[Tensor, Tensor | None] | None:
         """Return the last Linear, where the embedding is what enters it."""
-        if self.taps.head is None or self.paths[0] != f"input:{self.taps.head}":
+        head = self.taps.head
+        if head is None or self.paths != (f"input:{head}", head):  # of a sum of branches, one is not the logits
             return None
-        linear = cast(nn.Linear, self.taps.module(self.taps.head))
+        linear = self.taps.module(head)
+        if not isinstance(linear, nn.Linear):  # a quantised one
+            return None
         bias = None if linear.bias is None else linear.bias.detach().float().cpu().clone()
         return linear.weight.detach().float().cpu().clone(), bias
 

@@ -19,7 +19,8 @@ class FitNet(Method):
     L = mean over elements of (r(s) − t)². On maps r is a convolution with bias, batch norm and ReLU: 1×1 where the
     sizes are equal, 3×3 with stride 2 where the student's is twice the teacher's, transposed 4×4 with stride 2 where it
     is half of it, else of kernel 1 + s_H − t_H by 1 + s_W − t_W. Where the student's map is smaller in some other way
-    r is 1×1 and the teacher's map is average-pooled. On embeddings and tokens r is linear; padded tokens do not count.
+    r is 1×1 and the teacher's map is average-pooled. On videos [B, C, T, H, W] r is 1×1×1 and
+    the larger side is pooled. On embeddings and tokens r is linear; padded tokens do not count.
 
     The default layer is the last map of each model; name others with `student_layer` and `teacher_layer`. The paper
     takes the middle of both networks, the common CIFAR benchmark the second of three stages. The paper trains in two
@@ -89,13 +90,15 @@ def regressor(student: torch.Size, teacher: torch.Size) -> nn.Module:
         >>> regressor(torch.Size([2, 8, 8, 8]), torch.Size([2, 16, 4, 4]))(torch.ones(2, 8, 8, 8)).shape
         torch.Size([2, 16, 4, 4])
     """
-    if len(student) != len(teacher) or len(student) not in (2, 3, 4):
+    if len(student) != len(teacher) or len(student) not in (2, 3, 4, 5):
         raise ValueError(
             f"`FitNet` compares maps with maps, tokens with tokens or rows with rows, got {list(student)} of the "
             f"student and {list(teacher)} of the teacher."
         )
     if len(student) < 4:
         return linear_projector(student[-1], teacher[-1])
+    if len(student) == 5:
+        return nn.Sequential(nn.Conv3d(student[1], teacher[1], 1), BatchStatistics(teacher[1]), nn.ReLU())
     (height, width), (theirs_high, theirs_wide) = student[2:], teacher[2:]
     channels = student[1], teacher[1]
     convolution: nn.Module

@@ -1,12 +1,16 @@
-"""Which layer gives a model's class logits, as one forward shows it."""
+"""Which layers a model's features and class logits are, as one forward shows it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from congruence.core import check
 
 # What a model may make of its logits and still mean them.
 _ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (
@@ -15,36 +19,193 @@ _ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (
     lambda z: z.softmax(1),
     torch.sigmoid,
 )
+# What makes an embedding of a Linear's values: no score of a class is bent like this.
+_BENDS: tuple[Callable[[Tensor], Tensor], ...] = (torch.tanh, torch.relu, F.gelu, F.normalize)
+_BRANCHES = 8  # the last Linears of the output's shape that are tried for a sum
+_CLOSE = 1e-3  # relative: half precision counts as equal
 
 
-def head_and_logits(linear: str | None, left: Tensor | None, output: Any) -> tuple[str | None, str | None]:
-    """Return the Linear layer that ends a model, and the path of its class logits, each None where nothing tells.
+@dataclass(frozen=True)
+class LinearCall:
+    """One run of a Linear: the path that reads it, what left it, and what had entered."""
 
-    A last Linear of another width than the model's output [B, C] is a gate or a side branch: the output is the logits
-    then, as it is where it is something else than the Linear's own values or probabilities of them (two branches added
-    up, a scale behind it): what is taught and measured is what the model says.
+    path: str
+    left: Tensor
+    entered: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """The layers that stand for a model's features and its logits, each None where nothing tells, and why.
+
+    Attributes:
+        head: path of the Linear that gives the logits, where its values are in the output.
+        features: path of the embedding.
+        logits: path of the class logits.
+        made_of: the Linears whose values the logits are, or add up to; empty where that is not known.
+        why: by role, why there is none, as the end of "The student has no default layer for 'logits', since …".
+    """
+
+    head: str | None = None
+    features: str | None = None
+    logits: str | None = None
+    made_of: frozenset[str] = frozenset()
+    why: Mapping[str, str] = field(default_factory=dict)
+
+
+def find_defaults(linears: Sequence[LinearCall], last: nn.Module | None, output: Any) -> Defaults:
+    """Return the layers that stand for "features" and "logits".
+
+    The output decides, since it is what a model says: a Linear counts as the head where the output holds its values,
+    probabilities of them, or a weighted sum of it and others. Where it does not, an output that an encoder gives (rows
+    pooled from tokens, the features behind a norm, a Linear's values bent by tanh, ReLU or normalised) is the
+    embedding, and there are no logits. Any other output [B, C] stands for the logits. An output of several tensors is
+    searched for the one with the head's values, or called "logits"; of several such none is chosen.
 
     Args:
-        linear: path of the last Linear to run, None where there is none.
-        left: what left it.
+        linears: every run of a Linear, in order.
+        last: the last module with parameters of its own to run.
         output: the model's.
 
     Example:
-        >>> z = torch.tensor([[1.0, 2.0]])
-        >>> head_and_logits("fc", z, z.softmax(1)), head_and_logits("fc", z, 3 * z)
-        (('fc', 'fc'), ('fc', 'output'))
-        >>> head_and_logits("gate", z, torch.ones(1, 5))
-        (None, 'output')
+        >>> z = torch.tensor([[1.0, 2.0], [0.0, 3.0]])
+        >>> calls = [LinearCall("fc", z)]
+        >>> found = find_defaults(calls, None, z.softmax(1))
+        >>> found.features, found.logits
+        ('input:fc', 'fc')
+        >>> found = find_defaults(calls, None, z.tanh())
+        >>> found.features, found.logits
+        ('output', None)
+        >>> find_defaults(calls, None, (z, z.flip(0), z)).logits
+        'fc'
     """
-    own = output if isinstance(output, Tensor) and output.dim() == 2 else None
-    if linear is None or left is None:
-        return None, None if own is None else "output"
-    if own is None or left.is_meta:
-        return linear, linear
-    if left.shape[-1] != own.shape[1]:
-        return None, "output"
-    left = left.to(own.dtype)
-    meant = left.shape == own.shape and any(
-        torch.allclose(activation(left), own, rtol=1e-3, equal_nan=True) for activation in _ACTIVATIONS
-    )
-    return linear, linear if meant else "output"
+    if isinstance(output, Tensor):
+        return _of_tensor(linears, last, output)
+    return _of_several(linears, dict(_parts(output, "output")))
+
+
+def _of_tensor(linears: Sequence[LinearCall], last: nn.Module | None, output: Tensor) -> Defaults:
+    final = linears[-1] if linears else None
+    if final is not None and (final.left.is_meta or output.is_meta):
+        return _head(final.path)
+    head = _equal_to(linears, output)
+    if head is not None:
+        return _head(head.path)
+    if output.dim() != 2:
+        why = f"its output {check.shape(output)} is not that of a Linear"
+        features = "output" if output.dim() > 2 else None
+        return Defaults(features=features, why={"logits": why, "features": why})
+    sum_of = _summed(linears, output)
+    if sum_of and final is not None:
+        return Defaults(sum_of[-1], f"input:{sum_of[-1]}", "output", frozenset(sum_of))
+    embedding = _embedding(final, last, output)
+    if embedding:
+        why = f"its output {check.shape(output)} {embedding}: 'output' if these are scores of classes"
+        return Defaults(features="output", why={"logits": why})
+    if final is None:
+        why = "" if isinstance(last, nn.modules.conv._ConvNd) else "output"
+        return Defaults(features=why or None, logits="output")
+    if final.left.shape == output.shape:
+        return Defaults(features="output", logits="output")
+    # A gate or a side branch. What the embedding is, nothing tells.
+    why = f"its output is not that of its last Linear '{final.path}'"
+    return Defaults(logits="output", why={"features": why})
+
+
+def _head(path: str) -> Defaults:
+    return Defaults(path, f"input:{path}", path, frozenset({path}))
+
+
+def _of_several(linears: Sequence[LinearCall], parts: Mapping[str, Tensor]) -> Defaults:
+    if not parts:  # an object that shows no tensors
+        final = linears[-1] if linears else None
+        return Defaults() if final is None or final.left.dim() != 2 else _head(final.path)
+    heads = {part: head for part, tensor in parts.items() if (head := _equal_to(linears, tensor)) is not None}
+    named = next((part for part in parts if part.endswith("[logits]") and parts[part].dim() == 2), None)
+    listed = ", ".join(f"'{part}' {check.shape(tensor)}" for part, tensor in parts.items())
+    if named is not None:
+        return (
+            _head(heads[named].path)
+            if named in heads
+            else Defaults(logits=named, why={"features": f"its output has several parts ({listed})"})
+        )
+    distinct = list(dict.fromkeys(head.path for head in heads.values()))
+    if len(distinct) == 1:
+        return _head(distinct[0])
+    if distinct:
+        several = ", ".join(f"'{part}' {check.shape(parts[part])}" for part in heads)
+        why = f"its output holds several ({several})"
+        entered = {id(head.entered) for head in heads.values()}  # heads on one embedding leave no choice of it
+        features = f"input:{distinct[-1]}" if len(entered) == 1 and entered != {id(None)} else None
+        return Defaults(features=features, why={"logits": why, "features": why})
+    rows = [part for part, tensor in parts.items() if tensor.is_floating_point() and tensor.dim() >= 2]
+    embedding = next((part for part in rows if part.endswith("[sentence_embedding]")), None)
+    if embedding is None and len(rows) == 1:
+        embedding = rows[0]
+    why = f"none of the parts of its output ({listed}) is that of a Linear"
+    return Defaults(features=embedding, why={"logits": why, "features": f"its output has several parts ({listed})"})
+
+
+def _parts(output: Any, path: str) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of an output of several, by the path that reads each."""
+    if isinstance(output, Tensor):
+        yield path, output
+    elif isinstance(output, Mapping):
+        for name, part in output.items():
+            yield from _parts(part, f"{path}[{name}]")
+    elif isinstance(output, (tuple, list)):
+        for name, part in zip(getattr(output, "_fields", range(len(output))), output, strict=True):
+            yield from _parts(part, f"{path}[{name}]")
+    elif hasattr(output, "__dataclass_fields__"):
+        for name in output.__dataclass_fields__:
+            yield from _parts(getattr(output, name), f"{path}[{name}]")
+
+
+def _equal_to(linears: Sequence[LinearCall], output: Tensor) -> LinearCall | None:
+    """Return the last Linear whose values an output is, or probabilities of them."""
+    if not output.is_floating_point() or output.dim() < 2:
+        return None
+    for call in reversed(linears):
+        left = call.left.to(output.dtype)
+        for values in (left, *([left.mean(1), left[:, 0], left[:, -1]] if left.dim() == 3 else ())):
+            if values.shape == output.shape and any(
+                torch.allclose(activation(values), output, rtol=_CLOSE, equal_nan=True) for activation in _ACTIVATIONS
+            ):
+                return call
+    return None
+
+
+def _summed(linears: Sequence[LinearCall], output: Tensor) -> list[str]:
+    """Return the Linears of which an output is a weighted sum: two branches, a mean of heads, a scale behind one."""
+    calls = [call for call in linears if call.left.shape == output.shape][-_BRANCHES:]
+    if not calls or output.numel() <= len(calls) or not bool(output.isfinite().all()):
+        return []
+    columns = torch.stack([call.left.double().flatten() for call in calls], 1).cpu()
+    wanted = output.double().flatten().cpu()
+    if not bool(columns.isfinite().all()):
+        return []
+    weights = torch.linalg.lstsq(columns, wanted[:, None], driver="gelsd").solution[:, 0]
+    if (columns @ weights - wanted).norm() > _CLOSE * wanted.norm() or not bool(wanted.norm()):
+        return []
+    return [call.path for call, weight in zip(calls, weights.abs().tolist(), strict=True) if weight > _CLOSE]
+
+
+def _embedding(final: LinearCall | None, last: nn.Module | None, output: Tensor) -> str:
+    """Say by what an output [B, D] shows itself to be an embedding, "" where it does not."""
+    if last is not None and "Norm" in type(last).__name__ and output.shape[1] in _widths(last):
+        return "is what a norm gives, not a Linear"
+    if final is None:
+        return ""
+    if final.left.dim() > 2:
+        return f"is pooled from tokens, and not that of its last Linear '{final.path}'"
+    if final.entered is not None and final.entered.shape == output.shape and torch.equal(final.entered, output):
+        return f"is what enters its last Linear '{final.path}'"
+    left = final.left.to(output.dtype)
+    if left.shape == output.shape and any(torch.allclose(bend(left), output, rtol=_CLOSE) for bend in _BENDS):
+        return f"is not that of its last Linear '{final.path}' but bent or normalised"
+    return ""
+
+
+def _widths(norm: nn.Module) -> set[int]:
+    """Return how many features a norm has, as its parameters tell."""
+    return {len(parameter) for parameter in norm.parameters(recurse=False) if parameter.dim() == 1}

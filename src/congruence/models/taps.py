@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from congruence.core import check
 from congruence.models.capture import Capture, Group
-from congruence.models.classifier import head_and_logits
+from congruence.models.classifier import Defaults, LinearCall, find_defaults
 from congruence.models.compiled import Compiled
 from congruence.models.forward import call, dry_forward
 from congruence.models.layers import LayerError, LayerPath, Layers, parse
@@ -25,7 +26,7 @@ class Taps:
     """Tapped layers of one model.
 
     Paths are dotted module names. "input:PATH" is what enters a layer (its first argument), "PATH#2" its second call in
-    one forward, "PATH[0]" or "PATH[name]" a part of a result that is not one tensor, "output" or "" the model's output.
+    one forward, "PATH[0]" or "PATH[name]" a part of a result that is not one tensor, "output" the model's output.
     A module that is really called "output" keeps its name. Wrappers (`DistributedDataParallel`, `DataParallel`,
     `torch.compile`) are looked through, and the forward still goes through them.
 
@@ -62,7 +63,8 @@ class Taps:
     def __init__(self, model: nn.Module, *, name: str) -> None:
         self.model = model
         self.name = name
-        self.head: str | None = None
+        self.defaults = Defaults()  # of this mode; `in_evaluation` those of the other
+        self.in_evaluation: Defaults | None = None
         self.shapes: dict[str, torch.Size] = {}
         self.compiled: Compiled | None = None  # what runs the model while it is set
         self.stages: dict[str, torch.Size] = {}  # the last map of each size before it shrinks to 1×1, shallow to deep
@@ -76,8 +78,8 @@ class Taps:
         self._paths: dict[str, LayerPath] = {}
         self._targets: dict[str, str] = {}
         self._copied: set[str] = set()  # paths whose tensor is changed in place later in the forward
-        self._linear: tuple[str, Tensor] | None = None  # the last Linear to run, and what left it
-        self._logits: str | None = None
+        self._linears: list[tuple[str, int, Tensor, Tensor | None]] = []  # of the dry run: layer, call, left, entered
+        self._last: nn.Module | None = None  # to run, of those with parameters of their own
 
     def probe(self, example: Any, *, training: bool) -> None:
         """Run the model once on `example` in the mode of its use, and note which layers run, and how often.
@@ -86,7 +88,7 @@ class Taps:
             ValueError: where that forward fails, with its text and the example's shapes.
         """
         self._layers = Layers(self.model, self.name)
-        self._calls, self._finished, self._before, self._linear = {}, [], {}, None
+        self._calls, self._finished, self._before, self._linears, self._last = {}, [], {}, [], None
         maps: list[tuple[str, int, torch.Size]] = []
         reachable = self._layers.reachable()
         self._observed = Observed(self._layers)
@@ -96,9 +98,11 @@ class Taps:
                 stack.enter_context(_hook(module.register_forward_pre_hook(self._entering(layer))))
                 stack.enter_context(_hook(module.register_forward_hook(self._leaving(layer, maps))))
             output = dry_forward(self._layers, example, training=training)
-        linear, left = self._linear or (None, None)
-        path = None if linear is None else self._named(linear, self._calls[linear])
-        self.head, self._logits = head_and_logits(path, left, output)
+        linears = [LinearCall(self._named(layer, call), left, entered) for layer, call, left, entered in self._linears]
+        self.defaults, self.in_evaluation = find_defaults(linears, self._last, output), None
+        if self._layers.root_closed:  # no layer was seen: the output may be that of a head
+            self.defaults = replace(self.defaults, features=None)
+        self._linears = []
         self.stages = self._last_of_each_size(maps)
         self._probed = (example, training)
 
@@ -126,39 +130,60 @@ class Taps:
             self._calls[layer] = self._calls.get(layer, 0) + 1
             self._finished.append(layer)
             self._before[(layer, "output")] = len(self._finished)
-            if isinstance(module, nn.Linear) and isinstance(output, Tensor):
-                # Overwritten by each later one. A copy: it is compared with the model's output at the end.
-                self._linear = layer, output.detach().clone()
+            if not module._modules and module._parameters:
+                self._last = module
+            # A quantised or adapted one has another class, and the word in its name. Copies: they are compared with the
+            # model's output at the end.
+            if "Linear" in type(module).__name__ and isinstance(output, Tensor):
+                entered = args[0] if args and isinstance(args[0], Tensor) else None
+                self._linears.append((layer, self._calls[layer], output.detach().clone(), entered))
             if isinstance(output, Tensor) and not output.is_nested and output.dim() in (4, 5):
                 maps.append((layer, self._calls[layer], output.shape))
 
         return hook
 
+    @property
+    def head(self) -> str | None:
+        """Path of the Linear that gives the class logits, None where nothing tells."""
+        return self.defaults.head
+
     def default(self, role: str) -> str:
-        """Return the layer that "features" (what enters the last Linear) or "logits" stands for: see `head_and_logits`.
+        """Return the layer that "features" (the embedding) or "logits" stands for: see `find_defaults`.
 
         Raises:
-            ValueError: where the model has no Linear layer that tells, asking for a layer by name.
+            ValueError: where nothing tells, or training and evaluation differ, asking for a layer by name.
         """
         if self._probed is None:
             raise RuntimeError(f"The {self.name}'s taps have no default layers before `probe`.")
-        if role == "logits" and self._logits is not None:
-            return self._logits
-        if role == "features" and self.head is not None:
-            return f"input:{self.head}"
         argument = f"{self.name}_layer=" if self.name in ("student", "teacher") else "student_layer= or teacher_layer="
-        why = f"runs no Linear layer to find {role!r} by"
-        if self._linear is not None:
-            why = f"has no default layer for {role!r}"
-            why += f", since its output is not that of its last Linear '{self._linear[0]}'" * (self.head is None)
+        found = {"features": self.defaults.features, "logits": self.defaults.logits}.get(role)
+        other = self.in_evaluation
+        if role == "logits" and other is not None and self._differs(self.defaults, other):
+            here, there = (", ".join(f"'{path}'" for path in sorted(each.made_of)) for each in (self.defaults, other))
+            raise ValueError(
+                f"The {self.name}'s output is made of {here} in training and of {there} in evaluation: name the layer "
+                f"whose {role!r} are taught with {argument}; what is measured is the output in evaluation."
+            )
+        if found is not None:
+            return found
         if self._layers.root_closed:
             raise ValueError(
                 f"The {self.name} has no {role!r} to read, because {self._layers.root_closed}: give the plain module."
             )
+        why = f"has no default layer for {role!r}"
+        if self.defaults.why.get(role):
+            why += f", since {self.defaults.why[role]}"
+        elif role in ("features", "logits"):
+            why = f"runs no Linear layer to find {role!r} by"
         if role == "maps" and self.stages:
             maps = ", ".join(f"'{path}' {list(shape)}" for path, shape in self.stages.items())
             raise ValueError(f"The {self.name} {why}: name some with {argument}, of its last maps of each size {maps}.")
         raise ValueError(f"The {self.name} {why}: name one with {argument}.")
+
+    @staticmethod
+    def _differs(training: Defaults, evaluation: Defaults) -> bool:
+        """Whether the two modes are known to take their logits from different Linears."""
+        return bool(training.made_of and evaluation.made_of) and training.made_of != evaluation.made_of
 
     def module(self, path: str) -> nn.Module:
         """Return the module that `path` points at."""

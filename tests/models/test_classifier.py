@@ -1,0 +1,139 @@
+"""Which layers a model's features and logits are: by what its output shows, or one sentence."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from congruence.models.taps import Taps
+
+
+class Tokens(nn.Module):
+    """A small text encoder: embeds ids [B, T], one block, and whatever `end` makes of the states [B, T, 8]."""
+
+    def __init__(self, end) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(20, 8)
+        self.block = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+        self.norm, self.pooler, self.fc = nn.LayerNorm(8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.end = end
+
+    def forward(self, ids: Tensor):
+        return self.end(self, self.block(self.embed(ids)))
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(5, 20), nn.Linear(20, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.down(self.up(x).relu())
+
+
+IDS = torch.arange(8).reshape(2, 4)
+POINTS = torch.linspace(-1, 1, 10).reshape(2, 5)
+
+
+def found(model: nn.Module, example: Tensor, *, training: bool = False) -> Taps:
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter)
+    taps = Taps(model, name="student")
+    taps.probe(example, training=training)
+    return taps
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda model, states: states.mean(1),
+        lambda model, states: model.norm(states)[:, 0],
+        lambda model, states: nn.functional.normalize(states.mean(1), dim=1),
+        lambda model, states: model.pooler(states[:, 0]).tanh(),
+    ],
+    ids=["mean", "norm of the first", "normalised", "bent by tanh"],
+)
+def test_the_output_of_an_encoder_without_a_head_is_its_embedding(end, training) -> None:
+    taps = found(Tokens(end), IDS, training=training)
+    assert taps.default("features") == "output"
+    with pytest.raises(ValueError, match=r"default layer for 'logits', since its output \[2, 8\] .* student_layer=\.$"):
+        taps.default("logits")
+
+
+def test_the_tokens_of_an_encoder_are_its_embedding() -> None:
+    taps = found(Tokens(lambda model, states: states), IDS)
+    assert taps.default("features") == "output"
+    with pytest.raises(ValueError, match=r"its output \[2, 4, 8\] is not that of a Linear"):
+        taps.default("logits")
+
+
+def test_of_several_embeddings_none_is_chosen() -> None:
+    def end(model, states):
+        return {"last_hidden_state": states, "pooler_output": model.pooler(states[:, 0]).tanh()}
+
+    taps = found(Tokens(end), IDS)
+    for role in ("features", "logits"):
+        with pytest.raises(ValueError, match=r"'output\[last_hidden_state\]' \[2, 4, 8\], 'output\[pooler_output\]'"):
+            taps.default(role)
+    taps.require(["output[last_hidden_state]", "output[pooler_output]"])
+    assert taps.shapes["output[pooler_output]"] == (2, 8)
+    alone = found(Tokens(lambda model, states: {"last_hidden_state": states}), IDS)
+    assert alone.default("features") == "output[last_hidden_state]"
+    sentence = found(Tokens(lambda model, states: {"tokens": states, "sentence_embedding": states.mean(1)}), IDS)
+    assert sentence.default("features") == "output[sentence_embedding]"
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda model, states: model.fc(states.mean(1)),
+        lambda model, states: model.fc(states).mean(1),
+        lambda model, states: model.fc(states)[:, 0].log_softmax(1),
+        lambda model, states: {"hidden": states, "logits": model.fc(states[:, 0])},
+        lambda model, states: (model.fc(states[:, 0]), states),
+    ],
+    ids=["rows", "averaged over tokens", "of the first token", "named", "first of two"],
+)
+def test_a_head_is_found_by_its_values_in_the_output(end) -> None:
+    taps = found(Tokens(end), IDS)
+    assert (taps.default("features"), taps.default("logits")) == ("input:fc", "fc")
+
+
+def test_of_several_logits_none_is_chosen_but_by_name() -> None:
+    def both(model, states):
+        return model.fc(states[:, 0]), model.pooler(states[:, 0])
+
+    taps = found(Tokens(both), IDS)
+    for role in ("features", "logits"):
+        with pytest.raises(ValueError, match=r"since its output holds several \('output\[0\]' \[2, 3\], 'output\[1\]'"):
+            taps.default(role)
+    named = found(Tokens(lambda model, states: dict(zip(("logits", "aux"), both(model, states), strict=True))), IDS)
+    assert named.default("logits") == "fc"
+    mixed = found(Tokens(lambda model, states: {"logits": model.fc(states).exp().mean(1)}), IDS)
+    assert mixed.default("logits") == "output[logits]"
+
+
+def test_a_residual_block_and_a_network_without_a_head() -> None:
+    assert found(Residual(), POINTS).default("features") == "output"  # not the hidden layer [2, 20]
+    headless = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    taps = found(headless, torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
+    assert taps.default("features") == "output"
+    with pytest.raises(ValueError, match=r"is what a norm gives, not a Linear: 'output' if these are scores"):
+        taps.default("logits")
+
+
+def test_a_scaled_head_is_a_head() -> None:
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(5, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return 16 * self.fc(x)
+
+    taps = found(Model(), POINTS)
+    assert (taps.head, taps.default("features"), taps.default("logits")) == ("fc", "input:fc", "output")

@@ -124,8 +124,8 @@ class Observed:
         """Return the layout of a tapped tensor, None where nothing tells, or layers contradict each other.
 
         What gave the very tensor (for "input:PATH", what takes it) says it, or else what takes (gives) it; or the
-        layers that gave or took tensors of the same shape; or the nearest one whose number of channels is found in a
-        single dimension. Maps of a model in which nothing says anything are [B, C, H, W].
+        layers that gave or took tensors of the same shape, where they agree; or the nearest one before and after, by
+        the number of channels. Maps of a model in which nothing says anything are [B, C, H, W].
 
         Args:
             path: of the tap.
@@ -134,24 +134,22 @@ class Observed:
         """
         if not 2 < len(shape) <= _MOST:
             return "BC" if len(shape) == 2 else None
-        here = self._place(path, target, shape)
-        if here is None:
-            return None
-        given, taken = self._words_of_the_tensor(here)
+        place = self._place(path, target, shape)
+        given, taken = (None, None) if place is None else self._words_of_the_tensor(place)
         if path.side == "input" and given and taken and given != taken:
             return None
         exact = given or taken
         if exact is not None:
             return exact
-        alike = [seen for seen in self._seen if seen.word is not None and seen.shape == shape]
+        here = self._last_of(target) if place is None else place
+        alike = {seen.word for seen in self._seen if seen.word is not None and seen.shape == shape}
         if alike:
-            return alike[0].word if len({seen.word for seen in alike}) == 1 else None
+            return alike.pop() if len(alike) == 1 else None
         before = [seen for seen in self._seen[: here + 1] if seen.word is not None]
         after = [seen for seen in self._seen[here + 1 :] if seen.word is not None and seen.side == "input"]
-        for seen in (*before[-1:], *after[:1]):
-            found = _by_width(shape, seen)
-            if found is not None:
-                return found
+        found = {_as_near(shape, seen) for seen in (*before[-1:], *after[:1])} - {None}
+        if found:
+            return found.pop() if len(found) == 1 else None
         return layout_of(len(shape), 1) if not before and len(shape) >= _MAPS else None
 
     def _place(self, path: LayerPath, target: str, shape: torch.Size) -> int | None:
@@ -160,6 +158,12 @@ class Observed:
             if (seen.layer, seen.side, seen.call, seen.shape) == (target, path.side, path.call or 1, shape):
                 return place
         return None
+
+    def _last_of(self, target: str) -> int:
+        """Return when a layer, or a part of it, was last seen: for a result that is an object with tensors in it."""
+        inside = f"{target}." if target else ""
+        places = [n for n, seen in enumerate(self._seen) if seen.layer == target or seen.layer.startswith(inside)]
+        return places[-1] if places else len(self._seen) - 1
 
     def _words_of_the_tensor(self, here: int) -> tuple[str | None, str | None]:
         """Return what the layers say that gave, and that took, the very tensor."""
@@ -170,11 +174,20 @@ class Observed:
         return (given[0] if given else None), (taken[0] if taken else None)
 
 
-def _by_width(shape: torch.Size, seen: Seen) -> str | None:
-    """Return the layout by which a tensor has as many channels as another, where one dimension alone has so many."""
-    width = seen.shape[(seen.word or "").index("C")]
-    axes = [axis for axis in range(1, len(shape)) if shape[axis] == width]
-    return layout_of(len(shape), axes[0]) if len(axes) == 1 else None
+def _as_near(shape: torch.Size, seen: Seen) -> str | None:
+    """Return the layout of a tensor by one near to it, of another shape.
+
+    Channels joined or split leave all other sizes; tokens taken away or added leave the channels; else the width must
+    be found at one end alone.
+    """
+    word = seen.word or ""
+    axis = word.index("C")
+    if len(seen.shape) == len(shape):
+        differ = {other for other in range(len(shape)) if seen.shape[other] != shape[other]}
+        if differ == {axis} or axis not in differ:
+            return word
+    ends = [end for end in (1, len(shape) - 1) if shape[end] == seen.shape[axis]]
+    return layout_of(len(shape), ends[0]) if len(ends) == 1 else None
 
 
 def _time_first(module: nn.Module) -> bool | None:

@@ -134,7 +134,7 @@ class Taps:
                 self._last = module
             # A quantised or adapted one has another class, and the word in its name. Copies: they are compared with the
             # model's output at the end.
-            if "Linear" in type(module).__name__ and isinstance(output, Tensor):
+            if "Linear" in type(module).__name__ and isinstance(output, Tensor) and not output.is_nested:
                 entered = args[0] if args and isinstance(args[0], Tensor) else None
                 self._linears.append((layer, self._calls[layer], output.detach().clone(), entered))
             if isinstance(output, Tensor) and not output.is_nested and output.dim() in (4, 5):

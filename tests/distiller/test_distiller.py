@@ -584,3 +584,25 @@ def test_distances_of_a_shared_tap_are_computed_once(monkeypatch):
     torch.testing.assert_close(found[0][0], sum(loss for loss, _ in found[1:]))
     for together, *apart in zip(*(gradients for _, gradients in found), strict=True):
         torch.testing.assert_close(together, sum(apart), rtol=1e-4, atol=1e-6)
+
+
+def test_the_models_arguments_go_in_by_name(points):
+    class Scaled(nn.Linear):
+        def forward(self, values, scale):
+            return super().forward(scale * values)
+
+    torch.manual_seed(0)
+    named = {"values": points, "scale": points[:, :1]}
+    distiller = Distiller(Scaled(6, 3), Scaled(6, 3), ["kd"], example=named)
+    out = distiller(**named)
+    assert torch.equal(out.loss, distiller(named).loss)
+    (predicted,) = out[1:]
+    assert predicted is out.student
+    assert out[0] is out.loss
+    for arguments in ({}, {"labels": torch.zeros(2, dtype=torch.int64)}):
+        with pytest.raises(
+            ValueError, match=r"`Distiller`: `inputs` must be what the models take, got nothing \(the T"
+        ):
+            distiller(**arguments)
+    with pytest.raises(ValueError, match=r"`inputs` must be all that the models take, got lables beside it"):
+        distiller(points, lables=None)

@@ -127,6 +127,9 @@ def test_students_of_unlabelled_data_get_the_teachers_classes(factories):
     assert built.models.students["student"].fc.out_features == 12
     with pytest.raises(ValueError, match="The data has no classes: say how many"):
         build_stage(quick({"model": "resnet8"}), "s", RunContext(splits=bare))
+    embeds = quick({"model": "resnet8"}, {"factory": f"{factories}:wide"}, ["pkt"])
+    with pytest.raises(ValueError, match="The data has no classes: say how many"):  # a head that nobody would train
+        build_stage(embeds, "s", RunContext(splits=bare, trust=True))
     with pytest.raises(ValueError, match=r"The term 'ce' needs labels, the data 'digits' has none\."):
         build_stage(quick({"model": "resnet8", "options": {"classes": 3}}), "s", RunContext(splits=bare))
 

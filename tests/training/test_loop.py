@@ -399,7 +399,7 @@ def test_an_epoch_in_which_nothing_counts_is_told_before_the_first():
 def test_layers_are_told(caplog):
     with caplog.at_level(logging.INFO, "congruence"):
         cg.fit(distiller("pkt"), batches(), options=constant(epochs=1))
-    assert "pkt reads {'student features': ('input:3',), 'teacher features': ('input:3',)}" in caplog.text
+    assert "pkt reads student features 'input:3' [4, 5], teacher features 'input:3' [4, 7]." in caplog.messages
 
 
 def test_methods_that_ask_for_the_index_get_it():

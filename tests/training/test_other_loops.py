@@ -13,6 +13,8 @@ import torch
 from _harness.pages import ROOT, blocks, run
 from safetensors.torch import load_file
 
+import congruence as cg
+
 PAGE = ROOT / "docs" / "other-loops.md"
 # These libraries warn of their own and torch's coming changes, and of loaders of few workers: not ours to mend here.
 THIRD_PARTY = (
@@ -124,3 +126,56 @@ def test_trainer_of_transformers(inside):
     weights = sorted(Path("trainer").rglob("model.safetensors"))
     assert weights
     assert all(without_teacher(load_file(file)) for file in weights)
+
+
+class Named(torch.nn.Module):
+    """A model as transformers has them: arguments by name, an output with `logits`."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.body, self.classifier = torch.nn.Linear(8, width), torch.nn.Linear(width, 4)
+
+    def forward(self, values, scale):
+        return {"hidden": self.body(values), "logits": self.classifier((scale * self.body(values)).relu())}
+
+
+@pytest.mark.filterwarnings(*THIRD_PARTY)
+@pytest.mark.parametrize("labelled", [True, False])
+def test_the_trainer_evaluates_and_predicts(inside, labelled):
+    transformers = imported("transformers")
+    torch.manual_seed(0)
+    values, scale, labels = torch.randn(20, 8), torch.rand(20, 1), torch.arange(20) % 4
+    teacher, student = Named(9), Named(6)
+    example = {"values": values[:2], "scale": scale[:2]}
+    distiller = cg.Distiller(teacher, student, ["ce", "kd"] if labelled else ["kd"], example=example)
+    rows = [
+        {"values": v, "scale": c, **({"labels": n} if labelled else {})}
+        for v, c, n in zip(values, scale, labels, strict=True)
+    ]
+
+    def metrics(found):
+        return {"accuracy": float((found.predictions.argmax(-1) == found.label_ids).mean())}
+
+    arguments = transformers.TrainingArguments(
+        "trainer",
+        max_steps=2,
+        per_device_train_batch_size=4,
+        per_device_eval_batch_size=8,
+        gradient_accumulation_steps=2,
+        report_to=[],
+        use_cpu=True,
+        remove_unused_columns=False,
+        **({} if labelled else {"label_names": []}),
+    )
+    trainer = transformers.Trainer(
+        distiller, arguments, train_dataset=rows, eval_dataset=rows, compute_metrics=metrics if labelled else None
+    )
+    assert trainer.model_accepts_loss_kwargs is False  # else accumulated steps would be as many times as large
+    trainer.train()
+    evaluated, predicted = trainer.evaluate(), trainer.predict(rows)
+    with torch.no_grad():
+        said = student.eval()(values, scale)["logits"]
+    torch.testing.assert_close(torch.from_numpy(predicted.predictions), said)
+    assert evaluated["eval_loss"] == pytest.approx(predicted.metrics["test_loss"])
+    if labelled:
+        assert evaluated["eval_accuracy"] == pytest.approx((said.argmax(1) == labels).double().mean().item())

@@ -123,6 +123,14 @@ def bind(term: Term, taps: Mapping[str, Taps], students: tuple[str, ...], facts:
     return binding
 
 
+def described(binding: Binding, taps: Mapping[str, Taps]) -> str:
+    """Write which layers a term reads, with their shapes in the dry forward."""
+    return ", ".join(
+        f"{model} {role} " + " + ".join(f"'{path}' {list(taps[binding.models[model]].shapes[path])}" for path in paths)
+        for (model, role), paths in binding.paths.items()
+    )
+
+
 def _default(
     role: str,
     given: Mapping[str, tuple[str, ...] | None],
@@ -163,9 +171,9 @@ def logits_paths(students: Mapping[str, Taps], bindings: Collection[Binding]) ->
     path_of: dict[str, str] = {}
     for name, taps in students.items():
         output, named = taps.defaults.logits, _logits_path(name, bindings)
-        for path in filter(None, (output, named)):
+        for path in (output, named):
             with contextlib.suppress(ValueError):  # a layer that does not run in evaluation
-                taps.require([path])
+                taps.require([] if path is None else [path])
         shape_of = taps.shapes
         if output is not None and (
             taps.defaults.made_of or named not in shape_of or shape_of[named] == shape_of[output]

@@ -13,13 +13,29 @@ from congruence.models.layouts import batch_sizes
 
 
 class Output(NamedTuple):
-    """What one batch gave: the weighted `loss`, the unweighted `terms`, the models' own outputs, and the `weights`."""
+    """What one batch gave: the weighted `loss`, the unweighted `terms`, the models' own outputs, and the `weights`.
+
+    The slice `output[1:]` is what the Trainer of transformers takes as the predictions of a model that gives its loss
+    first: the student's logits, of several students or outputs one after the other.
+    """
 
     loss: Tensor
     terms: dict[str, Tensor]
     student: Any
     teacher: Any
     weights: dict[str, float]
+
+    def __getitem__(self, key: Any) -> Any:
+        """Return a field by its position; see the class for `[1:]`."""
+        return _predictions(self.student) if key == slice(1, None) else tuple.__getitem__(self, key)
+
+
+def _predictions(output: Any) -> tuple[Any, ...]:
+    if isinstance(output, Mapping):
+        output = [output["logits"]] if isinstance(output.get("logits"), Tensor) else list(output.values())
+    if isinstance(output, (tuple, list)):
+        return tuple(tensor for part in output for tensor in _predictions(part))
+    return (output,) if isinstance(output, Tensor) else ()
 
 
 @dataclass(frozen=True)

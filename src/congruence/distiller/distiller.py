@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from congruence.core.numerics import widen
 from congruence.core.ranks import world_size
 from congruence.data.datasets.facts import DataFacts
 from congruence.distiller.arguments import frozen_teacher, listed_terms, named_students
-from congruence.distiller.bindings import Binding, bind, for_students, logits_paths, probed_in_evaluation
+from congruence.distiller.bindings import Binding, bind, described, for_students, logits_paths, probed_in_evaluation
 from congruence.distiller.captured import Captured, Output
 from congruence.distiller.forwards import describe_sample, forwards, read
 from congruence.distiller.recall import StoredTeacher
@@ -33,6 +34,8 @@ from congruence.methods.method import Clock, Needs, Signals
 from congruence.methods.term import Term
 from congruence.models.taps import Taps
 from congruence.models.teacher import Teacher
+
+LOG = logging.getLogger("congruence")
 
 
 class Distiller(nn.Module):
@@ -67,6 +70,9 @@ class Distiller(nn.Module):
         ['bias', 'weight']
     """
 
+    # To the Trainer of transformers `**fields` would say that the loss is divided by the accumulated batch already.
+    accepts_loss_kwargs = False
+
     def __init__(
         self,
         teacher: nn.Module | Teacher | StoredTeacher | None,
@@ -90,6 +96,7 @@ class Distiller(nn.Module):
             self._taps["teacher"], self._readers["teacher"] = self.teacher.taps, self.teacher
         self.methods = nn.ModuleDict()
         self.bindings: dict[str, Binding] = {}
+        self._told_modes = False
         self._in_evaluation: dict[str, Taps] = {}  # what a student says there, which is what is measured
         self._logits: dict[str, str] = {}
         if example is not None:
@@ -128,6 +135,16 @@ class Distiller(nn.Module):
             for name, binding in self.bindings.items()
         }
 
+    def describe_layers(self) -> dict[str, str]:
+        """Return what each term reads, with the shapes of the dry forward, as a sentence for the log.
+
+        Example:
+            >>> model = torch.nn.Linear(4, 3)
+            >>> Distiller(None, model, ["ce"], example=torch.ones(2, 4)).describe_layers()
+            {'ce': "student logits 'output' [2, 3]"}
+        """
+        return {name: described(binding, self._taps) for name, binding in self.bindings.items()}
+
     def capture(
         self,
         inputs: Any,
@@ -148,6 +165,9 @@ class Distiller(nn.Module):
         """
         if not self.built:
             self.build(inputs)
+        if self.training and not self._told_modes:
+            self._told_modes = True
+            _tell_modes(self.students)
         given = {"main": inputs, **(views or {})}
         active = [self.bindings[term.name] for term in self._active()]
         cache = self.cache if self.training else None  # it holds the training images
@@ -195,14 +215,32 @@ class Distiller(nn.Module):
 
     def forward(
         self,
-        inputs: Any,
+        inputs: Any = None,
         labels: Tensor | None = None,
         index: Tensor | None = None,
         *,
         views: Mapping[str, Any] | None = None,
         micro_batch: int | None = None,
+        return_loss: bool = True,
+        **fields: Any,
     ) -> Output:
-        """Return `score(capture(...))`; in evaluation mode no memory is written."""
+        """Return `score(capture(...))`; in evaluation mode no memory is written.
+
+        Args:
+            inputs: as of `capture`; or none, and the models' arguments by name (`distiller(**batch)`).
+            labels: as of `capture`.
+            index: as of `capture`.
+            views: as of `capture`.
+            micro_batch: as of `capture`.
+            return_loss: without effect; its name tells the Trainer of transformers that there is a loss without labels.
+            fields: the models' arguments by name, where there are no `inputs`.
+        """
+        if fields and inputs is not None:
+            check.fail("Distiller", "inputs", "all that the models take", f"{', '.join(fields)} beside it")
+        if not fields and inputs is None:
+            hint = "nothing (the Trainer of transformers drops what it does not know: remove_unused_columns=False)"
+            check.fail("Distiller", "inputs", "what the models take", hint)
+        inputs = fields or inputs
         return self.score(
             self.capture(inputs, labels, index, views=views, micro_batch=micro_batch), update=self.training
         )
@@ -247,6 +285,19 @@ class Distiller(nn.Module):
         path = self._logits[name]
         return read(name, self._in_evaluation[name], inputs, {path}, self._example_described)[1][path]
 
+    def features(self, inputs: Any) -> dict[str, Tensor]:
+        """Run the students alone; return by name the rows [B, D] that the first term with features sees of each."""
+        rows: dict[str, Tensor] = {}
+        for binding in self.bindings.values():
+            if "features" in binding.method.needs.roles:
+                of = rerunner(binding, self._readers, self.clock, None)(
+                    dict.fromkeys(binding.method.needs.views, inputs)
+                )
+                for student in binding.students:
+                    layers = of.tensors[student, binding.method.needs.views[0], "features"]
+                    rows.setdefault(binding.models[student], layers[-1])
+        return rows
+
     def student_state_dict(self, name: str | None = None) -> dict[str, Tensor]:
         """Return a student's state as its own class loads it."""
         if name is not None and name not in self.students:
@@ -259,3 +310,14 @@ class Distiller(nn.Module):
         if self.teacher:
             self.teacher.module._apply(fn)
         return self
+
+
+def _tell_modes(students: nn.ModuleDict) -> None:
+    """Warn of a student all of which is in evaluation mode in training, as `from_pretrained` leaves models."""
+    for name, student in students.items():
+        if not any(part.training for part in student.modules()):
+            LOG.warning(
+                "The %s is in evaluation mode while the distiller trains: nothing drops out, and batch norms move no "
+                "statistics. Call distiller.train() before the loop, unless that is meant.",
+                name,
+            )

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from congruence.core import check
-from congruence.evaluation.embed import beside, embed_all
+from congruence.evaluation.embed import beside, embed_all, tell_left_out
 from congruence.evaluation.measure import measured
 from congruence.evaluation.number import Value
 from congruence.evaluation.numbers import numbers_in
@@ -88,6 +88,7 @@ def compare(
             check.fail("compare", argument, "a torch module", type(model).__name__)
     layers = {"teacher": teacher_layer, "student": student_layer}
     embedded = embed_all({"teacher": teacher, "student": student}, loader, layers=layers, device=device)
+    tell_left_out(*embedded.values())
     pair = beside(embedded["student"], embedded["teacher"])
     sides = {"teacher": (beside(embedded["teacher"]), teacher), "student": (beside(embedded["student"]), student)}
     values: dict[str, Value] = {"samples": len(pair.student_features)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from congruence.core.devices import to_device
+from congruence.data.datasets.facts import declared_classes
 from congruence.data.loading.source import BatchSource
 from congruence.evaluation.embeddings import Embeddings
 from congruence.models.evaluating import evaluating
@@ -17,18 +19,24 @@ from congruence.models.layouts import batch_sizes, check_rows
 from congruence.models.masks import token_mask
 from congruence.models.projectors import rows
 from congruence.models.taps import Taps
+from congruence.models.untaught import is_untaught
+
+LOG = logging.getLogger("congruence")
 
 
 class Embedded(NamedTuple):
     """Embeddings [N, D] and logits [N, C] (None where the model has none) on the CPU, and labels [N] or None.
 
     `head` is weight [C, D] and bias [C] or None of the Linear that makes the logits of the embeddings, where one does.
+    `left_out` says why there are no logits, where the model's own mean nothing: its head was taught by no term, or its
+    classes are not the data's.
     """
 
     features: Tensor
     logits: Tensor | None
     labels: Tensor | None
     head: tuple[Tensor, Tensor | None] | None = None
+    left_out: str = ""
 
 
 def embed(
@@ -76,7 +84,30 @@ def embed_all(
             if batch.labels is not None:
                 labels.append(batch.labels.cpu())
     all_labels = torch.cat(labels) if labels else None
-    return {name: reader.embedded(all_labels) for name, reader in readers.items()}
+    embedded = {name: reader.embedded(all_labels) for name, reader in readers.items()}
+    classes = _classes(declared_classes(getattr(loader, "dataset", None)), embedded.values(), all_labels)
+    return {name: _of_classes(name, each, classes) for name, each in embedded.items()}
+
+
+def _classes(declared: int | None, embedded: Iterable[Embedded], labels: Tensor | None) -> int | None:
+    """Return how many classes the data has, None where nothing tells.
+
+    The labels tell where models differ: of logits of 10 and 1000 classes, labels of 0 to 9 are those of the first.
+    """
+    widths = {each.logits.shape[1] for each in embedded if each.logits is not None}
+    if declared is not None or labels is None or len(widths) < 2 or not len(labels):
+        return declared
+    counted = int(labels.max()) + 1
+    return counted if counted in widths else None
+
+
+def _of_classes(name: str, embedded: Embedded, classes: int | None) -> Embedded:
+    """Leave out logits that are not of the data's classes."""
+    logits = embedded.logits
+    if logits is None or classes is None or logits.shape[1] == classes:
+        return embedded
+    why = f"the {name}'s output has {logits.shape[1]} columns, the data {classes} classes"
+    return embedded._replace(logits=None, head=None, left_out=why)
 
 
 class _Reader:
@@ -88,6 +119,7 @@ class _Reader:
         self.taps = Taps(model if device is None else model.to(self.device), name=name)
         self.layer = layer
         self.paths: tuple[str, str | None] = ("", None)
+        self.left_out = ""
         self.features: list[Tensor] = []
         self.logits: list[Tensor] = []
 
@@ -114,6 +146,9 @@ class _Reader:
             logits: str | None = self.taps.default("logits")
         except ValueError:
             logits = None
+        heads = self.taps.defaults.made_of
+        if heads and all(is_untaught(self.taps.module(head)) for head in heads):
+            logits, self.left_out = None, f"no term taught the {self.taps.name}'s {', '.join(sorted(map(repr, heads)))}"
         paths = (self.taps.default("features") if self.layer is None else self.layer, logits)
         self.taps.require([path for path in paths if path is not None])
         self.taps.layout(paths[0], "read a layer that gives one row a sample")
@@ -124,18 +159,28 @@ class _Reader:
         if not self.features:
             raise ValueError("`embed`: `loader` must hold at least one batch, got none: is the dataset empty?")
         logits = torch.cat(self.logits) if self.logits else None
-        return Embedded(torch.cat(self.features), logits, labels, self._head() if self.logits else None)
+        head = self._head() if self.logits else None
+        return Embedded(torch.cat(self.features), logits, labels, head, self.left_out)
 
     def _head(self) -> tuple[Tensor, Tensor | None] | None:
         """Return the last Linear, where the embedding is what enters it."""
         head = self.taps.head
-        if head is None or self.paths != (f"input:{head}", head):  # of a sum of branches, one is not the logits
+        if head is None or self.paths != (
+            f"input:{head}",
+            head or "output",
+        ):  # of a sum of branches, one is not the logits
             return None
         linear = self.taps.module(head)
         if not isinstance(linear, nn.Linear):  # a quantised one
             return None
         bias = None if linear.bias is None else linear.bias.detach().float().cpu().clone()
         return linear.weight.detach().float().cpu().clone(), bias
+
+
+def tell_left_out(*embedded: Embedded | None) -> None:
+    """Say once why classes are not measured, where a model's logits were left out."""
+    for why in dict.fromkeys(each.left_out for each in embedded if each is not None and each.left_out):
+        LOG.warning("Accuracy, agreement and entropy are left out: %s.", why)
 
 
 def beside(student: Embedded, teacher: Embedded | None = None, *, database: Embedded | None = None) -> Embeddings:

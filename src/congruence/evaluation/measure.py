@@ -11,7 +11,7 @@ from torch import nn
 from congruence.data.datasets.images import ImageDataset
 from congruence.data.loading.loader import loader
 from congruence.data.sources.load import Splits
-from congruence.evaluation.embed import Embedded, beside, embed
+from congruence.evaluation.embed import Embedded, beside, embed, tell_left_out
 from congruence.evaluation.embeddings import Embeddings
 from congruence.evaluation.number import Number, Value
 from congruence.evaluation.numbers import numbers_in
@@ -120,6 +120,7 @@ def embeddings_on_test(
         database = _embedded(student, splits.train, "student", device)
     if isinstance(teacher, nn.Module):
         teacher = _embedded(teacher, splits.test, "teacher", device)
+    tell_left_out(test, teacher)
     return beside(test, teacher, database=database)
 
 

@@ -113,7 +113,7 @@ def _of_tensor(linears: Sequence[LinearCall], last: nn.Module | None, output: Te
 
 
 def _head(path: str) -> Defaults:
-    return Defaults(path, f"input:{path}", path, frozenset({path}))
+    return Defaults(path, f"input:{path}", path or "output", frozenset({path}))  # "": the model is the Linear
 
 
 def _of_several(linears: Sequence[LinearCall], parts: Mapping[str, Tensor]) -> Defaults:

@@ -111,7 +111,7 @@ def build_models(config: RunConfig, stage_name: str, context: RunContext) -> Mod
     stage, splits, trust = config.stages[stage_name], context.loaded(config.data), context.trust
     channels, classes = splits.train.shape[0], splits.train.classes
     teacher = _teacher(config, stage, context, classes=classes, in_channels=channels)
-    if classes is None and teacher is not None:
+    if classes is None and teacher is not None and _teaches_logits(stage):
         classes = _outputs(teacher, _example(splits))
     seed_everything(stage.train.seed)
     students, described = {}, {}
@@ -136,6 +136,11 @@ def _teacher(
         head = load_weights(weights).get("fc.weight")
         classes = classes if head is None else head.shape[0]
     return build_model(model, classes=classes, in_channels=in_channels, weights=weights, trust=context.trust)
+
+
+def _teaches_logits(stage: StageConfig) -> bool:
+    """Whether a term moves the student's logits towards the teacher's: else nobody would train a head like its."""
+    return any(term.needs.teacher and "logits" in term.needs.roles for term in (each.term() for each in stage.terms))
 
 
 @torch.no_grad()

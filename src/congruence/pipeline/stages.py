@@ -16,6 +16,7 @@ from congruence.config.references import StudentRef
 from congruence.config.save import resolved_toml, write_resolved
 from congruence.core import check, ranks
 from congruence.core.files import writable
+from congruence.models.untaught import mark_parts
 from congruence.models.weights import load_into
 from congruence.pipeline.build import Built, build_stage, rehearse
 from congruence.pipeline.context import RunContext
@@ -66,6 +67,7 @@ def run_stage(config: RunConfig, stage_name: str, context: RunContext) -> StageR
 def _finished(built: Built, result: FitResult) -> StageRun:
     for name, student in built.models.students.items():
         load_into(student, result.best_states[name], source="the best epoch")
+        mark_parts(student, result.untaught.get(name, ()))
         student.eval()
     classifies = teaches_classes(built.distiller)
     return StageRun(result, built.models.students, built.models.teacher, built.splits, classifies)

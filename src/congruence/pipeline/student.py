@@ -11,6 +11,7 @@ from torch import nn
 
 from congruence.core import check
 from congruence.core.files import write_json
+from congruence.models.untaught import mark_parts
 from congruence.models.weights import load_into, load_weights
 from congruence.training.saving.run_directory import RunDirectory
 
@@ -61,6 +62,7 @@ def load_student(
         check.fail("load_student", "name", f"one of {', '.join(files)}", f"{name!r}.{near}"[:-1])
     model = _made(directory, factory, chosen)
     load_into(model, load_weights(files[chosen]), source=f"'{files[chosen]}'")
+    mark_parts(model, (directory.summary() or {}).get("untaught", {}).get(chosen, ()))
     return model.eval()
 
 

@@ -22,6 +22,7 @@ class FitResult:
         out: the run directory.
         student_files: each student's best weights, by name.
         best_states: the same weights in memory.
+        untaught: the parts of each student that no term reached, by its name; without an entry where all were.
     """
 
     steps: int
@@ -34,6 +35,7 @@ class FitResult:
     out: Path | None
     student_files: dict[str, Path]
     best_states: dict[str, dict[str, Any]] = field(repr=False)
+    untaught: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def student_file(self) -> Path:

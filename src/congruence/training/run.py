@@ -17,6 +17,7 @@ from congruence.data.loading.source import BatchSource
 from congruence.distiller import Distiller
 from congruence.methods.method import Clock
 from congruence.training import setup
+from congruence.training.collapse import Collapse
 from congruence.training.distributed import Objective, wrap
 from congruence.training.modes import start_training
 from congruence.training.optim import Optimization
@@ -29,6 +30,7 @@ from congruence.training.saving.identity import run_identity
 from congruence.training.saving.run_directory import RunDirectory
 from congruence.training.saving.state import Generators, History, Stateful, load_parts, state_of
 from congruence.training.sigterm import Sigterm
+from congruence.training.untaught import AFTER, Untaught
 from congruence.training.validate import diagnosed, numbers
 
 LOG = logging.getLogger("congruence")
@@ -59,6 +61,7 @@ class Run:
         epochs = self.extent.steps / self.extent.per_epoch
         self.optimization = Optimization(optimizers, options, scheduler, epochs=epochs, device=device)
         self.position, self.history = Position(), History()
+        self.untaught, self.collapse = Untaught(distiller, optimizers), Collapse(distiller)
         self.best = Best(tuple(distiller.students), options.monitor)
         setup.rehearse_validation(distiller, val_loader, options, device, self.best)
         self.objective = wrap(Objective(distiller, options.micro_batch))
@@ -132,6 +135,7 @@ class Run:
             self.distiller.begin_epoch(clock)
         else:
             self.distiller.resume_epoch(clock)
+        self.untaught.thawed()
 
     def groups(self) -> Iterator[list[Batch]]:
         """Yield the rest of the epoch in groups of `accumulate` batches, on the device."""
@@ -139,15 +143,19 @@ class Run:
         if position.step < self.extent.steps:
             rest = self.source.epoch(position.epoch, position.batch)
             for group in grouped(rest, self.options.accumulate, self.device):
+                self.collapse.begin(group[0].inputs)
                 yield group
                 if position.step >= self.extent.steps:
                     return
 
     def after_step(self) -> None:
         """Count, log, save and stop as they fall due."""
+        self.untaught.after_step()
         self.position.after_step(self.options.accumulate)
         step = self.position.step
         self._tell("step", {})
+        if step >= AFTER:
+            self.untaught.tell_once(self.position.epoch)
         if step % self.options.log_every == 0:
             self._flush()
         if ranks.world_size() > 1 and step % TOGETHER_EVERY:
@@ -172,6 +180,8 @@ class Run:
             raise ValueError(f"`fit`: `train_loader` must yield a batch in every epoch, got none in {position.epoch}.")
         if self.recorder.counts:
             self._flush()
+        self.untaught.tell_once(position.epoch)
+        self.collapse.look()
         self.distiller.end_epoch()
         metrics = numbers(self.distiller, self.val_loader, self.options.evaluate, self.device)
         improved = self.best.update(position.epoch, metrics)
@@ -251,17 +261,17 @@ class Run:
 
     def finish(self) -> FitResult:
         """Write the last students and the summary."""
-        seconds = self.position.seconds()
+        seconds, untaught = self.position.seconds(), self.untaught.end()
         if self.directory:
             for name in self.distiller.students:
                 self.directory.save_student(name, self.distiller.student_state_dict(name), last=True)
-            self.directory.finish(self._summary(seconds))
+            self.directory.finish(self._summary(seconds, untaught))
         ranks.barrier()
-        result = self.result(seconds)
+        result = self.result(seconds, untaught)
         self._tell("end", result.last)
         return result
 
-    def _summary(self, seconds: float) -> dict[str, Any]:
+    def _summary(self, seconds: float, untaught: dict[str, list[str]]) -> dict[str, Any]:
         return {
             "status": "finished",
             "epochs": self.position.epoch,
@@ -270,14 +280,15 @@ class Run:
             "best_epoch": self.best.epochs,
             "best": self.best.metrics,
             "last": self.history.epochs[-1],
+            "untaught": untaught,
             "torch": torch.__version__,
             "device": str(self.device),
         }
 
-    def result(self, seconds: float | None = None) -> FitResult:
+    def result(self, seconds: float | None = None, untaught: dict[str, list[str]] | None = None) -> FitResult:
         """Return what the run ended with; its seconds are those written down where it had ended before."""
         directory, students = self.directory, tuple(self.distiller.students)
-        ended = (directory.summary() if directory else None) or {"seconds": seconds}
+        ended = (directory.summary() if directory else None) or {"seconds": seconds, "untaught": untaught or {}}
         return FitResult(
             steps=self.position.step,
             epochs=self.position.epoch,
@@ -289,4 +300,5 @@ class Run:
             out=directory.path if directory else None,
             student_files={name: directory.student_file(name) for name in students} if directory else {},
             best_states=self.best.states,
+            untaught=ended.get("untaught", {}),
         )

@@ -98,8 +98,8 @@ def prepare(
         )
     if ranks.world_size() > 1 and not source.shared_by_ranks:
         LOG.warning("The training loader has no DistributedSampler: each rank may see all samples.")
-    for name, layers in distiller.layers().items():
-        LOG.info("%s reads %s", name, layers)
+    for name, layers in distiller.describe_layers().items():
+        LOG.info("%s reads %s.", name, layers)
 
 
 def rehearse_validation(

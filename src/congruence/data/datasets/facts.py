@@ -68,6 +68,24 @@ def facts(dataset: Any) -> DataFacts:
     return DataFacts(size, top + 1 if top >= 0 else None, labels)
 
 
+def declared_classes(dataset: Any) -> int | None:
+    """Return how many classes a dataset says that it has, None where only its labels could tell.
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> declared_classes(TensorDataset(torch.zeros(3, 2), torch.tensor([0, 2, 1]))) is None
+        True
+    """
+    while dataset is not None:
+        names = getattr(dataset, "classes", None)
+        if isinstance(names, int) and not isinstance(names, bool):
+            return names
+        if isinstance(names, Sized) and len(names):
+            return len(names)
+        dataset = getattr(dataset, "dataset", None)
+    return None
+
+
 def _labels(dataset: Any, size: int) -> Tensor | None:
     """Return the first attribute that holds one whole number a sample."""
     tensors = getattr(dataset, "tensors", ())

@@ -1,0 +1,71 @@
+"""Which layers no term of a run reached: they are as they were, and what they say of classes means nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+from congruence.models.forward import version
+
+ALL = "all of it"
+# By module, the versions that its parameters had when no term had reached them: what moves them later (a run, loaded
+# weights) counts a version, and the mark no longer holds. It is kept beside the module, which stays the user's own.
+_UNTAUGHT: WeakKeyDictionary[nn.Module, tuple[int, ...]] = WeakKeyDictionary()
+
+
+def mark_untaught(module: nn.Module) -> None:
+    """Note that no term reached a layer."""
+    _UNTAUGHT[module] = _versions(module)
+
+
+def mark_parts(model: nn.Module, parts: Iterable[str]) -> None:
+    """Note that no term reached these parts, as `whole_parts` names them; what a model does not have is left out."""
+    modules = dict(model.named_modules())
+    for part in parts:
+        for module in modules["" if part == ALL else part].modules() if part in modules or part == ALL else ():
+            mark_untaught(module)
+
+
+def is_untaught(module: nn.Module) -> bool:
+    """Whether no term reached a layer, and nothing has moved it since.
+
+    Example:
+        >>> head = nn.Linear(3, 2)
+        >>> mark_untaught(head)
+        >>> before = is_untaught(head)
+        >>> _ = head.load_state_dict(nn.Linear(3, 2).state_dict())
+        >>> before, is_untaught(head)
+        (True, False)
+    """
+    return _UNTAUGHT.get(module) == _versions(module) and module in _UNTAUGHT
+
+
+def _versions(module: nn.Module) -> tuple[int, ...]:
+    return tuple(version(parameter) for parameter in module.parameters(recurse=False))
+
+
+def whole_parts(model: nn.Module, names: Collection[str]) -> list[str]:
+    """Return the largest parts of a model all of whose trainable parameters are among `names`, then single parameters.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1)))
+        >>> whole_parts(model, ["0.bias", "1.0.weight", "1.0.bias", "1.2.weight", "1.2.bias"])
+        ['0.bias', '1']
+    """
+    left = set(names)
+    found: list[str] = []
+    for name, module in model.named_modules():
+        prefix = f"{name}." if name else ""
+        own = {prefix + inner for inner, parameter in module.named_parameters() if parameter.requires_grad}
+        if own and own <= left:
+            found.append(name or ALL)
+            left -= own
+    return sorted([*found, *left])
+
+
+def count(model: nn.Module, names: Iterable[str]) -> int:
+    """Return how many numbers the named parameters hold."""
+    parameters = dict(model.named_parameters())
+    return sum(parameters[name].numel() for name in names)

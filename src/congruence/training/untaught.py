@@ -1,0 +1,86 @@
+"""What nobody trains, told: parameters that no term reaches, and layers thawed after the optimizer was made."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from torch.optim import Optimizer
+
+from congruence.core import ranks
+from congruence.distiller.distiller import Distiller
+from congruence.models.untaught import count, mark_parts, whole_parts
+
+LOG = logging.getLogger("congruence")
+AFTER = 10  # steps: a queue may have to fill before its term has a gradient
+
+
+class Untaught:
+    """Follows which of the students' trainable parameters have had a gradient from any term.
+
+    Args:
+        distiller: of the run, built.
+        optimizers: that move the parameters.
+    """
+
+    def __init__(self, distiller: Distiller, optimizers: Sequence[Optimizer]) -> None:
+        self.distiller, self.optimizers = distiller, optimizers
+        self._left = {
+            name: {inner for inner, parameter in student.named_parameters() if parameter.requires_grad}
+            for name, student in distiller.students.items()
+        }
+        self._trained = {id(parameter) for parameter in distiller.parameters() if parameter.requires_grad}
+        self._told = False
+
+    def after_step(self) -> None:
+        """Look at the gradients of a step, which are there until the next one."""
+        for name, left in self._left.items():
+            if left:  # nothing is left of most students after their first step
+                parameters = dict(self.distiller.students[name].named_parameters())
+                left -= {inner for inner in left if inner not in parameters or parameters[inner].grad is not None}
+
+    def tell_once(self, epoch: int) -> None:
+        """Name what no term has reached so far, once all terms that start at a later epoch have begun."""
+        if self._told or any(term.start_epoch > epoch for term in self.distiller.terms):
+            return
+        self._told = True
+        self._tell("no term reaches so far", "stay as they are")
+
+    def end(self) -> dict[str, list[str]]:
+        """Name what no term has reached, mark it for what is measured later, and return it by student."""
+        self._tell("no term has reached", "are written as they were before")
+        for name, parts in self.parts().items():
+            mark_parts(self.distiller.students[name], parts)
+        return {name: parts for name, parts in self.parts().items() if parts}
+
+    def parts(self) -> dict[str, list[str]]:
+        """Return the parts that no term has reached, by student."""
+        return {name: whole_parts(self.distiller.students[name], left) for name, left in self._left.items()}
+
+    def _tell(self, what: str, then: str) -> None:
+        for name, parts in self.parts().items():
+            if parts and ranks.rank() == 0:
+                student = self.distiller.students[name]
+                total = sum(parameter.numel() for parameter in student.parameters())
+                LOG.warning(
+                    "The %s has parts that %s: %s (%d of %d parameters); they %s.",
+                    *(name, what, ", ".join(f"'{part}'" for part in parts), count(student, self._left[name]), total),
+                    then,
+                )
+
+    def thawed(self) -> None:
+        """Warn of parameters that require a gradient since the run began, and are in no optimizer."""
+        moved = {id(p) for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"]}
+        for name, student in self.distiller.students.items():
+            new = {
+                inner: parameter
+                for inner, parameter in student.named_parameters()
+                if parameter.requires_grad and id(parameter) not in self._trained | moved
+            }
+            if new:
+                self._trained |= {id(parameter) for parameter in new.values()}
+                LOG.warning(
+                    "The %s's %s require a gradient now, and are in no optimizer: they do not train. Thaw them before "
+                    "`fit` (a stage of its own), or give `optimizer=` and add them to it.",
+                    *(name, ", ".join(f"'{part}'" for part in whole_parts(student, new))),
+                )

@@ -1,0 +1,101 @@
+"""Parts that nobody trains are named at the start and at the end, and what they say of classes is not measured."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+import torch
+from _harness.fits import constant, data, distiller, net
+from torch import nn
+
+import congruence as cg
+
+
+def batches():
+    return cg.data.loader(data(), batch_size=8)
+
+
+def warnings(caplog):
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_a_head_that_no_term_reaches_is_named_twice_and_not_measured(caplog, tmp_path):
+    made = distiller("pkt")
+    cg.fit(made, batches(), options=constant(epochs=3, out=tmp_path))
+    told = [line for line in warnings(caplog) if "'3' (18 of 63 parameters)" in line]
+    assert [line.partition("(")[0] for line in told] == [
+        "The student has parts that no term reaches so far: '3' ",
+        "The student has parts that no term has reached: '3' ",
+    ]
+    assert json.loads((tmp_path / "summary.json").read_text())["untaught"] == {"student": ["3"]}
+    caplog.clear()
+    comparison = cg.compare(net(0, 7), made.student, batches())
+    assert (comparison.student_accuracy, comparison.agreement) == (None, None)
+    assert comparison.teacher_accuracy is not None
+    assert warnings(caplog) == ["Accuracy, agreement and entropy are left out: no term taught the student's '3'."]
+    loaded = cg.load_student(tmp_path, lambda: net(5))
+    assert cg.compare(net(0, 7), loaded, batches()).agreement is None
+    cg.fit(cg.Distiller(None, made.student, ["ce"], example=data().tensors[0][:4]), batches(), options=constant())
+    assert cg.compare(net(0, 7), made.student, batches()).student_accuracy is not None
+
+
+def test_nothing_is_said_where_terms_reach_all_or_parts_are_frozen(caplog, tmp_path):
+    made = distiller("ce", cg.Term("pkt", start_epoch=1))
+    made.student[0].requires_grad_(False)
+    cg.fit(made, batches(), options=constant(epochs=2, out=tmp_path))
+    assert not [line for line in warnings(caplog) if "no term" in line]
+    assert json.loads((tmp_path / "summary.json").read_text())["untaught"] == {}
+
+
+def test_a_term_that_starts_later_may_reach_the_rest(caplog):
+    cg.fit(distiller("pkt", cg.Term("ce", start_epoch=1)), batches(), options=constant(epochs=2))
+    assert not [line for line in warnings(caplog) if "no term" in line]
+
+
+def test_layers_thawed_later_are_in_no_optimizer(caplog):
+    made = distiller("ce", "kd")
+    made.student[0].requires_grad_(False)
+    before = made.student[0].weight.clone()
+
+    def thaw(event):
+        if event.kind == "epoch" and event.epoch == 0:
+            made.student[0].requires_grad_(True)
+
+    cg.fit(made, batches(), options=constant(epochs=3, callbacks=(thaw,)))
+    assert torch.equal(made.student[0].weight, before)
+    told = [line for line in warnings(caplog) if "in no optimizer" in line]
+    assert len(told) == 1
+    assert told[0].startswith("The student's '0' require a gradient now")
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_student_left_in_evaluation_mode_is_told_once_in_one_s_own_loop(caplog, whole):
+    made = distiller("kd")
+    (made.student if whole else made.student[1]).eval()
+    for _ in range(2):
+        made(data().tensors[0][:8]).loss.backward()
+    told = [line for line in warnings(caplog) if "evaluation mode" in line]
+    assert len(told) == whole
+    assert all(line.startswith("The student is in evaluation mode while the distiller trains") for line in told)
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_the_classes_of_another_task_are_not_measured(caplog, declared):
+    torch.manual_seed(0)
+    other = nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 1000))
+    loader = batches() if declared else [data().tensors]
+    if declared:
+        loader.dataset.classes = ["a", "b", "c"]
+    comparison = cg.compare(other, net(1), loader)
+    assert (comparison.teacher_accuracy, comparison.agreement) == (None, None)
+    assert comparison.student_accuracy is not None
+    why = "the teacher's output has 1000 columns, the data 3 classes"
+    assert warnings(caplog) == [f"Accuracy, agreement and entropy are left out: {why}."]
+
+
+def test_labels_that_lack_the_last_class_are_no_other_task():
+    points, labels = data().tensors
+    few = labels < 2
+    assert cg.compare(net(0, 7), net(1), [(points[few], labels[few])]).student_accuracy is not None

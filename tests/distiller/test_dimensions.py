@@ -161,6 +161,12 @@ def test_inputs_that_have_the_batch_second():
     expected = PKT * pkt_loss(*(model.rnn(turned)[0].mean(0) for model in (made.student, made.teacher.module)))
     torch.testing.assert_close(call(made, turned, torch.zeros(4).long()), expected)
     torch.testing.assert_close(call(made, turned), expected)
+    longer = torch.randn(8, 2, 6)  # chunks of 2 times would pass for batches of 2
+    made = pair(make, Term("pkt", **term, layout="TBC"), longer)
+    with pytest.raises(
+        ValueError, match=r"`micro_batch` splits the first dimension of the inputs, which is not the batch"
+    ):
+        call(made, longer, micro_batch=2)
 
 
 def test_time_first_tokens_are_found_by_the_labels():
@@ -170,6 +176,15 @@ def test_time_first_tokens_are_found_by_the_labels():
     made = Distiller(*sides, [Term("pkt", student_layer="1", teacher_layer="1")], example=SEQUENCE)
     with pytest.raises(ValueError, match=r"'1' gives \[4, 7, 8\], 4 rows for a batch of 7: if its dimension 1 is"):
         made(SEQUENCE, torch.zeros(7).long())
+
+
+def test_labels_of_something_else_tell_nothing():
+    """Labels of every token, or one of a bag: neither is a dimension of what is tapped."""
+    torch.manual_seed(0)
+    sides = [nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8)) for _ in range(2)]
+    made = Distiller(*sides, [Term("pkt", student_layer="1", teacher_layer="1")], example=SEQUENCE)
+    for labels in (torch.zeros(28), torch.zeros(1)):
+        assert call(made, SEQUENCE, labels.long()) == call(made, SEQUENCE, torch.zeros(4).long())
 
 
 class Reads(Method):

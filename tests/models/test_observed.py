@@ -167,6 +167,18 @@ def test_a_result_that_is_an_object():
     assert taps.layouts["1[tokens]"] == "BNC"
 
 
+def test_a_tuple_that_cannot_be_made_anew():
+    class Pair(tuple):
+        def __new__(cls, first, second):
+            return super().__new__(cls, (first, second))
+
+    model = nn.Sequential(Mlp(8), Call(lambda x: Pair(x, x)), Call(lambda both: both[0]))
+    taps = Taps(model, name="student")
+    taps.probe(torch.randn(TOKENS), training=True)
+    taps.require(["1[1]"])
+    assert taps.layouts["1[1]"] == "BNC"
+
+
 def test_stages_of_a_model_with_channels_last():
     model = nn.Sequential(
         nn.Conv2d(3, 8, 4, 4), permute(0, 2, 3, 1), nn.LayerNorm(8), Mlp(8), permute(0, 3, 1, 2), nn.Flatten()

@@ -26,7 +26,8 @@ class Binding:
     """A term's method and the layers it reads.
 
     `paths` is keyed by (model, role) with models as the method calls them; `models` says which model each name is.
-    `masks` names, by model, what tells real tokens from padding. `named` says whether the term named a layout.
+    `masks` names, by model, what tells real tokens from padding. `named` says whether the term named a layout, `second`
+    whether the example had the batch second.
     """
 
     term: str
@@ -36,6 +37,7 @@ class Binding:
     paths: Mapping[tuple[str, str], tuple[str, ...]]
     masks: Mapping[str, Mask] = field(default_factory=dict)
     named: bool = False
+    second: bool = False
 
     def without_teacher(self) -> Binding:
         """Return the same binding with the students' side alone."""
@@ -92,6 +94,7 @@ def bind(term: Term, taps: Mapping[str, Taps], students: tuple[str, ...], facts:
     paths: dict[tuple[str, str], tuple[str, ...]] = {}
     shapes: dict[tuple[str, str], tuple[torch.Size, ...]] = {}
     term.check_models([*models, *taps], needs.roles)
+    second = False
     for role in needs.roles:
         given = {name: term.layers(name, role, needs.roles) for name in models}
         for name, model in models.items():
@@ -99,7 +102,7 @@ def bind(term: Term, taps: Mapping[str, Taps], students: tuple[str, ...], facts:
                 paths[name, role] = given[name] or _default(role, given, needs.stages, models, taps, model)
                 layout = term.layout_of(name, role)
                 taps[model].require(paths[name, role], layout)
-                _check_layouts(taps[model], paths[name, role], named=layout is not None)
+                second |= _check_layouts(taps[model], paths[name, role], named=layout is not None)
                 shapes[name, role] = tuple(_shape(role, taps[model].shapes[path]) for path in paths[name, role])
             except ValueError as error:
                 raise ValueError(f"The term '{term.name}': {error}") from None
@@ -118,7 +121,7 @@ def bind(term: Term, taps: Mapping[str, Taps], students: tuple[str, ...], facts:
                 f"saved with the term: keep a copy of what it reads there."
             )
     masks = {name: term.mask_of(name) for name in models}
-    binding = Binding(term.name, method, _students(models), models, paths, masks, term.layout is not None)
+    binding = Binding(term.name, method, _students(models), models, paths, masks, term.layout is not None, second)
     _check_masks(binding, taps)
     return binding
 
@@ -198,21 +201,28 @@ def _students(models: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(name for name in models if name != "teacher")
 
 
-def _check_layouts(taps: Taps, paths: Iterable[str], *, named: bool) -> None:
+def _check_layouts(taps: Taps, paths: Iterable[str], *, named: bool) -> bool:
     """Refuse layers whose layout nothing tells, or whose rows are not the samples of the example.
+
+    Returns whether the rows of any are the second dimension of the inputs, not the first.
 
     Of rows [B, C] nothing is assumed. With a named layout the batch may be second in the inputs, too; where these hold
     tensors of several lengths, a name is believed.
     """
-    way = "name its layout, a letter a dimension, as in Term(..., layout='BCT') or layout='BTC'"
-    samples = batch_sizes(taps.example)
+    samples = first = batch_sizes(taps.example)
     if named:
         samples = batch_sizes(taps.example, second=True) if len(samples) == 1 else frozenset()
+    second = False
     for path in paths:
-        layout, shape = taps.layout(path, way), taps.shapes[path]
+        shape = taps.shapes[path]
+        ways = {3: ("BCT", "BTC"), 4: ("BCHW", "BHWC")}.get(len(shape), ("BCTHW", "BTHWC"))
+        way = f"name its layout, a letter a dimension, as in Term(..., layout='{ways[0]}') or layout='{ways[1]}'"
+        layout = taps.layout(path, way)
         if len(layout) > 2:
             tapped = [shape[order(layout).index(axis)] for axis in range(len(shape))]
             check_rows(f"The {taps.name}'s layer '{path}'", tapped, samples, layout)
+            second |= bool(samples) and shape[0] not in first
+    return second
 
 
 def _check_masks(binding: Binding, taps: Mapping[str, Taps]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -49,15 +49,15 @@ class Captured:
     index: Tensor | None
     micro_batch: int | None = None  # for what a method runs again
 
-    def samples(self, view: str, *, named: bool) -> frozenset[int]:
-        """Return how many samples there may be: as many as labels or an index, else what the inputs say.
+    def samples(self, view: str, shape: Sequence[int], *, named: bool) -> frozenset[int]:
+        """Return how many samples a tensor of a shape may be of: as many as labels or an index, or as the inputs say.
 
-        Where a layout is named, what a user says of the batch goes before what its labels do: instances of one bag, or
-        inputs that have the batch second.
+        Labels that are as many as none of its dimensions tell nothing (of flattened tokens, or of a bag of instances),
+        and where its layout is named they are not asked alone.
         """
         known = self.labels if self.labels is not None else self.index
         of_labels = frozenset([len(known)] if known is not None and known.dim() else [])
-        if of_labels and not named:
+        if of_labels & set(shape) and not named:
             return of_labels
         return of_labels | batch_sizes(self.inputs[view], second=named)
 

@@ -65,15 +65,19 @@ def signals_of(binding: Binding, captured: Captured, clock: Clock, runner: Runne
     needs = binding.method.needs
     tensors: dict[Key, tuple[Tensor, ...]] = {}
     masks: dict[Key, tuple[Tensor | None, ...]] = {}
+    if binding.second and captured.micro_batch is not None:
+        raise ValueError(
+            f"`micro_batch` splits the first dimension of the inputs, which is not the batch where the term "
+            f"'{binding.term}' reads: give inputs that have the batch first, or leave it out."
+        )
     for view in needs.views:
-        samples = captured.samples(view, named=binding.named)
         for (model, role), paths in binding.paths.items():
             layers = [captured.tensors[binding.models[model], view, path] for path in paths]
             real = []
             for path, tensor in zip(paths, layers, strict=True):
                 what = f"The term '{binding.term}': the {binding.models[model]}'s layer '{path}'"
                 if tensor.dim() > 2:  # of rows [B, C] nothing was assumed
-                    check_rows(what, tensor.shape, samples)
+                    check_rows(what, tensor.shape, captured.samples(view, tensor.shape, named=binding.named))
                 real.append(mask_of(binding, model, role, path, tensor, captured.inputs[view]))
             pairs = zip(layers, real, strict=True)
             if role == "features":

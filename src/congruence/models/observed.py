@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import re
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from congruence.core.devices import tensors
 from congruence.models.layers import LayerPath, Layers
 from congruence.models.layouts import layout_of
 
@@ -114,7 +113,7 @@ class Observed:
 
     def _note(self, layer: str, module: nn.Module, side: str, value: Any) -> None:
         time_first = bool(self._time_first) and self._time_first[-1]
-        for place, tensor in enumerate(tensors(value)):
+        for place, tensor in enumerate(_tensors(value)):
             if tensor.is_nested:
                 continue
             word = layout_told(module, side, tensor.shape, place, time_first=time_first)
@@ -172,6 +171,15 @@ class Observed:
         given = [seen.word for seen in same if seen.side == "output"]
         taken = [seen.word for seen in same if seen.side == "input"]
         return (given[0] if given else None), (taken[0] if taken else None)
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors in what a layer takes or gives, without making anew a tuple of a class of the user's own."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (Mapping, tuple, list)):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors(part)
 
 
 def _as_near(shape: torch.Size, seen: Seen) -> str | None:

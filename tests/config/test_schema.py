@@ -157,3 +157,14 @@ def test_a_teacher_from_a_file_replaces_its_stage(tmp_path):
     assert (teacher.model, teacher.weights) == ("resnet20", str(tmp_path / "t.safetensors"))
     with pytest.raises(ValueError, match="has no teacher"):
         load_config("digits/teacher").with_teacher("t.safetensors")
+
+
+def test_a_term_names_layouts_and_masks():
+    values = {"key": "pkt", "layout": {"student": "BCT", "teacher": {"features": "BTC"}}, "mask": {"student": 1}}
+    term = TermConfig.model_validate(values).term()
+    assert (term.layout, term.mask) == (values["layout"], values["mask"])
+    assert TermConfig.model_validate({"key": "pkt", "layout": "TBC", "mask": False}).term().mask is False
+    with pytest.raises(ValidationError, match=r"`layout` must be 2 to 5 letters"):
+        TermConfig.model_validate({"key": "pkt", "layout": "BTD"})
+    with pytest.raises(ValidationError, match=r"`mask` must be a key of the inputs' mapping"):
+        TermConfig.model_validate({"key": "pkt", "mask": True})

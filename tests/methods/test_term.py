@@ -13,6 +13,7 @@ from torch import nn
 
 from congruence.losses import PktLoss
 from congruence.methods import Clock, LossMethod, Needs, Term, row
+from congruence.methods.term import current_descriptions
 
 
 @pytest.mark.parametrize(
@@ -168,3 +169,21 @@ def test_entry_points_add_rows(monkeypatch):
             catalogue.keys()
     finally:
         catalogue._all.cache_clear()
+
+
+def test_a_layout_and_a_mask_are_part_of_what_a_run_is():
+    layout = {"student": "BCT", "teacher": {"features": "TBC"}}
+    term = Term("pkt", layout=layout, mask={"student": "~pad"})
+    described = term.describe()
+    assert (described["layout"], described["mask"]) == (layout, {"student": "~pad"})
+    assert [
+        term.layout_of(*key) for key in (("student", "features"), ("teacher", "features"), ("teacher", "maps"))
+    ] == [
+        "BCT",
+        "TBC",
+        None,
+    ]
+    assert [term.mask_of(name) for name in ("student", "small", "teacher")] == ["~pad", "~pad", None]
+    assert Term("kd", layout="BCT").layout_of("student", "logits") is None
+    older = {key: value for key, value in Term("pkt").describe().items() if key not in ("layout", "mask")}
+    assert current_descriptions([older]) == [Term("pkt").describe()]

@@ -15,11 +15,9 @@ def test_rows() -> None:
     assert torch.equal(rows(torch.ones(3, 5, 1, 1)), torch.ones(3, 5))
 
 
-@pytest.mark.parametrize("shape", [(4,), (1, 2, 3, 4, 5), (2, 0, 3)])
+@pytest.mark.parametrize("shape", [(4,), (1, 2, 3, 4, 5, 6), (2, 0, 3)])
 def test_other_shapes_are_one_sentence(shape: tuple[int, ...]) -> None:
-    with pytest.raises(
-        ValueError, match=r"`rows`: `tensor` must be a non-empty 2-D or 3-D or 4-D tensor, got shape \["
-    ):
+    with pytest.raises(ValueError, match=r"`rows`: `tensor` must be a non-empty 2-D or .* 5-D tensor, got shape \["):
         rows(torch.ones(shape))
     with pytest.raises(ValueError, match=r"must be a tensor, got list"):
         rows([1.0])  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from _harness.caches import CLASSES, SAMPLES, batches, build, images, net, opened
+from torch import nn
 from torch.utils.data import TensorDataset
 
 import congruence as cg
@@ -283,3 +284,53 @@ def test_fit_with_a_loader_that_shows_something_else(tmp_path):
         trained(cache, batches(view_cycle=4))
     assert not list(tmp_path.iterdir())
     assert trained(cache, batches(batch_size=64, seed=4, view_seed=3), epochs=1)
+
+
+class Turned(nn.Module):
+    """A teacher whose layer has its dimensions in another order, and whose images are read as sequences."""
+
+    def __init__(self, layer, say):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.say, self.head = layer, say, nn.Linear(5, CLASSES)
+
+    def forward(self, x):
+        tokens = self.layer(self.say(x[:, 0]))
+        return self.head(tokens.flatten(2).mean(2) if isinstance(self.layer, nn.Conv1d) else tokens[0].mean(0))
+
+
+@pytest.mark.parametrize("kind", ["Conv1d", "time first"])
+def test_layers_in_another_order(tmp_path, kind):
+    """A cached teacher is the live one where a layer gives [B, C, T] or [T, B, C]."""
+    conv1d = kind == "Conv1d"
+    layer = nn.Conv1d(6, 5, 3) if conv1d else nn.GRU(6, 5)
+    teacher = Turned(layer, (lambda x: x) if conv1d else lambda x: x.transpose(0, 1))
+    path = "layer" if conv1d else "layer[0]"
+    train = batches()
+    batch = next(iter(train))
+    found = []
+    for given in (teacher, TeacherCache(teacher, train, tmp_path, dtype="float32")):
+        term = Term("pkt", teacher_layer=path, student_layer="input:4")
+        made = Distiller(given, net(2), [term], example=images().batch([0, 1, 2]))
+        found.append(made(*batch).loss)
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)
+    stored = json.loads((tmp_path / "manifest.json").read_text())["arrays"]
+    assert list(stored) == [f"main:{path} as {'BCN' if conv1d else 'NBC'}"]  # none of the files of before it was turned
+
+
+def test_a_layer_of_many_lengths_is_not_stored(tmp_path):
+    class Cropped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.head = nn.Linear(6, 5), nn.Linear(5, CLASSES)
+
+        def forward(self, x):
+            tokens = self.layer(x[:, 0] if len(x) < BATCH else x[:, 0, :4])
+            return self.head(tokens.mean(1))
+
+    train = batches()
+    cache = TeacherCache(Cropped(), train, tmp_path)
+    term = Term("pkt", teacher_layer="layer", student_layer="input:4")
+    made = Distiller(cache, net(2), [term], example=images().batch([0, 1]))
+    with pytest.raises(ValueError, match=r"'layer' gives \[4, 5\] a sample in this batch and \[6, 5\] for the example"):
+        made(*next(iter(train)))

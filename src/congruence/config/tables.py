@@ -159,6 +159,8 @@ class TermConfig(BaseModel):
     student_layer: str | list[str] | dict[str, Any] | None = None
     teacher_layer: str | list[str] | dict[str, Any] | None = None
     student: str | None = None
+    layout: str | dict[str, Any] | None = None
+    mask: str | int | bool | dict[str, Any] | None = None
     start_epoch: int = 0
     stop_epoch: int | None = None
     warmup_epochs: float = 0.0

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from congruence.core import check
 from congruence.data.datasets.facts import DataFacts
 from congruence.methods.method import Method, Probe
 from congruence.methods.term import Term
+from congruence.models.layouts import batch_sizes, check_rows, order
+from congruence.models.masks import Mask, token_mask
 from congruence.models.parameters import shares_parameters
 from congruence.models.projectors import rows
 from congruence.models.taps import Taps
@@ -23,6 +26,8 @@ class Binding:
     """A term's method and the layers it reads.
 
     `paths` is keyed by (model, role) with models as the method calls them; `models` says which model each name is.
+    `masks` names, by model, what tells real tokens from padding. `named` says whether the term named a layout, `second`
+    whether the example had the batch second.
     """
 
     term: str
@@ -30,6 +35,9 @@ class Binding:
     students: tuple[str, ...]
     models: Mapping[str, str]
     paths: Mapping[tuple[str, str], tuple[str, ...]]
+    masks: Mapping[str, Mask] = field(default_factory=dict)
+    named: bool = False
+    second: bool = False
 
     def without_teacher(self) -> Binding:
         """Return the same binding with the students' side alone."""
@@ -85,12 +93,16 @@ def bind(term: Term, taps: Mapping[str, Taps], students: tuple[str, ...], facts:
         models["teacher"] = "teacher"
     paths: dict[tuple[str, str], tuple[str, ...]] = {}
     shapes: dict[tuple[str, str], tuple[torch.Size, ...]] = {}
+    term.check_models([*models, *taps], needs.roles)
+    second = False
     for role in needs.roles:
         given = {name: term.layers(name, role, needs.roles) for name in models}
         for name, model in models.items():
             try:
                 paths[name, role] = given[name] or _default(role, given, needs.stages, models, taps, model)
-                taps[model].require(paths[name, role])
+                layout = term.layout_of(name, role)
+                taps[model].require(paths[name, role], layout)
+                second |= _check_layouts(taps[model], paths[name, role], named=layout is not None)
                 shapes[name, role] = tuple(_shape(role, taps[model].shapes[path]) for path in paths[name, role])
             except ValueError as error:
                 raise ValueError(f"The term '{term.name}': {error}") from None
@@ -108,7 +120,10 @@ def bind(term: Term, taps: Mapping[str, Taps], students: tuple[str, ...], facts:
                 f"The term '{term.name}' holds a module of the {model} as its own part, which would be trained and "
                 f"saved with the term: keep a copy of what it reads there."
             )
-    return Binding(term.name, method, _students(models), models, paths)
+    masks = {name: term.mask_of(name) for name in models}
+    binding = Binding(term.name, method, _students(models), models, paths, masks, term.layout is not None, second)
+    _check_masks(binding, taps)
+    return binding
 
 
 def described(binding: Binding, taps: Mapping[str, Taps]) -> str:
@@ -184,6 +199,76 @@ def _logits_path(model: str, bindings: Iterable[Binding]) -> str | None:
 
 def _students(models: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(name for name in models if name != "teacher")
+
+
+def _check_layouts(taps: Taps, paths: Iterable[str], *, named: bool) -> bool:
+    """Refuse layers whose layout nothing tells, or whose rows are not the samples of the example.
+
+    Returns whether the rows of any are the second dimension of the inputs, not the first.
+
+    Of rows [B, C] nothing is assumed. With a named layout the batch may be second in the inputs, too; where these hold
+    tensors of several lengths, a name is believed.
+    """
+    samples = first = batch_sizes(taps.example)
+    if named:
+        samples = batch_sizes(taps.example, second=True) if len(samples) == 1 else frozenset()
+    second = False
+    for path in paths:
+        shape = taps.shapes[path]
+        ways = {3: ("BCT", "BTC"), 4: ("BCHW", "BHWC")}.get(len(shape), ("BCTHW", "BTHWC"))
+        way = f"name its layout, a letter a dimension, as in Term(..., layout='{ways[0]}') or layout='{ways[1]}'"
+        layout = taps.layout(path, way)
+        if len(layout) > 2:
+            tapped = [shape[order(layout).index(axis)] for axis in range(len(shape))]
+            check_rows(f"The {taps.name}'s layer '{path}'", tapped, samples, layout)
+            second |= bool(samples) and shape[0] not in first
+    return second
+
+
+def _check_masks(binding: Binding, taps: Mapping[str, Taps]) -> None:
+    """Find the masks of the example, so that one that does not fit is told before a step."""
+    tokens = False
+    for (name, role), paths in binding.paths.items():
+        reader, usual = taps[binding.models[name]], binding.masks[name] is None
+        for path in paths:
+            tapped = torch.empty(reader.shapes[path], device="meta")
+            real = mask_of(binding, name, role, path, tapped, reader.example, dry=True)
+            if real is None and usual and role != "logits":
+                reader.check_own_mask(path, f"The term '{binding.term}'", ", or give Term(..., mask=False)")
+            tokens |= tapped.dim() == 3
+    named = [mask for mask in binding.masks.values() if mask is not None and mask is not False]
+    if named and not tokens:
+        raise ValueError(
+            f"The term '{binding.term}' names the mask {named[0]!r}, but no layer that it reads gives tokens "
+            "[batch, tokens, channels]."
+        )
+
+
+def mask_of(
+    binding: Binding, name: str, role: str, path: str, tokens: Tensor, inputs: Any, *, dry: bool = False
+) -> Tensor | None:
+    """Return which of a layer's tokens [B, N, C] are real, None where all are or it gives no tokens.
+
+    With `dry` the inputs' values are looked at, which waits for their device, to find a mask that nobody named.
+
+    Raises:
+        ValueError: for a mask that is not there, does not fit or was not named.
+    """
+    if role == "logits":
+        return None
+    what = f"The term '{binding.term}': the {binding.models[name]}'s layer '{path}'"
+    way = (
+        "name the mask with Term(..., mask=...), '~' before the name where True marks padding, or mask=False to "
+        "count all positions"
+    )
+    mask = token_mask(tokens, inputs, binding.masks.get(name), what, way, look=dry)
+    if mask is not None and role == "maps" and not binding.method.needs.padded:
+        raise ValueError(
+            f"{what} gives padded tokens {list(tokens.shape)}, and {type(binding.method).__name__} would count the "
+            "padding: read rows [batch, channels], use a method of features, or give Term(..., mask=False) for batches "
+            "without any."
+        )
+    return mask
 
 
 def _shape(role: str, shape: torch.Size) -> torch.Size:

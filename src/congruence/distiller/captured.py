@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from congruence.methods.method import Key
+from congruence.models.layouts import batch_sizes
 
 
 class Output(NamedTuple):
@@ -47,6 +48,18 @@ class Captured:
     labels: Tensor | None
     index: Tensor | None
     micro_batch: int | None = None  # for what a method runs again
+
+    def samples(self, view: str, shape: Sequence[int], *, named: bool) -> frozenset[int]:
+        """Return how many samples a tensor of a shape may be of: as many as labels or an index, or as the inputs say.
+
+        Labels that are as many as none of its dimensions tell nothing (of flattened tokens, or of a bag of instances),
+        and where its layout is named they are not asked alone.
+        """
+        known = self.labels if self.labels is not None else self.index
+        of_labels = frozenset([len(known)] if known is not None and known.dim() else [])
+        if of_labels & set(shape) and not named:
+            return of_labels
+        return of_labels | batch_sizes(self.inputs[view], second=named)
 
     def students(self, names: tuple[str, ...]) -> Any:
         """Return the student's output; where they have names, a mapping from name to output."""

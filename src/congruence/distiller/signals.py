@@ -10,16 +10,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.functional import pad
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from congruence.core import check
 from congruence.core.devices import on_tensors
 from congruence.core.host_values import note_row_values
-from congruence.core.ranks import gather_rows
-from congruence.distiller.bindings import Binding
+from congruence.core.ranks import from_all_ranks, gather_rows
+from congruence.distiller.bindings import Binding, mask_of
 from congruence.distiller.captured import Captured
 from congruence.distiller.forwards import describe_sample, forwards
 from congruence.methods.method import Clock, Key, Method, Signals
+from congruence.models.layouts import check_rows
 from congruence.models.projectors import rows
 from congruence.models.taps import Taps
 from congruence.models.teacher import Teacher
@@ -62,14 +64,37 @@ def signals_of(binding: Binding, captured: Captured, clock: Clock, runner: Runne
     """Give a method its own view of what was captured: its roles, and its student as "student"."""
     needs = binding.method.needs
     tensors: dict[Key, tuple[Tensor, ...]] = {}
+    masks: dict[Key, tuple[Tensor | None, ...]] = {}
+    if binding.second and captured.micro_batch is not None:
+        raise ValueError(
+            f"`micro_batch` splits the first dimension of the inputs, which is not the batch where the term "
+            f"'{binding.term}' reads: give inputs that have the batch first, or leave it out."
+        )
     for view in needs.views:
         for (model, role), paths in binding.paths.items():
-            layers = tuple(captured.tensors[binding.models[model], view, path] for path in paths)
+            layers = [captured.tensors[binding.models[model], view, path] for path in paths]
+            real = []
+            for path, tensor in zip(paths, layers, strict=True):
+                what = f"The term '{binding.term}': the {binding.models[model]}'s layer '{path}'"
+                if tensor.dim() > 2:  # of rows [B, C] nothing was assumed
+                    check_rows(what, tensor.shape, captured.samples(view, tensor.shape, named=binding.named))
+                real.append(mask_of(binding, model, role, path, tensor, captured.inputs[view]))
+            pairs = zip(layers, real, strict=True)
             if role == "features":
-                layers = tuple(_computed_once(rows, tensor, pooled) for tensor in layers)
-            tensors[model, view, role] = layers
+                tensors[model, view, role] = tuple(_pooled(tensor, mask, pooled) for tensor, mask in pairs)
+                continue
+            tensors[model, view, role] = tuple(
+                tensor if mask is None else tensor.masked_fill(~mask.unsqueeze(2), 0) for tensor, mask in pairs
+            )
+            if any(mask is not None for mask in real):
+                masks[model, view, role] = tuple(real)
     inputs = {view: captured.inputs[view] for view in needs.views} if needs.inputs else {}
-    return Signals(tensors, binding.students, clock, captured.labels, captured.index, inputs, runner)
+    return Signals(tensors, binding.students, clock, captured.labels, captured.index, inputs, runner, masks)
+
+
+def _pooled(tensor: Tensor, mask: Tensor | None, done: ByTensor) -> Tensor:
+    """Return a row a sample; terms that share a tap share the rows, where no mask may differ between them."""
+    return _computed_once(rows, tensor, done) if mask is None else rows(tensor, mask)
 
 
 def rerunner(binding: Binding, readers: Mapping[str, Taps | Teacher], clock: Clock, micro_batch: int | None) -> Runner:
@@ -137,16 +162,32 @@ def without_gradient(signals: Signals) -> Signals:
     return replace(signals, tensors=tensors)
 
 
+def _padded_alike(signals: Signals) -> Signals:
+    """Return signals whose masked tokens are as many on every rank: each pads its batches to a length of its own."""
+    tensors, masks = dict(signals.tensors), dict(signals.masks)
+    for key, of_layers in signals.masks.items():
+        longest = [max(lengths) for lengths in zip(*from_all_ranks([t.shape[1] for t in tensors[key]]), strict=True)]
+        added = [most - tensor.shape[1] for most, tensor in zip(longest, tensors[key], strict=True)]
+        pairs = list(zip(added, tensors[key], of_layers, strict=True))
+        tensors[key] = tuple(pad(t, (0, 0, 0, more)) if m is not None and more else t for more, t, m in pairs)
+        masks[key] = tuple(pad(m, (0, more)) if m is not None and more else m for more, _, m in pairs)
+    return replace(signals, tensors=tensors, masks=masks)
+
+
 def gather_ranks(signals: Signals, shared: ByTensor) -> Signals:
     """Return the signals with the rows of all ranks; `shared` keeps what several terms have in common."""
 
     def whole(tensor: Tensor) -> Tensor:
         return _computed_once(gather_rows, tensor, shared)
 
+    signals = _padded_alike(signals)
     return replace(
         signals,
         tensors={key: tuple(map(whole, value)) for key, value in signals.tensors.items()},
         labels=None if signals.labels is None else note_row_values(whole(signals.labels), signals.labels),
         index=None if signals.index is None else note_row_values(whole(signals.index), signals.index),
         inputs=on_tensors(whole, signals.inputs),
+        masks={
+            key: tuple(None if mask is None else whole(mask) for mask in value) for key, value in signals.masks.items()
+        },
     )

@@ -16,6 +16,8 @@ from congruence.data.datasets.model_facts import ModelFacts, check_prepared
 from congruence.data.loading.source import BatchSource
 from congruence.evaluation.embeddings import Embeddings
 from congruence.models.evaluating import evaluating
+from congruence.models.layouts import batch_sizes, check_rows
+from congruence.models.masks import token_mask
 from congruence.models.projectors import rows
 from congruence.models.taps import Taps
 from congruence.models.untaught import is_untaught
@@ -52,7 +54,8 @@ def embed(
         model: any module; its modes are as before afterwards.
         loader: of batches as `fit` takes them, in the order wanted; one of `congruence.data` gives every rank all
             samples.
-        layer: the layer that gives the embedding; by default what enters the last Linear.
+        layer: the layer that gives the embedding; by default what enters the last Linear. Maps and tokens are averaged
+            over their positions, padded ones ("attention_mask" of the inputs) left out.
         name: of the model, in sentences.
         device: to which the model is moved; None for where it is.
 
@@ -131,7 +134,13 @@ class _Reader:
             self.paths = self._find(inputs)
         features, logits = self.paths
         read = self.taps.read(inputs)[1]
-        self.features.append(rows(read[features]).float().cpu())
+        tapped, what = read[features], f"The {self.taps.name}'s layer '{features}'"
+        if tapped.dim() > 2:
+            check_rows(what, tapped.shape, batch_sizes(inputs))
+        mask = token_mask(tapped, inputs, None, what, "read a layer that gives one row a sample", look=True)
+        if mask is None:
+            self.taps.check_own_mask(features, "`embed`")
+        self.features.append(rows(tapped, mask).float().cpu())
         if logits is not None and read[logits].dim() == 2:
             self.logits.append(read[logits].float().cpu())
 
@@ -146,6 +155,7 @@ class _Reader:
             logits, self.left_out = None, f"no term taught the {self.taps.name}'s {', '.join(sorted(map(repr, heads)))}"
         paths = (self.taps.default("features") if self.layer is None else self.layer, logits)
         self.taps.require([path for path in paths if path is not None])
+        self.taps.layout(paths[0], "read a layer that gives one row a sample")
         return paths
 
     def embedded(self, labels: Tensor | None) -> Embedded:

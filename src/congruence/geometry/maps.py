@@ -14,23 +14,45 @@ def pooled_alike(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Average-pool the larger of two feature maps to the size of the smaller, each side of the image by itself.
 
     Shape:
-        `first` [B, C, H, W], `second` [B, C', H', W']; both return with min(H, H') × min(W, W') positions.
+        `first` [B, C, H, W], `second` [B, C', H', W']; both return with min(H, H') × min(W, W') positions. Of videos
+        [B, C, T, H, W] the time is a further side.
 
     Example:
         >>> import torch
         >>> [list(x.shape) for x in pooled_alike(torch.ones(2, 3, 8, 8), torch.ones(2, 5, 4, 4))]
         [[2, 3, 4, 4], [2, 5, 4, 4]]
     """
-    height, width = min(first.shape[2], second.shape[2]), min(first.shape[3], second.shape[3])
-    return _pooled(first, height, width), _pooled(second, height, width)
+    if first.dim() != second.dim():
+        names = f"{check.shape(first)} and {check.shape(second)}"
+        check.fail("pooled_alike", "second", "a map of as many dimensions as `first`", names)
+    size = tuple(min(sides) for sides in zip(first.shape[2:], second.shape[2:], strict=True))
+    return _pooled(first, size), _pooled(second, size)
 
 
-def _pooled(maps: Tensor, height: int, width: int) -> Tensor:
-    if maps.shape[2:] == (height, width):
+def _pooled(maps: Tensor, size: tuple[int, ...]) -> Tensor:
+    sides: tuple[int, ...] = maps.shape[2:]
+    if sides == size:
         return maps
-    if maps.shape[2] % height == 0 and maps.shape[3] % width == 0:  # the adaptive one's backward varies on GPUs
-        return F.avg_pool2d(maps, (maps.shape[2] // height, maps.shape[3] // width))
-    return F.adaptive_avg_pool2d(maps, (height, width))
+    if all(side % wanted == 0 for side, wanted in zip(sides, size, strict=True)):
+        window = [side // wanted for side, wanted in zip(sides, size, strict=True)]
+        return F.avg_pool3d(maps, window) if len(size) == 3 else F.avg_pool2d(maps, window)
+    # Not above, since its backward varies on GPUs.
+    if len(size) == 3:
+        return F.adaptive_avg_pool3d(maps, (size[0], size[1], size[2]))
+    return F.adaptive_avg_pool2d(maps, (size[0], size[1]))
+
+
+def check_maps(function: str, /, **maps: Tensor) -> None:
+    """Check that arguments are maps [B, C, H, W], or all of them videos' maps [B, C, T, H, W].
+
+    Example:
+        >>> import torch
+        >>> check_maps("at", first=torch.ones(2, 3))
+        Traceback (most recent call last):
+        ValueError: `at`: `first` must be a non-empty 4-D tensor, got shape [2, 3].
+    """
+    videos = all(isinstance(each, Tensor) and each.dim() == 5 for each in maps.values())
+    check.floating(function, 5 if videos else 4, **maps)
 
 
 def check_lists(function: str, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor], *, least: int) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from congruence.core import check
 from congruence.core.numerics import float32_island, rescaled, unit
 from congruence.core.reduce import REDUCTION, Reduction, reduce
-from congruence.geometry.maps import pooled_alike
+from congruence.geometry.maps import check_maps, pooled_alike
 
 CHECKS: Mapping[str, check.Constraint] = {"reduction": REDUCTION}
 
@@ -23,7 +23,8 @@ def attention_transfer_loss(student_map: Tensor, teacher_map: Tensor, *, reducti
 
     Shape:
         `student_map` [B, C_s, H_s, W_s], `teacher_map` [B, C_t, H_t, W_t]: channels may differ, and the larger map is
-        average-pooled to the smaller's size first; returns [], or [B] for `reduction="none"`.
+        average-pooled to the smaller's size first (videos [B, C, T, H, W] likewise); returns [], or [B] for
+        `reduction="none"`.
 
     Args:
         student_map: feature map, signed or not.
@@ -52,14 +53,14 @@ def attention_transfer_loss(student_map: Tensor, teacher_map: Tensor, *, reducti
         the mean of squares, hence the usual weight of 1000. One port adds 1e-6 to the norm; one pools Q, not f.
     """
     name = "attention_transfer_loss"
-    check.floating(name, 4, student_map=student_map, teacher_map=teacher_map)
+    check_maps(name, student_map=student_map, teacher_map=teacher_map)
     check.same_rows(name, student_map=student_map, teacher_map=teacher_map)
     student, teacher = (_attention(maps) for maps in pooled_alike(student_map, teacher_map))
     return reduce(name, (student - teacher).square().mean(1), reduction)
 
 
 def _attention(maps: Tensor) -> Tensor:
-    return unit(rescaled(maps, (1, 2, 3)).square().mean(1).flatten(1))
+    return unit(rescaled(maps, tuple(range(1, maps.dim()))).square().mean(1).flatten(1))
 
 
 class AttentionTransferLoss(nn.Module):

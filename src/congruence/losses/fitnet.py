@@ -19,8 +19,8 @@ def hint_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean"
     """Mean squared difference over all elements: ℓ_b = mean (r(s)_b − t_b)²; "mean" is over the batch.
 
     Shape:
-        `student` and `teacher` [B, D], [B, T, D] or [B, C, H, W]; maps of two sizes are compared at the smaller size,
-        the larger one average-pooled first; returns [], or [B] for `reduction="none"`.
+        `student` and `teacher` [B, D], [B, T, D], [B, C, H, W] or [B, C, T, H, W]; maps of two sizes are compared
+        at the smaller size, the larger one average-pooled first; returns [], or [B] for `reduction="none"`.
 
     Args:
         student: what the regressor r made of the student's layer.
@@ -44,8 +44,8 @@ def hint_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean"
     Deviations:
         The paper has ½‖·‖², a sum over elements; the benchmark, whose weight of 100 is usual, the mean of squares.
     """
-    check.floating("hint_loss", (2, 3, 4), student=student, teacher=teacher)
-    if student.dim() == teacher.dim() == 4 and student.shape[:2] == teacher.shape[:2]:
+    check.floating("hint_loss", (2, 3, 4, 5), student=student, teacher=teacher)
+    if student.dim() == teacher.dim() > 3 and student.shape[:2] == teacher.shape[:2]:
         student, teacher = pooled_alike(student, teacher)
     check.same_shape("hint_loss", student=student, teacher=teacher)
     return reduce("hint_loss", (student - teacher).square().flatten(1).mean(1), reduction)

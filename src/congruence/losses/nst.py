@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from congruence.core import check
 from congruence.core.numerics import float32_island, unit
 from congruence.core.reduce import REDUCTION, Reduction, reduce
-from congruence.geometry.maps import pooled_alike
+from congruence.geometry.maps import check_maps, pooled_alike
 
 CHECKS: Mapping[str, check.Constraint] = {"reduction": REDUCTION}
 
@@ -24,7 +24,8 @@ def neuron_selectivity_loss(student_map: Tensor, teacher_map: Tensor, *, reducti
 
     Shape:
         `student_map` [B, C_s, H_s, W_s], `teacher_map` [B, C_t, H_t, W_t]: channels may differ, and the larger map is
-        average-pooled to the smaller's size first; returns [], or [B] for `reduction="none"`.
+        average-pooled to the smaller's size first (videos [B, C, T, H, W] likewise); returns [], or [B] for
+        `reduction="none"`.
 
     Args:
         student_map: feature map.
@@ -53,7 +54,7 @@ def neuron_selectivity_loss(student_map: Tensor, teacher_map: Tensor, *, reducti
         student is the same. Here float32 maps that are all but equal may give some −1e-8.
     """
     name = "neuron_selectivity_loss"
-    check.floating(name, 4, student_map=student_map, teacher_map=teacher_map)
+    check_maps(name, student_map=student_map, teacher_map=teacher_map)
     check.same_rows(name, student_map=student_map, teacher_map=teacher_map)
     dtype = torch.promote_types(student_map.dtype, teacher_map.dtype)
     maps = pooled_alike(student_map.to(dtype), teacher_map.to(dtype))

@@ -19,7 +19,8 @@ def similarity_preserving_loss(student: Tensor, teacher: Tensor) -> Tensor:
     With F the flattened features, G = F Fᵀ with each row divided by its L2 norm: L = (1/B²) ‖G_t − G_s‖²_F.
 
     Shape:
-        `student` [B, D_s], [B, T_s, D_s] or [B, C_s, H_s, W_s], `teacher` the same with sizes of its own; returns [].
+        `student` [B, D_s], [B, T_s, D_s], [B, C_s, H_s, W_s] or a video's [B, C_s, T_s, H_s, W_s], `teacher` the
+        same with sizes of its own; returns [].
 
     Args:
         student: maps or embeddings, as they are.
@@ -42,6 +43,8 @@ def similarity_preserving_loss(student: Tensor, teacher: Tensor) -> Tensor:
     Deviations:
         None. One port divides the rows by their L1 norm.
     """
+    # The positions of a video are a list as good as any: its rows are flattened anyway.
+    student, teacher = (each.flatten(3) if getattr(each, "ndim", 0) == 5 else each for each in (student, teacher))
     check.floating("similarity_preserving_loss", (2, 3, 4), student=student, teacher=teacher)
     check.same_rows("similarity_preserving_loss", student=student, teacher=teacher)
     loss = (_similarities(teacher) - _similarities(student)).square().mean()

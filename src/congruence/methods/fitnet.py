@@ -19,7 +19,8 @@ class FitNet(Method):
     L = mean over elements of (r(s) − t)². On maps r is a convolution with bias, batch norm and ReLU: 1×1 where the
     sizes are equal, 3×3 with stride 2 where the student's is twice the teacher's, transposed 4×4 with stride 2 where it
     is half of it, else of kernel 1 + s_H − t_H by 1 + s_W − t_W. Where the student's map is smaller in some other way
-    r is 1×1 and the teacher's map is average-pooled. On embeddings and tokens r is linear.
+    r is 1×1 and the teacher's map is average-pooled. On videos [B, C, T, H, W] r is 1×1×1 and
+    the larger side is pooled. On embeddings and tokens r is linear; padded tokens do not count.
 
     The default layer is the last map of each model; name others with `student_layer` and `teacher_layer`. The paper
     takes the middle of both networks, the common CIFAR benchmark the second of three stages. The paper trains in two
@@ -43,7 +44,7 @@ class FitNet(Method):
         of all ranks, and in evaluation the batch's own.
     """
 
-    needs = Needs(roles=("maps",), stages=1)
+    needs = Needs(roles=("maps",), stages=1, padded=True)
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,8 +62,21 @@ class FitNet(Method):
 
         The regressors work on the gathered rows, so that ranks share the statistics of their batch norms.
         """
-        layers = zip(self.regressors, signals.pairs("maps"), strict=True)
-        return {"loss": torch.stack([hint_loss(part(student), teacher) for part, (student, teacher) in layers]).sum()}
+        masks = [signals.masks.get((side, "main", "maps")) for side in ("student", "teacher")]
+        values = []
+        for number, (part, (student, teacher)) in enumerate(zip(self.regressors, signals.pairs("maps"), strict=True)):
+            real = [of_side[number] for of_side in masks if of_side is not None]
+            values.append(_hint(part(student), teacher, [mask for mask in real if mask is not None]))
+        return {"loss": torch.stack(values).sum()}
+
+
+def _hint(student: Tensor, teacher: Tensor, masks: list[Tensor]) -> Tensor:
+    """Return the loss over the tokens that every mask marks as real, each sample's mean being over its own."""
+    if not masks or student.dim() != 3 or teacher.dim() != 3:
+        return hint_loss(student, teacher)
+    real = torch.stack(masks).all(0)
+    kept = (side.masked_fill(~real.unsqueeze(2), 0) for side in (student, teacher))
+    return (hint_loss(*kept, reduction="none") * (real.shape[1] / real.sum(1))).mean()
 
 
 def _by_view(probe: Probe) -> dict[tuple[str, str, str], tuple[torch.Size, ...]]:
@@ -76,13 +90,15 @@ def regressor(student: torch.Size, teacher: torch.Size) -> nn.Module:
         >>> regressor(torch.Size([2, 8, 8, 8]), torch.Size([2, 16, 4, 4]))(torch.ones(2, 8, 8, 8)).shape
         torch.Size([2, 16, 4, 4])
     """
-    if len(student) != len(teacher) or len(student) not in (2, 3, 4):
+    if len(student) != len(teacher) or len(student) not in (2, 3, 4, 5):
         raise ValueError(
             f"`FitNet` compares maps with maps, tokens with tokens or rows with rows, got {list(student)} of the "
             f"student and {list(teacher)} of the teacher."
         )
     if len(student) < 4:
         return linear_projector(student[-1], teacher[-1])
+    if len(student) == 5:
+        return nn.Sequential(nn.Conv3d(student[1], teacher[1], 1), BatchStatistics(teacher[1]), nn.ReLU())
     (height, width), (theirs_high, theirs_wide) = student[2:], teacher[2:]
     channels = student[1], teacher[1]
     convolution: nn.Module

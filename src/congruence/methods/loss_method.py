@@ -57,10 +57,7 @@ class LossMethod(Method):
         students = probe.shapes["student", role]
         pairs = probe.pairs(role) if self.needs.teacher else list(zip(students, students, strict=True))
         self.projectors = nn.ModuleList()
-        for student, teacher in pairs:
-            projector = map_projector if len(student) == 4 else linear_projector
-            needed = self.project and student[1] != teacher[1]
-            self.projectors.append(projector(student[1], teacher[1]) if needed else nn.Identity())
+        self.projectors.extend(_projector(*pair) if self.project else nn.Identity() for pair in pairs)
         rows = {
             (model, view, role): tuple(torch.zeros(shape) for shape in shapes)
             for model, shapes in zip(("student", "teacher"), zip(*pairs, strict=True), strict=True)
@@ -92,3 +89,12 @@ class LossMethod(Method):
                 name = type(self.criterion).__name__
                 raise ValueError(f"`{name}` must give one number a batch, got shape {check.shape(value)} (reduction?).")
         return {"loss": torch.stack(values).sum()}
+
+
+def _projector(student: torch.Size, teacher: torch.Size) -> nn.Module:
+    """Return a map from a student's width to a teacher's, nothing where they are equal."""
+    axis = -1 if len(student) == 3 else 1  # tokens [B, N, C]
+    widths = student[axis], teacher[axis if len(teacher) == len(student) else 1]
+    if widths[0] == widths[1]:
+        return nn.Identity()
+    return linear_projector(*widths) if len(student) < 4 else map_projector(*widths, dimensions=len(student))

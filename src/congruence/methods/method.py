@@ -21,8 +21,10 @@ class Needs:
     """What a method asks for; checked before the first step.
 
     Args:
-        roles: "features" ([B, D]; maps are averaged over their positions), "logits" ([B, C]) or "maps" (as tapped,
-            shallow to deep). `student_layer` and `teacher_layer` of a `Term` say where each is read.
+        roles: "features" ([B, D]; maps and tokens are averaged over their positions, padding left out), "logits"
+            ([B, C]) or "maps" (rows [B, C], tokens [B, N, C], maps [B, C, H, W] or [B, C, T, H, W], shallow to deep;
+            a layer that has its dimensions otherwise is turned). `student_layer` and `teacher_layer` of a `Term` say
+            where each is read.
         stages: where no layers are named for "maps", the last so many stages of both models are meant (fewer where
             one has fewer); a stage is the last map of its size. 0: they must be named.
         views: the views of a sample the method compares; "main" is the batch's own input, the data side makes others.
@@ -36,6 +38,8 @@ class Needs:
         scope: "batch" for a relational method: rows are gathered over the ranks, with gradient, before `loss`.
             "sample" for a mean over samples, which averaged gradients already make right. "labelled" for a mean over
             the labelled samples: gathered too, since ranks may hold different numbers of them, but not relational.
+        padded: whether a method that reads tokens as "maps" leaves out padded ones: it finds them as zeros and in
+            `Signals.masks`. A padded batch is refused otherwise.
     """
 
     roles: tuple[str, ...] = ("features",)
@@ -49,6 +53,7 @@ class Needs:
     students: Literal["each", "all"] = "each"
     scope: Literal["sample", "labelled", "batch"] = "batch"
     stages: int = 0
+    padded: bool = False
 
     def __post_init__(self) -> None:
         unknown = [role for role in self.roles if role not in ROLES]
@@ -82,7 +87,8 @@ class Signals:
 
     `tensors` holds, for each (model, view, role), one tensor a layer. The model is "teacher", "student" for a method
     that sees one student at a time, or the students' own names. Except for a method of scope "sample", `loss` and
-    `update` see the rows, labels, index and inputs of all ranks, `embed` those of its own.
+    `update` see the rows, labels, index and inputs of all ranks, `embed` those of its own. `masks` says of tokens read
+    as "maps" which are real, bool [B, N], None where all are.
     """
 
     tensors: Mapping[Key, tuple[Tensor, ...]]
@@ -92,6 +98,7 @@ class Signals:
     index: Tensor | None = None
     inputs: Mapping[str, Any] = field(default_factory=dict)
     runner: Callable[[Mapping[str, Any]], Signals] | None = None
+    masks: Mapping[Key, tuple[Tensor | None, ...]] = field(default_factory=dict)
 
     def layers(self, model: str, role: str, view: str = "main") -> tuple[Tensor, ...]:
         """Return the tensors of every layer given for a role, shallow to deep."""
@@ -136,7 +143,8 @@ class Probe:
 
     def width(self, model: str, role: str = "features", layer: int = 0) -> int:
         """Return the number of features (or channels) of a layer."""
-        return self.shapes[model, role][layer][1]
+        shape = self.shapes[model, role][layer]
+        return shape[-1] if len(shape) == 3 else shape[1]
 
     def pairs(self, role: str = "features") -> list[tuple[torch.Size, torch.Size]]:
         """Return the shapes of student and teacher layer by layer; other numbers of layers on the two sides raise."""

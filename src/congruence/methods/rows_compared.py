@@ -151,7 +151,7 @@ COMPARED: tuple[Row, ...] = (
         reference="Tung and Mori 2019, Similarity-Preserving Knowledge Distillation",
         part=losses.SimilarityPreservingLoss,
         function=losses.similarity_preserving_loss,
-        needs=Needs(roles=("maps",), stages=1),
+        needs=Needs(roles=("maps",), stages=1, padded=True),
         weight=3000.0,
     ),
     Row(

@@ -12,8 +12,11 @@ from torch import nn
 from congruence.core import check
 from congruence.methods.method import Clock, Method
 from congruence.methods.rows import Row, current_parts
+from congruence.models.layouts import check_layout
+from congruence.models.masks import Mask, check_mask
 
 Layers = str | Sequence[str]
+Layout = str | Mapping[str, str | Mapping[str, str]]
 LAYERS = "a layer's path, a list of paths, or a mapping from role to them"
 _SCHEDULE = {
     "start_epoch": check.Real(low=0, closed="low", integer=True),
@@ -39,6 +42,14 @@ class Term:
             enters the last Linear ("features") and the class logits ("logits").
         teacher_layer: the same for the teacher.
         student: with several students, the one this term teaches; by default each of them.
+        layout: what the dimensions of the tapped tensors mean, where the models' layers do not tell: a letter each, B
+            for the batch, C for channels, T or N for time or tokens, H, W, and D for depth ("BCT", "TBC", "BHWC"). One
+            for all, or by model ({"student": "BCT", "teacher": "BTC"}) or role, or by model and then role. Class
+            logits are left out.
+        mask: which tokens of a padded batch are real, where tokens [B, N, C] are averaged: the key of a mask [B, N] in
+            the inputs' mapping, or its position in their tuple, with "~" before it where True marks padding
+            ("~src_key_padding_mask"); or one for each model. By default "attention_mask" where the inputs have it;
+            False averages over all positions.
         start_epoch: the first epoch in which the term counts.
         stop_epoch: the first epoch in which it no longer does; None for never.
         warmup_epochs: epochs over which the weight grows to its full value.
@@ -59,6 +70,8 @@ class Term:
         "student_layer",
         "teacher_layer",
         "student",
+        "layout",
+        "mask",
         "start_epoch",
         "stop_epoch",
         "warmup_epochs",
@@ -75,6 +88,8 @@ class Term:
         student_layer: Layers | Mapping[str, Layers] | None = None,
         teacher_layer: Layers | Mapping[str, Layers] | None = None,
         student: str | None = None,
+        layout: Layout | None = None,
+        mask: Mask | Mapping[str, Mask] = None,
         start_epoch: int = 0,
         stop_epoch: int | None = None,
         warmup_epochs: float = 0,
@@ -103,6 +118,7 @@ class Term:
             self.weight = current_parts(self._row(), self.weight)
         self.name = self.key if name is None else name
         self.student_layer, self.teacher_layer, self.student = student_layer, teacher_layer, student
+        self.layout, self.mask = layout, mask
         self.start_epoch, self.stop_epoch = start_epoch, stop_epoch
         self.warmup_epochs, self.decay = warmup_epochs, decay
         self._check()
@@ -123,6 +139,12 @@ class Term:
                 listed = isinstance(value, Sequence) and all(isinstance(path, str) for path in value) and len(value) > 0
                 if not (value is None or isinstance(value, str) or listed):
                     check.fail("Term", argument, LAYERS, repr(layers))
+
+        for layout in _leaves(self.layout):
+            if layout is not None:
+                check_layout("Term", "layout", layout)
+        for mask in _leaves(self.mask):
+            check_mask("Term", "mask", mask)
 
     def _check_parts(self) -> None:
         """Check the parts of a weight where the catalogue knows them."""
@@ -171,6 +193,26 @@ class Term:
             return None
         return (paths,) if isinstance(paths, str) else tuple(paths)
 
+    def layout_of(self, model: str, role: str) -> str | None:
+        """Return the layout named for a role of a model, None where the model's layers are to tell."""
+        given: Any = self.layout
+        for _ in range(2):  # by model, by role, or by the one and then the other
+            if isinstance(given, Mapping):
+                given = _entry(given, model, given.get(role))
+        return None if role == "logits" or isinstance(given, Mapping) else given
+
+    def mask_of(self, model: str) -> Mask:
+        """Return the mask named for a model's tokens, None for the usual one."""
+        return _entry(self.mask, model, None) if isinstance(self.mask, Mapping) else self.mask
+
+    def check_models(self, models: Sequence[str], roles: tuple[str, ...]) -> None:
+        """Refuse a layout or a mask that is keyed by what is neither a model nor, for a layout, a role."""
+        for argument, known in (("layout", {*models, "student", *roles}), ("mask", {*models, "student"})):
+            given = getattr(self, argument)
+            for key in given if isinstance(given, Mapping) else ():
+                if key not in known:
+                    check.fail("Term", argument, f"keyed by {' or '.join(map(repr, sorted(known)))}", repr(key))
+
     def weight_of(self, part: str, clock: Clock) -> float:
         """Return the weight of a part of the loss at a moment: the one place where weights and warm-ups apply."""
         age = clock.epoch - self.start_epoch
@@ -216,10 +258,22 @@ def current_descriptions(terms: Any) -> Any:
 def _current(description: Mapping[str, Any]) -> dict[str, Any]:
     from congruence.methods import catalogue  # late, as in `Term`
 
-    values, rows = dict(description), catalogue.keys()
+    values, rows = {"layout": None, "mask": None, **description}, catalogue.keys()
     if "weight" in values and values.get("method") in rows:
         values["weight"] = current_parts(catalogue.row(values["method"]), values["weight"])
     return values
+
+
+def _leaves(value: Any) -> list[Any]:
+    return [leaf for part in value.values() for leaf in _leaves(part)] if isinstance(value, Mapping) else [value]
+
+
+def _entry(given: Mapping[str, Any], model: str, otherwise: Any) -> Any:
+    """Return a model's entry; that of "student" is for any student without one of its own name."""
+    named = given.get(model)
+    if named is None and model != "teacher":
+        named = given.get("student")
+    return otherwise if named is None else named
 
 
 def _kind(value: object) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from congruence.models.forward import version
-from congruence.models.layers import LayerPath, Layers, pick
+from congruence.models.layers import LayerError, LayerPath, Layers, pick
 
 Group = tuple[str, str]  # (canonical layer, "input" or "output"): one hook serves all taps on it
 
@@ -109,6 +109,12 @@ class Capture:
         tensor = value
         if path.keys or not isinstance(value, Tensor):
             tensor = pick(value, path.keys, f"The {self.name}'s layer '{path.text}'")
+        if tensor.is_nested:
+            raise LayerError(
+                f"The {self.name}'s layer '{path.text}' gives a nested tensor, as layers inside nn.TransformerEncoder "
+                "do for padded batches in evaluation mode: make it with enable_nested_tensor=False (or set its "
+                "use_nested_tensor = False), or read what leaves the encoder."
+            )
         # A later ReLU(inplace=True) writes into the very tensor that was taken. To copy all would take the memory of a
         # second set of maps, so those alone are copied of which the dry run showed it.
         if path.text in self._copied:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from congruence.core import check, rng
+from congruence.models.masks import token_mask
 from congruence.models.projectors import rows
 from congruence.models.taps import Taps
 
@@ -164,7 +165,8 @@ class WithHead(nn.Module):
         self.layer = layer or self._taps.default("features")
         self._taps.require([self.layer])
         shape = self._taps.shapes[self.layer]
-        width = shape[1] if len(shape) == 4 else shape[-1]
+        self._taps.layout(self.layer, "let the head read another layer")
+        width = shape[-1] if len(shape) == 3 else shape[1]
         if isinstance(head, Head) and head.weight.shape[1] != width:
             got = f"one of {head.weight.shape[1]}"
             check.fail("WithHead", "head", f"one that takes the {width} features of '{self.layer}'", got)
@@ -172,5 +174,7 @@ class WithHead(nn.Module):
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """Run the teacher, embed what the head reads, and return the teacher's output."""
         output, read = self._taps.read(named or inputs)
-        self.embed(rows(read[self.layer]))
+        tokens, what = read[self.layer], f"The teacher's layer '{self.layer}'"
+        mask = token_mask(tokens, named or inputs, None, what, "let the head read a layer that gives one row a sample")
+        self.embed(rows(tokens, mask))
         return output

@@ -17,7 +17,7 @@ class BatchStatistics(nn.Module):
     A channel of a single value has no variance; it becomes β_c.
 
     Shape:
-        [B, C, H, W], unchanged.
+        [B, C, H, W] or [B, C, T, H, W], unchanged.
 
     Args:
         channels: C.
@@ -39,5 +39,5 @@ class BatchStatistics(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """Normalise maps [B, C, H, W]."""
         if maps.numel() == maps.shape[1]:
-            return maps * 0 + self.bias.view(1, -1, 1, 1)
+            return maps * 0 + self.bias.view(1, -1, *[1] * (maps.dim() - 2))
         return F.batch_norm(maps, None, None, self.weight, self.bias, training=True, eps=self.eps)

@@ -17,6 +17,8 @@ from congruence.models.classifier import Defaults, LinearCall, find_defaults
 from congruence.models.compiled import Compiled
 from congruence.models.forward import call, dry_forward
 from congruence.models.layers import LayerError, LayerPath, Layers, parse
+from congruence.models.layouts import canonical, canonical_shape, order
+from congruence.models.observed import Observed
 
 __all__ = ["LayerError", "Taps", "call"]
 
@@ -31,6 +33,10 @@ class Taps:
 
     Values are what left (or entered) the layer: where a later operation works in place on a tapped tensor, the tap
     copies it. Nothing stays on the model between forwards: it can be saved, copied, or run by others as ever.
+
+    They are given as methods see them: [B, C], tokens [B, N, C], maps [B, C, H, W] and [B, C, T, H, W], whatever the
+    layer has (a Conv1d [B, C, T], a stage of Swin [B, H, W, C]); `layouts` holds what the layers said, or what was
+    named, "" where nothing tells: such a tensor is given as it is, and `layout` refuses it.
 
     Three kinds of forward: `probe` (dry) finds which layers run, how often and in what order; `require` (dry) takes the
     layers asked for once, for their shapes and to see which are written over later; `read` is a step's own. The
@@ -63,7 +69,9 @@ class Taps:
         self.shapes: dict[str, torch.Size] = {}
         self.compiled: Compiled | None = None  # what runs the model while it is set
         self.stages: dict[str, torch.Size] = {}  # the last map of each size before it shrinks to 1×1, shallow to deep
+        self.layouts: dict[str, str] = {}
         self._layers = Layers(model, name)
+        self._observed = Observed(self._layers)
         self._probed: tuple[Any, bool] | None = None
         self._calls: dict[str, int] = {}
         self._finished: list[str] = []  # layers in the order in which the dry run left them
@@ -82,21 +90,31 @@ class Taps:
         """
         self._layers = Layers(self.model, self.name)
         self._calls, self._finished, self._before, self._linears, self._last = {}, [], {}, [], None
-        last: dict[torch.Size, tuple[str, int, torch.Size]] = {}
+        maps: list[tuple[str, int, torch.Size]] = []
         reachable = self._layers.reachable()
+        self._observed = Observed(self._layers)
         with contextlib.ExitStack() as stack:
+            stack.enter_context(self._observed.watching())
             for layer, module in reachable.items():
                 stack.enter_context(_hook(module.register_forward_pre_hook(self._entering(layer))))
-                stack.enter_context(_hook(module.register_forward_hook(self._leaving(layer, last))))
+                stack.enter_context(_hook(module.register_forward_hook(self._leaving(layer, maps))))
             output = dry_forward(self._layers, example, training=training)
         linears = [LinearCall(self._named(layer, call), left, entered) for layer, call, left, entered in self._linears]
         self.defaults, self.in_evaluation = find_defaults(linears, self._last, output), None
         if self._layers.root_closed:  # no layer was seen: the output may be that of a head
             self.defaults = replace(self.defaults, features=None)
         self._linears = []
-        named = {self._named(layer, count): shape for layer, count, shape in last.values()}
-        self.stages = {path: shape for path, shape in named.items() if path and shape[2:].numel() > 1}
+        self.stages = self._last_of_each_size(maps)
         self._probed = (example, training)
+
+    def _last_of_each_size(self, maps: list[tuple[str, int, torch.Size]]) -> dict[str, torch.Size]:
+        """Return the last map of each size, in the order in which the sizes first came: the end of a stage each."""
+        last: dict[torch.Size, tuple[str, torch.Size]] = {}
+        for layer, count, shape in maps:
+            path = parse(f"{layer}#{count}")
+            seen = canonical_shape(shape, self._observed.layout(path, layer, shape) or "BCHW")
+            last[seen[2:]] = self._named(layer, count), seen
+        return {path: shape for path, shape in last.values() if path and shape[2:].numel() > 1}
 
     def _named(self, layer: str, call: int) -> str:
         """Return the path of one call of a layer."""
@@ -108,7 +126,7 @@ class Taps:
 
         return hook
 
-    def _leaving(self, layer: str, last: dict[torch.Size, tuple[str, int, torch.Size]]) -> Callable[..., None]:
+    def _leaving(self, layer: str, maps: list[tuple[str, int, torch.Size]]) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             self._calls[layer] = self._calls.get(layer, 0) + 1
             self._finished.append(layer)
@@ -117,12 +135,11 @@ class Taps:
                 self._last = module
             # A quantised or adapted one has another class, and the word in its name. Copies: they are compared with the
             # model's output at the end.
-            if "Linear" in type(module).__name__ and isinstance(output, Tensor):
+            if "Linear" in type(module).__name__ and isinstance(output, Tensor) and not output.is_nested:
                 entered = args[0] if args and isinstance(args[0], Tensor) else None
                 self._linears.append((layer, self._calls[layer], output.detach().clone(), entered))
-            if isinstance(output, Tensor) and output.dim() == 4:
-                # Of each size the last stays, the end of a stage.
-                last[output.shape[2:]] = (layer, self._calls[layer], output.shape)
+            if isinstance(output, Tensor) and not output.is_nested and output.dim() in (4, 5):
+                maps.append((layer, self._calls[layer], output.shape))
 
         return hook
 
@@ -178,19 +195,62 @@ class Taps:
         """Return the module that `path` points at."""
         return self._layers.modules[self._layers.resolve(parse(path))]
 
-    def require(self, paths: Iterable[str]) -> None:
+    @property
+    def example(self) -> Any:
+        """What the dry run ran on."""
+        return None if self._probed is None else self._probed[0]
+
+    def layout(self, path: str, way: str = "read another layer") -> str:
+        """Return the layout of a required layer.
+
+        Args:
+            path: of the layer.
+            way: what its user can do where nothing tells.
+
+        Raises:
+            ValueError: where nothing tells.
+        """
+        layout = self.layouts[path]
+        if not layout and 2 <= len(self.shapes[path]) <= 5:
+            raise ValueError(
+                f"The {self.name}'s layer '{path}' gives {list(self.shapes[path])}, and the layers around it do not "
+                f"tell which dimension is which: {way}."
+            )
+        return layout
+
+    def check_own_mask(self, path: str, what: str, way: str = "") -> None:
+        """Refuse a layer's tokens where the model makes a padding mask for them itself, which nobody else can read.
+
+        Raises:
+            ValueError: naming the layer that takes the mask.
+        """
+        shape = self.shapes[path]
+        for layer, name, of_mask in self._observed.padding if len(shape) == 3 else ():
+            if of_mask == shape[:2]:
+                raise ValueError(
+                    f"{what}: the {self.name}'s layer '{path}' gives tokens {list(shape)}, whose padding its layer "
+                    f"'{layer}' is told by a `{name}` that the inputs do not hold: read a layer that gives one row a "
+                    f"sample, or let the model take the mask as an input{way}."
+                )
+
+    def require(self, paths: Iterable[str], layout: str | None = None) -> None:
         """Add paths to read: each is found, must run, and is read once in a dry run for its shape and in-place changes.
+
+        Args:
+            paths: to read.
+            layout: of what these layers give, where it is named; by default the layers say it.
 
         Raises:
             ValueError: in one sentence naming the model and the layer; nothing is added then.
         """
         if self._probed is None:
             raise RuntimeError(f"The {self.name}'s taps need `probe` before `require`.")
-        paths = [paths] if isinstance(paths, str) else paths
+        paths = [paths] if isinstance(paths, str) else list(paths)
         new = {text: parse(text) for text in paths if text not in self._paths}
         targets = {text: self._layers.resolve(path) for text, path in new.items()}
         for text, path in new.items():
             self._check_calls(path, targets[text])
+        self._name_layouts([text for text in paths if text not in new], layout)
         if not new:
             return
         # Nothing is copied in this run, so that versions show what has to be from now on.
@@ -200,9 +260,51 @@ class Taps:
             output = dry_forward(self._layers, example, training=training)
         capture.finish(output)
         self._copied |= capture.moved()
-        self.shapes |= {text: value.shape for text, value in capture.values.items()}
+        shapes = {text: value.shape for text, value in capture.values.items()}
+        if layout is not None:
+            for text, shape in shapes.items():
+                self._check_dimensions(text, shape, layout)
+        told = {
+            text: layout or self._observed.layout(new[text], targets[text], shape) for text, shape in shapes.items()
+        }
         self._paths |= new
         self._targets |= targets
+        self.layouts |= {text: letters or "" for text, letters in told.items()}
+        self.shapes |= {text: self._as_seen(text, value).shape for text, value in capture.values.items()}
+
+    def _name_layouts(self, texts: Iterable[str], layout: str | None) -> None:
+        """Name the layout of layers that are read already, for another term."""
+        for text in texts:
+            known = self.layouts[text]
+            if layout is None or known == layout:
+                continue
+            self._check_dimensions(text, self.shapes[text], layout)
+            if known and order(known) != order(layout):
+                raise LayerError(
+                    f"The {self.name}'s layer '{text}' is read as '{known}' by one term and as '{layout}' by another: "
+                    "name one layout in both."
+                )
+            if not known:
+                self.layouts[text], self.shapes[text] = layout, canonical_shape(self.shapes[text], layout)
+
+    def _check_dimensions(self, text: str, shape: torch.Size, layout: str) -> None:
+        if len(shape) != len(layout):
+            raise LayerError(
+                f"The {self.name}'s layer '{text}' gives {list(shape)}, which the layout '{layout}' does not fit: name "
+                "one letter a dimension (for each model or role its own, as in layout={'student': 'BCT'})."
+            )
+
+    def _as_seen(self, text: str, value: Tensor) -> Tensor:
+        """Return a tapped tensor as methods see it."""
+        layout = self.layouts[text]
+        if not layout:
+            return value
+        if value.dim() != len(layout):
+            raise LayerError(
+                f"The {self.name}'s layer '{text}' gives {list(value.shape)} for this batch, and gave a tensor of "
+                f"{len(layout)} dimensions ('{layout}') for the example."
+            )
+        return canonical(value, layout)
 
     def _check_calls(self, path: LayerPath, target: str) -> None:
         if target == "" and path.side == "output":
@@ -254,7 +356,7 @@ class Taps:
             )
         for text in capture.blind:
             self._check_gradient(text)
-        values = capture.values
+        values = {text: self._as_seen(text, value) for text, value in capture.values.items()}
         capture.begin()  # a compiled forward's capture lives on, and would hold this batch's graph until the next
         return output, values
 

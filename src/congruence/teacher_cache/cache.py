@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ from congruence.data.loading.batches import Loader
 from congruence.distiller.bindings import Binding
 from congruence.distiller.forwards import paths_to_read
 from congruence.distiller.recall import Recall
+from congruence.models.layouts import is_plain
 from congruence.models.teacher import Teacher
 from congruence.teacher_cache.cache_files import Blocks, CacheFiles, Key, megabytes
 
@@ -123,18 +125,27 @@ class TeacherCache:
         keys = {(view, path) for view, of_view in paths.items() for path in of_view} - set(self._arrays)
         if not keys:
             return
-        arrays = {(view, path): (self.views, samples, *shapes[path][1:]) for view, path in sorted(keys)}
+        arrays = {
+            (view, self._stored_as(path)): (self.views, samples, *shapes[path][1:]) for view, path in sorted(keys)
+        }
+        path_of = {(view, self._stored_as(path)): (view, path) for view, path in keys}
         teacher = self.teacher.fingerprint().readable("`TeacherCache`")
         identity = {"teacher": teacher.content, "teacher_structure": teacher.structure}
         identity |= {**self._content, "dtype": self.dtype}
         files = CacheFiles(self.folder, identity, self.dtype)
         LOG.info("The teacher's cache '%s': %s.", self.folder, megabytes(files.size(arrays)))
-        self._arrays.update(files.open(arrays, self._answers))
+        opened = files.open(arrays, lambda missing: self._answers({path_of[key]: key[1] for key in missing}))
+        self._arrays.update({path_of[key]: array for key, array in opened.items()})
 
-    def _answers(self, keys: set[Key]) -> Blocks:
+    def _stored_as(self, path: str) -> str:
+        """Return under which name a layer is stored: what was stored before layers were turned is not taken for it."""
+        layout = self.teacher.taps.layouts.get(path, "")
+        return path if not layout or is_plain(layout) else f"{path} as {layout}"
+
+    def _answers(self, stored_as: Mapping[Key, str]) -> Blocks:
         """Run the teacher over every stored view of every image, in order."""
         paths: dict[str, set[str]] = {}
-        for view, path in keys:
+        for view, path in stored_as:
             paths.setdefault(view, set()).add(path)
         LOG.info("The teacher looks at %d images %d times.", len(self.loader.dataset), self.views)
         for number in range(self.views):
@@ -142,10 +153,20 @@ class TeacherCache:
                 batch = unpack(raw)
                 inputs = {**batch.views, "main": batch.inputs}
                 yield {
-                    (view, path): tensor.float().cpu().numpy()
+                    (view, stored_as[view, path]): self._block(path, tensor)
                     for view, paths_of_view in paths.items()
                     for path, tensor in self._full(inputs[view], paths_of_view).items()
                 }
+
+    def _block(self, path: str, tensor: Tensor) -> npt.NDArray[Any]:
+        """Return a batch's answers for the files, which have the example's shape for every sample."""
+        expected = list(self.teacher.taps.shapes[path][1:])
+        if list(tensor.shape[1:]) != expected:
+            raise ValueError(
+                f"The teacher's layer '{path}' gives {list(tensor.shape[1:])} a sample in this batch and {expected} "
+                "for the example: a TeacherCache needs inputs of one size; pad all to one length."
+            )
+        return np.asarray(tensor.float().cpu().numpy())
 
     def _full(self, inputs: Any, paths: set[str]) -> dict[str, Tensor]:
         """Run the teacher over a batch that is filled up with its own first samples."""

@@ -18,11 +18,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from congruence.core import check, rng
 from congruence.core.devices import on_tensors, tensors
+from congruence.core.graph import function_of, nodes
 from congruence.models.forward import version
 
 SIZE: check.Constraint = check.Real(low=1, closed="low", integer=True, optional=True)
@@ -93,6 +95,7 @@ class _TwoPasses:
         # A second pass comes only where a gradient will be asked for; without it nothing need be remembered.
         self.second_pass = torch.is_grad_enabled() and bool(parameters)
         self.chunks: list[_Chunk] = []
+        self.reentrant: bool | None = None  # whether a chunk's graph holds re-entrant checkpointing; seen in its first
         # The tensors of a result that carry gradient: position in the result by identity. One tensor may stand in it
         # several times (an output that is also tapped), and must have one gradient.
         self.positions: dict[int, int] = {}
@@ -167,6 +170,10 @@ class _TwoPasses:
         if not pairs:
             return [None] * len(self.parameters)
         rows, gradients = zip(*pairs, strict=True)
+        if self.reentrant is None:
+            self.reentrant = any(function_of(node) is torch.utils.checkpoint.CheckpointFunction for node in nodes(rows))
+        if self.reentrant:
+            return _by_accumulation(rows, self.parameters, gradients)
         return torch.autograd.grad(rows, self.parameters, gradients, allow_unused=True)
 
 
@@ -183,6 +190,21 @@ class _Rows(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
         return None, None, *ctx.passes.gradients(gradients)
+
+
+def _by_accumulation(
+    rows: Sequence[Tensor], parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """Return what `torch.autograd.grad` would: re-entrant checkpointing takes no backward that names its inputs."""
+    before = [parameter.grad for parameter in parameters]
+    try:
+        for parameter in parameters:
+            parameter.grad = None
+        torch.autograd.backward(rows, gradients)
+        return [parameter.grad for parameter in parameters]
+    finally:
+        for parameter, gradient in zip(parameters, before, strict=True):
+            parameter.grad = gradient
 
 
 def _check_rows(values: dict[str, Tensor], rows: int) -> None:

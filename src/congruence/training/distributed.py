@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from congruence.core.batch import Batch
 from congruence.core.ranks import any_rank, mean_over_ranks, world_size
 from congruence.distiller.distiller import Distiller
+from congruence.training.gradient_norms import GradientNorms
 
 
 def join_process_group(device: torch.device) -> None:
@@ -66,24 +67,12 @@ class Objective(nn.Module):
     def __init__(self, distiller: Distiller, micro_batch: int | None = None) -> None:
         super().__init__()
         self.distiller, self.micro_batch = distiller, micro_batch
+        self.gradient_norms = GradientNorms(distiller.students, reruns=micro_batch is not None)
 
     def forward(self, batch: Batch, with_norms: bool, scale: Tensor | float = 1.0) -> Scores:
-        """Score a batch; with `with_norms` also ‖∂(weight·term)/∂student parameters‖ of every term.
-
-        In half precision that gradient is taken of `scale` times the term, as the step's is.
-        """
+        """Score a batch; with `with_norms` also measure the gradients of the terms, see `GradientNorms`."""
         out = self.distiller(batch.inputs, batch.labels, batch.index, views=batch.views, micro_batch=self.micro_batch)
-        norms = {}
-        if with_norms:
-            parameters = [p for p in self.distiller.students.parameters() if p.requires_grad]
-            for name, value in out.terms.items():
-                if not value.requires_grad:
-                    norms[name] = torch.zeros_like(value)
-                    continue
-                weighted = out.weights[name] * value * scale
-                gradients = torch.autograd.grad(weighted, parameters, retain_graph=True, materialize_grads=True)
-                # The ranks' mean is the gradient that the optimizer gets of this term.
-                norms[name] = torch.nn.utils.get_total_norm([mean_over_ranks(g) for g in gradients]) / scale
+        norms = self.gradient_norms(out.terms, out.weights, torch.as_tensor(scale)) if with_norms else {}
         return Scores(out.loss, {name: value.detach() for name, value in out.terms.items()}, norms)
 
 

@@ -12,16 +12,15 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from congruence.core import check, ranks, rng
+from congruence.core import check, ranks
 from congruence.data.loading.source import BatchSource
 from congruence.distiller.distiller import Distiller
 from congruence.methods.method import Clock
-from congruence.models.evaluating import evaluating
 from congruence.training.optim import make_optimizer
 from congruence.training.options import FitOptions
 from congruence.training.record import event_writer
 from congruence.training.saving.best import Best
-from congruence.training.validate import rehearse
+from congruence.training.validate import rehearse, rehearse_diagnostics
 
 LOG = logging.getLogger("congruence")
 
@@ -111,8 +110,7 @@ def rehearse_validation(
     elif options.evaluate is None and options.monitor is not None:
         check.fail("fit", "val_loader", f"given to monitor '{options.monitor}' (or FitOptions(evaluate=...))", "None")
     if options.diagnose is not None:
-        with torch.no_grad(), rng.untouched(), evaluating(distiller):
-            options.diagnose.rehearse(distiller)
+        rehearse_diagnostics(distiller, options.diagnose)
 
 
 def optimizers(

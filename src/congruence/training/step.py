@@ -49,7 +49,7 @@ def train_step(
         first, last = position == 0, position == len(batches) - 1
         with _quiet(objective, last):
             with torch.autocast(recorder.bad.device.type, half, enabled=half is not None):
-                scores = objective(batch, first and step % NORMS_EVERY == 0, scale)
+                scores = objective(batch, options.gradient_norms and first and step % NORMS_EVERY == 0, scale)
             if not scores.loss.requires_grad:
                 raise ValueError(
                     f"`fit`: the terms ({', '.join(scores.values)}) give the student no gradient: is all that lies "

@@ -1,0 +1,39 @@
+"""What only looks at a run leaves it as it was."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from congruence.core import rng
+
+
+@contextlib.contextmanager
+def as_found(module: nn.Module) -> Iterator[None]:
+    """Leave the generators, a model's buffers and the plain values that its parts keep as they were.
+
+    The model works on copies of its buffers meanwhile: to write the old values back would break graphs that saved them.
+
+    Example:
+        >>> norm = nn.BatchNorm1d(1)
+        >>> with as_found(norm):
+        ...     mean = norm(torch.tensor([[1.0], [3.0]])).mean()
+        >>> float(norm.running_mean)
+        0.0
+    """
+    parts = list(module.modules())
+    buffers = [(part, name, buffer) for part in parts for name, buffer in part._buffers.items() if buffer is not None]
+    plain = [(part, {k: v for k, v in vars(part).items() if isinstance(v, bool | int | float | str)}) for part in parts]
+    with rng.untouched():
+        try:
+            for part, name, buffer in buffers:
+                part._buffers[name] = buffer.detach().clone()
+            yield
+        finally:
+            for part, name, buffer in buffers:
+                part._buffers[name] = buffer
+            for part, values in plain:
+                vars(part).update(values)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from congruence.core.devices import to_device
+from congruence.core.devices import tensors, to_device
 from congruence.core.host_values import move_with_values
 
 _LABELS = ("labels", "label")  # the first that a mapping has
@@ -31,6 +31,12 @@ class Batch:
     labels: Any = None
     index: Any = None
     views: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int | None:
+        """How many samples there are, None where neither labels nor inputs tell."""
+        parts = [self.labels, *tensors(self.inputs)]
+        return next((len(part) for part in parts if isinstance(part, Tensor) and part.dim()), None)
 
     def to(self, device: torch.device | str | None) -> Batch:
         """Return the batch on a device; None leaves it where it is."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from congruence.core import check
 from congruence.distiller.recall import StoredTeacher
@@ -25,6 +26,11 @@ def named_students(student: Any) -> dict[str, nn.Module]:
     for name, module in students.items():
         if not isinstance(module, nn.Module):
             check.fail("Distiller", "student", "a torch module", type(module).__name__)
+        if any(isinstance(part, DistributedDataParallel) and part.static_graph for part in module.modules()):
+            raise ValueError(
+                "`Distiller`: `student` must not be inside DistributedDataParallel(static_graph=True), which averages "
+                "no gradient of a loss on layers: leave static_graph out, or wrap the distiller instead."
+            )
         taken = name in ("", "teacher") or str(name).endswith("last") or hasattr(nn.ModuleDict(), str(name))
         if not isinstance(name, str) or taken or "." in name or "/" in name:
             check.fail("Distiller", "student", "modules under names that are words and not taken", repr(name))

@@ -95,6 +95,7 @@ class _TwoPasses:
         # A second pass comes only where a gradient will be asked for; without it nothing need be remembered.
         self.second_pass = torch.is_grad_enabled() and bool(parameters)
         self.chunks: list[_Chunk] = []
+        self.paths: list[str] = []  # the layers that ran in every chunk
         self.reentrant: bool | None = None  # whether a chunk's graph holds re-entrant checkpointing; seen in its first
         # The tensors of a result that carry gradient: position in the result by identity. One tensor may stand in it
         # several times (an output that is also tapped), and must have one gradient.
@@ -125,7 +126,12 @@ class _TwoPasses:
             with torch.no_grad():
                 results.append(self._forward(rows))
             _check_rows(results[-1][1], rows.stop - rows.start)
-        return results
+        # A layer that drops out at random in one chunk has no row for its samples: it did not run.
+        self.paths = [path for path in results[0][1] if all(path in values for _, values in results)]
+        return [(output, self._kept(values)) for output, values in results]
+
+    def _kept(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {path: values[path] for path in self.paths}
 
     def join(self, results: list[tuple[Any, dict[str, Tensor]]]) -> tuple[Any, dict[str, Tensor]]:
         """Return the rows of all chunks, with a gradient that runs the chunks again."""
@@ -160,7 +166,8 @@ class _TwoPasses:
     def _of_chunk(self, chunk: _Chunk, of_rows: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
         rng.set_state(chunk.generators)  # the same dropout masks as in the first pass
         with _as_before(self.modes, chunk.buffers), torch.enable_grad():
-            result = tensors(self._forward(chunk.rows))
+            output, values = self._forward(chunk.rows)
+            result = tensors((output, self._kept(values)))
         # Modes and buffers are back in place: the graph of the chunk holds what its backward needs.
         pairs = [
             (result[position], gradient[chunk.rows])

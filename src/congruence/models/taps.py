@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from congruence.core import check
+from congruence.core import check, rng
 from congruence.models.capture import Capture, Group
 from congruence.models.classifier import head_and_logits
 from congruence.models.compiled import Compiled
 from congruence.models.forward import call, dry_forward
 from congruence.models.layers import LayerError, LayerPath, Layers, parse
 
+_DRAWS = 16  # dry runs at most, until each layer has run that may drop out at random
 __all__ = ["LayerError", "Taps", "call"]
 
 
@@ -59,6 +60,7 @@ class Taps:
         self.head: str | None = None
         self.shapes: dict[str, torch.Size] = {}
         self.compiled: Compiled | None = None  # what runs the model while it is set
+        self.may_drop = False  # whether `read` leaves out layers that do not run in a forward in training mode
         self.stages: dict[str, torch.Size] = {}  # the last map of each size before it shrinks to 1×1, shallow to deep
         self._layers = Layers(model, name)
         self._probed: tuple[Any, bool] | None = None
@@ -158,20 +160,60 @@ class Taps:
         paths = [paths] if isinstance(paths, str) else paths
         new = {text: parse(text) for text in paths if text not in self._paths}
         targets = {text: self._layers.resolve(path) for text, path in new.items()}
+        if any(self._calls.get(targets[text], 0) < (path.call or 1) for text, path in new.items()):
+            self._redraw(set(targets.values()))
         for text, path in new.items():
             self._check_calls(path, targets[text])
         if not new:
             return
-        # Nothing is copied in this run, so that versions show what has to be from now on.
-        capture = Capture(self.name, new, targets, copied=frozenset())
-        example, training = self._probed
-        with capture.hooked(self._layers):
-            output = dry_forward(self._layers, example, training=training)
-        capture.finish(output)
-        self._copied |= capture.moved()
-        self.shapes |= {text: value.shape for text, value in capture.values.items()}
+        values = self._values_of(new, targets)
+        self.shapes |= {text: value.shape for text, value in values.items()}
         self._paths |= new
         self._targets |= targets
+
+    def _values_of(self, new: dict[str, LayerPath], targets: dict[str, str]) -> dict[str, Tensor]:
+        """Read paths in a dry run, in several where layers drop out at random; note what is written over later."""
+        example, training = self._probed or (None, False)
+        values: dict[str, Tensor] = {}
+        for draw in range(_DRAWS):
+            left = {text: path for text, path in new.items() if text not in values}
+            # Nothing is copied in this run, so that versions show what has to be from now on.
+            capture = Capture(self.name, left, targets, copied=frozenset())
+            with rng.untouched(), capture.hooked(self._layers):
+                if draw:
+                    rng.seed_everything(draw)
+                output = dry_forward(self._layers, example, training=training)
+            last = not training or draw == _DRAWS - 1
+            missing = capture.finish(output, None if last else {})
+            self._copied |= capture.moved()
+            values |= capture.values
+            if not missing:
+                break
+        return values
+
+    def _redraw(self, layers: set[str]) -> None:
+        """Run a model that trains a few times more, for layers that the dry run's own draw may have left out."""
+        example, training = self._probed or (None, False)
+        if not training:
+            return
+        calls: dict[str, int] = {}
+
+        def counting(layer: str) -> Callable[..., None]:
+            def hook(module: nn.Module, args: Any, output: Any) -> None:
+                calls[layer] = calls.get(layer, 0) + 1
+
+            return hook
+
+        reachable = self._layers.reachable()
+        for draw in range(1, _DRAWS):
+            calls.clear()
+            with rng.untouched(), contextlib.ExitStack() as stack:
+                for layer in layers & reachable.keys():
+                    stack.enter_context(_hook(reachable[layer].register_forward_hook(counting(layer))))
+                rng.seed_everything(draw)
+                dry_forward(self._layers, example, training=True)
+            for layer, count in calls.items():
+                self._calls[layer] = max(count, self._calls.get(layer, 0))
 
     def _check_calls(self, path: LayerPath, target: str) -> None:
         if target == "" and path.side == "output":
@@ -201,7 +243,7 @@ class Taps:
 
         Raises:
             ValueError: for a path in `only` that was not required.
-            RuntimeError: where a tap did not run, changed in place unseen, or cannot carry gradient.
+            RuntimeError: where a tap did not run (but see `may_drop`), changed in place unseen, or cannot carry gradient.
         """
         paths = self._paths
         if only is not None:
@@ -211,7 +253,11 @@ class Taps:
                     raise ValueError(f"The {self.name}'s layer '{text}' was not asked for with `require`.{near}")
             paths = {text: paths[text] for text in paths if text in only}
         output, capture = self._run(inputs, Capture(self.name, paths, self._targets, self._copied))
-        capture.finish(output)
+        # A layer that drops out at random runs in one forward in training mode and not in the next.
+        drops = self.may_drop and self.model.training
+        capture.finish(output, self._calls if drops else None)
+        if drops:
+            self._calls |= {layer: max(n, self._calls.get(layer, 0)) for layer, n in capture.counts().items()}
         moved = capture.moved()
         if moved:
             # What was taken is written over and lost: this batch cannot be saved, the next ones can.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-import torch
 from torch import nn
 
 from congruence.core import rng
+from congruence.methods.method import Method
 
 
 @contextlib.contextmanager
@@ -16,8 +16,10 @@ def as_found(module: nn.Module) -> Iterator[None]:
     """Leave the generators, a model's buffers and the plain values that its parts keep as they were.
 
     The model works on copies of its buffers meanwhile: to write the old values back would break graphs that saved them.
+    A method's own memories, which may be large, are not copied: `Method.update` alone writes them.
 
     Example:
+        >>> import torch
         >>> norm = nn.BatchNorm1d(1)
         >>> with as_found(norm):
         ...     mean = norm(torch.tensor([[1.0], [3.0]])).mean()
@@ -25,7 +27,8 @@ def as_found(module: nn.Module) -> Iterator[None]:
         0.0
     """
     parts = list(module.modules())
-    buffers = [(part, name, buffer) for part in parts for name, buffer in part._buffers.items() if buffer is not None]
+    copied = [part for part in parts if not isinstance(part, Method)]
+    buffers = [(part, name, buffer) for part in copied for name, buffer in part._buffers.items() if buffer is not None]
     plain = [(part, {k: v for k, v in vars(part).items() if isinstance(v, bool | int | float | str)}) for part in parts]
     with rng.untouched():
         try:

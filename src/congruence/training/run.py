@@ -18,6 +18,7 @@ from congruence.distiller import Distiller
 from congruence.methods.method import Clock
 from congruence.training import setup
 from congruence.training.distributed import Objective, wrap
+from congruence.training.in_step import InStep
 from congruence.training.modes import start_training
 from congruence.training.optim import Optimization
 from congruence.training.options import Event, FitOptions
@@ -53,11 +54,13 @@ class Run:
     ) -> None:
         self.distiller, self.options, self.device = distiller, options, device
         self.source, self.val_loader = BatchSource(train_loader, "train_loader"), val_loader
+        setup.same_on_all_ranks(self.source)
         self.extent = setup.extent(self.source, options)
         setup.prepare(distiller, self.source, options, device, self.extent)
         optimizers = setup.optimizers(distiller, options, optimizer, scheduler)
         epochs = self.extent.steps / self.extent.per_epoch
         self.optimization = Optimization(optimizers, options, scheduler, epochs=epochs, device=device)
+        self._in_step = InStep(any(needs.scope != "sample" for needs in distiller.needs().values()))
         self.position, self.history = Position(), History()
         self.best = Best(tuple(distiller.students), options.monitor)
         setup.rehearse_validation(distiller, val_loader, options, device, self.best)
@@ -138,6 +141,8 @@ class Run:
         position = self.position
         if position.step < self.extent.steps:
             rest = self.source.epoch(position.epoch, position.batch)
+            if ranks.world_size() > 1 and not self.source.planned:
+                rest = self._in_step.batches(rest)
             for group in grouped(rest, self.options.accumulate, self.device):
                 yield group
                 if position.step >= self.extent.steps:

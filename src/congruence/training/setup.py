@@ -20,6 +20,7 @@ from congruence.training.optim import make_optimizer
 from congruence.training.options import FitOptions
 from congruence.training.record import event_writer
 from congruence.training.saving.best import Best
+from congruence.training.smallest import rehearse_smallest
 from congruence.training.validate import rehearse, rehearse_diagnostics
 
 LOG = logging.getLogger("congruence")
@@ -35,6 +36,17 @@ class Extent(NamedTuple):
     def ends_at(self, epoch: int) -> bool:
         """Whether no epoch is left."""
         return self.epochs is not None and epoch >= self.epochs
+
+
+def same_on_all_ranks(source: BatchSource) -> None:
+    """Refuse ranks with other numbers of batches: the first that is through would leave the others waiting."""
+    steps = ranks.from_all_ranks(source.steps())
+    if len(set(steps)) > 1:
+        got = ", ".join("no length" if each is None else str(each) for each in steps)
+        raise ValueError(
+            f"`fit`: `train_loader` must have as many batches on every rank, got {got}: a DistributedSampler, or a "
+            "loader of congruence.data, shares the samples out equally."
+        )
 
 
 def extent(source: BatchSource, options: FitOptions) -> Extent:
@@ -97,6 +109,7 @@ def prepare(
         )
     if ranks.world_size() > 1 and not source.shared_by_ranks:
         LOG.warning("The training loader has no DistributedSampler: each rank may see all samples.")
+    rehearse_smallest(distiller, source, options, device)
     for name, layers in distiller.layers().items():
         LOG.info("%s reads %s", name, layers)
 

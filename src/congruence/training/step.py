@@ -45,6 +45,7 @@ def train_step(
     scale = scaler.scale(torch.ones((), device=recorder.bad.device))  # as a tensor: reading it would wait for the GPU
     values: dict[str, Tensor] = {}
     norms: dict[str, Tensor] = {}
+    counts: dict[str, int] = {}
     for position, batch in enumerate(batches):
         first, last = position == 0, position == len(batches) - 1
         with _quiet(objective, last):
@@ -58,7 +59,10 @@ def train_step(
             scaler.scale(scores.loss / len(batches)).backward()
         for name, value in {"loss": scores.loss.detach(), **scores.values}.items():
             values[name] = values.get(name, torch.zeros_like(value)) + value / len(batches)
+            counts[name] = counts.get(name, 0) + 1
         norms.update(scores.norms)
+    # A term may have sat out some of the batches; then its value is the mean of the others.
+    values = {n: v if counts[n] == len(batches) else v * (len(batches) / counts[n]) for n, v in values.items()}
     # 2. The mean over the ranks, which DDP has taken already where it wraps; then the scale is divided out again, so
     # that clipping and the recorded norm are those of the loss itself.
     if options.micro_batch is not None:

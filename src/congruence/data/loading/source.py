@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from congruence.core import check, ranks, rng
 from congruence.core.batch import Batch, unpack
@@ -51,6 +52,24 @@ class BatchSource:
         if not isinstance(size, int):
             return None
         return size if self.planned else size * ranks.world_size()
+
+    def smallest(self) -> int | None:
+        """Return the fewest samples that a batch gives a rank, None where the loader does not say."""
+        loader = self.loader
+        if isinstance(loader, Loader):
+            return loader.smallest() // ranks.world_size()
+        if isinstance(loader, list | tuple):
+            rows = [unpack(batch).rows for batch in loader]
+            return min((each for each in rows if each is not None), default=None)
+        if type(loader) is not DataLoader or isinstance(loader.dataset, IterableDataset):
+            return None
+        batches = loader.batch_sampler
+        if isinstance(batches, list | tuple):
+            return min(map(len, batches), default=None)
+        if type(batches) is not BatchSampler or not isinstance(batches.sampler, Sized):
+            return None
+        short = len(batches.sampler) % batches.batch_size
+        return short if short and not batches.drop_last else batches.batch_size
 
     @property
     def shared_by_ranks(self) -> bool:

@@ -17,8 +17,10 @@ from congruence.distiller import Distiller
 # Of `FitOptions`: where a run is, what watches it and how often it saves, not what it computes. `monitor` is asked of
 # the checkpoint, which knows whether a best epoch was chosen by it yet.
 OPTIONS_APART = frozenset(
-    ("out", "device", "resume", "evaluate", "monitor", "callbacks", "diagnose", "gradient_norms", "checkpoint_seconds")
-    + ("tensorboard",)
+    (
+        *("out", "device", "resume", "evaluate", "monitor", "callbacks", "diagnose"),
+        *("gradient_norms", "checkpoint_seconds", "tensorboard"),
+    )
 )
 # Of a configuration, "*" for any name: the same, and where the data and the teacher's answers lie.
 CONFIG_APART = (

@@ -4,40 +4,12 @@ import logging
 
 import pytest
 import torch
+from _harness.dropping import MIDDLE, made
 from _harness.fits import constant, data
-from _harness.runs import on_ranks
 from torch import nn
 
 import congruence as cg
 from congruence.core.files import read_lines
-
-
-class Dropping(nn.Module):
-    """An encoder of layers that drop out at random in training, as speech models have them."""
-
-    def __init__(self, chance=0.5, layers=3):
-        super().__init__()
-        self.layers = nn.ModuleList([nn.Sequential(nn.Linear(6, 6), nn.Tanh()) for _ in range(layers)])
-        self.act, self.head, self.chance, self.ran = nn.Tanh(), nn.Linear(6, 3), chance, []
-
-    def forward(self, hidden):
-        self.ran.append(set())
-        for number, layer in enumerate(self.layers):
-            if not self.training or torch.rand(()) >= self.chance:
-                self.ran[-1].add(number)
-                hidden = hidden + self.act(layer(hidden))
-        return self.head(hidden)
-
-
-def made(*terms, chance=0.5, seed=0):
-    torch.manual_seed(seed)
-    teacher, student = Dropping(0.0), Dropping(chance)
-    built = cg.Distiller(teacher, student, terms, example=data().tensors[0][:4])
-    student.ran.clear()
-    return built
-
-
-MIDDLE = {"student_layer": "layers.1", "teacher_layer": "layers.1"}
 
 
 def test_a_step_without_the_layer_is_the_other_terms_alone(caplog):
@@ -127,21 +99,3 @@ def test_micro_batches_give_the_gradient_of_what_ran():
             distiller.student.ran.clear()
             assert ("pkt" in out.terms) == all(1 in layers for layers in chunks)
             assert torch.isfinite(distiller.student.head.weight.grad).all()
-
-
-def on_a_rank(rank, folder):
-    distiller = made("kd", cg.Term("pkt", **MIDDLE), chance=0.4)
-    out = folder / "run"
-    cg.fit(distiller, cg.data.loader(data(), batch_size=8), None, constant(epochs=4, log_every=1, out=out))
-    torch.save(distiller.student_state_dict(), folder / f"state-{rank}.pt")
-    torch.save([1 in layers for layers in distiller.student.ran], folder / f"ran-{rank}.pt")
-
-
-def test_two_ranks_sit_out_together(tmp_path):
-    on_ranks(on_a_rank, tmp_path)
-    first, second = (torch.load(tmp_path / f"state-{rank}.pt") for rank in (0, 1))
-    assert all(torch.equal(value, second[name]) for name, value in first.items())
-    ran = [torch.load(tmp_path / f"ran-{rank}.pt") for rank in (0, 1)]
-    assert ran[0] != ran[1]
-    rows = [row for row in read_lines(tmp_path / "run" / "metrics.jsonl") if "loss" in row]
-    assert ["pkt" in row for row in rows] == [all(pair) for pair in zip(*ran, strict=True)]

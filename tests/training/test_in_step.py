@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+from _harness import dropping
 from _harness.fits import constant, data, distiller, net
 from _harness.runs import on_ranks
 from torch import nn
@@ -11,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, IterableDataset
 
 import congruence as cg
+from congruence.core.files import read_lines
 
 
 class Stream(IterableDataset):
@@ -78,6 +80,13 @@ def inside(student):
     return student
 
 
+def dropped(out):
+    """The weights after a run with layers that drop out at random, and in which steps this rank ran the layer."""
+    built = dropping.made("kd", cg.Term("pkt", **dropping.MIDDLE), chance=0.4)
+    cg.fit(built, cg.data.loader(data(), batch_size=8), None, constant(epochs=4, log_every=1, out=out))
+    return built.student_state_dict(), [1 in layers for layers in built.student.ran]
+
+
 def on_a_rank(rank, folder):
     points = data()
     found = {
@@ -92,6 +101,7 @@ def on_a_rank(rank, folder):
         "static": said_by(lambda: own_loop(lambda s: DistributedDataParallel(s, static_graph=True), "ce", "kd")),
     }
     del inside.kept
+    found["dropping"] = dropped(folder / "dropping")
     torch.save(found, folder / f"found-{rank}.pt")
 
 
@@ -99,7 +109,13 @@ def on_a_rank(rank, folder):
 def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
     on_ranks(on_a_rank, folder)
-    return [torch.load(folder / f"found-{rank}.pt") for rank in (0, 1)]
+    found = Found(torch.load(folder / f"found-{rank}.pt") for rank in (0, 1))
+    found.folder = folder
+    return found
+
+
+class Found(list):
+    """What each rank left, and the folder."""
 
 
 def test_other_lengths_are_found_before_the_first_step(found):
@@ -146,6 +162,14 @@ def test_a_wrapped_student_is_averaged_and_a_static_graph_refused(found):
     assert torch.equal(first, second)
     assert not [text for text in said if "differ" in text]
     assert found[0]["static"][0].startswith("ValueError: `Distiller`: `student` must not be inside Distributed")
+
+
+def test_ranks_sit_out_together(found):
+    (first, mine), (second, theirs) = (one["dropping"] for one in found)
+    assert mine != theirs
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    rows = [row for row in read_lines(found.folder / "dropping" / "metrics.jsonl") if "loss" in row]
+    assert ["pkt" in row for row in rows] == [all(pair) for pair in zip(mine, theirs, strict=True)]
 
 
 def test_one_process_asks_nobody(caplog):

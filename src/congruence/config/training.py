@@ -108,7 +108,7 @@ class SamplerConfig(Table):
 
 _ENGINE = (
     *("epochs", "max_steps", "seed", "precision", "gradient_clip", "accumulate", "micro_batch"),
-    *("channels_last", "compile", "gradient_norms", "log_every", "checkpoint_seconds", "tensorboard"),
+    *("channels_last", "compile", "log_every", "checkpoint_seconds", "tensorboard", "gradient_norms"),
 )
 
 
@@ -136,10 +136,10 @@ class TrainConfig(Table):
     channels_last: bool = False
     compile: bool = False
     monitor: str | None = None
-    gradient_norms: bool = True
     log_every: int = 50
     checkpoint_seconds: float = 30.0
     tensorboard: bool = False
+    gradient_norms: bool = True
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
 

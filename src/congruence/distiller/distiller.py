@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from congruence.core import check
+from congruence.core.batch import why_no_index
 from congruence.core.devices import to_device
 from congruence.core.numerics import widen
 from congruence.core.ranks import world_size
@@ -154,6 +155,10 @@ class Distiller(nn.Module):
         given = {"main": inputs, **(views or {})}
         active = [self.bindings[term.name] for term in self._active()]
         cache = self.cache if self.training else None  # it holds the training images
+        if index is not None and (cache or any(binding.method.needs.index for binding in active)):
+            why = why_no_index(index, None, look=False)
+            if why:
+                check.fail("Distiller.capture", "index", "the samples' positions in the dataset, int64 [B]", why)
         recall = cache.at(index, self.clock.epoch, self.bindings.values()) if cache else None
         tensors, outputs = forwards(active, given, self._readers, self._example_described, recall, micro_batch)
         return Captured(tensors, outputs, given, labels, index, micro_batch)

@@ -243,7 +243,7 @@ class Taps:
 
         Raises:
             ValueError: for a path in `only` that was not required.
-            RuntimeError: where a tap did not run (but see `may_drop`), changed in place unseen, or cannot carry gradient.
+            RuntimeError: where a tap did not run (but see `may_drop`), changed in place unseen, or carries no gradient.
         """
         paths = self._paths
         if only is not None:

@@ -160,12 +160,12 @@ class FitOptions:
         callbacks: called with every `Event`.
         diagnose: asked at every epoch's end for numbers that choose nothing and go to metrics.jsonl; on several ranks
             the first alone is asked.
-        gradient_norms: measure how large each term's own gradient is, at every hundredth step: "gradient_norms" of
-            metrics.jsonl. It costs a backward a term and changes nothing that is learnt; a term whose backward would
-            show (hooks, autograd functions of one's own, re-entrant checkpointing) is left out, with a line in the log.
         log_every: steps between two lines of metrics.jsonl.
         checkpoint_seconds: between two checkpoints, beside the one at every epoch's end.
         tensorboard: write event files too (the extra `congruence[tensorboard]`).
+        gradient_norms: measure how large each term's own gradient is, at every hundredth step: "gradient_norms" of
+            metrics.jsonl. It costs a backward a term and changes nothing that is learnt; a term whose backward would
+            show (hooks, autograd functions of one's own, re-entrant checkpointing) is left out, with a line in the log.
 
     Raises:
         ValueError: for a value out of its range, in one sentence.
@@ -189,10 +189,10 @@ class FitOptions:
     monitor: str | None = None
     callbacks: tuple[Callback, ...] = ()
     diagnose: Diagnose | None = None
-    gradient_norms: bool = True
     log_every: int = 50
     checkpoint_seconds: float = 30.0
     tensorboard: bool = False
+    gradient_norms: bool = True
 
     def __post_init__(self) -> None:
         count = check.COUNT
@@ -208,10 +208,10 @@ class FitOptions:
             "compile": check.Flag(),
             "resume": check.Flag(),
             "seed": check.Real(low=0, closed="low", integer=True),
-            "gradient_norms": check.Flag(),
             "log_every": count,
             "checkpoint_seconds": check.NOT_NEGATIVE,
             "tensorboard": check.Flag(),
+            "gradient_norms": check.Flag(),
         }
         check.hyperparameters("FitOptions", checks, **{name: getattr(self, name) for name in checks})
         if self.epochs is None and self.max_steps is None:

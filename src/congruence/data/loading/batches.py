@@ -140,7 +140,7 @@ class Loader:
         yield from self.batches(epoch)
         self._epoch = epoch + 1
 
-    def smallest(self) -> int:
+    def _smallest(self) -> int:
         """Return how many samples the smallest batch of the first epoch has, over all ranks."""
         sampler = self.sampler
         return sampler.smallest() if isinstance(sampler, EpochOrder) else min(map(len, self.plan(0)), default=0)

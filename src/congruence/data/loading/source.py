@@ -11,6 +11,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 from congruence.core import check, ranks, rng
 from congruence.core.batch import Batch, unpack
 from congruence.data.loading.batches import Loader
+from congruence.data.loading.index_watch import IndexWatch
 
 
 @runtime_checkable
@@ -37,6 +38,7 @@ class BatchSource:
     def __init__(self, loader: Any, argument: str = "loader") -> None:
         self.loader, self.argument = loader, argument
         self.planned = isinstance(loader, PlannedLoader)
+        self._index = IndexWatch(loader)
 
     def steps(self) -> int | None:
         """Return how many batches an epoch has, None where the loader does not say."""
@@ -57,7 +59,7 @@ class BatchSource:
         """Return the fewest samples that a batch gives a rank, None where the loader does not say."""
         loader = self.loader
         if isinstance(loader, Loader):
-            return loader.smallest() // ranks.world_size()
+            return loader._smallest() // ranks.world_size()
         if isinstance(loader, list | tuple):
             rows = [unpack(batch).rows for batch in loader]
             return min((each for each in rows if each is not None), default=None)
@@ -85,7 +87,7 @@ class BatchSource:
         for sampler in self._samplers():
             if hasattr(sampler, "set_epoch"):
                 sampler.set_epoch(epoch)
-        return map(unpack, self.loader)
+        return self._index.watched(map(unpack, self.loader), self.argument)
 
     def share(self, rank: int = 0, world: int = 1) -> Iterator[Batch]:
         """Yield one pass for measuring: of `congruence.data.loader` every `world`-th batch, of another all it gives."""

@@ -9,6 +9,7 @@ from _harness.fits import constant, data, distiller, net
 from _harness.runs import on_ranks
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, IterableDataset
 
 import congruence as cg
@@ -57,17 +58,18 @@ def fitted(loader, *terms):
     return result.steps, made.student_state_dict()
 
 
-def own_loop(wrap, *terms):
+def own_loop(wrap, *terms, around=False):
     """Four steps of a loop of one's own, each rank on samples of its own; returns the weights."""
     torch.manual_seed(0)
     student = net(1)
     made = cg.Distiller(net(0, 7), wrap(student), list(terms), example=data().tensors[0][:4])
     optimizer = torch.optim.SGD(made.parameter_groups(), lr=0.1)
     points, labels = data().tensors
+    step_of = DistributedDataParallel(made, broadcast_buffers=False) if around else made
     for step in range(9):
         rows = slice(torch.distributed.get_rank() * 12, (torch.distributed.get_rank() + 1) * 12)
         optimizer.zero_grad()
-        made(points[rows], labels[rows]).loss.backward()
+        step_of(points[rows], labels[rows]).loss.backward()
         optimizer.step()
         if step == 2:
             torch.distributed.barrier()
@@ -80,11 +82,28 @@ def inside(student):
     return student
 
 
+class Part(nn.Module):
+    def __init__(self, reentrant):
+        super().__init__()
+        self.body, self.reentrant = nn.Linear(5, 5), reentrant
+
+    def forward(self, inputs):
+        return checkpoint(self.body, inputs, use_reentrant=self.reentrant)
+
+
+def checkpointed(reentrant):
+    torch.manual_seed(1)
+    student = nn.Sequential(nn.Linear(6, 5), Part(reentrant), nn.Linear(5, 3))
+    made = cg.Distiller(nn.Linear(6, 3), student, ["ce", "kd"], example=data().tensors[0][:4])
+    cg.fit(made, cg.data.loader(data(), batch_size=8), None, constant(epochs=1))
+    return student[1].body.weight.detach().clone()
+
+
 def dropped(out):
     """The weights after a run with layers that drop out at random, and in which steps this rank ran the layer."""
     built = dropping.made("kd", cg.Term("pkt", **dropping.MIDDLE), chance=0.4)
     cg.fit(built, cg.data.loader(data(), batch_size=8), None, constant(epochs=4, log_every=1, out=out))
-    return built.student_state_dict(), [1 in layers for layers in built.student.ran]
+    return built.student_state_dict(), [1 in layers for layers in built.student.ran[-12:]]
 
 
 def on_a_rank(rank, folder):
@@ -96,11 +115,14 @@ def on_a_rank(rank, folder):
         "fails": said_by(lambda: fitted(DataLoader(Stream(16, fails=rank == 1), batch_size=8), "kd")),
         "plain": said_by(lambda: own_loop(lambda student: student, "ce", "kd")),
         "plain relations": said_by(lambda: own_loop(lambda student: student, "pkt")),
+        "around": said_by(lambda: own_loop(lambda student: student, "ce", "kd", around=True)),
         "past": said_by(lambda: own_loop(inside, "ce", "kd")),
         "wrapped": said_by(lambda: own_loop(DistributedDataParallel, "ce", "kd")),
         "static": said_by(lambda: own_loop(lambda s: DistributedDataParallel(s, static_graph=True), "ce", "kd")),
     }
     del inside.kept
+    for name, reentrant in (("reentrant", True), ("checkpointed", False)):
+        found[name] = said_by(lambda way=reentrant: checkpointed(way))
     found["dropping"] = dropped(folder / "dropping")
     torch.save(found, folder / f"found-{rank}.pt")
 
@@ -145,7 +167,7 @@ def test_other_shares_and_failing_loaders_are_one_sentence_on_all_ranks(found):
     assert found[0]["fails"][0] == "RuntimeError: The training loader of rank 1 failed."
 
 
-@pytest.mark.parametrize("loop", ["plain", "plain relations", "past"])
+@pytest.mark.parametrize("loop", ["plain", "plain relations"])
 def test_gradients_that_nobody_averages_are_told(loop, found):
     (error, first, said), (_, second, _) = (one[loop] for one in found)
     assert not error
@@ -161,7 +183,25 @@ def test_a_wrapped_student_is_averaged_and_a_static_graph_refused(found):
     assert not error
     assert torch.equal(first, second)
     assert not [text for text in said if "differ" in text]
-    assert found[0]["static"][0].startswith("ValueError: `Distiller`: `student` must not be inside Distributed")
+    assert not one_error(found, "around")
+    assert torch.equal(found[0]["around"][1], found[1]["around"][1])
+    assert one_error(found, "static").startswith("ValueError: `Distiller`: `student` must not be inside Distributed")
+    assert one_error(found, "past") == (
+        "ValueError: `Distiller`: `student` is called past the DistributedDataParallel around it, which then averages "
+        "nothing: give the wrapper itself as `student`, or wrap the distiller."
+    )
+
+
+def one_error(found, name):
+    assert found[0][name][0] == found[1][name][0]
+    return found[0][name][0]
+
+
+def test_reentrant_checkpointing_is_what_the_other_is(found):
+    """DDP takes no gradient that comes in parts: the ranks' gradients are averaged without it."""
+    assert not one_error(found, "reentrant")
+    assert torch.equal(found[0]["reentrant"][1], found[1]["reentrant"][1])
+    torch.testing.assert_close(found[0]["reentrant"][1], found[0]["checkpointed"][1])
 
 
 def test_ranks_sit_out_together(found):

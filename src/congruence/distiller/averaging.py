@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.distributed_c10d import Store
+from torch.nn.parallel import DistributedDataParallel
 
 from congruence.core.ranks import rank, world_size
 
@@ -29,12 +31,20 @@ class Averaging:
         self._place = ""
         self._own: dict[int, str] = {}
 
-    def after_batch(self, students: nn.ModuleDict) -> None:
-        """Count a training batch, before its backward."""
-        store = _store() if world_size() > 1 else None
-        if store is None or self._calls > _LAST:
+    def after_batch(self, distiller: nn.Module, students: nn.ModuleDict) -> None:
+        """Count a training batch, before its backward.
+
+        Raises:
+            ValueError: at the first one, for a student that is called past the DistributedDataParallel around it.
+        """
+        if world_size() == 1 or self._calls > _LAST:
             return
         self._calls += 1
+        if self._calls == 1:
+            _refuse_past_wrapper(distiller, students)
+        store = _store()
+        if store is None:
+            return
         if not self._place:  # the number of this distiller among the rank's own
             self._place = f"congruence/averaging/{store.add(f'congruence/averaging/{rank()}', 1)}"
         if self._calls in _AT:
@@ -60,6 +70,23 @@ class Averaging:
                     batches,
                 )
                 return
+
+
+def _refuse_past_wrapper(distiller: nn.Module, students: nn.ModuleDict) -> None:
+    """Refuse students whose parameters a DistributedDataParallel averages, though nothing here goes through it."""
+    own = {id(p) for p in students.parameters()}
+    inside = {id(part) for part in distiller.modules()}
+    past = False
+    # A wrapper leaves no mark on what it wraps; all that are alive are looked at, once.
+    for wrapper in [each for each in gc.get_objects() if issubclass(type(each), DistributedDataParallel)]:
+        if distiller in wrapper.modules() or id(wrapper) in inside:
+            return
+        past = past or any(id(p) in own for p in wrapper.parameters())
+    if past:
+        raise ValueError(
+            "`Distiller`: `student` is called past the DistributedDataParallel around it, which then averages nothing: "
+            "give the wrapper itself as `student`, or wrap the distiller."
+        )
 
 
 def _store() -> Store | None:

@@ -222,7 +222,7 @@ class Distiller(nn.Module):
         """Return `score(capture(...))`; in evaluation mode no memory is written."""
         captured = self.capture(inputs, labels, index, views=views, micro_batch=micro_batch)
         if self.training and torch.is_grad_enabled() and not self._sitting_out.in_step:
-            self._averaging.after_batch(self.students)
+            self._averaging.after_batch(self, self.students)
         return self.score(captured, update=self.training)
 
     def begin_epoch(self, epoch: int | Clock) -> None:

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import CheckpointFunction
 
 from congruence.core import check, rng
 from congruence.core.devices import on_tensors, tensors
@@ -178,7 +178,7 @@ class _TwoPasses:
             return [None] * len(self.parameters)
         rows, gradients = zip(*pairs, strict=True)
         if self.reentrant is None:
-            self.reentrant = any(function_of(node) is torch.utils.checkpoint.CheckpointFunction for node in nodes(rows))
+            self.reentrant = any(function_of(node) is CheckpointFunction for node in nodes(rows))
         if self.reentrant:
             return _by_accumulation(rows, self.parameters, gradients)
         return torch.autograd.grad(rows, self.parameters, gradients, allow_unused=True)

@@ -95,6 +95,11 @@ class Taps:
         self.stages = {path: shape for path, shape in named.items() if path and shape[2:].numel() > 1}
         self._probed = (example, training)
 
+    @property
+    def example(self) -> Any:
+        """What `probe` ran the model on, None before."""
+        return None if self._probed is None else self._probed[0]
+
     def _named(self, layer: str, call: int) -> str:
         """Return the path of one call of a layer."""
         return layer if self._calls[layer] == 1 else f"{layer}#{call}"

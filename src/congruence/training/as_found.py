@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 
 from torch import nn
 
 from congruence.core import rng
-from congruence.methods.method import Method
+from congruence.distiller.distiller import Distiller
+from congruence.methods.method import Clock, Method
+from congruence.training.modes import start_training
 
 
 @contextlib.contextmanager
@@ -40,3 +43,20 @@ def as_found(module: nn.Module) -> Iterator[None]:
                 part._buffers[name] = buffer
             for part, values in plain:
                 vars(part).update(values)
+
+
+@contextlib.contextmanager
+def as_in_training(distiller: Distiller) -> Iterator[None]:
+    """Hold a distiller as in a run's first step, to try something; afterwards it is as it was."""
+    modes = [(part, part.training) for part in distiller.modules()]
+    before = distiller.clock, distiller._epochs_begun
+    try:
+        with as_found(distiller), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the step itself will tell
+            start_training(distiller)
+            distiller.resume_epoch(Clock())
+            yield
+    finally:
+        distiller.clock, distiller._epochs_begun = before
+        for part, training in modes:
+            part.training = training

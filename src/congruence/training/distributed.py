@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import os
 import warnings
@@ -12,10 +13,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import CheckpointFunction
 
 from congruence.core.batch import Batch
+from congruence.core.devices import on_tensors, tensors, to_device
+from congruence.core.graph import function_of, nodes
 from congruence.core.ranks import any_rank, mean_over_ranks, world_size
 from congruence.distiller.distiller import Distiller
+from congruence.training.as_found import as_in_training
 from congruence.training.gradient_norms import GradientNorms
 
 
@@ -85,12 +90,13 @@ def wrap(objective: Objective) -> nn.Module:
     rank's own, and the first rank's are saved. A term may leave a student's head without gradient, hence the search for
     unused parameters, and torch warns on every rank where there is none: so there is one.
 
-    With micro-batches all of a student's parameters are reached at once, used or not, so that DDP could not tell: ranks
-    then start from the first one's parameters as with DDP, and `average_gradients` follows the backward.
+    With micro-batches all of a student's parameters are reached at once, used or not, so that DDP could not tell, and
+    it takes no parameter whose gradient comes in several parts, as by re-entrant checkpointing: ranks then start from
+    the first one's parameters as with DDP, and `average_gradients` follows the backward.
     """
     if world_size() == 1:
         return objective
-    if objective.micro_batch is not None:
+    if objective.micro_batch is not None or _checkpoints_reentrantly(objective.distiller):
         for parameter in objective.parameters():
             dist.broadcast(parameter.detach(), src=0)
         return objective
@@ -101,6 +107,19 @@ def wrap(objective: Objective) -> nn.Module:
         # torch 2.13 calls `broadcast_buffers` deprecated; its successor is not in older ones, and broadcasts once.
         warnings.simplefilter("ignore", FutureWarning)
         return DistributedDataParallel(objective, broadcast_buffers=False, find_unused_parameters=True)
+
+
+def _checkpoints_reentrantly(distiller: Distiller) -> bool:
+    """Whether a student's graph holds re-entrant checkpointing, on any rank: a forward of the example shows it."""
+    found = False
+    device = next(distiller.parameters()).device
+    with as_in_training(distiller), torch.enable_grad(), contextlib.suppress(Exception):  # a step itself will raise
+        for name in distiller.students:
+            taps = distiller._taps[name]
+            example = on_tensors(Tensor.clone, to_device(taps.example, device))
+            graph = nodes(tensors(taps.read(example)))
+            found = found or any(function_of(node) is CheckpointFunction for node in graph)
+    return bool(any_rank(torch.tensor(found, device=device)))
 
 
 def average_gradients(module: nn.Module) -> None:

@@ -11,7 +11,7 @@ from torch.nn.modules import module as torch_module
 
 from congruence.core import check
 from congruence.core.graph import function_of, nodes
-from congruence.core.ranks import any_rank, mean_over_ranks, world_size
+from congruence.core.ranks import any_rank, mean_over_ranks, rank, world_size
 from congruence.training.as_found import as_found
 
 LOG = logging.getLogger("congruence")
@@ -76,7 +76,7 @@ class GradientNorms:
             if out and name not in self._told:
                 told.setdefault(reason or "another rank leaves them out", []).append(f"'{name}'")
                 self._told.add(name)
-        for reason, names in told.items():
+        for reason, names in told.items() if rank() == 0 else ():
             LOG.warning(
                 "No gradient norms of %s in the log, since %s. Training is what it is without.",
                 ", ".join(names),

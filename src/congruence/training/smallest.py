@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,9 +13,7 @@ from congruence.core.batch import Batch
 from congruence.core.devices import on_tensors
 from congruence.data.loading.source import BatchSource
 from congruence.distiller.distiller import Distiller
-from congruence.methods.method import Clock
-from congruence.training.as_found import as_found
-from congruence.training.modes import start_training
+from congruence.training.as_found import as_in_training
 from congruence.training.options import FitOptions
 
 LOG = logging.getLogger("congruence")
@@ -87,7 +82,7 @@ def _trial(distiller: Distiller, batch: Batch, *, rows: int, score: bool) -> tup
     The distiller is left as it was.
     """
     few = _first(batch, rows)
-    with _rehearsing(distiller):
+    with torch.no_grad(), as_in_training(distiller):
         try:
             captured = distiller.capture(few.inputs, few.labels, few.index, views=few.views)
             out = distiller.score(captured, update=False) if score else None
@@ -100,23 +95,6 @@ def _trial(distiller: Distiller, batch: Batch, *, rows: int, score: bool) -> tup
     idle = [term for term, values in parts.items() if values and not any(map(bool, values))]
     failure = "" if bool(torch.isfinite(out.loss)) else "the loss is not finite"
     return failure, [] if failure or ranks.world_size() > 1 else idle
-
-
-@contextlib.contextmanager
-def _rehearsing(distiller: Distiller) -> Iterator[None]:
-    """Hold a distiller as in its first step, without gradient; afterwards it is as it was."""
-    modes = [(part, part.training) for part in distiller.modules()]
-    before = distiller.clock, distiller._epochs_begun
-    try:
-        with torch.no_grad(), as_found(distiller), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the step itself will tell
-            start_training(distiller)
-            distiller.resume_epoch(Clock())
-            yield
-    finally:
-        distiller.clock, distiller._epochs_begun = before
-        for part, training in modes:
-            part.training = training
 
 
 def _first(batch: Batch, rows: int) -> Batch:

@@ -65,7 +65,7 @@ def train_step(
     values = {n: v if counts[n] == len(batches) else v * (len(batches) / counts[n]) for n, v in values.items()}
     # 2. The mean over the ranks, which DDP has taken already where it wraps; then the scale is divided out again, so
     # that clipping and the recorded norm are those of the loss itself.
-    if options.micro_batch is not None:
+    if not isinstance(objective, DistributedDataParallel):
         average_gradients(objective)
     for optimizer in optimizers:
         scaler.unscale_(optimizer)

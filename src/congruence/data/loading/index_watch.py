@@ -27,7 +27,7 @@ class IndexWatch:
 
     def __init__(self, loader: Any) -> None:
         self.size, self.once = None, False
-        if type(loader) is DataLoader:
+        if isinstance(loader, DataLoader):
             self.size, self.once = _size(loader.dataset), _draws_once(loader)
         self.why = ""
 

@@ -63,7 +63,7 @@ class BatchSource:
         if isinstance(loader, list | tuple):
             rows = [unpack(batch).rows for batch in loader]
             return min((each for each in rows if each is not None), default=None)
-        if type(loader) is not DataLoader or isinstance(loader.dataset, IterableDataset):
+        if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
             return None
         batches = loader.batch_sampler
         if isinstance(batches, list | tuple):

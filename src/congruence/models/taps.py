@@ -165,8 +165,9 @@ class Taps:
         paths = [paths] if isinstance(paths, str) else paths
         new = {text: parse(text) for text in paths if text not in self._paths}
         targets = {text: self._layers.resolve(path) for text, path in new.items()}
-        if any(self._calls.get(targets[text], 0) < (path.call or 1) for text, path in new.items()):
-            self._redraw(set(targets.values()))
+        # Numbers of calls tell layers apart only where it is known how many there are when none drops out.
+        if any(path.call or not self._calls.get(targets[text]) for text, path in new.items()):
+            self._redraw({targets[text]: path.call or 1 for text, path in new.items()})
         for text, path in new.items():
             self._check_calls(path, targets[text])
         if not new:
@@ -196,12 +197,13 @@ class Taps:
                 break
         return values
 
-    def _redraw(self, layers: set[str]) -> None:
+    def _redraw(self, fewest: dict[str, int]) -> None:
         """Run a model that trains a few times more, for layers that the dry run's own draw may have left out."""
         example, training = self._probed or (None, False)
         if not training:
             return
         calls: dict[str, int] = {}
+        steady = True
 
         def counting(layer: str) -> Callable[..., None]:
             def hook(module: nn.Module, args: Any, output: Any) -> None:
@@ -213,12 +215,15 @@ class Taps:
         for draw in range(1, _DRAWS):
             calls.clear()
             with rng.untouched(), contextlib.ExitStack() as stack:
-                for layer in layers & reachable.keys():
+                for layer in fewest.keys() & reachable.keys():
                     stack.enter_context(_hook(reachable[layer].register_forward_hook(counting(layer))))
                 rng.seed_everything(draw)
                 dry_forward(self._layers, example, training=True)
+            steady = steady and all(calls.get(layer, 0) == self._calls.get(layer, 0) for layer in fewest)
             for layer, count in calls.items():
                 self._calls[layer] = max(count, self._calls.get(layer, 0))
+            if draw >= _DRAWS // 4 and steady and all(self._calls.get(k, 0) >= n for k, n in fewest.items()):
+                return
 
     def _check_calls(self, path: LayerPath, target: str) -> None:
         if target == "" and path.side == "output":

@@ -112,6 +112,7 @@ def on_a_rank(rank, folder):
         "lengths": said_by(lambda: fitted(DataLoader(points, batch_size=8 - 4 * rank))),
         "streams": said_by(lambda: fitted(DataLoader(Stream(16 + 8 * rank), batch_size=8), "kd", "pkt")),
         "shares": said_by(lambda: fitted(DataLoader(Stream(12 + 2 * rank), batch_size=8), "pkt")),
+        "share of one": said_by(lambda: fitted(cg.data.loader(points, batch_size=2), "kd", "pkt")),
         "fails": said_by(lambda: fitted(DataLoader(Stream(16, fails=rank == 1), batch_size=8), "kd")),
         "plain": said_by(lambda: own_loop(lambda student: student, "ce", "kd")),
         "plain relations": said_by(lambda: own_loop(lambda student: student, "pkt")),
@@ -163,6 +164,9 @@ def test_other_shares_and_failing_loaders_are_one_sentence_on_all_ranks(found):
     for one in found:
         assert one["shares"][0].startswith("ValueError: `fit`: `train_loader` must give every rank as many samples")
         assert "got [4, 6]" in one["shares"][0]
+    assert one_error(found, "share of one").startswith(
+        "ValueError: `fit`: a batch of `train_loader` has 1 sample for a rank, which cannot be trained on (Expected"
+    )
     assert found[1]["fails"][0] == "OSError: the disk is gone"
     assert found[0]["fails"][0] == "RuntimeError: The training loader of rank 1 failed."
 

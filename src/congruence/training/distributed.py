@@ -72,7 +72,6 @@ class Objective(nn.Module):
     def __init__(self, distiller: Distiller, micro_batch: int | None = None) -> None:
         super().__init__()
         self.distiller, self.micro_batch = distiller, micro_batch
-        distiller._sitting_out.in_step = True
         self.gradient_norms = GradientNorms(distiller.students, reruns=micro_batch is not None)
 
     def forward(self, batch: Batch, with_norms: bool, scale: Tensor | float = 1.0) -> Scores:

@@ -65,6 +65,7 @@ class Run:
         self.best = Best(tuple(distiller.students), options.monitor)
         setup.rehearse_validation(distiller, val_loader, options, device, self.best)
         self.objective = wrap(Objective(distiller, options.micro_batch))
+        distiller._sitting_out.in_step = True
         self.directory: RunDirectory | None = None
         self.ended_before = False
         self._sigterm = Sigterm()
@@ -92,6 +93,7 @@ class Run:
 
     def __exit__(self, *_: object) -> None:
         self.recorder.close()
+        self.distiller._sitting_out.in_step = False
         del self.objective  # its DDP module must not outlive the process group
         self._sigterm.__exit__()
 

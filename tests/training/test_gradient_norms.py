@@ -213,6 +213,17 @@ def test_a_backward_that_raises_is_told_once(monkeypatch, caplog):
     assert len(told) == 3
 
 
+def test_nothing_that_fails_stops_a_run(monkeypatch, caplog):
+    def broken(*_):
+        raise RuntimeError("no such graph")
+
+    plain = trained(Block)
+    monkeypatch.setattr("congruence.training.gradient_norms.nodes", broken)
+    with caplog.at_level(logging.WARNING, "congruence"):
+        same_state(plain, trained(Block))
+    assert "No gradient norms in the log: RuntimeError: no such graph." in caplog.messages
+
+
 def test_the_option_is_no_part_of_a_run_s_identity(tmp_path):
     assert "gradient_norms" not in constant().describe()
     with pytest.raises(ValueError, match="`gradient_norms` must be"):

@@ -44,6 +44,17 @@ class GradientNorms:
 
     def __call__(self, terms: Mapping[str, Tensor], weights: Mapping[str, float], scale: Tensor) -> dict[str, Tensor]:
         """Return the norms by term; in half precision the gradient is taken of `scale` times the term."""
+        try:
+            return self._measured(terms, weights, scale)
+        except Exception as error:
+            if world_size() > 1:  # the others may wait for this rank
+                raise
+            if "" not in self._told:
+                self._told.add("")
+                LOG.warning("No gradient norms in the log: %s", check.sentence(error))
+            return {}
+
+    def _measured(self, terms: Mapping[str, Tensor], weights: Mapping[str, float], scale: Tensor) -> dict[str, Tensor]:
         parameters = [p for p in self.students.parameters() if p.requires_grad]
         reasons = {name: self._reason(name, value, parameters) for name, value in terms.items()}
         norms: dict[str, Tensor] = {}

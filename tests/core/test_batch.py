@@ -46,12 +46,35 @@ def test_a_batch_is_not_changed():
         ((X, Y, I, I), "got 4 parts"),
         ((), "got 0 parts"),
         ((X, [1, 2]), "The labels of a batch must be a tensor, got list"),
-        ((X, Y, [1, 2]), "The index of a batch must be a tensor, got list"),
     ],
 )
 def test_bad_batches(batch, sentence):
     with pytest.raises(ValueError, match=sentence):
         unpack(batch)
+
+
+@pytest.mark.parametrize(
+    ("third", "why"),
+    [
+        ([1, 2], "list"),
+        (("a.png", "b.png"), "tuple"),
+        (torch.rand(4), "float32 [4]"),
+        (I > 11, "bool [4]"),
+        (I[:, None], "int64 [4, 1]"),
+        (I[:2], "int64 [2]"),
+        (I - 12, "-2 among them"),
+    ],
+)
+def test_what_is_no_index_is_left_out(third, why):
+    for batch in ((X, Y, third), {"inputs": X, "labels": Y, "index": third}):
+        found = unpack(batch)
+        assert found.index is None
+        assert found.no_index == why
+        assert found.to("meta").no_index == why
+        assert found.labels is Y
+    narrow = unpack((X, Y, I.int())).index
+    assert narrow.dtype == torch.int64
+    assert narrow.tolist() == I.tolist()
 
 
 def test_everything_moves():

@@ -115,6 +115,21 @@ def test_what_does_not_fit_is_said_before_the_first_step(arguments, teacher, sen
     assert not steps
 
 
+def broken(of):
+    raise RuntimeError("linalg.eigh: failed to converge\nbecause of much")
+
+
+def test_a_diagnostic_that_raises_is_left_out_and_told_once(tmp_path, monkeypatch, caplog):
+    rows = {**numbers.numbers_in("diagnostics"), "gpcl": numbers.Number("gpcl", broken)}
+    monkeypatch.setattr("congruence.evaluation.diagnostics.numbers_in", lambda place: rows)
+    plain = trained(None)[1]
+    same_state(plain, trained(Diagnostics(images(), ["gpcl", "accuracy"]), tmp_path / "with")[1])
+    assert [list(line["diagnostics"]) for line in lines(tmp_path / "with")] == [["accuracy"]] * 3
+    sentence = "The diagnostic 'gpcl' of the student is left out: RuntimeError: linalg.eigh: failed to converge."
+    assert [text for text in caplog.messages if "is left out" in text] == [sentence]
+    trained(Diagnostics(images(), ["gpcl"]))  # nothing is left, and nothing stops
+
+
 @pytest.fixture
 def own_numbers(monkeypatch):
     """The library's numbers alone: one that needs nothing can always be had."""

@@ -47,12 +47,29 @@ def test_generators_and_modes_are_as_before(tmp_path):
 
 
 @pytest.mark.parametrize("told", [3, {"mine": "much"}, ["mine"]])
-def test_what_gives_no_numbers_is_told(told):
-    with pytest.raises(ValueError) as caught:
-        fit(Draws(told))
-    assert str(caught.value) == (
-        f"`FitOptions`: `diagnose` must be a function that returns numbers by name, got one that gave {told!r}."
+def test_what_gives_no_numbers_is_told_and_stops_nothing(told, caplog):
+    same_state(fit(None), fit(Draws(told)))
+    assert caplog.messages[-1] == (
+        "No diagnostics after epoch 1: `FitOptions`: `diagnose` must be a function that returns numbers by name, got "
+        f"one that gave {told!r}."
     )
+
+
+class Raises(Draws):
+    """Diagnostics of one's own that fail, and move what a forward in training mode moves."""
+
+    def __call__(self, distiller, epoch):
+        distiller.student.train()(data().tensors[0])
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+
+
+def test_what_raises_is_told_and_changes_nothing(caplog):
+    same_state(fit(None), fit(Raises()))
+    assert caplog.messages[-3:] == [
+        "The diagnostics failed before the first step: OutOfMemoryError: CUDA out of memory.",
+        "No diagnostics after epoch 0: OutOfMemoryError: CUDA out of memory.",
+        "No diagnostics after epoch 1: OutOfMemoryError: CUDA out of memory.",
+    ]
 
 
 @pytest.mark.parametrize("wrong", ["gpcl", lambda distiller, epoch: {}])

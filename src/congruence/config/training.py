@@ -108,7 +108,7 @@ class SamplerConfig(Table):
 
 _ENGINE = (
     *("epochs", "max_steps", "seed", "precision", "gradient_clip", "accumulate", "micro_batch"),
-    *("channels_last", "compile", "log_every", "checkpoint_seconds", "tensorboard"),
+    *("channels_last", "compile", "log_every", "checkpoint_seconds", "tensorboard", "gradient_norms"),
 )
 
 
@@ -139,6 +139,7 @@ class TrainConfig(Table):
     log_every: int = 50
     checkpoint_seconds: float = 30.0
     tensorboard: bool = False
+    gradient_norms: bool = True
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from congruence.core.devices import to_device
+from congruence.core.devices import tensors, to_device
 from congruence.core.host_values import move_with_values
 
 _LABELS = ("labels", "label")  # the first that a mapping has
@@ -26,12 +26,20 @@ class Batch:
         labels: int64 [B], -1 where a sample has none; None where none has.
         index: int64 [B], the samples' positions in the dataset.
         views: inputs of each view of the samples, where there is more than "main"; "main" may be among them.
+        no_index: what came in the place of an index and is none, "" where nothing did.
     """
 
     inputs: Any
     labels: Any = None
     index: Any = None
     views: Mapping[str, Any] = field(default_factory=dict)
+    no_index: str = ""
+
+    @property
+    def rows(self) -> int | None:
+        """How many samples there are, None where neither labels nor inputs tell."""
+        parts = [self.labels, *tensors(self.inputs)]
+        return next((len(part) for part in parts if isinstance(part, Tensor) and part.dim()), None)
 
     def to(self, device: torch.device | str | None) -> Batch:
         """Return the batch on a device; None leaves it where it is."""
@@ -40,7 +48,12 @@ class Batch:
         views = to_device(self.views, device)
         same = next((name for name, view in self.views.items() if view is self.inputs), None)
         inputs = to_device(self.inputs, device) if same is None else views[same]
-        return Batch(inputs, move_with_values(self.labels, device), move_with_values(self.index, device), views)
+        labels, index = move_with_values(self.labels, device), move_with_values(self.index, device)
+        return Batch(inputs, labels, index, views, self.no_index)
+
+    def without_index(self, why: str) -> Batch:
+        """Return the batch without what is no index."""
+        return replace(self, index=None, no_index=why)
 
     def as_given(self) -> Any:
         """Return `(inputs, labels, index)`, or a mapping where there are views: what loops of one's own read."""
@@ -79,16 +92,40 @@ def parse(value: Any) -> Batch:
 def unpack(batch: Any, device: torch.device | None = None) -> Batch:
     """Turn what a loader gave (see `parse`) into a `Batch` on the device.
 
+    What stands in the place of an index and cannot be one (a weight, paths) is left out: see `Batch.no_index`.
+
     Raises:
-        ValueError: for a batch of more parts, or labels or an index that are no tensors.
+        ValueError: for a batch of more parts, or labels that are no tensor.
     """
     if isinstance(batch, (tuple, list)) and not isinstance(batch, PackedSequence) and len(batch) > _PARTS:
         raise ValueError(f"A batch must be (inputs, labels) or (inputs, labels, index), got {len(batch)} parts.")
     parts = batch if isinstance(batch, Batch) else parse(batch)
-    for name, value in (("labels", parts.labels), ("index", parts.index)):
-        if value is not None and not isinstance(value, Tensor):
-            raise ValueError(f"The {name} of a batch must be a tensor, got {type(value).__name__}.")
+    if parts.labels is not None and not isinstance(parts.labels, Tensor):
+        raise ValueError(f"The labels of a batch must be a tensor, got {type(parts.labels).__name__}.")
+    why = "" if parts.index is None else why_no_index(parts.index, parts.rows)
+    if why:
+        parts = parts.without_index(why)
+    elif parts.index is not None and parts.index.dtype != torch.int64:
+        parts = replace(parts, index=parts.index.long())
     return parts.to(device)
+
+
+def why_no_index(value: Any, rows: int | None, *, look: bool = True) -> str:
+    """Return what a value is that cannot be positions in a dataset, "" for one that can.
+
+    With `look` the values of a tensor on the host are read, too; a device is not waited for.
+
+    Example:
+        >>> why_no_index(torch.tensor([0.5, 2.0]), 2), why_no_index(torch.tensor([3, 0]), 2)
+        ('float32 [2]', '')
+    """
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    if value.dtype not in (torch.int32, torch.int64) or value.dim() != 1 or rows not in (None, len(value)):
+        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+    if look and value.device.type == "cpu" and len(value) and int(value.min()) < 0:
+        return f"{int(value.min())} among them"
+    return ""
 
 
 def grouped(batches: Iterable[Batch], size: int, device: torch.device) -> Iterator[list[Batch]]:

@@ -30,6 +30,17 @@ def fail(function: str, argument: str, expected: str, got: object) -> NoReturn:
     raise ValueError(f"`{function}`: `{argument}` must be {expected}, got {got}.")
 
 
+def sentence(error: BaseException) -> str:
+    """Return one line that says what an error says: the text of a `ValueError`, and of another its type before it.
+
+    Example:
+        >>> sentence(RuntimeError("out of memory\\nTried ..."))
+        'RuntimeError: out of memory.'
+    """
+    text = (str(error).strip().splitlines() or ["no text"])[0].rstrip(".")
+    return f"{text}." if type(error) is ValueError else f"{type(error).__name__}: {text}."
+
+
 def near(name: str, names: Iterable[str], *, most: int = 3) -> str:
     """Return " Did you mean 'a' or 'b'?" for the names closest to `name`, or an empty string.
 

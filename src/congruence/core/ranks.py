@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
@@ -65,6 +65,34 @@ def any_rank(flag: Tensor) -> Tensor:
     shared = flag.to(torch.int32)
     dist.all_reduce(shared, op=dist.ReduceOp.MAX)
     return shared.bool()
+
+
+class HostExchange:
+    """Small integers of every rank, exchanged between the hosts: no device is waited for.
+
+    All ranks call it alike. A copy, or a pickle, starts without the process group that it made for itself.
+    """
+
+    def __init__(self) -> None:
+        self._group: Any = None
+
+    def __call__(self, values: Sequence[int]) -> list[list[int]]:
+        """Return every rank's values, in rank order; as many on each rank."""
+        if world_size() == 1:
+            return [list(values)]
+        device = "cpu"
+        if dist.get_backend() != "gloo":  # nccl moves what is on a GPU alone
+            if dist.is_gloo_available():
+                self._group = self._group or dist.new_group(backend="gloo")
+            else:
+                device = "cuda"
+        mine = torch.tensor(list(values), dtype=torch.int64, device=device)
+        parts = [torch.empty_like(mine) for _ in range(world_size())]
+        dist.all_gather(parts, mine, group=self._group)
+        return [part.tolist() for part in parts]
+
+    def __reduce__(self) -> tuple[type[HostExchange], tuple[()]]:
+        return HostExchange, ()
 
 
 def sum_over_ranks(value: Tensor) -> Tensor:

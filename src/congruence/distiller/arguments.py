@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from congruence.core import check
 from congruence.distiller.recall import StoredTeacher
@@ -29,6 +30,11 @@ def named_students(student: Any) -> dict[str, nn.Module]:
         if not all(map(_has_modes, module.modules())):
             check.fail(
                 "Distiller", "student", "a module that can be trained", "an exported program, which has one mode"
+            )
+        if any(isinstance(part, DistributedDataParallel) and part.static_graph for part in module.modules()):
+            raise ValueError(
+                "`Distiller`: `student` must not be inside DistributedDataParallel(static_graph=True), which averages "
+                "no gradient of a loss on layers: leave static_graph out, or wrap the distiller instead."
             )
         taken = name in ("", "teacher") or str(name).endswith("last") or hasattr(nn.ModuleDict(), str(name))
         if not isinstance(name, str) or taken or "." in name or "/" in name:

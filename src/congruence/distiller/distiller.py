@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from congruence.core import check
+from congruence.core.batch import why_no_index
 from congruence.core.devices import to_device
 from congruence.core.numerics import widen
 from congruence.core.ranks import world_size
 from congruence.data.datasets.facts import DataFacts
 from congruence.distiller.arguments import frozen_teacher, listed_terms, named_students
+from congruence.distiller.averaging import Averaging
 from congruence.distiller.bindings import Binding, bind, described, for_students, logits_paths, probed_in_evaluation
 from congruence.distiller.captured import Captured, Output
 from congruence.distiller.forwards import describe_sample, forwards, read
@@ -29,6 +31,7 @@ from congruence.distiller.signals import (
     signals_of,
     without_gradient,
 )
+from congruence.distiller.sitting_out import SittingOut
 from congruence.geometry.dissimilarity import computed_once
 from congruence.methods.method import Clock, Needs, Signals
 from congruence.methods.term import Term
@@ -91,6 +94,9 @@ class Distiller(nn.Module):
         self.facts, self._example_described = facts, ""
         self.clock, self._epochs_begun = Clock(), False
         self._taps = {name: Taps(module, name=name) for name, module in students.items()}
+        for taps in self._taps.values():
+            taps.may_drop = True
+        self._sitting_out, self._averaging = SittingOut(), Averaging()
         self._readers: dict[str, Taps | Teacher] = dict(self._taps)
         if self.teacher:
             self._taps["teacher"], self._readers["teacher"] = self.teacher.taps, self.teacher
@@ -171,6 +177,10 @@ class Distiller(nn.Module):
         given = {"main": inputs, **(views or {})}
         active = [self.bindings[term.name] for term in self._active()]
         cache = self.cache if self.training else None  # it holds the training images
+        if index is not None and (cache or any(binding.method.needs.index for binding in active)):
+            why = why_no_index(index, None, look=False)
+            if why:
+                check.fail("Distiller.capture", "index", "the samples' positions in the dataset, int64 [B]", why)
         recall = cache.at(index, self.clock.epoch, self.bindings.values()) if cache else None
         tensors, outputs = forwards(active, given, self._readers, self._example_described, recall, micro_batch)
         return Captured(tensors, outputs, given, labels, index, micro_batch)
@@ -184,6 +194,8 @@ class Distiller(nn.Module):
     def score(self, captured: Captured, *, update: bool = True, together: bool = True) -> Output:
         """Compute the active terms, weigh and sum them.
 
+        A term whose layers did not run, as those that drop out at random, sits out: it is not among the result's.
+
         Args:
             captured: of `capture`.
             update: whether the methods' memories are written; False for validation and for recomputation.
@@ -193,8 +205,12 @@ class Distiller(nn.Module):
         weights: dict[str, float] = {}
         shared = Shared({}, {})  # what terms that share a tap compute once
         seen: list[tuple[Binding, Signals]] = []
+        active = {term.name: self.bindings[term.name] for term in self._active()}
+        out = self._sitting_out.among(active, captured, together=together and self.training)
         with computed_once():
             for term in self._active():
+                if term.name in out:
+                    continue
                 method = (binding := self.bindings[term.name]).method
                 check_needs(binding, captured, epochs_begun=self._epochs_begun or not self.training)
                 runner = rerunner(binding, self._readers, self.clock, captured.micro_batch)
@@ -206,7 +222,10 @@ class Distiller(nn.Module):
                 for name, (part, value) in parts.items():
                     terms[name], weights[name] = value, term.weight_of(part, self.clock)
                 seen.append((binding, signals))
-        loss = torch.stack([weights[name] * widen(value) for name, value in terms.items()]).sum()
+        if terms:
+            loss = torch.stack([weights[name] * widen(value) for name, value in terms.items()]).sum()
+        else:  # all sit out: a loss of 0, whose backward gives every parameter a gradient of 0
+            loss = torch.stack([widen(p).sum() * 0 for p in self.students.parameters() if p.requires_grad]).sum()
         if update:
             with torch.no_grad():
                 for binding, signals in seen:
@@ -241,9 +260,10 @@ class Distiller(nn.Module):
             hint = "nothing (the Trainer of transformers drops what it does not know: remove_unused_columns=False)"
             check.fail("Distiller", "inputs", "what the models take", hint)
         inputs = fields or inputs
-        return self.score(
-            self.capture(inputs, labels, index, views=views, micro_batch=micro_batch), update=self.training
-        )
+        captured = self.capture(inputs, labels, index, views=views, micro_batch=micro_batch)
+        if self.training and torch.is_grad_enabled() and not self._sitting_out.in_step:
+            self._averaging.after_batch(self, self.students)
+        return self.score(captured, update=self.training)
 
     def begin_epoch(self, epoch: int | Clock) -> None:
         """Start an epoch, as `fit` does: weights and warm-ups follow it, and methods that work by epochs prepare."""

@@ -20,9 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import CheckpointFunction
 
 from congruence.core import check, rng
 from congruence.core.devices import on_tensors, row_count, take_rows, tensors
+from congruence.core.graph import function_of, nodes
 from congruence.models.forward import version
 
 SIZE: check.Constraint = check.Real(low=1, closed="low", integer=True, optional=True)
@@ -93,6 +95,8 @@ class _TwoPasses:
         # A second pass comes only where a gradient will be asked for; without it nothing need be remembered.
         self.second_pass = torch.is_grad_enabled() and bool(parameters)
         self.chunks: list[_Chunk] = []
+        self.paths: list[str] = []  # the layers that ran in every chunk
+        self.reentrant: bool | None = None  # whether a chunk's graph holds re-entrant checkpointing; seen in its first
         # The tensors of a result that carry gradient: position in the result by identity. One tensor may stand in it
         # several times (an output that is also tapped), and must have one gradient.
         self.positions: dict[int, int] = {}
@@ -119,7 +123,12 @@ class _TwoPasses:
             with torch.no_grad():
                 results.append(self._forward(rows))
             _check_rows(results[-1][1], rows.stop - rows.start)
-        return results
+        # A layer that drops out at random in one chunk has no row for its samples: it did not run.
+        self.paths = [path for path in results[0][1] if all(path in values for _, values in results)]
+        return [(output, self._kept(values)) for output, values in results]
+
+    def _kept(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {path: values[path] for path in self.paths}
 
     def join(self, results: list[tuple[Any, dict[str, Tensor]]]) -> tuple[Any, dict[str, Tensor]]:
         """Return the rows of all chunks, with a gradient that runs the chunks again."""
@@ -154,7 +163,8 @@ class _TwoPasses:
     def _of_chunk(self, chunk: _Chunk, of_rows: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
         rng.set_state(chunk.generators)  # the same dropout masks as in the first pass
         with _as_before(self.modes, chunk.buffers), torch.enable_grad():
-            result = tensors(self._forward(chunk.rows))
+            output, values = self._forward(chunk.rows)
+            result = tensors((output, self._kept(values)))
         # Modes and buffers are back in place: the graph of the chunk holds what its backward needs.
         pairs = [
             (result[position], gradient[chunk.rows])
@@ -164,6 +174,10 @@ class _TwoPasses:
         if not pairs:
             return [None] * len(self.parameters)
         rows, gradients = zip(*pairs, strict=True)
+        if self.reentrant is None:
+            self.reentrant = any(function_of(node) is CheckpointFunction for node in nodes(rows))
+        if self.reentrant:
+            return _by_accumulation(rows, self.parameters, gradients)
         return torch.autograd.grad(rows, self.parameters, gradients, allow_unused=True)
 
 
@@ -180,6 +194,21 @@ class _Rows(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
         return None, None, *ctx.passes.gradients(gradients)
+
+
+def _by_accumulation(
+    rows: Sequence[Tensor], parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """Return what `torch.autograd.grad` would: re-entrant checkpointing takes no backward that names its inputs."""
+    before = [parameter.grad for parameter in parameters]
+    try:
+        for parameter in parameters:
+            parameter.grad = None
+        torch.autograd.backward(rows, gradients)
+        return [parameter.grad for parameter in parameters]
+    finally:
+        for parameter, gradient in zip(parameters, before, strict=True):
+            parameter.grad = gradient
 
 
 def _check_rows(values: dict[str, Tensor], rows: int) -> None:

@@ -20,6 +20,7 @@ from congruence.core.ranks import from_all_ranks, gather_rows
 from congruence.distiller.bindings import Binding, mask_of
 from congruence.distiller.captured import Captured
 from congruence.distiller.forwards import describe_sample, forwards
+from congruence.distiller.sitting_out import missing_of
 from congruence.methods.method import Clock, Key, Method, Signals
 from congruence.models.layouts import check_rows
 from congruence.models.projectors import rows
@@ -43,6 +44,7 @@ def check_needs(binding: Binding, captured: Captured, *, epochs_begun: bool) -> 
         )
 
 
+_DRAWS = 16  # forwards at most, until the layers have run that may drop out at random
 Runner = Callable[[Mapping[str, Any]], Signals]
 ByTensor = dict[int, tuple[Tensor, Tensor]]  # a result by the id of its argument, kept so that no id is used twice
 
@@ -106,8 +108,16 @@ def rerunner(binding: Binding, readers: Mapping[str, Taps | Teacher], clock: Clo
             if micro_batch is not None:  # the second pass comes after `update`, which may write them
                 views = on_tensors(torch.Tensor.clone, views)
             like = describe_sample(next(iter(views.values())))
-            tensors, outputs = forwards([pruned], views, readers, like, micro_batch=micro_batch)
-        again = Captured(tensors, outputs, views, None, None, micro_batch)
+            for _ in range(_DRAWS):  # a layer that drops out at random runs in one of them
+                tensors, outputs = forwards([pruned], views, readers, like, micro_batch=micro_batch)
+                again = Captured(tensors, outputs, views, None, None, micro_batch)
+                if not (missing := missing_of(pruned, again)):
+                    break
+            else:
+                raise ValueError(
+                    f"The term '{binding.term}' runs the student again over inputs that it keeps, in which its layer "
+                    f"'{missing[0]}' does not run: read another one."
+                )
         return binding.method.embed(signals_of(pruned, again, clock, run, {}))
 
     return run

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from congruence.core import check
 from congruence.evaluation.embeddings import Embeddings
@@ -71,6 +71,25 @@ def diagnose(of: Embeddings, measures: str | Sequence[str] = ALL) -> Numbers:
         >>> diagnose(Embeddings(teacher.flip(1), teacher), ["gpcl", "kernel_transfer_error"])
         {'gpcl': 1.0, 'kernel_transfer_error': 0.0}
     """
+    values: Numbers = {}
+    for number in _to_be_had(of, measures):
+        values |= _of_both_sides(number, of)
+    return values
+
+
+def diagnose_each(of: Embeddings, measures: str | Sequence[str], failed: Callable[[str, Exception], None]) -> Numbers:
+    """Measure embeddings as `diagnose`, but for a diagnostic that raises: `failed` gets its name and the error."""
+    values: Numbers = {}
+    for number in _to_be_had(of, measures):
+        try:
+            values |= _of_both_sides(number, of)
+        except Exception as error:  # a diagnostic never stops a run
+            failed(number.key, error)
+    return values
+
+
+def _to_be_had(of: Embeddings, measures: str | Sequence[str]) -> list[Number]:
+    """Return the numbers that are asked for; one that is named and cannot be had raises."""
     names = checked_names(measures)
     of.require_finite("Diagnostics")
     missing = {name: of.missing(DIAGNOSTICS[name].needs) for name in (DIAGNOSTICS if names == (ALL,) else names)}
@@ -78,11 +97,7 @@ def diagnose(of: Embeddings, measures: str | Sequence[str] = ALL) -> Numbers:
         if missing[name]:
             got = f"'{name}', which needs {' and '.join(missing[name])}"
             check.fail("Diagnostics", "measures", "diagnostics that can be had here", got)
-    values: Numbers = {}
-    for name, lacks in missing.items():
-        if not lacks:
-            values |= _of_both_sides(DIAGNOSTICS[name], of)
-    return values
+    return [DIAGNOSTICS[name] for name, lacks in missing.items() if not lacks]
 
 
 def _of_both_sides(number: Number, of: Embeddings) -> Numbers:

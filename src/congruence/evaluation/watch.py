@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from congruence.core import check, ranks
 from congruence.core.rng import untouched
 from congruence.data.datasets import split
 from congruence.distiller import Distiller
-from congruence.evaluation.diagnostics import ALL, checked_names, diagnose
+from congruence.evaluation.diagnostics import ALL, checked_names, diagnose_each
 from congruence.evaluation.embed import Embedded, beside, embed_all
 from congruence.evaluation.embeddings import UnfiniteError
 
@@ -66,11 +67,12 @@ class Diagnostics:
         self.loader, self.measures, self.every = loader, checked_names(measures), every
         self.student_layer, self.teacher_layer = student_layer, teacher_layer
         self._taught: tuple[nn.Module, Embedded] | None = None
+        self._told: set[str] = set()
 
     def rehearse(self, distiller: nn.Module) -> None:
         """Measure once before the first step, so that what cannot be had shows now."""
-        self._taught = None
-        if not self._measured(distiller):
+        self._taught, self._told = None, set()
+        if not self._measured(distiller) and not self._told:
             check.fail("Diagnostics", "measures", "diagnostics that can be had here", "none that can")
 
     def __call__(self, distiller: nn.Module, epoch: int) -> Mapping[str, float]:
@@ -100,9 +102,15 @@ class Diagnostics:
         numbers = {}
         for name, student in embedded.items():
             end = "" if len(embedded) == 1 else f"/{name}"
-            values = diagnose(beside(student, taught), self.measures)
+            values = diagnose_each(beside(student, taught), self.measures, functools.partial(self._tell, name))
             numbers.update({f"{key}{end}": value for key, value in values.items()})
         return numbers
+
+    def _tell(self, student: str, number: str, error: Exception) -> None:
+        """Say once that a diagnostic raised, which leaves it out where it does."""
+        if number not in self._told:
+            self._told.add(number)
+            LOG.warning("The diagnostic '%s' of the %s is left out: %s", number, student, check.sentence(error))
 
 
 def diagnostic_loader(

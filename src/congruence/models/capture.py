@@ -130,22 +130,45 @@ class Capture:
         if self._grad and not tensor.requires_grad and tensor.is_floating_point() and not torch.is_grad_enabled():
             self.blind.append(path.text)
 
-    def finish(self, output: Any) -> None:
+    def finish(self, output: Any, most: Mapping[str, int] | None = None) -> list[str]:
         """Take the model's own output and check that every tap ran as often as it did in the dry run.
 
         A forward may take another way than the dry run's: a tensor of another call must not pass for the one asked for.
+
+        Args:
+            output: of the model.
+            most: where layers may drop out at random, how often each has run at most, by canonical name: of fewer calls
+                none can be told by its number.
+
+        Returns:
+            The paths that were not taken; without `most` they raise.
         """
         for path in self._outputs:
             self._keep(path, output)
+        missing: list[str] = []
         for group, paths in self._groups.items():
             count = self._counts.get(group, 0)
             for path in paths:
-                if count < (path.call or 1) or (path.call is None and count > 1):
+                fewest = path.call or 1
+                if most is not None and path.call is not None:
+                    fewest = max(fewest, most.get(group[0], 0))
+                if count < fewest and most is not None:
+                    missing.append(path.text)
+                elif count < fewest or (path.call is None and count > 1):
                     raise RuntimeError(
                         f"The {self.name}'s layer '{path.text}' ran {count} times in this forward, "
                         "unlike in the dry run."
                     )
-        self.values = {text: self.values[text] for text in self.paths}  # in the order asked for, not that of the calls
+        for text in missing:
+            self.values.pop(text, None)
+            self._versions.pop(text, None)
+        # In the order asked for, not that of the calls.
+        self.values = {text: self.values[text] for text in self.paths if text in self.values}
+        return missing
+
+    def counts(self) -> dict[str, int]:
+        """Return how often each tapped layer ran, by canonical name."""
+        return {layer: count for (layer, _), count in self._counts.items()}
 
     def moved(self) -> set[str]:
         """Return the paths whose tensor was changed in place after it was taken."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from congruence.core import check
+from congruence.core import check, rng
 from congruence.core.devices import private
 from congruence.models.capture import Capture, Group
 from congruence.models.classifier import Defaults, LinearCall, find_defaults
@@ -20,6 +20,7 @@ from congruence.models.layers import LayerError, LayerPath, Layers, parse
 from congruence.models.layouts import canonical, canonical_shape, order
 from congruence.models.observed import Observed
 
+_DRAWS = 16  # dry runs at most, until each layer has run that may drop out at random
 __all__ = ["LayerError", "Taps", "call"]
 
 
@@ -68,6 +69,7 @@ class Taps:
         self.in_evaluation: Defaults | None = None
         self.shapes: dict[str, torch.Size] = {}
         self.compiled: Compiled | None = None  # what runs the model while it is set
+        self.may_drop = False  # whether `read` leaves out layers that do not run in a forward in training mode
         self.stages: dict[str, torch.Size] = {}  # the last map of each size before it shrinks to 1×1, shallow to deep
         self.layouts: dict[str, str] = {}
         self._layers = Layers(model, name)
@@ -106,6 +108,11 @@ class Taps:
         self._linears = []
         self.stages = self._last_of_each_size(maps)
         self._probed = (example, training)
+
+    @property
+    def example(self) -> Any:
+        """What `probe` ran the model on, None before."""
+        return None if self._probed is None else self._probed[0]
 
     def _last_of_each_size(self, maps: list[tuple[str, int, torch.Size]]) -> dict[str, torch.Size]:
         """Return the last map of each size, in the order in which the sizes first came: the end of a stage each."""
@@ -195,11 +202,6 @@ class Taps:
         """Return the module that `path` points at."""
         return self._layers.modules[self._layers.resolve(parse(path))]
 
-    @property
-    def example(self) -> Any:
-        """What the dry run ran on."""
-        return None if self._probed is None else self._probed[0]
-
     def layout(self, path: str, way: str = "read another layer") -> str:
         """Return the layout of a required layer.
 
@@ -248,19 +250,16 @@ class Taps:
         paths = [paths] if isinstance(paths, str) else list(paths)
         new = {text: parse(text) for text in paths if text not in self._paths}
         targets = {text: self._layers.resolve(path) for text, path in new.items()}
+        # Numbers of calls tell layers apart only where it is known how many there are when none drops out.
+        if any(path.call or not self._calls.get(targets[text]) for text, path in new.items()):
+            self._redraw({targets[text]: path.call or 1 for text, path in new.items()})
         for text, path in new.items():
             self._check_calls(path, targets[text])
         self._name_layouts([text for text in paths if text not in new], layout)
         if not new:
             return
-        # Nothing is copied in this run, so that versions show what has to be from now on.
-        capture = Capture(self.name, new, targets, copied=frozenset())
-        example, training = self._probed
-        with capture.hooked(self._layers):
-            output = dry_forward(self._layers, example, training=training)
-        capture.finish(output)
-        self._copied |= capture.moved()
-        shapes = {text: value.shape for text, value in capture.values.items()}
+        values = self._values_of(new, targets)
+        shapes = {text: value.shape for text, value in values.items()}
         if layout is not None:
             for text, shape in shapes.items():
                 self._check_dimensions(text, shape, layout)
@@ -270,7 +269,7 @@ class Taps:
         self._paths |= new
         self._targets |= targets
         self.layouts |= {text: letters or "" for text, letters in told.items()}
-        self.shapes |= {text: self._as_seen(text, value).shape for text, value in capture.values.items()}
+        self.shapes |= {text: self._as_seen(text, value).shape for text, value in values.items()}
 
     def _name_layouts(self, texts: Iterable[str], layout: str | None) -> None:
         """Name the layout of layers that are read already, for another term."""
@@ -306,6 +305,54 @@ class Taps:
             )
         return canonical(value, layout)
 
+    def _values_of(self, new: dict[str, LayerPath], targets: dict[str, str]) -> dict[str, Tensor]:
+        """Read paths in a dry run, in several where layers drop out at random; note what is written over later."""
+        example, training = self._probed or (None, False)
+        values: dict[str, Tensor] = {}
+        for draw in range(_DRAWS):
+            left = {text: path for text, path in new.items() if text not in values}
+            # Nothing is copied in this run, so that versions show what has to be from now on.
+            capture = Capture(self.name, left, targets, copied=frozenset())
+            with rng.untouched(), capture.hooked(self._layers):
+                if draw:
+                    rng.seed_everything(draw)
+                output = dry_forward(self._layers, example, training=training)
+            last = not training or draw == _DRAWS - 1
+            missing = capture.finish(output, None if last else {})
+            self._copied |= capture.moved()
+            values |= capture.values
+            if not missing:
+                break
+        return values
+
+    def _redraw(self, fewest: dict[str, int]) -> None:
+        """Run a model that trains a few times more, for layers that the dry run's own draw may have left out."""
+        example, training = self._probed or (None, False)
+        if not training:
+            return
+        calls: dict[str, int] = {}
+        steady = True
+
+        def counting(layer: str) -> Callable[..., None]:
+            def hook(module: nn.Module, args: Any, output: Any) -> None:
+                calls[layer] = calls.get(layer, 0) + 1
+
+            return hook
+
+        reachable = self._layers.reachable()
+        for draw in range(1, _DRAWS):
+            calls.clear()
+            with rng.untouched(), contextlib.ExitStack() as stack:
+                for layer in fewest.keys() & reachable.keys():
+                    stack.enter_context(_hook(reachable[layer].register_forward_hook(counting(layer))))
+                rng.seed_everything(draw)
+                dry_forward(self._layers, example, training=True)
+            steady = steady and all(calls.get(layer, 0) == self._calls.get(layer, 0) for layer in fewest)
+            for layer, count in calls.items():
+                self._calls[layer] = max(count, self._calls.get(layer, 0))
+            if draw >= _DRAWS // 4 and steady and all(self._calls.get(k, 0) >= n for k, n in fewest.items()):
+                return
+
     def _check_calls(self, path: LayerPath, target: str) -> None:
         if target == "" and path.side == "output":
             count = 1  # what the forward returns, whether hooks reach the model itself or not
@@ -334,7 +381,7 @@ class Taps:
 
         Raises:
             ValueError: for a path in `only` that was not required.
-            RuntimeError: where a tap did not run, changed in place unseen, or cannot carry gradient.
+            RuntimeError: where a tap did not run (but see `may_drop`), changed in place unseen, or carries no gradient.
         """
         paths = self._paths
         if only is not None:
@@ -345,7 +392,11 @@ class Taps:
             paths = {text: paths[text] for text in paths if text in only}
         # A copy: several models see one batch, and one that writes into its inputs would change those of the next.
         output, capture = self._run(private(inputs), Capture(self.name, paths, self._targets, self._copied))
-        capture.finish(output)
+        # A layer that drops out at random runs in one forward in training mode and not in the next.
+        drops = self.may_drop and self.model.training
+        capture.finish(output, self._calls if drops else None)
+        if drops:
+            self._calls |= {layer: max(n, self._calls.get(layer, 0)) for layer, n in capture.counts().items()}
         moved = capture.moved()
         if moved:
             # What was taken is written over and lost: this batch cannot be saved, the next ones can.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import os
 import warnings
@@ -12,10 +13,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import CheckpointFunction
 
 from congruence.core.batch import Batch
+from congruence.core.devices import on_tensors, tensors, to_device
+from congruence.core.graph import function_of, nodes
 from congruence.core.ranks import any_rank, mean_over_ranks, world_size
 from congruence.distiller.distiller import Distiller
+from congruence.training.as_found import as_in_training
+from congruence.training.gradient_norms import GradientNorms
 from congruence.training.origin import Place, magnitudes
 
 
@@ -71,30 +77,17 @@ class Objective(nn.Module):
     def __init__(self, distiller: Distiller, micro_batch: int | None = None) -> None:
         super().__init__()
         self.distiller, self.micro_batch = distiller, micro_batch
+        self.gradient_norms = GradientNorms(distiller.students, reruns=micro_batch is not None)
 
     def forward(self, batch: Batch, with_norms: bool, scale: Tensor | float = 1.0) -> Scores:
-        """Score a batch; with `with_norms` also ‖∂(weight·term)/∂student parameters‖ of every term.
-
-        In half precision that gradient is taken of `scale` times the term, as the step's is.
-        """
+        """Score a batch; with `with_norms` also measure the gradients of the terms, see `GradientNorms`."""
         captured = self.distiller.capture(
             batch.inputs, batch.labels, batch.index, views=batch.views, micro_batch=self.micro_batch
         )
         out = self.distiller.score(captured, update=self.distiller.training)
-        norms = {}
-        if with_norms:
-            parameters = [p for p in self.distiller.students.parameters() if p.requires_grad]
-            for name, value in out.terms.items():
-                if not value.requires_grad:
-                    norms[name] = torch.zeros_like(value)
-                    continue
-                weighted = out.weights[name] * value * scale
-                gradients = torch.autograd.grad(weighted, parameters, retain_graph=True, materialize_grads=True)
-                # The ranks' mean is the gradient that the optimizer gets of this term.
-                norms[name] = torch.nn.utils.get_total_norm([mean_over_ranks(g) for g in gradients]) / scale
-        return Scores(
-            out.loss, {name: value.detach() for name, value in out.terms.items()}, norms, magnitudes(captured)
-        )
+        norms = self.gradient_norms(out.terms, out.weights, torch.as_tensor(scale)) if with_norms else {}
+        values = {name: value.detach() for name, value in out.terms.items()}
+        return Scores(out.loss, values, norms, magnitudes(captured))
 
 
 def wrap(objective: Objective) -> nn.Module:
@@ -105,12 +98,13 @@ def wrap(objective: Objective) -> nn.Module:
     rank's own, and the first rank's are saved. A term may leave a student's head without gradient, hence the search for
     unused parameters, and torch warns on every rank where there is none: so there is one.
 
-    With micro-batches all of a student's parameters are reached at once, used or not, so that DDP could not tell: ranks
-    then start from the first one's parameters as with DDP, and `average_gradients` follows the backward.
+    With micro-batches all of a student's parameters are reached at once, used or not, so that DDP could not tell, and
+    it takes no parameter whose gradient comes in several parts, as by re-entrant checkpointing: ranks then start from
+    the first one's parameters as with DDP, and `average_gradients` follows the backward.
     """
     if world_size() == 1:
         return objective
-    if objective.micro_batch is not None:
+    if objective.micro_batch is not None or _checkpoints_reentrantly(objective.distiller):
         for parameter in objective.parameters():
             dist.broadcast(parameter.detach(), src=0)
         return objective
@@ -121,6 +115,19 @@ def wrap(objective: Objective) -> nn.Module:
         # torch 2.13 calls `broadcast_buffers` deprecated; its successor is not in older ones, and broadcasts once.
         warnings.simplefilter("ignore", FutureWarning)
         return DistributedDataParallel(objective, broadcast_buffers=False, find_unused_parameters=True)
+
+
+def _checkpoints_reentrantly(distiller: Distiller) -> bool:
+    """Whether a student's graph holds re-entrant checkpointing, on any rank: a forward of the example shows it."""
+    found = False
+    device = next(distiller.parameters()).device
+    with as_in_training(distiller), torch.enable_grad(), contextlib.suppress(Exception):  # a step itself will raise
+        for name in distiller.students:
+            taps = distiller._taps[name]
+            example = on_tensors(Tensor.clone, to_device(taps.example, device))
+            graph = nodes(tensors(taps.read(example)))
+            found = found or any(function_of(node) is CheckpointFunction for node in graph)
+    return bool(any_rank(torch.tensor(found, device=device)))
 
 
 def average_gradients(module: nn.Module) -> None:

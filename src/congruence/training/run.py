@@ -21,6 +21,7 @@ from congruence.methods.method import Clock
 from congruence.training import setup
 from congruence.training.collapse import Collapse
 from congruence.training.distributed import Objective, wrap
+from congruence.training.in_step import InStep
 from congruence.training.modes import start_training
 from congruence.training.optim import Optimization
 from congruence.training.options import Event, FitOptions
@@ -58,16 +59,19 @@ class Run:
         self.distiller, self.options, self.device = distiller, options, device
         self.source, self.val_loader = BatchSource(train_loader, "train_loader"), val_loader
         self.facts = ModelFacts.of(train_loader)
+        setup.same_on_all_ranks(self.source)
         self.extent = setup.extent(self.source, options)
         setup.prepare(distiller, self.source, options, device, self.extent)
         optimizers = setup.optimizers(distiller, options, optimizer, scheduler)
         epochs = self.extent.steps / self.extent.per_epoch
         self.optimization = Optimization(optimizers, options, scheduler, epochs=epochs, device=device)
+        self._in_step = InStep(any(needs.scope != "sample" for needs in distiller.needs().values()))
         self.position, self.history = Position(), History()
         self.untaught, self.collapse = Untaught(distiller, optimizers), Collapse(distiller)
         self.best = Best(tuple(distiller.students), options.monitor)
         setup.rehearse_validation(distiller, val_loader, options, device, self.best)
         self.objective = wrap(Objective(distiller, options.micro_batch))
+        distiller._sitting_out.in_step = True
         self.directory: RunDirectory | None = None
         self.identity: dict[str, Any] = {}
         self.ended_before = False
@@ -100,6 +104,7 @@ class Run:
 
     def __exit__(self, *_: object) -> None:
         self.recorder.close()
+        self.distiller._sitting_out.in_step = False
         del self.objective  # its DDP module must not outlive the process group
         self._sigterm.__exit__()
 
@@ -152,6 +157,8 @@ class Run:
         position = self.position
         if position.step < self.extent.steps:
             rest = self.source.epoch(position.epoch, position.batch)
+            if ranks.world_size() > 1 and not self.source.planned:
+                rest = self._in_step.batches(rest)
             for group in grouped(rest, self.options.accumulate, self.device):
                 self.collapse.begin(group[0].inputs)
                 self.facts = self.facts.with_input(group[0].inputs)

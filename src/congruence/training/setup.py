@@ -12,17 +12,17 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from congruence.core import check, ranks, rng
+from congruence.core import check, ranks
 from congruence.data.datasets.model_facts import ModelFacts, check_prepared, check_same_classes
 from congruence.data.loading.source import BatchSource
 from congruence.distiller.distiller import Distiller
 from congruence.methods.method import Clock
-from congruence.models.evaluating import evaluating
 from congruence.training.optim import make_optimizer
 from congruence.training.options import FitOptions
 from congruence.training.record import event_writer
 from congruence.training.saving.best import Best
-from congruence.training.validate import rehearse
+from congruence.training.smallest import rehearse_smallest
+from congruence.training.validate import rehearse, rehearse_diagnostics
 
 LOG = logging.getLogger("congruence")
 
@@ -37,6 +37,17 @@ class Extent(NamedTuple):
     def ends_at(self, epoch: int) -> bool:
         """Whether no epoch is left."""
         return self.epochs is not None and epoch >= self.epochs
+
+
+def same_on_all_ranks(source: BatchSource) -> None:
+    """Refuse ranks with other numbers of batches: the first that is through would leave the others waiting."""
+    steps = ranks.from_all_ranks(source.steps())
+    if len(set(steps)) > 1:
+        got = ", ".join("no length" if each is None else str(each) for each in steps)
+        raise ValueError(
+            f"`fit`: `train_loader` must have as many batches on every rank, got {got}: a DistributedSampler, or a "
+            "loader of congruence.data, shares the samples out equally."
+        )
 
 
 def extent(source: BatchSource, options: FitOptions) -> Extent:
@@ -112,6 +123,7 @@ def prepare(
         )
     if ranks.world_size() > 1 and not source.shared_by_ranks:
         LOG.warning("The training loader has no DistributedSampler: each rank may see all samples.")
+    rehearse_smallest(distiller, source, options, device)
     for name, layers in distiller.describe_layers().items():
         LOG.info("%s reads %s.", name, layers)
 
@@ -125,8 +137,7 @@ def rehearse_validation(
     elif options.evaluate is None and options.monitor is not None:
         check.fail("fit", "val_loader", f"given to monitor '{options.monitor}' (or FitOptions(evaluate=...))", "None")
     if options.diagnose is not None:
-        with torch.no_grad(), rng.untouched(), evaluating(distiller):
-            options.diagnose.rehearse(distiller)
+        rehearse_diagnostics(distiller, options.diagnose)
 
 
 def optimizers(

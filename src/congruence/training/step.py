@@ -47,11 +47,12 @@ def train_step(
     values: dict[str, Tensor] = {}
     norms: dict[str, Tensor] = {}
     magnitudes: dict[tuple[Place, ...], Tensor] = {}
+    counts: dict[str, int] = {}
     for position, batch in enumerate(batches):
         first, last = position == 0, position == len(batches) - 1
         with _quiet(objective, last):
             with torch.autocast(recorder.bad.device.type, half, enabled=half is not None):
-                scores = objective(batch, first and step % NORMS_EVERY == 0, scale)
+                scores = objective(batch, options.gradient_norms and first and step % NORMS_EVERY == 0, scale)
             if not scores.loss.requires_grad:
                 raise ValueError(
                     f"`fit`: the terms ({', '.join(scores.values)}) give the student no gradient: is all that lies "
@@ -60,12 +61,15 @@ def train_step(
             scaler.scale(scores.loss / len(batches)).backward()
         for name, value in {"loss": scores.loss.detach(), **scores.values}.items():
             values[name] = values.get(name, torch.zeros_like(value)) + value / len(batches)
+            counts[name] = counts.get(name, 0) + 1
         norms.update(scores.norms)
         for places, largest in scores.magnitudes.items():
             magnitudes[places] = torch.maximum(magnitudes.get(places, largest), largest)
+    # A term may have sat out some of the batches; then its value is the mean of the others.
+    values = {n: v if counts[n] == len(batches) else v * (len(batches) / counts[n]) for n, v in values.items()}
     # 2. The mean over the ranks, which DDP has taken already where it wraps; then the scale is divided out again, so
     # that clipping and the recorded norm are those of the loss itself.
-    if options.micro_batch is not None:
+    if not isinstance(objective, DistributedDataParallel):
         average_gradients(objective)
     for optimizer in optimizers:
         scaler.unscale_(optimizer)

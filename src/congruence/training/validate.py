@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,8 +16,10 @@ from congruence.core.ranks import from_all_ranks, on_rank_zero
 from congruence.data.loading.source import BatchSource
 from congruence.distiller.distiller import Distiller
 from congruence.models.evaluating import evaluating
+from congruence.training.as_found import as_found
 from congruence.training.options import Diagnose, Evaluate
 
+LOG = logging.getLogger("congruence")
 _COUNT = "count"
 
 
@@ -103,15 +106,34 @@ def ask(distiller: Distiller, evaluate: Evaluate) -> dict[str, float]:
 
 @torch.no_grad()
 def diagnosed(distiller: Distiller, diagnose: Diagnose | None, epoch: int) -> dict[str, float]:
-    """Return what the first rank's diagnostics say of an epoch, on every rank; generators and modes stay."""
+    """Return what the first rank's diagnostics say of an epoch, on every rank; generators, buffers and modes stay.
+
+    Diagnostics that raise, or give no numbers, are told and left out: they never stop a run.
+    """
     if diagnose is None:
         return {}
 
     def measured() -> dict[str, float]:
-        with rng.untouched(), evaluating(distiller):
-            return _by_name("diagnose", diagnose(distiller, epoch))
+        try:
+            with evaluating(distiller), as_found(distiller.students):
+                return _by_name("diagnose", diagnose(distiller, epoch))
+        except Exception as error:  # whatever it is: training does without
+            LOG.warning("No diagnostics after epoch %d: %s", epoch, check.sentence(error))
+            return {}
 
     return on_rank_zero(measured)
+
+
+@torch.no_grad()
+def rehearse_diagnostics(distiller: Distiller, diagnose: Diagnose) -> None:
+    """Measure once before the first step: a `ValueError` says that what is asked for cannot be had."""
+    try:
+        with evaluating(distiller), as_found(distiller.students):
+            diagnose.rehearse(distiller)
+    except ValueError:
+        raise
+    except Exception as error:
+        LOG.warning("The diagnostics failed before the first step: %s", check.sentence(error))
 
 
 def _by_name(option: str, named: Any) -> dict[str, float]:

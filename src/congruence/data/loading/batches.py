@@ -61,6 +61,10 @@ class EpochOrder:
     def __len__(self) -> int:
         return -(-self._used() // self.batch_size)
 
+    def smallest(self) -> int:
+        """Return how many samples the smallest batch has."""
+        return self._used() % self.batch_size or min(self.batch_size, self._used())
+
     def batches(self, epoch: int) -> list[Tensor]:
         """Return the positions of each global batch."""
         return list(self._order(epoch)[: self._used()].split(self.batch_size))
@@ -135,6 +139,11 @@ class Loader:
         epoch = self._epoch
         yield from self.batches(epoch)
         self._epoch = epoch + 1
+
+    def _smallest(self) -> int:
+        """Return how many samples the smallest batch of the first epoch has, over all ranks."""
+        sampler = self.sampler
+        return sampler.smallest() if isinstance(sampler, EpochOrder) else min(map(len, self.plan(0)), default=0)
 
     def plan(self, epoch: int) -> list[Tensor]:
         """Return the positions of each global batch of an epoch, before ranks share them.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from congruence.core import check, ranks, rng
 from congruence.core.batch import Batch, unpack
 from congruence.data.loading.batches import Loader
+from congruence.data.loading.index_watch import IndexWatch
 
 
 @runtime_checkable
@@ -36,6 +38,7 @@ class BatchSource:
     def __init__(self, loader: Any, argument: str = "loader") -> None:
         self.loader, self.argument = loader, argument
         self.planned = isinstance(loader, PlannedLoader)
+        self._index = IndexWatch(loader)
 
     def steps(self) -> int | None:
         """Return how many batches an epoch has, None where the loader does not say."""
@@ -52,6 +55,24 @@ class BatchSource:
             return None
         return size if self.planned else size * ranks.world_size()
 
+    def smallest(self) -> int | None:
+        """Return the fewest samples that a batch gives a rank, None where the loader does not say."""
+        loader = self.loader
+        if isinstance(loader, Loader):
+            return loader._smallest() // ranks.world_size()
+        if isinstance(loader, list | tuple):
+            rows = [unpack(batch).rows for batch in loader]
+            return min((each for each in rows if each is not None), default=None)
+        if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+            return None
+        batches = loader.batch_sampler
+        if isinstance(batches, list | tuple):
+            return min(map(len, batches), default=None)
+        if type(batches) is not BatchSampler or not isinstance(batches.sampler, Sized):
+            return None
+        short = len(batches.sampler) % batches.batch_size
+        return short if short and not batches.drop_last else batches.batch_size
+
     @property
     def shared_by_ranks(self) -> bool:
         """Whether each rank is given samples of its own, as far as one can tell."""
@@ -66,7 +87,7 @@ class BatchSource:
         for sampler in self._samplers():
             if hasattr(sampler, "set_epoch"):
                 sampler.set_epoch(epoch)
-        return map(unpack, self.loader)
+        return self._index.watched(map(unpack, self.loader), self.argument)
 
     def share(self, rank: int = 0, world: int = 1) -> Iterator[Batch]:
         """Yield one pass for measuring: of `congruence.data.loader` every `world`-th batch, of another all it gives."""

@@ -18,14 +18,17 @@ LOG = logging.getLogger("congruence")
 # Of `FitOptions`: where a run is, what watches it and how often it saves, not what it computes. `monitor` is asked of
 # the checkpoint, which knows whether a best epoch was chosen by it yet.
 OPTIONS_APART = frozenset(
-    ("out", "device", "resume", "evaluate", "monitor", "callbacks", "diagnose", "checkpoint_seconds", "tensorboard")
+    (
+        *("out", "device", "resume", "evaluate", "monitor", "callbacks", "diagnose"),
+        *("gradient_norms", "checkpoint_seconds", "tensorboard"),
+    )
 )
 # Of a configuration, "*" for any name: the same, and where the data and the teacher's answers lie.
 CONFIG_APART = (
     "data.root",
     "diagnostics",
     "stages.*.teacher_cache.folder",
-    *(f"stages.*.train.{key}" for key in ("device", "workers", "checkpoint_seconds", "tensorboard")),
+    *(f"stages.*.train.{key}" for key in ("device", "workers", "gradient_norms", "checkpoint_seconds", "tensorboard")),
 )
 # Of the configuration of a plan's teacher: cells of several recipes share one.
 TEACHER_APART = ("name", "extends")

@@ -1,0 +1,113 @@
+"""Whether the students of several ranks stay one, in loops of one's own: nothing else shows that nobody averages."""
+
+from __future__ import annotations
+
+import gc
+import logging
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.distributed_c10d import Store
+from torch.nn.parallel import DistributedDataParallel
+
+from congruence.core.ranks import rank, world_size
+
+LOG = logging.getLogger("congruence")
+_AT = (2, 8, 64, 512)  # batches after which the students are compared; an optimizer may not step after each
+_LAST = 10_000  # batches after which an answer of another rank is not waited for any longer
+
+
+class Averaging:
+    """Compares the students' weights over the ranks a few times, and tells once where they differ.
+
+    Gradients go unaveraged without a word where the plain student is given, its wrapper is called past, or its wrapper
+    waits for another output. The ranks leave their sums in the process group's store, and the first looks there
+    whenever it comes by: none ever waits for another, so that ranks may have other numbers of batches.
+    """
+
+    def __init__(self) -> None:
+        self._calls = 0
+        self._place = ""
+        self._own: dict[int, str] = {}
+
+    def after_batch(self, distiller: nn.Module, students: nn.ModuleDict) -> None:
+        """Count a training batch, before its backward.
+
+        Raises:
+            ValueError: at the first one, for a student that is called past the DistributedDataParallel around it.
+        """
+        if world_size() == 1 or self._calls > _LAST:
+            return
+        self._calls += 1
+        if self._calls == 1:
+            _refuse_past_wrapper(distiller, students)
+        store = _store()
+        if store is None:
+            return
+        if not self._place:  # the number of this distiller among the rank's own
+            self._place = f"congruence/averaging/{store.add(f'congruence/averaging/{rank()}', 1)}"
+        if self._calls in _AT:
+            total = _sum_of_bits(list(students.parameters()))
+            if total is not None:
+                self._own[self._calls] = total
+                store.set(f"{self._place}/{self._calls}/{rank()}", total)
+        if rank() == 0:
+            self._compare(store)
+
+    def _compare(self, store: Store) -> None:
+        for batches, own in list(self._own.items()):
+            keys = [f"{self._place}/{batches}/{other}" for other in range(1, world_size())]
+            if not store.check(keys):
+                continue
+            del self._own[batches]
+            if any(store.get(key).decode() != own for key in keys):
+                self._calls = _LAST + 1
+                LOG.warning(
+                    "The students of the %d ranks differ after %d batches: their gradients are not averaged. Wrap the "
+                    "student, or the distiller, in DistributedDataParallel and call it through its wrapper.",
+                    world_size(),
+                    batches,
+                )
+                return
+
+
+def _refuse_past_wrapper(distiller: nn.Module, students: nn.ModuleDict) -> None:
+    """Refuse students whose parameters a DistributedDataParallel averages, though nothing here goes through it."""
+    own = {id(p) for p in students.parameters()}
+    inside = {id(part) for part in distiller.modules()}
+    past = False
+    # A wrapper leaves no mark on what it wraps; all that are alive are looked at, once.
+    for wrapper in [each for each in gc.get_objects() if issubclass(type(each), DistributedDataParallel)]:
+        if distiller in wrapper.modules() or id(wrapper) in inside:
+            return
+        past = past or any(id(p) in own for p in wrapper.parameters())
+    if past:
+        raise ValueError(
+            "`Distiller`: `student` is called past the DistributedDataParallel around it, which then averages nothing: "
+            "give the wrapper itself as `student`, or wrap the distiller."
+        )
+
+
+def _store() -> Store | None:
+    """Return the store by which the default process group found itself."""
+    try:
+        return dist.distributed_c10d._get_default_store()
+    except (AttributeError, RuntimeError, ValueError):
+        return None
+
+
+def _sum_of_bits(parameters: list[nn.Parameter]) -> str | None:
+    """Return the sum of all bits as integers, which no order of summation changes; None of weights that are shared out.
+
+    Sharded parameters differ from rank to rank as they should.
+    """
+    if any(hasattr(p, "placements") or p.is_meta or not p.is_floating_point() for p in parameters):
+        return None
+    return str(sum(int(total) for total in map(_bits, parameters)))
+
+
+def _bits(parameter: Tensor) -> Tensor:
+    kinds = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    flat = parameter.detach().reshape(-1).contiguous()
+    return flat.view(kinds[flat.element_size()]).sum(dtype=torch.int64)

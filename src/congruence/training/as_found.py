@@ -1,0 +1,62 @@
+"""What only looks at a run leaves it as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+
+from torch import nn
+
+from congruence.core import rng
+from congruence.distiller.distiller import Distiller
+from congruence.methods.method import Clock, Method
+from congruence.training.modes import start_training
+
+
+@contextlib.contextmanager
+def as_found(module: nn.Module) -> Iterator[None]:
+    """Leave the generators, a model's buffers and the plain values that its parts keep as they were.
+
+    The model works on copies of its buffers meanwhile: to write the old values back would break graphs that saved them.
+    A method's own memories, which may be large, are not copied: `Method.update` alone writes them.
+
+    Example:
+        >>> import torch
+        >>> norm = nn.BatchNorm1d(1)
+        >>> with as_found(norm):
+        ...     mean = norm(torch.tensor([[1.0], [3.0]])).mean()
+        >>> float(norm.running_mean)
+        0.0
+    """
+    parts = list(module.modules())
+    copied = [part for part in parts if not isinstance(part, Method)]
+    buffers = [(part, name, buffer) for part in copied for name, buffer in part._buffers.items() if buffer is not None]
+    plain = [(part, {k: v for k, v in vars(part).items() if isinstance(v, bool | int | float | str)}) for part in parts]
+    with rng.untouched():
+        try:
+            for part, name, buffer in buffers:
+                part._buffers[name] = buffer.detach().clone()
+            yield
+        finally:
+            for part, name, buffer in buffers:
+                part._buffers[name] = buffer
+            for part, values in plain:
+                vars(part).update(values)
+
+
+@contextlib.contextmanager
+def as_in_training(distiller: Distiller) -> Iterator[None]:
+    """Hold a distiller as in a run's first step, to try something; afterwards it is as it was."""
+    modes = [(part, part.training) for part in distiller.modules()]
+    before = distiller.clock, distiller._epochs_begun
+    try:
+        with as_found(distiller), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the step itself will tell
+            start_training(distiller)
+            distiller.resume_epoch(Clock())
+            yield
+    finally:
+        distiller.clock, distiller._epochs_begun = before
+        for part, training in modes:
+            part.training = training

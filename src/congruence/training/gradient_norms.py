@@ -1,0 +1,129 @@
+"""How strongly each term pulls at the student: a diagnostic, which never stops a run or changes what is learnt."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+
+from congruence.core import check
+from congruence.core.graph import function_of, nodes
+from congruence.core.ranks import any_rank, mean_over_ranks, rank, world_size
+from congruence.training.as_found import as_found
+
+LOG = logging.getLogger("congruence")
+# Whose functions compute the same gradient however often they are asked, and leave nothing behind.
+_PURE = ("torch.", "congruence.")
+_SPECIAL = {
+    "CheckpointFunction": "activation checkpointing with use_reentrant=True",
+    "BackwardHookFunction": "the backward hook of a module",
+    "_DDPSink": "a DistributedDataParallel inside",
+}
+
+
+class GradientNorms:
+    """‖∂(weight·term)/∂student parameters‖ of every term, by a backward of its own over the step's graph.
+
+    A term is left out, with one line in the log, where such a second backward would be seen: what runs in it cannot be
+    told (a module's or a parameter's backward hook, an autograd function of one's own), or refuses it (re-entrant
+    checkpointing). Random generators, the students' buffers (checkpointing runs layers again, and their batch norms)
+    and numbers that modules keep are afterwards as they were.
+
+    Args:
+        students: whose parameters the gradients are of.
+        reruns: whether a backward runs the students again where the graph does not show it, as micro-batches do.
+    """
+
+    def __init__(self, students: nn.ModuleDict, *, reruns: bool) -> None:
+        self.students, self.reruns = students, reruns
+        self._failed: dict[str, str] = {}  # terms whose backward raised, and what
+        self._told: set[str] = set()
+
+    def __call__(self, terms: Mapping[str, Tensor], weights: Mapping[str, float], scale: Tensor) -> dict[str, Tensor]:
+        """Return the norms by term; in half precision the gradient is taken of `scale` times the term."""
+        try:
+            return self._measured(terms, weights, scale)
+        except Exception as error:
+            if world_size() > 1:  # the others may wait for this rank
+                raise
+            if "" not in self._told:
+                self._told.add("")
+                LOG.warning("No gradient norms in the log: %s", check.sentence(error))
+            return {}
+
+    def _measured(self, terms: Mapping[str, Tensor], weights: Mapping[str, float], scale: Tensor) -> dict[str, Tensor]:
+        parameters = [p for p in self.students.parameters() if p.requires_grad]
+        reasons = {name: self._reason(name, value, parameters) for name, value in terms.items()}
+        norms: dict[str, Tensor] = {}
+        with as_found(self.students):
+            for name in self._agreed(reasons, parameters):
+                value = terms[name]
+                if not value.requires_grad:
+                    norms[name] = torch.zeros_like(value)
+                    continue
+                gradients = self._gradients(name, weights[name] * value * scale, parameters)
+                if self._agreed({name: self._failed.get(name, "")}, parameters):
+                    # The ranks' mean is the gradient that the optimizer gets of this term.
+                    norms[name] = torch.nn.utils.get_total_norm([mean_over_ranks(g) for g in gradients]) / scale
+        return norms
+
+    def _gradients(self, name: str, loss: Tensor, parameters: list[nn.Parameter]) -> tuple[Tensor, ...]:
+        try:
+            return torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True)
+        except Exception as error:  # whatever it is: training does without
+            self._failed[name] = f"a backward of their own raised {check.sentence(error).rstrip('.')}"
+            return ()
+
+    def _agreed(self, reasons: Mapping[str, str], parameters: list[nn.Parameter]) -> list[str]:
+        """Return the terms that no rank leaves out, as a backward and the mean may wait for the others."""
+        flags = [bool(reason) for reason in reasons.values()]
+        if world_size() > 1:
+            flags = any_rank(torch.tensor(flags, device=parameters[0].device)).tolist()
+        told: dict[str, list[str]] = {}
+        for (name, reason), out in zip(reasons.items(), flags, strict=True):
+            if out and name not in self._told:
+                told.setdefault(reason or "another rank leaves them out", []).append(f"'{name}'")
+                self._told.add(name)
+        for reason, names in told.items() if rank() == 0 else ():
+            LOG.warning(
+                "No gradient norms of %s in the log, since %s. Training is what it is without.",
+                ", ".join(names),
+                reason,
+            )
+        return [name for name, out in zip(reasons, flags, strict=True) if not out]
+
+    def _reason(self, name: str, value: Tensor, parameters: list[nn.Parameter]) -> str:
+        """Say why a term has no backward of its own, "" where it can have one."""
+        if name in self._failed:
+            return self._failed[name]
+        if not value.requires_grad:
+            return ""
+        if any(p._backward_hooks for p in parameters):
+            return "their backward goes through the hook of a parameter"
+        # Micro-batches hide the models' graph behind one node.
+        if self.reruns and any(map(_has_backward_hook, self.students.modules())):
+            return f"their backward goes through {_SPECIAL['BackwardHookFunction']}"
+        special = _special(value)
+        return f"their backward goes through {special}" if special else ""
+
+
+def _has_backward_hook(module: nn.Module) -> bool:
+    everywhere = torch_module._global_backward_hooks or torch_module._global_backward_pre_hooks
+    return bool(module._backward_hooks or module._backward_pre_hooks or everywhere)
+
+
+def _special(value: Tensor) -> str:
+    """Return what of a tensor's graph cannot be gone through twice unseen, "" where there is nothing."""
+    for node in nodes([value]):
+        function = function_of(node)
+        if function is not None:
+            if function.__name__ in _SPECIAL:
+                return _SPECIAL[function.__name__]
+            if not f"{function.__module__}.".startswith(_PURE):
+                return f"the autograd function {function.__name__}, which may keep or change something"
+        elif "CppNode" in node.name():
+            return f"the autograd function {node.name()}, which may keep or change something"
+    return ""

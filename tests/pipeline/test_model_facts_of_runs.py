@@ -156,6 +156,13 @@ def test_a_teacher_in_python(own):
             cg.data.loader(splits.train, batch_size=8),
             options=options,
         )
+    loader = cg.data.loader(splits.test, batch_size=4)
+    compared = cg.compare(teacher, student, loader)
+    assert (compared.teacher_accuracy, compared.agreement) == (None, None)
+    assert compared.student_accuracy is not None
+    assert compared.gpcl is not None
+    wide = nn.Sequential(nn.Flatten(), nn.Linear(192, 1000))  # of classes that nobody named
+    assert cg.compare(wide, student, loader).teacher_accuracy is None
     distiller = cg.Distiller(None, teacher.requires_grad_(True), ["ce"], example=example)
     cg.fit(distiller, cg.data.loader(splits.train, batch_size=8), options=options)
     assert not hasattr(teacher, "trained_on")  # it has been trained on these now

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -11,12 +12,14 @@ import torch
 from torch import nn
 
 from congruence.core import check
-from congruence.data.datasets.model_facts import ModelFacts, check_same_classes
+from congruence.data.datasets.model_facts import ModelFacts, check_same_classes, unrelated_classes
 from congruence.evaluation.embed import beside, embed_all, tell_left_out
 from congruence.evaluation.measure import measured
 from congruence.evaluation.number import Value
 from congruence.evaluation.numbers import numbers_in
 from congruence.models.parameters import count_parameters
+
+LOG = logging.getLogger("congruence")
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ def compare(
     Raises:
         ValueError: for a layer that is not there, a loader that is empty, embeddings or logits that are not finite, or
             a model of `load_student` that was trained on images prepared otherwise, or on classes of other names or
-            another order.
+            another order. A teacher of other classes altogether is let pass, without its accuracy and agreement.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -89,9 +92,15 @@ def compare(
     for argument, model in (("teacher", teacher), ("student", student)):
         if not isinstance(model, nn.Module):
             check.fail("compare", argument, "a torch module", type(model).__name__)
-        check_same_classes(model, ModelFacts.of(loader), more=True)
+    facts = ModelFacts.of(loader)
+    check_same_classes(student, facts, more=True)
+    if not unrelated_classes(teacher, facts):
+        check_same_classes(teacher, facts, more=True)
     layers = {"teacher": teacher_layer, "student": student_layer}
     embedded = embed_all({"teacher": teacher, "student": student}, loader, layers=layers, device=device)
+    if unrelated_classes(teacher, facts):
+        why = embedded["teacher"].left_out or "the teacher knows other classes"
+        embedded["teacher"] = embedded["teacher"]._replace(logits=None, head=None, left_out=why)
     tell_left_out(*embedded.values())
     pair = beside(embedded["student"], embedded["teacher"])
     pair.require_finite("compare")

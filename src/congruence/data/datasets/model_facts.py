@@ -245,6 +245,13 @@ def other_classes(facts: ModelFacts, data: ModelFacts, *, more: bool = False) ->
     return f"has the classes {_names(before)}, the data {_names(now)}{how}"
 
 
+def unrelated_classes(model: Any, data: ModelFacts) -> bool:
+    """Whether a module was trained on classes none of which is among those of the data: another task, no renaming."""
+    known = remembered(model)
+    before, now = None if known is None else known[0].class_names, data.class_names
+    return before is not None and now is not None and not set(before) & set(now)
+
+
 def check_same_classes(model: Any, data: ModelFacts, *, more: bool = False) -> None:
     """Refuse data whose classes have other names, or another order, than those that a module was trained on.
 

@@ -236,6 +236,8 @@ class Content:
         private = not type(part).__module__.startswith(_LIBRARIES)
         if isinstance(own.get(NAMED), str):
             self.data_of(f"{where}.{NAMED}", own.pop(NAMED).encode())
+        for name, value in sorted(_of_class(type(part)).items()):
+            self.add(f"{where}.class.{name}", value)
         for name in sorted(own):
             if name not in scratch and (private or not name.startswith("_")):
                 self.add(f"{where}.{name}".lstrip("."), own[name])
@@ -331,6 +333,21 @@ def _attributes(value: Any) -> dict[str, Any] | None:
 def _slots(kind: type) -> list[str]:
     slots = vars(kind).get("__slots__", ())
     return [name for name in ([slots] if isinstance(slots, str) else slots) if name not in ("__dict__", "__weakref__")]
+
+
+def _of_class(kind: type) -> dict[str, Any]:
+    """Return the values, not the functions, that somebody's own class and its bases hold for all modules of theirs."""
+    values: dict[str, Any] = {}
+    for base in reversed(kind.__mro__):
+        if base is not object and not f"{base.__module__}.".startswith(_LIBRARIES):
+            values |= {
+                name: value
+                for name, value in vars(base).items()
+                if not name.startswith(("__", "_abc_"))
+                and not hasattr(value, "__get__")
+                and not isinstance(value, type)
+            }
+    return values
 
 
 def script_attributes(part: Any) -> list[str]:

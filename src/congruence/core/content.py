@@ -32,17 +32,11 @@ _APART: tuple[type, ...] = (
     *(logging.Logger, logging.LoggerAdapter, types.ModuleType, weakref.ReferenceType, Path),
 )
 _APART_MODULES = (
-    *("_thread", "threading", "concurrent", "multiprocessing", "asyncio", "queue", "_queue", "_contextvars"),
-    *("_io", "io", "_weakref", "weakref", "typing", "torch.cuda", "torch.distributed", "torch._dynamo"),
+    *("_thread.", "threading.", "concurrent.", "multiprocessing.", "asyncio.", "queue.", "_queue.", "_contextvars."),
+    *("_io.", "io.", "_weakref.", "weakref.", "typing.", "torch.cuda.", "torch.distributed.", "torch._dynamo."),
 )
 # Private attributes of their classes change with their versions.
-_LIBRARIES = (
-    "torch.",
-    "torchvision.",
-    "timm.",
-    "transformers.",
-    "torchmetrics.",
-)
+_LIBRARIES = ("torch.", "torchvision.", "timm.", "transformers.", "torchmetrics.")
 _OF_EVERY_MODULE = frozenset(vars(nn.Module())) | {"_compiled_call_impl"}
 _DESCRIBING = frozenset(
     (
@@ -105,7 +99,7 @@ class Content:
         """Add a value of any kind by its place."""
         if isinstance(value, (str, *_PLAIN, Enum, np.generic, range, slice)):
             self._plain(where, value)
-        elif isinstance(value, _APART) or type(value).__module__.startswith(_APART_MODULES):
+        elif isinstance(value, _APART) or f"{type(value).__module__}.".startswith(_APART_MODULES):
             return
         elif id(value) in self._seen:
             self.name(where, "known")

@@ -46,6 +46,13 @@ class Holds(nn.Module):
         return self.layer(inputs)
 
 
+class Louder(Holds):
+    loud = 2.0
+
+
+Louder.__name__ = "Holds"
+
+
 class Extra(nn.Module):
     def __init__(self, scale):
         super().__init__()
@@ -157,6 +164,7 @@ PAIRS = {
     "a hidden module": lambda k: Holds("hidden", [linear(k)]),
     "a number": lambda k: Holds("scale", 1.0 + k),
     "a private number": lambda k: Holds("_scale", 1.0 + k),
+    "a number of the class": lambda k: [Holds, Louder][k]("layers", 1),
     "names": lambda k: Holds("mode", ("mean", {"pool": ["max", "sum"][k]})),
     "a function": lambda k: Holds("activation", [F.relu, F.gelu][k]),
     "a lambda": lambda k: Holds("activation", [lambda x: x * 2, lambda x: x * 3][k]),

@@ -32,17 +32,11 @@ _APART: tuple[type, ...] = (
     *(logging.Logger, logging.LoggerAdapter, types.ModuleType, weakref.ReferenceType, Path),
 )
 _APART_MODULES = (
-    *("_thread", "threading", "concurrent", "multiprocessing", "asyncio", "queue", "_queue", "_contextvars"),
-    *("_io", "io", "_weakref", "weakref", "typing", "torch.cuda", "torch.distributed", "torch._dynamo"),
+    *("_thread.", "threading.", "concurrent.", "multiprocessing.", "asyncio.", "queue.", "_queue.", "_contextvars."),
+    *("_io.", "io.", "_weakref.", "weakref.", "typing.", "torch.cuda.", "torch.distributed.", "torch._dynamo."),
 )
 # Private attributes of their classes change with their versions.
-_LIBRARIES = (
-    "torch.",
-    "torchvision.",
-    "timm.",
-    "transformers.",
-    "torchmetrics.",
-)
+_LIBRARIES = ("torch.", "torchvision.", "timm.", "transformers.", "torchmetrics.")
 _OF_EVERY_MODULE = frozenset(vars(nn.Module())) | {"_compiled_call_impl"}
 _DESCRIBING = frozenset(
     (
@@ -105,7 +99,7 @@ class Content:
         """Add a value of any kind by its place."""
         if isinstance(value, (str, *_PLAIN, Enum, np.generic, range, slice)):
             self._plain(where, value)
-        elif isinstance(value, _APART) or type(value).__module__.startswith(_APART_MODULES):
+        elif isinstance(value, _APART) or f"{type(value).__module__}.".startswith(_APART_MODULES):
             return
         elif id(value) in self._seen:
             self.name(where, "known")
@@ -236,6 +230,8 @@ class Content:
         private = not type(part).__module__.startswith(_LIBRARIES)
         if isinstance(own.get(NAMED), str):
             self.data_of(f"{where}.{NAMED}", own.pop(NAMED).encode())
+        for name, value in sorted(_of_class(type(part)).items()):
+            self.add(f"{where}.class.{name}", value)
         for name in sorted(own):
             if name not in scratch and (private or not name.startswith("_")):
                 self.add(f"{where}.{name}".lstrip("."), own[name])
@@ -331,6 +327,21 @@ def _attributes(value: Any) -> dict[str, Any] | None:
 def _slots(kind: type) -> list[str]:
     slots = vars(kind).get("__slots__", ())
     return [name for name in ([slots] if isinstance(slots, str) else slots) if name not in ("__dict__", "__weakref__")]
+
+
+def _of_class(kind: type) -> dict[str, Any]:
+    """Return the values, not the functions, that somebody's own class and its bases hold for all modules of theirs."""
+    values: dict[str, Any] = {}
+    for base in reversed(kind.__mro__):
+        if base is not object and not f"{base.__module__}.".startswith(_LIBRARIES):
+            values |= {
+                name: value
+                for name, value in vars(base).items()
+                if not name.startswith(("__", "_abc_"))
+                and not hasattr(value, "__get__")
+                and not isinstance(value, type)
+            }
+    return values
 
 
 def script_attributes(part: Any) -> list[str]:

@@ -69,7 +69,7 @@ def _undo_part(part: nn.Module) -> Callable[[nn.Module], list[str]]:
     def undo(part: nn.Module) -> list[str]:
         if (set(part._parameters), set(part._modules)) != owned:
             return []
-        if list(part._buffers.items()) != [] or buffers:
+        if list(part._buffers) != list(buffers) or any(part._buffers[name] is not buffers[name] for name in buffers):
             part._buffers.clear()
             part._buffers.update(buffers)
             part._non_persistent_buffers_set.clear()

@@ -53,7 +53,8 @@ class TeacherCache:
     Raises:
         ValueError: for a loader that is another's or does not repeat. When the files are made or opened: for a folder
             whose cache is of another teacher, other images or another augmentation (which is said), for one that is
-            damaged, a disk that is too small, or a layer whose numbers float16 cannot hold.
+            damaged, a disk that is too small, a layer whose numbers float16 cannot hold, or a teacher that holds what
+            cannot be read (a session, say): `teacher.fingerprint = "NAME"` then tells it from others.
 
     Example:
         >>> import tempfile, torch

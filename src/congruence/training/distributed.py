@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from congruence.core.batch import Batch
 from congruence.core.ranks import any_rank, mean_over_ranks, world_size
 from congruence.distiller.distiller import Distiller
-from congruence.training.origin import Place, magnitudes
+from congruence.training.origin import Place, sums_of
 
 
 def join_process_group(device: torch.device) -> None:
@@ -53,13 +53,13 @@ def pick_device(name: str) -> torch.device:
 class Scores(NamedTuple):
     """What a step needs of a forward pass: the loss to go backward from, and values without gradient.
 
-    `magnitudes` are the largest of what the terms were made of, as of `training.origin`.
+    `sums` are those of what the terms were made of, as of `training.origin`.
     """
 
     loss: Tensor
     values: dict[str, Tensor]
     norms: dict[str, Tensor]
-    magnitudes: dict[tuple[Place, ...], Tensor]
+    sums: dict[tuple[Place, ...], Tensor]
 
 
 class Objective(nn.Module):
@@ -92,9 +92,7 @@ class Objective(nn.Module):
                 gradients = torch.autograd.grad(weighted, parameters, retain_graph=True, materialize_grads=True)
                 # The ranks' mean is the gradient that the optimizer gets of this term.
                 norms[name] = torch.nn.utils.get_total_norm([mean_over_ranks(g) for g in gradients]) / scale
-        return Scores(
-            out.loss, {name: value.detach() for name, value in out.terms.items()}, norms, magnitudes(captured)
-        )
+        return Scores(out.loss, {name: value.detach() for name, value in out.terms.items()}, norms, sums_of(captured))
 
 
 def wrap(objective: Objective) -> nn.Module:

@@ -46,7 +46,7 @@ def train_step(
     scale = scaler.scale(torch.ones((), device=recorder.bad.device))  # as a tensor: reading it would wait for the GPU
     values: dict[str, Tensor] = {}
     norms: dict[str, Tensor] = {}
-    magnitudes: dict[tuple[Place, ...], Tensor] = {}
+    sums: dict[tuple[Place, ...], Tensor] = {}
     for position, batch in enumerate(batches):
         first, last = position == 0, position == len(batches) - 1
         with _quiet(objective, last):
@@ -61,8 +61,8 @@ def train_step(
         for name, value in {"loss": scores.loss.detach(), **scores.values}.items():
             values[name] = values.get(name, torch.zeros_like(value)) + value / len(batches)
         norms.update(scores.norms)
-        for places, largest in scores.magnitudes.items():
-            magnitudes[places] = torch.maximum(magnitudes.get(places, largest), largest)
+        for places, of_batch in scores.sums.items():
+            sums[places] = sums[places] + of_batch if places in sums else of_batch
     # 2. The mean over the ranks, which DDP has taken already where it wraps; then the scale is divided out again, so
     # that clipping and the recorded norm are those of the loss itself.
     if options.micro_batch is not None:
@@ -74,7 +74,7 @@ def train_step(
     # no error. At 1 it is not: a run whose gradient is never finite comes to an end.
     skipped = ~torch.isfinite(norm) & (scale > 1)
     norm = norm.masked_fill(skipped, 0.0)
-    bad = recorder.check(step, values, norm, magnitudes)
+    bad = recorder.check(step, values, norm, sums)
     for optimizer in optimizers:
         step_unless(optimizer, bad | skipped)
     # 4. Record. Nothing above has read a value on the device; the recorder does so every `log_every` steps.

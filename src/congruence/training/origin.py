@@ -1,8 +1,8 @@
 """Where a loss that is not finite began: in the inputs, the teacher, a student, a term, or the gradient alone.
 
 Every step sums up each tensor that its terms were made of, and leaves the sums on the device; NaN and infinity show in
-them. Nobody looks at them before a loss or a gradient was not finite. A sum is the cheapest that shows both: on a CPU it
-takes half the time of the extremes, and a twentieth of that of `isfinite` or a norm.
+them. Nobody looks at them before a loss or a gradient was not finite. A sum is the cheapest that shows both: on a CPU
+it takes half the time of the extremes, and a twentieth of that of `isfinite` or a norm.
 """
 
 from __future__ import annotations

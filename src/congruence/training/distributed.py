@@ -22,7 +22,7 @@ from congruence.core.ranks import any_rank, mean_over_ranks, world_size
 from congruence.distiller.distiller import Distiller
 from congruence.training.as_found import as_in_training
 from congruence.training.gradient_norms import GradientNorms
-from congruence.training.origin import Place, magnitudes
+from congruence.training.origin import Place, sums_of
 
 
 def join_process_group(device: torch.device) -> None:
@@ -59,13 +59,13 @@ def pick_device(name: str) -> torch.device:
 class Scores(NamedTuple):
     """What a step needs of a forward pass: the loss to go backward from, and values without gradient.
 
-    `magnitudes` are the largest of what the terms were made of, as of `training.origin`.
+    `sums` are those of what the terms were made of, as of `training.origin`.
     """
 
     loss: Tensor
     values: dict[str, Tensor]
     norms: dict[str, Tensor]
-    magnitudes: dict[tuple[Place, ...], Tensor]
+    sums: dict[tuple[Place, ...], Tensor]
 
 
 class Objective(nn.Module):
@@ -87,7 +87,7 @@ class Objective(nn.Module):
         out = self.distiller.score(captured, update=self.distiller.training)
         norms = self.gradient_norms(out.terms, out.weights, torch.as_tensor(scale)) if with_norms else {}
         values = {name: value.detach() for name, value in out.terms.items()}
-        return Scores(out.loss, values, norms, magnitudes(captured))
+        return Scores(out.loss, values, norms, sums_of(captured))
 
 
 def wrap(objective: Objective) -> nn.Module:

@@ -1,7 +1,8 @@
 """Where a loss that is not finite began: in the inputs, the teacher, a student, a term, or the gradient alone.
 
-Every step takes the largest magnitudes of what its terms were made of, two numbers a tensor, and leaves them on the
-device; NaN and infinity show in them. Nobody looks at them before a loss or a gradient was not finite.
+Every step sums up each tensor that its terms were made of, and leaves the sums on the device; NaN and infinity show in
+them. Nobody looks at them before a loss or a gradient was not finite. A sum is the cheapest that shows both: on a CPU
+it takes half the time of the extremes, and a twentieth of that of `isfinite` or a norm.
 """
 
 from __future__ import annotations
@@ -25,25 +26,20 @@ class Place(NamedTuple):
     what: str
 
 
-Magnitudes = Mapping[tuple[Place, ...], Tensor]  # [2 K] for K places
+Sums = Mapping[tuple[Place, ...], Tensor]  # [K] for K places
 
 
 @torch.no_grad()
-def magnitudes(captured: Captured) -> dict[tuple[Place, ...], Tensor]:
-    """Return |min| and |max| of the floating inputs and of all tapped tensors, without waiting for their device."""
+def sums_of(captured: Captured) -> dict[tuple[Place, ...], Tensor]:
+    """Return the sums of the floating inputs and of all tapped tensors, without waiting for their device."""
     places: list[Place] = []
-    ends: list[Tensor] = []
+    sums: list[Tensor] = []
     for place, tensor in _tensors(captured):
-        if tensor.is_floating_point() and tensor.numel() and tensor.layout is torch.strided:
+        if tensor.is_floating_point() and tensor.layout is torch.strided:
             places.append(place)
-            ends += tensor.detach().aminmax()  # one pass, and NaN is in both; a norm takes ten times as long on a CPU
-    if not places:
-        return {}
-    kinds = {end.dtype for end in ends}
-    if len(kinds) > 1:  # even a conversion that changes nothing takes longer than the stacking
-        kind = torch.float64 if torch.float64 in kinds else torch.float32
-        ends = [end.to(kind) for end in ends]
-    return {tuple(places): torch.stack(ends).abs()}
+            # In half precision what is finite would overflow.
+            sums.append(tensor.detach().sum(dtype=torch.float32 if tensor.dtype.itemsize < 4 else None))
+    return {tuple(places): torch.stack(sums)} if places else {}
 
 
 def _tensors(captured: Captured) -> Iterator[tuple[Place, Tensor]]:

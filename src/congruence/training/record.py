@@ -12,7 +12,7 @@ from torch import Tensor
 
 from congruence.core.files import append_line
 from congruence.core.ranks import any_rank, from_all_ranks, mean_over_ranks
-from congruence.training.origin import Magnitudes, Place, began
+from congruence.training.origin import Place, Sums, began
 from congruence.training.saving.checkpoint import naming_write_errors
 from congruence.training.saving.run_directory import RunDirectory
 
@@ -41,7 +41,7 @@ class Recorder:
         self.bad = torch.zeros((), dtype=torch.bool, device=device)
         self.bad_step = torch.full((), -1, dtype=torch.int64, device=device)
         self.bad_values: dict[str, Tensor] = {}
-        self.bad_magnitudes: dict[tuple[Place, ...], Tensor] = {}
+        self.bad_sums: dict[tuple[Place, ...], Tensor] = {}
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
         self.norms: dict[str, Tensor] = {}
@@ -56,12 +56,10 @@ class Recorder:
         """How long metrics.jsonl is, in bytes."""
         return self.path.stat().st_size if self.path and self.path.exists() else 0
 
-    def check(
-        self, step: int, values: Mapping[str, Tensor], norm: Tensor, magnitudes: Magnitudes | None = None
-    ) -> Tensor:
+    def check(self, step: int, values: Mapping[str, Tensor], norm: Tensor, sums: Sums | None = None) -> Tensor:
         """Set the flag on all ranks where the loss or the gradient's norm of this step is not finite.
 
-        `magnitudes` are those of `training.origin`, kept of the first such step to say where it began.
+        `sums` are those of `training.origin`, kept of the first such step to say where it began.
         """
         now = any_rank(~(torch.isfinite(values["loss"]) & torch.isfinite(norm)))
         first = now & ~self.bad
@@ -69,9 +67,9 @@ class Recorder:
         for name, value in values.items():
             before = self.bad_values.get(name, torch.zeros_like(value))
             self.bad_values[name] = torch.where(first, value, before)
-        for places, largest in (magnitudes or {}).items():
-            kept = self.bad_magnitudes.get(places, torch.zeros_like(largest))
-            self.bad_magnitudes[places] = torch.where(first, largest, kept)
+        for places, now_there in (sums or {}).items():
+            before = self.bad_sums.get(places, torch.zeros_like(now_there))
+            self.bad_sums[places] = torch.where(first, now_there, before)
         self.bad = self.bad | now
         return self.bad
 
@@ -122,24 +120,23 @@ class Recorder:
             what = "the loss of " + ", ".join(f"'{name}'" for name in broken)
         else:
             what = "the weighted sum of the terms" if bad["loss"] else "the gradient"
-        where, advice = began(self._largest())
+        where, advice = began(self._all_sums())
         raise NonFiniteLossError(
             f"At step {int(self.bad_step)} {what} was not finite{f'. It began in {where}' if where else ''}. The "
             f"weights are those before that step, and the checkpoints are older: {advice}."
         )
 
-    def _largest(self) -> dict[Place, float]:
-        """Return the largest magnitudes of the bad step, over all ranks; NaN is the largest."""
+    def _all_sums(self) -> dict[Place, float]:
+        """Return the sums of the bad step over all ranks."""
         own = {
             place: value
-            for places, largest in self.bad_magnitudes.items()
-            for place, value in zip(places, largest.view(-1, 2).amax(1).tolist(), strict=True)
+            for places, sums in self.bad_sums.items()
+            for place, value in zip(places, sums.tolist(), strict=True)
         }
         found: dict[Place, float] = {}
         for of_rank in from_all_ranks(own):
             for place, value in of_rank.items():
-                if value != value or value > found.get(place, -1.0):
-                    found[place] = value
+                found[place] = found.get(place, 0.0) + value
         return found
 
     def write(self, row: Mapping[str, Any]) -> None:

@@ -46,7 +46,7 @@ def train_step(
     scale = scaler.scale(torch.ones((), device=recorder.bad.device))  # as a tensor: reading it would wait for the GPU
     values: dict[str, Tensor] = {}
     norms: dict[str, Tensor] = {}
-    magnitudes: dict[tuple[Place, ...], Tensor] = {}
+    sums: dict[tuple[Place, ...], Tensor] = {}
     counts: dict[str, int] = {}
     for position, batch in enumerate(batches):
         first, last = position == 0, position == len(batches) - 1
@@ -63,8 +63,8 @@ def train_step(
             values[name] = values.get(name, torch.zeros_like(value)) + value / len(batches)
             counts[name] = counts.get(name, 0) + 1
         norms.update(scores.norms)
-        for places, largest in scores.magnitudes.items():
-            magnitudes[places] = torch.maximum(magnitudes.get(places, largest), largest)
+        for places, of_batch in scores.sums.items():
+            sums[places] = sums[places] + of_batch if places in sums else of_batch
     # A term may have sat out some of the batches; then its value is the mean of the others.
     values = {n: v if counts[n] == len(batches) else v * (len(batches) / counts[n]) for n, v in values.items()}
     # 2. The mean over the ranks, which DDP has taken already where it wraps; then the scale is divided out again, so
@@ -78,7 +78,7 @@ def train_step(
     # no error. At 1 it is not: a run whose gradient is never finite comes to an end.
     skipped = ~torch.isfinite(norm) & (scale > 1)
     norm = norm.masked_fill(skipped, 0.0)
-    bad = recorder.check(step, values, norm, magnitudes)
+    bad = recorder.check(step, values, norm, sums)
     for optimizer in optimizers:
         step_unless(optimizer, bad | skipped)
     # 4. Record. Nothing above has read a value on the device; the recorder does so every `log_every` steps.

@@ -84,6 +84,53 @@ def find_defaults(linears: Sequence[LinearCall], last: nn.Module | None, output:
     return _of_several(linears, dict(_parts(output, "output")))
 
 
+def default_layer(
+    role: str,
+    model: str,
+    defaults: Defaults,
+    in_evaluation: Defaults | None,
+    *,
+    stages: Mapping[str, torch.Size],
+    closed: str,
+) -> str:
+    """Return the layer that a role stands for in a model.
+
+    Args:
+        role: "features" or "logits"; any other has no default.
+        model: its name.
+        defaults: in the mode of its use.
+        in_evaluation: those of evaluation, where it is used in training.
+        stages: its last map of each size.
+        closed: why no layer of it can be read, "" where they can.
+
+    Raises:
+        ValueError: where nothing tells, or training and evaluation differ, asking for a layer by name.
+    """
+    argument = f"{model}_layer=" if model in ("student", "teacher") else "student_layer= or teacher_layer="
+    # Known to be made of other Linears, that is; of what is not known to be made of any, nothing is said.
+    sides = [each.made_of for each in (defaults, in_evaluation) if each is not None and each.made_of]
+    if role == "logits" and len(set(sides)) > 1:
+        here, there = (", ".join(f"'{path}'" for path in sorted(side)) for side in sides)
+        raise ValueError(
+            f"The {model}'s output is made of {here} in training and of {there} in evaluation: name the layer whose "
+            f"{role!r} are taught with {argument}; what is measured is the output in evaluation."
+        )
+    found = {"features": defaults.features, "logits": defaults.logits}.get(role)
+    if found is not None:
+        return found
+    if closed:
+        raise ValueError(f"The {model} has no {role!r} to read, because {closed}: give the plain module.")
+    why = f"has no default layer for {role!r}"
+    if defaults.why.get(role):
+        why += f", since {defaults.why[role]}"
+    elif role in ("features", "logits"):
+        why = f"runs no Linear layer to find {role!r} by"
+    if role == "maps" and stages:
+        maps = ", ".join(f"'{path}' {list(shape)}" for path, shape in stages.items())
+        raise ValueError(f"The {model} {why}: name some with {argument}, of its last maps of each size {maps}.")
+    raise ValueError(f"The {model} {why}: name one with {argument}.")
+
+
 def _of_tensor(linears: Sequence[LinearCall], last: nn.Module | None, output: Tensor) -> Defaults:
     final = linears[-1] if linears else None
     if final is not None and (final.left.is_meta or output.is_meta):

@@ -189,6 +189,22 @@ class Layers:
             )
         return self.canonical[layer]
 
+    def check_calls(self, path: LayerPath, target: str, count: int) -> None:
+        """Refuse a path to a layer that does not run, or whose call is not told apart from its others."""
+        if count == 0:
+            kind = type(self.modules[target]).__name__
+            raise LayerError(f"The {self.name}'s layer '{path.text}' ({kind}) does not run in the model's forward.")
+        if path.call is None and count > 1:
+            raise LayerError(
+                f"The {self.name}'s layer '{path.text}' runs {count} times in one forward: "
+                f"say which call to read, as in '{path.layer}#1' to '{path.layer}#{count}'."
+            )
+        if path.call is not None and path.call > count:
+            raise LayerError(
+                f"The {self.name}'s layer '{path.text}' asks for call {path.call}, but '{path.layer}' "
+                f"runs {count} time{'s' if count > 1 else ''} in one forward."
+            )
+
     def reachable(self) -> dict[str, nn.Module]:
         """Return the layers that hooks reach, each once."""
         return {

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from congruence.core import check, rng
 from congruence.core.devices import private
 from congruence.models.capture import Capture, Group
-from congruence.models.classifier import Defaults, LinearCall, find_defaults
+from congruence.models.classifier import Defaults, LinearCall, default_layer, find_defaults
 from congruence.models.compiled import Compiled
 from congruence.models.forward import call, dry_forward
 from congruence.models.layers import LayerError, LayerPath, Layers, parse
@@ -63,8 +63,7 @@ class Taps:
     """
 
     def __init__(self, model: nn.Module, *, name: str) -> None:
-        self.model = model
-        self.name = name
+        self.model, self.name = model, name
         self.defaults = Defaults()  # of this mode; `in_evaluation` those of the other
         self.in_evaluation: Defaults | None = None
         self.shapes: dict[str, torch.Size] = {}
@@ -163,35 +162,9 @@ class Taps:
         """
         if self._probed is None:
             raise RuntimeError(f"The {self.name}'s taps have no default layers before `probe`.")
-        argument = f"{self.name}_layer=" if self.name in ("student", "teacher") else "student_layer= or teacher_layer="
-        found = {"features": self.defaults.features, "logits": self.defaults.logits}.get(role)
-        other = self.in_evaluation
-        if role == "logits" and other is not None and self._differs(self.defaults, other):
-            here, there = (", ".join(f"'{path}'" for path in sorted(each.made_of)) for each in (self.defaults, other))
-            raise ValueError(
-                f"The {self.name}'s output is made of {here} in training and of {there} in evaluation: name the layer "
-                f"whose {role!r} are taught with {argument}; what is measured is the output in evaluation."
-            )
-        if found is not None:
-            return found
-        if self._layers.root_closed:
-            raise ValueError(
-                f"The {self.name} has no {role!r} to read, because {self._layers.root_closed}: give the plain module."
-            )
-        why = f"has no default layer for {role!r}"
-        if self.defaults.why.get(role):
-            why += f", since {self.defaults.why[role]}"
-        elif role in ("features", "logits"):
-            why = f"runs no Linear layer to find {role!r} by"
-        if role == "maps" and self.stages:
-            maps = ", ".join(f"'{path}' {list(shape)}" for path, shape in self.stages.items())
-            raise ValueError(f"The {self.name} {why}: name some with {argument}, of its last maps of each size {maps}.")
-        raise ValueError(f"The {self.name} {why}: name one with {argument}.")
-
-    @staticmethod
-    def _differs(training: Defaults, evaluation: Defaults) -> bool:
-        """Whether the two modes are known to take their logits from different Linears."""
-        return bool(training.made_of and evaluation.made_of) and training.made_of != evaluation.made_of
+        return default_layer(
+            role, self.name, self.defaults, self.in_evaluation, stages=self.stages, closed=self._layers.root_closed
+        )
 
     @property
     def scratch(self) -> frozenset[str]:
@@ -254,7 +227,8 @@ class Taps:
         if any(path.call or not self._calls.get(targets[text]) for text, path in new.items()):
             self._redraw({targets[text]: path.call or 1 for text, path in new.items()})
         for text, path in new.items():
-            self._check_calls(path, targets[text])
+            output = targets[text] == "" and path.side == "output"  # whether hooks reach the model itself or not
+            self._layers.check_calls(path, targets[text], 1 if output else self._calls.get(targets[text], 0))
         self._name_layouts([text for text in paths if text not in new], layout)
         if not new:
             return
@@ -352,25 +326,6 @@ class Taps:
                 self._calls[layer] = max(count, self._calls.get(layer, 0))
             if draw >= _DRAWS // 4 and steady and all(self._calls.get(k, 0) >= n for k, n in fewest.items()):
                 return
-
-    def _check_calls(self, path: LayerPath, target: str) -> None:
-        if target == "" and path.side == "output":
-            count = 1  # what the forward returns, whether hooks reach the model itself or not
-        else:
-            count = self._calls.get(target, 0)
-        if count == 0:
-            kind = type(self._layers.modules[target]).__name__
-            raise LayerError(f"The {self.name}'s layer '{path.text}' ({kind}) does not run in the model's forward.")
-        if path.call is None and count > 1:
-            raise LayerError(
-                f"The {self.name}'s layer '{path.text}' runs {count} times in one forward: "
-                f"say which call to read, as in '{path.layer}#1' to '{path.layer}#{count}'."
-            )
-        if path.call is not None and path.call > count:
-            raise LayerError(
-                f"The {self.name}'s layer '{path.text}' asks for call {path.call}, but '{path.layer}' "
-                f"runs {count} time{'s' if count > 1 else ''} in one forward."
-            )
 
     def read(self, inputs: Any, *, only: Collection[str] | None = None) -> tuple[Any, dict[str, Tensor]]:
         """Run the model on `inputs` (as `call` does) and return its output and the required layers' tensors by path.

@@ -234,7 +234,7 @@ def _check_masks(binding: Binding, taps: Mapping[str, Taps]) -> None:
             tapped = torch.empty(reader.shapes[path], device="meta")
             real = mask_of(binding, name, role, path, tapped, reader.example, dry=True)
             if real is None and usual and role != "logits":
-                reader.check_own_mask(path, f"The term '{binding.term}'", ", or give Term(..., mask=False)")
+                reader.turned.check_own_mask(path, f"The term '{binding.term}'", ", or give Term(..., mask=False)")
             tokens |= tapped.dim() == 3
     named = [mask for mask in binding.masks.values() if mask is not None and mask is not False]
     if named and not tokens:

@@ -139,7 +139,7 @@ class _Reader:
             check_rows(what, tapped.shape, batch_sizes(inputs))
         mask = token_mask(tapped, inputs, None, what, "read a layer that gives one row a sample", look=True)
         if mask is None:
-            self.taps.check_own_mask(features, "`embed`")
+            self.taps.turned.check_own_mask(features, "`embed`")
         self.features.append(rows(tapped, mask).float().cpu())
         if logits is not None and read[logits].dim() == 2:
             self.logits.append(read[logits].float().cpu())

@@ -17,8 +17,9 @@ from congruence.models.classifier import Defaults, LinearCall, default_layer, fi
 from congruence.models.compiled import Compiled
 from congruence.models.forward import call, dry_forward
 from congruence.models.layers import LayerError, LayerPath, Layers, parse
-from congruence.models.layouts import canonical, canonical_shape, order
+from congruence.models.layouts import canonical_shape
 from congruence.models.observed import Observed
+from congruence.models.turned import Turned
 
 _DRAWS = 16  # dry runs at most, until each layer has run that may drop out at random
 __all__ = ["LayerError", "Taps", "call"]
@@ -66,13 +67,12 @@ class Taps:
         self.model, self.name = model, name
         self.defaults = Defaults()  # of this mode; `in_evaluation` those of the other
         self.in_evaluation: Defaults | None = None
-        self.shapes: dict[str, torch.Size] = {}
         self.compiled: Compiled | None = None  # what runs the model while it is set
         self.may_drop = False  # whether `read` leaves out layers that do not run in a forward in training mode
         self.stages: dict[str, torch.Size] = {}  # the last map of each size before it shrinks to 1×1, shallow to deep
-        self.layouts: dict[str, str] = {}
+        self.turned = Turned(name)
+        self.layouts, self.shapes = self.turned.layouts, self.turned.shapes
         self._layers = Layers(model, name)
-        self._observed = Observed(self._layers)
         self._probed: tuple[Any, bool] | None = None
         self._calls: dict[str, int] = {}
         self._finished: list[str] = []  # layers in the order in which the dry run left them
@@ -93,9 +93,9 @@ class Taps:
         self._calls, self._finished, self._before, self._linears, self._last = {}, [], {}, [], None
         maps: list[tuple[str, int, torch.Size]] = []
         reachable = self._layers.reachable()
-        self._observed = Observed(self._layers)
+        observed = self.turned.observed = Observed(self._layers)
         with contextlib.ExitStack() as stack:
-            stack.enter_context(self._observed.watching())
+            stack.enter_context(observed.watching())
             for layer, module in reachable.items():
                 stack.enter_context(_hook(module.register_forward_pre_hook(self._entering(layer))))
                 stack.enter_context(_hook(module.register_forward_hook(self._leaving(layer, maps))))
@@ -105,7 +105,7 @@ class Taps:
         if self._layers.root_closed:  # no layer was seen: the output may be that of a head
             self.defaults = replace(self.defaults, features=None)
         self._linears = []
-        self.stages = self._last_of_each_size(maps)
+        self.stages = self._last_of_each_size(maps, observed)
         self._probed = (example, training)
 
     @property
@@ -113,12 +113,12 @@ class Taps:
         """What `probe` ran the model on, None before."""
         return None if self._probed is None else self._probed[0]
 
-    def _last_of_each_size(self, maps: list[tuple[str, int, torch.Size]]) -> dict[str, torch.Size]:
+    def _last_of_each_size(self, maps: list[tuple[str, int, torch.Size]], observed: Observed) -> dict[str, torch.Size]:
         """Return the last map of each size, in the order in which the sizes first came: the end of a stage each."""
         last: dict[torch.Size, tuple[str, torch.Size]] = {}
         for layer, count, shape in maps:
             path = parse(f"{layer}#{count}")
-            seen = canonical_shape(shape, self._observed.layout(path, layer, shape) or "BCHW")
+            seen = canonical_shape(shape, observed.layout(path, layer, shape) or "BCHW")
             last[seen[2:]] = self._named(layer, count), seen
         return {path: shape for path, shape in last.values() if path and shape[2:].numel() > 1}
 
@@ -185,28 +185,7 @@ class Taps:
         Raises:
             ValueError: where nothing tells.
         """
-        layout = self.layouts[path]
-        if not layout and 2 <= len(self.shapes[path]) <= 5:
-            raise ValueError(
-                f"The {self.name}'s layer '{path}' gives {list(self.shapes[path])}, and the layers around it do not "
-                f"tell which dimension is which: {way}."
-            )
-        return layout
-
-    def check_own_mask(self, path: str, what: str, way: str = "") -> None:
-        """Refuse a layer's tokens where the model makes a padding mask for them itself, which nobody else can read.
-
-        Raises:
-            ValueError: naming the layer that takes the mask.
-        """
-        shape = self.shapes[path]
-        for layer, name, of_mask in self._observed.padding if len(shape) == 3 else ():
-            if of_mask == shape[:2]:
-                raise ValueError(
-                    f"{what}: the {self.name}'s layer '{path}' gives tokens {list(shape)}, whose padding its layer "
-                    f"'{layer}' is told by a `{name}` that the inputs do not hold: read a layer that gives one row a "
-                    f"sample, or let the model take the mask as an input{way}."
-                )
+        return self.turned.layout(path, way)
 
     def require(self, paths: Iterable[str], layout: str | None = None) -> None:
         """Add paths to read: each is found, must run, and is read once in a dry run for its shape and in-place changes.
@@ -229,55 +208,14 @@ class Taps:
         for text, path in new.items():
             output = targets[text] == "" and path.side == "output"  # whether hooks reach the model itself or not
             self._layers.check_calls(path, targets[text], 1 if output else self._calls.get(targets[text], 0))
-        self._name_layouts([text for text in paths if text not in new], layout)
+        self.turned.name_again([text for text in paths if text not in new], layout)
         if not new:
             return
         values = self._values_of(new, targets)
         shapes = {text: value.shape for text, value in values.items()}
-        if layout is not None:
-            for text, shape in shapes.items():
-                self._check_dimensions(text, shape, layout)
-        told = {
-            text: layout or self._observed.layout(new[text], targets[text], shape) for text, shape in shapes.items()
-        }
+        self.turned.add(shapes, {text: (new[text], targets[text]) for text in shapes}, layout)
         self._paths |= new
         self._targets |= targets
-        self.layouts |= {text: letters or "" for text, letters in told.items()}
-        self.shapes |= {text: self._as_seen(text, value).shape for text, value in values.items()}
-
-    def _name_layouts(self, texts: Iterable[str], layout: str | None) -> None:
-        """Name the layout of layers that are read already, for another term."""
-        for text in texts:
-            known = self.layouts[text]
-            if layout is None or known == layout:
-                continue
-            self._check_dimensions(text, self.shapes[text], layout)
-            if known and order(known) != order(layout):
-                raise LayerError(
-                    f"The {self.name}'s layer '{text}' is read as '{known}' by one term and as '{layout}' by another: "
-                    "name one layout in both."
-                )
-            if not known:
-                self.layouts[text], self.shapes[text] = layout, canonical_shape(self.shapes[text], layout)
-
-    def _check_dimensions(self, text: str, shape: torch.Size, layout: str) -> None:
-        if len(shape) != len(layout):
-            raise LayerError(
-                f"The {self.name}'s layer '{text}' gives {list(shape)}, which the layout '{layout}' does not fit: name "
-                "one letter a dimension (for each model or role its own, as in layout={'student': 'BCT'})."
-            )
-
-    def _as_seen(self, text: str, value: Tensor) -> Tensor:
-        """Return a tapped tensor as methods see it."""
-        layout = self.layouts[text]
-        if not layout:
-            return value
-        if value.dim() != len(layout):
-            raise LayerError(
-                f"The {self.name}'s layer '{text}' gives {list(value.shape)} for this batch, and gave a tensor of "
-                f"{len(layout)} dimensions ('{layout}') for the example."
-            )
-        return canonical(value, layout)
 
     def _values_of(self, new: dict[str, LayerPath], targets: dict[str, str]) -> dict[str, Tensor]:
         """Read paths in a dry run, in several where layers drop out at random; note what is written over later."""
@@ -362,7 +300,7 @@ class Taps:
             )
         for text in capture.blind:
             self._check_gradient(text)
-        values = {text: self._as_seen(text, value) for text, value in capture.values.items()}
+        values = {text: self.turned.turn(text, value) for text, value in capture.values.items()}
         capture.begin()  # a compiled forward's capture lives on, and would hold this batch's graph until the next
         return output, values
 

@@ -64,6 +64,7 @@ class Taps:
 
     def __init__(self, model: nn.Module, *, name: str) -> None:
         self.model, self.name = model, name
+        self.head: str | None = None  # path of the Linear that gives the class logits
         self.defaults = Defaults()  # of this mode; `in_evaluation` those of the other
         self.in_evaluation: Defaults | None = None
         self.shapes: dict[str, torch.Size] = {}
@@ -104,7 +105,7 @@ class Taps:
         self.defaults, self.in_evaluation = find_defaults(linears, self._last, output), None
         if self._layers.root_closed:  # no layer was seen: the output may be that of a head
             self.defaults = replace(self.defaults, features=None)
-        self._linears = []
+        self.head, self._linears = self.defaults.head, []
         self.stages = self._last_of_each_size(maps)
         self._probed = (example, training)
 

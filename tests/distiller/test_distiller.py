@@ -606,3 +606,24 @@ def test_the_models_arguments_go_in_by_name(points):
             distiller(**arguments)
     with pytest.raises(ValueError, match=r"`inputs` must be all that the models take, got lables beside it"):
         distiller(points, lables=None)
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("term", ["kd", "mimic", "pkt", "at"])
+def test_a_teacher_in_half_precision_takes_float_inputs(half, term):
+    def conv(width):
+        torch.manual_seed(width)
+        layers = nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        return nn.Sequential(*layers, nn.Linear(width, 3))
+
+    images = torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    losses = []
+    for kind in (half, torch.float32):
+        torch.manual_seed(0)
+        distiller = Distiller(conv(8).to(kind), conv(6), [term], example=images[:2])
+        out = distiller(images)
+        out.loss.backward()
+        losses.append(out.loss.item())
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+    assert images.dtype == torch.float32
+    assert all(p.grad is None or p.grad.dtype == torch.float32 for p in distiller.student.parameters())

@@ -254,6 +254,14 @@ def test_exported_teachers():
         made = Distiller(teacher, nn.Linear(4, 3), [Term("kd", teacher_layer="output")], example=POINTS[:2])
         for mode in (True, False):
             torch.testing.assert_close(made.train(mode)(POINTS).teacher, expected)
+
+    class Functional(nn.Module):
+        def forward(self, inputs):
+            return nn.functional.dropout(inputs, 0.5, training=self.training)
+
+    Teacher(torch.fx.symbolic_trace(Functional().eval()))
+    with pytest.raises(ValueError, match="exported or traced in training mode"):
+        Teacher(torch.fx.symbolic_trace(Functional()))
     for trains in (exported(Plain().train()), traced(Plain().train()), nn.Sequential(traced(nn.BatchNorm1d(4)))):
         with pytest.raises(ValueError, match=r"exported or traced in training mode .*: do so after `\.eval\(\)`"):
             Teacher(trains)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from _harness.fits import Breaks, constant, data, distiller, net
+from _harness.runs import on_ranks
 from torch import nn
 
 import congruence as cg
@@ -152,3 +153,18 @@ def test_a_masked_class_is_not_blamed_where_there_is_nan():
     assert began(found)[0] == "the teacher: its output gave NaN, of inputs that are finite"
     assert began({**found, Place("inputs", "[1]"): float("nan")})[0] == "the inputs [1], which held NaN"
     assert began({Place("inputs", ""): 1.0})[0] == ""
+
+
+def told_on_a_rank(rank, folder):
+    made = cg.Distiller(Torn(net(0)), net(1), ["kd"], example=POINTS[:2])
+    try:
+        cg.fit(made, marked() if rank else marked(value=0.0), options=constant(epochs=1))
+    except NonFiniteLossError as error:
+        (folder / f"said-{rank}").write_text(str(error))
+
+
+def test_all_ranks_say_where_it_began_on_one(tmp_path):
+    on_ranks(told_on_a_rank, tmp_path)
+    first, second = ((tmp_path / f"said-{rank}").read_text() for rank in (0, 1))
+    assert first == second
+    assert first.startswith("At step 3 the loss of 'kd' was not finite. It began in the teacher: its layer '")

@@ -31,6 +31,19 @@ def call(model: nn.Module, inputs: Any) -> Any:
     return model(*inputs) if several else model(inputs)
 
 
+def in_own_precision(model: nn.Module, inputs: Any) -> Any:
+    """Return inputs with float32 tensors in half precision where the model's weights are: a bfloat16 teacher's, say.
+
+    Example:
+        >>> in_own_precision(nn.Linear(2, 1).bfloat16(), {"x": torch.ones(3, 2)})["x"].dtype
+        torch.bfloat16
+    """
+    kind = next((p.dtype for p in model.parameters() if p.is_floating_point() and p.dim() > 1), torch.float32)
+    if kind not in (torch.bfloat16, torch.float16):
+        return inputs
+    return on_tensors(lambda tensor: tensor.to(kind) if tensor.dtype == torch.float32 else tensor, inputs)
+
+
 def version(tensor: Tensor) -> int:
     """How often `tensor` was changed in place; inference tensors, which do not count, give 0."""
     return 0 if tensor.is_inference() else tensor._version
@@ -55,7 +68,7 @@ def dry_forward(layers: Layers, example: Any, *, training: bool) -> Any:
         warnings.filterwarnings("ignore", message="None of the inputs have requires_grad=True")
         set_mode(layers.inner, training=training)
         try:
-            return call(layers.inner, private(_beside(layers.inner, example)))
+            return call(layers.inner, private(in_own_precision(layers.inner, _beside(layers.inner, example))))
         except LayerError:
             raise
         except Exception as error:

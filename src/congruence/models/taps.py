@@ -15,7 +15,7 @@ from congruence.core.devices import private
 from congruence.models.capture import Capture, Group
 from congruence.models.classifier import Defaults, LinearCall, default_layer, find_defaults
 from congruence.models.compiled import Compiled
-from congruence.models.forward import call, dry_forward
+from congruence.models.forward import call, dry_forward, in_own_precision
 from congruence.models.layers import LayerError, LayerPath, Layers, parse
 from congruence.models.layouts import canonical_shape
 from congruence.models.observed import Observed
@@ -65,6 +65,7 @@ class Taps:
 
     def __init__(self, model: nn.Module, *, name: str) -> None:
         self.model, self.name = model, name
+        self.head: str | None = None  # path of the Linear that gives the class logits
         self.defaults = Defaults()  # of this mode; `in_evaluation` those of the other
         self.in_evaluation: Defaults | None = None
         self.compiled: Compiled | None = None  # what runs the model while it is set
@@ -104,7 +105,7 @@ class Taps:
         self.defaults, self.in_evaluation = find_defaults(linears, self._last, output), None
         if self._layers.root_closed:  # no layer was seen: the output may be that of a head
             self.defaults = replace(self.defaults, features=None)
-        self._linears = []
+        self.head, self._linears = self.defaults.head, []
         self.stages = self._last_of_each_size(maps, observed)
         self._probed = (example, training)
 
@@ -148,11 +149,6 @@ class Taps:
                 maps.append((layer, self._calls[layer], output.shape))
 
         return hook
-
-    @property
-    def head(self) -> str | None:
-        """Path of the Linear that gives the class logits, None where nothing tells."""
-        return self.defaults.head
 
     def default(self, role: str) -> str:
         """Return the layer that "features" (the embedding) or "logits" stands for: see `find_defaults`.
@@ -284,7 +280,8 @@ class Taps:
                     raise ValueError(f"The {self.name}'s layer '{text}' was not asked for with `require`.{near}")
             paths = {text: paths[text] for text in paths if text in only}
         # A copy: several models see one batch, and one that writes into its inputs would change those of the next.
-        output, capture = self._run(private(inputs), Capture(self.name, paths, self._targets, self._copied))
+        mine = private(in_own_precision(self._layers.inner, inputs))
+        output, capture = self._run(mine, Capture(self.name, paths, self._targets, self._copied))
         # A layer that drops out at random runs in one forward in training mode and not in the next.
         drops = self.may_drop and self.model.training
         capture.finish(output, self._calls if drops else None)

@@ -114,6 +114,8 @@ def _refuse_graphs_that_train(module: nn.Module, name: str) -> None:
                 at = _TRAINS_AT.get(operator) if node.op == "call_function" else None
                 if at is not None and len(node.args) > at and node.args[at] is True:
                     trains.append(operator)
+                elif node.op == "call_function" and node.kwargs.get("training") is True:  # of torch.fx.symbolic_trace
+                    trains.append(node.name)
         elif isinstance(part, torch.jit.ScriptModule) and part._c._has_method("forward"):
             graph: Any = part.inlined_graph
             for operator, at in _TRAINS_AT.items():

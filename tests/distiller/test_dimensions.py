@@ -104,6 +104,20 @@ def test_stages_of_swin():
     assert call(maps, x) > 0
 
 
+def test_default_maps_have_a_row_a_sample():
+    class Biased(Swin):
+        def __init__(self, width):
+            super().__init__(width)
+            self.bias = nn.Identity()
+
+        def forward(self, x):
+            self.bias(torch.ones(1, 1, 8, 6))  # a table of positions, as large as the maps
+            return super().forward(x)
+
+    made = pair(Biased, Term("at"), torch.randn(4, 3, 32, 24))
+    assert {path for paths in made.layers()["at"].values() for path in paths} == {"stage"}
+
+
 @pytest.mark.parametrize("key", ["mimic", "at", "nst", "sp", "fitnet"])
 def test_maps_of_videos(key):
     def make(width):

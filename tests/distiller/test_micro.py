@@ -591,6 +591,24 @@ def test_layers_without_a_row_a_sample():
         made(**BATCH, micro_batch=10)
 
 
+def test_layers_that_cut_padding_off():
+    class Cuts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = nn.Linear(6, 4), nn.Linear(4, 3)
+
+        def forward(self, inputs):
+            longest = int((inputs[:, :, 0] != 0).sum(1).max())
+            return self.head(self.body(inputs[:, :longest])[:, 0])
+
+    inputs = torch.ones(8, 5, 6)
+    inputs[:4, 2:] = 0
+    made = cg.Distiller(None, Cuts(), [Term("ce"), Term(Spread(), student_layer="body")], example=inputs)
+    made(inputs, BATCH["labels"]).loss.backward()
+    with pytest.raises(ValueError, match=r"layer 'body' gives \[4, 2, 4\] for some samples and \[4, 5, 4\] for others"):
+        made(inputs, BATCH["labels"], micro_batch=4)
+
+
 class Spread(Method):
     needs = Needs(teacher=False)
 

@@ -134,6 +134,25 @@ def test_what_looks_like_a_mask_is_asked_for():
         pair(Term("pkt", mask=False, **LAYERS), give(4), make)
 
 
+class Lengths(Encoder):
+    def forward(self, input_ids, lengths):
+        return super().forward(input_ids, (torch.arange(input_ids.shape[1]) < lengths[:, None]).long())
+
+
+def test_lengths_are_a_mask():
+    def give(length):
+        return {"input_ids": ids(length), "lengths": REAL.sum(1)}
+
+    expected = losses(Term("pkt", **LAYERS), usual)
+    assert losses(Term("pkt", mask="lengths", **LAYERS), give, Lengths) == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(ValueError, match=r"gives tokens \[4, 4, 8\], and the inputs' 'lengths' looks like how many"):
+        pair(Term("pkt", **LAYERS), give(4), Lengths)
+    pair(Term("pkt", mask=False, **LAYERS), give(4), Lengths)
+    pair("pkt", give(4), Lengths)  # rows need none
+    with pytest.raises(ValueError, match=r"gives 4 tokens, which the lengths 'lengths' of up to 9 do not fit"):
+        token_mask(torch.ones(2, 4, 8), {"lengths": torch.tensor([9, 3])}, "lengths", "The layer", "way")
+
+
 class Own(Encoder):
     """Knows padding by the token 0."""
 

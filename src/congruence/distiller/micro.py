@@ -125,6 +125,8 @@ class _TwoPasses:
             _check_rows(results[-1][1], rows.stop - rows.start)
         # A layer that drops out at random in one chunk has no row for its samples: it did not run.
         self.paths = [path for path in results[0][1] if all(path in values for _, values in results)]
+        for path in self.paths:
+            _check_sizes(path, [values[path].shape for _, values in results])
         return [(output, self._kept(values)) for output, values in results]
 
     def _kept(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -139,6 +141,7 @@ class _TwoPasses:
             if identity in whole:
                 continue
             rowed = all(part.dim() and len(part) == size for part, size in zip(parts, sizes, strict=True))
+            rowed = rowed and len({part.shape[1:] for part in parts}) == 1
             whole[identity] = torch.cat(parts) if rowed else parts[0]
             if self.second_pass and rowed and parts[0].is_floating_point():
                 self.positions[identity] = position
@@ -218,6 +221,15 @@ def _check_rows(values: dict[str, Tensor], rows: int) -> None:
                 f"`micro_batch` needs layers that give a row a sample, the layer '{path}' gives {check.shape(value)} "
                 f"for {rows} samples."
             )
+
+
+def _check_sizes(path: str, shapes: Sequence[torch.Size]) -> None:
+    other = next((shape for shape in shapes if shape[1:] != shapes[0][1:]), None)
+    if other is not None:
+        raise ValueError(
+            f"`micro_batch` needs layers of one size, the layer '{path}' gives {list(shapes[0])} for some samples and "
+            f"{list(other)} for others, as where it cuts padding off: keep it (`total_length=` of pad_packed_sequence)."
+        )
 
 
 def _saved_buffers(

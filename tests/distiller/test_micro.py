@@ -601,12 +601,21 @@ def test_layers_that_cut_padding_off():
             longest = int((inputs[:, :, 0] != 0).sum(1).max())
             return self.head(self.body(inputs[:, :longest])[:, 0])
 
-    inputs = torch.ones(8, 5, 6)
+    inputs, labels = torch.ones(8, 5, 6), torch.arange(8) % 3
     inputs[:4, 2:] = 0
     made = cg.Distiller(None, Cuts(), [Term("ce"), Term(Spread(), student_layer="body")], example=inputs)
-    made(inputs, BATCH["labels"]).loss.backward()
+    made(inputs, labels).loss.backward()
     with pytest.raises(ValueError, match=r"layer 'body' gives \[4, 2, 4\] for some samples and \[4, 5, 4\] for others"):
-        made(inputs, BATCH["labels"], micro_batch=4)
+        made(inputs, labels, micro_batch=4)
+
+
+def test_inputs_that_want_gradient():
+    inputs = torch.ones(8, 6, requires_grad=True)
+    made = cg.Distiller(None, nn.Linear(6, 3), ["ce"], example=inputs)
+    made(inputs, torch.arange(8) % 3).loss.backward()
+    assert inputs.grad is not None
+    with pytest.raises(ValueError, match=r"`inputs` must be without gradient for micro_batch"):
+        made(inputs, torch.arange(8) % 3, micro_batch=4)
 
 
 class Spread(Method):

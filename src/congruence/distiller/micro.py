@@ -52,6 +52,9 @@ def in_chunks(run: Forward, model: nn.Module, inputs: Any, size: int | None) -> 
         )
     if samples <= size:
         return run(inputs)
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in of_inputs):
+        got = "a tensor that wants some, which a second pass over chunks cannot give"
+        check.fail("Distiller.capture", "inputs", "without gradient for micro_batch", got)
     parameters = [p for p in model.parameters() if p.requires_grad]
     passes = _TwoPasses(run, model, inputs, samples, of_inputs[0].device, parameters)
     return passes.join(passes.run_without_gradient(-(-samples // size)))

@@ -618,6 +618,22 @@ def test_inputs_that_want_gradient():
         made(inputs, torch.arange(8) % 3, micro_batch=4)
 
 
+def test_inputs_of_other_rows():
+    class Bags(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bags, self.head = nn.EmbeddingBag(9, 4), nn.Linear(4, 3)
+
+        def forward(self, words, starts):
+            return self.head(self.bags(words, starts))
+
+    inputs = torch.arange(16) % 9, torch.arange(0, 16, 2)
+    made = cg.Distiller(None, Bags(), ["ce"], example=inputs)
+    made(inputs, torch.arange(8) % 3).loss.backward()
+    with pytest.raises(ValueError, match=r"of tensors with 16 and 8 rows it took rows 0 to 4 of the former"):
+        made(inputs, torch.arange(8) % 3, micro_batch=4)
+
+
 class Spread(Method):
     needs = Needs(teacher=False)
 

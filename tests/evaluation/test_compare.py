@@ -90,6 +90,14 @@ def test_probabilities_are_compared_as_such(pair):
     assert found.agreement is not None
 
 
+def test_labels_that_are_no_classes(pair, caplog):
+    points = data().tensors[0]
+    found = cg.compare(*pair, [(points, torch.ones(len(points), 3))])
+    assert (found.teacher_accuracy, found.student_accuracy) == (None, None)
+    assert found.gpcl > 0
+    assert "the labels (float32 [24, 3]) are none" in caplog.text
+
+
 def test_layers_by_name(pair):
     default = cg.compare(*pair, [data().tensors])
     named = cg.compare(*pair, [data().tensors], teacher_layer="0", student_layer="2")

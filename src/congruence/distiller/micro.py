@@ -123,7 +123,7 @@ class _TwoPasses:
             if self.second_pass:
                 saved = _saved_buffers(self.model, saved)
             self.chunks.append(_Chunk(rows, rng.get_state() if self.second_pass else {}, list(saved.values())))
-            with torch.no_grad():
+            with torch.no_grad(), self._naming_parts(rows):
                 results.append(self._forward(rows))
             _check_rows(results[-1][1], rows.stop - rows.start)
         # A layer that drops out at random in one chunk has no row for its samples: it did not run.
@@ -131,6 +131,21 @@ class _TwoPasses:
         for path in self.paths:
             _check_sizes(path, [values[path].shape for _, values in results])
         return [(output, self._kept(values)) for output, values in results]
+
+    @contextlib.contextmanager
+    def _naming_parts(self, rows: slice) -> Iterator[None]:
+        """Say in one sentence where a model cannot take a part of a batch whose tensors are not all of its rows."""
+        try:
+            yield
+        except (RuntimeError, IndexError) as error:
+            others = sorted({len(tensor) for tensor in tensors(self.inputs) if tensor.dim()} - {self.samples})
+            if not others:
+                raise
+            raise ValueError(
+                f"`micro_batch` needs inputs with a row a sample: of tensors with {self.samples} and "
+                f"{', '.join(map(str, others))} rows it took rows {rows.start} to {rows.stop} of the former, which the "
+                f"model cannot take ({' '.join(str(error).split())})."
+            ) from error
 
     def _kept(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         return {path: values[path] for path in self.paths}

@@ -87,6 +87,10 @@ def embed_all(
                 reader.read(batch.inputs)
             if batch.labels is not None:
                 labels.append(batch.labels.cpu())
+    if labels and (labels[0].dim() != 1 or labels[0].is_floating_point()):
+        kind = f"{str(labels[0].dtype).removeprefix('torch.')} {list(labels[0].shape)}"
+        LOG.warning("Numbers of classes are left out: the labels (%s) are none.", kind)
+        labels = []
     all_labels = torch.cat(labels) if labels else None
     embedded = {name: reader.embedded(all_labels) for name, reader in readers.items()}
     classes = _classes(declared_classes(getattr(loader, "dataset", None)), embedded.values(), all_labels)

@@ -133,6 +133,29 @@ def test_probabilities_without_logits_are_no_logits(end) -> None:
     assert taps.defaults.probabilities == "output"
 
 
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda model, states: model.fc(states[:, 0]) + torch.tensor([1.0, -2.0, 3.0]),
+        lambda model, states: model.fc(states[:, 0]).masked_fill(torch.tensor([False, True, False]), -1e9),
+    ],
+    ids=["adjusted", "masked"],
+)
+def test_logits_with_constants_are_those_of_their_head(end) -> None:
+    taps = found(Tokens(end), IDS)
+    assert (taps.default("features"), taps.default("logits")) == ("input:fc", "output")
+    other = found(Tokens(lambda model, states: model.fc(states[:, 0]) * model.fc(states[:, 1]).sigmoid()), IDS)
+    assert other.default("features") != "input:fc"
+
+
+def test_a_head_that_evaluation_shows_gives_the_features() -> None:
+    dropped = lambda model, states: nn.functional.dropout(model.fc(states[:, 0]), 0.9, model.training)  # noqa: E731
+    taps = found(Tokens(dropped), IDS, training=True)
+    assert taps.default("features") == "output"
+    taps.in_evaluation = found(Tokens(dropped), IDS).defaults
+    assert (taps.default("features"), taps.default("logits")) == ("input:fc", "output")
+
+
 def test_the_mean_of_tokens_beside_a_pooler_is_an_embedding() -> None:
     def end(model, states):
         model.pooler(states[:, 0])  # the last Linear to run, as wide as the output

@@ -118,6 +118,9 @@ def default_layer(
             f"{role!r} are taught with {argument}; what is measured is the output in evaluation."
         )
     found = {"features": defaults.features, "logits": defaults.logits}.get(role)
+    guessed = role == "features" and defaults.features == defaults.logits and not defaults.made_of
+    if guessed and in_evaluation is not None and in_evaluation.head is not None:
+        found = in_evaluation.features  # the head is seen there alone, behind a dropout, say
     if found is not None:
         return found
     if closed:
@@ -147,7 +150,7 @@ def _of_tensor(linears: Sequence[LinearCall], last: nn.Module | None, output: Te
     if _sum_to_one(output):
         why = f"its output {check.shape(output)} holds probabilities, and logits are wanted (their logarithm does)"
         return Defaults(probabilities="output", why={"logits": why, "features": _NO_EMBEDDING})
-    sum_of = _summed(linears, output)
+    sum_of = _shifted(linears, output) or _summed(linears, output)
     if sum_of and final is not None:
         return Defaults(sum_of[-1], f"input:{sum_of[-1]}", "output", frozenset(sum_of))
     embedding = _embedding(linears, last, output)
@@ -252,6 +255,26 @@ def _equal_to(linears: Sequence[LinearCall], output: Tensor) -> LinearCall | Non
             ):
                 return call
     return None
+
+
+def _shifted(linears: Sequence[LinearCall], output: Tensor) -> list[str]:
+    """Return the last Linear to each of whose columns an output adds a constant, or puts one in its place.
+
+    As logits adjusted by the classes' frequencies, or with classes masked.
+    """
+    if len(output) < 2 or not output.is_floating_point():
+        return []
+
+    def constant(values: Tensor) -> Tensor:
+        return torch.isclose(values, values[:1], rtol=_CLOSE, atol=_CLOSE * float(output.abs().median())).all(0)
+
+    replaced = (output == output[:1]).all(0)
+    for call in reversed(linears):
+        if call.left.shape == output.shape and not bool(replaced.all()):
+            added = constant(output - call.left.to(output.dtype))
+            if bool((added | replaced).all()):
+                return [call.path]
+    return []
 
 
 def _summed(linears: Sequence[LinearCall], output: Tensor) -> list[str]:

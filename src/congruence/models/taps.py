@@ -105,8 +105,8 @@ class Taps:
         self.defaults, self.in_evaluation = find_defaults(linears, self._last, output), None
         if self._layers.root_closed:  # no layer was seen: the output may be that of a head
             self.defaults = replace(self.defaults, features=None)
-        self.head, self._linears = self.defaults.head, []
         self.stages = self._last_of_each_size(maps, observed, batch_sizes(example))
+        self.head, self._linears = self.defaults.head, []
         self._probed = (example, training)
 
     @property
@@ -119,9 +119,12 @@ class Taps:
     ) -> dict[str, torch.Size]:
         """Return the last map of each size, in the order in which the sizes first came: the end of a stage each.
 
-        A table of positions, or windows, whose rows are no samples, are passed over where there are others.
+        A table of positions, or windows, whose rows are no samples, are passed over where there are others. The patches
+        of a transformer, its only map, are no stage.
         """
         maps = [(layer, count, shape) for layer, count, shape in maps if shape[0] in samples] or maps
+        if len(maps) == 1 and any(left.dim() == 3 for _, _, left, _ in self._linears):
+            return {}
         last: dict[torch.Size, tuple[str, torch.Size]] = {}
         for layer, count, shape in maps:
             path = parse(f"{layer}#{count}")

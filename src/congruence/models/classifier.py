@@ -27,11 +27,12 @@ _CLOSE = 1e-3  # relative: half precision counts as equal
 
 @dataclass(frozen=True)
 class LinearCall:
-    """One run of a Linear: the path that reads it, what left it, and what had entered."""
+    """One run of a Linear: the path that reads it, what left it (copied), what had entered, and what it gave itself."""
 
     path: str
     left: Tensor
     entered: Tensor | None = None
+    given: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def _of_tensor(linears: Sequence[LinearCall], last: nn.Module | None, output: Te
         return _head(final.path)
     head = _equal_to(linears, output)
     if head is not None:
-        return _head(head.path)
+        return _behind(head, "output", output)
     if output.dim() != 2:
         why = f"its output {check.shape(output)} is not that of a Linear"
         features = "output" if output.dim() > 2 else None
@@ -163,6 +164,20 @@ def _head(path: str) -> Defaults:
     return Defaults(path, f"input:{path}", path or "output", frozenset({path}))  # "": the model is the Linear
 
 
+def _behind(head: LinearCall, part: str, tensor: Tensor) -> Defaults:
+    """Return the layers of an output with a head's values: where more than the head made it, the logits are the output.
+
+    An adapter beside the head adds 0 before it is trained. It is seen by the output being another tensor.
+    """
+    given = head.given
+    alike = given is not None and (given.shape, given.dtype) == (tensor.shape, tensor.dtype)
+    if given is None or not alike or given.data_ptr() == tensor.data_ptr():
+        return _head(head.path)
+    if not torch.allclose(head.left, tensor, rtol=_CLOSE, equal_nan=True):  # probabilities
+        return _head(head.path)
+    return Defaults(head.path, f"input:{head.path}", part, frozenset({head.path}))
+
+
 def _of_several(linears: Sequence[LinearCall], parts: Mapping[str, Tensor]) -> Defaults:
     if not parts:  # an object that shows no tensors
         final = linears[-1] if linears else None
@@ -172,13 +187,14 @@ def _of_several(linears: Sequence[LinearCall], parts: Mapping[str, Tensor]) -> D
     listed = ", ".join(f"'{part}' {check.shape(tensor)}" for part, tensor in parts.items())
     if named is not None:
         return (
-            _head(heads[named].path)
+            _behind(heads[named], named, parts[named])
             if named in heads
             else Defaults(logits=named, why={"features": f"its output has several parts ({listed})"})
         )
     distinct = list(dict.fromkeys(head.path for head in heads.values()))
     if len(distinct) == 1:
-        return _head(distinct[0])
+        part, head = next(iter(heads.items()))
+        return _behind(head, part, parts[part])
     if distinct:
         several = ", ".join(f"'{part}' {check.shape(parts[part])}" for part in heads)
         why = f"its output holds several ({several})"

@@ -52,10 +52,13 @@ def quick(weights, teacher, *more):
     return invoke("distill", *given, "--data", "photos", "--epochs", "1", "--trust", "--out", "out", *more)
 
 
-def test_the_default_method_gives_way_to_a_relational_one_and_says_so(mine):
+def test_the_default_method_gives_way_to_a_relational_one_and_says_so(mine, caplog):
     found = quick("ten.safetensors", "ten")
     assert found.exit_code == 0, found.stderr
     assert found.stderr.startswith("The teacher has 10 classes, the data 2: the method is pkt, which compares features")
+    left_out = [line for line in caplog.messages if "are left out" in line]
+    why = "the teacher's output has 10 columns, the data 2 classes"
+    assert left_out == [f"The teacher's accuracy, agreement and entropy are left out: {why}."]
     terms = tomllib.loads((mine / "out" / "config.toml").read_text())["stages"]["student"]["terms"]
     assert [term["key"] for term in terms] == ["pkt", "ce"]
     tested = json.loads((mine / "out" / "test.json").read_text())

@@ -139,3 +139,35 @@ def test_the_trial_changes_nothing(frozen, monkeypatch):
             cg.fit(made, loader, None, constant(epochs=1))
         assert modes == [part.training for part in made.modules()]
         same_state(trained(0)[0], made)
+
+
+class Frozen(nn.Module):
+    """Freezes its batch norm by a `train` of its own, which any loop calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.norm, self.head = nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.norm.eval()
+        return self
+
+    def forward(self, inputs):
+        return self.head(self.norm(self.layer(inputs)))
+
+
+def test_a_train_of_ones_own_is_asked():
+    student = Frozen()
+    assert run(cg.data.loader(points(17), batch_size=8), "ce", student=student)[0] == ""
+    assert student.training
+    assert not student.norm.training
+    assert int(student.norm.num_batches_tracked) == 0
+
+
+def test_what_its_owner_froze_stays_frozen_beside_a_train_of_ones_own():
+    student = nn.Sequential(Frozen(), nn.Dropout(0.5)).eval()
+    student.train()
+    student[1].eval()
+    assert run(cg.data.loader(points(16), batch_size=8), "kd", student=student)[0] == ""
+    assert not student[1].training

@@ -34,7 +34,9 @@ def test_a_head_that_no_term_reaches_is_named_twice_and_not_measured(caplog, tmp
     comparison = cg.compare(net(0, 7), made.student, batches())
     assert (comparison.student_accuracy, comparison.agreement) == (None, None)
     assert comparison.teacher_accuracy is not None
-    assert warnings(caplog) == ["Accuracy, agreement and entropy are left out: no term taught the student's '3'."]
+    assert warnings(caplog) == [
+        "The student's accuracy, agreement and entropy are left out: no term taught the student's '3'."
+    ]
     loaded = cg.load_student(tmp_path, lambda: net(5))
     assert cg.compare(net(0, 7), loaded, batches()).agreement is None
     cg.fit(cg.Distiller(None, made.student, ["ce"], example=data().tensors[0][:4]), batches(), options=constant())
@@ -92,10 +94,97 @@ def test_the_classes_of_another_task_are_not_measured(caplog, declared):
     assert (comparison.teacher_accuracy, comparison.agreement) == (None, None)
     assert comparison.student_accuracy is not None
     why = "the teacher's output has 1000 columns, the data 3 classes"
-    assert warnings(caplog) == [f"Accuracy, agreement and entropy are left out: {why}."]
+    assert warnings(caplog) == [f"The teacher's accuracy, agreement and entropy are left out: {why}."]
 
 
 def test_labels_that_lack_the_last_class_are_no_other_task():
     points, labels = data().tensors
     few = labels < 2
     assert cg.compare(net(0, 7), net(1), [(points[few], labels[few])]).student_accuracy is not None
+
+
+def in_a_loop_of_ones_own(made, make, *, batches_each=1, classify=False, steps=12):
+    optimizer = make(made.parameter_groups())
+    points, labels = data().tensors
+    for _ in range(steps):
+        for _ in range(batches_each):
+            out = made(points[:8], labels[:8])
+            own = nn.functional.cross_entropy(out.student, labels[:8]) if classify else 0
+            (out.loss + own).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+OPTIMIZERS = [
+    lambda groups: torch.optim.AdamW(groups, lr=0.01, fused=True),  # counts no version of what it moves
+    lambda groups: torch.optim.SGD(groups, lr=0.01),
+]
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS)
+@pytest.mark.parametrize("batches_each", [1, 20])
+def test_what_a_loop_of_ones_own_does_not_move_is_named_and_not_measured(caplog, make, batches_each):
+    made = distiller("pkt")
+    in_a_loop_of_ones_own(made, make, batches_each=batches_each)
+    (told,) = warnings(caplog)
+    assert told.startswith("The student has parts that no step has moved: '3' (18 of 63 parameters). No term reaches")
+    comparison = cg.compare(net(0, 7), made.student, batches())
+    assert (comparison.student_accuracy, comparison.agreement) == (None, None)
+    assert comparison.teacher_accuracy is not None
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS)
+def test_nothing_is_said_of_a_loop_that_moves_all(caplog, make):
+    in_a_loop_of_ones_own(distiller("pkt"), make, classify=True)
+    in_a_loop_of_ones_own(distiller("ce", "kd"), make)
+    in_a_loop_of_ones_own(distiller("pkt", cg.Term("ce", start_epoch=1)), make)
+    in_a_loop_of_ones_own(distiller("pkt"), make, steps=3)
+    frozen = distiller("pkt")
+    frozen.student[3].requires_grad_(False)
+    in_a_loop_of_ones_own(frozen, make)
+    assert not warnings(caplog)
+
+
+def test_a_head_that_a_fused_optimizer_trains_later_is_measured():
+    made = distiller("pkt")
+    cg.fit(made, batches(), options=constant())
+    points, labels = data().tensors
+    optimizer = torch.optim.AdamW(made.student.parameters(), fused=True)
+    nn.functional.cross_entropy(made.student(points), labels).backward()
+    optimizer.step()
+    assert cg.compare(net(0, 7), made.student, batches()).student_accuracy is not None
+
+
+def test_an_adapter_beside_the_head_is_taught():
+    class Adapted(nn.Module):
+        """Adds 0 before it is trained, so that its head has the values of the output."""
+
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = nn.Linear(6, 5), nn.Linear(5, 3)
+            self.down, self.up = nn.Parameter(torch.randn(2, 5)), nn.Parameter(torch.zeros(3, 2))
+            self.head.requires_grad_(False)
+
+        def forward(self, points):
+            hidden = self.body(points).relu()
+            return self.head(hidden) + hidden @ self.down.T @ self.up.T
+
+    torch.manual_seed(0)
+    student = Adapted()
+    made = cg.Distiller(net(0, 7), student, ["ce", "pkt"], example=data().tensors[0][:4])
+    assert made.layers()["ce"] == {"student logits": ("output",)}
+    assert made.layers()["pkt"]["student features"] == ("input:head",)
+    result = cg.fit(made, batches(), options=constant())
+    assert result.untaught == {}
+    assert bool(student.up.any())
+
+
+@pytest.mark.parametrize("make", [nn.Embedding, nn.EmbeddingBag])
+def test_sparse_gradients_are_refused(make):
+    ids = torch.randint(9, (8, 4))
+    layer = make(9, 6, sparse=True)
+    student = nn.Sequential(layer, *([] if make is nn.EmbeddingBag else [nn.Flatten()]), nn.LazyLinear(3))
+    student(ids)
+    made = cg.Distiller(None, student, ["ce"], example=ids)
+    with pytest.raises(ValueError, match=r"the student's layer '0' gives sparse gradients .*: build it with spars"):
+        cg.fit(made, [(ids, torch.arange(8) % 3)], options=constant())

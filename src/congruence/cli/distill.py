@@ -71,6 +71,8 @@ def distill(
         allow(trust)
         told = (teacher, teacher_weights, student, data)
         loaded, splits = _quick(*told, method or [_METHOD], epochs, set_ or ())
+        if teacher_weights is None:
+            typer.echo(f"No --teacher-weights: the teacher is as '{teacher}' makes it, trained or not.", err=True)
         of_logits = [term.key for term in loaded.stages[loaded.last].terms if _reads_logits(term.key)]
         unlike = _other_classes(loaded, splits, trust) if of_logits else None
         if unlike is not None and (method or of_logits != [_METHOD]):

@@ -12,9 +12,12 @@ import typer
 from congruence.cli.options import Metric, Set, Trust
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from congruence.config import RunConfig
     from congruence.data import Splits
     from congruence.pipeline import Models
+    from congruence.training.saving.run_directory import RunDirectory
 
 LOG = logging.getLogger("congruence")
 
@@ -60,6 +63,7 @@ def _made(
     from congruence.config import load_config
     from congruence.data.datasets.model_facts import forget, remember
     from congruence.models import load_into, load_weights
+    from congruence.models.untaught import mark_parts
     from congruence.pipeline import RunContext, build_models
     from congruence.training.saving.run_directory import RunDirectory, facts_of
 
@@ -84,14 +88,33 @@ def _made(
         raise ValueError(f"--weights is for one student, this run has {len(stage.students())}.")
     context = RunContext(teachers=teachers, trust=trust).with_splits(config.data)
     made = build_models(config, config.last, context)
+    splits = context.loaded(config.data)
     for name, module in made.students.items():
         path = Path(weights) if weights else directory.student_file(name, last=last)
         load_into(module, load_weights(path), source=f"'{path}'")
+        if weights is None:
+            mark_parts(module, (directory.summary() or {}).get("untaught", {}).get(name, ()))
         facts = None if unchecked else facts_of(path)
         if facts is not None:
             remember(module, facts, path)
         elif not unchecked and in_folder:
             LOG.warning("'%s' does not say what it was trained on: the data cannot be compared with it.", path)
+    if made.teacher is not None and in_folder and not _same_teacher(made.teacher, directory, splits):
+        LOG.warning(
+            "The teacher is another one than that of the run in '%s': its numbers, and the coherence with it, are of "
+            "the one that is made now. Give it its weights file of then, where it has one.",
+            run,
+        )
     if unchecked and made.teacher is not None:
         forget(made.teacher)
-    return config, context.loaded(config.data), made
+    return config, splits, made
+
+
+def _same_teacher(module: nn.Module, directory: RunDirectory, splits: Splits) -> bool:
+    """Whether a teacher is that of a run, as far as both can be told."""
+    from congruence.models.teacher import Teacher
+
+    before, teacher = directory.teacher(), Teacher(module)
+    teacher.taps.probe(splits.train.batch(range(min(2, len(splits.train)))), training=False)
+    now = teacher.fingerprint().content
+    return None in (before, now) or before == now

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from congruence.config import RunConfig
     from congruence.data import Splits
     from congruence.evaluation import Number
+    from congruence.evaluation.embed import Embedded
     from congruence.pipeline.stages import StageRun
     from congruence.training.saving.run_directory import RunDirectory
 
@@ -71,9 +72,11 @@ def _tested(ended: StageRun, name: str, directory: RunDirectory, device: str, ow
     A file without a metric of a package's or of the user's own is measured again.
     """
     from congruence.core.files import write_json
+    from congruence.evaluation.measure import embed_test
     from congruence.evaluation.numbers import numbers_in
     from congruence.evaluation.stored import lacking
     from congruence.models import load_into, load_weights
+    from congruence.training.distributed import pick_device
     from congruence.training.saving.migrate import migrate_numbers
 
     path, before = directory.test_file(name), {}
@@ -83,10 +86,12 @@ def _tested(ended: StageRun, name: str, directory: RunDirectory, device: str, ow
         if not lacking(before["best"], (*numbers_in("run").values(), *own)):
             return before
     student = ended.students[name]
-    tested = {"best": measured(student, ended, device, own)}
+    taught = None if ended.teacher is None else embed_test(ended.teacher, ended.splits, device=pick_device(device))
+    tested = {"best": measured(student, ended, device, own, taught=taught)}
+    taught = None if taught is None else taught._replace(left_out="")  # which has been told
     best = {key: value.clone() for key, value in student.state_dict().items()}
     load_into(student, load_weights(directory.student_file(name, last=True)), source="the last epoch")
-    tested["last"] = measured(student, ended, device, own)
+    tested["last"] = measured(student, ended, device, own, taught=taught)
     load_into(student, best, source="the best epoch")
     if ended.teacher is not None:
         tested["teacher"] = measured(ended.teacher, ended, device, teacher=False)
@@ -96,11 +101,17 @@ def _tested(ended: StageRun, name: str, directory: RunDirectory, device: str, ow
 
 
 def measured(
-    model: nn.Module, ended: StageRun, device: str, own: Sequence[Number] = (), *, teacher: bool = True
+    model: nn.Module,
+    ended: StageRun,
+    device: str,
+    own: Sequence[Number] = (),
+    *,
+    teacher: bool = True,
+    taught: Embedded | None = None,
 ) -> dict[str, Any]:
     """Return a student's test numbers, or with `teacher` False the teacher's own.
 
-    A student whose terms teach no class has no accuracy.
+    A student whose terms teach no class has no accuracy. `taught` is what `embed_test` gave of the teacher.
     """
     from congruence.evaluation import measure
     from congruence.evaluation.measure import knows_classes
@@ -109,7 +120,7 @@ def measured(
     return measure(
         model,
         ended.splits,
-        teacher=ended.teacher if teacher else None,
+        teacher=(taught or ended.teacher) if teacher else None,
         own=own,
         classifies=ended.classifies if teacher else knows_classes(model, ended.splits.train),
         device=str(pick_device(device)),

@@ -5,13 +5,13 @@ from __future__ import annotations
 import gc
 import logging
 
-import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.distributed_c10d import Store
 from torch.nn.parallel import DistributedDataParallel
 
 from congruence.core.ranks import rank, world_size
+from congruence.models.parameters import bits
 
 LOG = logging.getLogger("congruence")
 _AT = (2, 8, 64, 512)  # batches after which the students are compared; an optimizer may not step after each
@@ -104,10 +104,5 @@ def _sum_of_bits(parameters: list[nn.Parameter]) -> str | None:
     """
     if any(hasattr(p, "placements") or p.is_meta or not p.is_floating_point() for p in parameters):
         return None
-    return str(sum(int(total) for total in map(_bits, parameters)))
-
-
-def _bits(parameter: Tensor) -> Tensor:
-    kinds = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    flat = parameter.detach().reshape(-1).contiguous()
-    return flat.view(kinds[flat.element_size()]).sum(dtype=torch.int64)
+    sums = [bits(parameter) for parameter in parameters]
+    return None if None in sums else str(sum(each for each in sums if each is not None))

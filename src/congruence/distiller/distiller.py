@@ -32,6 +32,7 @@ from congruence.distiller.signals import (
     without_gradient,
 )
 from congruence.distiller.sitting_out import SittingOut
+from congruence.distiller.unmoved import Unmoved
 from congruence.geometry.dissimilarity import computed_once
 from congruence.methods.method import Clock, Needs, Signals
 from congruence.methods.term import Term
@@ -96,7 +97,7 @@ class Distiller(nn.Module):
         self._taps = {name: Taps(module, name=name) for name, module in students.items()}
         for taps in self._taps.values():
             taps.may_drop = True
-        self._sitting_out, self._averaging = SittingOut(), Averaging()
+        self._sitting_out, self._averaging, self._unmoved = SittingOut(), Averaging(), Unmoved()
         self._readers: dict[str, Taps | Teacher] = dict(self._taps)
         if self.teacher:
             self._taps["teacher"], self._readers["teacher"] = self.teacher.taps, self.teacher
@@ -265,6 +266,7 @@ class Distiller(nn.Module):
         captured = self.capture(inputs, labels, index, views=views, micro_batch=micro_batch)
         if self.training and torch.is_grad_enabled() and not self._sitting_out.in_step:
             self._averaging.after_batch(self, self.students)
+            self._unmoved.after_batch(self.students, self.terms, self.clock)
         return self.score(captured, update=self.training)
 
     def begin_epoch(self, epoch: int | Clock) -> None:

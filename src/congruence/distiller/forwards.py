@@ -17,6 +17,7 @@ from congruence.models.taps import Taps
 from congruence.models.teacher import Teacher
 
 _OF_EXPORTED = ("Guard failed", "Expected input at")  # how they refuse sizes that they were not exported for
+_OF_DDP = "Expected to have finished reduction in the prior iteration"
 
 
 def paths_to_read(bindings: Sequence[Binding], given: Mapping[str, Any]) -> dict[tuple[str, str], set[str]]:
@@ -63,6 +64,12 @@ def read(
             raise ValueError(
                 f"The {model} is an exported program and refuses a batch of {row_count(inputs)} samples {samples} "
                 f"({reason}): export it with dynamic_shapes."
+            ) from error
+        if reason.startswith(_OF_DDP):
+            raise ValueError(
+                f"The {model} is inside DistributedDataParallel, which waits for gradients of parameters that no term "
+                "reaches: wrap the distiller instead, with find_unused_parameters=True, or freeze them "
+                "(requires_grad_(False))."
             ) from error
         if samples == example:
             raise

@@ -101,7 +101,7 @@ def compare(
     if unrelated_classes(teacher, facts):
         why = embedded["teacher"].left_out or "the teacher knows other classes"
         embedded["teacher"] = embedded["teacher"]._replace(logits=None, head=None, left_out=why)
-    tell_left_out(*embedded.values())
+    tell_left_out(embedded)
     pair = beside(embedded["student"], embedded["teacher"])
     pair.require_finite("compare")
     sides = {"teacher": (beside(embedded["teacher"]), teacher), "student": (beside(embedded["student"]), student)}

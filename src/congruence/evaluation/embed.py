@@ -186,10 +186,11 @@ class _Reader:
         return linear.weight.detach().float().cpu().clone(), bias
 
 
-def tell_left_out(*embedded: Embedded | None) -> None:
-    """Say once why classes are not measured, where a model's logits were left out."""
-    for why in dict.fromkeys(each.left_out for each in embedded if each is not None and each.left_out):
-        LOG.warning("Accuracy, agreement and entropy are left out: %s.", why)
+def tell_left_out(embedded: Mapping[str, Embedded | None]) -> None:
+    """Say of each model by name why its classes are not measured, where its logits were left out."""
+    for name, each in embedded.items():
+        if each is not None and each.left_out:
+            LOG.warning("The %s's accuracy, agreement and entropy are left out: %s.", name, each.left_out)
 
 
 def beside(student: Embedded, teacher: Embedded | None = None, *, database: Embedded | None = None) -> Embeddings:

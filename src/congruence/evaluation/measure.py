@@ -76,7 +76,7 @@ def measure(
     if classifies:
         check_same_classes(student, ModelFacts.of(splits.train))
     numbers = (*numbers_in("run").values(), *own)
-    of = embeddings_on_test(student, splits, numbers, teacher=teacher, device=device)
+    of = embeddings_on_test(student, splits, numbers, teacher=teacher, device=device, classifies=classifies)
     facts = {"parameters": count_parameters(student)}
     return Measurement(measured(numbers, of, facts=facts, classifies=classifies))
 
@@ -124,15 +124,19 @@ def embeddings_on_test(
     *,
     teacher: nn.Module | Embedded | None = None,
     device: str | torch.device | None = None,
+    classifies: bool = True,
 ) -> Embeddings:
-    """Embed the test split by a student and its teacher, and the training split where a number needs it."""
+    """Embed the test split by a student and its teacher, and the training split where a number needs it.
+
+    Of a student that does not classify, nobody is told that it has no numbers of classes.
+    """
     test = _embedded(student, splits.test, "student", device)
     database = None
     if any("database" in number.needs for number in numbers):
         database = _embedded(student, splits.train, "student", device)
     if isinstance(teacher, nn.Module):
         teacher = _teacher_on_test(teacher, splits, device)
-    tell_left_out(test, teacher)
+    tell_left_out({"student": test if classifies else None, "teacher": teacher})
     return beside(test, teacher, database=database)
 
 

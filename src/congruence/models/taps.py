@@ -81,7 +81,7 @@ class Taps:
         self._paths: dict[str, LayerPath] = {}
         self._targets: dict[str, str] = {}
         self._copied: set[str] = set()  # paths whose tensor is changed in place later in the forward
-        self._linears: list[tuple[str, int, Tensor, Tensor | None]] = []  # of the dry run: layer, call, left, entered
+        self._linears: list[tuple[str, int, Tensor, Tensor | None, Tensor]] = []  # of the dry run: layer, call, tensors
         self._last: nn.Module | None = None  # to run, of those with parameters of their own
 
     def probe(self, example: Any, *, training: bool) -> None:
@@ -101,7 +101,7 @@ class Taps:
                 stack.enter_context(_hook(module.register_forward_pre_hook(self._entering(layer))))
                 stack.enter_context(_hook(module.register_forward_hook(self._leaving(layer, maps))))
             output = dry_forward(self._layers, example, training=training)
-        linears = [LinearCall(self._named(layer, call), left, entered) for layer, call, left, entered in self._linears]
+        linears = [LinearCall(self._named(layer, n), left, had, own) for layer, n, left, had, own in self._linears]
         self.defaults, self.in_evaluation = find_defaults(linears, self._last, output), None
         if self._layers.root_closed:  # no layer was seen: the output may be that of a head
             self.defaults = replace(self.defaults, features=None)
@@ -153,7 +153,7 @@ class Taps:
             # model's output at the end.
             if "Linear" in type(module).__name__ and isinstance(output, Tensor) and not output.is_nested:
                 entered = args[0] if args and isinstance(args[0], Tensor) else None
-                self._linears.append((layer, self._calls[layer], output.detach().clone(), entered))
+                self._linears.append((layer, self._calls[layer], output.detach().clone(), entered, output))
             if isinstance(output, Tensor) and not output.is_nested and output.dim() in (4, 5):
                 maps.append((layer, self._calls[layer], output.shape))
 

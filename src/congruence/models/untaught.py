@@ -7,17 +7,17 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from congruence.models.forward import version
+from congruence.models.parameters import bits
 
 ALL = "all of it"
-# By module, the versions that its parameters had when no term had reached them: what moves them later (a run, loaded
-# weights) counts a version, and the mark no longer holds. It is kept beside the module, which stays the user's own.
-_UNTAUGHT: WeakKeyDictionary[nn.Module, tuple[int, ...]] = WeakKeyDictionary()
+# By module, the bits that its parameters had when no term had reached them: after what moves them later (a run, loaded
+# weights) the mark no longer holds. It is kept beside the module, which stays the user's own.
+_UNTAUGHT: WeakKeyDictionary[nn.Module, tuple[int | None, ...]] = WeakKeyDictionary()
 
 
 def mark_untaught(module: nn.Module) -> None:
     """Note that no term reached a layer."""
-    _UNTAUGHT[module] = _versions(module)
+    _UNTAUGHT[module] = _bits(module)
 
 
 def mark_parts(model: nn.Module, parts: Iterable[str]) -> None:
@@ -39,11 +39,11 @@ def is_untaught(module: nn.Module) -> bool:
         >>> before, is_untaught(head)
         (True, False)
     """
-    return _UNTAUGHT.get(module) == _versions(module) and module in _UNTAUGHT
+    return module in _UNTAUGHT and _UNTAUGHT[module] == _bits(module)
 
 
-def _versions(module: nn.Module) -> tuple[int, ...]:
-    return tuple(version(parameter) for parameter in module.parameters(recurse=False))
+def _bits(module: nn.Module) -> tuple[int | None, ...]:
+    return tuple(bits(parameter) for parameter in module.parameters(recurse=False))
 
 
 def whole_parts(model: nn.Module, names: Collection[str]) -> list[str]:

@@ -62,7 +62,9 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
     """
     path, key = split_key(Path(path))
     if not path.is_file():
-        raise ValueError(f"There is no weights file '{path}'.")
+        inside = path / "student.safetensors"
+        hint = f" Did you mean '{inside}'?" if inside.is_file() else " That is a folder." if path.is_dir() else ""
+        raise ValueError(f"There is no weights file '{path}'.{hint}")
     try:
         content = content_of(path)
     except Exception as error:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from congruence.config.schema import RunConfig, StageConfig
     from congruence.config.tables import CacheConfig
 
+_TEACHER_SEED = 1_000_003  # added to a stage's: a seed for what its teacher's factory draws
+
 
 @dataclass(frozen=True)
 class Models:
@@ -111,7 +113,7 @@ def rehearse(config: RunConfig, context: RunContext) -> None:
 
 
 def build_models(config: RunConfig, stage_name: str, context: RunContext) -> Models:
-    """Build the models of one stage; the students depend on the stage's seed alone."""
+    """Build the models of one stage; they depend on the stage's seed alone."""
     stage, splits, trust = config.stages[stage_name], context.loaded(config.data), context.trust
     channels, classes = splits.train.shape[0], splits.train.classes
     teacher = _teacher(config, stage, context, classes=classes, in_channels=channels)
@@ -146,6 +148,8 @@ def _teacher(
         # A trained teacher has the classes it was trained on, whatever those of the data are.
         head = load_weights(weights).get("fc.weight")
         classes = classes if head is None else head.shape[0]
+    # Without weights it is as drawn; not of the student's seed, which would make equal networks equal.
+    seed_everything(stage.train.seed + _TEACHER_SEED)
     teacher = build_model(model, classes=classes, in_channels=in_channels, weights=weights, trust=context.trust)
     facts = None if weights is None or model.unchecked else facts_of(weights)
     if facts is not None:

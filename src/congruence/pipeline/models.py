@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from congruence import models
+from congruence.core import check
 from congruence.core.importing import import_callable
 
 if TYPE_CHECKING:
@@ -60,7 +61,10 @@ def describe_model(
     given = {"classes": classes, "in_channels": in_channels}
     options = {**{name: given[name] for name in sorted(asked)}, **config.options}
     if "classes" in options and options["classes"] is None:
-        raise ValueError("The data has no classes: say how many the model has (its table's options.classes).")
+        raise ValueError(
+            "The data has no classes: say how many the model has, by options = { classes = 10 } in its table (for the "
+            "student of a run without a configuration: --set stages.student.student.options.classes=10)."
+        )
     return {"model": config.model, "factory": config.factory, "options": options}
 
 
@@ -69,7 +73,18 @@ def rebuild(described: dict[str, Any], *, trust: bool = False) -> nn.Module:
     if described["model"] is not None:
         return models.build(described["model"], **described["options"])
     factory = described["factory"]
-    made = import_callable(factory, what="factory", trust=trust)(**described["options"])
+    make, options = import_callable(factory, what="factory", trust=trust), described["options"]
+    try:
+        inspect.signature(make).bind(**options)
+    except TypeError as error:
+        raise ValueError(
+            f"The factory '{factory}' cannot be called with the options {options}: {error}; its arguments belong into "
+            "the options of its table (options = { NAME = VALUE })."
+        ) from None
+    try:
+        made = make(**options)
+    except Exception as error:  # of the user's code, whatever it is
+        raise ValueError(f"The factory '{factory}' failed with {check.sentence(error)}") from error
     if not isinstance(made, nn.Module):
         raise ValueError(f"The factory '{factory}' must return a torch module, got {type(made).__name__}.")
     return made

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
+from torch import nn
 
 from congruence.distiller.distiller import Distiller
 from congruence.models.compiled import Compiled
@@ -16,7 +17,8 @@ def start_training(distiller: Distiller) -> None:
     """Put into training mode what is in evaluation mode as a whole.
 
     A student in training mode is left alone: parts of it that its owner put into evaluation mode (frozen batch norms)
-    stay so, which `.train()` on the whole would undo.
+    stay so, which `.train()` on the whole would undo. A part whose class has a `train` of its own, which may freeze
+    some of it, is asked all the same.
     """
     distiller.training = True
     distiller.students.training = True
@@ -24,6 +26,13 @@ def start_training(distiller: Distiller) -> None:
     for student in distiller.students.values():
         if not student.training:
             student.train()
+            continue
+        own = [part for part in student.modules() if part.training and type(part).train is not nn.Module.train]
+        frozen = [part for part in student.modules() if not part.training]
+        for part in own:
+            part.train()
+        for part in frozen:
+            part.training = False
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -123,9 +124,22 @@ def prepare(
         )
     if ranks.world_size() > 1 and not source.shared_by_ranks:
         LOG.warning("The training loader has no DistributedSampler: each rank may see all samples.")
+    _refuse_sparse(distiller)
     rehearse_smallest(distiller, source, options, device)
     for name, layers in distiller.describe_layers().items():
         LOG.info("%s reads %s.", name, layers)
+
+
+def _refuse_sparse(distiller: Distiller) -> None:
+    """Refuse embeddings with sparse gradients, which have no norm to clip and to look at."""
+    for name, student in distiller.students.items():
+        for path, part in student.named_modules():
+            table = isinstance(part, nn.Embedding | nn.EmbeddingBag)
+            if table and part.sparse and part.weight.requires_grad:
+                raise ValueError(
+                    f"`fit`: the {name}'s layer '{path}' gives sparse gradients (sparse=True), which cannot be "
+                    "averaged and clipped with the others: build it with sparse=False."
+                )
 
 
 def rehearse_validation(

@@ -155,3 +155,20 @@ def test_a_look_at_the_first_batch_leaves_the_loader_as_it_was():
         BatchSource([], "train_loader").first()
     with pytest.raises(ValueError, match="`val_loader` must be a loader that can be read more than once"):
         BatchSource(iter(loader), "val_loader").first()
+
+
+def test_a_dataset_in_place_of_a_loader_is_refused():
+    samples = TensorDataset(POINTS, LABELS)
+    with pytest.raises(
+        ValueError, match=r"`train_loader` must give batches, and this TensorDataset gives single samples"
+    ):
+        cg.fit(cg.Distiller(None, net(0), ["ce"], example=POINTS[:2]), samples, None, constant())
+    with pytest.raises(
+        ValueError, match=r"put a loader around it, as congruence.data.loader\(dataset, batch_size=32\)"
+    ):
+        cg.compare(net(0), net(1), samples)
+
+
+def test_a_dataset_of_batches_is_a_loader():
+    batches = TensorDataset(POINTS.view(3, 8, 6), LABELS.view(3, 8))
+    assert cg.fit(cg.Distiller(None, net(0), ["ce"], example=POINTS[:2]), batches, None, constant(epochs=1)).steps == 3

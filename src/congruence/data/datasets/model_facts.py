@@ -22,6 +22,7 @@ from congruence.models.layers import unwrap
 LOG = logging.getLogger("congruence")
 FORMAT = 1
 ATTRIBUTE = "trained_on"  # of a module that was loaded from a run's file: a plain dict, so that it pickles without us
+_ROUNDED = 1e-4  # deviations: numbers as a sentence prints them
 _CLOSE = 0.05  # of a deviation: a mean or deviation that is off by more changes what a model sees
 _DEEPEST = 8
 _UNCHECKED = (
@@ -184,7 +185,7 @@ def check_same_preparation(facts: ModelFacts, whose: str, data: ModelFacts, way:
     sized = facts.shape is not None and data.shape is not None and data.mean is not None
     shape_differs = sized and (facts.shape != data.shape or (moments and facts.resize != data.resize))
     off = _off(facts, data) if moments else 0.0
-    if not (shape_differs or off > 0):
+    if not (shape_differs or off > _ROUNDED):
         return
     both = f"{whose} was trained on images {facts.preparation()}, these are {data.preparation()}"
     if shape_differs or off > _CLOSE:

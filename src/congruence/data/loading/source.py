@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sized
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 
 from congruence.core import check, ranks, rng
 from congruence.core.batch import Batch, unpack
@@ -27,6 +27,19 @@ class PlannedLoader(Protocol):
         """Iterate over an epoch's batches from number `start` on."""
 
 
+def _refuse_samples(loader: Any, argument: str) -> None:
+    """Refuse a dataset whose items are single samples, as their labels show."""
+    if not isinstance(loader, Dataset) or isinstance(loader, IterableDataset | PlannedLoader):
+        return
+    item = next(iter(loader), None) if isinstance(loader, Sized) and len(loader) else None
+    label = item[1] if isinstance(item, tuple | list) and len(item) > 1 else None
+    if isinstance(label, int) or (isinstance(label, torch.Tensor) and not label.dim()):
+        raise ValueError(
+            f"`{argument}` must give batches, and this {type(loader).__name__} gives single samples: put a loader "
+            "around it, as congruence.data.loader(dataset, batch_size=32)."
+        )
+
+
 class BatchSource:
     """Batches of a loader for training and for measuring.
 
@@ -36,6 +49,7 @@ class BatchSource:
     """
 
     def __init__(self, loader: Any, argument: str = "loader") -> None:
+        _refuse_samples(loader, argument)
         self.loader, self.argument = loader, argument
         self.planned = isinstance(loader, PlannedLoader)
         self._index = IndexWatch(loader)

@@ -193,6 +193,11 @@ class RunDirectory:
             )
         return migrate_identity(recorded)
 
+    def teacher(self) -> str | None:
+        """Return what told the run's teacher from others, None where there was none or it could not be told."""
+        recorded = self._recorded_identity()
+        return None if recorded is None else recorded.get("teacher")
+
     def _begun(self) -> bool:
         """Whether the run has made a step that is kept: one that has not may make way for another."""
         return self.checkpoints.last() > 0 or (self.metrics.exists() and self.metrics.stat().st_size > 0)

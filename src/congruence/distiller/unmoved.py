@@ -1,0 +1,61 @@
+"""What a loop of one's own does not move, told once: `fit` knows what its terms reach, such a loop shows less."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from torch import nn
+
+from congruence.core.ranks import rank
+from congruence.methods.method import Clock
+from congruence.methods.term import Term
+from congruence.models.parameters import bits
+from congruence.models.untaught import count, mark_parts, whole_parts
+
+LOG = logging.getLogger("congruence")
+_AT = (11, 33, 99)  # training batches after which it is looked at: an optimizer may not step after each
+
+
+class Unmoved:
+    """Compares the students' trainable parameters with those of the first training batch."""
+
+    def __init__(self) -> None:
+        self._batches = 0
+        self._first: dict[str, dict[str, int | None]] = {}
+
+    def after_batch(self, students: nn.ModuleDict, terms: Sequence[Term], clock: Clock) -> None:
+        """Count a training batch, before its backward; name what no step has moved, once all terms have begun."""
+        if self._batches > _AT[-1]:
+            return
+        if not self._batches:
+            self._first = {name: _bits(student) for name, student in students.items()}
+        self._batches += 1
+        if self._batches in _AT and not any(term.start_epoch > clock.epoch for term in terms):
+            self._look(students)
+
+    def _look(self, students: nn.ModuleDict) -> None:
+        for name, student in students.items():
+            now, first = _bits(student), self._first[name]
+            left = [inner for inner, each in now.items() if each is not None and first.get(inner) == each]
+            if len(left) == len(now):  # no step yet
+                continue
+            self._batches = _AT[-1] + 1
+            # A single one beside others that moved had steps too small to see, as a bias before a batch norm has.
+            modules = dict(student.named_modules())
+            parts = [part for part in whole_parts(student, left) if part in modules]
+            left = [inner for inner in left if any(inner.startswith(f"{part}.") for part in parts)]
+            mark_parts(student, parts)
+            if parts and rank() == 0:
+                LOG.warning(
+                    "The %s has parts that no step has moved: %s (%d of %d parameters). No term reaches them, no "
+                    "optimizer has them, or its steps are too small; so far they are as they were.",
+                    *(name, ", ".join(f"'{part}'" for part in parts), count(student, left)),
+                    sum(parameter.numel() for parameter in student.parameters()),
+                )
+
+
+def _bits(student: nn.Module) -> dict[str, int | None]:
+    """Half precision is passed over: small steps are lost in it."""
+    trained = {name: p for name, p in student.named_parameters() if p.requires_grad and p.element_size() >= 4}
+    return {name: bits(parameter) for name, parameter in trained.items()}

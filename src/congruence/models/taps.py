@@ -123,7 +123,7 @@ class Taps:
         of a transformer, its only map, are no stage.
         """
         maps = [(layer, count, shape) for layer, count, shape in maps if shape[0] in samples] or maps
-        if len(maps) == 1 and any(left.dim() == 3 for _, _, left, _ in self._linears):
+        if len(maps) == 1 and any(left.dim() == 3 for _, _, left, *_ in self._linears):
             return {}
         last: dict[torch.Size, tuple[str, torch.Size]] = {}
         for layer, count, shape in maps:

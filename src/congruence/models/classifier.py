@@ -27,11 +27,12 @@ _CLOSE = 1e-3  # relative: half precision counts as equal
 
 @dataclass(frozen=True)
 class LinearCall:
-    """One run of a Linear: the path that reads it, what left it, and what had entered."""
+    """One run of a Linear: the path that reads it, a copy of what left it, what had entered, and what left itself."""
 
     path: str
     left: Tensor
     entered: Tensor | None = None
+    gave: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -174,11 +175,15 @@ def _head(path: str) -> Defaults:
 def _of_head(head: LinearCall, output: Tensor, path: str) -> Defaults:
     """Return the layers of a model in whose output a Linear's values are: that Linear's, if it gives a row a sample.
 
-    Of a Linear that gives tokens [B, N, C], of which the output keeps one or the mean, the output has the logits.
+    Of a Linear that gives tokens [B, N, C], of which the output keeps one or the mean, the output has the logits; and
+    where it only equals a Linear's values, as with an adapter or a second branch that begins at zero.
     """
-    if head.left.shape == output.shape:
+    left = head.left.to(output.dtype)
+    values = [left] if left.shape == output.shape else _of_tokens(left)
+    if left.shape == output.shape and (
+        head.gave is None or head.gave is output or not torch.allclose(left, output, rtol=_CLOSE, equal_nan=True)
+    ):
         return _head(head.path)
-    values = _of_tokens(head.left.to(output.dtype))
     if any(torch.allclose(bend(each), output, rtol=_CLOSE, equal_nan=True) for each in values for bend in _LOGITS):
         return Defaults(head.path, f"input:{head.path}", path, frozenset({head.path}))
     why = f"its output holds probabilities, and its last Linear '{head.path}' gives tokens {check.shape(head.left)}"

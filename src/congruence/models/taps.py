@@ -81,7 +81,8 @@ class Taps:
         self._paths: dict[str, LayerPath] = {}
         self._targets: dict[str, str] = {}
         self._copied: set[str] = set()  # paths whose tensor is changed in place later in the forward
-        self._linears: list[tuple[str, int, Tensor, Tensor | None]] = []  # of the dry run: layer, call, left, entered
+        # Of the dry run: layer, call, and a copy of what left, what had entered, what left itself.
+        self._linears: list[tuple[str, int, tuple[Tensor, Tensor | None, Tensor]]] = []
         self._last: nn.Module | None = None  # to run, of those with parameters of their own
 
     def probe(self, example: Any, *, training: bool) -> None:
@@ -101,7 +102,7 @@ class Taps:
                 stack.enter_context(_hook(module.register_forward_pre_hook(self._entering(layer))))
                 stack.enter_context(_hook(module.register_forward_hook(self._leaving(layer, maps))))
             output = dry_forward(self._layers, example, training=training)
-        linears = [LinearCall(self._named(layer, call), left, entered) for layer, call, left, entered in self._linears]
+        linears = [LinearCall(self._named(layer, call), *rest) for layer, call, rest in self._linears]
         self.defaults, self.in_evaluation = find_defaults(linears, self._last, output), None
         if self._layers.root_closed:  # no layer was seen: the output may be that of a head
             self.defaults = replace(self.defaults, features=None)
@@ -123,7 +124,7 @@ class Taps:
         of a transformer, its only map, are no stage.
         """
         maps = [(layer, count, shape) for layer, count, shape in maps if shape[0] in samples] or maps
-        if len(maps) == 1 and any(left.dim() == 3 for _, _, left, _ in self._linears):
+        if len(maps) == 1 and any(left.dim() == 3 for _, _, (left, _, _) in self._linears):
             return {}
         last: dict[torch.Size, tuple[str, torch.Size]] = {}
         for layer, count, shape in maps:
@@ -153,7 +154,7 @@ class Taps:
             # model's output at the end.
             if "Linear" in type(module).__name__ and isinstance(output, Tensor) and not output.is_nested:
                 entered = args[0] if args and isinstance(args[0], Tensor) else None
-                self._linears.append((layer, self._calls[layer], output.detach().clone(), entered))
+                self._linears.append((layer, self._calls[layer], (output.detach().clone(), entered, output)))
             if isinstance(output, Tensor) and not output.is_nested and output.dim() in (4, 5):
                 maps.append((layer, self._calls[layer], output.shape))
 

@@ -148,6 +148,28 @@ def test_logits_with_constants_are_those_of_their_head(end) -> None:
     assert other.default("features") != "input:fc"
 
 
+class Adapted(nn.Module):
+    """A head that is frozen, and an adapter of it that begins at zero."""
+
+    def __init__(self, head: nn.Linear) -> None:
+        super().__init__()
+        self.head = head.requires_grad_(False)
+        self.down, self.up = (nn.Parameter(torch.zeros(*shape)) for shape in ((2, 8), (3, 2)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x) + x @ self.down.T @ self.up.T
+
+
+def test_an_adapter_that_begins_at_zero_is_part_of_the_logits() -> None:
+    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), Adapted(nn.Linear(8, 3)))
+    taps = Taps(model, name="student")
+    taps.probe(POINTS, training=True)
+    assert (taps.default("features"), taps.default("logits"), taps.head) == ("input:2.head", "output", "2.head")
+    plain = Taps(nn.Sequential(nn.Linear(5, 8), nn.Linear(8, 3)), name="student")
+    plain.probe(POINTS, training=True)
+    assert plain.default("logits") == "1"
+
+
 def test_a_head_that_evaluation_shows_gives_the_features() -> None:
     dropped = lambda model, states: nn.functional.dropout(model.fc(states[:, 0]), 0.9, model.training)  # noqa: E731
     taps = found(Tokens(dropped), IDS, training=True)

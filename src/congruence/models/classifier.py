@@ -175,7 +175,8 @@ def _head(path: str) -> Defaults:
 def _of_head(head: LinearCall, output: Tensor, path: str) -> Defaults:
     """Return the layers of a model in whose output a Linear's values are: that Linear's, if it gives a row a sample.
 
-    Of a Linear that gives tokens [B, N, C], of which the output keeps one or the mean, the output has the logits.
+    Of a Linear that gives tokens [B, N, C], of which the output keeps one or the mean, the output has the logits; and
+    where it only equals a Linear's values, as with an adapter or a second branch that begins at zero.
     """
     if head.left.shape == output.shape:
         return _behind(head, path, output)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+import congruence as cg
 from congruence.models.taps import Taps
 
 
@@ -87,19 +89,29 @@ def test_of_several_embeddings_none_is_chosen() -> None:
 
 
 @pytest.mark.parametrize(
-    "end",
+    ("end", "logits"),
     [
-        lambda model, states: model.fc(states.mean(1)),
-        lambda model, states: model.fc(states).mean(1),
-        lambda model, states: model.fc(states)[:, 0].log_softmax(1),
-        lambda model, states: {"hidden": states, "logits": model.fc(states[:, 0])},
-        lambda model, states: (model.fc(states[:, 0]), states),
+        (lambda model, states: model.fc(states.mean(1)), "fc"),
+        (lambda model, states: model.fc(states).mean(1), "output"),
+        (lambda model, states: model.fc(states)[:, 0].log_softmax(1), "output"),
+        (lambda model, states: {"hidden": states, "logits": model.fc(states[:, 0])}, "fc"),
+        (lambda model, states: (model.fc(states[:, 0]), states), "fc"),
     ],
     ids=["rows", "averaged over tokens", "of the first token", "named", "first of two"],
 )
-def test_a_head_is_found_by_its_values_in_the_output(end) -> None:
+def test_a_head_is_found_by_its_values_in_the_output(end, logits) -> None:
     taps = found(Tokens(end), IDS)
-    assert (taps.default("features"), taps.default("logits")) == ("input:fc", "fc")
+    assert (taps.default("features"), taps.default("logits")) == ("input:fc", logits)
+
+
+@pytest.mark.parametrize(
+    "pool", [lambda z: z.mean(1), lambda z: z[:, 0], lambda z: z[:, -1], lambda z: z[:, :1].sum(1)]
+)
+def test_logits_of_tokens_are_taught_as_the_output_has_them(pool) -> None:
+    student = Tokens(lambda model, states: pool(model.fc(states)))
+    distiller = cg.Distiller(None, student, ["ce"], example=IDS)
+    out = distiller(IDS, torch.zeros(len(IDS), dtype=torch.int64))
+    assert torch.equal(out.loss, F.cross_entropy(out.student, torch.zeros(len(IDS), dtype=torch.int64)))
 
 
 def test_of_several_logits_none_is_chosen_but_by_name() -> None:

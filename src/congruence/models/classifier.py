@@ -19,6 +19,7 @@ _ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (
     lambda z: z.softmax(1),
     torch.sigmoid,
 )
+_LOGITS = _ACTIVATIONS[:2]  # of which a softmax at any temperature is that of the logits themselves
 # What makes an embedding of a Linear's values: no score of a class is bent like this.
 _BENDS: tuple[Callable[[Tensor], Tensor], ...] = (torch.tanh, torch.relu, F.gelu, F.normalize)
 _BRANCHES = 8  # the last Linears of the output's shape that are tried for a sum
@@ -167,15 +168,21 @@ def _head(path: str) -> Defaults:
 def _behind(head: LinearCall, part: str, tensor: Tensor) -> Defaults:
     """Return the layers of an output with a head's values: where more than the head made it, the logits are the output.
 
-    An adapter beside the head adds 0 before it is trained. It is seen by the output being another tensor.
+    An adapter beside the head adds 0 before it is trained. It is seen by the output being another tensor. Where the
+    head ran over tokens, the logits of a sample are the output, too, unless that is probabilities.
     """
     given = head.given
+    output = Defaults(head.path, f"input:{head.path}", part, frozenset({head.path}))
+    if head.left.dim() == 3 and tensor.dim() == 2:
+        return (
+            output if any(_alike(act(z), tensor) for z in _pooled(head.left) for act in _LOGITS) else _head(head.path)
+        )
     alike = given is not None and (given.shape, given.dtype) == (tensor.shape, tensor.dtype)
     if given is None or not alike or given.data_ptr() == tensor.data_ptr():
         return _head(head.path)
     if not torch.allclose(head.left, tensor, rtol=_CLOSE, equal_nan=True):  # probabilities
         return _head(head.path)
-    return Defaults(head.path, f"input:{head.path}", part, frozenset({head.path}))
+    return output
 
 
 def _of_several(linears: Sequence[LinearCall], parts: Mapping[str, Tensor]) -> Defaults:
@@ -230,12 +237,19 @@ def _equal_to(linears: Sequence[LinearCall], output: Tensor) -> LinearCall | Non
         return None
     for call in reversed(linears):
         left = call.left.to(output.dtype)
-        for values in (left, *([left.mean(1), left[:, 0], left[:, -1]] if left.dim() == 3 else ())):
-            if values.shape == output.shape and any(
-                torch.allclose(activation(values), output, rtol=_CLOSE, equal_nan=True) for activation in _ACTIVATIONS
-            ):
-                return call
+        if any(_alike(act(values), output) for values in (left, *_pooled(left)) for act in _ACTIVATIONS):
+            return call
     return None
+
+
+def _pooled(left: Tensor) -> tuple[Tensor, ...]:
+    """Return what a model may make of a Linear's values of tokens [B, N, C]: their mean, the first or the last."""
+    return (left.mean(1), left[:, 0], left[:, -1]) if left.dim() == 3 else ()
+
+
+def _alike(values: Tensor, output: Tensor) -> bool:
+    same = values.shape == output.shape
+    return same and torch.allclose(values.to(output.dtype), output, rtol=_CLOSE, equal_nan=True)
 
 
 def _summed(linears: Sequence[LinearCall], output: Tensor) -> list[str]:

@@ -18,10 +18,11 @@ class Dropping(nn.Module):
         self.act, self.head, self.chance, self.ran = nn.Tanh(), nn.Linear(6, 3), chance, []
 
     def forward(self, hidden):
-        self.ran.append(set())
+        ran = {n for n in range(len(self.layers)) if not self.training or torch.rand(()) >= self.chance}
+        if self.training:
+            self.ran.append(ran)
         for number, layer in enumerate(self.layers):
-            if not self.training or torch.rand(()) >= self.chance:
-                self.ran[-1].add(number)
+            if number in ran:
                 hidden = hidden + self.act(layer(hidden))
         return self.head(hidden)
 

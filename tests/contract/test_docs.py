@@ -6,6 +6,7 @@ import doctest
 import importlib
 import inspect
 import pkgutil
+import re
 
 import pytest
 import torch
@@ -56,3 +57,10 @@ def test_pages_run(page, tmp_path, monkeypatch):
             run(block, namespace, f"(blocks that are not run: {left_out or 'none'})")
     text = page.read_text(encoding="utf8")
     assert text.count("<!-- not run:") == len(left_out), f"a mark without a block after it; not run: {left_out}"
+
+
+def test_the_tests_that_the_page_of_reliability_names_are_there():
+    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf8")
+    named = set(re.findall(r"`(tests/[\w/]+\.py)`", page))
+    assert len(named) > 20
+    assert not [name for name in named if not (ROOT / name).is_file()]

@@ -104,6 +104,34 @@ def test_stages_of_swin():
     assert call(maps, x) > 0
 
 
+def test_default_maps_have_a_row_a_sample():
+    class Biased(Swin):
+        def __init__(self, width):
+            super().__init__(width)
+            self.bias = nn.Identity()
+
+        def forward(self, x):
+            self.bias(torch.ones(1, 1, 8, 6))  # a table of positions, as large as the maps
+            return super().forward(x)
+
+    made = pair(Biased, Term("at"), torch.randn(4, 3, 32, 24))
+    assert {path for paths in made.layers()["at"].values() for path in paths} == {"stage"}
+
+
+def test_the_patches_of_a_transformer_are_no_default_map():
+    class Patches(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.patch, self.mlp, self.head = nn.Conv2d(3, width, 4, 4), nn.Linear(width, width), nn.Linear(width, 3)
+
+        def forward(self, x):
+            return self.head(self.mlp(self.patch(x).flatten(2).transpose(1, 2)).mean(1))
+
+    with pytest.raises(ValueError, match=r"The term 'at': The student has no default layer for 'maps': name one"):
+        pair(Patches, Term("at"), torch.randn(4, 3, 32, 24))
+    pair(Patches, Term("at", student_layer="patch", teacher_layer="patch"), torch.randn(4, 3, 32, 24))
+
+
 @pytest.mark.parametrize("key", ["mimic", "at", "nst", "sp", "fitnet"])
 def test_maps_of_videos(key):
     def make(width):

@@ -238,6 +238,11 @@ def test_no_student_to_train(points):
     distiller = Distiller(net(0), student, ["kd"], example=points[:2])
     with pytest.raises(ValueError, match="no parameter of the student requires a gradient"):
         distiller.parameter_groups()
+    with torch.no_grad():
+        distiller(points)  # measuring is no training
+    again = Distiller(net(0), student, ["kd"], example=points[:2])
+    with pytest.raises(ValueError, match=r"nothing to train .*call student.requires_grad_\(\) first"):
+        again(points)
 
 
 def test_frozen_layers_stay_frozen(points, labels):

@@ -591,6 +591,49 @@ def test_layers_without_a_row_a_sample():
         made(**BATCH, micro_batch=10)
 
 
+def test_layers_that_cut_padding_off():
+    class Cuts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = nn.Linear(6, 4), nn.Linear(4, 3)
+
+        def forward(self, inputs):
+            longest = int((inputs[:, :, 0] != 0).sum(1).max())
+            return self.head(self.body(inputs[:, :longest])[:, 0])
+
+    inputs, labels = torch.ones(8, 5, 6), torch.arange(8) % 3
+    inputs[:4, 2:] = 0
+    made = cg.Distiller(None, Cuts(), [Term("ce"), Term(Spread(), student_layer="body")], example=inputs)
+    made(inputs, labels).loss.backward()
+    with pytest.raises(ValueError, match=r"layer 'body' gives \[4, 2, 4\] for some samples and \[4, 5, 4\] for others"):
+        made(inputs, labels, micro_batch=4)
+
+
+def test_inputs_that_want_gradient():
+    inputs = torch.ones(8, 6, requires_grad=True)
+    made = cg.Distiller(None, nn.Linear(6, 3), ["ce"], example=inputs)
+    made(inputs, torch.arange(8) % 3).loss.backward()
+    assert inputs.grad is not None
+    with pytest.raises(ValueError, match=r"`inputs` must be without gradient for micro_batch"):
+        made(inputs, torch.arange(8) % 3, micro_batch=4)
+
+
+def test_inputs_of_other_rows():
+    class Bags(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bags, self.head = nn.EmbeddingBag(9, 4), nn.Linear(4, 3)
+
+        def forward(self, words, starts):
+            return self.head(self.bags(words, starts))
+
+    inputs = torch.arange(16) % 9, torch.arange(0, 16, 2)
+    made = cg.Distiller(None, Bags(), ["ce"], example=inputs)
+    made(inputs, torch.arange(8) % 3).loss.backward()
+    with pytest.raises(ValueError, match=r"of tensors with 16 and 8 rows it took rows 0 to 4 of the former"):
+        made(inputs, torch.arange(8) % 3, micro_batch=4)
+
+
 class Spread(Method):
     needs = Needs(teacher=False)
 

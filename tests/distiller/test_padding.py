@@ -134,6 +134,45 @@ def test_what_looks_like_a_mask_is_asked_for():
         pair(Term("pkt", mask=False, **LAYERS), give(4), make)
 
 
+class Lengths(Encoder):
+    def forward(self, input_ids, lengths):
+        return super().forward(input_ids, (torch.arange(input_ids.shape[1]) < lengths[:, None]).long())
+
+
+def test_lengths_are_a_mask():
+    def give(length):
+        return {"input_ids": ids(length), "lengths": REAL.sum(1)}
+
+    expected = losses(Term("pkt", **LAYERS), usual)
+    assert losses(Term("pkt", mask="lengths", **LAYERS), give, Lengths) == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(ValueError, match=r"gives tokens \[4, 4, 8\], and the inputs' 'lengths' looks like how many"):
+        pair(Term("pkt", **LAYERS), give(4), Lengths)
+    pair(Term("pkt", mask=False, **LAYERS), give(4), Lengths)
+    pair("pkt", give(4), Lengths)  # rows need none
+    with pytest.raises(ValueError, match=r"gives 4 tokens, which the lengths 'lengths' of up to 9 do not fit"):
+        token_mask(torch.ones(2, 4, 8), {"lengths": torch.tensor([9, 3])}, "lengths", "The layer", "way")
+
+
+class Table(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.body, self.head = nn.Embedding(50, width, padding_idx=0), nn.Linear(width, 3)
+
+    def forward(self, words):
+        return self.head(self.body(words).sum(1))
+
+
+def test_an_embedding_tells_which_tokens_are_padding():
+    sentence = r"whose padding its layer 'body' is told by a `padding_idx=0` that the inputs do not hold.*mask=False"
+    for words in (ids(6), ids(6).flip(1)):
+        with pytest.raises(ValueError, match=sentence):
+            pair(Term("pkt", **LAYERS), words, Table)
+    pair(Term("pkt", mask=False, **LAYERS), ids(6), Table)
+    pair("pkt", ids(6), Table)
+    for words in (ids(4).clamp(min=1), torch.tensor([[3, 0, 5, 1], [0, 2, 3, 4], [2, 1, 5, 0], [1, 2, 3, 4]])):
+        pair(Term("pkt", **LAYERS), words, Table)  # no padding, and a token 0 among others
+
+
 class Own(Encoder):
     """Knows padding by the token 0."""
 

@@ -65,6 +65,39 @@ def test_without_labels_and_with_other_classes(pair):
     assert other.agreement is None
 
 
+def test_the_labels_tell_which_of_two_heads_is_the_data_s(pair):
+    points, labels = data().tensors
+    wide = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 16))
+    for those in (labels, labels.clamp(max=0)):  # also where no sample is of the last class
+        found = cg.compare(wide, pair[1], [(points, those)])
+        assert (found.teacher_accuracy, found.agreement) == (None, None)
+        assert found.student_accuracy is not None
+
+
+def test_probabilities_are_compared_as_such(pair):
+    class Mean(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.of = nn.ModuleList(nn.Linear(6, 3) for _ in range(2))
+
+        def forward(self, points):
+            return sum(each(points).softmax(1) for each in self.of) / 2
+
+    torch.manual_seed(0)
+    mean, (points, labels) = Mean(), data().tensors
+    found = cg.compare(mean, pair[1], [(points, labels)], teacher_layer="output")
+    assert found.teacher_accuracy == pytest.approx((mean(points).argmax(1) == labels).float().mean().item())
+    assert found.agreement is not None
+
+
+def test_labels_that_are_no_classes(pair, caplog):
+    points = data().tensors[0]
+    found = cg.compare(*pair, [(points, torch.ones(len(points), 3))])
+    assert (found.teacher_accuracy, found.student_accuracy) == (None, None)
+    assert found.gpcl > 0
+    assert "the labels (float32 [24, 3]) are none" in caplog.text
+
+
 def test_layers_by_name(pair):
     default = cg.compare(*pair, [data().tensors])
     named = cg.compare(*pair, [data().tensors], teacher_layer="0", student_layer="2")

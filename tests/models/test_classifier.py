@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-import congruence as cg
 from congruence.models.taps import Taps
 
 
@@ -89,29 +87,101 @@ def test_of_several_embeddings_none_is_chosen() -> None:
 
 
 @pytest.mark.parametrize(
-    ("end", "logits"),
+    "end",
     [
-        (lambda model, states: model.fc(states.mean(1)), "fc"),
-        (lambda model, states: model.fc(states).mean(1), "output"),
-        (lambda model, states: model.fc(states)[:, 0].log_softmax(1), "output"),
-        (lambda model, states: {"hidden": states, "logits": model.fc(states[:, 0])}, "fc"),
-        (lambda model, states: (model.fc(states[:, 0]), states), "fc"),
+        lambda model, states: model.fc(states.mean(1)),
+        lambda model, states: {"hidden": states, "logits": model.fc(states[:, 0])},
+        lambda model, states: (model.fc(states[:, 0]), states),
     ],
-    ids=["rows", "averaged over tokens", "of the first token", "named", "first of two"],
+    ids=["rows", "named", "first of two"],
 )
-def test_a_head_is_found_by_its_values_in_the_output(end, logits) -> None:
+def test_a_head_is_found_by_its_values_in_the_output(end) -> None:
     taps = found(Tokens(end), IDS)
-    assert (taps.default("features"), taps.default("logits")) == ("input:fc", logits)
+    assert (taps.default("features"), taps.default("logits")) == ("input:fc", "fc")
 
 
 @pytest.mark.parametrize(
-    "pool", [lambda z: z.mean(1), lambda z: z[:, 0], lambda z: z[:, -1], lambda z: z[:, :1].sum(1)]
+    "end",
+    [
+        lambda model, states: model.fc(states).mean(1),
+        lambda model, states: model.fc(states)[:, 0].log_softmax(1),
+        lambda model, states: {"logits": model.fc(states)[:, -1], "tokens": model.fc(states)},
+    ],
+    ids=["averaged over tokens", "of the first token", "of the last, named"],
 )
-def test_logits_of_tokens_are_taught_as_the_output_has_them(pool) -> None:
-    student = Tokens(lambda model, states: pool(model.fc(states)))
-    distiller = cg.Distiller(None, student, ["ce"], example=IDS)
-    out = distiller(IDS, torch.zeros(len(IDS), dtype=torch.int64))
-    assert torch.equal(out.loss, F.cross_entropy(out.student, torch.zeros(len(IDS), dtype=torch.int64)))
+def test_of_a_head_on_tokens_the_output_has_the_logits(end) -> None:
+    taps = found(Tokens(end), IDS)
+    assert taps.default("logits") in ("output", "output[logits]")
+    taps.require([taps.default("logits")])
+    assert taps.shapes[taps.default("logits")] == (2, 3)
+    assert taps.default("features").startswith("input:fc")
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda model, states: model.fc(states).softmax(2).mean(1),
+        lambda model, states: model.fc(states).mean(1).softmax(1),
+        lambda model, states: (model.fc(states[:, 0]).softmax(1) + model.fc(states[:, 1]).softmax(1)) / 2,
+    ],
+    ids=["averaged", "of the average", "two added up"],
+)
+def test_probabilities_without_logits_are_no_logits(end) -> None:
+    taps = found(Tokens(end), IDS)
+    with pytest.raises(ValueError, match=r"since its output .*holds probabilities.* student_layer=\.$"):
+        taps.default("logits")
+    assert taps.defaults.probabilities == "output"
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda model, states: model.fc(states[:, 0]) + torch.tensor([1.0, -2.0, 3.0]),
+        lambda model, states: model.fc(states[:, 0]).masked_fill(torch.tensor([False, True, False]), -1e9),
+    ],
+    ids=["adjusted", "masked"],
+)
+def test_logits_with_constants_are_those_of_their_head(end) -> None:
+    taps = found(Tokens(end), IDS)
+    assert (taps.default("features"), taps.default("logits")) == ("input:fc", "output")
+    other = found(Tokens(lambda model, states: model.fc(states[:, 0]) * model.fc(states[:, 1]).sigmoid()), IDS)
+    assert other.default("features") != "input:fc"
+
+
+def test_a_head_that_evaluation_shows_gives_the_features() -> None:
+    dropped = lambda model, states: nn.functional.dropout(model.fc(states[:, 0]), 0.9, model.training)  # noqa: E731
+    taps = found(Tokens(dropped), IDS, training=True)
+    assert taps.default("features") == "output"
+    taps.in_evaluation = found(Tokens(dropped), IDS).defaults
+    assert (taps.default("features"), taps.default("logits")) == ("input:fc", "output")
+
+
+def test_the_mean_of_tokens_beside_a_pooler_is_an_embedding() -> None:
+    def end(model, states):
+        model.pooler(states[:, 0])  # the last Linear to run, as wide as the output
+        return states.mean(1)
+
+    def normalised(model, states):
+        model.pooler(states[:, 0])
+        return nn.functional.normalize(states.mean(1))
+
+    for each in (end, normalised):
+        taps = found(Tokens(each), IDS)
+        assert taps.default("features") == "output"
+        with pytest.raises(ValueError, match="'output' if these are scores of classes"):
+            taps.default("logits")
+
+
+def test_a_part_that_is_called_an_embedding_is_no_head() -> None:
+    def clip(model, states):
+        return {"image_embeds": model.pooler(states[:, 0]), "last_hidden_state": states}
+
+    taps = found(Tokens(clip), IDS)
+    assert taps.default("features") == "output[image_embeds]"
+    with pytest.raises(ValueError, match="none of the parts of its output"):
+        taps.default("logits")
+    both = found(Tokens(lambda model, states: {**clip(model, states), "scores": model.fc(states[:, 0])}), IDS)
+    assert (both.default("features"), both.default("logits")) == ("input:fc", "fc")
 
 
 def test_of_several_logits_none_is_chosen_but_by_name() -> None:

@@ -117,6 +117,16 @@ def dynamic(seed):
         return torch.ao.quantization.quantize_dynamic(nn.Sequential(linear(seed), nn.ReLU()), {nn.Linear})
 
 
+def hooked(hook):
+    model = linear()
+    model.register_forward_hook(hook)
+    return model
+
+
+def louder(scale):
+    return lambda module, given, output: output * scale
+
+
 def scripted(scale, how=lambda module: module):
     class Scaled(nn.Module):
         def __init__(self):
@@ -168,6 +178,12 @@ PAIRS = {
     "names": lambda k: Holds("mode", ("mean", {"pool": ["max", "sum"][k]})),
     "a function": lambda k: Holds("activation", [F.relu, F.gelu][k]),
     "a lambda": lambda k: Holds("activation", [lambda x: x * 2, lambda x: x * 3][k]),
+    "a lambda's sign": lambda k: Holds("activation", [lambda x: x * 2, lambda x: x + 2][k]),
+    "a function in a function": lambda k: Holds(
+        "activation", [lambda x: (lambda y: y)(x), lambda x: (lambda y: -y)(x)][k]
+    ),
+    "a hook": lambda k: hooked([lambda module, given, output: output * 2, lambda module, given, output: output * 3][k]),
+    "a hook's number": lambda k: hooked(louder(1.0 + k)),
     "a partial": lambda k: Holds("activation", functools.partial(F.leaky_relu, negative_slope=0.1 * (k + 1))),
     "a class": lambda k: same_state(nn.Sequential(linear(), [nn.ReLU(), nn.Tanh()][k])),
     "a layer's number": lambda k: same_state(nn.Sequential(linear(), nn.LeakyReLU(0.1 * (k + 1)))),
@@ -381,3 +397,22 @@ def test_runs_from_before_go_on(tmp_path):
     del identity["teacher_structure"]
     path.write_text(json.dumps(identity))
     assert run(linear(), tmp_path, resume=True).history
+
+
+def test_hooks_that_only_look_on_are_no_part_of_it():
+    seen = {}
+
+    def look(module, given, output):
+        seen["output"] = output
+
+    def gather(module, given, output):
+        seen["last"] = output
+        return output
+
+    plain = model_fingerprint(linear())
+    assert model_fingerprint(hooked(look)) == plain
+    model = hooked(gather)
+    before = model_fingerprint(model)
+    model(POINTS)
+    assert seen
+    assert model_fingerprint(model) == before != plain

@@ -206,6 +206,7 @@ SCRIPTED = {
     "traced": lambda model: torch.jit.trace(model.eval(), POINTS),
     "loaded": lambda model: loaded(torch.jit.script(model)),
     "frozen": lambda model: torch.jit.freeze(torch.jit.script(model.eval())),
+    "copied": lambda model: copy.deepcopy(torch.jit.script(model)),
     "in a module": lambda model: nn.Sequential(nn.Identity(), torch.jit.script(model)),
 }
 
@@ -224,6 +225,12 @@ def test_scripted_teachers(kind):
     torch.testing.assert_close(made(POINTS).teacher, expected)
     made.train().to("cpu").float()
     torch.testing.assert_close(made(POINTS).teacher, expected)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_copied_scripted_student_is_refused():
+    with pytest.raises(ValueError, match=r"`student` must be a module of its own parameters, got computed ones"):
+        Distiller(Scaled(), copy.deepcopy(torch.jit.script(nn.Linear(4, 3))), ["kd"], example=POINTS[:2])
 
 
 def exported(model, points=POINTS):

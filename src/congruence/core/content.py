@@ -25,6 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from congruence.core.code import code_parts, hook_parts
+
 _PLAIN = (int, float, complex, bytes, type(None), type(Ellipsis), torch.dtype, torch.layout, torch.memory_format)
 # Where a model runs, what it draws or tells: no part of what it is.
 _APART: tuple[type, ...] = (
@@ -175,10 +177,8 @@ class Content:
         code = getattr(function, "__code__", None)
         if code is None or (function.__module__ or "").startswith("torch."):
             return
-        self.name(where, " ".join(code.co_names))
-        for number, constant in enumerate(code.co_consts):
-            if isinstance(constant, (str, bool, int, float)) and constant != function.__doc__:
-                self.add(f"{where}.constant{number}", constant)
+        for place, value in code_parts(code, function.__doc__):
+            self.add(f"{where}{place}", value)
         self.add(f"{where}.defaults", [function.__defaults__, function.__kwdefaults__])
         for number, cell in enumerate(function.__closure__ or ()):
             try:
@@ -227,6 +227,10 @@ class Content:
             for name, value in own.items():  # it has its weights from elsewhere: from a file that it names, maybe
                 if isinstance(value, (str, Path)) and _is_file(value):
                     self.data_of(f"{where}.{name}", *_file(value))
+        for kind in ("_forward_pre_hooks", "_forward_hooks"):
+            for number, hook in enumerate(vars(part)[kind].values()):
+                for place, value in hook_parts(hook, _LIBRARIES):
+                    self.add(f"{where}.{kind}{number}{place}", value)
         private = not type(part).__module__.startswith(_LIBRARIES)
         if isinstance(own.get(NAMED), str):
             self.data_of(f"{where}.{NAMED}", own.pop(NAMED).encode())

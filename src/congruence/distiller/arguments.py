@@ -36,6 +36,10 @@ def named_students(student: Any) -> dict[str, nn.Module]:
                 "`Distiller`: `student` must not be inside DistributedDataParallel(static_graph=True), which averages "
                 "no gradient of a loss on layers: leave static_graph out, or wrap the distiller instead."
             )
+        if not all(parameter.is_leaf for parameter in module.parameters()):
+            check.fail(
+                "Distiller", "student", "a module of its own parameters", "computed ones, as a copied ScriptModule has"
+            )
         taken = name in ("", "teacher") or str(name).endswith("last") or hasattr(nn.ModuleDict(), str(name))
         if not isinstance(name, str) or taken or "." in name or "/" in name:
             check.fail("Distiller", "student", "modules under names that are words and not taken", repr(name))

@@ -175,6 +175,8 @@ class Distiller(nn.Module):
         if self.training and not self._told_modes:
             self._told_modes = True
             _tell_modes(self.students)
+            if torch.is_grad_enabled():
+                self._check_trainable()
         given = {"main": inputs, **(views or {})}
         active = [self.bindings[term.name] for term in self._active()]
         cache = self.cache if self.training else None  # it holds the training images
@@ -289,9 +291,16 @@ class Distiller(nn.Module):
             raise ValueError("`Distiller`: give `example=` (two inputs do), so that the terms' own parts are there.")
         parts = {"students": self.students, "terms": self.methods}
         groups = [{"name": n, "params": [p for p in m.parameters() if p.requires_grad]} for n, m in parts.items()]
-        if not groups[0]["params"]:
-            raise ValueError("`Distiller`: no parameter of the student requires a gradient: there is nothing to train.")
+        self._check_trainable()
         return [group for group in groups if group["params"]]
+
+    def _check_trainable(self) -> None:
+        """Refuse students that are frozen altogether, as a model is that was a teacher, or its copy."""
+        if not any(parameter.requires_grad for parameter in self.students.parameters()):
+            raise ValueError(
+                "`Distiller`: no parameter of the student requires a gradient: there is nothing to train (a model that "
+                "was a teacher, or a copy of it, is frozen: call student.requires_grad_() first)."
+            )
 
     @property
     def student(self) -> nn.Module:

@@ -52,6 +52,9 @@ def in_chunks(run: Forward, model: nn.Module, inputs: Any, size: int | None) -> 
         )
     if samples <= size:
         return run(inputs)
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in of_inputs):
+        got = "a tensor that wants some, which a second pass over chunks cannot give"
+        check.fail("Distiller.capture", "inputs", "without gradient for micro_batch", got)
     parameters = [p for p in model.parameters() if p.requires_grad]
     passes = _TwoPasses(run, model, inputs, samples, of_inputs[0].device, parameters)
     return passes.join(passes.run_without_gradient(-(-samples // size)))
@@ -120,12 +123,29 @@ class _TwoPasses:
             if self.second_pass:
                 saved = _saved_buffers(self.model, saved)
             self.chunks.append(_Chunk(rows, rng.get_state() if self.second_pass else {}, list(saved.values())))
-            with torch.no_grad():
+            with torch.no_grad(), self._naming_parts(rows):
                 results.append(self._forward(rows))
             _check_rows(results[-1][1], rows.stop - rows.start)
         # A layer that drops out at random in one chunk has no row for its samples: it did not run.
         self.paths = [path for path in results[0][1] if all(path in values for _, values in results)]
+        for path in self.paths:
+            _check_sizes(path, [values[path].shape for _, values in results])
         return [(output, self._kept(values)) for output, values in results]
+
+    @contextlib.contextmanager
+    def _naming_parts(self, rows: slice) -> Iterator[None]:
+        """Say in one sentence where a model cannot take a part of a batch whose tensors are not all of its rows."""
+        try:
+            yield
+        except (RuntimeError, IndexError) as error:
+            others = sorted({len(tensor) for tensor in tensors(self.inputs) if tensor.dim()} - {self.samples})
+            if not others:
+                raise
+            raise ValueError(
+                f"`micro_batch` needs inputs with a row a sample: of tensors with {self.samples} and "
+                f"{', '.join(map(str, others))} rows it took rows {rows.start} to {rows.stop} of the former, which the "
+                f"model cannot take ({' '.join(str(error).split())})."
+            ) from error
 
     def _kept(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         return {path: values[path] for path in self.paths}
@@ -139,6 +159,7 @@ class _TwoPasses:
             if identity in whole:
                 continue
             rowed = all(part.dim() and len(part) == size for part, size in zip(parts, sizes, strict=True))
+            rowed = rowed and len({part.shape[1:] for part in parts}) == 1
             whole[identity] = torch.cat(parts) if rowed else parts[0]
             if self.second_pass and rowed and parts[0].is_floating_point():
                 self.positions[identity] = position
@@ -218,6 +239,15 @@ def _check_rows(values: dict[str, Tensor], rows: int) -> None:
                 f"`micro_batch` needs layers that give a row a sample, the layer '{path}' gives {check.shape(value)} "
                 f"for {rows} samples."
             )
+
+
+def _check_sizes(path: str, shapes: Sequence[torch.Size]) -> None:
+    other = next((shape for shape in shapes if shape[1:] != shapes[0][1:]), None)
+    if other is not None:
+        raise ValueError(
+            f"`micro_batch` needs layers of one size, the layer '{path}' gives {list(shapes[0])} for some samples and "
+            f"{list(other)} for others, as where it cuts padding off: keep it (`total_length=` of pad_packed_sequence)."
+        )
 
 
 def _saved_buffers(

@@ -87,6 +87,10 @@ def embed_all(
                 reader.read(batch.inputs)
             if batch.labels is not None:
                 labels.append(batch.labels.cpu())
+    if labels and (labels[0].dim() != 1 or labels[0].is_floating_point()):
+        kind = f"{str(labels[0].dtype).removeprefix('torch.')} {list(labels[0].shape)}"
+        LOG.warning("Numbers of classes are left out: the labels (%s) are none.", kind)
+        labels = []
     all_labels = torch.cat(labels) if labels else None
     embedded = {name: reader.embedded(all_labels) for name, reader in readers.items()}
     classes = _classes(declared_classes(getattr(loader, "dataset", None)), embedded.values(), all_labels)
@@ -96,13 +100,13 @@ def embed_all(
 def _classes(declared: int | None, embedded: Iterable[Embedded], labels: Tensor | None) -> int | None:
     """Return how many classes the data has, None where nothing tells.
 
-    The labels tell where models differ: of logits of 10 and 1000 classes, labels of 0 to 9 are those of the first.
+    The labels tell where models differ: of logits of 10 and 1000 classes, labels of 0 to 8 are those of the first.
     """
     widths = {each.logits.shape[1] for each in embedded if each.logits is not None}
     if declared is not None or labels is None or len(widths) < 2 or not len(labels):
         return declared
     counted = int(labels.max()) + 1
-    return counted if counted in widths else None
+    return min((width for width in widths if width >= counted), default=None)
 
 
 def _of_classes(name: str, embedded: Embedded, classes: int | None) -> Embedded:
@@ -132,7 +136,7 @@ class _Reader:
         inputs = to_device(inputs, self.device)
         if not self.features:
             self.paths = self._find(inputs)
-        features, logits = self.paths
+        features, classes = self.paths
         read = self.taps.read(inputs)[1]
         tapped, what = read[features], f"The {self.taps.name}'s layer '{features}'"
         if tapped.dim() > 2:
@@ -141,15 +145,16 @@ class _Reader:
         if mask is None:
             self.taps.turned.check_own_mask(features, "`embed`")
         self.features.append(rows(tapped, mask).float().cpu())
-        if logits is not None and read[logits].dim() == 2:
-            self.logits.append(read[logits].float().cpu())
+        if classes is not None and read[classes].dim() == 2:
+            given = read[classes].float().cpu()
+            self.logits.append(given.log() if classes == self.taps.defaults.probabilities else given)
 
     def _find(self, example: Any) -> tuple[str, str | None]:
         self.taps.probe(example, training=False)
         try:
             logits: str | None = self.taps.default("logits")
         except ValueError:
-            logits = None
+            logits = self.taps.defaults.probabilities
         heads = self.taps.defaults.made_of
         if heads and all(is_untaught(self.taps.module(head)) for head in heads):
             logits, self.left_out = None, f"no term taught the {self.taps.name}'s {', '.join(sorted(map(repr, heads)))}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,23 +13,21 @@ from torch.nn import functional as F
 
 from congruence.core import check
 
-# What a model may make of its logits and still mean them.
-_ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (
-    lambda z: z,
-    lambda z: z.log_softmax(1),
-    lambda z: z.softmax(1),
-    torch.sigmoid,
-)
-_LOGITS = _ACTIVATIONS[:2]  # of which a softmax at any temperature is that of the logits themselves
+# What a model may make of its logits and still mean them; the first are logits themselves.
+_LOGITS: tuple[Callable[[Tensor], Tensor], ...] = (lambda z: z, lambda z: z.log_softmax(1))
+_ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (*_LOGITS, lambda z: z.softmax(1), torch.sigmoid)
+_NO_EMBEDDING = "its output holds probabilities that are not those of a Linear"
 # What makes an embedding of a Linear's values: no score of a class is bent like this.
 _BENDS: tuple[Callable[[Tensor], Tensor], ...] = (torch.tanh, torch.relu, F.gelu, F.normalize)
 _BRANCHES = 8  # the last Linears of the output's shape that are tried for a sum
+# A part of an output that says by its name that it is an embedding: a Linear's values, maybe, but no scores of classes.
+_EMBEDDED = re.compile(r"\[\w*(embeds?|embeddings?)\]$")
 _CLOSE = 1e-3  # relative: half precision counts as equal
 
 
 @dataclass(frozen=True)
 class LinearCall:
-    """One run of a Linear: the path that reads it, what left it (copied), what had entered, and what it gave itself."""
+    """One run of a Linear: the path that reads it, what left it (a copy), what had entered, and what it gave itself."""
 
     path: str
     left: Tensor
@@ -45,6 +44,7 @@ class Defaults:
         features: path of the embedding.
         logits: path of the class logits.
         made_of: the Linears whose values the logits are, or add up to; empty where that is not known.
+        probabilities: path of an output that holds probabilities of the classes, of which no logits can be read.
         why: by role, why there is none, as the end of "The student has no default layer for 'logits', since …".
     """
 
@@ -52,6 +52,7 @@ class Defaults:
     features: str | None = None
     logits: str | None = None
     made_of: frozenset[str] = frozenset()
+    probabilities: str | None = None
     why: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -118,6 +119,9 @@ def default_layer(
             f"{role!r} are taught with {argument}; what is measured is the output in evaluation."
         )
     found = {"features": defaults.features, "logits": defaults.logits}.get(role)
+    guessed = role == "features" and defaults.features == defaults.logits and not defaults.made_of
+    if guessed and in_evaluation is not None and in_evaluation.head is not None:
+        found = in_evaluation.features  # the head is seen there alone, behind a dropout, say
     if found is not None:
         return found
     if closed:
@@ -139,15 +143,18 @@ def _of_tensor(linears: Sequence[LinearCall], last: nn.Module | None, output: Te
         return _head(final.path)
     head = _equal_to(linears, output)
     if head is not None:
-        return _behind(head, "output", output)
+        return _of_head(head, output, "output")
     if output.dim() != 2:
         why = f"its output {check.shape(output)} is not that of a Linear"
         features = "output" if output.dim() > 2 else None
         return Defaults(features=features, why={"logits": why, "features": why})
-    sum_of = _summed(linears, output)
+    if _sum_to_one(output):
+        why = f"its output {check.shape(output)} holds probabilities, and logits are wanted (their logarithm does)"
+        return Defaults(probabilities="output", why={"logits": why, "features": _NO_EMBEDDING})
+    sum_of = _shifted(linears, output) or _summed(linears, output)
     if sum_of and final is not None:
         return Defaults(sum_of[-1], f"input:{sum_of[-1]}", "output", frozenset(sum_of))
-    embedding = _embedding(final, last, output)
+    embedding = _embedding(linears, last, output)
     if embedding:
         why = f"its output {check.shape(output)} {embedding}: 'output' if these are scores of classes"
         return Defaults(features="output", why={"logits": why})
@@ -165,43 +172,54 @@ def _head(path: str) -> Defaults:
     return Defaults(path, f"input:{path}", path or "output", frozenset({path}))  # "": the model is the Linear
 
 
-def _behind(head: LinearCall, part: str, tensor: Tensor) -> Defaults:
-    """Return the layers of an output with a head's values: where more than the head made it, the logits are the output.
+def _of_head(head: LinearCall, output: Tensor, path: str) -> Defaults:
+    """Return the layers of a model in whose output a Linear's values are: that Linear's, if it gives a row a sample.
 
-    An adapter beside the head adds 0 before it is trained. It is seen by the output being another tensor. Where the
-    head ran over tokens, the logits of a sample are the output, too, unless that is probabilities.
+    Of a Linear that gives tokens [B, N, C], of which the output keeps one or the mean, the output has the logits. So
+    it has of one with an adapter beside it, which adds 0 before it is trained: the output is another tensor then.
     """
-    given = head.given
-    output = Defaults(head.path, f"input:{head.path}", part, frozenset({head.path}))
-    if head.left.dim() == 3 and tensor.dim() == 2:
-        return (
-            output if any(_alike(act(z), tensor) for z in _pooled(head.left) for act in _LOGITS) else _head(head.path)
-        )
-    alike = given is not None and (given.shape, given.dtype) == (tensor.shape, tensor.dtype)
-    if given is None or not alike or given.data_ptr() == tensor.data_ptr():
-        return _head(head.path)
-    if not torch.allclose(head.left, tensor, rtol=_CLOSE, equal_nan=True):  # probabilities
-        return _head(head.path)
-    return output
+    if head.left.shape == output.shape:
+        added = head.given is not None and head.given.data_ptr() != output.data_ptr() and _alike(head.left, output)
+        return Defaults(head.path, f"input:{head.path}", path, frozenset({head.path})) if added else _head(head.path)
+    values = _of_tokens(head.left.to(output.dtype))
+    if any(torch.allclose(bend(each), output, rtol=_CLOSE, equal_nan=True) for each in values for bend in _LOGITS):
+        return Defaults(head.path, f"input:{head.path}", path, frozenset({head.path}))
+    why = f"its output holds probabilities, and its last Linear '{head.path}' gives tokens {check.shape(head.left)}"
+    return Defaults(features=f"input:{head.path}", probabilities=path, why={"logits": why})
+
+
+def _alike(left: Tensor, output: Tensor) -> bool:
+    return left.dtype == output.dtype and torch.allclose(left, output, rtol=_CLOSE, equal_nan=True)
+
+
+def _of_tokens(values: Tensor) -> list[Tensor]:
+    return [values.mean(1), values[:, 0], values[:, -1]] if values.dim() == 3 else []
+
+
+def _sum_to_one(output: Tensor) -> bool:
+    """Whether an output [B, C] holds probabilities of classes."""
+    if not output.is_floating_point() or output.shape[1] < 2 or not bool((output >= 0).all()):
+        return False
+    return bool(((output.float().sum(1) - 1).abs() < _CLOSE).all())
 
 
 def _of_several(linears: Sequence[LinearCall], parts: Mapping[str, Tensor]) -> Defaults:
     if not parts:  # an object that shows no tensors
         final = linears[-1] if linears else None
         return Defaults() if final is None or final.left.dim() != 2 else _head(final.path)
-    heads = {part: head for part, tensor in parts.items() if (head := _equal_to(linears, tensor)) is not None}
+    embedded = [part for part in parts if _EMBEDDED.search(part) and parts[part].dim() == 2]
+    others = {part: tensor for part, tensor in parts.items() if part not in embedded}
+    heads = {part: head for part, tensor in others.items() if (head := _equal_to(linears, tensor)) is not None}
     named = next((part for part in parts if part.endswith("[logits]") and parts[part].dim() == 2), None)
     listed = ", ".join(f"'{part}' {check.shape(tensor)}" for part, tensor in parts.items())
     if named is not None:
-        return (
-            _behind(heads[named], named, parts[named])
-            if named in heads
-            else Defaults(logits=named, why={"features": f"its output has several parts ({listed})"})
-        )
+        if named in heads:
+            return _of_head(heads[named], parts[named], named)
+        return Defaults(logits=named, why={"features": f"its '{named}' is not that of one Linear"})
     distinct = list(dict.fromkeys(head.path for head in heads.values()))
     if len(distinct) == 1:
-        part, head = next(iter(heads.items()))
-        return _behind(head, part, parts[part])
+        part, head = min(heads.items(), key=lambda item: parts[item[0]].dim())  # rows before tokens
+        return _of_head(head, parts[part], part)
     if distinct:
         several = ", ".join(f"'{part}' {check.shape(parts[part])}" for part in heads)
         why = f"its output holds several ({several})"
@@ -209,9 +227,10 @@ def _of_several(linears: Sequence[LinearCall], parts: Mapping[str, Tensor]) -> D
         features = f"input:{distinct[-1]}" if len(entered) == 1 and entered != {id(None)} else None
         return Defaults(features=features, why={"logits": why, "features": why})
     rows = [part for part, tensor in parts.items() if tensor.is_floating_point() and tensor.dim() >= 2]
-    embedding = next((part for part in rows if part.endswith("[sentence_embedding]")), None)
-    if embedding is None and len(rows) == 1:
-        embedding = rows[0]
+    embedding = next((part for part in embedded if part.endswith("[sentence_embedding]")), None)
+    for only in (embedded, rows):
+        if embedding is None and len(only) == 1:
+            embedding = only[0]
     why = f"none of the parts of its output ({listed}) is that of a Linear"
     return Defaults(features=embedding, why={"logits": why, "features": f"its output has several parts ({listed})"})
 
@@ -237,19 +256,32 @@ def _equal_to(linears: Sequence[LinearCall], output: Tensor) -> LinearCall | Non
         return None
     for call in reversed(linears):
         left = call.left.to(output.dtype)
-        if any(_alike(act(values), output) for values in (left, *_pooled(left)) for act in _ACTIVATIONS):
-            return call
+        for values in (left, *_of_tokens(left)):
+            if values.shape == output.shape and any(
+                torch.allclose(activation(values), output, rtol=_CLOSE, equal_nan=True) for activation in _ACTIVATIONS
+            ):
+                return call
     return None
 
 
-def _pooled(left: Tensor) -> tuple[Tensor, ...]:
-    """Return what a model may make of a Linear's values of tokens [B, N, C]: their mean, the first or the last."""
-    return (left.mean(1), left[:, 0], left[:, -1]) if left.dim() == 3 else ()
+def _shifted(linears: Sequence[LinearCall], output: Tensor) -> list[str]:
+    """Return the last Linear to each of whose columns an output adds a constant, or puts one in its place.
 
+    As logits adjusted by the classes' frequencies, or with classes masked.
+    """
+    if len(output) < 2 or not output.is_floating_point():
+        return []
 
-def _alike(values: Tensor, output: Tensor) -> bool:
-    same = values.shape == output.shape
-    return same and torch.allclose(values.to(output.dtype), output, rtol=_CLOSE, equal_nan=True)
+    def constant(values: Tensor) -> Tensor:
+        return torch.isclose(values, values[:1], rtol=_CLOSE, atol=_CLOSE * float(output.abs().median())).all(0)
+
+    replaced = (output == output[:1]).all(0)
+    for call in reversed(linears):
+        if call.left.shape == output.shape and not bool(replaced.all()):
+            added = constant(output - call.left.to(output.dtype))
+            if bool((added | replaced).all()):
+                return [call.path]
+    return []
 
 
 def _summed(linears: Sequence[LinearCall], output: Tensor) -> list[str]:
@@ -267,8 +299,9 @@ def _summed(linears: Sequence[LinearCall], output: Tensor) -> list[str]:
     return [call.path for call, weight in zip(calls, weights.abs().tolist(), strict=True) if weight > _CLOSE]
 
 
-def _embedding(final: LinearCall | None, last: nn.Module | None, output: Tensor) -> str:
+def _embedding(linears: Sequence[LinearCall], last: nn.Module | None, output: Tensor) -> str:
     """Say by what an output [B, D] shows itself to be an embedding, "" where it does not."""
+    final = linears[-1] if linears else None
     if last is not None and "Norm" in type(last).__name__ and output.shape[1] in _widths(last):
         return "is what a norm gives, not a Linear"
     if final is None:
@@ -280,7 +313,14 @@ def _embedding(final: LinearCall | None, last: nn.Module | None, output: Tensor)
     left = final.left.to(output.dtype)
     if left.shape == output.shape and any(torch.allclose(bend(left), output, rtol=_CLOSE) for bend in _BENDS):
         return f"is not that of its last Linear '{final.path}' but bent or normalised"
-    return ""
+    lengths = output.detach().float().norm(dim=1)
+    if output.shape[1] > 1 and bool(((lengths - 1).abs() < _CLOSE).all()):
+        return f"is not that of its last Linear '{final.path}' but rows of length 1"
+    # As wide as tokens, with a pooler beside them that is the last Linear to run and not the output.
+    tokens = next(
+        (call.path for call in linears if call.left.dim() == 3 and call.left.shape[-1] == output.shape[1]), ""
+    )
+    return f"is as wide as the tokens of '{tokens}', and not that of its last Linear '{final.path}'" if tokens else ""
 
 
 def _widths(norm: nn.Module) -> set[int]:

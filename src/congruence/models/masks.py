@@ -13,6 +13,7 @@ from congruence.core import check
 USUAL = "attention_mask"
 Mask = str | int | bool | None
 _WAY = "a key of the inputs' mapping or a position in their tuple, '~' before it where True marks padding, or False"
+_WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def check_mask(function: str, argument: str, value: Any) -> None:
@@ -36,7 +37,8 @@ def token_mask(tokens: Tensor, inputs: Any, name: Mask, what: str, way: str, *, 
     Args:
         tokens: [B, N, C]; a tensor of other dimensions has no mask.
         inputs: of the model that gave them.
-        name: of the mask; None for "attention_mask" where the inputs are a mapping that has it, False for none.
+        name: of the mask, or of lengths [B]; None for "attention_mask" where the inputs are a mapping that has it,
+            False for none.
         what: the layer, for sentences.
         way: what its user can do about a mask that is there but was not named.
         look: whether to look at the inputs' values for one, too: numbers 0 and 1 in a tuple are a mask or token types.
@@ -58,6 +60,13 @@ def token_mask(tokens: Tensor, inputs: Any, name: Mask, what: str, way: str, *, 
             return None
         name = USUAL
     inverted, mask = _named(inputs, name, what)
+    if mask.shape == tokens.shape[:1] and mask.dtype in _WHOLE and not inverted:  # how many tokens each sample has
+        if mask.device.type == "cpu" and int(mask.max()) > tokens.shape[1]:
+            raise ValueError(
+                f"{what} gives {tokens.shape[1]} tokens, which the lengths '{name}' of up to {int(mask.max())} do not "
+                f"fit: its padded positions cannot be told: {way}."
+            )
+        mask = torch.arange(tokens.shape[1], device=mask.device) < mask[:, None]
     if mask.shape != tokens.shape[:2]:
         raise ValueError(
             f"{what} gives tokens {list(tokens.shape)}, which the mask '{name}' {list(mask.shape)} does not fit: its "
@@ -103,6 +112,11 @@ def _ask_for_unnamed(tokens: Tensor, inputs: Any, what: str, way: str, look: boo
     parts: Any = inputs.items() if isinstance(inputs, Mapping) else enumerate(inputs) if in_tuple else ()
     for key, value in parts:
         if not isinstance(value, Tensor) or value.shape != tokens.shape[:2]:
+            if look and _are_lengths(key, value, tokens):
+                raise ValueError(
+                    f"{what} gives tokens {list(tokens.shape)}, and the inputs' {key!r} looks like how many are "
+                    f"real: {way}."
+                )
             continue
         called = isinstance(key, str) and ("mask" in key or "pad" in key)
         # In a mapping, numbers 0 and 1 under another name are rather token types; in a tuple nothing tells.
@@ -111,3 +125,16 @@ def _ask_for_unnamed(tokens: Tensor, inputs: Any, what: str, way: str, look: boo
             raise ValueError(
                 f"{what} gives tokens {list(tokens.shape)}, and the {part} looks like a mask of them: {way}."
             )
+
+
+def _are_lengths(key: Any, value: Any, tokens: Tensor) -> bool:
+    """Whether inputs tell by their name how many of these tokens are real in each sample [B]."""
+    return (
+        isinstance(key, str)
+        and "len" in key
+        and isinstance(value, Tensor)
+        and value.dtype in _WHOLE
+        and value.shape == tokens.shape[:1]
+        and tokens.shape[1] > 1
+        and int(value.max()) <= tokens.shape[1]
+    )

@@ -100,6 +100,8 @@ class Observed:
                 for name, value in kwargs.items()
                 if "padding_mask" in name and isinstance(value, Tensor) and not value.is_nested
             ]
+            if isinstance(module, nn.Embedding) and args and _ends_in(args[0], module.padding_idx):
+                self.padding.append((layer, f"padding_idx={module.padding_idx}", args[0].shape))
 
         return hook
 
@@ -171,6 +173,16 @@ class Observed:
         given = [seen.word for seen in same if seen.side == "output"]
         taken = [seen.word for seen in same if seen.side == "input"]
         return (given[0] if given else None), (taken[0] if taken else None)
+
+
+def _ends_in(tokens: Any, padding: int | None) -> bool:
+    """Whether some samples of tokens [B, N] end, or begin, with padding, and none has it in between."""
+    if padding is None or not isinstance(tokens, Tensor) or tokens.dim() != 2 or tokens.is_meta:
+        return False
+    padded = (tokens == padding).long()
+    if not bool(padded.any()) or bool(padded.all(1).any()):
+        return False
+    return any(bool((side.cummin(1).values == side).all()) for side in (padded, padded.flip(1)))
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

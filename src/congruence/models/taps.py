@@ -17,7 +17,7 @@ from congruence.models.classifier import Defaults, LinearCall, default_layer, fi
 from congruence.models.compiled import Compiled
 from congruence.models.forward import call, dry_forward, in_own_precision
 from congruence.models.layers import LayerError, LayerPath, Layers, parse
-from congruence.models.layouts import canonical_shape
+from congruence.models.layouts import batch_sizes, canonical_shape
 from congruence.models.observed import Observed
 from congruence.models.turned import Turned
 
@@ -105,8 +105,8 @@ class Taps:
         self.defaults, self.in_evaluation = find_defaults(linears, self._last, output), None
         if self._layers.root_closed:  # no layer was seen: the output may be that of a head
             self.defaults = replace(self.defaults, features=None)
+        self.stages = self._last_of_each_size(maps, observed, batch_sizes(example))
         self.head, self._linears = self.defaults.head, []
-        self.stages = self._last_of_each_size(maps, observed)
         self._probed = (example, training)
 
     @property
@@ -114,8 +114,17 @@ class Taps:
         """What `probe` ran the model on, None before."""
         return None if self._probed is None else self._probed[0]
 
-    def _last_of_each_size(self, maps: list[tuple[str, int, torch.Size]], observed: Observed) -> dict[str, torch.Size]:
-        """Return the last map of each size, in the order in which the sizes first came: the end of a stage each."""
+    def _last_of_each_size(
+        self, maps: list[tuple[str, int, torch.Size]], observed: Observed, samples: frozenset[int]
+    ) -> dict[str, torch.Size]:
+        """Return the last map of each size, in the order in which the sizes first came: the end of a stage each.
+
+        A table of positions, or windows, whose rows are no samples, are passed over where there are others. The patches
+        of a transformer, its only map, are no stage.
+        """
+        maps = [(layer, count, shape) for layer, count, shape in maps if shape[0] in samples] or maps
+        if len(maps) == 1 and any(left.dim() == 3 for _, _, left, *_ in self._linears):
+            return {}
         last: dict[torch.Size, tuple[str, torch.Size]] = {}
         for layer, count, shape in maps:
             path = parse(f"{layer}#{count}")

@@ -42,7 +42,10 @@ class Teacher:
         self.taps = Taps(module, name=name)
         self.module = module
         for parameter in module.parameters():  # a ScriptModule has no `requires_grad_`
-            parameter.requires_grad_(False)
+            if parameter.is_leaf:
+                parameter.requires_grad_(False)
+            else:  # of a copy of a ScriptModule
+                parameter.detach_()
         set_mode(module, training=False)
         _refuse_graphs_that_train(module, name)
 

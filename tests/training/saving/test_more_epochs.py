@@ -82,6 +82,22 @@ def test_fewer_epochs_other_steps_and_no_resume_are_refused(tmp_path):
         fit(tmp_path / "short", 3, max_steps=3, resume=True)
 
 
+def test_more_epochs_and_another_teacher_are_refused_for_the_teacher(tmp_path):
+    points = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+
+    def run(seed, epochs, resume=False):
+        torch.manual_seed(0)
+        student = torch.nn.Linear(4, 3)
+        torch.manual_seed(seed)
+        made = cg.Distiller(torch.nn.Linear(4, 3), student, ["kd"], example=points)
+        cg.fit(made, [points], None, constant(epochs=epochs, out=tmp_path, resume=resume))
+
+    run(1, 1)
+    with pytest.raises(ValueError, match=r"holds another run \(its teacher"):
+        run(2, 2, resume=True)
+    run(1, 2, resume=True)
+
+
 def test_a_scheduler_of_ones_own_goes_on(tmp_path, caplog):
     def own(out, epochs, **options):
         made = distiller()

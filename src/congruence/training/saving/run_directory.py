@@ -130,8 +130,11 @@ class RunDirectory:
         if before != same and not (resume and self._longer(before, same)):
             if resume and facts is not None and before.get("data") != same.get("data"):
                 self.same_facts(facts, way="choose another `out`, nothing in this one was changed")
+            # More epochs alone would be let pass.
+            longer = more_epochs(before["options"], same["options"]) and resume
+            differs = check.difference(before, {**same, "options": before["options"]} if longer else same)
             raise ValueError(
-                f"The folder '{self.path}' holds another run ({check.difference(before, same)}): choose another `out`. "
+                f"The folder '{self.path}' holds another run ({differs}): choose another `out`. "
                 f"Nothing in it was changed."
             )
         if not resume:

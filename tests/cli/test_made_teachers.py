@@ -90,3 +90,13 @@ def test_a_factory_that_cannot_make_its_model_is_one_sentence(mine, student, mor
     assert not (mine / "out" / "metrics.jsonl").exists()
     taken = distill("net", "sized", "--set", "stages.student.student.options.num_classes=2")
     assert taken.exit_code == 0, taken.stderr
+
+
+def test_too_few_images_for_a_test_split_leave_the_student(mine):
+    for name in ("one", "two"):
+        for path in sorted((mine / "photos" / name).iterdir())[1:]:
+            path.unlink()
+    found = distill()
+    assert found.exit_code == 0, found.stderr
+    assert "The data holds no test images: nothing was measured on them." in found.stderr
+    assert "student: out/student.safetensors" in found.stdout

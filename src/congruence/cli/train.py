@@ -50,7 +50,9 @@ def train(
     stage = only or config.last
     ended = finished[stage]
     device = config.stages[stage].train.device
-    for name in ended.students:
+    if not len(ended.splits.test):
+        typer.echo("The data holds no test images: nothing was measured on them.", err=True)
+    for name in ended.students if len(ended.splits.test) else ():
         several = len(ended.students) > 1
         tested = _tested(ended, name, RunDirectory(out), device, own)
         typer.echo(table(tested, title=name if several else "test set"))

@@ -27,7 +27,7 @@ _CLOSE = 1e-3  # relative: half precision counts as equal
 
 @dataclass(frozen=True)
 class LinearCall:
-    """One run of a Linear: the path that reads it, what left it (copied), what had entered, and what it gave itself."""
+    """One run of a Linear: the path that reads it, what left it (a copy), what had entered, and what it gave itself."""
 
     path: str
     left: Tensor
@@ -175,16 +175,21 @@ def _head(path: str) -> Defaults:
 def _of_head(head: LinearCall, output: Tensor, path: str) -> Defaults:
     """Return the layers of a model in whose output a Linear's values are: that Linear's, if it gives a row a sample.
 
-    Of a Linear that gives tokens [B, N, C], of which the output keeps one or the mean, the output has the logits; and
-    where it only equals a Linear's values, as with an adapter or a second branch that begins at zero.
+    Of a Linear that gives tokens [B, N, C], of which the output keeps one or the mean, the output has the logits. So
+    it has of one with an adapter beside it, which adds 0 before it is trained: the output is another tensor then.
     """
     if head.left.shape == output.shape:
-        return _behind(head, path, output)
+        added = head.given is not None and head.given.data_ptr() != output.data_ptr() and _alike(head.left, output)
+        return Defaults(head.path, f"input:{head.path}", path, frozenset({head.path})) if added else _head(head.path)
     values = _of_tokens(head.left.to(output.dtype))
     if any(torch.allclose(bend(each), output, rtol=_CLOSE, equal_nan=True) for each in values for bend in _LOGITS):
         return Defaults(head.path, f"input:{head.path}", path, frozenset({head.path}))
     why = f"its output holds probabilities, and its last Linear '{head.path}' gives tokens {check.shape(head.left)}"
     return Defaults(features=f"input:{head.path}", probabilities=path, why={"logits": why})
+
+
+def _alike(left: Tensor, output: Tensor) -> bool:
+    return left.dtype == output.dtype and torch.allclose(left, output, rtol=_CLOSE, equal_nan=True)
 
 
 def _of_tokens(values: Tensor) -> list[Tensor]:
@@ -196,20 +201,6 @@ def _sum_to_one(output: Tensor) -> bool:
     if not output.is_floating_point() or output.shape[1] < 2 or not bool((output >= 0).all()):
         return False
     return bool(((output.float().sum(1) - 1).abs() < _CLOSE).all())
-
-
-def _behind(head: LinearCall, part: str, tensor: Tensor) -> Defaults:
-    """Return the layers of an output with a head's values: where more than the head made it, the logits are the output.
-
-    An adapter beside the head adds 0 before it is trained. It is seen by the output being another tensor.
-    """
-    given = head.given
-    alike = given is not None and (given.shape, given.dtype) == (tensor.shape, tensor.dtype)
-    if given is None or not alike or given.data_ptr() == tensor.data_ptr():
-        return _head(head.path)
-    if not torch.allclose(head.left, tensor, rtol=_CLOSE, equal_nan=True):  # probabilities
-        return _head(head.path)
-    return Defaults(head.path, f"input:{head.path}", part, frozenset({head.path}))
 
 
 def _of_several(linears: Sequence[LinearCall], parts: Mapping[str, Tensor]) -> Defaults:

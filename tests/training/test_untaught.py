@@ -43,6 +43,17 @@ def test_a_head_that_no_term_reaches_is_named_twice_and_not_measured(caplog, tmp
     assert cg.compare(net(0, 7), made.student, batches()).student_accuracy is not None
 
 
+def test_a_teacher_whose_head_nobody_taught_is_told(caplog, tmp_path):
+    made = distiller("pkt")
+    cg.fit(made, batches(), options=constant(epochs=1, out=tmp_path))
+    loaded = cg.load_student(tmp_path, lambda: net(5))
+    for teacher in (made.student, loaded):
+        caplog.clear()
+        cg.Distiller(teacher, net(1, 4), ["kd", "pkt"], example=data().tensors[0][:4])
+        expected = "The term 'kd' teaches the teacher's logits '3', which no term of the teacher's own run taught it."
+        assert warnings(caplog) == [expected]
+
+
 def test_nothing_is_said_where_terms_reach_all_or_parts_are_frozen(caplog, tmp_path):
     made = distiller("ce", cg.Term("pkt", start_epoch=1))
     made.student[0].requires_grad_(False)

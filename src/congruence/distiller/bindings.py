@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,6 +20,9 @@ from congruence.models.masks import Mask, token_mask
 from congruence.models.parameters import shares_parameters
 from congruence.models.projectors import rows
 from congruence.models.taps import Taps
+from congruence.models.untaught import is_untaught
+
+LOG = logging.getLogger("congruence")
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,8 @@ def bind(term: Term, taps: Mapping[str, Taps], students: tuple[str, ...], facts:
                 paths[name, role] = given[name] or _default(role, given, needs.stages, models, taps, model)
                 layout = term.layout_of(name, role)
                 taps[model].require(paths[name, role], layout)
+                if (model, role) == ("teacher", "logits"):
+                    _warn_of_untaught(term.name, taps[model], paths[name, role])
                 second |= _check_layouts(taps[model], paths[name, role], named=layout is not None)
                 shapes[name, role] = tuple(_shape(role, taps[model].shapes[path]) for path in paths[name, role])
             except ValueError as error:
@@ -124,6 +130,18 @@ def bind(term: Term, taps: Mapping[str, Taps], students: tuple[str, ...], facts:
     binding = Binding(term.name, method, _students(models), models, paths, masks, term.layout is not None, second)
     _check_masks(binding, taps)
     return binding
+
+
+def _warn_of_untaught(term: str, taps: Taps, paths: tuple[str, ...]) -> None:
+    """Tell of a teacher whose logits come from a head that no term of its own run taught."""
+    for path in paths:
+        heads = taps.defaults.made_of if path == taps.defaults.logits else {path}
+        if heads and all(is_untaught(taps.module(head)) for head in heads):
+            LOG.warning(
+                "The term '%s' teaches the teacher's logits '%s', which no term of the teacher's own run taught it.",
+                term,
+                path,
+            )
 
 
 def described(binding: Binding, taps: Mapping[str, Taps]) -> str:

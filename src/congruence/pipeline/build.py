@@ -16,6 +16,7 @@ from congruence.core.rng import seed_everything
 from congruence.data.datasets.model_facts import remember
 from congruence.distiller import Distiller
 from congruence.models.evaluating import set_mode
+from congruence.models.untaught import mark_parts
 from congruence.models.weights import load_weights
 from congruence.pipeline.context import RunContext
 from congruence.pipeline.diagnose import make_diagnostics
@@ -24,7 +25,7 @@ from congruence.pipeline.models import build_model, describe_model
 from congruence.teacher_cache import TeacherCache
 from congruence.training import FitOptions
 from congruence.training.distributed import join_process_group, pick_device
-from congruence.training.saving.run_directory import facts_of
+from congruence.training.saving.run_directory import facts_of, untaught_of
 from congruence.training.setup import rehearse_run
 
 if TYPE_CHECKING:
@@ -154,6 +155,8 @@ def _teacher(
     facts = None if weights is None or model.unchecked else facts_of(weights)
     if facts is not None:
         remember(teacher, facts, weights)
+    if weights is not None:
+        mark_parts(teacher, untaught_of(weights))
     return teacher
 
 

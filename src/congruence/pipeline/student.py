@@ -16,7 +16,7 @@ from congruence.data.datasets.model_facts import ModelFacts, check_prepared, che
 from congruence.data.sources.load import Splits
 from congruence.models.untaught import mark_parts
 from congruence.models.weights import load_into, load_weights
-from congruence.training.saving.run_directory import RunDirectory, facts_of
+from congruence.training.saving.run_directory import RunDirectory, facts_of, untaught_of
 
 LOG = logging.getLogger("congruence")
 
@@ -72,7 +72,7 @@ def load_student(
         check.fail("load_student", "name", f"one of {', '.join(files)}", f"{name!r}.{near}"[:-1])
     model = _made(directory, factory, chosen)
     load_into(model, load_weights(files[chosen]), source=f"'{files[chosen]}'")
-    mark_parts(model, (directory.summary() or {}).get("untaught", {}).get(chosen, ()))
+    mark_parts(model, untaught_of(files[chosen]))
     facts = facts_of(files[chosen])
     if facts is None:
         forget(model)

@@ -51,6 +51,17 @@ def facts_of(weights: str | Path) -> ModelFacts | None:
     return beside if inside is None else inside
 
 
+def untaught_of(weights: str | Path) -> list[str]:
+    """Return the parts of a run's student that no term reached, by its file; none of what is no run's."""
+    path = split_key(Path(weights))[0]
+    directory = RunDirectory(path.parent)
+    for last in (False, True):
+        for name, file in directory.student_files(last=last).items():
+            if file == path:
+                return list((directory.summary() or {}).get("untaught", {}).get(name, ()))
+    return []
+
+
 class RunDirectory:
     """The folder of one run: the only place that knows what its files are called.
 

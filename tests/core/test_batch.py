@@ -110,3 +110,11 @@ def test_groups():
     batches = [Batch(torch.full((2,), float(number))) for number in range(4)]
     groups = [[int(batch.inputs[0]) for batch in group] for group in grouped(batches, 3, torch.device("cpu"))]
     assert groups == [[0, 1, 2], [3]]
+
+
+@pytest.mark.parametrize("name", ["target", "targets", "y"])
+def test_labels_of_another_name_are_not_left_out_without_a_word(name):
+    with pytest.raises(ValueError, match=f"must have its labels as 'labels' \\(or 'label'\\), got '{name}'"):
+        parse({"inputs": torch.ones(2, 3), name: torch.zeros(2)})
+    assert parse({"inputs": torch.ones(2, 3), name: torch.zeros(2), "labels": torch.ones(2)}).labels is not None
+    assert set(parse({name: torch.zeros(2), "x": torch.ones(2, 3)}).inputs) == {name, "x"}  # the model's own arguments

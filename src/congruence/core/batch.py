@@ -14,6 +14,7 @@ from congruence.core.devices import tensors, to_device
 from congruence.core.host_values import move_with_values
 
 _LABELS = ("labels", "label")  # the first that a mapping has
+_MISNAMED = ("target", "targets", "y", "class", "classes")  # which would be left out without a word
 _PARTS = 3
 
 
@@ -70,7 +71,7 @@ def parse(value: Any) -> Batch:
     rest is the model's inputs, as text models have them.
 
     Raises:
-        ValueError: where there is nothing in it.
+        ValueError: where there is nothing in it, or its labels have another name.
 
     Example:
         >>> batch = parse({"input_ids": [3, 1], "label": 0})
@@ -81,6 +82,9 @@ def parse(value: Any) -> Batch:
         apart = (*_LABELS, "index", "views")
         rest = {key: part for key, part in value.items() if key not in apart}
         labels = next((value[key] for key in _LABELS if key in value), None)
+        misnamed = next((key for key in _MISNAMED if key in rest), None)
+        if labels is None and misnamed is not None and "inputs" in rest:
+            raise ValueError(f"A batch by name must have its labels as 'labels' (or 'label'), got '{misnamed}'.")
         return Batch(rest.get("inputs", rest), labels, value.get("index"), dict(value.get("views") or {}))
     if isinstance(value, (tuple, list)) and not isinstance(value, PackedSequence):
         if not value:

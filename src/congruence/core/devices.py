@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -67,7 +68,7 @@ def private(value: Any) -> Any:
         if isinstance(leaf, Tensor):
             # Not `clone` of each: two arguments that are one tensor stay so. The inputs keep it, and its id, meanwhile.
             if id(leaf) not in copies:
-                copies[id(leaf)] = leaf.clone()
+                copies[id(leaf)] = _copy(leaf)
             return copies[id(leaf)]
         if isinstance(leaf, np.ndarray):
             return leaf.copy()
@@ -83,6 +84,18 @@ def private(value: Any) -> Any:
         return twin
 
     return _on_leaves(copied, value)
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    """Return a copy, on a CPU one whose memory is copied when either is written into, which hardly any model does.
+
+    Elsewhere that copy would leave the order of the stream. Memory that is shared or NumPy's cannot be copied so late.
+    """
+    if tensor.device.type == "cpu" and hasattr(tensor, "_lazy_clone"):
+        with contextlib.suppress(RuntimeError):
+            lazy: Tensor = tensor._lazy_clone()
+            return lazy
+    return tensor.clone()
 
 
 def row_count(value: Any) -> int | None:

@@ -65,7 +65,7 @@ def _made(
     from congruence.models import load_into, load_weights
     from congruence.models.untaught import mark_parts
     from congruence.pipeline import RunContext, build_models
-    from congruence.training.saving.run_directory import RunDirectory, facts_of
+    from congruence.training.saving.run_directory import RunDirectory, facts_of, untaught_of
 
     directory = RunDirectory(Path(run))
     in_folder = directory.path.is_dir()
@@ -93,7 +93,7 @@ def _made(
         path = Path(weights) if weights else directory.student_file(name, last=last)
         load_into(module, load_weights(path), source=f"'{path}'")
         if weights is None:
-            mark_parts(module, (directory.summary() or {}).get("untaught", {}).get(name, ()))
+            mark_parts(module, untaught_of(path))
         facts = None if unchecked else facts_of(path)
         if facts is not None:
             remember(module, facts, path)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 from torch.autograd.graph import Node
+from torch.utils.checkpoint import CheckpointFunction
 
 
 def nodes(tensors: Sequence[Tensor]) -> Iterator[Node]:
@@ -30,3 +31,8 @@ def function_of(node: Node) -> type | None:
     """Return the `torch.autograd.Function` of a node, None where it is torch's own operation."""
     function: type | None = getattr(node, "_forward_cls", None)
     return function
+
+
+def checkpoints_reentrantly(tensors: Sequence[Tensor]) -> bool:
+    """Whether the backward of some tensors goes through activation checkpointing with use_reentrant=True."""
+    return any(function_of(node) is CheckpointFunction for node in nodes(tensors))

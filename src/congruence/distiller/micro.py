@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.utils.checkpoint import CheckpointFunction
 
 from congruence.core import check, rng
 from congruence.core.devices import on_tensors, row_count, take_rows, tensors
-from congruence.core.graph import function_of, nodes
+from congruence.core.graph import checkpoints_reentrantly
+from congruence.models.evaluating import modes_of, set_modes
 from congruence.models.forward import version
 
 SIZE: check.Constraint = check.Real(low=1, closed="low", integer=True, optional=True)
@@ -94,7 +94,7 @@ class _TwoPasses:
     ) -> None:
         self.run, self.model, self.inputs, self.samples = run, model, inputs, samples
         self.parameters = parameters
-        self.modes = [(module, module.training) for module in model.modules()]
+        self.modes = modes_of(model)
         # A second pass comes only where a gradient will be asked for; without it nothing need be remembered.
         self.second_pass = torch.is_grad_enabled() and bool(parameters)
         self.chunks: list[_Chunk] = []
@@ -196,7 +196,7 @@ class _TwoPasses:
             return [None] * len(self.parameters)
         rows, gradients = zip(*pairs, strict=True)
         if self.reentrant is None:
-            self.reentrant = any(function_of(node) is CheckpointFunction for node in nodes(rows))
+            self.reentrant = checkpoints_reentrantly(rows)
         if self.reentrant:
             return _by_accumulation(rows, self.parameters, gradients)
         return torch.autograd.grad(rows, self.parameters, gradients, allow_unused=True)
@@ -270,7 +270,7 @@ def _saved_buffers(
 
 
 @contextlib.contextmanager
-def _as_before(modes: Sequence[tuple[nn.Module, bool]], saved: Sequence[_SavedBuffer]) -> Iterator[None]:
+def _as_before(modes: list[tuple[nn.Module, bool]], saved: Sequence[_SavedBuffer]) -> Iterator[None]:
     """Hold a model in its modes of then, on copies of its buffers of then.
 
     The buffers themselves are put back unwritten: a loss's graph may have saved them.
@@ -278,13 +278,11 @@ def _as_before(modes: Sequence[tuple[nn.Module, bool]], saved: Sequence[_SavedBu
     modes_now = [(module, module.training) for module, _ in modes]
     buffers_now = [each.module._buffers[each.name] for each in saved]
     try:
-        for module, training in modes:
-            module.training = training
+        set_modes(modes)
         for each in saved:
             each.module._buffers[each.name] = each.copy.clone()  # the forward writes it; chunks may share the copy
         yield
     finally:
         for each, buffer in zip(saved, buffers_now, strict=True):
             each.module._buffers[each.name] = buffer
-        for module, training in modes_now:
-            module.training = training
+        set_modes(modes_now)

@@ -11,7 +11,7 @@ from congruence.core.ranks import rank
 from congruence.methods.method import Clock
 from congruence.methods.term import Term
 from congruence.models.parameters import bits
-from congruence.models.untaught import count, mark_parts, whole_parts
+from congruence.models.untaught import mark_parts, share, whole_parts
 
 LOG = logging.getLogger("congruence")
 _AT = (11, 33, 99)  # training batches after which it is looked at: an optimizer may not step after each
@@ -48,10 +48,10 @@ class Unmoved:
             mark_parts(student, parts)
             if parts and rank() == 0:
                 LOG.warning(
-                    "The %s has parts that no step has moved: %s (%d of %d parameters). No term reaches them, no "
-                    "optimizer has them, or its steps are too small; so far they are as they were.",
-                    *(name, ", ".join(f"'{part}'" for part in parts), count(student, left)),
-                    sum(parameter.numel() for parameter in student.parameters()),
+                    "The %s has parts that no step has moved: %s. No term reaches them, no optimizer has them, or its "
+                    "steps are too small; so far they are as they were.",
+                    name,
+                    share(student, parts, left),
                 )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -14,12 +13,10 @@ from torch import nn
 from congruence.core import check
 from congruence.data.datasets.model_facts import ModelFacts, check_same_classes, unrelated_classes
 from congruence.evaluation.embed import beside, embed_all, tell_left_out
-from congruence.evaluation.measure import measured
+from congruence.evaluation.measure import OTHER_CLASSES, measured
 from congruence.evaluation.number import Value
 from congruence.evaluation.numbers import numbers_in
 from congruence.models.parameters import count_parameters
-
-LOG = logging.getLogger("congruence")
 
 
 @dataclass(frozen=True)
@@ -94,13 +91,13 @@ def compare(
             check.fail("compare", argument, "a torch module", type(model).__name__)
     facts = ModelFacts.of(loader)
     check_same_classes(student, facts, more=True)
-    if not unrelated_classes(teacher, facts):
+    unrelated = unrelated_classes(teacher, facts)
+    if not unrelated:
         check_same_classes(teacher, facts, more=True)
     layers = {"teacher": teacher_layer, "student": student_layer}
     embedded = embed_all({"teacher": teacher, "student": student}, loader, layers=layers, device=device)
-    if unrelated_classes(teacher, facts):
-        why = embedded["teacher"].left_out or "the teacher knows other classes"
-        embedded["teacher"] = embedded["teacher"]._replace(logits=None, head=None, left_out=why)
+    if unrelated:
+        embedded["teacher"] = embedded["teacher"].without_classes(OTHER_CLASSES)
     tell_left_out(embedded)
     pair = beside(embedded["student"], embedded["teacher"])
     pair.require_finite("compare")

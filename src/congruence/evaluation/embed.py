@@ -39,6 +39,10 @@ class Embedded(NamedTuple):
     head: tuple[Tensor, Tensor | None] | None = None
     left_out: str = ""
 
+    def without_classes(self, why: str) -> Embedded:
+        """Leave out the logits, which mean nothing, for a reason unless there was one before."""
+        return self._replace(logits=None, head=None, left_out=self.left_out or why)
+
 
 def embed(
     model: nn.Module,
@@ -115,7 +119,7 @@ def _of_classes(name: str, embedded: Embedded, classes: int | None) -> Embedded:
     if logits is None or classes is None or logits.shape[1] == classes:
         return embedded
     why = f"the {name}'s output has {logits.shape[1]} columns, the data {classes} classes"
-    return embedded._replace(logits=None, head=None, left_out=why)
+    return embedded.without_classes(why)
 
 
 class _Reader:
@@ -174,10 +178,8 @@ class _Reader:
     def _head(self) -> tuple[Tensor, Tensor | None] | None:
         """Return the last Linear, where the embedding is what enters it."""
         head = self.taps.head
-        if head is None or self.paths != (
-            f"input:{head}",
-            head or "output",
-        ):  # of a sum of branches, one is not the logits
+        # Of a sum of branches, one is not the logits.
+        if head is None or self.paths != (f"input:{head}", head or "output"):
             return None
         linear = self.taps.module(head)
         if not isinstance(linear, nn.Linear):  # a quantised one

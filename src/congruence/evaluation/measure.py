@@ -19,6 +19,7 @@ from congruence.evaluation.numbers import numbers_in
 from congruence.models.parameters import count_parameters
 
 BATCH = 100
+OTHER_CLASSES = "the teacher knows other classes"
 
 
 @dataclass(frozen=True)
@@ -147,9 +148,7 @@ def _embedded(model: nn.Module, part: ImageDataset, name: str, device: str | tor
 def _teacher_on_test(model: nn.Module, splits: Splits, device: str | torch.device | None) -> Embedded:
     """Embed the test split by a teacher; where its classes are not those of the data, its logits say nothing of it."""
     found = _embedded(model, splits.test, "teacher", device)
-    if _same_classes(model, splits.train, found):
-        return found
-    return found._replace(logits=None, head=None, left_out=found.left_out or "the teacher knows other classes")
+    return found if _same_classes(model, splits.train, found) else found.without_classes(OTHER_CLASSES)
 
 
 def knows_classes(model: nn.Module, part: ImageDataset) -> bool:

@@ -159,8 +159,8 @@ def _of_tensor(linears: Sequence[LinearCall], last: nn.Module | None, output: Te
         why = f"its output {check.shape(output)} {embedding}: 'output' if these are scores of classes"
         return Defaults(features="output", why={"logits": why})
     if final is None:
-        why = "" if isinstance(last, nn.modules.conv._ConvNd) else "output"
-        return Defaults(features=why or None, logits="output")
+        is_head = isinstance(last, nn.modules.conv._ConvNd)  # a convolution that gives the classes
+        return Defaults(features=None if is_head else "output", logits="output")
     if final.left.shape == output.shape:
         return Defaults(features="output", logits="output")
     # A gate or a side branch. What the embedding is, nothing tells.
@@ -168,8 +168,9 @@ def _of_tensor(linears: Sequence[LinearCall], last: nn.Module | None, output: Te
     return Defaults(logits="output", why={"features": why})
 
 
-def _head(path: str) -> Defaults:
-    return Defaults(path, f"input:{path}", path or "output", frozenset({path}))  # "": the model is the Linear
+def _head(path: str, logits: str = "") -> Defaults:
+    """Return the layers of a model whose head is a Linear; its logits are read there, or elsewhere."""
+    return Defaults(path, f"input:{path}", logits or path or "output", frozenset({path}))  # "": the model is the Linear
 
 
 def _of_head(head: LinearCall, output: Tensor, path: str) -> Defaults:
@@ -180,10 +181,10 @@ def _of_head(head: LinearCall, output: Tensor, path: str) -> Defaults:
     """
     if head.left.shape == output.shape:
         added = head.given is not None and head.given.data_ptr() != output.data_ptr() and _alike(head.left, output)
-        return Defaults(head.path, f"input:{head.path}", path, frozenset({head.path})) if added else _head(head.path)
+        return _head(head.path, path if added else "")
     values = _of_tokens(head.left.to(output.dtype))
     if any(torch.allclose(bend(each), output, rtol=_CLOSE, equal_nan=True) for each in values for bend in _LOGITS):
-        return Defaults(head.path, f"input:{head.path}", path, frozenset({head.path}))
+        return _head(head.path, path)
     why = f"its output holds probabilities, and its last Linear '{head.path}' gives tokens {check.shape(head.left)}"
     return Defaults(features=f"input:{head.path}", probabilities=path, why={"logits": why})
 

@@ -13,8 +13,8 @@ from congruence.core import check
 from congruence.core.devices import tensors
 
 POSITIONS = "NTDHW"  # in the order in which maps have them
-_FEWEST, _MOST = 2, 5
-_MAPS = 4  # from so many dimensions on, channels come before positions
+FEWEST, MOST = 2, 5  # dimensions of a tensor whose layout can be told
+MAPS = 4  # from so many dimensions on, channels come before positions
 
 
 def layout_of(dimensions: int, channels: int, *, batch: int = 0) -> str:
@@ -40,12 +40,12 @@ def check_layout(function: str, argument: str, layout: Any) -> None:
     """
     if (
         not isinstance(layout, str)
-        or not _FEWEST <= len(layout) <= _MOST
+        or not FEWEST <= len(layout) <= MOST
         or len(set(layout)) != len(layout)
         or not set("BC") <= set(layout) <= set("BC" + POSITIONS)
     ):
         wanted = (
-            f"{_FEWEST} to {_MOST} letters with B (batch) and C (channels) once each, and N or T (tokens, time), H, W "
+            f"{FEWEST} to {MOST} letters with B (batch) and C (channels) once each, and N or T (tokens, time), H, W "
             "and D (depth) at most once, as in 'BTC' or 'BCHW'"
         )
         check.fail(function, argument, wanted, repr(layout))
@@ -59,7 +59,7 @@ def order(layout: str) -> tuple[int, ...]:
         ((0, 2, 1), (1, 0, 2), (0, 3, 1, 2))
     """
     positions = "".join(letter for letter in POSITIONS if letter in layout)
-    wanted = f"BC{positions}" if len(layout) >= _MAPS else f"B{positions}C"
+    wanted = f"BC{positions}" if len(layout) >= MAPS else f"B{positions}C"
     return tuple(layout.index(letter) for letter in wanted)
 
 

@@ -72,12 +72,8 @@ def token_mask(tokens: Tensor, inputs: Any, name: Mask, what: str, way: str, *, 
             f"{what} gives tokens {list(tokens.shape)}, which the mask '{name}' {list(mask.shape)} does not fit: its "
             f"padded positions cannot be told: {way}."
         )
-    if mask.is_floating_point():
-        if not bool(((mask == 0) | (mask == 1)).all()):
-            raise ValueError(
-                f"{what} cannot be averaged by the mask '{name}': it must hold 0 and 1, got other numbers."
-            )
-        mask = mask != 0
+    if mask.is_floating_point() and not bool(((mask == 0) | (mask == 1)).all()):
+        raise ValueError(f"{what} cannot be averaged by the mask '{name}': it must hold 0 and 1, got other numbers.")
     mask = mask if mask.dtype == torch.bool else mask != 0
     real = ~mask if inverted else mask
     if real.device.type == "cpu" and not bool(real.any(1).all()):  # elsewhere the check would wait for the device

@@ -20,6 +20,10 @@ from congruence.models.evaluating import modes_of, set_modes
 
 Undo = Callable[[], bool]  # puts something back; returns whether it had changed
 _OF_EVERY_MODULE = frozenset(vars(nn.Module())) - {"training"}
+_VALUES = (
+    *(str, bytes, int, float, complex, type(None), Tensor, np.ndarray, np.generic, Enum, torch.dtype, torch.device),
+    *(Mapping, list, tuple, set, frozenset, deque),
+)
 _OWN_STATE = frozenset({"training", "_compiled_call_impl"})
 
 
@@ -92,21 +96,7 @@ def _undo_part(part: nn.Module) -> Callable[[nn.Module], list[str]]:
 
 def _is_value(value: Any) -> bool:
     """Whether an attribute is a number, a text, a tensor or made of them, and no part of the model (a session, say)."""
-    plain = (
-        str,
-        bytes,
-        int,
-        float,
-        complex,
-        type(None),
-        Tensor,
-        np.ndarray,
-        np.generic,
-        Enum,
-        torch.dtype,
-        torch.device,
-    )
-    return isinstance(value, (*plain, Mapping, list, tuple, set, frozenset, deque)) or is_dataclass(value)
+    return isinstance(value, _VALUES) or is_dataclass(value)
 
 
 def _undo_script(part: torch.jit.ScriptModule) -> Callable[[nn.Module], list[str]]:

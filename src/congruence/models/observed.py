@@ -13,11 +13,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from congruence.models.layers import LayerPath, Layers
-from congruence.models.layouts import layout_of
+from congruence.models.layouts import MAPS, MOST, layout_of
 
 _POOLING = re.compile(r"(?:Avg|Max|LP)Pool(\d)d$")
-_MOST = 5  # dimensions of a tensor whose layout can be told
-_MAPS = 4
 _TRANSFORMERS = (
     nn.TransformerEncoder,
     nn.TransformerDecoder,
@@ -133,7 +131,7 @@ class Observed:
             target: its canonical layer.
             shape: of what was tapped.
         """
-        if not 2 < len(shape) <= _MOST:
+        if not 2 < len(shape) <= MOST:
             return "BC" if len(shape) == 2 else None
         place = self._place(path, target, shape)
         given, taken = (None, None) if place is None else self._words_of_the_tensor(place)
@@ -151,7 +149,7 @@ class Observed:
         found = {_as_near(shape, seen) for seen in (*before[-1:], *after[:1])} - {None}
         if found:
             return found.pop() if len(found) == 1 else None
-        return layout_of(len(shape), 1) if not before and len(shape) >= _MAPS else None
+        return layout_of(len(shape), 1) if not before and len(shape) >= MAPS else None
 
     def _place(self, path: LayerPath, target: str, shape: torch.Size) -> int | None:
         """Return when the tapped tensor was seen."""
@@ -239,7 +237,7 @@ def layout_told(module: nn.Module, side: str, shape: torch.Size, place: int, *, 
         'BHWC'
     """
     dimensions = len(shape)
-    if not 1 < dimensions <= _MOST:
+    if not 1 < dimensions <= MOST:
         return None
     batch = 1 if time_first and dimensions == 3 else 0
     last, first = layout_of(dimensions, dimensions - 1, batch=batch), layout_of(dimensions, 1)

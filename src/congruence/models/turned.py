@@ -8,10 +8,8 @@ import torch
 from torch import Tensor
 
 from congruence.models.layers import LayerError, LayerPath
-from congruence.models.layouts import canonical, canonical_shape, order
+from congruence.models.layouts import FEWEST, MOST, canonical, canonical_shape, order
 from congruence.models.observed import Observed
-
-_MOST = 5  # dimensions of a tensor whose layout can be told
 
 
 class Turned:
@@ -80,7 +78,7 @@ class Turned:
     def layout(self, path: str, way: str) -> str:
         """Return the layout of a layer; where nothing tells, raise with what its user can do."""
         layout, shape = self.layouts[path], self.shapes[path]
-        if not layout and 2 <= len(shape) <= _MOST:
+        if not layout and FEWEST <= len(shape) <= MOST:
             raise ValueError(
                 f"The {self.name}'s layer '{path}' gives {list(shape)}, and the layers around it do not tell which "
                 f"dimension is which: {way}."

@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from congruence.models.parameters import bits
+from congruence.models.parameters import bits, count_parameters
 
 ALL = "all of it"
 # By module, the bits that its parameters had when no term had reached them: after what moves them later (a run, loaded
@@ -65,7 +65,13 @@ def whole_parts(model: nn.Module, names: Collection[str]) -> list[str]:
     return sorted([*found, *left])
 
 
-def count(model: nn.Module, names: Iterable[str]) -> int:
-    """Return how many numbers the named parameters hold."""
+def share(model: nn.Module, parts: Iterable[str], names: Iterable[str]) -> str:
+    """Write parts of a model, and how many of its parameters the named ones hold.
+
+    Example:
+        >>> share(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1)), ["1"], ["1.weight", "1.bias"])
+        "'1' (3 of 9 parameters)"
+    """
     parameters = dict(model.named_parameters())
-    return sum(parameters[name].numel() for name in names)
+    held = sum(parameters[name].numel() for name in names)
+    return f"{', '.join(map(repr, parts))} ({held} of {count_parameters(model)} parameters)"

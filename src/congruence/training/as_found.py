@@ -11,6 +11,7 @@ from torch import nn
 from congruence.core import rng
 from congruence.distiller.distiller import Distiller
 from congruence.methods.method import Clock, Method
+from congruence.models.evaluating import modes_of, set_modes
 from congruence.training.modes import start_training
 
 
@@ -48,7 +49,7 @@ def as_found(module: nn.Module) -> Iterator[None]:
 @contextlib.contextmanager
 def as_in_training(distiller: Distiller) -> Iterator[None]:
     """Hold a distiller as in a run's first step, to try something; afterwards it is as it was."""
-    modes = [(part, part.training) for part in distiller.modules()]
+    modes = modes_of(distiller)
     before = distiller.clock, distiller._epochs_begun
     try:
         with as_found(distiller), warnings.catch_warnings():
@@ -58,5 +59,4 @@ def as_in_training(distiller: Distiller) -> Iterator[None]:
             yield
     finally:
         distiller.clock, distiller._epochs_begun = before
-        for part, training in modes:
-            part.training = training
+        set_modes(modes)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from congruence.core import rng
+from congruence.core import check, rng
 from congruence.core.devices import on_tensors, tensors
 from congruence.core.numerics import as_float64
 from congruence.distiller.distiller import Distiller
@@ -94,7 +94,7 @@ class Collapse:
                 rows = self.distiller.features(self._inputs)
             return {name: spread(of) for name, of in rows.items() if len(of) > 1 and bool(of.isfinite().all())}
         except Exception as error:  # a diagnostic never stops a run
-            LOG.info("Whether features collapse is not watched: %s", " ".join(str(error).split()))
+            LOG.info("Whether features collapse is not watched: %s", check.sentence(error))
             self.start = self.start or {}
             return {}
 

@@ -13,11 +13,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.checkpoint import CheckpointFunction
 
 from congruence.core.batch import Batch
 from congruence.core.devices import on_tensors, tensors, to_device
-from congruence.core.graph import function_of, nodes
+from congruence.core.graph import checkpoints_reentrantly
 from congruence.core.ranks import any_rank, mean_over_ranks, world_size
 from congruence.distiller.distiller import Distiller
 from congruence.training.as_found import as_in_training
@@ -125,8 +124,7 @@ def _checkpoints_reentrantly(distiller: Distiller) -> bool:
         for name in distiller.students:
             taps = distiller._taps[name]
             example = on_tensors(Tensor.clone, to_device(taps.example, device))
-            graph = nodes(tensors(taps.read(example)))
-            found = found or any(function_of(node) is CheckpointFunction for node in graph)
+            found = found or checkpoints_reentrantly(tensors(taps.read(example)))
     return bool(any_rank(torch.tensor(found, device=device)))
 
 

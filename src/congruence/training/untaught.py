@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from congruence.core import ranks
 from congruence.distiller.distiller import Distiller
-from congruence.models.untaught import count, mark_parts, whole_parts
+from congruence.models.untaught import mark_parts, share, whole_parts
 
 LOG = logging.getLogger("congruence")
 AFTER = 10  # steps: a queue may have to fill before its term has a gradient
@@ -48,25 +48,23 @@ class Untaught:
 
     def end(self) -> dict[str, list[str]]:
         """Name what no term has reached, mark it for what is measured later, and return it by student."""
-        self._tell("no term has reached", "are written as they were before")
-        for name, parts in self.parts().items():
-            mark_parts(self.distiller.students[name], parts)
-        return {name: parts for name, parts in self.parts().items() if parts}
+        parts = self._tell("no term has reached", "are written as they were before")
+        for name, of_student in parts.items():
+            mark_parts(self.distiller.students[name], of_student)
+        return parts
 
-    def parts(self) -> dict[str, list[str]]:
-        """Return the parts that no term has reached, by student."""
-        return {name: whole_parts(self.distiller.students[name], left) for name, left in self._left.items()}
-
-    def _tell(self, what: str, then: str) -> None:
-        for name, parts in self.parts().items():
-            if parts and ranks.rank() == 0:
-                student = self.distiller.students[name]
-                total = sum(parameter.numel() for parameter in student.parameters())
-                LOG.warning(
-                    "The %s has parts that %s: %s (%d of %d parameters); they %s.",
-                    *(name, what, ", ".join(f"'{part}'" for part in parts), count(student, self._left[name]), total),
-                    then,
-                )
+    def _tell(self, what: str, then: str) -> dict[str, list[str]]:
+        """Name what no term has reached; return it by student, without those of which terms reach all."""
+        told = {}
+        for name, left in self._left.items():
+            student = self.distiller.students[name]
+            parts = whole_parts(student, left)
+            if not parts:
+                continue
+            told[name] = parts
+            if ranks.rank() == 0:
+                LOG.warning("The %s has parts that %s: %s; they %s.", name, what, share(student, parts, left), then)
+        return told
 
     def thawed(self) -> None:
         """Warn of parameters that require a gradient since the run began, and are in no optimizer."""

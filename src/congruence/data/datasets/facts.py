@@ -59,11 +59,9 @@ def facts(dataset: Any) -> DataFacts:
             labels = labels[torch.as_tensor(rows, dtype=torch.int64)]
         return DataFacts(size, below.classes, labels)
     labels = _labels(dataset, size)
-    names = getattr(dataset, "classes", None)
-    if isinstance(names, int) and not isinstance(names, bool):
-        return DataFacts(size, names, labels)
-    if isinstance(names, Sized) and len(names):
-        return DataFacts(size, len(names), labels)
+    named = _named_classes(dataset)
+    if named is not None:
+        return DataFacts(size, named, labels)
     top = -1 if labels is None or not len(labels) else int(labels.max())
     return DataFacts(size, top + 1 if top >= 0 else None, labels)
 
@@ -77,13 +75,19 @@ def declared_classes(dataset: Any) -> int | None:
         True
     """
     while dataset is not None:
-        names = getattr(dataset, "classes", None)
-        if isinstance(names, int) and not isinstance(names, bool):
-            return names
-        if isinstance(names, Sized) and len(names):
-            return len(names)
+        named = _named_classes(dataset)
+        if named is not None:
+            return named
         dataset = getattr(dataset, "dataset", None)
     return None
+
+
+def _named_classes(dataset: Any) -> int | None:
+    """Return how many classes the dataset's own attribute `classes` says, their number or their names."""
+    names = getattr(dataset, "classes", None)
+    if isinstance(names, int) and not isinstance(names, bool):
+        return names
+    return len(names) or None if isinstance(names, Sized) else None
 
 
 def _labels(dataset: Any, size: int) -> Tensor | None:

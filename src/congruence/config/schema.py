@@ -162,6 +162,14 @@ class RunConfig(Table):
             changed["teacher_cache"] = stage.teacher_cache.model_copy(update={"folder": absolute(str(folder))})
         return self._with({self.last: stage.model_copy(update=changed)})
 
+    def with_training(self, changes: Mapping[str, Mapping[str, Any]]) -> RunConfig:
+        """Return the configuration with other values in the `train` tables of some stages."""
+        stages = dict(self.stages)
+        for name, values in changes.items():
+            train = stages[name].train.model_copy(update=dict(values))
+            stages[name] = stages[name].model_copy(update={"train": train})
+        return self._with(stages)
+
     def _with(self, stages: dict[str, StageConfig]) -> RunConfig:
         asked = self.diagnostics
         if asked is not None:

@@ -9,7 +9,7 @@ from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator,
 from congruence import data
 from congruence.config.base import Count, Table, Whole
 from congruence.config.problems import Problems
-from congruence.training.options import FitOptions, OptimizerOptions, Precision, ScheduleOptions
+from congruence.training.options import FitOptions, OptimizerOptions, Precision, ScheduleOptions, TeacherSpeed
 
 
 class OptimizerConfig(Table):
@@ -108,7 +108,7 @@ class SamplerConfig(Table):
 
 _ENGINE = (
     *("epochs", "max_steps", "seed", "precision", "gradient_clip", "accumulate", "micro_batch"),
-    *("channels_last", "compile", "log_every", "checkpoint_seconds", "tensorboard", "gradient_norms"),
+    *("teacher_speed", "channels_last", "compile", "log_every", "checkpoint_seconds", "tensorboard", "gradient_norms"),
 )
 
 
@@ -133,7 +133,8 @@ class TrainConfig(Table):
     gradient_clip: float | None = None
     accumulate: int = 1
     micro_batch: int | None = None
-    channels_last: bool = False
+    teacher_speed: TeacherSpeed = "auto"
+    channels_last: bool | Literal["auto"] = "auto"
     compile: bool = False
     monitor: str | None = None
     log_every: int = 50

@@ -149,15 +149,17 @@ class Choice:
 
 @dataclass(frozen=True)
 class Flag:
-    """True or False."""
+    """True or False; with `auto`, "auto" as well."""
+
+    auto: bool = False
 
     def describe(self) -> str:
         """Say in words what is allowed."""
-        return "True or False"
+        return "True, False or 'auto'" if self.auto else "True or False"
 
     def accepts(self, value: Any) -> bool:
         """Whether `value` is allowed."""
-        return isinstance(value, bool)
+        return isinstance(value, bool) or (self.auto and isinstance(value, str) and value == "auto")
 
     def invalid(self) -> list[Any]:
         """Give values that are not allowed, for the tests."""

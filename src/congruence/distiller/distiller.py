@@ -34,7 +34,7 @@ from congruence.distiller.signals import (
 from congruence.distiller.sitting_out import SittingOut
 from congruence.distiller.unmoved import Unmoved
 from congruence.geometry.dissimilarity import computed_once
-from congruence.methods.method import Clock, Needs, Signals
+from congruence.methods.method import Clock, Method, Needs, Signals
 from congruence.methods.term import Term
 from congruence.models.taps import Taps
 from congruence.models.teacher import Teacher
@@ -232,7 +232,8 @@ class Distiller(nn.Module):
         if update:
             with torch.no_grad():
                 for binding, signals in seen:
-                    binding.method.update(without_gradient(signals))
+                    if type(binding.method).update is not Method.update:  # else there is nothing to write
+                        binding.method.update(without_gradient(signals))
         return Output(loss, terms, captured.students(tuple(self.students)), captured.output("teacher"), weights)
 
     def forward(

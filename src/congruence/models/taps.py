@@ -171,6 +171,10 @@ class Taps:
             role, self.name, self.defaults, self.in_evaluation, stages=self.stages, closed=self._layers.root_closed
         )
 
+    def sides(self) -> set[tuple[str, str]]:
+        """Return which sides ("input" or "output") of which modules the required paths read."""
+        return {(self._targets[text], path.side) for text, path in self._paths.items()}
+
     @property
     def scratch(self) -> frozenset[str]:
         """What dry runs changed in the model's attributes, see `Layers.scratch`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from typing import Any
 
@@ -11,8 +12,10 @@ from torch import Tensor, nn
 from congruence.models.evaluating import set_mode
 from congruence.models.fingerprint import ModelFingerprint, model_fingerprint
 from congruence.models.parameters import shares_parameters
+from congruence.models.prepared import Prepared, prepare
 from congruence.models.taps import Taps
 
+LOG = logging.getLogger("congruence")
 __all__ = ["Teacher", "shares_parameters"]
 
 
@@ -41,6 +44,7 @@ class Teacher:
     def __init__(self, module: nn.Module, *, name: str = "teacher") -> None:
         self.taps = Taps(module, name=name)
         self.module = module
+        self.prepared: Prepared | None = None  # what `read` asks in its place
         for parameter in module.parameters():  # a ScriptModule has no `requires_grad_`
             if parameter.is_leaf:
                 parameter.requires_grad_(False)
@@ -63,12 +67,27 @@ class Teacher:
         """Stay in evaluation mode."""
         return self.train(False)
 
+    def prepare(self) -> None:
+        """Let `read` ask a quicker copy from now on, where there is one (see `congruence.models.prepared`)."""
+        self.prepared = prepare(self.taps)
+
+    @property
+    def arithmetic(self) -> str:
+        """In which `read` differs from the network as it is, in words; "" where it does not."""
+        return self.prepared.arithmetic if self.prepared else ""
+
     def fingerprint(self) -> ModelFingerprint:
         """Return what tells this teacher from others; what its forward writes into attributes is left out."""
         return model_fingerprint(self.module, self.taps.scratch)
 
     def read(self, inputs: Any, *, only: Collection[str] | None = None) -> tuple[Any, dict[str, Tensor]]:
         """Return the network's output and the tapped tensors (see `Taps.read`), without gradient."""
+        if self.prepared and self.prepared.stale(self.module):
+            LOG.warning("The %s's weights have changed: from now on it is read as it is.", self.taps.name)
+            self.prepared = None
+        if self.prepared and self.prepared.fits(inputs):
+            with torch.no_grad():
+                return self.prepared.read(inputs, only)
         if _trains(self.module):
             set_mode(self.module, training=False)
         # Not inference_mode: its tensors count no in-place changes, and cannot be saved for a student's backward.

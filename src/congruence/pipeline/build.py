@@ -25,6 +25,7 @@ from congruence.pipeline.models import build_model, describe_model
 from congruence.teacher_cache import TeacherCache
 from congruence.training import FitOptions
 from congruence.training.distributed import join_process_group, pick_device
+from congruence.training.modes import settled
 from congruence.training.saving.run_directory import facts_of, untaught_of
 from congruence.training.setup import rehearse_run
 
@@ -103,11 +104,19 @@ def build_stage(config: RunConfig, stage_name: str, context: RunContext) -> Buil
     return Built(distiller, train_loader, val_loader, options, splits, models)
 
 
-def rehearse(config: RunConfig, context: RunContext) -> None:
-    """Build every stage without training, to find out whether all of them fit."""
+def rehearse(config: RunConfig, context: RunContext) -> RunConfig:
+    """Build every stage without training, to find out whether all of them fit.
+
+    Returns:
+        The configuration with what "auto" stands for here, which a resumed run is to keep wherever it goes on.
+    """
     dry = replace(context, teachers={}, out=None, resume=False, callbacks=(), dry=True).with_splits(config.data)
-    for name in config.stages:
-        build_stage(config, name, dry)
+    last: dict[str, dict[str, Any]] = {}
+    for name, stage in config.stages.items():
+        built = build_stage(config, name, dry)
+        options = settled(built.options, built.distiller, pick_device(stage.train.device))
+        last[name] = {"channels_last": options.channels_last}
+    return config.with_training(last)
 
 
 # The models

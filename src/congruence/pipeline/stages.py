@@ -114,10 +114,11 @@ def run(
     for stage in config.stages.values():
         join_process_group(pick_device(stage.train.device))
     directory = RunDirectory(Path(out))
+    config = _as_before(config, directory)
     longer = _check_holds(directory, config, resume=resume)
     ranks.barrier()
     common = RunContext(splits=splits, trust=trust).with_splits(config.data)
-    rehearse(config, common)
+    config = rehearse(config, common)
     if ranks.rank() == 0:
         writable(directory.path)
         if longer or not directory.config.exists():
@@ -136,6 +137,17 @@ def run(
         finished[name] = run_stage(config, name, context)
         teachers.update({StudentRef(name, s): file for s, file in finished[name].result.student_files.items()})
     return finished
+
+
+def _as_before(config: RunConfig, directory: RunDirectory) -> RunConfig:
+    """Return a configuration with what "auto" stood for when the run began."""
+    try:
+        before = load_config(directory.config).stages if directory.config.exists() else {}
+    except ValueError:  # older than a change of the schema
+        return config
+    kept = {name: stage.train.channels_last for name, stage in before.items()}
+    auto = (name for name, stage in config.stages.items() if stage.train.channels_last == "auto")
+    return config.with_training({name: {"channels_last": kept[name]} for name in auto if name in kept})
 
 
 def _check_holds(directory: RunDirectory, config: RunConfig, *, resume: bool) -> bool:

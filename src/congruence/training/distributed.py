@@ -130,8 +130,10 @@ def _checkpoints_reentrantly(distiller: Distiller) -> bool:
 
 def average_gradients(module: nn.Module) -> None:
     """Average the gradients over the ranks; a parameter without one on every rank stays without."""
+    if world_size() == 1:
+        return
     parameters = [p for p in module.parameters() if p.requires_grad]
-    if world_size() == 1 or not parameters:
+    if not parameters:
         return
     there = torch.tensor([p.grad is not None for p in parameters], device=parameters[0].device)
     shared = [p for p, somewhere in zip(parameters, any_rank(there).tolist(), strict=True) if somewhere]

@@ -9,8 +9,9 @@ from torch.optim import Optimizer
 
 from congruence.core import check, ranks, rng
 from congruence.distiller.distiller import Distiller
+from congruence.training import setup
 from congruence.training.distributed import join_process_group, pick_device
-from congruence.training.modes import channels_last, compiled
+from congruence.training.modes import channels_last, compiled, settled, teacher_left_alone
 from congruence.training.options import FitOptions
 from congruence.training.result import FitResult
 from congruence.training.run import Run
@@ -66,9 +67,16 @@ def fit(
     device = pick_device(options.device)
     join_process_group(device)
     rng.seed_everything(options.seed + ranks.rank())  # ranks draw masks of their own for rows of their own
-    # Compiled forwards meet weights that lie in memory as they will; the run closes before both are undone.
+    options = settled(options, distiller, device)
+    # Compiled forwards meet weights that lie in memory as they will; the run closes before all is undone.
     with (
-        channels_last(distiller, options.channels_last),
+        teacher_left_alone(distiller),
+        channels_last(
+            distiller,
+            options.channels_last is True,
+            setup.as_list(optimizer),
+            teacher=options.teacher_speed == "auto",
+        ),
         compiled(distiller, options.compile),
         Run(distiller, train_loader, val_loader, options, device, optimizer, scheduler) as run,
     ):

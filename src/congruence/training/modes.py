@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
+from congruence.core import ranks
 from congruence.distiller.distiller import Distiller
 from congruence.models.compiled import Compiled
 from congruence.models.layers import has_compiled
+from congruence.models.memory_order import ordered, prefers_channels_last
+from congruence.training.optim import align
+from congruence.training.options import FitOptions
+from congruence.training.saving.run_directory import RunDirectory
 
 
 def start_training(distiller: Distiller) -> None:
@@ -35,23 +44,57 @@ def start_training(distiller: Distiller) -> None:
             part.training = False
 
 
+def settled(options: FitOptions, distiller: Distiller, device: torch.device) -> FitOptions:
+    """Return options in which nothing is "auto" that the run to go on with has settled, or a rule settles."""
+
+    def settle() -> dict[str, Any]:
+        before = RunDirectory(Path(options.out)).options() if options.resume and options.out is not None else {}
+        last = any(prefers_channels_last(student, device) for student in distiller.students.values())
+        by_rule = {"channels_last": last, "teacher_speed": "auto", **before}
+        return {name: by_rule[name] for name in ("channels_last", "teacher_speed") if getattr(options, name) == "auto"}
+
+    return replace(options, **ranks.on_rank_zero(settle))
+
+
 @contextlib.contextmanager
-def channels_last(distiller: Distiller, wanted: bool) -> Iterator[None]:
-    """Hold the weights of two-dimensional convolutions, the teacher's too, with their channels last, where wanted.
+def channels_last(
+    distiller: Distiller, wanted: bool, optimizers: Sequence[Optimizer] = (), *, teacher: bool = True
+) -> Iterator[None]:
+    """Hold the weights of two-dimensional convolutions with their channels last, where wanted.
 
-    The maps that such a convolution gives have their channels last, too. No value changes.
+    The maps that such a convolution gives have their channels last, too. No value changes. What the optimizers keep of
+    the weights follows them, both ways (see `align`).
+
+    Args:
+        distiller: whose students' weights are put in order.
+        wanted: whether to.
+        optimizers: the caller's own.
+        teacher: whether the teacher's are, too; where it was prepared, its copy has an order of its own.
     """
-    modules = [distiller, *([distiller.teacher.module] if distiller.teacher else [])] if wanted else []
-
-    def arrange(order: torch.memory_format) -> None:
-        for tensor in (t for module in modules for t in (*module.parameters(), *module.buffers()) if t.dim() == 4):
-            tensor.data = tensor.data.contiguous(memory_format=order)
-
-    arrange(torch.channels_last)
+    modules = [distiller, *([distiller.teacher.module] if teacher and distiller.teacher else [])] if wanted else []
+    weights = [t for module in modules for t in (*module.parameters(), *module.buffers()) if t.dim() == 4]
+    found = [tensor for tensor in weights if not tensor.is_contiguous(memory_format=torch.channels_last)]
+    for module in modules:
+        ordered(module, last=True)
     try:
         yield
     finally:
-        arrange(torch.contiguous_format)
+        for tensor in found:
+            tensor.data = tensor.data.contiguous()
+        for optimizer in optimizers:
+            align(optimizer)
+
+
+@contextlib.contextmanager
+def teacher_left_alone(distiller: Distiller) -> Iterator[None]:
+    """Let a teacher that was prepared meanwhile run as before afterwards."""
+    teacher = distiller.teacher
+    before = teacher.prepared if teacher else None
+    try:
+        yield
+    finally:
+        if teacher:
+            teacher.prepared = before
 
 
 @contextlib.contextmanager

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from congruence.training.options import FitOptions, OptimizerOptions, Precision, ScheduleOptions
@@ -15,8 +15,10 @@ from congruence.training.saving.state import Stateful
 
 def make_optimizer(groups: list[dict[str, Any]], options: OptimizerOptions) -> Optimizer:
     """Build the optimizer of the options over named parameter groups."""
-    # On a GPU the fused kernels alone can skip a step by a flag that stays on the device (`step_unless`).
-    fused = all(p.is_cuda and p.is_floating_point() for group in groups for p in group["params"]) or None
+    # The quickest kernels, and on a GPU those that can skip a step by a flag that stays on the device (`step_unless`).
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    kinds = {parameter.device.type for parameter in parameters if parameter.is_floating_point()}
+    fused = (len(kinds) == 1 and kinds <= {"cpu", "cuda"} and all(map(torch.is_floating_point, parameters))) or None
     if options.name == "adamw":
         return torch.optim.AdamW(
             groups, lr=options.lr, betas=options.betas, weight_decay=options.weight_decay, fused=fused
@@ -59,6 +61,12 @@ class Optimization:
         self.optimizers, self.scheduler = tuple(optimizers), scheduler
         self.scaler = make_scaler(options.precision, device)
         self.rates = Rates(optimizers, options.schedule if scheduler is None else None, epochs)
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Yield what the optimizers move."""
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                yield from group["params"]
 
     def all(self) -> tuple[Any, ...]:
         """Return the optimizers, and the caller's scheduler where there is one."""
@@ -114,12 +122,33 @@ def step_unless(optimizer: Optimizer, bad: Tensor) -> None:
 
     Fused optimizers read `found_inf` on the device. For the others the flag is read here, which on a CPU costs nothing.
     """
+    align(optimizer)
     if bad.is_cuda and getattr(optimizer, "_step_supports_amp_scaling", False) and momentum_begun(optimizer):
         optimizer.grad_scale, optimizer.found_inf = None, bad.float()  # type: ignore[attr-defined]
         optimizer.step()
         del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
     elif not bool(bad):
         optimizer.step()
+
+
+def align(optimizer: Optimizer) -> None:
+    """Give gradients and state the order in memory that their parameters have, for fused kernels.
+
+    Those walk through memory, whatever the strides: a gradient with its channels first would be added to the wrong
+    weights of a parameter with its channels last, and nobody would be told.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group.get("fused") else ():
+            strides, state = parameter.stride(), optimizer.state.get(parameter, {})
+            if parameter.grad is not None and parameter.grad.stride() != strides:
+                parameter.grad = _like(parameter, parameter.grad)
+            for name, value in state.items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != strides:
+                    state[name] = _like(parameter, value)
+
+
+def _like(parameter: Tensor, value: Tensor) -> Tensor:
+    return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
 
 
 def momentum_begun(optimizer: Optimizer) -> bool:

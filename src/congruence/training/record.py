@@ -17,7 +17,7 @@ from congruence.training.saving.checkpoint import naming_write_errors
 from congruence.training.saving.run_directory import RunDirectory
 
 LOG = logging.getLogger("congruence")
-NORMS_EVERY = 100  # steps: a backward for each term is too much for every one
+NORMS_EVERY = 500  # steps: a backward for each term is too much for more of them
 LOPSIDED = 100  # times: beyond it, a term with the smaller gradient teaches next to nothing
 SKIPPED = "skipped"  # the share of steps whose scaled gradient overflowed; they count in no gradient norm
 
@@ -40,10 +40,10 @@ class Recorder:
         self.every = every
         self.bad = torch.zeros((), dtype=torch.bool, device=device)
         self.bad_step = torch.full((), -1, dtype=torch.int64, device=device)
-        self.bad_values: dict[str, Tensor] = {}
+        self.bad_values: dict[tuple[str, ...], Tensor] = {}
         self.bad_sums: dict[tuple[Place, ...], Tensor] = {}
-        self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
+        self.sums: dict[tuple[str, ...], Tensor] = {}  # of values that come together, in one tensor: an operation each
+        self.counts: dict[tuple[str, ...], int] = {}
         self.norms: dict[str, Tensor] = {}
         self._compared = False
         self._events: Callable[..., Any] | None = None
@@ -64,27 +64,32 @@ class Recorder:
         now = any_rank(~(torch.isfinite(values["loss"]) & torch.isfinite(norm)))
         first = now & ~self.bad
         self.bad_step = torch.where(first, torch.full_like(self.bad_step, step), self.bad_step)
-        for name, value in values.items():
-            before = self.bad_values.get(name, torch.zeros_like(value))
-            self.bad_values[name] = torch.where(first, value, before)
-        for places, now_there in (sums or {}).items():
-            before = self.bad_sums.get(places, torch.zeros_like(now_there))
-            self.bad_sums[places] = torch.where(first, now_there, before)
+        _keep(self.bad_values, {tuple(values): _together(values)}, first)
+        _keep(self.bad_sums, sums or {}, first)
         self.bad = self.bad | now
         return self.bad
 
     def add(self, values: Mapping[str, Tensor], norms: Mapping[str, Tensor]) -> None:
         """Add one step's values to the running means."""
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value
-            self.counts[name] = self.counts.get(name, 0) + 1
+        names, now = tuple(values), _together(values)
+        self.sums[names] = self.sums[names] + now if names in self.sums else now
+        self.counts[names] = self.counts.get(names, 0) + 1
         self.norms.update(norms)
+
+    def _totals(self) -> dict[str, tuple[Tensor, int]]:
+        """Return each value's sum so far, and of how many steps."""
+        totals: dict[str, tuple[Tensor, int]] = {}
+        for names, sums in self.sums.items():
+            for name, total in zip(names, sums, strict=True):
+                before, count = totals.get(name, (torch.zeros_like(total), 0))
+                totals[name] = before + total, count + self.counts[names]
+        return totals
 
     def flush(self, step: int, epoch: int, extra: Mapping[str, float]) -> dict[str, Any]:
         """Write the means since the last flush, over all ranks, as one line, and raise if the flag is set."""
         self.stop_if_bad()
         row: dict[str, Any] = {"step": step, "epoch": epoch, **extra}
-        row.update({name: float(mean_over_ranks(total)) / self.counts[name] for name, total in self.sums.items()})
+        row.update({name: float(mean_over_ranks(total)) / count for name, (total, count) in self._totals().items()})
         if SKIPPED in row:
             taken = 1 - row[SKIPPED]
             row["gradient_norm"] = row["gradient_norm"] / taken if taken else None
@@ -114,7 +119,8 @@ class Recorder:
         """Raise with step and terms if a loss was not finite."""
         if not bool(self.bad):
             return
-        bad = {name: bool(any_rank(~torch.isfinite(value))) for name, value in self.bad_values.items()}
+        values = dict(pair for names, held in self.bad_values.items() for pair in zip(names, held, strict=True))
+        bad = {name: bool(any_rank(~torch.isfinite(value))) for name, value in values.items()}
         broken = [name for name, is_bad in bad.items() if is_bad and name != "loss"]
         if broken:
             what = "the loss of " + ", ".join(f"'{name}'" for name in broken)
@@ -162,7 +168,7 @@ class Recorder:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore `state_dict`, and cut metrics.jsonl back to where it was then."""
         device = self.bad.device
-        self.sums = {name: value.to(device) for name, value in state["sums"].items()}
+        self.sums = {names: sums.to(device) for names, sums in state["sums"].items()}
         self.norms = {name: value.to(device) for name, value in state["norms"].items()}
         self.counts = dict(state["counts"])
         if self.path and self.offset > state["offset"]:
@@ -173,6 +179,18 @@ class Recorder:
         """Close the event files."""
         if self._writer:
             self._writer.close()
+
+
+def _together(values: Mapping[str, Tensor]) -> Tensor:
+    """Return values in one tensor."""
+    return torch.stack([value.float() if value.dtype.itemsize < 4 else value for value in values.values()])
+
+
+def _keep(held: dict[Any, Tensor], now: Mapping[Any, Tensor], first: Tensor) -> None:
+    """Take over what belongs to the step that the flag is set in."""
+    for key, values in now.items():
+        before = held.get(key, torch.zeros_like(values))
+        held[key] = torch.where(first, values, before)
 
 
 def norms_by_term(norms: Mapping[str, float]) -> dict[str, float]:

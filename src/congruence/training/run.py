@@ -301,6 +301,8 @@ class Run:
             "best": self.best.metrics,
             "last": self.history.epochs[-1],
             "untaught": untaught,
+            "teacher_arithmetic": self.identity["teacher_arithmetic"],
+            "channels_last": self.options.channels_last,
             "torch": torch.__version__,
             "device": str(self.device),
         }

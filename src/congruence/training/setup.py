@@ -110,6 +110,8 @@ def prepare(
     if not distiller.built:
         distiller.build(source.first().to(device).inputs)
     teacher_knows(distiller, ModelFacts.of(source.loader))
+    if distiller.teacher and options.teacher_speed == "auto":
+        distiller.teacher.prepare()
     if distiller.cache:
         distiller.cache.serves(source.loader)
         distiller.cache.open(distiller.bindings.values())
@@ -154,6 +156,13 @@ def rehearse_validation(
         rehearse_diagnostics(distiller, options.diagnose)
 
 
+def as_list(given: Any) -> list[Any]:
+    """Return the caller's optimizers in a list, none for None."""
+    if given is None:
+        return []
+    return list(given) if isinstance(given, Sequence) else [given]
+
+
 def optimizers(
     distiller: Distiller, options: FitOptions, given: Optimizer | Sequence[Optimizer] | None, scheduler: Any
 ) -> list[Optimizer]:
@@ -166,7 +175,7 @@ def optimizers(
     if given is None:
         used = [make_optimizer(groups, options.optimizer)]
     else:
-        used = [given] if isinstance(given, Optimizer) else list(given if isinstance(given, Sequence) else [given])
+        used = as_list(given)
         if not used or not all(isinstance(optimizer, Optimizer) for optimizer in used):
             check.fail("fit", "optimizer", "a torch optimizer or several", [type(o).__name__ for o in used])
         moved = {id(p) for optimizer in used for group in optimizer.param_groups for p in group["params"]}

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import Optimizer
 
 from congruence.core.batch import Batch
 from congruence.training.distributed import average_gradients
@@ -39,8 +38,8 @@ def train_step(
         step: counted from 0.
     """
     optimizers, scaler = optimization.optimizers, optimization.scaler
-    for optimizer in optimizers:
-        optimizer.zero_grad(set_to_none=True)  # None tells what no loss reached: it is neither averaged nor clipped
+    for parameter in optimization.parameters():
+        parameter.grad = None  # which tells what no loss reached: it is neither averaged nor clipped
     # 1. Forward and backward of each batch: grad = scale · Σ_b ∂loss_b/∂θ / batches, summed by autograd itself.
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(options.precision)
     scale = scaler.scale(torch.ones((), device=recorder.bad.device))  # as a tensor: reading it would wait for the GPU
@@ -73,7 +72,7 @@ def train_step(
         average_gradients(objective)
     for optimizer in optimizers:
         scaler.unscale_(optimizer)
-    norm = _clip(optimizers, options.gradient_clip)
+    norm = _clip([p for p in optimization.parameters() if p.grad is not None], options.gradient_clip)
     # 3. Step, or not. An overflow above a scale of 1 may be the scale's fault: such a step is skipped, and counts as
     # no error. At 1 it is not: a run whose gradient is never finite comes to an end.
     skipped = ~torch.isfinite(norm) & (scale > 1)
@@ -96,11 +95,10 @@ def _quiet(objective: nn.Module, last: bool) -> contextlib.AbstractContextManage
     return contextlib.nullcontext()
 
 
-def _clip(optimizers: Sequence[Optimizer], largest: float | None) -> Tensor:
+def _clip(parameters: Sequence[nn.Parameter], largest: float | None) -> Tensor:
     """Return the gradient's norm over all parameters, after scaling it down to `largest` where it is given."""
-    groups = [group["params"] for optimizer in optimizers for group in optimizer.param_groups]
-    parameters = [p for group in groups for p in group if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
     if largest is not None:
         torch.nn.utils.clip_grads_with_norm_(parameters, largest, norm)
     return norm

@@ -54,6 +54,7 @@ def run_identity(
         "students": {name: _architecture(module) for name, module in distiller.students.items()},
         "teacher": teacher.content if teacher else None,
         "teacher_structure": teacher.structure if teacher else None,
+        "teacher_arithmetic": distiller.teacher.arithmetic if distiller.teacher else "",
         "teacher_cache": distiller.cache.describe() if distiller.cache else None,
         "options": dict(options),
         "data": {"steps": steps, **source.describe()},

@@ -7,29 +7,37 @@ from typing import Any
 
 from congruence.methods.term import current_descriptions
 
-FORMAT = 2  # of a checkpoint
+FORMAT = 3  # of a checkpoint
 ANY_MONITOR = "*"  # of a checkpoint from before it said by which number the best epoch was chosen
 _RENAMED_NUMBERS = {"kernel_transfer_error": "cosine_kernel_transfer_error"}  # it was always that of the cosines
-_YOUNGER_FACTS = frozenset(("teacher_structure",))  # of a run, which an older `run.json` does not say
-_YOUNGER_OPTIONS = {"micro_batch": None, "channels_last": False, "compile": False}
+# Of a run, which an older `run.json` does not say.
+_YOUNGER_FACTS = frozenset(("teacher_structure", "teacher_arithmetic"))
+_YOUNGER_OPTIONS = {"micro_batch": None, "channels_last": False, "compile": False, "teacher_speed": "exact"}
 
 
 def migrate_checkpoint(state: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return a checkpoint in the present form; None for one of a version that is not known.
 
-    Format 1 had lists in the place of parts with a `state_dict` of their own.
+    Format 1 had lists in the place of parts with a `state_dict` of their own, and in 2 the recorder still had a tensor
+    for each value.
 
     Example:
         >>> migrate_checkpoint({"congruence": 1, "position": [0, 2, 2, 1.5]})["position"]
         {'epoch': 0, 'batch': 2, 'step': 2, 'seconds': 1.5}
+        >>> migrate_checkpoint({"congruence": 2, "recorder": {"sums": {}, "counts": {"loss": 2}}})["recorder"]["counts"]
+        {('loss',): 2}
         >>> migrate_checkpoint({"congruence": 99}) is None
         True
     """
-    if state.get("congruence") == FORMAT:
-        return dict(state)
-    if state.get("congruence") != 1:
+    if state.get("congruence") not in (1, 2, FORMAT):
         return None
     changed = {**state, "congruence": FORMAT}
+    if state["congruence"] != FORMAT and "recorder" in state:
+        recorder = state["recorder"]
+        sums = {(name,): value[None] for name, value in recorder["sums"].items()}
+        changed["recorder"] = {**recorder, "sums": sums, "counts": {(n,): c for n, c in recorder["counts"].items()}}
+    if state["congruence"] != 1:
+        return changed
     if "position" in state:
         changed["position"] = dict(zip(("epoch", "batch", "step", "seconds"), state["position"], strict=True))
     for number, optimizer in enumerate(changed.pop("optimizers", [])):

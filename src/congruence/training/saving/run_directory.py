@@ -153,6 +153,10 @@ class RunDirectory:
                 f"The folder '{self.path}' holds this run already: resume it (resume=True, or --resume), or choose "
                 f"another `out`. Nothing in it was changed."
             )
+        was, is_now = (each.get("teacher_arithmetic") or "as it is" for each in (before, {**before, **now}))
+        if was != is_now:
+            text = "The run in '%s' goes on with a teacher in other arithmetic (%s; it was %s)."
+            LOG.warning(text, self.path, is_now, was)
         state = self.checkpoints.load()
         if state is None and self._begun():
             raise ValueError(f"The run in '{self.path}' has lost its checkpoints: choose another `out`.")
@@ -177,8 +181,12 @@ class RunDirectory:
 
     @staticmethod
     def _like(before: Mapping[str, Any], identity: Mapping[str, Any]) -> dict[str, Any]:
-        """Return an identity as it is compared with a recorded one."""
-        return without_younger(migrate_identity(json.loads(json.dumps(identity))), before)
+        """Return an identity as it is compared with a recorded one.
+
+        A device may round otherwise: a run goes on with the teacher's arithmetic of where it is.
+        """
+        now = without_younger(migrate_identity(json.loads(json.dumps(identity))), before)
+        return {**now, "teacher_arithmetic": before["teacher_arithmetic"]} if "teacher_arithmetic" in before else now
 
     def lengthen(self, identity: Mapping[str, Any]) -> None:
         """Let the run that `open` has found have more epochs, where it gets some: what says that it has ended goes."""
@@ -208,6 +216,10 @@ class RunDirectory:
         """Return what told the run's teacher from others, None where there was none or it could not be told."""
         recorded = self._recorded_identity()
         return None if recorded is None else recorded.get("teacher")
+
+    def options(self) -> dict[str, Any]:
+        """Return the options of the run that is here, none where there is none."""
+        return dict((self._recorded_identity() or {}).get("options", {}))
 
     def _begun(self) -> bool:
         """Whether the run has made a step that is kept: one that has not may make way for another."""

@@ -1,0 +1,173 @@
+"""A frozen teacher made quicker for training: the same layers, in arithmetic that differs by rounding alone."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules.conv import _ConvNd
+
+from congruence.core import check, rng
+from congruence.core.devices import on_tensors, tensors, to_device
+from congruence.models.folding import fold_batch_norms
+from congruence.models.layers import has_compiled, unwrap
+from congruence.models.memory_order import native_bfloat16, ordered, prefers_channels_last
+from congruence.models.neutral import unchanged
+from congruence.models.taps import Taps
+
+LOG = logging.getLogger("congruence")
+TOLERANCE = 0.02  # how far a layer may move on the example: bfloat16 has 3 digits, and layers add their roundings up
+
+
+class Prepared:
+    """A quicker copy of a teacher, whose layers are read in its place.
+
+    Batch norms are folded (`fold_batch_norms`), convolutions have their channels last where that is faster
+    (`prefers_channels_last`), and with `half` convolutions and linear layers compute in bfloat16; what is read is
+    float32 again.
+
+    Attributes:
+        arithmetic: in which the copy differs from the teacher, in words; "" where it does not.
+        moved: how far each layer that is read moved on the example, ‖copy − teacher‖ / ‖teacher‖, by path.
+    """
+
+    def __init__(self, taps: Taps, device: torch.device, *, half: bool) -> None:
+        self._before = [(tensor, tensor._version) for tensor in _state(taps.model)]
+        self._sizes, self._reads = _sizes(taps.model), 0
+        self._shapes = _shapes(taps.example)
+        self.taps = copy.deepcopy(taps)
+        model = self.taps.model
+        folded = fold_batch_norms(model, self.taps.sides(), to_device(taps.example, device))
+        last = prefers_channels_last(model, device)
+        ordered(model, last=last)
+        self._device, self._folds, self._half = device, folded > 0, half and _halve(model)
+        said = {"bfloat16": self._half, f"{folded} batch norms folded": folded, "channels last": last}
+        self.arithmetic = ", ".join(what for what, is_so in said.items() if is_so)
+        self.moved: dict[str, float] = {}
+
+    def stale(self, model: nn.Module) -> bool:
+        """Whether the teacher's weights have changed since, as those of an average of the student do.
+
+        Torch counts writes in a tensor, but for those through `.data`: of these the sizes of the weights tell, which
+        are looked at when the reads so far are a power of two, since a GPU is waited for then.
+        """
+        self._reads += 1
+        now = _state(model)
+        same = len(now) == len(self._before) and all(
+            tensor is was and tensor._version == version
+            for tensor, (was, version) in zip(now, self._before, strict=True)
+        )
+        look = self._reads & (self._reads - 1) == 0
+        return not same or (look and _sizes(model) != self._sizes)
+
+    def fits(self, inputs: Any) -> bool:
+        """Whether the copy answers these inputs as the teacher does: what was folded was proved for one shape."""
+        return not self._folds or _shapes(inputs) == self._shapes
+
+    def read(self, inputs: Any, only: Collection[str] | None) -> tuple[Any, dict[str, Tensor]]:
+        """Return the copy's output and tapped tensors, as `Taps.read` does."""
+        if not self._half:
+            return self.taps.read(inputs, only=only)
+        with torch.autocast(self._device.type, torch.bfloat16):
+            output, values = self.taps.read(inputs, only=only)
+        return on_tensors(_widened, output), {path: _widened(value) for path, value in values.items()}
+
+
+def prepare(taps: Taps) -> Prepared | None:
+    """Return a quicker copy of a teacher; None where there is none, or its layers move too far.
+
+    Args:
+        taps: of the teacher, in evaluation mode, with the layers that are read.
+    """
+    first = next(taps.model.parameters(), None)
+    if first is None or not _copyable(taps.model):
+        return None
+    for half in (True, False) if native_bfloat16(first.device) else (False,):
+        try:
+            prepared = Prepared(taps, first.device, half=half)
+            if not prepared.arithmetic:
+                return None
+            prepared.moved = _moved(taps, prepared)
+        except Exception as error:  # of a model that cannot be copied, or not run so
+            LOG.info("The %s is not run %s: %s", taps.name, _way(half), check.sentence(error))
+            continue
+        worst = max(prepared.moved, key=prepared.moved.__getitem__, default="")
+        moved = prepared.moved.get(worst, 0.0)
+        if moved <= TOLERANCE:
+            LOG.info(
+                "The %s is run with %s; its layers move by at most %.2g (%s).",
+                *(taps.name, prepared.arithmetic, moved, worst),
+            )
+            return prepared
+        LOG.info("The %s is not run %s: its layer '%s' would move by %.2g.", taps.name, _way(half), worst, moved)
+    return None
+
+
+def _way(half: bool) -> str:
+    return "in bfloat16" if half else "with its batch norms folded"
+
+
+def _copyable(model: nn.Module) -> bool:
+    """Whether a model is made of plain modules in float32: graphs, wrappers and other precisions are left alone."""
+    graphs = (torch.jit.ScriptModule, fx.GraphModule)
+    plain = unwrap(model) is model and not has_compiled(model)
+    kinds = {tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()}
+    return plain and kinds == {torch.float32} and not any(isinstance(part, graphs) for part in model.modules())
+
+
+def _halve(model: nn.Module) -> bool:
+    """Turn the weights of convolutions and linear layers into bfloat16; tell whether there were any."""
+    found = False
+    for part in model.modules():
+        if isinstance(part, (nn.Linear, _ConvNd, nn.MultiheadAttention)):
+            for parameter in part.parameters(recurse=False):
+                parameter.data = parameter.data.to(torch.bfloat16)
+                found = True
+    return found
+
+
+@torch.no_grad()
+def _moved(taps: Taps, prepared: Prepared) -> dict[str, float]:
+    """Return how far each layer moves on the example."""
+    own, quick = taps.compiled, prepared.taps.compiled
+    taps.compiled = prepared.taps.compiled = None  # a graph for the example alone would take half a minute
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(rng.untouched())
+        for model in (taps.model, prepared.taps.model):
+            stack.enter_context(unchanged(model, set(), parameters=False))
+        exact = taps.read(to_device(taps.example, prepared._device))[1]
+        with rng.untouched():
+            quicker = prepared.read(to_device(taps.example, prepared._device), None)[1]
+    taps.compiled, prepared.taps.compiled = own, quick
+    return {path: _distance(value, quicker[path]) for path, value in exact.items()}
+
+
+def _distance(exact: Tensor, quicker: Tensor) -> float:
+    if not exact.is_floating_point():
+        return 0.0 if torch.equal(exact, quicker) else torch.inf
+    size, apart = float(exact.double().norm()), float((quicker.double() - exact.double()).norm())
+    return apart / size if size else (torch.inf if apart else 0.0)
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+
+
+def _state(model: nn.Module) -> list[Tensor]:
+    tables = [table for part in model.modules() for table in (part._parameters, part._buffers)]
+    return [tensor for table in tables for tensor in table.values() if tensor is not None]
+
+
+def _sizes(model: nn.Module) -> list[float]:
+    """Return the sum of the sizes of each floating tensor's numbers."""
+    floating = [tensor.detach() for tensor in _state(model) if tensor.is_floating_point()]
+    return torch.stack(list(torch._foreach_norm(floating, 1))).tolist()
+
+
+def _shapes(inputs: Any) -> list[torch.Size]:
+    return [tensor.shape[1:] for tensor in tensors(inputs)]

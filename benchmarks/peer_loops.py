@@ -183,7 +183,7 @@ class Mdistiller:
     """`BaseTrainer.train_epoch`, or that of `CRDTrainer`, with the distiller of the method."""
 
     def __init__(self, folder: Path, job: Job, pair: Pair) -> None:
-        stand_in(folder, "torchvision", "tensorboardX", "yacs", "wandb")
+        stand_in(folder, "torchvision", "tensorboardX", "yacs", "tqdm")
         config = importlib.import_module("mdistiller.engine.cfg").CFG
         trainers = importlib.import_module("mdistiller.engine.trainer")
         method = job.method.upper()

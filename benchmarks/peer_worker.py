@@ -44,7 +44,7 @@ NEGATIVES = 16_384  # of crd, as many of them as the images have
 
 @dataclass(frozen=True)
 class Job:
-    """What is trained, where and for how long; `folder`: a peer's checkout; `views`: those that a cached teacher stores."""
+    """What is trained, where and for how long; `folder`: a peer's checkout; `views`: of a cached teacher."""
 
     loop: str
     student: str
@@ -161,7 +161,7 @@ class Clock:
         self.begun = time.process_time()
 
     def epoch(self, loss: float) -> None:
-        """End an epoch, of which all losses have this mean."""
+        """End an epoch, whose losses have about this mean."""
         seconds = time.process_time() - self.begun
         self.tell(seconds=seconds, loss=loss)
         self.wait()

@@ -90,16 +90,20 @@ class Bench:
         return math.ceil(self.arguments.images / self.arguments.batch)
 
     def keep(self, stage: str, figures: Sequence[dict[str, Any]], **setting: Any) -> None:
-        """Add figures to those of a stage; those of another setting, code or peer's commit are not kept."""
+        """Add figures to those of a stage; a file of another setting is put aside."""
         a = self.arguments
-        part = {"commit": commit(), "images": a.images, "batch": a.batch, "lr": a.lr, **setting}
+        part = {"images": a.images, "batch": a.batch, "lr": a.lr, **setting}
         path = self.out / f"{stage}.json"
         before = json.loads(path.read_text(encoding="utf8")) if path.is_file() else {}
-        same = {key: before.get(key) for key in part} == json.loads(json.dumps(part))
-        rows = {each["name"]: each for each in before.get("figures", [])} if same else {}
-        rows |= {each["name"]: each for each in figures}
-        pins = {**(before.get("peers", {}) if same else {}), **self.commits}
-        whole = {**part, "date": time.strftime("%Y-%m-%d"), "peers": pins, "figures": list(rows.values())}
+        if before and {key: before.get(key) for key in part} != part:
+            path.replace(path.with_suffix(".before.json"))
+            print(f"'{path.name}' was of another setting: it is '{path.stem}.before.json' now.", flush=True)
+            before = {}
+        rows = {each["name"]: each for each in before.get("figures", [])} | {each["name"]: each for each in figures}
+        commits = sorted({*before.get("commits", []), commit()})
+        pins = {**before.get("peers", {}), **self.commits}
+        origin = {"commits": commits, "date": time.strftime("%Y-%m-%d", time.gmtime()), "peers": pins}
+        whole = {**part, **origin, "figures": list(rows.values())}
         path.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf8")
         for each in figures:
             print(json.dumps(each), flush=True)

@@ -34,7 +34,8 @@ class Worker:
 
     def __init__(self, job: Job, log: Path) -> None:
         self.job, self.log = job, log
-        environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+        alone = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}  # a GPU would draw some loops to it, not all
+        environment = {**os.environ, **alone, "PYTHONPATH": str(ROOT / "src")}
         command = [sys.executable, str(ROOT / "benchmarks" / "peer_worker.py"), job.line()]
         with log.open("w", encoding="utf8") as errors:
             self.process = subprocess.Popen(

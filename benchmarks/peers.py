@@ -41,6 +41,7 @@ STUDENTS, METHODS, STAGES = ("resnet8", "cnn3"), tuple(METHOD_WEIGHT), ("time", 
 EXACT, VIEWS_2 = "ours, exact", "ours, cached V=2"
 LIVE_BAR, BARRED = 1.6, ("kd", "rkd", "pkt")  # of RepDistiller's loop, on these methods
 COLD_BARS = {(12, 2): {"resnet8": 2.5, "cnn3": 3.5}, (40, 8): {"resnet8": 2.2, "cnn3": 3.0}}  # by (epochs, views)
+ESTIMATED = ", estimated"
 QUICK = 3  # cached epochs after the V first ones, of which `cold --quick` takes the median for all others
 CERTAIN = 0.95  # of the lower end of a mean of paired differences, one-sided
 DEFINITION = (
@@ -92,7 +93,7 @@ class Bench:
     def keep(self, stage: str, figures: Sequence[dict[str, Any]], **setting: Any) -> None:
         """Add figures to those of a stage; a file of another setting is put aside."""
         a = self.arguments
-        part = {"images": a.images, "batch": a.batch, "lr": a.lr, **setting}
+        part = {name: getattr(a, name) for name in ("images", "batch", "lr", "teacher_epochs")} | setting
         path = self.out / f"{stage}.json"
         before = json.loads(path.read_text(encoding="utf8")) if path.is_file() else {}
         if before and {key: before.get(key) for key in part} != part:
@@ -178,11 +179,12 @@ def cold(bench: Bench) -> None:
                     for name, each in ran.items()
                 }
                 name = f"{student}, {method}: {peer} / {OURS}, {epochs} epochs from a cold start, V={views}"
+                name += ESTIMATED if run < epochs else ""
                 least = bars[student] if peer == "RepDistiller" else None
                 numbers = {"theirs": round(spans[peer], 1), "ours": round(spans[OURS], 1)}
                 ratio = spans[peer] / spans[OURS]
                 row = figure(name, ratio, least=least, **numbers, **memory(ran[peer], ran[OURS]))
-                bench.keep("cold", [row], estimated=a.quick)
+                bench.keep("cold", [row])
 
 
 def accuracies(bench: Bench) -> None:
@@ -278,10 +280,9 @@ def write_results(out: Path) -> None:
         "distillers and loops run as they are, with our networks; their images come one by one through PIL (padded, "
         "cropped, mirrored, normalised) from torch's loader without workers, in place of torchvision"
     )
-    if parts.get("cold", {}).get("estimated"):
+    if any(row["name"].endswith(ESTIMATED) for row in figures):
         note += (
-            f". Runs from a cold start are estimated: the first V + {QUICK} epochs are measured, and the median of the "
-            f"last {QUICK} stands for each of the others"
+            f". Estimated: V + {QUICK} epochs are measured, and the median of the last {QUICK} stands for the others"
         )
     write("peers", DEFINITION, figures, note=note, stages=parts)
 

@@ -200,22 +200,21 @@ def test_stages_are_kept_and_put_together(bench, tmp_path, monkeypatch, capsys):
     one, other = ({"name": name, "value": 1.5, "least": 1.6, "reached": False} for name in ("one", "other"))
     kept.keep("time", [one], rounds=5)
     kept.keep("time", [other, {**one, "value": 1.7, "reached": True}], rounds=5)
-    kept.keep("cold", [other], estimated=True)
+    kept.keep("cold", [{**other, "name": "third, estimated"}])
     kept.keep("accuracy", [one], epochs=6)
     kept.keep("accuracy", [other], epochs=7)  # another setting: the first is put aside
     assert "accuracy.before.json" in capsys.readouterr().out
     assert [each["name"] for each in json.loads((tmp_path / "accuracy.before.json").read_text())["figures"]] == ["one"]
     assert [each["name"] for each in json.loads((tmp_path / "accuracy.json").read_text())["figures"]] == ["other"]
     (tmp_path / "accuracy.json").unlink()
-    (tmp_path / "cold.json").write_text((tmp_path / "cold.json").read_text().replace('"other"', '"third"'))
     monkeypatch.setattr(bench.record, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(bench.record, "ROOT", tmp_path)
     assert bench.peers.main(["write", "--out", str(tmp_path)]) == 0
     result = json.loads((tmp_path / "results" / "peers.json").read_text())
-    assert [each["name"] for each in result["figures"]] == ["one", "other", "third"]
+    assert [each["name"] for each in result["figures"]] == ["one", "other", "third, estimated"]
     assert result["figures"][0]["value"] == 1.7
     assert "RepDistiller 0123456789ab" in result["note"]
-    assert "estimated" in result["note"]
+    assert "Estimated: V + 3 epochs" in result["note"]
     assert "(at least 1.6)  NOT REACHED" in capsys.readouterr().out
     page = script("update_benchmarks").part(tmp_path / "results" / "peers.json")
     assert "| other | 1.5 (under) | 1.6 |" in page

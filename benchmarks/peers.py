@@ -45,10 +45,10 @@ ESTIMATED = ", estimated"
 QUICK = 3  # cached epochs after the V first ones, of which `cold --quick` takes the median for all others
 CERTAIN = 0.95  # of the lower end of a mean of paired differences, one-sided
 DEFINITION = (
-    "theirs / ours; time: median over rounds (an epoch each, taking turns) of processor seconds, milliseconds a step "
-    "beside; from a cold start: seconds of a whole run, ours with the teacher's answers stored for V views, which is "
-    "counted, theirs with a live teacher; accuracy: ours / theirs on the test images, means over seeds in per cent "
-    f"beside, `least` where the mean of the paired differences is below 0 with {100 * CERTAIN:.0f} % certainty; "
+    "theirs / ours; live: median over rounds (an epoch each, taking turns) of processor seconds, milliseconds a step "
+    "beside; from a cold start: processor seconds of a whole run, theirs with a live teacher, ours with one whose answers "
+    "are stored for V views, the storing counted; accuracy: ours / theirs on the test images, means over seeds in per "
+    f"cent beside, and ours is lower with {100 * CERTAIN:.0f} % certainty below `least` (from the paired differences); "
     "megabytes: the most that a process holds in training, less what it held before"
 )
 
@@ -284,7 +284,8 @@ def write_results(out: Path) -> None:
         note += (
             f". Estimated: V + {QUICK} epochs are measured, and the median of the last {QUICK} stands for the others"
         )
-    write("peers", DEFINITION, figures, note=note, stages=parts)
+    commits = sorted({each for part in parts.values() for each in part["commits"]})
+    write("peers", DEFINITION, figures, note=note, commit=", ".join(commits), stages=parts)
 
 
 def how_to_get_them(folder: Path | None) -> str:

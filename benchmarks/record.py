@@ -50,7 +50,7 @@ def figure(
     """One figure, with the bar that it must not pass, or what it is to reach at least, beside it where there is one."""
     barred: dict[str, Any] = {} if bar is None else {"bar": bar, "within": value <= bar}
     if least is not None:
-        barred |= {"least": round(least, 4), "reached": value >= least}
+        barred |= {"least": round(least, 4), "reached": round(value, 4) >= round(least, 4)}
     return {"name": name, "value": round(value, 4), **barred, **more}
 
 

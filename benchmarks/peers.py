@@ -46,9 +46,9 @@ QUICK = 3  # cached epochs after the V first ones, of which `cold --quick` takes
 CERTAIN = 0.95  # of the lower end of a mean of paired differences, one-sided
 DEFINITION = (
     "theirs / ours; live: median over rounds (an epoch each, taking turns) of processor seconds, milliseconds a step "
-    "beside; from a cold start: processor seconds of a whole run, theirs with a live teacher, ours with one whose answers "
-    "are stored for V views, the storing counted; accuracy: ours / theirs on the test images, means over seeds in per "
-    f"cent beside, and ours is lower with {100 * CERTAIN:.0f} % certainty below `least` (from the paired differences); "
+    "beside; from a cold start: processor seconds of a whole run, theirs with a live teacher, ours with one whose "
+    "answers are stored for V views, the storing counted; accuracy: ours / theirs on the test images, means over seeds "
+    f"in per cent beside, and ours is lower with {100 * CERTAIN:.0f} % certainty below `least` (by paired differences); "
     "megabytes: the most that a process holds in training, less what it held before"
 )
 

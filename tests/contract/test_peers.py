@@ -207,6 +207,7 @@ def test_stages_are_kept_and_put_together(bench, tmp_path, monkeypatch, capsys):
     assert [each["name"] for each in json.loads((tmp_path / "accuracy.before.json").read_text())["figures"]] == ["one"]
     assert [each["name"] for each in json.loads((tmp_path / "accuracy.json").read_text())["figures"]] == ["other"]
     (tmp_path / "accuracy.json").unlink()
+    measured = bench.record.commit()
     monkeypatch.setattr(bench.record, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(bench.record, "ROOT", tmp_path)
     assert bench.peers.main(["write", "--out", str(tmp_path)]) == 0
@@ -214,6 +215,7 @@ def test_stages_are_kept_and_put_together(bench, tmp_path, monkeypatch, capsys):
     assert [each["name"] for each in result["figures"]] == ["one", "other", "third, estimated"]
     assert result["figures"][0]["value"] == 1.7
     assert "RepDistiller 0123456789ab" in result["note"]
+    assert result["commit"] == measured
     assert "Estimated: V + 3 epochs" in result["note"]
     assert "(at least 1.6)  NOT REACHED" in capsys.readouterr().out
     page = script("update_benchmarks").part(tmp_path / "results" / "peers.json")

@@ -48,7 +48,7 @@ DEFINITION = (
     "theirs / ours; live: median over rounds (an epoch each, taking turns) of processor seconds, milliseconds a step "
     "beside; from a cold start: processor seconds of a whole run, theirs with a live teacher, ours with one whose "
     "answers are stored for V views, the storing counted; accuracy: ours / theirs on the test images, means over seeds "
-    f"in per cent beside, and ours is lower with {100 * CERTAIN:.0f} % certainty below `least` (by paired differences); "
+    f"in per cent beside, and ours is lower with {100 * CERTAIN:.0f} % certainty below `least` (paired differences); "
     "megabytes: the most that a process holds in training, less what it held before"
 )
 

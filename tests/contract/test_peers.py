@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import sys
@@ -191,6 +192,20 @@ def test_accuracies_are_compared_in_pairs(bench):
     assert second["name"] == "cnn3, kd: accuracy, ours, cached V=2 / ours"
     lower = [{"RepDistiller": row["ours"], "ours": row["RepDistiller"] - 20} for row in rows]
     assert bench.peers.compared("cnn3, kd", lower)[0]["reached"] is False
+
+
+def test_exact_is_a_way_of_its_own_where_it_is_not_the_default(bench, monkeypatch):
+    for fields, options in (
+        ([("channels_last", bool, False)], {}),
+        ([("channels_last", str, "auto")], {"channels_last": False}),
+        (
+            [("channels_last", str, "auto"), ("teacher_speed", str, "auto")],
+            {"teacher_speed": "exact", "channels_last": False},
+        ),
+    ):
+        made = dataclasses.make_dataclass("FitOptions", fields)
+        monkeypatch.setattr(bench.peers, "cg", SimpleNamespace(FitOptions=made))
+        assert bench.peers.exact_options() == options
 
 
 def test_stages_are_kept_and_put_together(bench, tmp_path, monkeypatch, capsys):

@@ -16,9 +16,10 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
 
 Written by `python docs/update_benchmarks.py` from `benchmarks/results/`, which `make bench` writes anew (all but \
-`one_epoch`, which trains for some minutes, and those of a GPU). Figures are ratios taken in one process where nothing \
-else is said, with the other form beside them in the benchmark's file: they say the same on another machine, where \
-milliseconds do not. A bar is what a figure must not pass.
+`one_epoch`, which trains for some minutes, `peers`, which needs other people's code, and those of a GPU). Figures are \
+ratios taken in one process where nothing else is said, with the other form beside them in the benchmark's file: they \
+say the same on another machine, where milliseconds do not. A bar is what a figure must not pass; `least` is what it \
+is to reach.
 """
 # The benchmarks of every row of the catalogue, and the figures they have when each row is measured.
 OF_ROWS = {
@@ -39,15 +40,16 @@ def table(figures: list[dict[str, Any]], without: list[str]) -> list[str]:
 
     What is not measured comes last, as dashes.
     """
+    limits, verdicts = ("bar", "least"), ("within", "reached")
     more = list(
-        dict.fromkeys(key for entry in figures for key in entry if key not in ("name", "value", "bar", "within"))
+        dict.fromkeys(key for entry in figures for key in entry if key not in ("name", "value", *limits, *verdicts))
     )
-    barred = ["bar"] if any("bar" in entry for entry in figures) else []
+    barred = [limit for limit in limits if any(limit in entry for entry in figures)]
     columns = ["value", *barred, *more]
     lines = ["| figure | " + " | ".join(column.replace("_", " ") for column in columns) + " |"]
     lines.append("|---|" + "---:|" * len(columns))
     for entry in figures:
-        mark = " (over)" if entry.get("within") is False else ""
+        mark = " (over)" if entry.get("within") is False else " (under)" if entry.get("reached") is False else ""
         values = [_number(entry[column]) if column in entry else NOTHING for column in columns]
         lines.append(" | ".join([f"| {entry['name']}", values[0] + mark, *values[1:]]) + " |")
     return lines + [" | ".join([f"| {name}", *[NOTHING] * len(columns)]) + " |" for name in without]

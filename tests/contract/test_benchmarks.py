@@ -25,6 +25,17 @@ def test_what_is_over_its_bar_is_marked():
     ]
 
 
+def test_what_does_not_reach_its_least_is_marked():
+    figures = [
+        {"name": "a", "value": 1.5, "least": 1.6, "reached": False, "ours": 3.0},
+        {"name": "b", "value": 1.7, "least": 1.6, "reached": True},
+    ]
+    assert script("update_benchmarks").table(figures, [])[0::2] == [
+        "| figure | value | least | ours |",
+        "| a | 1.5 (under) | 1.6 | 3 |",
+    ]
+
+
 def test_what_is_not_measured_is_a_dash():
     update = script("update_benchmarks")
     line, rule, *figures = update.table([{"name": "c", "value": 1.25}], ["d"])

@@ -59,6 +59,7 @@ BARS = {
     "rkd_angle": ANGLE,
     "method_cost": None,
     "one_epoch": 100.0,
+    "peers": None,  # what they are to reach is `least`
     "softrank": SOFT_RANK,
     "crd": CRD,
     "transport": None,

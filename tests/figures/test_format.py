@@ -41,6 +41,8 @@ def test_a_benchmarks_figures_are_whole(path):
         assert figure["value"] > 0
         assert ("bar" in figure) == ("within" in figure)
         assert "bar" not in figure or figure["within"] == (figure["value"] <= figure["bar"])
+        assert ("least" in figure) == ("reached" in figure)
+        assert "least" not in figure or figure["reached"] == (figure["value"] >= figure["least"])
 
 
 def test_the_figures_of_rows_are_of_our_rows():

@@ -52,13 +52,13 @@ def signal_net() -> nn.Module:
     return nn.Sequential(nn.Flatten(2), *layers, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(64, CLASSES))
 
 
+ZOO = (
+    *("cnn3", "resnet8", "resnet20", "resnet8x4", "wrn16_2", "vgg8"),
+    *("mobilenetv2", "shufflenetv1", "shufflenetv2"),
+)
 # Network, its maker, channels and side of its images, and samples in a batch.
 SETTINGS: dict[str, tuple[Callable[[], nn.Module], int, int, int]] = {
-    **{
-        name: (lambda name=name: build(name, classes=CLASSES), 3, 32, 64)
-        for name in ("cnn3", "resnet8", "resnet20", "resnet8x4", "wrn16_2", "vgg8", "mobilenetv2", "shufflenetv1")
-        + ("shufflenetv2",)
-    },
+    **{name: (lambda name=name: build(name, classes=CLASSES), 3, 32, 64) for name in ZOO},
     "cnn3, 1 channel": (lambda: build("cnn3", classes=CLASSES, in_channels=1), 1, 28, 64),
     "resnet20, 8 samples": (lambda: build("resnet20", classes=CLASSES), 3, 32, 8),
     "resnet18, 96²": (lambda: build("resnet18", classes=CLASSES, stem="imagenet"), 3, 96, 16),
@@ -99,11 +99,11 @@ def works(name: str, device: str) -> Iterator[tuple[str, dict[str, Work], bool]]
 
         return work
 
+    auto = prefers_channels_last(made(last=False), torch.device(device))
     for dtype in (torch.float32, torch.bfloat16):
         for use, work in (("teacher", forward), ("student", step)):
-            auto = prefers_channels_last(made(last=False), torch.device(device), dtype, training=use == "student")
-            kind = str(dtype).removeprefix("torch.")
-            yield f"{use}, {kind}", {order: work(made(last=order == "last"), dtype) for order in ("first", "last")}, auto
+            ways = {order: work(made(last=order == "last"), dtype) for order in ("first", "last")}
+            yield f"{use}, {str(dtype).removeprefix('torch.')}", ways, auto
 
 
 def seconds_on_device(work: Work) -> Work:
@@ -131,7 +131,6 @@ def main() -> None:
             times = medians(ways, arguments.rounds, clock)
             milliseconds = {f"{order}_milliseconds": round(1e3 * seconds, 2) for order, seconds in times.items()}
             figures.append(figure(f"{name}: {use}", times["last"] / times["first"], **milliseconds, auto=int(auto)))
-            print(figures[-1], flush=True)
     write("memory_order", DEFINITION, figures, arguments.device, rounds=arguments.rounds)
 
 

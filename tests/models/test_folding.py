@@ -25,13 +25,20 @@ def moved_norms(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
+def norms(model: nn.Module) -> int:
+    """How many batch norms a model has."""
+    return sum(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in model.modules())
+
+
 def folded(model: nn.Module, example: Tensor, tapped: tuple[tuple[str, str], ...] = ()) -> int:
     """Fold a copy in float64, and compare it with the model by its definition."""
     torch.manual_seed(0)
     model = moved_norms(model).double()
     quick = copy.deepcopy(model)
     count = fold_batch_norms(quick, tapped, example.double())
-    gone = [sum(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in each.modules()) for each in (model, quick)]
+    gone = [
+        sum(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in each.modules()) for each in (model, quick)
+    ]
     assert count == gone[0] - gone[1]
     with torch.no_grad():
         torch.testing.assert_close(quick(example.double()), model(example.double()), rtol=1e-10, atol=1e-10)

@@ -10,6 +10,7 @@ from _harness.configs import tiny
 
 from congruence.config import load_config
 from congruence.pipeline import load_student, run
+from congruence.training import modes
 
 CONFIG = tiny()
 
@@ -25,7 +26,10 @@ def test_a_run_leaves_its_files(finished):
     for folder in (out, out / "teacher"):
         names = {path.name for path in folder.iterdir()}
         assert {"student.safetensors", "metrics.jsonl", "summary.json", "students.json", "checkpoints"} <= names
-    assert load_config(out / "config.toml") == CONFIG
+    resolved = load_config(out / "config.toml")
+    said = {name: stage.train.channels_last for name, stage in resolved.stages.items()}
+    assert set(said.values()) <= {True, False}
+    assert resolved == CONFIG.with_training({name: {"channels_last": last} for name, last in said.items()})
     assert stages["student"].teacher is not None
     assert not stages["student"].student.training
 
@@ -129,6 +133,15 @@ def test_warnings_and_what_terms_read_are_told_once(tmp_path, caplog):
         run(tiny("digits/pkt", "stages.student.train.accumulate=2"), tmp_path)
     assert len(warned) == 1
     assert caplog.text.count("pkt reads") == 1
+
+
+def test_a_resumed_run_keeps_the_order_in_memory_that_it_began_with(tmp_path, monkeypatch):
+    """The rule may say something else where a run goes on."""
+    for says in (False, True):
+        monkeypatch.setattr(modes, "prefers_channels_last", lambda module, device, says=says: says)
+        run(CONFIG, tmp_path, resume=says)
+        assert not load_config(tmp_path / "config.toml").stages["student"].train.channels_last
+        assert not json.loads((tmp_path / "run.json").read_text())["options"]["channels_last"]
 
 
 def test_only_one_stage(tmp_path):

@@ -28,7 +28,7 @@ def test_cross_entropy_alone_is_a_plain_loop():
     cg.fit(made, batches(), options=constant(optimizer=cg.OptimizerOptions(lr=0.1, momentum=0.9, weight_decay=1e-3)))
 
     student = net(1).train()
-    optimizer = torch.optim.SGD(student.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3)
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3, fused=True)
     loader = batches()
     for epoch in range(2):
         for inputs, labels, _ in loader.batches(epoch):
@@ -43,10 +43,12 @@ def test_a_loop_of_one_s_own_is_fit(schedule):
     options = cg.ScheduleOptions(schedule, milestones=(1,), warmup_epochs=0.5)
     terms = ["ce", "kd", "mimic", Term("pkt", weight=10.0)]
     fitted = distiller(*terms)
-    cg.fit(fitted, batches(), batches(), constant(schedule=options, optimizer=cg.OptimizerOptions("adamw", lr=0.01)))
+    adamw = cg.OptimizerOptions("adamw", lr=0.01)
+    cg.fit(fitted, batches(), batches(), constant(schedule=options, optimizer=adamw, teacher_speed="exact"))
 
     own = distiller(*terms).train()
-    optimizer = torch.optim.AdamW(own.parameter_groups(), lr=0.01, betas=(0.9, 0.999), weight_decay=5e-4)
+    groups = own.parameter_groups()
+    optimizer = torch.optim.AdamW(groups, lr=0.01, betas=(0.9, 0.999), weight_decay=5e-4, fused=True)
     loader = batches()
     for step, (epoch, batch) in enumerate(itertools.product(range(2), range(3))):
         if batch == 0:

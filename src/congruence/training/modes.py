@@ -81,8 +81,9 @@ def channels_last(
     finally:
         for tensor in found:
             tensor.data = tensor.data.contiguous()
-        for optimizer in optimizers:
-            align(optimizer)
+        for optimizer in optimizers if wanted else ():
+            if isinstance(optimizer, Optimizer):
+                align(optimizer)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from congruence.methods.term import current_descriptions
 
 FORMAT = 3  # of a checkpoint
@@ -24,8 +26,6 @@ def migrate_checkpoint(state: Mapping[str, Any]) -> dict[str, Any] | None:
     Example:
         >>> migrate_checkpoint({"congruence": 1, "position": [0, 2, 2, 1.5]})["position"]
         {'epoch': 0, 'batch': 2, 'step': 2, 'seconds': 1.5}
-        >>> migrate_checkpoint({"congruence": 2, "recorder": {"sums": {}, "counts": {"loss": 2}}})["recorder"]["counts"]
-        {('loss',): 2}
         >>> migrate_checkpoint({"congruence": 99}) is None
         True
     """
@@ -34,8 +34,7 @@ def migrate_checkpoint(state: Mapping[str, Any]) -> dict[str, Any] | None:
     changed = {**state, "congruence": FORMAT}
     if state["congruence"] != FORMAT and "recorder" in state:
         recorder = state["recorder"]
-        sums = {(name,): value[None] for name, value in recorder["sums"].items()}
-        changed["recorder"] = {**recorder, "sums": sums, "counts": {(n,): c for n, c in recorder["counts"].items()}}
+        changed["recorder"] = {**recorder, **_by_group(recorder["sums"], recorder["counts"])}
     if state["congruence"] != 1:
         return changed
     if "position" in state:
@@ -50,6 +49,13 @@ def migrate_checkpoint(state: Mapping[str, Any]) -> dict[str, Any] | None:
     if "best" in state:
         changed["best"] = {"monitor": ANY_MONITOR, **state["best"]}
     return changed
+
+
+def _by_group(sums: Mapping[str, Any], counts: Mapping[str, int]) -> dict[str, Any]:
+    """Return sums and counts by the names that have one count, in the place of those by name."""
+    groups = {count: tuple(name for name in counts if counts[name] == count) for count in counts.values()}
+    together = {names: torch.stack([sums[name] for name in names]) for names in groups.values()}
+    return {"sums": together, "counts": {names: count for count, names in groups.items()}}
 
 
 def migrate_identity(identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -46,7 +46,7 @@ bench: $(VENV)/ready
 	$(ONE_THREAD) $(BIN)/python benchmarks/crd.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/cached_epoch.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/method_cost.py
-	$(ONE_THREAD) $(BIN)/python benchmarks/channels_last.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/memory_order.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/compiled_step.py
 	$(BIN)/python docs/update_benchmarks.py
 

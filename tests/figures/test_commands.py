@@ -51,7 +51,7 @@ METRICS = {
 }
 BARS = {
     "cached_epoch": 1.1,
-    "channels_last": None,
+    "memory_order": None,
     "compiled_step": None,
     "gpcl": 0.1,
     "step_overhead": 1.03,

@@ -62,7 +62,7 @@ def test_a_run_keeps_what_it_began_with(rule: list[bool], tmp_path: Path) -> Non
     assert (before["channels_last"], before["teacher_speed"]) == (True, "exact")
     rule[0] = False  # on another machine, say
     assert run(tmp_path, epochs=2, resume=True, **constant) == {**before, "epochs": 2}
-    with pytest.raises(ValueError, match="its options.channels_last is True, this one's False"):
+    with pytest.raises(ValueError, match=r"its options\.channels_last is True, this one's False"):
         run(tmp_path, epochs=2, resume=True, channels_last=False, **constant)
 
 

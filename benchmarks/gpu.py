@@ -156,7 +156,28 @@ def epochs(device: Device) -> Iterator[dict[str, Any]]:
         device.rounds = rounds
 
 
-SECTIONS = (soft_ranks, angles, steps, epochs)
+def speeds(device: Device) -> Iterator[dict[str, Any]]:
+    """An epoch of `fit` as it is by default, beside one with teacher and students exactly as they are."""
+    count = 128 if device.quick else 4_096
+    pixels = torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8)
+    dataset = cg.data.ArrayDataset(pixels, torch.arange(count) % 10, classes=10, mean=[0.5] * 3, std=[0.25] * 3)
+    teacher = cg.models.build("resnet20", classes=10).to(device.name)
+    rounds, device.rounds = device.rounds, min(device.rounds, 5)
+    for name, size in (("resnet8", 64), ("cnn3", 64), ("resnet8", 512)):
+        loader = cg.data.loader(dataset, batch_size=size, augment=True)
+
+        def work(name: str = name, loader: cg.data.Loader = loader, **ways: Any) -> Work:
+            student = cg.models.build(name, classes=10)
+            distiller = cg.Distiller(teacher, student, ["ce", "kd"], example=dataset.batch([0, 1]))
+            options = cg.FitOptions(epochs=1, device=device.name, **ways)
+            return lambda: cg.fit(distiller, loader, None, options)
+
+        exact = work(teacher_speed="exact", channels_last=False)
+        yield device.ratio(f"fit by default / exact, resnet20 -> {name}, B={size}", work(), exact)
+    device.rounds = rounds
+
+
+SECTIONS = (soft_ranks, angles, steps, epochs, speeds)
 
 
 def tests() -> dict[str, Any]:

@@ -354,6 +354,7 @@ class Distiller(nn.Module):
         super()._apply(fn, recurse)
         if self.teacher:
             self.teacher.module._apply(fn)
+            self.teacher.prepared = None
         return self
 
 

@@ -54,8 +54,9 @@ class Teacher:
         _refuse_graphs_that_train(module, name)
 
     def to(self, *args: Any, **kwargs: Any) -> Teacher:
-        """Move or cast the network, as `nn.Module.to`."""
+        """Move or cast the network, as `nn.Module.to`; what was prepared is forgotten."""
         self.module.to(*args, **kwargs)
+        self.prepared = None
         return self
 
     def train(self, mode: bool = True) -> Teacher:

@@ -9,7 +9,7 @@ from torch import nn
 
 from congruence import Distiller, TeacherCache
 from congruence.data import ArrayDataset, Augment, loader
-from congruence.teacher_cache.cache import BATCH
+from congruence.teacher_cache.answers import CHUNK
 
 SAMPLES, CLASSES = 300, 3  # more than one of the teacher's batches
 
@@ -45,7 +45,7 @@ def build(folder, seconds):
     teacher, told = net(1), []
 
     def wait(_, inputs):
-        if len(inputs[0]) == BATCH and not told:
+        if len(inputs[0]) == CHUNK and not told:
             told.append(1)
             with open(folder / "passes", "a") as file:
                 file.write("x")

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from congruence.core import check, ranks, rng
 from congruence.distiller.distiller import Distiller
 from congruence.training.distributed import join_process_group, pick_device
+from congruence.training.filling import filled
 from congruence.training.modes import channels_last, compiled
 from congruence.training.options import FitOptions
 from congruence.training.result import FitResult
@@ -70,6 +71,7 @@ def fit(
     with (
         channels_last(distiller, options.channels_last),
         compiled(distiller, options.compile),
+        filled(distiller),
         Run(distiller, train_loader, val_loader, options, device, optimizer, scheduler) as run,
     ):
         if run.ended_before:

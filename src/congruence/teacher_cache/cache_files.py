@@ -71,30 +71,34 @@ class CacheFiles:
         """
         for rows in arrays.values():
             rows.flush()
-        ours = {_text(key): rows for key, rows in arrays.items() if not rows.complete and not rows.lost}
-        if not ours:
+        ours = {_text(key): rows for key, rows in arrays.items() if not rows.complete}
+        if not any(rows.there() for rows in ours.values()):
             return
         with contextlib.nullcontext() if held else self.locked():
             whole, partial = self._names()
             done: dict[str, str] = {}
             for text, rows in ours.items():
+                marks = rows.marks
+                if marks is None or not rows.there():
+                    continue
                 if text in whole:
-                    rows.marks = None
-                elif text not in partial or rows.marks is None:
-                    rows.lose()
-                else:
-                    there = self._marks(partial[text], rows.marks.shape)
-                    news = bool((rows.marks & ~there).any())
-                    rows.marks |= there
-                    if rows.marks.all():
+                    rows.learn(np.ones_like(marks))
+                elif text in partial:
+                    there = self._marks(partial[text], marks.shape)
+                    rows.learn(there)
+                    if marks.all():
                         done[text] = partial.pop(text)
-                    elif news:
-                        self._write_marks(partial[text], rows.marks)
+                    elif (marks & ~there).any():
+                        self._write_marks(partial[text], marks)
+                else:
+                    rows.lose()
             if done:
                 self._write_names(whole | done, partial)
-            for text, name in done.items():
+            for name in done.values():
                 self._marks_of(name).unlink(missing_ok=True)
-                ours[text].marks = None
+            for text, rows in ours.items():
+                if text in whole | done and rows.marks is not None and rows.marks.all() and not rows.lost:
+                    rows.marks = None
 
     def _names(self) -> tuple[dict[str, str], dict[str, str]]:
         """Return the files of the arrays that are there, whole ones and others; remove what a killed process left."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
+from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +49,7 @@ class StoredRows:
 
     @property
     def complete(self) -> bool:
-        """Whether all rows are there."""
+        """Whether all rows are there, and published."""
         return self.marks is None
 
     def missing(self, number: int, rows: Array | slice = slice(None)) -> Array:
@@ -59,14 +62,14 @@ class StoredRows:
 
     def write(self, number: int, rows: Array, values: Array) -> None:
         """Store rows of a view; of a file that is gone, or another's by now, nothing is stored from then on."""
-        if self.marks is None or not len(rows) or not self._there():
+        if self.marks is None or not len(rows) or not self.there():
             return
         order = np.argsort(rows)
         rows, values = rows[order], np.ascontiguousarray(values[order])
         count, size = self._array.shape[1], values[0].nbytes
         ends = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
         try:
-            with open(self.path, "r+b", buffering=0) as file:
+            with _held(self.path) as file:
                 for first, last in itertools.pairwise(ends):
                     file.seek(self._start + (number * count + int(rows[first])) * size)
                     _write_all(file, values[first:last].data.cast("B"))
@@ -74,11 +77,17 @@ class StoredRows:
             raise not_written(self.path.parent, error) from None
         self.marks[number, rows] = self.dirty = True
 
+    def learn(self, marks: Array) -> None:
+        """Take the rows that other processes published as there."""
+        if self.marks is not None and (marks & ~self.marks).any() and self.there():
+            with contextlib.suppress(OSError), _held(self.path):  # another machine's are read anew from here on
+                self.marks |= marks
+
     def flush(self) -> None:
         """Bring what was written to the disk: a mark must never be there without its row."""
-        if self.dirty and self._there():
+        if self.dirty and self.there():
             try:
-                with open(self.path, "r+b", buffering=0) as file:
+                with _held(self.path) as file:
                     os.fsync(file.fileno())
             except OSError as error:
                 raise not_written(self.path.parent, error) from None
@@ -93,7 +102,8 @@ class StoredRows:
                 self.path,
             )
 
-    def _there(self) -> bool:
+    def there(self) -> bool:
+        """Whether the file is the one that was opened: the rows of another in its place are none of these."""
         try:
             same = not self.lost and os.path.samestat(os.stat(self.path), self._file)
         except FileNotFoundError:
@@ -108,6 +118,21 @@ def not_written(folder: Path, error: OSError) -> ValueError:
     return ValueError(f"The teacher's cache '{folder}' could not be written: {error.strerror or error}.")
 
 
-def _write_all(file: IO[bytes], data: memoryview) -> None:
+@contextlib.contextmanager
+def _held(path: Path) -> Iterator[FileIO]:
+    """Open a file to write in it, and hold it meanwhile.
+
+    Of a file on another machine, what is held is read anew, and at the end written back: without, two machines would
+    write whole pages over each other's rows.
+    """
+    with FileIO(path, "r+b") as file:
+        with contextlib.suppress(ImportError):  # of this a warning has been given, see `core.files.locked`
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
+
+
+def _write_all(file: FileIO, data: memoryview) -> None:
     while data:
         data = data[file.write(data) :]

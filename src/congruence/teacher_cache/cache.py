@@ -1,4 +1,4 @@
-"""A teacher that looks at each training image once: what it says is stored in files and read from there."""
+"""A teacher that looks at each training image once a view: what it says is stored in files and read from there."""
 
 from __future__ import annotations
 
@@ -40,14 +40,19 @@ class TeacherCache:
     """A frozen teacher, and its answers to the training images in files.
 
     Give it to a `Distiller` in the teacher's place. In training mode the terms then read the teacher's layers from the
-    files, by the batch's `index`; in evaluation mode, where images are others, the teacher runs. The files are made
-    when they are first needed, in one pass over the images for each stored view, and found again by later runs.
+    files, by the batch's `index`; in evaluation mode, where images are others, the teacher runs. `fit` fills the files
+    while its first V epochs train, and what these did not show at the end of the last of them; in a loop of one's own
+    they are made when first needed, in one pass over the images for each stored view. Either gives the same bits, and
+    what is there is found again by later runs, and shared by those that run at the same time.
 
     The images' augmentation must repeat: with `view_cycle=V` in the loader, epoch e shows each image as epoch e mod V
     did, with a live teacher just the same. Of a loader without augmentation one view is stored.
 
     With dtype "float32" a cached teacher gives what the live one gives, up to the rounding that a network's batch size
-    makes (1e-6); "float16" halves the size and rounds to 3 digits (relative 5e-4).
+    makes (1e-6); "float16" halves the size and rounds to 3 digits (relative 5e-4). What is stored of an image does not
+    depend on the batch it came in. Where a teacher lets it (dynamic quantisation has one scale for a batch, some norms
+    the batch's statistics), it cannot be what every batch would give: this is found out and told, and the teacher
+    asked in one pass in the dataset's order, so that the cache is the same at least.
 
     Args:
         teacher: the network.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 
@@ -291,6 +292,22 @@ def test_a_cache_that_is_removed_meanwhile(tmp_path, caplog, seed):
     assert same(gone, alone)
     assert "was removed or replaced while this run filled it" in caplog.text
     assert stored(tmp_path / "gone") == stored(whole(tmp_path / "other", teacher=net(seed)).folder)
+
+
+def test_a_copy_of_a_distiller_opens_the_files_anew(tmp_path):
+    alone = trained(tmp_path / "alone", epochs=4)
+    distiller, train = cell(tmp_path / "cache")
+    copied = []
+
+    def copies(event):
+        if event.kind == "step" and event.step == 4:
+            copied.append(copy.deepcopy(event.distiller))
+
+    cg.fit(distiller, train, None, FitOptions(epochs=4, seed=5, callbacks=(copies,)))
+    copied[0].students.load_state_dict(cell(tmp_path / "cache")[0].students.state_dict())
+    cg.fit(copied[0], train, None, FitOptions(epochs=4, seed=5))
+    assert same(copied[0], alone)
+    assert same(distiller, alone)
 
 
 def test_a_teacher_of_another_arithmetic_has_another_cache(tmp_path):

@@ -104,6 +104,11 @@ class TeacherCache:
         self._mates_matter: bool | None = None  # not tried yet
         self.filling: Filling | None = None  # of the run that fills it now
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy starts with: it opens the files anew, since a copy of a map is no map."""
+        opened: dict[str, Any] = {"_files": None, "_opened": [], "_arrays": {}, "_stored_names": {}, "filling": None}
+        return {**vars(self), **opened}
+
     @property
     def views(self) -> int:
         """How often each image is stored."""

@@ -292,6 +292,20 @@ def test_a_cache_that_is_removed_meanwhile(tmp_path, caplog, seed):
     assert same(gone, alone)
     assert "was removed or replaced while this run filled it" in caplog.text
     assert stored(tmp_path / "gone") == stored(whole(tmp_path / "other", teacher=net(seed)).folder)
+    assert not gone.cache.complete
+
+
+def test_the_run_after_one_whose_cache_was_removed(tmp_path):
+    distiller, train = cell(tmp_path)
+
+    def remove(event):
+        if event.kind == "step" and event.step == 4:
+            for path in tmp_path.iterdir():
+                path.unlink()
+
+    for callbacks in ((remove,), ()):
+        cg.fit(distiller, train, None, FitOptions(epochs=3, seed=5, callbacks=callbacks))
+    assert distiller.cache.complete
 
 
 def test_a_copy_of_a_distiller_opens_the_files_anew(tmp_path):

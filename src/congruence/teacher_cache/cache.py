@@ -251,10 +251,10 @@ class TeacherCache:
                 LOG.info("The teacher looks at %d images that are not stored.", count)
             shared = time.monotonic()
             for number, samples in enumerate(lacking):
-                self._ask(number, samples)
-                if time.monotonic() - shared > _SHARE_SECONDS:
-                    self._share(held=True)
-                    shared = time.monotonic()
+                for _ in self._ask(number, samples):
+                    if time.monotonic() - shared > _SHARE_SECONDS:
+                        self._share(held=True)
+                        shared = time.monotonic()
             self._share(held=True)
         if not self.complete:
             raise ValueError(f"The teacher's cache '{self.folder}' was removed while it was made.")
@@ -267,8 +267,8 @@ class TeacherCache:
             lacks = np.isin(np.arange(len(lacks)) // self._answers.chunk, chunks)
         return np.flatnonzero(lacks)
 
-    def _ask(self, number: int, samples: Array) -> None:
-        """Store what the teacher says of some samples in a view."""
+    def _ask(self, number: int, samples: Array) -> Iterator[None]:
+        """Store what the teacher says of some samples in a view; yield after each batch of them."""
         done = 0
         for raw in self.loader.in_order(number, BATCH, torch.from_numpy(samples)) if len(samples) else ():
             inputs = _by_view(raw)
@@ -277,6 +277,7 @@ class TeacherCache:
                 for path, values in answers.items():
                     self._keep(view, path, number, samples[done : done + len(values)], values)
             done += BATCH
+            yield
 
     def _keep(self, view: str, path: str, number: int, samples: Array, values: Array) -> None:
         """Store answers; those that are there already stay."""
@@ -355,6 +356,8 @@ class Filling:
         """Publish, and leave the cache as one outside a run."""
         self._cache.filling = None
         self.share()
+        if any(rows.lost for rows in self._cache._arrays.values()):
+            vars(self._cache).update(self._cache.__getstate__())  # the next run lays them out anew
 
 
 def _by_view(raw: Any) -> dict[str, Any]:

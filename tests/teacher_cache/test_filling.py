@@ -330,3 +330,11 @@ def test_a_teacher_of_another_arithmetic_has_another_cache(tmp_path):
     distiller.teacher.arithmetic = "bfloat16"
     with pytest.raises(ValueError, match=r"its arithmetic is None, this one's bfloat16"):
         cg.fit(distiller, train, None, FitOptions(epochs=1))
+
+
+def test_a_teacher_whose_arithmetic_changes_is_not_taken_for_what_it_was(tmp_path):
+    distiller, train = cell(tmp_path)
+    cg.fit(distiller, train, None, FitOptions(epochs=3))
+    distiller.teacher.arithmetic = "bfloat16"
+    with pytest.raises(ValueError, match="its arithmetic is None"):
+        distiller.train()(*next(iter(train)))

@@ -96,7 +96,7 @@ class TeacherCache:
             check.fail(name, "loader", "one whose augmentation repeats (view_cycle=V)", "view_cycle=None")
         self.teacher = teacher if isinstance(teacher, Teacher) else Teacher(teacher)
         self.loader, self.folder, self.dtype = loader, Path(folder), dtype
-        self._answers = Answers(self.teacher, dtype)
+        self._arithmetic = ""  # of the teacher when the files were opened
         self._files: CacheFiles | None = None
         self._opened: list[Binding] = []
         self._arrays: dict[Key, StoredRows] = {}  # by view and path
@@ -106,13 +106,17 @@ class TeacherCache:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy starts with: it opens the files anew, since a copy of a map is no map."""
-        opened: dict[str, Any] = {"_files": None, "_opened": [], "_arrays": {}, "_stored_names": {}, "filling": None}
-        return {**vars(self), **opened}
+        opened: dict[str, Any] = {"_files": None, "_opened": [], "_arrays": {}, "_stored_names": {}}
+        return {**vars(self), **opened, "_mates_matter": None, "filling": None}
 
     @property
     def views(self) -> int:
         """How often each image is stored."""
         return (self.loader.view_cycle or 1) if self.loader.varies() else 1
+
+    @property
+    def _answers(self) -> Answers:
+        return Answers(self.teacher, self.dtype)
 
     @functools.cached_property
     def _content(self) -> dict[str, Any]:
@@ -177,6 +181,10 @@ class TeacherCache:
 
     def _lay_out(self, bindings: list[Binding]) -> None:
         """Open the layers that terms read, with the rows that are there."""
+        arithmetic = getattr(self.teacher, "arithmetic", "")
+        if arithmetic != self._arithmetic:  # what is open is not what this teacher says
+            vars(self).update(self.__getstate__())
+            self._arithmetic = arithmetic
         if len(bindings) == len(self._opened) and all(map(operator.is_, bindings, self._opened)):
             return
         views = dict.fromkeys(self.loader.views)
@@ -199,8 +207,8 @@ class TeacherCache:
     def _identity(self) -> dict[str, Any]:
         teacher = self.teacher.fingerprint().readable("`TeacherCache`")
         identity = {"teacher": teacher.content, "teacher_structure": teacher.structure}
-        arithmetic = getattr(self.teacher, "arithmetic", "")
-        return identity | ({"arithmetic": arithmetic} if arithmetic else {}) | {**self._content, "dtype": self.dtype}
+        identity |= {"arithmetic": self._arithmetic} if self._arithmetic else {}
+        return identity | {**self._content, "dtype": self.dtype}
 
     def _stored_as(self, path: str) -> str:
         """Return under which name a layer is stored: what was stored before layers were turned is not taken for it."""

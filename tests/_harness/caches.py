@@ -7,9 +7,9 @@ import time
 import torch
 from torch import nn
 
-from congruence import Distiller, TeacherCache
+from congruence import Distiller, FitOptions, TeacherCache, fit
 from congruence.data import ArrayDataset, Augment, loader
-from congruence.teacher_cache.cache import BATCH
+from congruence.teacher_cache.answers import CHUNK
 
 SAMPLES, CLASSES = 300, 3  # more than one of the teacher's batches
 
@@ -45,7 +45,7 @@ def build(folder, seconds):
     teacher, told = net(1), []
 
     def wait(_, inputs):
-        if len(inputs[0]) == BATCH and not told:
+        if len(inputs[0]) == CHUNK and not told:
             told.append(1)
             with open(folder / "passes", "a") as file:
                 file.write("x")
@@ -53,3 +53,13 @@ def build(folder, seconds):
 
     teacher.register_forward_pre_hook(wait)
     opened(folder, teacher=teacher)
+
+
+def filled_on_a_rank(rank, folder):
+    """A run of several ranks that fills a cache; the last samples of the dataset are in no batch."""
+    options = FitOptions(epochs=3, seed=5, device="cpu")
+    cache = TeacherCache(net(1), batches(drop_last=True), folder / "cache", dtype="float32")
+    distiller = Distiller(cache, net(2, width=4), ["ce", "kd", "pkt"], example=images().batch([0, 1]))
+    fit(distiller, cache.loader, None, options)
+    assert cache.complete
+    torch.save(distiller.student_state_dict(), folder / f"rank-{rank}.pt")

@@ -18,8 +18,8 @@ from torch.utils.data import TensorDataset
 import congruence as cg
 from congruence import Distiller, FitOptions, TeacherCache, Term
 from congruence.data import Augment, loader
-from congruence.teacher_cache import cache_files
-from congruence.teacher_cache.cache import BATCH
+from congruence.teacher_cache import cache_files, stored_rows
+from congruence.teacher_cache.answers import CHUNK
 
 
 def terms():
@@ -40,20 +40,21 @@ def test_float32_cache_is_the_live_teacher(tmp_path):
         torch.testing.assert_close(cached[name], value, rtol=1e-4, atol=1e-6)
 
 
-def test_every_stored_number_is_that_of_a_full_batch_bit_for_bit(tmp_path):
+def test_every_stored_number_is_that_of_a_full_chunk_bit_for_bit(tmp_path):
     train, teacher = batches(), net(1)
     cache = TeacherCache(teacher, train, tmp_path, dtype="float32")
     distiller = Distiller(cache, net(2), ["kd"], example=images().batch([0, 1]))
     order = torch.randperm(SAMPLES, generator=torch.Generator().manual_seed(0))
     for epoch in (0, 1, 5):
         recall = cache.at(order, epoch, distiller.bindings.values())
+        got = recall("main", {"4"}, None)["4"]
         inputs = train.dataset.batch(torch.arange(SAMPLES), epoch=epoch % 2, seed=3, augment=Augment(pad=1))
         with torch.no_grad():
-            padded = torch.cat([inputs[BATCH:], inputs[BATCH:].repeat(6, 1, 1, 1)])[:BATCH]
-            expected = torch.cat([teacher(inputs[:BATCH]), teacher(padded)[: SAMPLES - BATCH]])
-        assert torch.equal(recall("main", {"4"})["4"], expected[order])
+            full = inputs[torch.arange(-(-SAMPLES // CHUNK) * CHUNK) % SAMPLES]  # whoever fills up the last one
+            expected = torch.cat([teacher(chunk) for chunk in full.split(CHUNK)])
+        assert torch.equal(got, expected[order])
     assert not torch.equal(
-        *(cache.at(order, epoch, distiller.bindings.values())("main", {"4"})["4"] for epoch in (0, 1))
+        *(cache.at(order, epoch, distiller.bindings.values())("main", {"4"}, None)["4"] for epoch in (0, 1))
     )
 
 
@@ -63,7 +64,7 @@ def test_float16_rounds_to_three_digits_and_halves_the_files(tmp_path):
         train = batches()
         cache = TeacherCache(net(1), train, tmp_path / dtype, dtype=dtype)
         distiller = Distiller(cache, net(2), ["kd"], example=images().batch([0, 1]))
-        sizes[dtype] = cache.at(torch.arange(9), 1, distiller.bindings.values())("main", {"4"})["4"]
+        sizes[dtype] = cache.at(torch.arange(9), 1, distiller.bindings.values())("main", {"4"}, None)["4"]
     assert sizes["float16"].dtype == torch.float32
     torch.testing.assert_close(sizes["float16"], sizes["float32"], rtol=6e-4, atol=1e-6)
     small, large = ((tmp_path / dtype / "000.npy").stat().st_size - 128 for dtype in ("float16", "float32"))
@@ -193,7 +194,7 @@ def test_numbers_that_float16_cannot_hold(tmp_path):
         teacher[4].bias[0] = 1e6
     with pytest.raises(ValueError, match=r"The teacher's layer '4' reaches 1e\+06, .* with dtype='float32'"):
         opened(tmp_path, teacher=teacher)
-    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    assert not np.load(tmp_path / "000.rows").any()  # what holds no row is no other's cache
     assert opened(tmp_path, teacher=teacher, dtype="float32").loss > 0
 
 
@@ -203,22 +204,22 @@ def test_a_disk_too_small_is_said_before_the_teacher_runs(tmp_path, monkeypatch)
         opened(tmp_path)
 
 
-def test_a_disk_that_fills_up_leaves_nothing(tmp_path, monkeypatch):
-    written = cache_files.CacheFiles._stored
+def test_a_disk_that_fills_up_keeps_what_it_took(tmp_path, monkeypatch):
+    write, calls = stored_rows._write_all, []
 
-    def full(self, key, rows):
-        full.calls += 1
-        if full.calls == 3:
+    def full(file, data):
+        calls.append(1)
+        if len(calls) == 2:
             raise OSError(28, "No space left on device")
-        return written(self, key, rows)
+        write(file, data)
 
-    full.calls = 0
-    monkeypatch.setattr(cache_files.CacheFiles, "_stored", full)
+    monkeypatch.setattr(stored_rows, "_write_all", full)
     with pytest.raises(ValueError, match="could not be written: No space left on device"):
         opened(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
     monkeypatch.undo()
+    assert json.loads((tmp_path / "manifest.json").read_text())["arrays"] == {}
     assert opened(tmp_path).loss > 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "000.npy", "manifest.json"]
 
 
 def test_a_killed_builder_leaves_no_broken_cache_and_a_second_one_waits(tmp_path):
@@ -226,11 +227,11 @@ def test_a_killed_builder_leaves_no_broken_cache_and_a_second_one_waits(tmp_path
     first = context.Process(target=build, args=(tmp_path, 60.0))
     first.start()
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".*.tmp")) and time.monotonic() < deadline:
+    while not (tmp_path / "passes").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     first.kill()
     first.join()
-    assert len(list(tmp_path.glob(".*.tmp"))) == 1
+    assert not np.load(tmp_path / "000.rows").any()
     pair = [context.Process(target=build, args=(tmp_path, 0.1)) for _ in range(2)]
     for process in pair:
         process.start()
@@ -325,7 +326,7 @@ def test_a_layer_of_many_lengths_is_not_stored(tmp_path):
             self.layer, self.head = nn.Linear(6, 5), nn.Linear(5, CLASSES)
 
         def forward(self, x):
-            tokens = self.layer(x[:, 0] if len(x) < BATCH else x[:, 0, :4])
+            tokens = self.layer(x[:, 0] if len(x) < CHUNK else x[:, 0, :4])
             return self.head(tokens.mean(1))
 
     train = batches()

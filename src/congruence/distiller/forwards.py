@@ -89,14 +89,15 @@ def forwards(
 ) -> tuple[dict[Key, Tensor], dict[tuple[str, str], Any]]:
     """Run each model once over each view that a binding needs; return the tapped tensors and the models' outputs.
 
-    With `recall` the teacher does not run: its tensors are read from where they are stored, and it has no output.
+    With `recall` the teacher's tensors are read from where they are stored, and it has no output.
     With `micro_batch` they run over chunks of so many samples, see `congruence.distiller.micro`.
     """
     tensors: dict[Key, Tensor] = {}
     outputs: dict[tuple[str, str], Any] = {}
     for (model, view), paths in paths_to_read(bindings, given).items():
         if recall is not None and model == "teacher":
-            tensors.update({(model, view, path): tensor for path, tensor in recall(view, paths).items()})
+            recalled = recall(view, paths, given[view])
+            tensors.update({(model, view, path): tensor for path, tensor in recalled.items()})
             continue
         reader = readers[model]
         run = functools.partial(read, model, reader, paths=paths, example=example)

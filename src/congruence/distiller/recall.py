@@ -10,7 +10,8 @@ from torch import Tensor
 from congruence.distiller.bindings import Binding
 from congruence.models.teacher import Teacher
 
-Recall = Callable[[str, set[str]], dict[str, Tensor]]  # (view, paths) → the teacher's tensors by path
+# (view, paths, the view's inputs) → the teacher's tensors by path
+Recall = Callable[[str, set[str], Any], dict[str, Tensor]]
 
 
 @runtime_checkable

@@ -1,22 +1,24 @@
-"""A teacher that looks at each training image once: what it says is stored in files and read from there."""
+"""A teacher that looks at each training image once a view: what it says is stored in files and read from there."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping
+import operator
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from congruence.core import check
+from congruence.core import check, ranks, rng
 from congruence.core.batch import unpack
-from congruence.core.devices import row_count, take_rows, tensors, to_device
+from congruence.core.devices import tensors, to_device
 from congruence.core.host_values import extremes, on_host
 from congruence.data.loading.batches import Loader
 from congruence.distiller.bindings import Binding
@@ -24,25 +26,33 @@ from congruence.distiller.forwards import paths_to_read
 from congruence.distiller.recall import Recall
 from congruence.models.layouts import is_plain
 from congruence.models.teacher import Teacher
-from congruence.teacher_cache.cache_files import Blocks, CacheFiles, Key, megabytes
+from congruence.teacher_cache.answers import Answers, Array
+from congruence.teacher_cache.cache_files import CacheFiles, Key, megabytes
+from congruence.teacher_cache.stored_rows import StoredRows
 
 LOG = logging.getLogger("congruence")
 CHECKS: Mapping[str, check.Constraint] = {"dtype": check.Choice(("float16", "float32"))}
-BATCH = 256  # the teacher's own, always full: its numbers then do not depend on who else is in a batch
+BATCH = 256  # samples that a pass reads at a time; a multiple of what the teacher sees at a time
+_SHARE_SECONDS = 60.0  # of a pass, after which what it stored is published
 
 
 class TeacherCache:
     """A frozen teacher, and its answers to the training images in files.
 
     Give it to a `Distiller` in the teacher's place. In training mode the terms then read the teacher's layers from the
-    files, by the batch's `index`; in evaluation mode, where images are others, the teacher runs. The files are made
-    when they are first needed, in one pass over the images for each stored view, and found again by later runs.
+    files, by the batch's `index`; in evaluation mode, where images are others, the teacher runs. `fit` fills the files
+    while its first V epochs train, and what these did not show at the end of the last of them; in a loop of one's own
+    they are made when first needed, in one pass over the images for each stored view. Either gives the same bits, and
+    what is there is found again by later runs, and shared by those that run at the same time.
 
     The images' augmentation must repeat: with `view_cycle=V` in the loader, epoch e shows each image as epoch e mod V
     did, with a live teacher just the same. Of a loader without augmentation one view is stored.
 
     With dtype "float32" a cached teacher gives what the live one gives, up to the rounding that a network's batch size
-    makes (1e-6); "float16" halves the size and rounds to 3 digits (relative 5e-4).
+    makes (1e-6); "float16" halves the size and rounds to 3 digits (relative 5e-4). What is stored of an image does not
+    depend on the batch it came in. Where a teacher lets it (dynamic quantisation has one scale for a batch, some norms
+    the batch's statistics), it cannot be what every batch would give: this is found out and told, and the teacher
+    asked in one pass in the dataset's order, so that the cache is the same at least.
 
     Args:
         teacher: the network.
@@ -86,12 +96,27 @@ class TeacherCache:
             check.fail(name, "loader", "one whose augmentation repeats (view_cycle=V)", "view_cycle=None")
         self.teacher = teacher if isinstance(teacher, Teacher) else Teacher(teacher)
         self.loader, self.folder, self.dtype = loader, Path(folder), dtype
-        self._arrays: dict[Key, Any] = {}
+        self._arithmetic = ""  # of the teacher when the files were opened
+        self._files: CacheFiles | None = None
+        self._opened: list[Binding] = []
+        self._arrays: dict[Key, StoredRows] = {}  # by view and path
+        self._stored_names: dict[Key, Key] = {}  # under which the files have them
+        self._mates_matter: bool | None = None  # not tried yet
+        self.filling: Filling | None = None  # of the run that fills it now
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy starts with: it opens the files anew, since a copy of a map is no map."""
+        opened: dict[str, Any] = {"_files": None, "_opened": [], "_arrays": {}, "_stored_names": {}}
+        return {**vars(self), **opened, "_mates_matter": None, "filling": None}
 
     @property
     def views(self) -> int:
         """How often each image is stored."""
         return (self.loader.view_cycle or 1) if self.loader.varies() else 1
+
+    @property
+    def _answers(self) -> Answers:
+        return Answers(self.teacher, self.dtype)
 
     @functools.cached_property
     def _content(self) -> dict[str, Any]:
@@ -116,85 +141,236 @@ class TeacherCache:
             other_way = check.difference(mine, other)
             check.fail("fit", "train_loader", "one that shows what the TeacherCache holds", f"another ({other_way})")
 
+    @property
+    def complete(self) -> bool:
+        """Whether all answers of the layers that terms read are stored."""
+        return bool(self._arrays) and all(rows.complete for rows in self._arrays.values())
+
     def open(self, bindings: Iterable[Binding]) -> None:
-        """Open the layers that terms read, and make the files of those that are not there."""
+        """Open the layers that terms read; what is not stored of them the teacher says now, in one pass."""
+        self._lay_out(list(bindings))
+        if not self.complete:
+            self._make()
+
+    def fill(self, bindings: Iterable[Binding]) -> Filling | None:
+        """Open the layers that terms read; return what stores, while a run trains, what is not stored of them.
+
+        The run's loader must be one that the cache `serves`. None where all is stored; a teacher whose answer to a
+        sample depends on the rest of its batch is asked in one pass over the samples in order instead.
+        """
+        self._lay_out(list(bindings))
+        if self.complete:
+            return None
+        if self._depends():
+            self._make()
+            return None
+        LOG.info("The teacher's answers are stored as the epochs ask for them.")
+        self.filling = Filling(self)
+        return self.filling
+
+    def fill_rest(self) -> None:
+        """Ask the teacher for what the epochs of a run have left out; several ranks do so together.
+
+        The first that comes asks about all, while the others wait and find it done.
+        """
+        self._share()
+        if any(ranks.from_all_ranks(not self.complete)):
+            ranks.barrier()  # all have published
+            if not self.complete and not any(rows.lost for rows in self._arrays.values()):
+                self._make()
+
+    def _lay_out(self, bindings: list[Binding]) -> None:
+        """Open the layers that terms read, with the rows that are there."""
+        arithmetic = getattr(self.teacher, "arithmetic", "")
+        if arithmetic != self._arithmetic:  # what is open is not what this teacher says
+            vars(self).update(self.__getstate__())
+            self._arithmetic = arithmetic
+        if len(bindings) == len(self._opened) and all(map(operator.is_, bindings, self._opened)):
+            return
         views = dict.fromkeys(self.loader.views)
-        paths = {
-            view: paths for (model, view), paths in paths_to_read(list(bindings), views).items() if model == "teacher"
-        }
+        paths = {view: paths for (model, view), paths in paths_to_read(bindings, views).items() if model == "teacher"}
         samples, shapes = len(self.loader.dataset), self.teacher.taps.shapes
         keys = {(view, path) for view, of_view in paths.items() for path in of_view} - set(self._arrays)
-        if not keys:
-            return
-        arrays = {
-            (view, self._stored_as(path)): (self.views, samples, *shapes[path][1:]) for view, path in sorted(keys)
-        }
-        path_of = {(view, self._stored_as(path)): (view, path) for view, path in keys}
+        if keys:
+            arrays = {
+                (view, self._stored_as(path)): (self.views, samples, *shapes[path][1:]) for view, path in sorted(keys)
+            }
+            path_of = {(view, self._stored_as(path)): (view, path) for view, path in keys}
+            self._files = self._files or CacheFiles(self.folder, self._identity(), self.dtype)
+            LOG.info("The teacher's cache '%s': %s.", self.folder, megabytes(self._files.size(arrays)))
+            opened = self._files.open(arrays)
+            self._stored_names |= {path_of[key]: key for key in opened}
+            self._arrays |= {path_of[key]: rows for key, rows in opened.items()}
+            self._mates_matter = None
+        self._opened = bindings
+
+    def _identity(self) -> dict[str, Any]:
         teacher = self.teacher.fingerprint().readable("`TeacherCache`")
         identity = {"teacher": teacher.content, "teacher_structure": teacher.structure}
-        identity |= {**self._content, "dtype": self.dtype}
-        files = CacheFiles(self.folder, identity, self.dtype)
-        LOG.info("The teacher's cache '%s': %s.", self.folder, megabytes(files.size(arrays)))
-        opened = files.open(arrays, lambda missing: self._answers({path_of[key]: key[1] for key in missing}))
-        self._arrays.update({path_of[key]: array for key, array in opened.items()})
+        identity |= {"arithmetic": self._arithmetic} if self._arithmetic else {}
+        return identity | {**self._content, "dtype": self.dtype}
 
     def _stored_as(self, path: str) -> str:
         """Return under which name a layer is stored: what was stored before layers were turned is not taken for it."""
         layout = self.teacher.taps.layouts.get(path, "")
         return path if not layout or is_plain(layout) else f"{path} as {layout}"
 
-    def _answers(self, stored_as: Mapping[Key, str]) -> Blocks:
-        """Run the teacher over every stored view of every image, in order."""
-        paths: dict[str, set[str]] = {}
-        for view, path in stored_as:
-            paths.setdefault(view, set()).add(path)
-        LOG.info("The teacher looks at %d images %d times.", len(self.loader.dataset), self.views)
-        for number in range(self.views):
-            for raw in self.loader.in_order(number, BATCH):
-                batch = unpack(raw)
-                inputs = {**batch.views, "main": batch.inputs}
-                yield {
-                    (view, stored_as[view, path]): self._block(path, tensor)
-                    for view, paths_of_view in paths.items()
-                    for path, tensor in self._full(inputs[view], paths_of_view).items()
-                }
+    def _share(self, *, held: bool = False) -> None:
+        """Publish what this process stored, and learn what others did."""
+        if self._files is not None:
+            self._files.share({self._stored_names[key]: rows for key, rows in self._arrays.items()}, held=held)
 
-    def _block(self, path: str, tensor: Tensor) -> npt.NDArray[Any]:
-        """Return a batch's answers for the files, which have the example's shape for every sample."""
-        expected = list(self.teacher.taps.shapes[path][1:])
-        if list(tensor.shape[1:]) != expected:
-            raise ValueError(
-                f"The teacher's layer '{path}' gives {list(tensor.shape[1:])} a sample in this batch and {expected} "
-                "for the example: a TeacherCache needs inputs of one size; pad all to one length."
-            )
-        return np.asarray(tensor.float().cpu().numpy())
+    def _depends(self) -> bool:
+        """Whether a sample's answer depends on its mates; tried on the dataset's first samples, and told."""
+        if self._mates_matter is None:
+            with rng.untouched():
+                inputs = _by_view(next(iter(self.loader.in_order(0, self._answers.chunk))))
+                paths = self._paths()
+                self._mates_matter = any(self._answers.depend_on_mates(inputs[view], paths[view]) for view in paths)
+            if self._mates_matter:
+                LOG.warning(
+                    "The teacher's answer to a sample depends on the others in its batch (as dynamic quantisation has "
+                    "it, and statistics of a batch) or on chance: its cache holds that of one pass in the dataset's "
+                    "order, which is not what the batches of a run would give."
+                )
+        return self._mates_matter
 
-    def _full(self, inputs: Any, paths: set[str]) -> dict[str, Tensor]:
-        """Run the teacher over a batch that is filled up with its own first samples."""
-        device = next(self.teacher.module.parameters(), torch.empty(0)).device
-        rows = row_count(inputs) or 1
-        full = to_device(take_rows(inputs, torch.arange(BATCH) % rows, rows), device)
-        return {path: tensor[:rows] for path, tensor in self.teacher.read(full, only=paths)[1].items()}
+    def _paths(self) -> dict[str, list[str]]:
+        """Return the opened layers of each view that lack an answer."""
+        paths: dict[str, list[str]] = {}
+        for (view, path), rows in self._arrays.items():
+            if not rows.complete:
+                paths.setdefault(view, []).append(path)
+        return paths
+
+    def _make(self) -> None:
+        """Ask the teacher for all that is not stored; another process that does so is waited for."""
+        if self._files is None:
+            return
+        with self._files.locked(), rng.untouched():
+            self._share(held=True)
+            if self.complete:
+                return
+            lacking = [self._lacking(number) for number in range(self.views)]
+            count = sum(map(len, lacking))
+            if count == self.views * len(self.loader.dataset):
+                LOG.info("The teacher looks at %d images %d times.", len(self.loader.dataset), self.views)
+            else:
+                LOG.info("The teacher looks at %d images that are not stored.", count)
+            shared = time.monotonic()
+            for number, samples in enumerate(lacking):
+                for _ in self._ask(number, samples):
+                    if time.monotonic() - shared > _SHARE_SECONDS:
+                        self._share(held=True)
+                        shared = time.monotonic()
+            self._share(held=True)
+        if not self.complete:
+            raise ValueError(f"The teacher's cache '{self.folder}' was removed while it was made.")
+
+    def _lacking(self, number: int) -> Array:
+        """Return the samples that a pass looks at in a view: whole chunks in the dataset's order where mates matter."""
+        lacks = np.logical_or.reduce([rows.missing(number) for rows in self._arrays.values()])
+        if self._depends():
+            chunks = np.unique(np.flatnonzero(lacks) // self._answers.chunk)
+            lacks = np.isin(np.arange(len(lacks)) // self._answers.chunk, chunks)
+        return np.flatnonzero(lacks)
+
+    def _ask(self, number: int, samples: Array) -> Iterator[None]:
+        """Store what the teacher says of some samples in a view; yield after each batch of them."""
+        done = 0
+        for raw in self.loader.in_order(number, BATCH, torch.from_numpy(samples)) if len(samples) else ():
+            inputs = _by_view(raw)
+            for view, paths in self._paths().items():
+                answers = self._answers.of(inputs[view], paths)
+                for path, values in answers.items():
+                    self._keep(view, path, number, samples[done : done + len(values)], values)
+            done += BATCH
+            yield
+
+    def _keep(self, view: str, path: str, number: int, samples: Array, values: Array) -> None:
+        """Store answers; those that are there already stay."""
+        rows = self._arrays[view, path]
+        new = rows.missing(number, samples)
+        rows.write(number, samples[new], values[new])
 
     def at(self, index: Tensor | None, epoch: int, bindings: Iterable[Binding]) -> Recall:
         """Return what reads the layers of a batch's samples, as an epoch shows them."""
         if index is None:
             raise ValueError("A cached teacher needs the batch's `index`: its samples' positions in the dataset.")
-        self.open(bindings)
-        rows, number = on_host(index), self.loader.drawn_epoch(epoch) % self.views
+        if self.filling is None:
+            self.open(bindings)
+        else:
+            self._lay_out(list(bindings))
+        samples, number = on_host(index), self.loader.drawn_epoch(epoch) % self.views
         last = len(self.loader.dataset) - 1
-        low, high = extremes(index) if len(rows) else (0, last)
+        low, high = extremes(index) if len(samples) else (0, last)
         if not 0 <= low <= high <= last:
             raise ValueError(
                 f"The batch's `index` must be positions in the dataset of the cached teacher, 0 to {last}, "
                 f"got {low} to {high}."
             )
+        of_samples = samples.numpy()
 
-        def recall(view: str, paths: set[str]) -> dict[str, Tensor]:
-            stored = {path: self._arrays[view, path][number][rows.numpy()] for path in paths}
+        def recall(view: str, paths: set[str], inputs: Any) -> dict[str, Tensor]:
+            stored = {path: self._arrays[view, path].read(number, of_samples) for path in paths}
+            if self.filling is not None:
+                self._complete(stored, view, number, of_samples, inputs)
             return {path: to_device(torch.from_numpy(array), index.device).float() for path, array in stored.items()}
 
         return recall
+
+    def _complete(self, stored: dict[str, Array], view: str, number: int, samples: Array, inputs: Any) -> None:
+        """Put into rows that were read what the teacher says of those that are not there, and store that in a step."""
+        lacking = {path: self._arrays[view, path].missing(number, samples) for path in self._paths().get(view, ())}
+        if not any(lacking[path].any() for path in stored.keys() & lacking.keys()):
+            return
+        # All layers of the view at once, those of terms that are yet to start too.
+        positions = np.flatnonzero(np.logical_or.reduce(list(lacking.values())))
+        once, first = np.unique(samples[positions], return_index=True)
+        answers = self._answers.of(inputs, lacking.keys(), positions[first])
+        for path, values in answers.items():
+            if path in stored:
+                at = lacking[path]
+                stored[path][at] = values[np.searchsorted(once, samples[at])]
+            if self.filling is not None and self.filling.storing:
+                self._keep(view, path, number, once, values)
+
+
+class Filling:
+    """What a run has to do for a cache that it fills, from `TeacherCache.fill` to `close`.
+
+    Meanwhile terms get what is not stored from the teacher itself, asked about the batch's own inputs, and in a `step`
+    it is stored: outside one, a batch may be a rehearsal's, or a callback's, with who knows what in it.
+    """
+
+    def __init__(self, cache: TeacherCache) -> None:
+        self._cache = cache
+        self.storing = False
+
+    @contextlib.contextmanager
+    def step(self) -> Iterator[None]:
+        """Store what the teacher says meanwhile."""
+        self.storing = True
+        try:
+            yield
+        finally:
+            self.storing = False
+
+    def share(self) -> None:
+        """Publish what was stored, and learn what other processes published."""
+        self._cache._share()
+
+    def close(self) -> None:
+        """Publish, and leave the cache as one outside a run."""
+        self._cache.filling = None
+        self.share()
+        if any(rows.lost for rows in self._cache._arrays.values()):
+            vars(self._cache).update(self._cache.__getstate__())  # the next run lays them out anew
+
+
+def _by_view(raw: Any) -> dict[str, Any]:
+    batch = unpack(raw)
+    return {**batch.views, "main": batch.inputs}
 
 
 def _content(loader: Loader) -> dict[str, Any]:

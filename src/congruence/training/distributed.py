@@ -20,6 +20,7 @@ from congruence.core.graph import checkpoints_reentrantly
 from congruence.core.ranks import any_rank, mean_over_ranks, world_size
 from congruence.distiller.distiller import Distiller
 from congruence.training.as_found import as_in_training
+from congruence.training.filling import storing
 from congruence.training.gradient_norms import GradientNorms
 from congruence.training.origin import Place, sums_of
 
@@ -80,9 +81,10 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch, with_norms: bool, scale: Tensor | float = 1.0) -> Scores:
         """Score a batch; with `with_norms` also measure the gradients of the terms, see `GradientNorms`."""
-        captured = self.distiller.capture(
-            batch.inputs, batch.labels, batch.index, views=batch.views, micro_batch=self.micro_batch
-        )
+        with storing(self.distiller):
+            captured = self.distiller.capture(
+                batch.inputs, batch.labels, batch.index, views=batch.views, micro_batch=self.micro_batch
+            )
         out = self.distiller.score(captured, update=self.distiller.training)
         norms = self.gradient_norms(out.terms, out.weights, torch.as_tensor(scale)) if with_norms else {}
         values = {name: value.detach() for name, value in out.terms.items()}

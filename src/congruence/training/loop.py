@@ -11,6 +11,7 @@ from congruence.core import check, ranks, rng
 from congruence.distiller.distiller import Distiller
 from congruence.training import setup
 from congruence.training.distributed import join_process_group, pick_device
+from congruence.training.filling import filled
 from congruence.training.modes import channels_last, compiled, settled, teacher_left_alone
 from congruence.training.options import FitOptions
 from congruence.training.result import FitResult
@@ -78,6 +79,7 @@ def fit(
             teacher=options.teacher_speed == "auto",
         ),
         compiled(distiller, options.compile),
+        filled(distiller),
         Run(distiller, train_loader, val_loader, options, device, optimizer, scheduler) as run,
     ):
         if run.ended_before:

@@ -18,7 +18,7 @@ from congruence.data.datasets.model_facts import ModelFacts, forget
 from congruence.data.loading.source import BatchSource
 from congruence.distiller import Distiller
 from congruence.methods.method import Clock
-from congruence.training import setup
+from congruence.training import filling, setup
 from congruence.training.collapse import Collapse
 from congruence.training.distributed import Objective, wrap
 from congruence.training.in_step import InStep
@@ -221,6 +221,8 @@ class Run:
         # A run that is complete has only its summary left to write.
         if self._any(self._sigterm.received) and not self.complete:
             self._leave()
+        if not self.complete:
+            filling.complete(self.distiller, position.epoch)
 
     def _write(self, kind: str, metrics: dict[str, float]) -> None:
         self.recorder.write({"step": self.position.step, "epoch": self.position.epoch, kind: metrics})
@@ -257,6 +259,7 @@ class Run:
     def save(self) -> None:
         """Write a checkpoint where there is a directory, unless a loss was not finite (then raise)."""
         self.recorder.stop_if_bad()
+        filling.share(self.distiller)
         directory = self.directory
         if not directory:
             return

@@ -18,6 +18,7 @@ from congruence.data.datasets.model_facts import ModelFacts, check_prepared, che
 from congruence.data.loading.source import BatchSource
 from congruence.distiller.distiller import Distiller
 from congruence.methods.method import Clock
+from congruence.training.filling import open_answers
 from congruence.training.optim import make_optimizer
 from congruence.training.options import FitOptions
 from congruence.training.record import event_writer
@@ -114,7 +115,7 @@ def prepare(
         distiller.teacher.prepare()
     if distiller.cache:
         distiller.cache.serves(source.loader)
-        distiller.cache.open(distiller.bindings.values())
+        open_answers(distiller)
     every_epoch_counts(distiller, extent)
     relational = [name for name, needs in distiller.needs().items() if needs.scope == "batch"]
     if options.accumulate > 1 and relational:

@@ -279,3 +279,26 @@ def test_what_decides_the_batches_is_described_in_plain_values():
     assert described() == described()
     for changed in ({"labels": (1, 1, 0, 1, 0, 1)}, {"seed": 1}, {"shuffle": False}, {"augment": True}):
         assert described(**changed) != described()
+
+
+@pytest.mark.parametrize("dataset", [ARRAY, Noisy()], ids=["array", "own"])
+def test_a_sample_is_the_same_bits_in_any_batch(dataset: Any) -> None:
+    """As a teacher's cache takes it: what one batch stored another reads."""
+    views = ("main", "clean", "strong") if dataset is ARRAY else ("main",)
+    given = loader(dataset, batch_size=5, augment=Augment(pad=2) if dataset is ARRAY else None, views=views, seed=3)
+    if dataset is ARRAY:
+        (whole,) = (batch["views"] for batch in given.in_order(1, 22))
+    else:
+        (whole,) = ({"main": batch[0]} for batch in given.in_order(1, 22))
+    samples = torch.tensor([21, 3, 4, 0, 9, 3, 17])
+    seen = torch.cat([_index(batch) for batch in given.in_order(1, 3, samples)])
+    assert torch.equal(seen, samples)
+    for raw, part in zip(given.in_order(1, 3, samples), samples.split(3), strict=True):
+        of_part = raw["views"] if dataset is ARRAY else {"main": raw[0]}
+        for view in views:
+            assert torch.equal(of_part[view], whole[view][part])
+
+
+def _index(raw: Any) -> Tensor:
+    index: Tensor = raw["index"] if isinstance(raw, dict) else raw[2]
+    return index

@@ -199,9 +199,10 @@ class Loader:
         positions = self.sampler.whole(0) if isinstance(self.sampler, EpochOrder) else self.sampler.batches(0)
         return self._read([Request(0, torch.as_tensor(batch, dtype=torch.int64)) for batch in positions[rank::world]])
 
-    def in_order(self, epoch: int, batch_size: int) -> Iterator[Any]:
-        """Iterate over all samples in the dataset's order, drawn as in an epoch: what a teacher's cache is made of."""
-        requests = [Request(epoch, samples) for samples in torch.arange(len(self.dataset)).split(batch_size)]
+    def in_order(self, epoch: int, batch_size: int, samples: Tensor | None = None) -> Iterator[Any]:
+        """Iterate over samples in the order given (None: all, in the dataset's), drawn as in an epoch."""
+        samples = torch.arange(len(self.dataset)) if samples is None else samples
+        requests = [Request(epoch, part) for part in samples.split(batch_size)]
         return (batch.as_given() for batch in self._read(requests))
 
     def _read(self, requests: list[Request]) -> Iterator[Batch]:

@@ -1,0 +1,129 @@
+"""A teacher's answers as a cache stores them: of chunks of one size, so that they do not depend on the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from congruence.core import rng
+from congruence.core.devices import on_tensors, row_count, take_rows, tensors, to_device
+from congruence.models.teacher import Teacher
+
+Array = npt.NDArray[Any]
+# Samples that the teacher sees at a time. From 32 on, the kernels of a CPU give a sample the same bits wherever it
+# stands in a batch, and larger ones are no faster there.
+CHUNK, CHUNK_ELSEWHERE = 32, 64
+
+
+class Answers:
+    """Runs a frozen teacher over chunks that are always full, and rounds what it says to what is stored.
+
+    Args:
+        teacher: the network.
+        dtype: of the stored numbers.
+    """
+
+    def __init__(self, teacher: Teacher, dtype: str) -> None:
+        self.teacher, self.dtype = teacher, np.dtype(dtype)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the teacher is."""
+        return next(self.teacher.module.parameters(), torch.empty(0)).device
+
+    @property
+    def chunk(self) -> int:
+        """How many samples it sees at a time."""
+        return CHUNK if self.device.type == "cpu" else CHUNK_ELSEWHERE
+
+    def of(self, inputs: Any, paths: Collection[str], rows: Array | None = None) -> dict[str, Array]:
+        """Return the rows of layers for some samples of a batch (None: all), rounded.
+
+        Raises:
+            ValueError: for a layer whose numbers the stored ones cannot hold, or whose shape is not the example's.
+        """
+        count = row_count(inputs) or 1
+        rows = np.arange(count) if rows is None else rows
+        parts: dict[str, list[Array]] = {path: [] for path in paths}
+        for start in range(0, len(rows), self.chunk):
+            part = rows[start : start + self.chunk]
+            for path, values in self._of_chunk(inputs, part, count, paths).items():
+                parts[path].append(_rounded(path, values[: len(part)], self.dtype))
+        return {path: np.concatenate(of_path) for path, of_path in parts.items()}
+
+    def _of_chunk(self, inputs: Any, rows: Array, count: int, paths: Collection[str]) -> dict[str, Array]:
+        """Run the teacher over a few samples of a batch, filled up with the first of them."""
+        full = take_rows(inputs, torch.from_numpy(np.resize(rows, self.chunk)), count)
+        return self._run(full, paths)
+
+    def _run(self, inputs: Any, paths: Collection[str]) -> dict[str, Array]:
+        device = self.device
+        # What is stored is the teacher's own: a run's half precision is not for other runs to read.
+        with torch.autocast(device.type, enabled=False):
+            _, values = self.teacher.read(to_device(inputs, device), only=paths)
+        return {path: self._checked(path, tensor) for path, tensor in values.items()}
+
+    def _checked(self, path: str, tensor: Tensor) -> Array:
+        expected = list(self.teacher.taps.shapes[path][1:])
+        if list(tensor.shape[1:]) != expected:
+            raise ValueError(
+                f"The teacher's layer '{path}' gives {list(tensor.shape[1:])} a sample in this batch and {expected} "
+                "for the example: a TeacherCache needs inputs of one size; pad all to one length."
+            )
+        return np.asarray(tensor.float().cpu().numpy())
+
+    def depend_on_mates(self, inputs: Any, paths: Collection[str]) -> bool:
+        """Whether a sample's stored answer is another where its chunk has other samples, or has them elsewhere.
+
+        Of dynamic quantisation it is, which has one scale a batch, and of the statistics of a batch.
+        """
+        size, generators = self.chunk, _generators()
+        inputs = take_rows(inputs, torch.arange(size) % (row_count(inputs) or 1), row_count(inputs) or 1)
+        places = torch.arange(size)
+        answers = self._run(inputs, paths)
+        turned = self._run(take_rows(inputs, places.flip(0), size), paths)
+        same = self._same(turned, answers, places.flip(0), places)
+        for odd in (0, 1):
+            kept = places % 2 == odd
+
+            def larger(tensor: Tensor, kept: Tensor = kept) -> Tensor:
+                if not tensor.is_floating_point() or not tensor.dim() or len(tensor) != size:
+                    return tensor
+                return torch.where(kept.to(tensor.device).view(-1, *[1] * (tensor.dim() - 1)), tensor, tensor * 8)
+
+            among = take_rows(inputs, torch.where(kept, places, 1 - odd), size)  # the others are one sample, and large
+            try:
+                same = same and self._same(self._run(on_tensors(larger, among), paths), answers, kept, kept)
+            except Exception:  # of a model that takes no such numbers, whatever it is
+                return True
+        return not same or _generators() != generators  # one that draws would give a run other random numbers
+
+    def _same(self, one: dict[str, Array], other: dict[str, Array], of_one: Tensor, of_other: Tensor) -> bool:
+        with np.errstate(over="ignore"):
+            pairs = [
+                (one[path][of_one.numpy()].astype(self.dtype), other[path][of_other.numpy()].astype(self.dtype))
+                for path in one
+            ]
+        return all(np.array_equal(a, b, equal_nan=True) for a, b in pairs)
+
+
+def _rounded(path: str, values: Array, dtype: np.dtype[Any]) -> Array:
+    with np.errstate(over="ignore"):
+        stored = np.ascontiguousarray(values.astype(dtype))
+    if np.isinf(stored).any() and np.isfinite(values).all():
+        raise ValueError(
+            f"The teacher's layer '{path}' reaches {np.abs(values).max():.6g}, which {dtype} cannot hold: "
+            f"cache it with dtype='float32'."
+        )
+    return stored
+
+
+def _generators() -> Any:
+    """Return the state of the process's generators as values that can be compared."""
+    state = rng.get_state()
+    return [tensor.numpy().tobytes() for tensor in tensors(state)], state["python"], state["numpy"][2:]

@@ -1,0 +1,138 @@
+"""One array of a teacher's cache in its file, and which of its rows are there."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+from collections.abc import Iterator
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+LOG = logging.getLogger("congruence")
+
+
+class StoredRows:
+    """An array [V, N, ...] in a file: read through a map of the file, written at the rows' own places alone.
+
+    Written through a map, a page would carry its other rows along, and undo what another process stored there.
+
+    Args:
+        path: of the file.
+        shape: [V, N, ...].
+        dtype: of the numbers.
+        marks: bool [V, N], which rows are there; None where all are.
+
+    Raises:
+        ValueError: for a file that holds something else.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], marks: Array | None) -> None:
+        self.path, self.marks, self.dirty, self.lost = path, marks, False, False
+        where = f"The teacher's cache '{path.parent}' is damaged: '{path.name}'"
+        try:
+            mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+            self._file = os.stat(path)
+        except (OSError, ValueError, EOFError):
+            raise ValueError(f"{where} cannot be read.") from None
+        if mapped.shape != shape or mapped.dtype != dtype:
+            got = f"{mapped.dtype} {list(mapped.shape)}, expected {dtype} {list(shape)}"
+            raise ValueError(f"{where} holds {got}.")
+        self._start = getattr(mapped, "offset", 0)
+        self._array = np.asarray(mapped)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all rows are there, and published."""
+        return self.marks is None
+
+    def missing(self, number: int, rows: Array | slice = slice(None)) -> Array:
+        """Return which of some rows of a view are not there."""
+        return np.zeros(self._array.shape[1], bool)[rows] if self.marks is None else ~self.marks[number][rows]
+
+    def read(self, number: int, rows: Array) -> Array:
+        """Return rows of a view; those that are not there are anything."""
+        return np.asarray(self._array[number][rows])
+
+    def write(self, number: int, rows: Array, values: Array) -> None:
+        """Store rows of a view; of a file that is gone, or another's by now, nothing is stored from then on."""
+        if self.marks is None or not len(rows) or not self.there():
+            return
+        order = np.argsort(rows)
+        rows, values = rows[order], np.ascontiguousarray(values[order])
+        count, size = self._array.shape[1], values[0].nbytes
+        ends = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
+        try:
+            with _held(self.path) as file:
+                for first, last in itertools.pairwise(ends):
+                    file.seek(self._start + (number * count + int(rows[first])) * size)
+                    _write_all(file, values[first:last].data.cast("B"))
+        except OSError as error:
+            raise not_written(self.path.parent, error) from None
+        self.marks[number, rows] = self.dirty = True
+
+    def learn(self, marks: Array) -> None:
+        """Take the rows that other processes published as there."""
+        if self.marks is not None and (marks & ~self.marks).any() and self.there():
+            with contextlib.suppress(OSError), _held(self.path):  # another machine's are read anew from here on
+                self.marks |= marks
+
+    def flush(self) -> None:
+        """Bring what was written to the disk: a mark must never be there without its row."""
+        if self.dirty and self.there():
+            try:
+                with _held(self.path) as file:
+                    os.fsync(file.fileno())
+            except OSError as error:
+                raise not_written(self.path.parent, error) from None
+            self.dirty = False
+
+    def lose(self) -> None:
+        """Store nothing from now on, and say so."""
+        if not self.lost:
+            self.lost = True
+            LOG.warning(
+                "'%s' was removed or replaced while this run filled it: what it lacks is computed, and not stored.",
+                self.path,
+            )
+
+    def there(self) -> bool:
+        """Whether the file is the one that was opened: the rows of another in its place are none of these."""
+        try:
+            same = not self.lost and os.path.samestat(os.stat(self.path), self._file)
+        except FileNotFoundError:
+            same = False
+        if not same:
+            self.lose()
+        return same
+
+
+def not_written(folder: Path, error: OSError) -> ValueError:
+    """Return the error of a cache that the disk does not take."""
+    return ValueError(f"The teacher's cache '{folder}' could not be written: {error.strerror or error}.")
+
+
+@contextlib.contextmanager
+def _held(path: Path) -> Iterator[FileIO]:
+    """Open a file to write in it, and hold it meanwhile.
+
+    Of a file on another machine, what is held is read anew, and at the end written back: without, two machines would
+    write whole pages over each other's rows.
+    """
+    with FileIO(path, "r+b") as file:
+        with contextlib.suppress(ImportError):  # of this a warning has been given, see `core.files.locked`
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
+
+
+def _write_all(file: FileIO, data: memoryview) -> None:
+    while data:
+        data = data[file.write(data) :]

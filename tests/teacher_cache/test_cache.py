@@ -335,3 +335,29 @@ def test_a_layer_of_many_lengths_is_not_stored(tmp_path):
     made = Distiller(cache, net(2), [term], example=images().batch([0, 1]))
     with pytest.raises(ValueError, match=r"'layer' gives \[4, 5\] a sample in this batch and \[6, 5\] for the example"):
         made(*next(iter(train)))
+
+
+def test_a_cache_of_another_arithmetic_says_how_to_read_it(tmp_path):
+    """Of a prepared teacher, and of the teacher as it is."""
+    torch.manual_seed(0)
+    teacher = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Flatten())
+    teacher.append(torch.nn.Linear(4 * 36, 3))
+    pixels = torch.randint(256, (8, 1, 8, 8), dtype=torch.uint8)
+    dataset = cg.data.ArrayDataset(pixels, torch.arange(8) % 3, classes=3, mean=[0.5], std=[0.5])
+    shown = loader(dataset, batch_size=4)
+
+    def asked(prepared, folder):
+        distiller = Distiller(
+            TeacherCache(teacher, shown, folder),
+            torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3)),
+            ["kd"],
+            example=dataset.batch([0, 1]),
+        )
+        if prepared:
+            distiller.teacher.prepare()
+        return distiller(*next(iter(shown)))
+
+    for first, way in ((True, "after `teacher.prepare\\(\\)`"), (False, "teacher_speed='exact'")):
+        asked(first, tmp_path / str(first))
+        with pytest.raises(ValueError, match=way):
+            asked(not first, tmp_path / str(first))

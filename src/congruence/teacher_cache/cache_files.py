@@ -120,7 +120,8 @@ class CacheFiles:
             return {}, {}  # another's, without a row: as of one whose first answers float16 could not hold
         raise ValueError(
             f"The teacher's cache '{self.folder}' was made of something else "
-            f"({check.difference(identity, self.identity)}): delete it, or choose another folder."
+            f"({check.difference(identity, self.identity)}): {_way(identity, self.identity)}"
+            "delete it, or choose another folder."
         )
 
     def _write_names(self, whole: Mapping[str, str], partial: Mapping[str, str]) -> None:
@@ -177,6 +178,15 @@ class CacheFiles:
             yield
         except OSError as error:
             raise not_written(self.folder, error) from None
+
+
+def _way(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return a way to read a cache that differs in the teacher's arithmetic alone."""
+    if {**before, "arithmetic": ""} != {**now, "arithmetic": ""}:
+        return ""
+    if not before.get("arithmetic"):
+        return "run it with teacher_speed='exact' (in a loop of one's own: without `teacher.prepare()`), "
+    return "run it as it was filled (in a loop of one's own: after `teacher.prepare()`), "
 
 
 def _text(key: Key) -> str:

@@ -57,7 +57,7 @@ def build(folder, seconds):
 
 def filled_on_a_rank(rank, folder):
     """A run of several ranks that fills a cache; the last samples of the dataset are in no batch."""
-    options = FitOptions(epochs=3, seed=5, device="cpu")
+    options = FitOptions(teacher_speed="exact", epochs=3, seed=5, device="cpu")
     cache = TeacherCache(net(1), batches(drop_last=True), folder / "cache", dtype="float32")
     distiller = Distiller(cache, net(2, width=4), ["ce", "kd", "pkt"], example=images().batch([0, 1]))
     fit(distiller, cache.loader, None, options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import logging
 
@@ -19,6 +20,7 @@ from congruence.core import rng
 from congruence.teacher_cache.cache import Filling
 
 TERMS = ["ce", "kd", "pkt"]
+exact = functools.partial(FitOptions, teacher_speed="exact")
 
 
 class Counted(nn.Module):
@@ -42,13 +44,15 @@ def cell(folder, *, teacher=None, seed=3, terms=TERMS, dtype="float16", **given)
 
 def trained(folder, *, epochs=3, options=None, **given):
     distiller, train = cell(folder, **given)
-    cg.fit(distiller, train, None, FitOptions(epochs=epochs, seed=5, **(options or {})))
+    cg.fit(distiller, train, None, exact(**{"epochs": epochs, "seed": 5, **(options or {})}))
     return distiller
 
 
-def whole(folder, **given):
+def whole(folder, prepared=False, **given):
     """Make a cache in one pass, by a loop of one's own."""
     distiller, train = cell(folder, **given)
+    if prepared:
+        distiller.teacher.prepare()
     distiller.train()(*next(iter(train)))
     return distiller.cache
 
@@ -69,9 +73,12 @@ def manifest(folder):
 @pytest.mark.parametrize(
     "given", [{}, {"batch_size": 50, "drop_last": True, "dtype": "float32"}, {"batch_size": 17}], ids=str
 )
-def test_filling_gives_what_a_whole_cache_gives(tmp_path, given):
-    whole(tmp_path / "whole", **given)
-    found, filled = (trained(tmp_path / name, **given) for name in ("whole", "filled"))
+@pytest.mark.parametrize("speed", ["auto", "exact"])
+def test_filling_gives_what_a_whole_cache_gives(tmp_path, given, speed):
+    whole(tmp_path / "whole", prepared=speed == "auto", **given)
+    found, filled = (
+        trained(tmp_path / name, options={"teacher_speed": speed}, **given) for name in ("whole", "filled")
+    )
     assert same(found, filled)
     assert filled.cache.complete
     assert stored(tmp_path / "whole") == stored(tmp_path / "filled")
@@ -83,7 +90,7 @@ def test_filling_gives_what_a_whole_cache_gives(tmp_path, given):
 def test_the_teacher_is_asked_once_about_each_view(tmp_path):
     teacher = Counted(net(1))
     counts = []
-    note = FitOptions(
+    note = exact(
         epochs=4, seed=5, callbacks=(lambda e: counts.append(len(teacher.seen)) if e.kind == "epoch" else None,)
     )
     distiller, train = cell(tmp_path, teacher=teacher, drop_last=True)
@@ -121,7 +128,7 @@ def test_nothing_is_stored_before_the_first_step_or_by_a_callback(tmp_path):
     looked = trained(tmp_path / "a", batch_size=SAMPLES - 1, options={"callbacks": ()})
     (tmp_path / "b").mkdir()
     distiller, train = cell(tmp_path, batch_size=SAMPLES - 1)
-    cg.fit(distiller, train, None, FitOptions(epochs=3, seed=5, callbacks=(look,)))
+    cg.fit(distiller, train, None, exact(epochs=3, seed=5, callbacks=(look,)))
     assert marks == [0]
     assert stored(tmp_path) == stored(tmp_path / "a")
     assert looked.cache.complete
@@ -303,7 +310,7 @@ def test_the_run_after_one_whose_cache_was_removed(tmp_path):
                 path.unlink()
 
     for callbacks in ((remove,), ()):
-        cg.fit(distiller, train, None, FitOptions(epochs=3, seed=5, callbacks=callbacks))
+        cg.fit(distiller, train, None, exact(epochs=3, seed=5, callbacks=callbacks))
     assert distiller.cache.complete
 
 
@@ -316,9 +323,9 @@ def test_a_copy_of_a_distiller_opens_the_files_anew(tmp_path):
         if event.kind == "step" and event.step == 4:
             copied.append(copy.deepcopy(event.distiller))
 
-    cg.fit(distiller, train, None, FitOptions(epochs=4, seed=5, callbacks=(copies,)))
+    cg.fit(distiller, train, None, exact(epochs=4, seed=5, callbacks=(copies,)))
     copied[0].students.load_state_dict(cell(tmp_path / "cache")[0].students.state_dict())
-    cg.fit(copied[0], train, None, FitOptions(epochs=4, seed=5))
+    cg.fit(copied[0], train, None, exact(epochs=4, seed=5))
     assert same(copied[0], alone)
     assert same(distiller, alone)
 
@@ -326,15 +333,13 @@ def test_a_copy_of_a_distiller_opens_the_files_anew(tmp_path):
 def test_a_teacher_of_another_arithmetic_has_another_cache(tmp_path):
     trained(tmp_path, epochs=1)
     assert "arithmetic" not in manifest(tmp_path)["identity"]
-    distiller, train = cell(tmp_path)
-    distiller.teacher.arithmetic = "bfloat16"
-    with pytest.raises(ValueError, match=r"its arithmetic is None, this one's bfloat16"):
-        cg.fit(distiller, train, None, FitOptions(epochs=1))
+    with pytest.raises(ValueError, match=r"its arithmetic is None, this one's .*1 batch norms folded"):
+        trained(tmp_path, epochs=1, options={"teacher_speed": "auto"})
 
 
 def test_a_teacher_whose_arithmetic_changes_is_not_taken_for_what_it_was(tmp_path):
     distiller, train = cell(tmp_path)
-    cg.fit(distiller, train, None, FitOptions(epochs=3))
-    distiller.teacher.arithmetic = "bfloat16"
+    cg.fit(distiller, train, None, exact(epochs=3))
+    distiller.teacher.prepare()
     with pytest.raises(ValueError, match="its arithmetic is None"):
         distiller.train()(*next(iter(train)))

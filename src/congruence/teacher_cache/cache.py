@@ -181,7 +181,7 @@ class TeacherCache:
 
     def _lay_out(self, bindings: list[Binding]) -> None:
         """Open the layers that terms read, with the rows that are there."""
-        arithmetic = getattr(self.teacher, "arithmetic", "")
+        arithmetic = self.teacher.arithmetic
         if arithmetic != self._arithmetic:  # what is open is not what this teacher says
             vars(self).update(self.__getstate__())
             self._arithmetic = arithmetic

@@ -1,0 +1,85 @@
+"""How a model runs while it is measured: its convolutions' weights with their channels last, where that is faster."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from congruence.models.layers import has_compiled
+
+CPU_BATCH, DEVICE_BATCH = 50, 100  # the fastest an image on a processor were 32 to 64 (cnn3, resnet8, resnet20)
+_CLOSE = 1e-3  # of the largest value: rounding moves an output by some 1e-6 of it, a wrong reading by all of it
+
+
+def batch_of(device: torch.device | None) -> int:
+    """Return how many images a model is given at a time while it is measured."""
+    return CPU_BATCH if device is None or device.type == "cpu" else DEVICE_BATCH
+
+
+def prefers_channels_last(module: nn.Module, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a model is read faster with its channels last: float32 convolutions over images, on a processor."""
+    return device.type == "cpu" and dtype == torch.float32 and bool(_weights(module))
+
+
+@contextlib.contextmanager
+def channels_last(module: nn.Module) -> Iterator[None]:
+    """Hold the weights of two-dimensional convolutions with their channels last; no value changes.
+
+    Afterwards each weight has the very memory that it had before.
+
+    Example:
+        >>> layer = nn.Conv2d(2, 2, 3)
+        >>> with channels_last(layer):
+        ...     print(layer.weight.is_contiguous(), layer(torch.ones(1, 2, 4, 4)).is_contiguous())
+        False False
+        >>> layer.weight.is_contiguous()
+        True
+    """
+    before = [(weight, weight.data) for weight in _weights(module)]
+    try:
+        for weight, data in before:
+            weight.data = data.contiguous(memory_format=torch.channels_last)
+        yield
+    finally:
+        for weight, data in before:
+            weight.data = data
+
+
+def reads_alike(module: nn.Module, read: Callable[[], Mapping[str, Tensor]]) -> bool:
+    """Whether a model says the same with its channels last, on an example.
+
+    One that views its maps as rows cannot be run so, and one that reads their memory itself would say something else.
+
+    Args:
+        module: the model.
+        read: runs it over the example.
+    """
+    plain = read()
+    try:
+        with channels_last(module):
+            last = read()
+    except RuntimeError:
+        return False
+    return all(_close(plain[name], last[name]) for name in plain)
+
+
+def _close(plain: Tensor, last: Tensor) -> bool:
+    if plain.shape != last.shape or not plain.is_floating_point():
+        return False
+    largest = float(plain.abs().nan_to_num(0, 0, 0).max()) if plain.numel() else 0.0
+    return torch.allclose(plain, last, rtol=_CLOSE, atol=_CLOSE * largest, equal_nan=True)
+
+
+def _weights(module: nn.Module) -> list[nn.Parameter]:
+    """Return the weights of convolutions over images; none of a compiled model, whose guards look at them."""
+    if has_compiled(module):
+        return []
+    found = {}
+    for part in module.modules():
+        weight = part._parameters.get("weight") if isinstance(part, nn.Conv2d | nn.ConvTranspose2d) else None
+        if type(weight) is nn.Parameter and weight.layout is torch.strided and weight.dim() == 4:
+            found[id(weight)] = weight
+    return list(found.values())

@@ -160,9 +160,7 @@ def _read(readers: Iterable[_Reader], loader: Iterable[Any], stack: contextlib.E
     return torch.cat(labels) if labels else None
 
 
-def _of_classes(
-    embedded: Mapping[str, Embedded], loader: Iterable[Any], labels: Tensor | None
-) -> dict[str, Embedded]:
+def _of_classes(embedded: Mapping[str, Embedded], loader: Iterable[Any], labels: Tensor | None) -> dict[str, Embedded]:
     """Leave out logits that are not of the data's classes."""
     classes = _classes(declared_classes(getattr(loader, "dataset", None)), embedded.values(), labels)
     of_classes = {}

@@ -43,7 +43,7 @@ def test_one_line_a_method_and_seed(whole):
     assert lines == list(whole.rows)
     assert [(row["method"], row["seed"]) for row in lines] == [("ce", 0), ("ce", 1), ("pkt", 0), ("pkt", 1)]
     shares = ["accuracy_best", "accuracy_last", "retrieval_map", "gpcl"]
-    fidelity = ["cosine_kernel_transfer_error", "wasserstein", "soft_label_entropy"]
+    fidelity = ["cosine_kernel_transfer_error", "sliced_wasserstein", "soft_label_entropy"]
     for row in lines:
         own = ["method", "variant", "seed", "factor", *shares, *fidelity, "parameters", "seconds"]
         assert list(row)[: len(own)] == own

@@ -20,7 +20,7 @@ from congruence.evaluation.embed import Embedded
 from congruence.evaluation.kept import KeptRows
 from congruence.evaluation.measure import embed_test, measured, of_seen, see
 from congruence.evaluation.number import Number, Value
-from congruence.evaluation.numbers import numbers_in
+from congruence.evaluation.numbers import measured_in
 from congruence.evaluation.own import own_numbers
 from congruence.evaluation.stored import lacking
 from congruence.models.parameters import count_parameters
@@ -51,7 +51,7 @@ class Job:
 
     def numbers(self) -> tuple[Number, ...]:
         """Return what the cell is measured by."""
-        return (*numbers_in("plan").values(), *own_numbers(self.metrics, trust=self.trust))
+        return (*measured_in("plan"), *own_numbers(self.metrics, trust=self.trust))
 
     def finished(self) -> Row | None:
         """Return the result of a cell that is done and has every number.
@@ -88,7 +88,7 @@ class Job:
 def teach(cell: Cell, teacher: StudentRef, folder: Path, **options: Any) -> Row:
     """Train the stages that the cell's student learns from, unless they are there; return the teacher's numbers."""
     path = folder / "teacher.json"
-    numbers = tuple(numbers_in("plan").values())
+    numbers = measured_in("plan")
     before = migrate_numbers(json.loads(path.read_text(encoding="utf8"))) if path.exists() else {}
     if before and not lacking(before, numbers):
         return before

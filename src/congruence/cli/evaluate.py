@@ -30,6 +30,9 @@ def evaluate(
     unchecked: Annotated[
         bool, typer.Option("--unchecked", help="Measure on data that is not prepared or named as the student's was.")
     ] = False,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Measure W2² by the exact plan as well, which takes long.")
+    ] = False,
     set_: Set = None,
     trust: Trust = False,
     metric: Metric = None,
@@ -48,7 +51,7 @@ def evaluate(
     config, splits, made = _made(run, weights, last=last, overrides=set_ or [], trust=trust, unchecked=unchecked)
     device = str(pick_device(config.stages[config.last].train.device))
     classifies = config.stages[config.last].classifies()
-    directory, taught = RunDirectory(Path(run)), None
+    directory, taught, numbers = RunDirectory(Path(run)), None, run_numbers(own, exact=exact)
     columns: dict[str, Any] = {}
     if classifies:
         for student in made.students.values():
@@ -58,8 +61,8 @@ def evaluate(
         taught = see(made.teacher, splits, run_numbers(), name="teacher", device=device, kept=kept)
     beside = None if taught is None else taught.as_teacher(splits)
     for name, student in made.students.items():
-        seen = see(student, splits, run_numbers(own), device=device)
-        columns[name] = measure_seen(seen, run_numbers(own), teacher=beside, classifies=classifies).to_dict()
+        seen = see(student, splits, numbers, device=device)
+        columns[name] = measure_seen(seen, numbers, teacher=beside, classifies=classifies).to_dict()
         beside = None if beside is None else beside._replace(left_out="")  # which has been told
     if taught is not None:
         known = knows_classes(taught.model, splits.train)

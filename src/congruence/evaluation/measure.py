@@ -16,7 +16,7 @@ from congruence.evaluation.embed import Embedded, beside, embed, embed_images, t
 from congruence.evaluation.embeddings import Embeddings
 from congruence.evaluation.kept import KeptRows
 from congruence.evaluation.number import Number, Value
-from congruence.evaluation.numbers import numbers_in
+from congruence.evaluation.numbers import measured_in, numbers_in
 from congruence.models.parameters import count_parameters
 
 OTHER_CLASSES = "the teacher knows other classes"
@@ -98,6 +98,7 @@ def measure(
     own: Sequence[Number] = (),
     classifies: bool = True,
     device: str | torch.device | None = None,
+    exact: bool = False,
 ) -> Measurement:
     """Measure a model on the test split.
 
@@ -109,6 +110,7 @@ def measure(
         own: further numbers.
         classifies: False for a student whose terms teach no class: it has no accuracy.
         device: to which the models are moved; None for where they are.
+        exact: measure also what is there on request alone: W2² by the exact plan, which may take minutes.
 
     Returns:
         Measurement: the numbers that the table shows of a run.
@@ -119,16 +121,16 @@ def measure(
     """
     if classifies:
         check_same_classes(student, ModelFacts.of(splits.train))
-    numbers = run_numbers(own)
+    numbers = run_numbers(own, exact=exact)
     seen = see(student, splits, numbers, device=device)
     if isinstance(teacher, nn.Module):
         teacher = embed_test(teacher, splits, device=device)
     return measure_seen(seen, numbers, teacher=teacher, classifies=classifies)
 
 
-def run_numbers(own: Sequence[Number] = ()) -> tuple[Number, ...]:
-    """Return what a run's student is measured by."""
-    return (*numbers_in("run").values(), *own)
+def run_numbers(own: Sequence[Number] = (), *, exact: bool = False) -> tuple[Number, ...]:
+    """Return what a run's student is measured by; with `exact` also by what is there on request alone."""
+    return (*(numbers_in("run").values() if exact else measured_in("run")), *own)
 
 
 def measure_seen(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from congruence.core import check
 from congruence.core.files import atomic
+from congruence.models.weights_file import in_order
 
 LOG = logging.getLogger("congruence")
 FORMAT = 1  # of the files, and of how `embed` makes rows: another one finds nothing
@@ -74,10 +75,8 @@ class KeptRows:
 
         text = _text(identity)
         path = self._path(text)
-        data = save(
-            {name: tensor.contiguous() for name, tensor in rows.items()},
-            metadata={"identity": text, "content": _digest(rows)},
-        )
+        content = {name: tensor.contiguous() for name, tensor in rows.items()}
+        data = in_order(save(content, metadata={"identity": text, "content": _digest(rows)}))
         if len(data) > self.most:
             LOG.info("What was embedded (%.0f MB) is too large to be kept in '%s'.", len(data) / 1e6, self.folder)
             return

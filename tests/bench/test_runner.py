@@ -87,6 +87,12 @@ def test_lost_cells_come_again_to_the_same_numbers_in_workers(whole):
     assert {**again.rows[2], "seconds": 0} == {**kept, "seconds": 0}
 
 
+def test_cells_of_one_teacher_share_its_rows(whole):
+    teacher = whole.path.parent / "teachers" / next(iter(whole.teachers))
+    assert len(list((teacher / "teacher-rows").iterdir())) == 2  # of the test and the training images, and no cell's
+    assert not list(whole.path.parent.glob("cells/**/teacher-rows"))
+
+
 def test_another_plan_is_refused_and_nothing_lost(whole):
     before = whole.path.read_bytes()
     with pytest.raises(ValueError, match="holds a cell of another plan or config: choose another --out"):

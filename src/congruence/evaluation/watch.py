@@ -143,7 +143,6 @@ def diagnostic_loader(
     labels = torch.zeros(size, dtype=torch.int64) if dataset.labels is None else dataset.labels
     chosen, _ = split.stratified(labels, min(samples or size, size), seed=seed, stream=split.DIAGNOSTICS)
     where = None if device is None else torch.device(device)
-    batch_size = (
-        batch_of(where) * ranks.world_size()
-    )  # which the loader asks to divide by the ranks; each batch stays whole
+    # Which the loader asks to divide by the ranks; each batch stays whole.
+    batch_size = batch_of(where) * ranks.world_size()
     return data.loader(dataset.subset(chosen), batch_size=batch_size, shuffle=False, device=device)

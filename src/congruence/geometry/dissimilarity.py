@@ -189,9 +189,10 @@ def dissimilarity_blocks(
     dtype = torch.promote_types(widen(query).dtype, widen(database).dtype)
     if dissimilarity == "cosine":
         left, right = unit(as_float64(widen(query))).mul_(-0.5), unit(as_float64(widen(database)))
+        parts = max(1, -(-len(right) // _COLUMNS))  # of equal widths: a product of few columns has other bits
         for block in left.split(rows):
             values = block.new_empty(len(block), len(right), dtype=dtype)
-            for part, columns in zip(values.split(_COLUMNS, 1), right.split(_COLUMNS), strict=True):
+            for part, columns in zip(values.tensor_split(parts, 1), right.tensor_split(parts), strict=True):
                 part.copy_((block @ columns.T).add_(0.5))  # the bits of (1 − product) / 2
                 F.threshold(part, _COSINE_ZERO, 0, inplace=True).clamp_(max=1)
             yield values

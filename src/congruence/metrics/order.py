@@ -55,7 +55,7 @@ def flag_ranks(values: Tensor, flags: Tensor) -> Tensor:
         [[1.0, 3.0], [2.0, inf]]
     """
     if values.device.type == "cpu" and values.dtype == torch.float32:
-        most = max((np.count_nonzero(row) for row in flags.numpy()), default=0)  # torch's sum of bools is slow
+        most = max((int(np.count_nonzero(row)) for row in flags.numpy()), default=0)  # torch's sum of bools is slow
         return _by_pieces(_piece_flag_ranks, np.float64, values, flags, width=max(1, most))
     counts = flags.sum(1)
     width = max(1, int(counts.max()))

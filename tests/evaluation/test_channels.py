@@ -81,6 +81,10 @@ def test_only_float_convolutions_on_a_processor_are_asked_for_it():
     assert not prefers_channels_last(Net().double(), CPU, torch.float32)
     assert not prefers_channels_last(Net(), torch.device("cuda"), torch.float32)
     assert not prefers_channels_last(nn.Linear(2, 2), CPU, torch.float32)
+    wide = {"few": nn.Conv2d(128, 256, 3), "many": nn.Conv2d(256, 16, 3), "points": nn.Conv2d(256, 16, 1)}
+    wide["depthwise"] = nn.Conv2d(256, 256, 3, groups=256)
+    chosen = {name: prefers_channels_last(layer, CPU, torch.float32) for name, layer in wide.items()}
+    assert chosen == {"few": True, "many": False, "points": True, "depthwise": True}
     assert (batch_of(None), batch_of(CPU), batch_of(torch.device("cuda"))) == (50, 50, 100)
 
 

@@ -99,6 +99,6 @@ def _convolutions(module: nn.Module) -> list[nn.Conv2d | nn.ConvTranspose2d]:
     ]
 
 
-def _weights(module: nn.Module) -> list[nn.Parameter]:
+def _weights(module: nn.Module) -> list[Tensor]:
     """Return the convolutions' weights, each once."""
     return list({id(part.weight): part.weight for part in _convolutions(module)}.values())

@@ -43,7 +43,7 @@ def test_one_line_a_method_and_seed(whole):
     assert lines == list(whole.rows)
     assert [(row["method"], row["seed"]) for row in lines] == [("ce", 0), ("ce", 1), ("pkt", 0), ("pkt", 1)]
     shares = ["accuracy_best", "accuracy_last", "retrieval_map", "gpcl"]
-    fidelity = ["cosine_kernel_transfer_error", "wasserstein", "soft_label_entropy"]
+    fidelity = ["cosine_kernel_transfer_error", "sliced_wasserstein", "soft_label_entropy"]
     for row in lines:
         own = ["method", "variant", "seed", "factor", *shares, *fidelity, "parameters", "seconds"]
         assert list(row)[: len(own)] == own
@@ -85,6 +85,12 @@ def test_lost_cells_come_again_to_the_same_numbers_in_workers(whole):
     shutil.rmtree(whole.cells[2])
     again = run_plan(plan(), whole.path.parent, workers=1)
     assert {**again.rows[2], "seconds": 0} == {**kept, "seconds": 0}
+
+
+def test_cells_of_one_teacher_share_its_rows(whole):
+    teacher = whole.path.parent / "teachers" / next(iter(whole.teachers))
+    assert len(list((teacher / "teacher-rows").iterdir())) == 2  # of the test and the training images, and no cell's
+    assert not list(whole.path.parent.glob("cells/**/teacher-rows"))
 
 
 def test_another_plan_is_refused_and_nothing_lost(whole):

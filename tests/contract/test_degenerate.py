@@ -91,6 +91,7 @@ CALLS: Mapping[str, Mapping[str, Any]] = {
     "retrieval_map": SEARCH,
     "risk_gap": {**PAIR, "labels": LABELS, "weight": rows(2, 2), "bias": torch.zeros(2)},
     "rkd_distance_discrepancy": PAIR,
+    "sliced_wasserstein_discrepancy": PAIR,
     "smallest_landmark_eigenvalue": {"landmarks": rows(0, 3)},
     "soft_label_entropy": {"logits": rows(0)},
     "wasserstein_discrepancy": PAIR,

@@ -130,3 +130,18 @@ def test_blocks_put_equal_rows_at_zero_and_at_equal_distances(name):
     assert torch.equal(values[:, 40:], values[:, :24])
     assert (values[:24, 40:].diagonal() == 0).all()
     assert (values[:24, :24] + torch.eye(24) > 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("count", [2060, 4100, 6145])
+def test_wide_blocks_are_the_definition_in_every_column(count, dtype):
+    database = points(count, 16).abs().to(dtype)
+    database[-3:] = database[:3]
+    database[2047:2050] = database[:3]
+    query = torch.cat([database[:5], points(4, 16, seed=1).to(dtype)])
+    values = torch.cat(list(dissimilarity_blocks(query, database, "cosine", 4)))
+    rows, columns = (torch.nn.functional.normalize(side.double()) for side in (query, database))
+    torch.testing.assert_close(values, ((1 - rows @ columns.T) / 2).clamp(0, 1).to(dtype), rtol=1e-6, atol=1e-15)
+    assert torch.equal(values[:, -3:], values[:, :3])
+    assert torch.equal(values[:, 2047:2050], values[:, :3])
+    assert (values[:3, :3].diagonal() == 0).all()

@@ -18,6 +18,7 @@ from congruence.metrics import (
     gaussian_kl_discrepancy,
     gaussian_wasserstein_discrepancy,
     mmd_discrepancy,
+    sliced_wasserstein_discrepancy,
     wasserstein_discrepancy,
 )
 
@@ -175,3 +176,52 @@ def test_errors(function, change, sentence):
     with pytest.raises(ValueError) as error:
         function(*features(), **change)
     assert str(error.value) == f"`{function.__name__}`: {sentence}"
+
+
+def test_sliced_wasserstein_is_its_definition():
+    student, teacher = features(40, width=3)
+    lines = torch.linalg.qr(torch.randn(3, 2, generator=seeded(5), dtype=torch.float64)).Q.T
+    by_hand = 0.0
+    for line in lines:
+        ours, theirs = (sorted((side @ line).tolist()) for side in (student, teacher))
+        by_hand += sum((a - b) ** 2 for a, b in zip(ours, theirs, strict=True)) / len(ours)
+    found = sliced_wasserstein_discrepancy(student, teacher, directions=2, repeats=1, generator=seeded(5))
+    assert found == (pytest.approx(by_hand * 3 / 2, rel=1e-12), 0.0)
+
+
+@pytest.mark.parametrize("directions", [2, 64])
+def test_sliced_wasserstein_is_below_the_exact_one_and_meets_it_where_one_side_is_moved_or_scaled(directions):
+    student, teacher = features(60)
+    options = {"directions": directions, "repeats": 200 if directions == 2 else 4}
+    exact = wasserstein_discrepancy(student, teacher)
+    mean, spread = sliced_wasserstein_discrepancy(student, teacher, **options, generator=seeded())
+    assert 0 < mean + 2 * spread / math.sqrt(options["repeats"]) < exact
+    for moved in (student + torch.arange(5.0), 3 * student):
+        mean, spread = sliced_wasserstein_discrepancy(student, moved, **options, generator=seeded())
+        error = 4 * spread / math.sqrt(options["repeats"])
+        assert mean == pytest.approx(wasserstein_discrepancy(student, moved), abs=error + 1e-9)
+        assert (directions == 2) == (spread > 1e-9)
+
+
+def test_sliced_wasserstein_of_few_and_of_many_lines_agree():
+    student, teacher = features(200, width=40)
+    few, many = (
+        sliced_wasserstein_discrepancy(student, teacher, directions=g, repeats=r, generator=seeded(g))
+        for g, r in ((8, 30), (40, 100))
+    )
+    assert abs(few[0] - many[0]) < 4 * few[1] / math.sqrt(30)
+    assert sliced_wasserstein_discrepancy(student, student.roll(3, 0), generator=seeded())[0] == pytest.approx(0)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"directions": 0}, "`sliced_wasserstein_discrepancy`: `directions` must be"),
+        ({"repeats": 0}, "`sliced_wasserstein_discrepancy`: `repeats` must be"),
+    ],
+)
+def test_sliced_wasserstein_refuses(change, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        sliced_wasserstein_discrepancy(*features(), **change, generator=seeded())
+    with pytest.raises(ValueError, match="rows"):
+        sliced_wasserstein_discrepancy(*features(30, 17), generator=seeded())

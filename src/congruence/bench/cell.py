@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from congruence.bench.plan import Cell
 from congruence.config.references import StudentRef
 from congruence.config.schema import RunConfig
-from congruence.core.files import atomic, write_json
+from congruence.core.content import same_content
+from congruence.core.files import write_json
 from congruence.evaluation.embed import Embedded
-from congruence.evaluation.measure import embed_test, embeddings_on_test, measured
+from congruence.evaluation.kept import KeptRows
+from congruence.evaluation.measure import embed_test, measured, of_seen, see
 from congruence.evaluation.number import Number, Value
-from congruence.evaluation.numbers import numbers_in
+from congruence.evaluation.numbers import measured_in
 from congruence.evaluation.own import own_numbers
 from congruence.evaluation.stored import lacking
 from congruence.models.parameters import count_parameters
@@ -27,9 +28,9 @@ from congruence.pipeline.stages import StageRun, run
 from congruence.pipeline.student import load_student
 from congruence.training import NonFiniteLossError
 from congruence.training.saving.migrate import migrate_numbers
+from congruence.training.saving.run_directory import RunDirectory
 
 RESULT = "cell.json"
-TEST = "test.pt"
 Row = dict[str, Any]
 
 
@@ -50,7 +51,7 @@ class Job:
 
     def numbers(self) -> tuple[Number, ...]:
         """Return what the cell is measured by."""
-        return (*numbers_in("plan").values(), *own_numbers(self.metrics, trust=self.trust))
+        return (*measured_in("plan"), *own_numbers(self.metrics, trust=self.trust))
 
     def finished(self) -> Row | None:
         """Return the result of a cell that is done and has every number.
@@ -87,13 +88,15 @@ class Job:
 def teach(cell: Cell, teacher: StudentRef, folder: Path, **options: Any) -> Row:
     """Train the stages that the cell's student learns from, unless they are there; return the teacher's numbers."""
     path = folder / "teacher.json"
-    numbers = tuple(numbers_in("plan").values())
+    numbers = measured_in("plan")
     before = migrate_numbers(json.loads(path.read_text(encoding="utf8"))) if path.exists() else {}
     if before and not lacking(before, numbers):
         return before
     with _one_thread():
         trained = run(cell.config, folder, resume=True, only=teacher.stage, **options)[teacher.stage]
-        row = {**before, **_numbers(trained, teacher.student, folder, trained.teacher, numbers)}
+        kept = _rows_of_teacher(folder)  # of the network that teaches the cells, and of its own teacher
+        taught = None if trained.teacher is None else embed_test(trained.teacher, trained.splits, kept=kept)
+        row = {**before, **_numbers(trained, teacher.student, folder, taught, numbers, kept)}
     write_json(path, row)
     return row
 
@@ -124,18 +127,15 @@ def _measured(config: RunConfig, job: Job) -> Row:
     numbers = job.numbers()  # what cannot be imported shows before the training
     trained = run(config, job.folder, resume=True, trust=job.trust)[config.last]
     first = next(iter(trained.students))  # of several that teach each other
-    return _numbers(trained, first, job.folder, _seen_by_teacher(trained, job.weights), numbers)
+    taught = None
+    if trained.teacher is not None:  # common to cells: its rows lie beside its weights, or where the plan's cells are
+        kept = _rows_of_teacher(job.folder.parent if job.weights is None else job.weights.parent)
+        taught = embed_test(trained.teacher, trained.splits, kept=kept)
+    return _numbers(trained, first, job.folder, taught, numbers)
 
 
-def _seen_by_teacher(trained: StageRun, weights: Path | None) -> nn.Module | Embedded | None:
-    """Return the test images as the cells' common teacher embeds them, kept beside its weights."""
-    if weights is None or trained.teacher is None:
-        return trained.teacher
-    path = weights.parent / TEST
-    if not path.exists():
-        with atomic(path) as file:
-            torch.save(tuple(embed_test(trained.teacher, trained.splits)), file)
-    return Embedded(*torch.load(path, weights_only=True))
+def _rows_of_teacher(folder: Path) -> KeptRows:
+    return KeptRows(RunDirectory(folder).teacher_rows)
 
 
 def _tried(config: RunConfig, job: Job) -> Row:
@@ -153,16 +153,24 @@ def _tried(config: RunConfig, job: Job) -> Row:
 
 
 def _numbers(
-    trained: StageRun, name: str, folder: Path, teacher: nn.Module | Embedded | None, numbers: Sequence[Number]
+    trained: StageRun,
+    name: str,
+    folder: Path,
+    teacher: Embedded | None,
+    numbers: Sequence[Number],
+    kept: KeptRows | None = None,
 ) -> Row:
-    """Return a row's numbers: those of the student of a name."""
-    student = trained.students[name]
+    """Return a row's numbers: those of the student of a name, whose rows are kept where that is given."""
+    student, splits = trained.students[name], trained.splits
     facts = {"parameters": count_parameters(student), "seconds": round(trained.result.seconds, 3)}
-    of_best = embeddings_on_test(student, trained.splits, numbers, teacher=teacher)
+    of_best = of_seen(see(student, splits, numbers, kept=kept), teacher)
     of_last = None
     if trained.classifies:
+        best = {key: value.clone() for key, value in student.state_dict().items()}
         last = load_student(folder, lambda: student, name=name, last=True)  # into the module that had the best weights
-        of_last = embeddings_on_test(last, trained.splits, [number for number in numbers if number.last])
+        of_last = of_best
+        if not same_content(best, dict(last.state_dict())):
+            of_last = of_seen(see(last, splits, [number for number in numbers if number.last]))
     values: dict[str, Value] = {}
     for number in numbers:
         of = of_last if number.last else of_best

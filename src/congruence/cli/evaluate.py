@@ -30,29 +30,43 @@ def evaluate(
     unchecked: Annotated[
         bool, typer.Option("--unchecked", help="Measure on data that is not prepared or named as the student's was.")
     ] = False,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Measure W2² by the exact plan as well, which takes long.")
+    ] = False,
     set_: Set = None,
     trust: Trust = False,
     metric: Metric = None,
 ) -> None:
     """Measure a student on the test set: accuracy, retrieval mAP, coherence with its teacher (GPCL), size, spread."""
     from congruence.cli.train import allow, table
-    from congruence.evaluation import measure
-    from congruence.evaluation.measure import knows_classes
+    from congruence.data.datasets.model_facts import ModelFacts, check_same_classes
+    from congruence.evaluation.kept import KeptRows
+    from congruence.evaluation.measure import knows_classes, measure_seen, run_numbers, see
     from congruence.evaluation.own import own_numbers
     from congruence.training.distributed import pick_device
+    from congruence.training.saving.run_directory import RunDirectory
 
     allow(trust)
     own = own_numbers(metric or (), trust=trust)
     config, splits, made = _made(run, weights, last=last, overrides=set_ or [], trust=trust, unchecked=unchecked)
     device = str(pick_device(config.stages[config.last].train.device))
     classifies = config.stages[config.last].classifies()
-    columns: dict[str, Any] = {
-        name: measure(student, splits, teacher=made.teacher, own=own, classifies=classifies, device=device).to_dict()
-        for name, student in made.students.items()
-    }
+    directory, taught, numbers = RunDirectory(Path(run)), None, run_numbers(own, exact=exact)
+    columns: dict[str, Any] = {}
+    if classifies:
+        for student in made.students.values():
+            check_same_classes(student, ModelFacts.of(splits.train))
     if made.teacher is not None:
-        known = knows_classes(made.teacher, splits.train)
-        columns["teacher"] = measure(made.teacher, splits, classifies=known, device=device).to_dict()
+        kept = KeptRows(directory.teacher_rows) if directory.path.is_dir() else None
+        taught = see(made.teacher, splits, run_numbers(), name="teacher", device=device, kept=kept)
+    beside = None if taught is None else taught.as_teacher(splits)
+    for name, student in made.students.items():
+        seen = see(student, splits, numbers, device=device)
+        columns[name] = measure_seen(seen, numbers, teacher=beside, classifies=classifies).to_dict()
+        beside = None if beside is None else beside._replace(left_out="")  # which has been told
+    if taught is not None:
+        known = knows_classes(taught.model, splits.train)
+        columns["teacher"] = measure_seen(taught, run_numbers(), classifies=known).to_dict()
     typer.echo(json.dumps(columns, indent=2) if as_json else table(columns, title="test set", detail=True))
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,10 @@ import typer
 from congruence.cli.progress import Reporter
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from congruence.config import RunConfig
     from congruence.data import Splits
     from congruence.evaluation import Number
-    from congruence.evaluation.embed import Embedded
+    from congruence.evaluation.measure import Seen
     from congruence.pipeline.stages import StageRun
     from congruence.training.saving.run_directory import RunDirectory
 
@@ -49,12 +48,12 @@ def train(
         return
     stage = only or config.last
     ended = finished[stage]
-    device = config.stages[stage].train.device
     if not len(ended.splits.test):
         typer.echo("The data holds no test images: nothing was measured on them.", err=True)
+    taught = functools.cache(functools.partial(_taught, ended, RunDirectory(out), config.stages[stage].train.device))
     for name in ended.students if len(ended.splits.test) else ():
         several = len(ended.students) > 1
-        tested = _tested(ended, name, RunDirectory(out), device, own)
+        tested = _tested(ended, name, RunDirectory(out), config.stages[stage].train.device, own, taught)
         typer.echo(table(tested, title=name if several else "test set"))
     for name, path in ended.result.student_files.items():
         typer.echo(f"{name}: {path}")
@@ -68,65 +67,71 @@ def allow(trust: bool) -> None:
         sys.path.insert(0, str(Path.cwd()))
 
 
-def _tested(ended: StageRun, name: str, directory: RunDirectory, device: str, own: Sequence[Number]) -> Numbers:
+def _taught(ended: StageRun, directory: RunDirectory, device: str) -> Seen | None:
+    """Return what the teacher gives of the images, found in the run's folder or kept there."""
+    from congruence.evaluation.kept import KeptRows
+    from congruence.evaluation.measure import run_numbers, see
+    from congruence.training.distributed import pick_device
+
+    if ended.teacher is None:
+        return None
+    kept = KeptRows(directory.teacher_rows)
+    return see(ended.teacher, ended.splits, run_numbers(), name="teacher", device=pick_device(device), kept=kept)
+
+
+def _tested(
+    ended: StageRun,
+    name: str,
+    directory: RunDirectory,
+    device: str,
+    own: Sequence[Number],
+    taught: Callable[[], Seen | None],
+) -> Numbers:
     """Measure the best and the last weights and the teacher, once: the next time the file is read.
 
-    A file without a metric of a package's or of the user's own is measured again.
+    A file without a metric of a package's or of the user's own is measured again. Where the last epoch was the best,
+    its weights are measured once.
     """
+    from congruence.core.content import same_content
     from congruence.core.files import write_json
-    from congruence.evaluation.measure import embed_test
-    from congruence.evaluation.numbers import numbers_in
+    from congruence.data.datasets.model_facts import ModelFacts, check_same_classes
+    from congruence.evaluation.measure import knows_classes, measure_seen, run_numbers, see
     from congruence.evaluation.stored import lacking
     from congruence.models import load_into, load_weights
     from congruence.training.distributed import pick_device
     from congruence.training.saving.migrate import migrate_numbers
 
-    path, before = directory.test_file(name), {}
+    path, before, numbers = directory.test_file(name), {}, run_numbers(own)
     if path.exists():
         columns = json.loads(path.read_text(encoding="utf8"))
         before = {column: migrate_numbers(values) for column, values in columns.items()}
-        if not lacking(before["best"], (*numbers_in("run").values(), *own)):
+        if not lacking(before["best"], numbers):
             return before
-    student = ended.students[name]
-    taught = None if ended.teacher is None else embed_test(ended.teacher, ended.splits, device=pick_device(device))
-    tested = {"best": measured(student, ended, device, own, taught=taught)}
-    taught = None if taught is None else taught._replace(left_out="")  # which has been told
+    student, teacher, train = ended.students[name], taught(), ended.splits.train
+    beside = None if teacher is None else teacher.as_teacher(ended.splits)
+
+    def measured() -> dict[str, Any]:
+        if ended.classifies:
+            check_same_classes(student, ModelFacts.of(train))
+        seen = see(student, ended.splits, numbers, device=pick_device(device))
+        return measure_seen(seen, numbers, teacher=beside, classifies=ended.classifies).to_dict()
+
+    tested = {"best": measured()}
+    beside = None if beside is None else beside._replace(left_out="")  # which has been told
     best = {key: value.clone() for key, value in student.state_dict().items()}
-    load_into(student, load_weights(directory.student_file(name, last=True)), source="the last epoch")
-    tested["last"] = measured(student, ended, device, own, taught=taught)
-    load_into(student, best, source="the best epoch")
-    if ended.teacher is not None:
-        tested["teacher"] = measured(ended.teacher, ended, device, teacher=False)
+    last = load_weights(directory.student_file(name, last=True))
+    if same_content({key: value.cpu() for key, value in best.items() if key in last}, last):
+        tested["last"] = dict(tested["best"])
+    else:
+        load_into(student, last, source="the last epoch")
+        tested["last"] = measured()
+        load_into(student, best, source="the best epoch")
+    if teacher is not None:
+        known = knows_classes(teacher.model, train)
+        tested["teacher"] = measure_seen(teacher, run_numbers(), classifies=known).to_dict()
     tested = {column: {**before.get(column, {}), **values} for column, values in tested.items()}
     write_json(path, tested)
     return tested
-
-
-def measured(
-    model: nn.Module,
-    ended: StageRun,
-    device: str,
-    own: Sequence[Number] = (),
-    *,
-    teacher: bool = True,
-    taught: Embedded | None = None,
-) -> dict[str, Any]:
-    """Return a student's test numbers, or with `teacher` False the teacher's own.
-
-    A student whose terms teach no class has no accuracy. `taught` is what `embed_test` gave of the teacher.
-    """
-    from congruence.evaluation import measure
-    from congruence.evaluation.measure import knows_classes
-    from congruence.training.distributed import pick_device
-
-    return measure(
-        model,
-        ended.splits,
-        teacher=(taught or ended.teacher) if teacher else None,
-        own=own,
-        classifies=ended.classifies if teacher else knows_classes(model, ended.splits.train),
-        device=str(pick_device(device)),
-    ).to_dict()
 
 
 def table(columns: Numbers, *, title: str, detail: bool = False) -> str:

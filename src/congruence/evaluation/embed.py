@@ -10,12 +10,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from congruence.core.devices import to_device
+from congruence.core.devices import row_count, take_rows, to_device
 from congruence.data.datasets.facts import declared_classes
+from congruence.data.datasets.images import ImageDataset
 from congruence.data.datasets.model_facts import ModelFacts, check_prepared
+from congruence.data.loading.loader import loader as batches_of
 from congruence.data.loading.source import BatchSource
-from congruence.evaluation.embeddings import Embeddings
+from congruence.evaluation.channels import batch_of, channels_last, prefers_channels_last, reads_alike
+from congruence.evaluation.embeddings import Embeddings, given
+from congruence.evaluation.kept import KeptRows
 from congruence.models.evaluating import evaluating
+from congruence.models.fingerprint import model_fingerprint
 from congruence.models.layouts import batch_sizes, check_rows
 from congruence.models.masks import token_mask
 from congruence.models.projectors import rows
@@ -23,6 +28,7 @@ from congruence.models.taps import Taps
 from congruence.models.untaught import is_untaught
 
 LOG = logging.getLogger("congruence")
+_EXAMPLE = 4  # images on which it is found out how a model can be read
 
 
 class Embedded(NamedTuple):
@@ -42,6 +48,11 @@ class Embedded(NamedTuple):
     def without_classes(self, why: str) -> Embedded:
         """Leave out the logits, which mean nothing, for a reason unless there was one before."""
         return self._replace(logits=None, head=None, left_out=self.left_out or why)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the rows that are there, by name."""
+        rows = {"features": self.features, "logits": self.logits, "labels": self.labels}
+        return {name: tensor for name, tensor in rows.items() if tensor is not None}
 
 
 def embed(
@@ -82,23 +93,83 @@ def embed_all(
     for model in models.values():
         check_prepared(model, facts)
     readers = {name: _Reader(model, layers[name], name, device) for name, model in models.items()}
-    labels: list[Tensor] = []
     with contextlib.ExitStack() as stack:
         for model in models.values():
             stack.enter_context(evaluating(model))
-        for batch in BatchSource(loader).share():
-            for reader in readers.values():
-                reader.read(batch.inputs)
-            if batch.labels is not None:
-                labels.append(batch.labels.cpu())
+        labels = _read(readers.values(), loader, stack)
+    return _of_classes({name: reader.embedded(labels) for name, reader in readers.items()}, loader, labels)
+
+
+@torch.no_grad()
+def embed_images(
+    model: nn.Module,
+    images: ImageDataset,
+    *,
+    name: str = "model",
+    device: str | torch.device | None = None,
+    kept: KeptRows | None = None,
+) -> Embedded:
+    """Embed all images of a dataset as `embed` does, in batches that suit the device, or find what was kept of it.
+
+    Args:
+        model: as of `embed`.
+        images: in their order.
+        name: of the model, in sentences.
+        device: as of `embed`.
+        kept: where rows are looked for, and kept. A model whose content cannot be read has none there.
+    """
+    reader = _Reader(model, None, name, device)
+    size = batch_of(reader.device)
+    loader = batches_of(images, batch_size=size, shuffle=False)
+    check_prepared(model, ModelFacts.of(loader))
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(evaluating(model))
+        identity = None
+        if kept is not None and len(images):
+            reader.begin(images.batch(range(min(size, len(images)))), stack)
+            identity = reader.identity()
+        if kept is None or identity is None:
+            labels = _read([reader], loader, stack)
+            embedded = reader.embedded(labels)
+        else:
+            identity |= {"images": images.fingerprint(), "batch": size}
+            rows = kept.find(identity)
+            if rows is None:
+                embedded = reader.embedded(_read([reader], loader, stack))
+                kept.keep(identity, embedded.tensors())
+            else:
+                embedded = reader.found(rows)
+    return _of_classes({name: embedded}, loader, embedded.labels)[name]
+
+
+def _read(readers: Iterable[_Reader], loader: Iterable[Any], stack: contextlib.ExitStack) -> Tensor | None:
+    """Let models read a loader, and return its labels, None where they are none of classes.
+
+    How a model is held while it reads is undone by `stack`.
+    """
+    labels: list[Tensor] = []
+    for batch in BatchSource(loader).share():
+        for reader in readers:
+            reader.read(batch.inputs, stack)
+        if batch.labels is not None:
+            labels.append(batch.labels.cpu())
     if labels and (labels[0].dim() != 1 or labels[0].is_floating_point()):
         kind = f"{str(labels[0].dtype).removeprefix('torch.')} {list(labels[0].shape)}"
         LOG.warning("Numbers of classes are left out: the labels (%s) are none.", kind)
-        labels = []
-    all_labels = torch.cat(labels) if labels else None
-    embedded = {name: reader.embedded(all_labels) for name, reader in readers.items()}
-    classes = _classes(declared_classes(getattr(loader, "dataset", None)), embedded.values(), all_labels)
-    return {name: _of_classes(name, each, classes) for name, each in embedded.items()}
+        return None
+    return torch.cat(labels) if labels else None
+
+
+def _of_classes(embedded: Mapping[str, Embedded], loader: Iterable[Any], labels: Tensor | None) -> dict[str, Embedded]:
+    """Leave out logits that are not of the data's classes."""
+    classes = _classes(declared_classes(getattr(loader, "dataset", None)), embedded.values(), labels)
+    of_classes = {}
+    for name, each in embedded.items():
+        if each.logits is not None and classes is not None and each.logits.shape[1] != classes:
+            why = f"the {name}'s output has {each.logits.shape[1]} columns, the data {classes} classes"
+            each = each.without_classes(why)
+        of_classes[name] = each
+    return of_classes
 
 
 def _classes(declared: int | None, embedded: Iterable[Embedded], labels: Tensor | None) -> int | None:
@@ -113,15 +184,6 @@ def _classes(declared: int | None, embedded: Iterable[Embedded], labels: Tensor 
     return min((width for width in widths if width >= counted), default=None)
 
 
-def _of_classes(name: str, embedded: Embedded, classes: int | None) -> Embedded:
-    """Leave out logits that are not of the data's classes."""
-    logits = embedded.logits
-    if logits is None or classes is None or logits.shape[1] == classes:
-        return embedded
-    why = f"the {name}'s output has {logits.shape[1]} columns, the data {classes} classes"
-    return embedded.without_classes(why)
-
-
 class _Reader:
     """One model, and what it has given so far."""
 
@@ -130,17 +192,36 @@ class _Reader:
         self.device = torch.device(device) if device is not None else first.device if first is not None else None
         self.taps = Taps(model if device is None else model.to(self.device), name=name)
         self.layer = layer
-        self.paths: tuple[str, str | None] = ("", None)
+        self.paths: tuple[str, str | None] | None = None
         self.left_out = ""
+        self.channels_last = False
         self.features: list[Tensor] = []
         self.logits: list[Tensor] = []
 
-    def read(self, inputs: Any) -> None:
-        """Run the model over a batch."""
+    def begin(self, inputs: Any, stack: contextlib.ExitStack) -> None:
+        """Find out on a batch which layers are read, and how the model is best run; `stack` ends that."""
         inputs = to_device(inputs, self.device)
-        if not self.features:
-            self.paths = self._find(inputs)
-        features, classes = self.paths
+        self.paths = self._find(inputs)
+        count, model = row_count(inputs), self.taps.model
+        if self.device is None or count is None or not prefers_channels_last(model, self.device, torch.float32):
+            return
+        few = take_rows(inputs, torch.arange(min(count, _EXAMPLE)), count)
+        paths = [path for path in self.paths if path is not None]
+
+        def read() -> dict[str, Tensor]:
+            given = self.taps.read(few)[1]
+            return {path: given[path].float() for path in paths}
+
+        self.channels_last = reads_alike(model, read)
+        if self.channels_last:
+            stack.enter_context(channels_last(model))
+
+    def read(self, inputs: Any, stack: contextlib.ExitStack) -> None:
+        """Run the model over a batch."""
+        if self.paths is None:
+            self.begin(inputs, stack)
+        inputs = to_device(inputs, self.device)
+        features, classes = given(self.paths)
         read = self.taps.read(inputs)[1]
         tapped, what = read[features], f"The {self.taps.name}'s layer '{features}'"
         if tapped.dim() > 2:
@@ -150,8 +231,8 @@ class _Reader:
             self.taps.turned.check_own_mask(features, "`embed`")
         self.features.append(rows(tapped, mask).float().cpu())
         if classes is not None and read[classes].dim() == 2:
-            given = read[classes].float().cpu()
-            self.logits.append(given.log() if classes == self.taps.defaults.probabilities else given)
+            logits = read[classes].float().cpu()
+            self.logits.append(logits.log() if classes == self.taps.defaults.probabilities else logits)
 
     def _find(self, example: Any) -> tuple[str, str | None]:
         self.taps.probe(example, training=False)
@@ -167,13 +248,36 @@ class _Reader:
         self.taps.layout(paths[0], "read a layer that gives one row a sample")
         return paths
 
+    def identity(self) -> dict[str, Any] | None:
+        """Return what decides the rows beside the images; None of a model whose content cannot be read."""
+        model = model_fingerprint(self.taps.model, self.taps.scratch)
+        if model.unreadable:
+            return None
+        device = self.device or torch.device("cpu")
+        on_cpu = device.type == "cpu"
+        return {
+            "model": model.content,
+            "structure": model.structure,
+            "layers": self.paths,
+            "probabilities": self.taps.defaults.probabilities,
+            "device": _named(device),
+            "threads": torch.get_num_threads() if on_cpu else None,
+            "channels_last": self.channels_last,
+            "autocast": torch.is_autocast_enabled(device.type),
+        }
+
     def embedded(self, labels: Tensor | None) -> Embedded:
         """Return all that was read."""
         if not self.features:
             raise ValueError("`embed`: `loader` must hold at least one batch, got none: is the dataset empty?")
-        logits = torch.cat(self.logits) if self.logits else None
-        head = self._head() if self.logits else None
-        return Embedded(torch.cat(self.features), logits, labels, head, self.left_out)
+        rows = {"features": torch.cat(self.features)} | ({"logits": torch.cat(self.logits)} if self.logits else {})
+        return self.found(rows if labels is None else {**rows, "labels": labels})
+
+    def found(self, rows: Mapping[str, Tensor]) -> Embedded:
+        """Return rows as what was read."""
+        logits = rows.get("logits")
+        head = None if logits is None else self._head()
+        return Embedded(rows["features"], logits, rows.get("labels"), head, self.left_out)
 
     def _head(self) -> tuple[Tensor, Tensor | None] | None:
         """Return the last Linear, where the embedding is what enters it."""
@@ -186,6 +290,13 @@ class _Reader:
             return None
         bias = None if linear.bias is None else linear.bias.detach().float().cpu().clone()
         return linear.weight.detach().float().cpu().clone(), bias
+
+
+def _named(device: torch.device) -> str:
+    """Return what a device calls itself: another kind of processor rounds otherwise."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else device.type
 
 
 def tell_left_out(embedded: Mapping[str, Embedded | None]) -> None:

@@ -166,6 +166,15 @@ def risk_gap(of: Embeddings) -> Numbers:
     }
 
 
+def sliced_wasserstein(of: Embeddings) -> float:
+    """Sliced squared W2 between the features of all samples, of one width: 4 sets of 64 lines, the same every time.
+
+    The standard error was 1 to 2 % (CIFAR-10's test images, a ResNet-8 and its teacher, 64 features); two students
+    differ by less noise than that, since their lines are the same.
+    """
+    return metrics.sliced_wasserstein_discrepancy(*of.both(), generator=_generator())[0]
+
+
 def wasserstein_of_first(of: Embeddings) -> float:
     """Squared W2 between the features of the first 2,000 samples, of one width."""
     student, teacher = (side[:_TRANSPORTED].double() for side in of.both())

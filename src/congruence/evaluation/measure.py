@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from congruence.data.datasets.images import ImageDataset
 from congruence.data.datasets.model_facts import ModelFacts, check_same_classes, other_classes, remembered
-from congruence.data.loading.loader import loader
 from congruence.data.sources.load import Splits
-from congruence.evaluation.embed import Embedded, beside, embed, tell_left_out
+from congruence.evaluation.embed import Embedded, beside, embed, embed_images, tell_left_out
 from congruence.evaluation.embeddings import Embeddings
+from congruence.evaluation.kept import KeptRows
 from congruence.evaluation.number import Number, Value
-from congruence.evaluation.numbers import numbers_in
+from congruence.evaluation.numbers import measured_in, numbers_in
 from congruence.models.parameters import count_parameters
 
-BATCH = 100
 OTHER_CLASSES = "the teacher knows other classes"
 
 
@@ -47,6 +47,49 @@ class Measurement:
         return dict(self.numbers)
 
 
+class Seen(NamedTuple):
+    """A model, and what it gives of the test split and, where a number looks images up among them, the training split.
+
+    `name` is the model's in sentences.
+    """
+
+    model: nn.Module
+    test: Embedded
+    train: Embedded | None = None
+    name: str = "student"
+
+    def as_teacher(self, splits: Splits) -> Embedded:
+        """Return the test split as a teacher's: where its classes are not those of the data, its logits say nothing."""
+        same = _same_classes(self.model, splits.train, self.test)
+        return self.test if same else self.test.without_classes(OTHER_CLASSES)
+
+
+def see(
+    model: nn.Module,
+    splits: Splits,
+    numbers: Iterable[Number] = (),
+    *,
+    name: str = "student",
+    device: str | torch.device | None = None,
+    kept: KeptRows | None = None,
+) -> Seen:
+    """Let a model see each image once: those of the test split, and of the training split where a number needs them.
+
+    Args:
+        model: a student, or a teacher.
+        splits: the data.
+        numbers: that will be measured of the model.
+        name: of the model, in sentences.
+        device: to which the model is moved; None for where it is.
+        kept: where rows of the model are looked for, and kept.
+    """
+    test = embed_images(model, splits.test, name=name, device=device, kept=kept)
+    train = None
+    if any("database" in number.needs for number in numbers):
+        train = embed_images(model, splits.train, name=name, device=device, kept=kept)
+    return Seen(model, test, train, name)
+
+
 def measure(
     student: nn.Module,
     splits: Splits,
@@ -55,6 +98,7 @@ def measure(
     own: Sequence[Number] = (),
     classifies: bool = True,
     device: str | torch.device | None = None,
+    exact: bool = False,
 ) -> Measurement:
     """Measure a model on the test split.
 
@@ -66,6 +110,7 @@ def measure(
         own: further numbers.
         classifies: False for a student whose terms teach no class: it has no accuracy.
         device: to which the models are moved; None for where they are.
+        exact: measure also what is there on request alone: W2² by the exact plan, which may take minutes.
 
     Returns:
         Measurement: the numbers that the table shows of a run.
@@ -76,9 +121,24 @@ def measure(
     """
     if classifies:
         check_same_classes(student, ModelFacts.of(splits.train))
-    numbers = (*numbers_in("run").values(), *own)
-    of = embeddings_on_test(student, splits, numbers, teacher=teacher, device=device, classifies=classifies)
-    facts = {"parameters": count_parameters(student)}
+    numbers = run_numbers(own, exact=exact)
+    seen = see(student, splits, numbers, device=device)
+    if isinstance(teacher, nn.Module):
+        teacher = embed_test(teacher, splits, device=device)
+    return measure_seen(seen, numbers, teacher=teacher, classifies=classifies)
+
+
+def run_numbers(own: Sequence[Number] = (), *, exact: bool = False) -> tuple[Number, ...]:
+    """Return what a run's student is measured by; with `exact` also by what is there on request alone."""
+    return (*(numbers_in("run").values() if exact else measured_in("run")), *own)
+
+
+def measure_seen(
+    seen: Seen, numbers: Sequence[Number], *, teacher: Embedded | None = None, classifies: bool = True
+) -> Measurement:
+    """Measure a model by what it has seen; see `measure`."""
+    of = of_seen(seen, teacher, classifies=classifies)
+    facts = {"parameters": count_parameters(seen.model)}
     return Measurement(measured(numbers, of, facts=facts, classifies=classifies))
 
 
@@ -113,42 +173,20 @@ def measured(
     return values
 
 
-def embed_test(model: nn.Module, splits: Splits, *, device: str | torch.device | None = None) -> Embedded:
+def embed_test(
+    model: nn.Module, splits: Splits, *, device: str | torch.device | None = None, kept: KeptRows | None = None
+) -> Embedded:
     """Embed the test split as `measure` does, once for all students that are measured against it."""
-    return _teacher_on_test(model, splits, device)
+    return see(model, splits, name="teacher", device=device, kept=kept).as_teacher(splits)
 
 
-def embeddings_on_test(
-    student: nn.Module,
-    splits: Splits,
-    numbers: Iterable[Number],
-    *,
-    teacher: nn.Module | Embedded | None = None,
-    device: str | torch.device | None = None,
-    classifies: bool = True,
-) -> Embeddings:
-    """Embed the test split by a student and its teacher, and the training split where a number needs it.
+def of_seen(seen: Seen, teacher: Embedded | None = None, *, classifies: bool = True) -> Embeddings:
+    """Return what numbers are measured on: what a model has seen, beside its teacher's test split.
 
     Of a student that does not classify, nobody is told that it has no numbers of classes.
     """
-    test = _embedded(student, splits.test, "student", device)
-    database = None
-    if any("database" in number.needs for number in numbers):
-        database = _embedded(student, splits.train, "student", device)
-    if isinstance(teacher, nn.Module):
-        teacher = _teacher_on_test(teacher, splits, device)
-    tell_left_out({"student": test if classifies else None, "teacher": teacher})
-    return beside(test, teacher, database=database)
-
-
-def _embedded(model: nn.Module, part: ImageDataset, name: str, device: str | torch.device | None) -> Embedded:
-    return embed(model, loader(part, batch_size=BATCH, shuffle=False), name=name, device=device)
-
-
-def _teacher_on_test(model: nn.Module, splits: Splits, device: str | torch.device | None) -> Embedded:
-    """Embed the test split by a teacher; where its classes are not those of the data, its logits say nothing of it."""
-    found = _embedded(model, splits.test, "teacher", device)
-    return found if _same_classes(model, splits.train, found) else found.without_classes(OTHER_CLASSES)
+    tell_left_out({seen.name: seen.test if classifies else None, "teacher": teacher})
+    return beside(seen.test, teacher, database=seen.train)
 
 
 def knows_classes(model: nn.Module, part: ImageDataset) -> bool:

@@ -36,6 +36,7 @@ class Number:
         detail: only in the long tables, those of `bench` and `evaluate`, and there only where somebody has it.
         last: of the weights of the last epoch, where others are of the best (in a plan).
         of_classes: means nothing of a student whose terms teach no class.
+        on_request: measured of a run only where it is asked for (`evaluate --exact`), since it takes long.
         teacher_too: the diagnostics measure it of the teacher alone as well, under "teacher_" and its name.
     """
 
@@ -52,6 +53,7 @@ class Number:
     detail: bool = False
     last: bool = False
     of_classes: bool = False
+    on_request: bool = False
     teacher_too: bool = False
 
     def __post_init__(self) -> None:

@@ -76,15 +76,27 @@ ROWS: tuple[Number, ...] = (
         detail=True,
     ),
     Number(
+        "sliced_wasserstein",
+        from_embeddings.sliced_wasserstein,
+        ("teacher", "one_width"),
+        shown=("run", "plan"),
+        title="sliced W2²",
+        label="sliced W2²",
+        digits=2,
+        higher_is_better=False,
+        detail=True,
+    ),
+    Number(
         "wasserstein",
         from_embeddings.wasserstein_of_first,
         ("teacher", "one_width"),
         shown=("run", "plan"),
         title="W2²",
-        label="",
+        label="W2² of 2,000",
         digits=2,
         higher_is_better=False,
         detail=True,
+        on_request=True,
     ),
     Number(
         "soft_label_entropy",
@@ -221,6 +233,16 @@ def table(rows: Iterable[Number]) -> Mapping[Place, Mapping[str, Number]]:
 @functools.cache
 def _all() -> Mapping[Place, Mapping[str, Number]]:
     return table((*ROWS, *(from_outside(number, number.key) for number in contributed(GROUP, Number, "Number"))))
+
+
+def measured_in(place: Place) -> tuple[Number, ...]:
+    """Return the rows of a place but for those on request.
+
+    Example:
+        >>> [number.key for number in numbers_in("run").values() if number not in measured_in("run")]
+        ['wasserstein']
+    """
+    return tuple(number for number in numbers_in(place).values() if not number.on_request)
 
 
 def numbers_in(place: Place) -> Mapping[str, Number]:

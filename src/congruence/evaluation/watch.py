@@ -15,12 +15,12 @@ from congruence.core import check, ranks
 from congruence.core.rng import untouched
 from congruence.data.datasets import split
 from congruence.distiller import Distiller
+from congruence.evaluation.channels import batch_of
 from congruence.evaluation.diagnostics import ALL, checked_names, diagnose_each
 from congruence.evaluation.embed import Embedded, beside, embed_all
 from congruence.evaluation.embeddings import UnfiniteError
 
 LOG = logging.getLogger("congruence")
-_BATCH = 256
 _TEACHER = "teacher"
 
 
@@ -142,5 +142,7 @@ def diagnostic_loader(
     size = len(dataset)
     labels = torch.zeros(size, dtype=torch.int64) if dataset.labels is None else dataset.labels
     chosen, _ = split.stratified(labels, min(samples or size, size), seed=seed, stream=split.DIAGNOSTICS)
-    batch_size = _BATCH * ranks.world_size()  # which the loader asks to divide by the ranks; each batch stays whole
+    where = None if device is None else torch.device(device)
+    # Which the loader asks to divide by the ranks; each batch stays whole.
+    batch_size = batch_of(where) * ranks.world_size()
     return data.loader(dataset.subset(chosen), batch_size=batch_size, shuffle=False, device=device)

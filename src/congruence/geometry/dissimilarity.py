@@ -23,6 +23,7 @@ _COSINE_ZERO = 1e-15
 _SQUARED_ZERO = 1e-14
 _HUGE = 1e15  # a magnitude beyond which squares are near float32's end
 _LEAST_ROWS = 16  # of a block: products of fewer are slow
+_COLUMNS = 2048  # of a block are computed at a time: what is between the product and the result stays in the caches
 
 
 # What the terms of one batch have computed: (function, argument's id, whether with gradient) → (argument, result).
@@ -187,10 +188,14 @@ def dissimilarity_blocks(
     """
     dtype = torch.promote_types(widen(query).dtype, widen(database).dtype)
     if dissimilarity == "cosine":
-        left, right = unit(as_float64(widen(query))), unit(as_float64(widen(database)))
+        left, right = unit(as_float64(widen(query))).mul_(-0.5), unit(as_float64(widen(database)))
+        parts = max(1, -(-len(right) // _COLUMNS))  # of equal widths: a product of few columns has other bits
         for block in left.split(rows):
-            values = (block @ right.T).mul_(-0.5).add_(0.5)  # the bits of (1 − product) / 2
-            yield F.threshold(values, _COSINE_ZERO, 0, inplace=True).clamp_(max=1).to(dtype)
+            values = block.new_empty(len(block), len(right), dtype=dtype)
+            for part, columns in zip(values.tensor_split(parts, 1), right.tensor_split(parts), strict=True):
+                part.copy_((block @ columns.T).add_(0.5))  # the bits of (1 − product) / 2
+                F.threshold(part, _COSINE_ZERO, 0, inplace=True).clamp_(max=1)
+            yield values
         return
     centre = as_float64(widen(database)).mean(0, keepdim=True)
     left, right = as_float64(widen(query)) - centre, as_float64(widen(database)) - centre

@@ -9,6 +9,7 @@ from congruence.metrics.discrepancy import (
     gaussian_kl_discrepancy,
     gaussian_wasserstein_discrepancy,
     mmd_discrepancy,
+    sliced_wasserstein_discrepancy,
     wasserstein_discrepancy,
 )
 from congruence.metrics.identification import identification_rate
@@ -79,6 +80,7 @@ __all__ = [
     "retrieval_map",
     "risk_gap",
     "rkd_distance_discrepancy",
+    "sliced_wasserstein_discrepancy",
     "smallest_landmark_eigenvalue",
     "soft_label_entropy",
     "wasserstein_discrepancy",

@@ -21,6 +21,7 @@ from congruence.losses.wasserstein import wasserstein_loss
 from congruence.metrics.subsets import mean_and_spread, subsets
 
 _CHUNK_ENTRIES = 2**20  # 8 MB a block
+_SLICES: dict[str, check.Constraint] = {"directions": check.COUNT, "repeats": check.COUNT}
 
 
 @torch.no_grad()
@@ -85,6 +86,65 @@ def estimate_wasserstein_discrepancy(
     check.same_rows(name, student=student, teacher=teacher)
     draws = subsets(name, student, "sample_size", sample_size, repeats, generator)
     return mean_and_spread([wasserstein_discrepancy(student[drawn], teacher[drawn]) for drawn in draws])
+
+
+@torch.no_grad()
+def sliced_wasserstein_discrepancy(
+    student: Tensor, teacher: Tensor, *, directions: int = 64, repeats: int = 4, generator: torch.Generator
+) -> tuple[float, float]:
+    """Sliced squared 2-Wasserstein distance of all features, in the units of the exact one: mean and spread.
+
+    SW = D · E_θ[W2²(θ·x, θ·y)], θ uniform on the unit sphere of R^D. On a line the cheapest plan pairs the sorted
+    values: W2²(θ·x, θ·y) = (1/N) Σ_i (sort(θ·x)_i − sort(θ·y)_i)². With a set of g orthonormal directions, drawn
+    uniformly, the estimate is (D/g) Σ_θ W2²(θ·x, θ·y), without bias; `repeats` sets are drawn independently.
+
+    SW <= W2², `wasserstein_discrepancy`: the exact plan is one for each line, too, and E_θ[(θ·v)²] = ‖v‖²/D. They are
+    equal where one side is the other moved or scaled, and SW is then met exactly by g = D. The mean's standard error is
+    the spread / √repeats. Time is that of 2 g `repeats` sorts of N numbers, where the exact distance takes N³.
+
+    Shape:
+        `student` [N, D], `teacher` [N, D].
+
+    Args:
+        student: embeddings.
+        teacher: embeddings of the same samples.
+        directions: g of a set; D where that is less.
+        repeats: how many sets.
+        generator: of the directions.
+
+    Returns:
+        The mean over the sets and their standard deviation (n − 1; 0 for one). Memory is some
+        24 N (D + 3 g) bytes.
+
+    Raises:
+        ValueError: for shapes that do not fit, embeddings that are not finite, or an argument out of its range.
+
+    Example:
+        >>> import torch
+        >>> x, draws = torch.arange(12.0).reshape(6, 2), torch.Generator().manual_seed(0)
+        >>> mean, spread = sliced_wasserstein_discrepancy(x + 3, x, generator=draws)
+        >>> round(mean, 6), round(spread, 6)  # ‖(3, 3)‖²
+        (18.0, 0.0)
+
+    Reference:
+        Bonneel et al., Sliced and Radon Wasserstein Barycenters of Measures, 2015.
+
+    Deviations:
+        The factor D, which the reference does not have.
+    """
+    name = "sliced_wasserstein_discrepancy"
+    _check(name, student, teacher)
+    check.same_rows(name, student=student, teacher=teacher)
+    check.hyperparameters(name, _SLICES, directions=directions, repeats=repeats)
+    x, y = as_float64(student), as_float64(teacher)
+    width = x.shape[1]
+    means = []
+    for _ in range(repeats):
+        drawn = torch.randn(width, min(directions, width), generator=generator, dtype=torch.float64)
+        lines = torch.linalg.qr(drawn).Q.T.to(x)
+        ours, theirs = ((lines @ side.T).sort(dim=1).values for side in (x, y))
+        means.append(float(ours.sub_(theirs).square_().mean()) * width)
+    return mean_and_spread(means)
 
 
 @torch.no_grad()

@@ -54,13 +54,14 @@ def flag_ranks(values: Tensor, flags: Tensor) -> Tensor:
         >>> flag_ranks(torch.tensor([[0.5, 0.0, 0.7], [0.1, 0.0, 0.2]]), flags).tolist()
         [[1.0, 3.0], [2.0, inf]]
     """
+    if values.device.type == "cpu" and values.dtype == torch.float32:
+        most = max((int(np.count_nonzero(row)) for row in flags.numpy()), default=0)  # torch's sum of bools is slow
+        return _by_pieces(_piece_flag_ranks, np.float64, values, flags, width=max(1, most))
     counts = flags.sum(1)
-    if _has_keys(values):
-        ordered = _by_pieces(_key_flags, np.bool_, values, flags)
-    else:
-        ordered = flags.gather(1, values.sort(dim=1, stable=True).indices)
-    ranks = torch.full((len(flags), max(1, int(counts.max()))), torch.inf, dtype=torch.float64, device=flags.device)
-    held = torch.arange(ranks.shape[1], device=flags.device) < counts[:, None]
+    width = max(1, int(counts.max()))
+    ordered = flags.gather(1, values.sort(dim=1, stable=True).indices)
+    ranks = torch.full((len(flags), width), torch.inf, dtype=torch.float64, device=flags.device)
+    held = torch.arange(width, device=flags.device) < counts[:, None]
     return ranks.masked_scatter_(held, (ordered.nonzero()[:, 1] + 1).double())
 
 
@@ -174,10 +175,17 @@ def _key_order(values: Array, out: Array) -> None:
     out[:] = _columns(keys, values.shape[1])
 
 
-def _key_flags(values: Array, flags: Array, out: Array) -> None:
+def _piece_flag_ranks(values: Array, flags: Array, out: Array) -> None:
     keys = _keys(values, flags)
     keys.sort(axis=1)
-    np.bitwise_and(keys, np.uint64(1), out=out, casting="unsafe")
+    if (keys[:, -1] >> _SIGN).any():  # a negative value has the largest bits
+        ordered = np.take_along_axis(flags, values.argsort(axis=1, kind="stable"), 1)
+    else:
+        ordered = (keys.view(np.uint32)[:, _PLACE::2] & np.uint32(1)).astype(np.bool_)
+    out[:] = np.inf
+    for row, order in zip(out, ordered, strict=True):
+        places = np.flatnonzero(order)
+        np.add(places, 1, out=row[: len(places)], casting="unsafe")
 
 
 def _key_nearest(values: Array, k: int, out: Array) -> None:

@@ -78,13 +78,15 @@ class RunDirectory:
         config: config.toml, the resolved configuration, where one was given.
         students: students.json, how each student is built again.
         teacher_cache: the folder of the teacher's answers, unless another is named.
+        teacher_rows: the folder of what the teacher gives of the images on which the students are measured.
         superclasses: the superclasses of the teacher's features, where a sampler asks for them.
         teacher_head: the embedding head fitted on a given teacher.
         tensorboard: the folder of event files.
         checkpoints: see `Checkpoints`.
     """
 
-    FOLDERS = ("checkpoints", "tensorboard", "teacher-cache")  # which no stage can be called: its folder lies there too
+    # Which no stage can be called: its folder lies there too.
+    FOLDERS = ("checkpoints", "tensorboard", "teacher-cache", "teacher-rows")
 
     def __init__(self, path: Path, *, writes: bool = False) -> None:
         self.path = writable(path) if writes else path
@@ -97,7 +99,7 @@ class RunDirectory:
         self.model = path / "model.json"
         self.superclasses = path / f"superclasses{_SUFFIX}"
         self.teacher_head = path / f"teacher-head{_SUFFIX}"
-        checkpoints, self.tensorboard, self.teacher_cache = (path / name for name in self.FOLDERS)
+        checkpoints, self.tensorboard, self.teacher_cache, self.teacher_rows = (path / name for name in self.FOLDERS)
         self.checkpoints = Checkpoints(checkpoints)
 
     def student_file(self, name: str = _ONLY, *, last: bool = False) -> Path:

@@ -1,0 +1,114 @@
+"""What a model said of a dataset, kept in files: found again by later stages, commands and cells."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from congruence.core import check
+from congruence.core.files import atomic
+from congruence.models.weights_file import in_order
+
+LOG = logging.getLogger("congruence")
+FORMAT = 1  # of the files, and of how `embed` makes rows: another one finds nothing
+_SUFFIX = ".safetensors"
+_CHECKS: Mapping[str, check.Constraint] = {"most": check.COUNT}
+
+
+class KeptRows:
+    """A folder of rows by what decides them: the model, the images, the layers and how it ran.
+
+    Each file is whole or absent, so that processes may write at once; one that cannot be read, or holds something else
+    than was written, counts as absent. Where nothing can be written (a folder of somebody else's, a full disk), that is
+    told and nothing is kept.
+
+    Args:
+        folder: of these files alone; made when the first is written.
+        most: bytes of all files: what is larger is not kept, and the oldest make way.
+
+    Raises:
+        ValueError: for `most` < 1.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     kept = KeptRows(Path(folder))
+        ...     kept.keep({"model": "a"}, {"features": torch.eye(2)})
+        ...     kept.find({"model": "a"})["features"].tolist(), kept.find({"model": "b"})
+        ([[1.0, 0.0], [0.0, 1.0]], None)
+    """
+
+    def __init__(self, folder: Path, *, most: int = 2**30) -> None:
+        check.hyperparameters("KeptRows", _CHECKS, most=most)
+        self.folder, self.most = folder, most
+
+    def find(self, identity: Mapping[str, Any]) -> dict[str, Tensor] | None:
+        """Return the rows that are of this identity, None where there are none."""
+        from safetensors import safe_open
+
+        text = _text(identity)
+        path = self._path(text)
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                rows = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it has no __iter__
+        except Exception as error:  # whatever a damaged file makes the reader raise
+            LOG.info("The kept rows '%s' cannot be read (%s): they are made again.", path, check.sentence(error))
+            return None
+        if metadata.get("identity") != text or metadata.get("content") != _digest(rows):
+            LOG.info("The kept rows '%s' do not hold what was written: they are made again.", path)
+            return None
+        return rows
+
+    def keep(self, identity: Mapping[str, Any], rows: Mapping[str, Tensor]) -> None:
+        """Write rows, unless there are too many."""
+        from safetensors.torch import save
+
+        text = _text(identity)
+        path = self._path(text)
+        content = {name: tensor.contiguous() for name, tensor in rows.items()}
+        data = in_order(save(content, metadata={"identity": text, "content": _digest(rows)}))
+        if len(data) > self.most:
+            LOG.info("What was embedded (%.0f MB) is too large to be kept in '%s'.", len(data) / 1e6, self.folder)
+            return
+        try:
+            self._make_way(len(data), path)
+            with atomic(path) as file:
+                file.write(data)
+        except OSError as error:
+            LOG.info("What was embedded cannot be kept in '%s': %s.", self.folder, error.strerror or error)
+
+    def _make_way(self, size: int, path: Path) -> None:
+        """Remove the oldest files until there is room."""
+        files = {other: other.stat() for other in self.folder.glob(f"*{_SUFFIX}") if other != path}
+        held = sum(each.st_size for each in files.values())
+        for other in sorted(files, key=lambda each: files[each].st_mtime):
+            if held + size <= self.most:
+                return
+            other.unlink(missing_ok=True)
+            held -= files[other].st_size
+
+    def _path(self, text: str) -> Path:
+        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}{_SUFFIX}"
+
+
+def _text(identity: Mapping[str, Any]) -> str:
+    return json.dumps({"format": FORMAT, "torch": torch.__version__, **identity}, sort_keys=True)
+
+
+def _digest(rows: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(rows):
+        tensor = rows[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)};".encode())
+        digest.update(tensor.numpy().data)
+    return digest.hexdigest()

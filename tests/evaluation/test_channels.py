@@ -8,7 +8,7 @@ from torch import nn
 
 import congruence as cg
 from congruence.evaluation import channels, embed
-from congruence.evaluation.channels import batch_of, channels_last, prefers_channels_last
+from congruence.evaluation.channels import batch_of, channels_last
 
 CPU = torch.device("cpu")
 
@@ -21,11 +21,12 @@ class Net(nn.Module):
         torch.manual_seed(0)
         self.way = way
         self.first, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.second = nn.Conv2d(8, 8, 1)
         self.head = nn.Linear(8 if way == "mean" else 8 * 36, 4)
         self.orders = []
 
     def forward(self, images):
-        maps = self.norm(self.first(images)).relu()
+        maps = self.second(self.norm(self.first(images))).relu()
         self.orders.append(maps.is_contiguous())
         if self.way == "mean":
             return self.head(maps.mean((2, 3)))
@@ -76,15 +77,7 @@ def test_two_names_of_one_model_are_put_back_too():
     assert model.first.weight.data_ptr() == pointer
 
 
-def test_only_float_convolutions_on_a_processor_are_asked_for_it():
-    assert prefers_channels_last(Net(), CPU, torch.float32)
-    assert not prefers_channels_last(Net().double(), CPU, torch.float32)
-    assert not prefers_channels_last(Net(), torch.device("cuda"), torch.float32)
-    assert not prefers_channels_last(nn.Linear(2, 2), CPU, torch.float32)
-    wide = {"few": nn.Conv2d(128, 256, 3), "many": nn.Conv2d(256, 16, 3), "points": nn.Conv2d(256, 16, 1)}
-    wide["depthwise"] = nn.Conv2d(256, 256, 3, groups=256)
-    chosen = {name: prefers_channels_last(layer, CPU, torch.float32) for name, layer in wide.items()}
-    assert chosen == {"few": True, "many": False, "points": True, "depthwise": True}
+def test_batches_by_device():
     assert (batch_of(None), batch_of(CPU), batch_of(torch.device("cuda"))) == (50, 50, 100)
 
 

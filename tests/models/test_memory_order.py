@@ -22,7 +22,7 @@ def capability(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.mark.parametrize(
     ("key", "expected"),
-    [("cnn3", True), ("resnet20", True), ("mobilenetv2", True), ("shufflenetv1", False), ("vgg8", True)],
+    [("cnn3", True), ("resnet20", True), ("mobilenetv2", True), ("shufflenetv1", False), ("vgg8", False)],
 )
 def test_kinds_of_layers(key: str, expected: bool, capability: list[str]) -> None:
     assert prefers_channels_last(build(key, classes=3), CPU) is expected
@@ -46,6 +46,25 @@ def test_networks_that_gain_nothing(model: nn.Module, capability: list[str]) -> 
 def test_processors_that_were_measured(flags: str, expected: bool, capability: list[str]) -> None:
     capability[0] = flags
     assert prefers_channels_last(build("cnn3", classes=3), CPU) is expected
+
+
+@pytest.mark.parametrize(
+    ("layer", "float32", "bfloat16"),
+    [
+        (nn.Conv2d(128, 256, 3), True, True),
+        (nn.Conv2d(256, 16, 3), False, True),
+        (nn.Conv2d(256, 16, 1), True, True),
+        (nn.Conv2d(256, 256, 3, groups=256), True, True),
+        (nn.Conv2d(12, 12, 3, groups=3), False, False),
+        (nn.Conv2d(3, 3, 3).double(), False, False),
+        (nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 3, 3)), False, False),
+    ],
+    ids=["few channels", "many", "many, 1×1", "depthwise", "grouped", "float64", "a weight made of others"],
+)
+def test_kinds_of_convolutions(layer: nn.Module, float32: bool, bfloat16: bool, capability: list[str]) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), layer)
+    assert prefers_channels_last(network, CPU) is float32
+    assert prefers_channels_last(network, CPU, torch.bfloat16) is bfloat16
 
 
 def test_other_devices() -> None:

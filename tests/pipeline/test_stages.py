@@ -138,7 +138,7 @@ def test_warnings_and_what_terms_read_are_told_once(tmp_path, caplog):
 def test_a_resumed_run_keeps_the_order_in_memory_that_it_began_with(tmp_path, monkeypatch):
     """The rule may say something else where a run goes on."""
     for says in (False, True):
-        monkeypatch.setattr(modes, "prefers_channels_last", lambda module, device, says=says: says)
+        monkeypatch.setattr(modes, "prefers_channels_last", lambda module, device, dtype, says=says: says)
         run(CONFIG, tmp_path, resume=says)
         assert not load_config(tmp_path / "config.toml").stages["student"].train.channels_last
         assert not json.loads((tmp_path / "run.json").read_text())["options"]["channels_last"]

@@ -37,7 +37,7 @@ def distiller(*students: str) -> cg.Distiller:
 def rule(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """What the rule says of every network."""
     says = [True]
-    monkeypatch.setattr(modes, "prefers_channels_last", lambda module, device: says[0])
+    monkeypatch.setattr(modes, "prefers_channels_last", lambda module, device, dtype: says[0])
     return says
 
 
@@ -47,6 +47,36 @@ def test_auto_is_what_the_rule_says(given: bool | str, rule: list[bool]) -> None
         rule[0] = says
         options = settled(cg.FitOptions(epochs=1, channels_last=given), distiller(), CPU)
         assert options.channels_last is (says if given == "auto" else given)
+
+
+class Views(nn.Module):
+    """A student that reads its maps in a way that a memory order may not allow."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+        self.first, self.second, self.fc = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3), nn.Linear(2 * 400, 4)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        maps = self.second(self.first(pixels).relu())
+        if self.way == "view":
+            return self.fc(maps.view(len(maps), -1))
+        return self.fc(maps.as_strided((len(maps), 800), (800, 1)) if self.way == "memory" else maps.flatten(1))
+
+
+@pytest.mark.parametrize(("way", "expected"), [("flatten", True), ("view", False), ("memory", False)])
+def test_a_student_that_cannot_run_so_keeps_its_order(way: str, expected: bool, rule: list[bool]) -> None:
+    student = Views(way)
+    made = cg.Distiller(None, student, ["ce"], example=images().batch([0, 1]))
+    pointers = [parameter.data_ptr() for parameter in student.parameters()]
+    assert settled(cg.FitOptions(epochs=1), made, CPU).channels_last is expected
+    assert [parameter.data_ptr() for parameter in student.parameters()] == pointers
+    cg.fit(made, cg.data.loader(images(), batch_size=8), options=cg.FitOptions(epochs=1, device="cpu"))
+
+
+def test_without_an_example_nothing_is_tried(rule: list[bool]) -> None:
+    made = cg.Distiller(None, build("cnn3", classes=4), ["ce"])
+    assert settled(cg.FitOptions(epochs=1), made, CPU).channels_last is False
 
 
 def run(out: Path, **changes: object) -> dict[str, object]:

@@ -16,13 +16,14 @@ from congruence.data.datasets.images import ImageDataset
 from congruence.data.datasets.model_facts import ModelFacts, check_prepared
 from congruence.data.loading.loader import loader as batches_of
 from congruence.data.loading.source import BatchSource
-from congruence.evaluation.channels import batch_of, channels_last, prefers_channels_last, reads_alike
+from congruence.evaluation.channels import batch_of, channels_last, reads_alike
 from congruence.evaluation.embeddings import Embeddings, given
 from congruence.evaluation.kept import KeptRows
 from congruence.models.evaluating import evaluating
 from congruence.models.fingerprint import model_fingerprint
 from congruence.models.layouts import batch_sizes, check_rows
 from congruence.models.masks import token_mask
+from congruence.models.memory_order import prefers_channels_last
 from congruence.models.projectors import rows
 from congruence.models.taps import Taps
 from congruence.models.untaught import is_untaught
@@ -203,7 +204,7 @@ class _Reader:
         inputs = to_device(inputs, self.device)
         self.paths = self._find(inputs)
         count, model = row_count(inputs), self.taps.model
-        if self.device is None or count is None or not prefers_channels_last(model, self.device, torch.float32):
+        if self.device is None or count is None or not prefers_channels_last(model, self.device):
             return
         few = take_rows(inputs, torch.arange(min(count, _EXAMPLE)), count)
         paths = [path for path in self.paths if path is not None]

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from congruence.core.devices import tensors
+from congruence.models.layers import has_compiled
+
 FEWEST = 2  # convolutions: a single one before a transformer changes nothing
+WIDEST = 128  # channels that enter a convolution: beyond, float32 on a processor is slower (1.05 to 2.7 times)
 TENSOR_CORES = (7, 0)  # compute capability from which a GPU has them
+CLOSE = 1e-3  # of the largest value: rounding moves an output by some 1e-6 of it, a wrong reading by all of it
 
 
-def prefers_channels_last(module: nn.Module, device: torch.device) -> bool:
+def prefers_channels_last(module: nn.Module, device: torch.device, dtype: torch.dtype = torch.float32) -> bool:
     """Whether a network's two-dimensional convolutions are faster with the channels last in memory.
 
     The rule, read off `benchmarks/memory_order.py` and depending on nothing that changes between two runs on machines
@@ -18,25 +25,58 @@ def prefers_channels_last(module: nn.Module, device: torch.device) -> bool:
 
     * the device is an x86 processor with AVX2 or AVX-512, or a CUDA GPU with tensor cores (others were not measured);
     * there are two such convolutions or more, most of all convolutions;
-    * none is grouped, unless each group is one channel (depthwise): what mixes groups between them reorders the maps.
+    * none is grouped, unless each group is one channel (depthwise): what mixes groups between them reorders the maps;
+    * in float32 on a processor at most 128 channels enter any that is larger than 1×1.
+
+    Args:
+        module: the network, in float32.
+        device: where it runs.
+        dtype: in which it computes: bfloat16 under autocast, say.
 
     Example:
         >>> layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)]
         >>> prefers_channels_last(nn.Sequential(*layers), torch.device("meta"))
         False
     """
-    if not _measured(device):
+    if not _measured(device) or has_compiled(module):  # the guards of a compiled one look at its weights
         return False
     convolutions = [part for part in module.modules() if isinstance(part, _ConvNd)]
     flat = [part for part in convolutions if isinstance(part, nn.Conv2d)]
-    grouped = any(1 < part.groups < part.in_channels for part in flat)
-    return len(flat) >= FEWEST and 2 * len(flat) > len(convolutions) and not grouped
+    if len(flat) < FEWEST or 2 * len(flat) <= len(convolutions) or any(map(_unusual, flat)):
+        return False
+    dense = [part for part in flat if part.groups == 1 and max(part.kernel_size) > 1]
+    return dtype != torch.float32 or device.type != "cpu" or all(part.in_channels <= WIDEST for part in dense)
+
+
+def _unusual(part: nn.Conv2d) -> bool:
+    """Whether a convolution was not measured: grouped, in another precision, or with a weight made of others."""
+    weight = part._parameters.get("weight")
+    plain = type(weight) is nn.Parameter and weight.dtype == torch.float32 and weight.layout is torch.strided
+    return 1 < part.groups < part.in_channels or not plain
 
 
 def _measured(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= TENSOR_CORES
     return device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+
+
+def says_the_same(plain: Any, last: Any) -> bool:
+    """Whether two outputs of a model, in either order, differ by rounding alone.
+
+    A model that looks at the memory of its maps itself says something else where that has another order.
+    """
+    pairs = list(zip(tensors(plain), tensors(last), strict=False))
+    return len(tensors(plain)) == len(tensors(last)) and all(_close(*pair) for pair in pairs)
+
+
+def _close(plain: Tensor, last: Tensor) -> bool:
+    if plain.shape != last.shape:
+        return False
+    if not plain.is_floating_point():
+        return torch.equal(plain, last)
+    largest = float(plain.abs().nan_to_num(0, 0, 0).max()) if plain.numel() else 0.0
+    return torch.allclose(plain, last, rtol=CLOSE, atol=CLOSE * largest, equal_nan=True)
 
 
 def native_bfloat16(device: torch.device) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
@@ -28,22 +28,20 @@ class Prepared:
     """A quicker copy of a teacher, whose layers are read in its place.
 
     Batch norms are folded (`fold_batch_norms`), convolutions have their channels last where that is faster
-    (`prefers_channels_last`), and with `half` convolutions and linear layers compute in bfloat16; what is read is
-    float32 again.
+    (`last`), and with `half` convolutions and linear layers compute in bfloat16; what is read is float32 again.
 
     Attributes:
         arithmetic: in which the copy differs from the teacher, in words; "" where it does not.
         moved: how far each layer that is read moved on the example, ‖copy − teacher‖ / ‖teacher‖, by path.
     """
 
-    def __init__(self, taps: Taps, device: torch.device, *, half: bool) -> None:
+    def __init__(self, taps: Taps, device: torch.device, *, half: bool, last: bool) -> None:
         self._before = [(tensor, tensor._version) for tensor in _state(taps.model)]
         self._sizes, self._reads = _sizes(taps.model), 0
         self._shapes = _shapes(taps.example)
         self.taps = copy.deepcopy(taps)
         model = self.taps.model
         folded = fold_batch_norms(model, self.taps.sides(), to_device(taps.example, device))
-        last = prefers_channels_last(model, device)
         ordered(model, last=last)
         self._device, self._folds, self._half = device, folded > 0, half and _halve(model)
         said = {"bfloat16": self._half, f"{folded} batch norms folded": folded, "channels last": last}
@@ -87,29 +85,32 @@ def prepare(taps: Taps) -> Prepared | None:
     first = next(taps.model.parameters(), None)
     if first is None or not _copyable(taps.model):
         return None
-    for half in (True, False) if native_bfloat16(first.device) else (False,):
+    for half, last in _ways(taps.model, first.device):
+        way = " and ".join(["in bfloat16"] * half + ["with channels last"] * last) or "with batch norms folded"
         try:
-            prepared = Prepared(taps, first.device, half=half)
+            prepared = Prepared(taps, first.device, half=half, last=last)
             if not prepared.arithmetic:
                 return None
             prepared.moved = _moved(taps, prepared)
         except Exception as error:  # of a model that cannot be copied, or not run so
-            LOG.info("The %s is not run %s: %s", taps.name, _way(half), check.sentence(error))
+            LOG.info("The %s is not run %s: %s", taps.name, way, check.sentence(error))
             continue
         worst = max(prepared.moved, key=prepared.moved.__getitem__, default="")
         moved = prepared.moved.get(worst, 0.0)
         if moved <= TOLERANCE:
-            LOG.info(
-                "The %s is run with %s; its layers move by at most %.2g (%s).",
-                *(taps.name, prepared.arithmetic, moved, worst),
-            )
+            text = "The %s is run with %s; its layers move by at most %.2g (%s)."
+            LOG.info(text, taps.name, prepared.arithmetic, moved, worst)
             return prepared
-        LOG.info("The %s is not run %s: its layer '%s' would move by %.2g.", taps.name, _way(half), worst, moved)
+        LOG.info("The %s is not run %s: its layer '%s' would move by %.2g.", taps.name, way, worst, moved)
     return None
 
 
-def _way(half: bool) -> str:
-    return "in bfloat16" if half else "with its batch norms folded"
+def _ways(model: nn.Module, device: torch.device) -> Iterator[tuple[bool, bool]]:
+    """Yield how a copy may run, bfloat16 and channels last, the quickest first."""
+    for half in (True, False) if native_bfloat16(device) else (False,):
+        dtype = torch.bfloat16 if half else torch.float32
+        for last in (True, False) if prefers_channels_last(model, device, dtype) else (False,):
+            yield half, last
 
 
 def _copyable(model: nn.Module) -> bool:

@@ -171,6 +171,13 @@ class Taps:
             role, self.name, self.defaults, self.in_evaluation, stages=self.stages, closed=self._layers.root_closed
         )
 
+    def dry_output(self) -> Any:
+        """Return what the model says of the example, in the mode that was probed; all is as before afterwards."""
+        if self._probed is None:
+            raise RuntimeError(f"The {self.name}'s taps need `probe` before `dry_output`.")
+        example, training = self._probed
+        return dry_forward(self._layers, example, training=training)
+
     def sides(self) -> set[tuple[str, str]]:
         """Return which sides ("input" or "output") of which modules the required paths read."""
         return {(self._targets[text], path.side) for text, path in self._paths.items()}

@@ -16,7 +16,8 @@ from congruence.core import ranks
 from congruence.distiller.distiller import Distiller
 from congruence.models.compiled import Compiled
 from congruence.models.layers import has_compiled
-from congruence.models.memory_order import ordered, prefers_channels_last
+from congruence.models.memory_order import ordered, prefers_channels_last, says_the_same
+from congruence.models.taps import Taps
 from congruence.training.optim import align
 from congruence.training.options import FitOptions
 from congruence.training.saving.run_directory import RunDirectory
@@ -45,15 +46,39 @@ def start_training(distiller: Distiller) -> None:
 
 
 def settled(options: FitOptions, distiller: Distiller, device: torch.device) -> FitOptions:
-    """Return options in which nothing is "auto" that the run to go on with has settled, or a rule settles."""
+    """Return options in which nothing is "auto" that the run to go on with has settled, or a rule settles.
+
+    Channels last are for all students or none, and not without the example of a distiller that is built.
+    """
 
     def settle() -> dict[str, Any]:
         before = RunDirectory(Path(options.out)).options() if options.resume and options.out is not None else {}
-        last = any(prefers_channels_last(student, device) for student in distiller.students.values())
+        dtype = torch.float32 if options.precision == "float32" else torch.bfloat16
+        last = distiller.built and all(_gains(distiller._taps[name], device, dtype) for name in distiller.students)
         by_rule = {"channels_last": last, "teacher_speed": "auto", **before}
         return {name: by_rule[name] for name in ("channels_last", "teacher_speed") if getattr(options, name) == "auto"}
 
     return replace(options, **ranks.on_rank_zero(settle))
+
+
+def _gains(taps: Taps, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a student is faster with its channels last, and says the same of the example so.
+
+    One that views its maps as rows cannot be run so.
+    """
+    if not prefers_channels_last(taps.model, device, dtype):
+        return False
+    plain = taps.dry_output()
+    model = taps.model
+    before = [(tensor, tensor.data) for tensor in (*model.parameters(), *model.buffers()) if tensor.dim() == 4]
+    try:
+        ordered(model, last=True)
+        return says_the_same(plain, taps.dry_output())
+    except ValueError:  # the plain forward went well: the order alone is to blame
+        return False
+    finally:
+        for tensor, data in before:
+            tensor.data = data
 
 
 @contextlib.contextmanager

@@ -151,8 +151,8 @@ class FitOptions:
             is left out. The log and summary.json say what ran. "exact" runs the teacher as it is.
         channels_last: hold the weights of the students' convolutions, and with them the maps between, with the channels
             last while `fit` runs: most convolutions are faster so, and rounding differs. "auto" decides by a rule from
-            the device and the kinds of layers (`congruence.models.memory_order`), and takes the choice of the run that
-            it goes on with.
+            the device and the kinds of layers (`congruence.models.memory_order`), if the students say the same of the
+            distiller's example so, and takes the choice of the run that it goes on with.
         compile: run the students in training and the teacher by torch.compile, each as one graph (with a warning and
             as it is where it cannot be one). Each new shape of inputs costs half a minute or so. Rounding differs.
         resume: go on from the last checkpoint in `out`; an absent run is started, a finished one returned. More

@@ -102,7 +102,6 @@ def works(name: str, device: str) -> Iterator[tuple[str, dict[str, Work], bool]]
     for dtype in (torch.float32, torch.bfloat16):
         for use, work in (("teacher", forward), ("student", step)):
             auto = prefers_channels_last(made(last=False), torch.device(device), dtype)
-            auto = prefers_channels_last(made(last=False), torch.device(device), dtype)
             ways = {order: work(made(last=order == "last"), dtype) for order in ("first", "last")}
             yield f"{use}, {str(dtype).removeprefix('torch.')}", ways, auto
 

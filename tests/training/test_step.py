@@ -107,6 +107,19 @@ def test_a_first_step_with_dampening_is_not_skipped_by_a_flag():
     assert momentum_begun(optimizer)
 
 
+def test_a_parameter_that_begins_later_starts_from_no_momentum():
+    """Torch's fused SGD raises where some have momentum and others none, as of a term that starts at a later epoch."""
+    weights = []
+    for fused in (True, False):
+        first, late = (nn.Parameter(torch.ones(3)) for _ in range(2))
+        optimizer = torch.optim.SGD([first, late], lr=0.1, momentum=0.9, fused=fused)
+        for step in range(3):
+            first.grad, late.grad = torch.ones(3), torch.full((3,), 2.0) if step else None
+            step_unless(optimizer, torch.tensor(False))
+        weights.append(torch.stack([first, late]).detach())
+    torch.testing.assert_close(*weights)
+
+
 def test_optimizers_are_torch_s_with_the_options():
     groups = [{"name": "students", "params": [nn.Parameter(torch.ones(2))]}]
     sgd = make_optimizer(groups, OptimizerOptions(lr=0.3, momentum=0.5, nesterov=True, weight_decay=0.1))

@@ -123,7 +123,8 @@ def step_unless(optimizer: Optimizer, bad: Tensor) -> None:
     Fused optimizers read `found_inf` on the device. For the others the flag is read here, which on a CPU costs nothing.
     """
     align(optimizer)
-    if bad.is_cuda and getattr(optimizer, "_step_supports_amp_scaling", False) and momentum_begun(optimizer):
+    begun = momentum_begun(optimizer)
+    if bad.is_cuda and getattr(optimizer, "_step_supports_amp_scaling", False) and begun:
         optimizer.grad_scale, optimizer.found_inf = None, bad.float()  # type: ignore[attr-defined]
         optimizer.step()
         del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
@@ -154,13 +155,13 @@ def _like(parameter: Tensor, value: Tensor) -> Tensor:
 def momentum_begun(optimizer: Optimizer) -> bool:
     """Give a fused SGD the momentum of 0 that its first step starts from; False where it starts from something else.
 
-    torch leaves it as uninitialised memory where the first step is skipped, and the second step goes on from there.
-    From 0 the first step is what torch makes it, m = 0·m + (1 − dampening)·g = g, but for a dampening, which torch
-    leaves out of the first step.
+    torch leaves it as uninitialised memory where the first step is skipped, and the second step goes on from there; of
+    parameters that get their first gradient later than others it raises. From 0 the first step is what torch makes it,
+    m = 0·m + (1 − dampening)·g = g, but for a dampening, which torch leaves out of the first step.
     """
     if not isinstance(optimizer, torch.optim.SGD):
         return True
-    moving = [group for group in optimizer.param_groups if group["momentum"]]
+    moving = [group for group in optimizer.param_groups if group["momentum"] and group.get("fused")]
     state = optimizer.state
     new = [p for group in moving for p in group["params"] if p.grad is not None and "momentum_buffer" not in state[p]]
     if any(group["dampening"] for group in moving):

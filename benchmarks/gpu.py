@@ -10,6 +10,7 @@ to the same bits), then the ratios, then `step_overhead.py cuda`. Tests that fai
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import subprocess
 import sys
@@ -157,24 +158,36 @@ def epochs(device: Device) -> Iterator[dict[str, Any]]:
 
 
 def speeds(device: Device) -> Iterator[dict[str, Any]]:
-    """An epoch of `fit` as it is by default, beside one with teacher and students exactly as they are."""
+    """A step of `fit` as it is by default, beside one with teacher and students exactly as they are."""
     count = 128 if device.quick else 4_096
     pixels = torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8)
     dataset = cg.data.ArrayDataset(pixels, torch.arange(count) % 10, classes=10, mean=[0.5] * 3, std=[0.25] * 3)
     teacher = cg.models.build("resnet20", classes=10).to(device.name)
-    rounds, device.rounds = device.rounds, min(device.rounds, 5)
-    for name, size in (("resnet8", 64), ("cnn3", 64), ("resnet8", 512)):
+
+    def step(name: str, size: int, **ways: Any) -> float:
+        """Return the median seconds of a step, each to its end on the device."""
+        times: list[float] = []
+
+        def clock(event: cg.Event) -> None:
+            if event.kind == "step":
+                device.wait()
+                times.append(time.perf_counter())
+
         loader = cg.data.loader(dataset, batch_size=size, augment=True)
+        student = cg.models.build(name, classes=10)
+        distiller = cg.Distiller(teacher, student, ["ce", "kd"], example=dataset.batch([0, 1]))
+        epochs = 1 if size < count // 16 else 4
+        cg.fit(distiller, loader, options=cg.FitOptions(epochs=epochs, device=device.name, callbacks=(clock,), **ways))
+        return statistics.median(after - before for before, after in itertools.pairwise(times))
 
-        def work(name: str = name, loader: cg.data.Loader = loader, **ways: Any) -> Work:
-            student = cg.models.build(name, classes=10)
-            distiller = cg.Distiller(teacher, student, ["ce", "kd"], example=dataset.batch([0, 1]))
-            options = cg.FitOptions(epochs=1, device=device.name, **ways)
-            return lambda: cg.fit(distiller, loader, None, options)
-
-        exact = work(teacher_speed="exact", channels_last=False)
-        yield device.ratio(f"fit by default / exact, resnet20 -> {name}, B={size}", work(), exact)
-    device.rounds = rounds
+    for name, size in (("resnet8", 64), ("cnn3", 64), ("resnet8", 512)) if not device.quick else (("cnn3", 16),):
+        pairs = [
+            (step(name, size), step(name, size, teacher_speed="exact", channels_last=False))
+            for _ in range(2 if device.quick else 4)
+        ][1:]
+        fast, exact = (statistics.median(side) for side in zip(*pairs, strict=True))
+        words = f"step of fit by default / exact, resnet20 -> {name}, B={size}"
+        yield figure(words, fast / exact, milliseconds=round(1e3 * fast, 3), other_milliseconds=round(1e3 * exact, 3))
 
 
 SECTIONS = (soft_ranks, angles, steps, epochs, speeds)

@@ -101,9 +101,9 @@ def _pooled(tensor: Tensor, mask: Tensor | None, done: ByTensor) -> Tensor:
 
 def rerunner(binding: Binding, readers: Mapping[str, Taps | Teacher], clock: Clock, micro_batch: int | None) -> Runner:
     """Return what runs a method's students again over inputs by view."""
-    pruned = binding.without_teacher()
 
     def run(views: Mapping[str, Any]) -> Signals:
+        pruned = binding.without_teacher()
         with _norms_at_rest([readers[model] for model in pruned.models.values()]):
             if micro_batch is not None:  # the second pass comes after `update`, which may write them
                 views = on_tensors(torch.Tensor.clone, views)

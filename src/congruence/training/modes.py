@@ -101,14 +101,16 @@ def channels_last(
     found = [tensor for tensor in weights if not tensor.is_contiguous(memory_format=torch.channels_last)]
     for module in modules:
         ordered(module, last=True)
+    fused = [optimizer for optimizer in optimizers if wanted and isinstance(optimizer, Optimizer)]
+    for optimizer in fused:
+        align(optimizer)
     try:
         yield
     finally:
         for tensor in found:
             tensor.data = tensor.data.contiguous()
-        for optimizer in optimizers if wanted else ():
-            if isinstance(optimizer, Optimizer):
-                align(optimizer)
+        for optimizer in fused:
+            align(optimizer)
 
 
 @contextlib.contextmanager

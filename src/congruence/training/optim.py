@@ -122,7 +122,7 @@ def step_unless(optimizer: Optimizer, bad: Tensor) -> None:
 
     Fused optimizers read `found_inf` on the device. For the others the flag is read here, which on a CPU costs nothing.
     """
-    align(optimizer)
+    align(optimizer, state=False)
     begun = momentum_begun(optimizer)
     if bad.is_cuda and getattr(optimizer, "_step_supports_amp_scaling", False) and begun:
         optimizer.grad_scale, optimizer.found_inf = None, bad.float()  # type: ignore[attr-defined]
@@ -132,20 +132,22 @@ def step_unless(optimizer: Optimizer, bad: Tensor) -> None:
         optimizer.step()
 
 
-def align(optimizer: Optimizer) -> None:
+def align(optimizer: Optimizer, *, state: bool = True) -> None:
     """Give gradients and state the order in memory that their parameters have, for fused kernels.
 
     Those walk through memory, whatever the strides: a gradient with its channels first would be added to the wrong
-    weights of a parameter with its channels last, and nobody would be told.
+    weights of a parameter with its channels last, and nobody would be told. The state, which costs longer to look at,
+    gets another order only with the parameters', or when it is loaded.
     """
     for group in optimizer.param_groups:
         for parameter in group["params"] if group.get("fused") else ():
-            strides, state = parameter.stride(), optimizer.state.get(parameter, {})
+            strides = parameter.stride()
             if parameter.grad is not None and parameter.grad.stride() != strides:
                 parameter.grad = _like(parameter, parameter.grad)
-            for name, value in state.items():
+            of_parameter = optimizer.state.get(parameter, {}) if state else {}
+            for name, value in of_parameter.items():
                 if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != strides:
-                    state[name] = _like(parameter, value)
+                    of_parameter[name] = _like(parameter, value)
 
 
 def _like(parameter: Tensor, value: Tensor) -> Tensor:
@@ -163,7 +165,9 @@ def momentum_begun(optimizer: Optimizer) -> bool:
         return True
     moving = [group for group in optimizer.param_groups if group["momentum"] and group.get("fused")]
     state = optimizer.state
-    new = [p for group in moving for p in group["params"] if p.grad is not None and "momentum_buffer" not in state[p]]
+    if len(state) == sum(len(group["params"]) for group in optimizer.param_groups):
+        return True
+    new = [p for group in moving for p in group["params"] if p.grad is not None and "momentum_buffer" not in state.get(p, {})]
     if any(group["dampening"] for group in moving):
         return not new
     for parameter in new:

@@ -23,7 +23,7 @@ from congruence.training.collapse import Collapse
 from congruence.training.distributed import Objective, wrap
 from congruence.training.in_step import InStep
 from congruence.training.modes import start_training
-from congruence.training.optim import Optimization
+from congruence.training.optim import Optimization, align
 from congruence.training.options import Event, FitOptions
 from congruence.training.position import Position
 from congruence.training.record import Recorder
@@ -251,6 +251,8 @@ class Run:
 
     def _restore(self, state: dict[str, Any]) -> None:
         load_parts(self._parts(), state, out=self.options.out)
+        for optimizer in self.optimization.optimizers:
+            align(optimizer)  # what is loaded has the order in memory of when it was saved
         directory = self.directory
         if directory:
             self.best.states = ranks.on_rank_zero(lambda: self.best.read(directory))

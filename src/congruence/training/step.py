@@ -57,9 +57,10 @@ def train_step(
                     f"`fit`: the terms ({', '.join(scores.values)}) give the student no gradient: is all that lies "
                     "before the layers they read frozen (requires_grad=False)?"
                 )
-            scaler.scale(scores.loss / len(batches)).backward()
+            scaler.scale(scores.loss / len(batches) if len(batches) > 1 else scores.loss).backward()
         for name, value in {"loss": scores.loss.detach(), **scores.values}.items():
-            values[name] = values.get(name, torch.zeros_like(value)) + value / len(batches)
+            share = value / len(batches) if len(batches) > 1 else value
+            values[name] = values[name] + share if name in values else share
             counts[name] = counts.get(name, 0) + 1
         norms.update(scores.norms)
         for places, of_batch in scores.sums.items():
@@ -98,7 +99,10 @@ def _quiet(objective: nn.Module, last: bool) -> contextlib.AbstractContextManage
 def _clip(parameters: Sequence[nn.Parameter], largest: float | None) -> Tensor:
     """Return the gradient's norm over all parameters, after scaling it down to `largest` where it is given."""
     gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
+    if len({(gradient.device, gradient.dtype) for gradient in gradients}) == 1:
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    else:
+        norm = torch.nn.utils.get_total_norm(gradients)
     if largest is not None:
         torch.nn.utils.clip_grads_with_norm_(parameters, largest, norm)
     return norm

@@ -167,7 +167,12 @@ def momentum_begun(optimizer: Optimizer) -> bool:
     state = optimizer.state
     if len(state) == sum(len(group["params"]) for group in optimizer.param_groups):
         return True
-    new = [p for group in moving for p in group["params"] if p.grad is not None and "momentum_buffer" not in state.get(p, {})]
+    new = [
+        p
+        for group in moving
+        for p in group["params"]
+        if p.grad is not None and "momentum_buffer" not in state.get(p, {})
+    ]
     if any(group["dampening"] for group in moving):
         return not new
     for parameter in new:

@@ -114,6 +114,24 @@ def test_a_layer_that_moves_too_far_is_left_exact(native: bool, caplog: pytest.L
     assert ("would move by" in caplog.text) == native
 
 
+class Shared(nn.Conv2d):
+    """A part that is never copied, as some keep large frozen encoders."""
+
+    def __deepcopy__(self, memo: object) -> Shared:
+        return self
+
+
+def test_a_part_that_is_not_copied_is_left_alone(native: bool) -> None:
+    module = moved_norms(nn.Sequential(Shared(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(3600, 3)))
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    teacher = ready(module, "output")
+    teacher.prepare()
+    assert teacher.arithmetic == ""
+    for name, value in module.state_dict().items():
+        assert value.device.type == "cpu"
+        assert torch.equal(value, before[name])
+
+
 @pytest.mark.parametrize(
     "module",
     [

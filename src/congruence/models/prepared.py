@@ -41,6 +41,8 @@ class Prepared:
         self._shapes = _shapes(taps.example)
         self.taps = copy.deepcopy(taps)
         model = self.taps.model
+        if not {id(tensor) for tensor, _ in self._before}.isdisjoint(map(id, _state(model))):
+            raise ValueError("its copy shares weights with it")  # a part has a `__deepcopy__` of its own
         folded = fold_batch_norms(model, self.taps.sides(), to_device(taps.example, device))
         ordered(model, last=last)
         self._device, self._folds, self._half = device, folded > 0, half and _halve(model)

@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import congruence as cg
+from congruence.core.allocator import memory_kept
 from congruence.models.memory_order import ordered, prefers_channels_last
 from congruence.models.teacher import Teacher
 
@@ -64,6 +65,7 @@ def by_hand(name: str, batches: cg.data.Loader, teacher: Teacher | None) -> Step
     model = ordered(student(name), last=prefers_channels_last(student(name), torch.device("cpu"))).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4, fused=True)
 
+    @memory_kept()
     def epoch() -> list[float]:
         clock = Clock()
         for images, labels, _ in batches.batches(0):

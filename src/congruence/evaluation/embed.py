@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from congruence.core.allocator import memory_kept
 from congruence.core.devices import row_count, take_rows, to_device
 from congruence.data.datasets.facts import declared_classes
 from congruence.data.datasets.images import ImageDataset
@@ -95,6 +96,7 @@ def embed_all(
         check_prepared(model, facts)
     readers = {name: _Reader(model, layers[name], name, device) for name, model in models.items()}
     with contextlib.ExitStack() as stack:
+        stack.enter_context(memory_kept())
         for model in models.values():
             stack.enter_context(evaluating(model))
         labels = _read(readers.values(), loader, stack)
@@ -124,6 +126,7 @@ def embed_images(
     loader = batches_of(images, batch_size=size, shuffle=False)
     check_prepared(model, ModelFacts.of(loader))
     with contextlib.ExitStack() as stack:
+        stack.enter_context(memory_kept())
         stack.enter_context(evaluating(model))
         identity = None
         if kept is not None and len(images):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch.optim import Optimizer
 
 from congruence.core import check, ranks, rng
+from congruence.core.allocator import memory_kept
 from congruence.distiller.distiller import Distiller
 from congruence.training import setup
 from congruence.training.distributed import join_process_group, pick_device
@@ -71,6 +73,7 @@ def fit(
     options = settled(options, distiller, device)
     # Compiled forwards meet weights that lie in memory as they will; the run closes before all is undone.
     with (
+        memory_kept() if device.type == "cpu" else contextlib.nullcontext(),
         teacher_left_alone(distiller),
         channels_last(
             distiller,

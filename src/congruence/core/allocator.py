@@ -1,0 +1,61 @@
+"""Memory that a loop frees and asks for again, kept in the process meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+_TRIM, _MMAP = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of <malloc.h>
+_LARGEST_MMAP = 32 * 2**20  # bytes: the most that the C library takes, and what its own adjusting comes to
+_KEPT = 2**31 - 1  # bytes at the heap's end that are not given back
+_depth = 0
+
+
+@contextlib.contextmanager
+def memory_kept() -> Iterator[None]:
+    """Keep freed memory in the process, for loops on a processor that ask for the same sizes again and again.
+
+    glibc gives what is free at the heap's end back to the system beyond 64 MB, and a training step frees more: each
+    step then has all its pages mapped and zeroed anew (a step of resnet8 with 64 images: 5,000 page faults, 12 % of its
+    time). Afterwards what is free is given back. Other C libraries, and processes whose environment tunes malloc
+    itself, are left alone; no number changes.
+
+    Example:
+        >>> with memory_kept():
+        ...     pass
+    """
+    global _depth
+    library = _glibc()
+    if library is None:
+        yield
+        return
+    _depth += 1
+    if _depth == 1:
+        library.mallopt(_MMAP, _LARGEST_MMAP)
+        library.mallopt(_TRIM, _KEPT)
+    try:
+        yield
+    finally:
+        _depth -= 1
+        if _depth == 0:
+            library.mallopt(_TRIM, 2 * _LARGEST_MMAP)
+            library.malloc_trim(0)
+
+
+@functools.cache
+def _glibc() -> Any:
+    """Return the C library where it is glibc and nobody tunes it, else None."""
+    tuned = any(name.startswith("MALLOC_") for name in os.environ) or "malloc" in os.environ.get("GLIBC_TUNABLES", "")
+    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc" or tuned or "LD_PRELOAD" in os.environ:
+        return None
+    try:
+        library = ctypes.CDLL(None)
+        return library if library.mallopt and library.malloc_trim else None
+    except (OSError, AttributeError):
+        return None

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import congruence as cg
 from congruence.models import build, prepared
+from congruence.models.compiled import Compiled
 from congruence.models.prepared import TOLERANCE
 from congruence.models.teacher import Teacher
 
@@ -173,6 +174,33 @@ def test_weights_that_change_are_noticed(through_data: bool, native: bool, caplo
     assert "have changed" in caplog.text
     assert teacher.arithmetic == ""
     assert apart(ready(teacher.module).read(IMAGES)[1], answers) == 0
+
+
+class Strict(nn.Module):
+    """Refuses to run without its batch norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.fc = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if not isinstance(self.norm, nn.BatchNorm2d):
+            raise TypeError("no norm")
+        out: Tensor = self.fc(self.norm(self.conv(images)).mean((2, 3)))
+        return out
+
+
+def test_a_teacher_that_cannot_be_prepared_stays_compiled(native: bool) -> None:
+    teacher = ready(Strict(), "output")
+    teacher.taps.compiled = compiled = Compiled("eager")
+    teacher.prepare()
+    assert teacher.arithmetic == ""
+    assert teacher.taps.compiled is compiled
+    whole = ready(network())
+    whole.taps.compiled = Compiled("eager")
+    whole.prepare()
+    assert whole.prepared is not None
+    assert whole.prepared.taps.compiled is not None
 
 
 @pytest.mark.parametrize("speed", ["auto", "exact"])

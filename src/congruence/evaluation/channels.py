@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from congruence.models.memory_order import says_the_same
+from congruence.models.memory_order import held_last, same_in_either_order
 
 CPU_BATCH, DEVICE_BATCH = 50, 100  # the fastest an image on a processor were 32 to 64 (cnn3, resnet8, resnet20)
 
@@ -18,8 +18,7 @@ def batch_of(device: torch.device | None) -> int:
     return CPU_BATCH if device is None or device.type == "cpu" else DEVICE_BATCH
 
 
-@contextlib.contextmanager
-def channels_last(module: nn.Module) -> Iterator[None]:
+def channels_last(module: nn.Module) -> contextlib.AbstractContextManager[None]:
     """Hold the weights of two-dimensional convolutions with their channels last; no value changes.
 
     Afterwards each weight has the very memory that it had before.
@@ -32,32 +31,12 @@ def channels_last(module: nn.Module) -> Iterator[None]:
         >>> layer.weight.is_contiguous()
         True
     """
-    before = [(weight, weight.data) for weight in _weights(module)]
-    try:
-        for weight, data in before:
-            weight.data = data.contiguous(memory_format=torch.channels_last)
-        yield
-    finally:
-        for weight, data in before:
-            weight.data = data
+    return held_last(_weights(module))
 
 
 def reads_alike(module: nn.Module, read: Callable[[], Mapping[str, Tensor]]) -> bool:
-    """Whether a model says the same with its channels last, on an example.
-
-    One that views its maps as rows cannot be run so, and one that reads their memory itself would say something else.
-
-    Args:
-        module: the model.
-        read: runs it over the example.
-    """
-    with torch.no_grad():
-        plain = read()
-    try:
-        with torch.no_grad(), channels_last(module):
-            return says_the_same(dict(plain), dict(read()))
-    except Exception:  # what its own code makes of it: the other order of memory alone is to blame
-        return False
+    """Whether a model says the same with its channels last, on an example that `read` runs it over."""
+    return same_in_either_order(_weights(module), read)
 
 
 def _weights(module: nn.Module) -> list[Tensor]:

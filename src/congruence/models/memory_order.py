@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -102,7 +104,42 @@ def ordered(module: nn.Module, *, last: bool) -> nn.Module:
         True
     """
     order = torch.channels_last if last else torch.contiguous_format
-    for tensor in (*module.parameters(), *module.buffers()):
-        if tensor.dim() == 4:
-            tensor.data = tensor.data.contiguous(memory_format=order)
+    for tensor in four_dimensional(module):
+        tensor.data = tensor.data.contiguous(memory_format=order)
     return module
+
+
+def four_dimensional(module: nn.Module) -> list[Tensor]:
+    """Return the parameters and buffers that can have their channels last."""
+    return [tensor for tensor in (*module.parameters(), *module.buffers()) if tensor.dim() == 4]
+
+
+@contextlib.contextmanager
+def held_last(weights: Sequence[Tensor]) -> Iterator[None]:
+    """Hold weights with their channels last; afterwards each has the very memory that it had before."""
+    before = [(weight, weight.data) for weight in weights]
+    try:
+        for weight, data in before:
+            weight.data = data.contiguous(memory_format=torch.channels_last)
+        yield
+    finally:
+        for weight, data in before:
+            weight.data = data
+
+
+def same_in_either_order(weights: Sequence[Tensor], read: Callable[[], Any]) -> bool:
+    """Whether a model says the same with its channels last, on an example.
+
+    One that views its maps as rows cannot be run so, and one that reads their memory itself would say something else.
+
+    Args:
+        weights: of the model, those that change their order.
+        read: runs it over the example.
+    """
+    with torch.no_grad():
+        plain = read()
+    try:
+        with torch.no_grad(), held_last(weights):
+            return says_the_same(plain, read())
+    except Exception:  # what its own code makes of it: the other order of memory alone is to blame
+        return False

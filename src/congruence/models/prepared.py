@@ -14,6 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from congruence.core import check, rng
 from congruence.core.devices import on_tensors, tensors, to_device
+from congruence.core.numerics import widen
 from congruence.models.folding import fold_batch_norms
 from congruence.models.layers import has_compiled, unwrap
 from congruence.models.memory_order import native_bfloat16, ordered, prefers_channels_last
@@ -75,7 +76,7 @@ class Prepared:
             return self.taps.read(inputs, only=only)
         with torch.autocast(self._device.type, torch.bfloat16):
             output, values = self.taps.read(inputs, only=only)
-        return on_tensors(_widened, output), {path: _widened(value) for path, value in values.items()}
+        return on_tensors(widen, output), {path: widen(value) for path, value in values.items()}
 
 
 def prepare(taps: Taps) -> Prepared | None:
@@ -137,16 +138,16 @@ def _halve(model: nn.Module) -> bool:
 @torch.no_grad()
 def _moved(taps: Taps, prepared: Prepared) -> dict[str, float]:
     """Return how far each layer moves on the example."""
-    own, quick = taps.compiled, prepared.taps.compiled
-    taps.compiled = prepared.taps.compiled = None  # a graph for the example alone would take half a minute
     with contextlib.ExitStack() as stack:
+        for each in (taps, prepared.taps):  # a graph for the example alone would take half a minute
+            stack.callback(setattr, each, "compiled", each.compiled)
+            each.compiled = None
         stack.enter_context(rng.untouched())
         for model in (taps.model, prepared.taps.model):
             stack.enter_context(unchanged(model, set(), parameters=False))
         exact = taps.read(to_device(taps.example, prepared._device))[1]
         with rng.untouched():
             quicker = prepared.read(to_device(taps.example, prepared._device), None)[1]
-    taps.compiled, prepared.taps.compiled = own, quick
     return {path: _distance(value, quicker[path]) for path, value in exact.items()}
 
 
@@ -155,10 +156,6 @@ def _distance(exact: Tensor, quicker: Tensor) -> float:
         return 0.0 if torch.equal(exact, quicker) else torch.inf
     size, apart = float(exact.double().norm()), float((quicker.double() - exact.double()).norm())
     return apart / size if size else (torch.inf if apart else 0.0)
-
-
-def _widened(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
 
 
 def _state(model: nn.Module) -> list[Tensor]:

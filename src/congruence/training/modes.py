@@ -16,7 +16,7 @@ from congruence.core import ranks
 from congruence.distiller.distiller import Distiller
 from congruence.models.compiled import Compiled
 from congruence.models.layers import has_compiled
-from congruence.models.memory_order import ordered, prefers_channels_last, says_the_same
+from congruence.models.memory_order import four_dimensional, ordered, prefers_channels_last, same_in_either_order
 from congruence.models.taps import Taps
 from congruence.training.optim import align
 from congruence.training.options import FitOptions
@@ -53,32 +53,23 @@ def settled(options: FitOptions, distiller: Distiller, device: torch.device) -> 
 
     def settle() -> dict[str, Any]:
         before = RunDirectory(Path(options.out)).options() if options.resume and options.out is not None else {}
-        dtype = torch.float32 if options.precision == "float32" else torch.bfloat16
-        last = distiller.built and all(_gains(distiller._taps[name], device, dtype) for name in distiller.students)
-        by_rule = {"channels_last": last, "teacher_speed": "auto", **before}
-        return {name: by_rule[name] for name in ("channels_last", "teacher_speed") if getattr(options, name) == "auto"}
+        names = [name for name in ("channels_last", "teacher_speed") if getattr(options, name) == "auto"]
+        found = {name: before[name] for name in names if name in before}
+        if "channels_last" in names and "channels_last" not in found:
+            dtype = torch.float32 if options.precision == "float32" else torch.bfloat16
+            taps = [distiller._taps[name] for name in distiller.students]
+            found["channels_last"] = distiller.built and all(_gains(each, device, dtype) for each in taps)
+        return found
 
     return replace(options, **ranks.on_rank_zero(settle))
 
 
 def _gains(taps: Taps, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether a student is faster with its channels last, and says the same of the example so.
-
-    One that views its maps as rows cannot be run so.
-    """
-    if not prefers_channels_last(taps.model, device, dtype):
-        return False
-    plain = taps.dry_output()
+    """Whether a student is faster with its channels last, and says the same of the example so."""
     model = taps.model
-    before = [(tensor, tensor.data) for tensor in (*model.parameters(), *model.buffers()) if tensor.dim() == 4]
-    try:
-        ordered(model, last=True)
-        return says_the_same(plain, taps.dry_output())
-    except ValueError:  # the plain forward went well: the order alone is to blame
-        return False
-    finally:
-        for tensor, data in before:
-            tensor.data = data
+    return prefers_channels_last(model, device, dtype) and same_in_either_order(
+        four_dimensional(model), taps.dry_output
+    )
 
 
 @contextlib.contextmanager
@@ -97,7 +88,7 @@ def channels_last(
         teacher: whether the teacher's are, too; where it was prepared, its copy has an order of its own.
     """
     modules = [distiller, *([distiller.teacher.module] if teacher and distiller.teacher else [])] if wanted else []
-    weights = [t for module in modules for t in (*module.parameters(), *module.buffers()) if t.dim() == 4]
+    weights = [tensor for module in modules for tensor in four_dimensional(module)]
     found = [tensor for tensor in weights if not tensor.is_contiguous(memory_format=torch.channels_last)]
     for module in modules:
         ordered(module, last=True)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from congruence.core.files import append_line
+from congruence.core.numerics import widen
 from congruence.core.ranks import any_rank, from_all_ranks, mean_over_ranks
 from congruence.training.origin import Place, Sums, began
 from congruence.training.saving.checkpoint import naming_write_errors
@@ -183,7 +184,7 @@ class Recorder:
 
 def _together(values: Mapping[str, Tensor]) -> Tensor:
     """Return values in one tensor."""
-    return torch.stack([value.float() if value.dtype.itemsize < 4 else value for value in values.values()])
+    return torch.stack([widen(value) for value in values.values()])
 
 
 def _keep(held: dict[Any, Tensor], now: Mapping[Any, Tensor], first: Tensor) -> None:

@@ -168,3 +168,11 @@ def test_a_term_names_layouts_and_masks():
         TermConfig.model_validate({"key": "pkt", "layout": "BTD"})
     with pytest.raises(ValidationError, match=r"`mask` must be a key of the inputs' mapping"):
         TermConfig.model_validate({"key": "pkt", "mask": True})
+
+
+def test_a_flag_that_may_be_auto_is_refused_in_one_sentence():
+    with pytest.raises(ValueError, match="channels_last") as error:
+        load_config("digits/pkt", ["stages.student.train.channels_last=maybe"])
+    (line,) = [line for line in str(error.value).splitlines() if "channels_last" in line]
+    assert "True, False or 'auto'" in line
+    assert "got 'maybe'" in line

@@ -144,6 +144,12 @@ class TrainConfig(Table):
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
 
+    @field_validator("channels_last", mode="before")
+    @classmethod
+    def _flag_or_auto(cls, value: Any) -> Any:
+        FitOptions(epochs=1, channels_last=value)  # before the types: of a union each would say its own sentence
+        return value
+
     @field_validator(*_ENGINE)
     @classmethod
     def _checked(cls, value: Any, info: ValidationInfo) -> Any:

@@ -25,8 +25,8 @@ NOT_ZERO_AT_EQUAL = {
 }
 # What a few steps of a small model need to come to a loss at all.
 HYPERPARAMETERS = {"intra_class": {"margin_threshold": -0.9, "pipeline_size": 3}, "kda": {"warmup": 1}}
-# Layers (of both sides) for what the usual ones do not fit: behind the teacher's batch norm, several rows a sample.
-LAYERS = {"ofd": {"maps": "norm"}, "hkd": {"features": ["0", "input:3"]}}
+# Layers (of both sides) for what the usual ones do not fit: behind the teacher's batch norm.
+LAYERS = {"ofd": {"maps": "norm"}}
 CASES = [
     Case(key, HYPERPARAMETERS.get(key, {}), *[LAYERS.get(key)] * 2, zero_at_equal=key not in NOT_ZERO_AT_EQUAL)
     for key in OWN_KEYS

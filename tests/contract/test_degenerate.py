@@ -67,6 +67,7 @@ CALLS: Mapping[str, Mapping[str, Any]] = {
     "intra_class_similarity": BY_CLASS,
     "intra_inter_ratio": {**BY_CLASS, "positive": rows(1)},
     "kernel_transfer_bound": {**PAIR, **LANDMARKS, "assignment": LABELS},
+    "cosine_kernel_transfer_error": PAIR,
     "kernel_transfer_error": PAIR,
     "knn_accuracy": {**SEARCH, "k": 3},
     "landmark_transfer_error": {**PAIR, **LANDMARKS},

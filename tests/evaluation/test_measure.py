@@ -41,10 +41,15 @@ def test_numbers(splits):
     assert found.intra_class_similarity == pytest.approx(intra_class_similarity(test.features, test.labels))
     assert found.inter_class_similarity == pytest.approx(inter_class_similarity(test.features, test.labels))
     spread = ["soft_label_entropy", "intra_class_similarity", "inter_class_similarity"]
-    fidelity = ["gpcl", "cosine_kernel_transfer_error", "sliced_wasserstein"]
+    kernels = ["kernel_transfer_error", "logit_kernel_transfer_error", "cosine_kernel_transfer_error"]
+    fidelity = ["gpcl", *kernels, "sliced_wasserstein"]
     own = ["accuracy", "retrieval_map", *fidelity, *spread, "parameters"]
     assert list(found.to_dict())[: len(own)] == own
-    taught = embed(teacher, cg.data.loader(splits.test, batch_size=300, shuffle=False)).features
+    of_teacher = embed(teacher, cg.data.loader(splits.test, batch_size=300, shuffle=False))
+    taught = of_teacher.features
+    raw = cg.metrics.kernel_transfer_error
+    assert found.kernel_transfer_error == pytest.approx(raw(test.features, taught))
+    assert found.logit_kernel_transfer_error == pytest.approx(raw(test.logits, of_teacher.logits))
     rows = [torch.nn.functional.normalize(side) for side in (test.features, taught)]
     assert found.cosine_kernel_transfer_error == pytest.approx(cg.metrics.kernel_transfer_error(*rows))
     moved = cg.losses.wasserstein_loss(test.features.double(), taught.double()).item()

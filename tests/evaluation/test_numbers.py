@@ -107,13 +107,27 @@ def test_the_two_kernel_errors_have_two_names():
     of = Embeddings(STUDENT, teacher)
     raw = diagnose(of, "kernel_transfer_error")["kernel_transfer_error"]
     assert raw == cg.metrics.kernel_transfer_error(STUDENT, teacher) == pytest.approx(1 - 1 / 25)
-    run = numbers.numbers_in("run")
-    assert "kernel_transfer_error" not in run
-    assert run["cosine_kernel_transfer_error"].measure(of)["cosine_kernel_transfer_error"] == pytest.approx(0, abs=1e-6)
+    for place in ("run", "plan", "compare"):
+        both = [numbers.numbers_in(place)[name] for name in ("kernel_transfer_error", "cosine_kernel_transfer_error")]
+        values = {name: value for number in both for name, value in number.measure(of).items()}
+        assert values["kernel_transfer_error"] == raw
+        assert values["cosine_kernel_transfer_error"] == pytest.approx(0, abs=1e-6)
+        assert len({number.title for number in both}) == len({number.label for number in both}) == 2
     assert migrate_numbers({"kernel_transfer_error": 0.5, "gpcl": None}) == {
         "cosine_kernel_transfer_error": 0.5,
         "gpcl": None,
     }
+    today = {"kernel_transfer_error": 0.5, "cosine_kernel_transfer_error": 0.25}
+    assert migrate_numbers(today) == today
+
+
+def test_the_kernel_error_behind_the_last_linear_is_of_the_logits():
+    of = Embeddings(STUDENT, STUDENT, student_logits=STUDENT, teacher_logits=2 * STUDENT)
+    number = numbers.numbers_in("run")["logit_kernel_transfer_error"]
+    assert number.measure(of) == {"logit_kernel_transfer_error": pytest.approx(1 - 1 / 4)}
+    masked = torch.cat([STUDENT, torch.full((len(STUDENT), 1), -torch.inf)], 1)
+    of = Embeddings(STUDENT, STUDENT, student_logits=STUDENT, teacher_logits=masked)
+    assert number.measure(of) == {"logit_kernel_transfer_error": None}
 
 
 def test_a_stored_number_without_a_row_is_shown_under_its_name():

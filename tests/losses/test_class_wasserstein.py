@@ -1,3 +1,4 @@
+import pytest
 import torch
 from _harness import golden
 from _harness.losses import LossCase, LossTester, gradients, leaves, seeded
@@ -15,10 +16,11 @@ def equal(arguments):
     return arguments[0], arguments[0], arguments[2], arguments[2]
 
 
-def reference(student, teacher, student_labels, teacher_labels):
+def reference(student, teacher, student_labels, teacher_labels, *, divide_by="present", classes=None):
     shared = [k for k in range(10) if k in student_labels.tolist() and k in teacher_labels.tolist()]
     pairs = [(student[student_labels == k], teacher[teacher_labels == k]) for k in shared]
-    return torch.stack([wasserstein_loss(*pair) for pair in pairs]).mean()
+    values = torch.stack([wasserstein_loss(*pair) for pair in pairs])
+    return values.mean() if divide_by == "present" else values.sum() / classes
 
 
 class TestClassWasserstein(LossTester):
@@ -28,6 +30,8 @@ class TestClassWasserstein(LossTester):
         checks=CHECKS,
         inputs=embeddings,
         reference=reference,
+        settings=({}, {"divide_by": "all", "classes": 10}),
+        zero_at_equal=({}, {"divide_by": "all", "classes": 10}),
         equal=equal,
         no_golden="the case has values of seven losses under names of their own: test_equals_the_golden",
         bad_arguments=(
@@ -48,6 +52,10 @@ class TestClassWasserstein(LossTester):
         labels = stored["in_labels_x"], stored["in_labels_y"]
         value = class_wasserstein_loss(stored["in_x"].double(), stored["in_y"].double(), *labels)
         torch.testing.assert_close(value, stored["cc_W2sq_mean"], rtol=1e-12, atol=0)
+        whole = class_wasserstein_loss(
+            stored["in_x"].double(), stored["in_y"].double(), *labels, divide_by="all", classes=15
+        )
+        torch.testing.assert_close(whole, stored["cc_W2sq_per_class"].sum() / 15, rtol=1e-12, atol=0)
         for label, expected in enumerate(stored["cc_W2sq_per_class"]):
             alone = [side.where(side == label, -1) for side in labels]
             value = class_wasserstein_loss(stored["in_x"].double(), stored["in_y"].double(), *alone)
@@ -71,3 +79,17 @@ class TestClassWasserstein(LossTester):
             value = class_wasserstein_loss(student, teacher, torch.tensor(ours), torch.tensor(theirs))
             assert value.item() == 0
             assert all(not g.any() for g in gradients(value, (student, teacher)))
+
+    @pytest.mark.parametrize("settings", [{"divide_by": "all"}, {"classes": 10}])
+    def test_the_number_of_classes_goes_with_all_of_them(self, settings):
+        arguments = embeddings(seeded(), 4)
+        for function in (
+            lambda: class_wasserstein_loss(*arguments, **settings),
+            lambda: ClassWassersteinLoss(**settings),
+        ):
+            with pytest.raises(ValueError, match=r"`: `classes` must be (the number of classes|None) for `divide_by="):
+                function()
+
+    def test_a_class_beyond_their_number_is_refused(self):
+        with pytest.raises(ValueError, match=r"`student_labels` must be class labels in \[0, 4\) or negative .* got 4"):
+            class_wasserstein_loss(*embeddings(seeded(), 4), divide_by="all", classes=4)

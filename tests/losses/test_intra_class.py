@@ -33,7 +33,7 @@ def batch(generator, rows):
     return anchor, positive, logits, labels
 
 
-def reference(anchor, positive, logits, labels, *, margin_threshold, temperature=1.0, normalize=True, reduction=None):
+def reference(anchor, positive, logits, labels, *, margin_threshold, temperature=1.0, normalize=True, reduction="mean"):
     def unit(row):
         length = math.sqrt(sum(v * v for v in row))
         return [v / length for v in row] if normalize else row
@@ -66,7 +66,7 @@ class TestIntraClass(LossTester):
         settings=(
             {"margin_threshold": 0.0},
             {"margin_threshold": -1.0, "temperature": 0.3},
-            {"margin_threshold": 0.2, "normalize": False, "reduction": "mean"},
+            {"margin_threshold": 0.2, "normalize": False, "reduction": "gated_mean"},
         ),
         required={"margin_threshold": 0.0},
         goldens=GOLDENS,
@@ -125,9 +125,23 @@ class TestIntraClass(LossTester):
         anchor, positive, _, _ = batch(seeded(0), 4)
         alone = torch.tensor([0, 0, 1, 2])
         sure = torch.nn.functional.one_hot(alone, CLASSES).double() * 9
-        both = intra_class_contrastive_loss(anchor[:2], positive[:2], sure[:2], alone[:2], margin_threshold=0.5)
-        four = intra_class_contrastive_loss(anchor, positive, sure, alone, margin_threshold=0.5)
-        assert four.item() == pytest.approx(both.item() / 2, rel=1e-12)
+        for reduction in ("mean", "gated_mean"):
+            settings = {"margin_threshold": 0.5, "reduction": reduction}
+            both = intra_class_contrastive_loss(anchor[:2], positive[:2], sure[:2], alone[:2], **settings)
+            four = intra_class_contrastive_loss(anchor, positive, sure, alone, **settings)
+            assert four.item() == pytest.approx(both.item() / 2, rel=1e-12)
+
+    def test_a_mean_over_the_batch_counts_those_that_are_not_sure(self):
+        """Three of 64: the papers' mean is a twenty-first of that over the sure."""
+        anchor, positive = (torch.randn(64, 3, generator=seeded(k), dtype=torch.float64) for k in (0, 1))
+        labels, logits = torch.zeros(64).long(), torch.zeros(64, 2, dtype=torch.float64)
+        logits[:3, 0] = 9.0
+        over_batch = intra_class_contrastive_loss(anchor, positive, logits, labels, margin_threshold=0.5)
+        gated = intra_class_contrastive_loss(
+            anchor, positive, logits, labels, margin_threshold=0.5, reduction="gated_mean"
+        )
+        assert gated.item() > 1
+        assert over_batch.item() == pytest.approx(gated.item() * 3 / 64, rel=1e-12)
 
     def test_negatives_carry_gradient_below_the_threshold_too(self):
         anchor, positive, logits, labels = batch(seeded(0), 2)

@@ -19,13 +19,13 @@ def equal(arguments):
     return arguments[0], arguments[0], arguments[2], arguments[2]
 
 
-def reference(student, teacher, student_targets, teacher_targets, *, beta=1.0, label_cost="euclidean"):
+def reference(student, teacher, student_targets, teacher_targets, *, beta=1.0, label_cost="squared_euclidean"):
     def apart(p, q):
         return sum((a - b) ** 2 for a, b in zip(p, q, strict=True))
 
     def labels(y, other):
-        if label_cost == "euclidean":
-            return apart(y, other)
+        if label_cost != "cross_entropy":
+            return apart(y, other) if label_cost == "squared_euclidean" else math.sqrt(apart(y, other))
         return -sum(b * max(math.log(a), -100) for a, b in zip(y, other, strict=True))
 
     sides = zip(student.tolist(), student_targets.tolist(), strict=True)
@@ -43,7 +43,14 @@ class TestJointWasserstein(LossTester):
         checks=CHECKS,
         inputs=batch,
         reference=reference,
-        settings=({}, {"beta": 7.0}, {"label_cost": "cross_entropy"}, {"beta": 0.5, "label_cost": "cross_entropy"}),
+        settings=(
+            {},
+            {"beta": 7.0},
+            {"beta": 7.0, "label_cost": "euclidean"},
+            {"label_cost": "cross_entropy"},
+            {"beta": 0.5, "label_cost": "cross_entropy"},
+        ),
+        zero_at_equal=({}, {"label_cost": "euclidean"}),
         equal=equal,
         no_golden="there is none with targets",
         bad_arguments=(
@@ -66,7 +73,7 @@ class TestJointWasserstein(LossTester):
         value = joint_wasserstein_loss(student, teacher, ours, theirs, beta=4.0)
         torch.testing.assert_close(value, together, rtol=1e-12, atol=0)
 
-    @pytest.mark.parametrize("label_cost", ["euclidean", "cross_entropy"])
+    @pytest.mark.parametrize("label_cost", ["squared_euclidean", "euclidean", "cross_entropy"])
     def test_unequal_batches(self, label_cost):
         student, teacher, ours, theirs = batch(seeded(), 6)
         half = joint_wasserstein_loss(student[:3], teacher, ours[:3], theirs, label_cost=label_cost)
@@ -89,3 +96,12 @@ class TestJointWasserstein(LossTester):
         value = joint_wasserstein_loss(student, student, ours, theirs, beta=0.01, label_cost="cross_entropy")
         gradient = gradients(value, (ours,))[0]
         torch.testing.assert_close(gradient, -0.01 * theirs / ours / 5)
+
+    def test_the_label_cost_is_squared_or_not(self):
+        features, targets = torch.zeros(1, 2), torch.tensor([[1.0, 0.0]])
+        other = torch.tensor([[0.0, 1.0]])
+        found = [
+            joint_wasserstein_loss(features, features, targets, other, beta=3.0, label_cost=cost).item()
+            for cost in ("squared_euclidean", "euclidean")
+        ]
+        assert found == pytest.approx([6.0, 3 * math.sqrt(2)])

@@ -47,11 +47,51 @@ def test_other_kernels_and_weights():
 def test_one_layer_by_default():
     student, inputs = net(0, 5), torch.randn(8, 6)
     made = cg.Distiller(net(1, 7), student, [cg.Term("hkd")], example=inputs[:2])
-    assert made.layers()["hkd"] == {"student features": ("input:4",), "teacher features": ("input:4",)}
+    assert made.layers()["hkd"] == {"student maps": ("input:4",), "teacher maps": ("input:4",)}
     made.begin_epoch(0)
     made(inputs).loss.backward()
     assert student[0].weight.grad.any()
     assert student[4].weight.grad is None
+
+
+def maps(positions):
+    """A term over the maps of two networks, random images, and what the networks make of them."""
+    torch.manual_seed(0)
+    student, teacher = (
+        nn.Sequential(
+            nn.Conv2d(1, w, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(side), nn.Flatten(), nn.Linear(w * side**2, 3)
+        )
+        for w, side in ((4, 2), (6, 3))
+    )
+    images = torch.randn(16, 1, 8, 8)
+    term = cg.Term("hkd", positions=positions, student_layer="2", teacher_layer="2")
+    made = cg.Distiller(teacher, student, [term], example=images[:2])
+    made.begin_epoch(0)
+    return made(images).loss, student[:3](images), teacher[:3](images)
+
+
+def both(student, teacher):
+    kernels = ("cosine", "student_t")
+    values = [heterogeneous_kd_loss(student, teacher, kernel=kernel, divergence="jeffreys") for kernel in kernels]
+    return sum(values)
+
+
+def test_maps_are_flattened_as_the_authors_have_them():
+    flat, student, teacher = maps("flattened")
+    torch.testing.assert_close(flat, both(student.flatten(1), teacher.flatten(1)))
+    averaged, student, teacher = maps("averaged")
+    torch.testing.assert_close(averaged, both(student.mean((2, 3)), teacher.mean((2, 3))))
+    assert averaged < 0.5 * flat
+
+
+def test_padding_counts_for_nothing():
+    """Tokens of padding are zeros: how far a batch is padded changes no distance and no cosine."""
+    method = HeterogeneousKd()
+    assert method.needs.padded
+    tokens = torch.randn(4, 5, 3)
+    longer = torch.cat([tokens, torch.zeros(4, 2, 3)], 1)
+    rows = {("student", "main", "maps"): (tokens,), ("teacher", "main", "maps"): (longer,)}
+    assert method.loss(cg.methods.Signals(rows, ("student",)))["loss"].abs() < 1e-9
 
 
 def test_layers_are_in_pairs():

@@ -5,6 +5,7 @@ import torch
 from _harness.memory import peak_bytes
 
 from congruence.metrics import (
+    cosine_kernel_transfer_error,
     kernel_transfer_bound,
     kernel_transfer_error,
     landmark_transfer_error,
@@ -35,6 +36,20 @@ def test_error_is_the_definition(rows):
         error = kernel_transfer_error(student, teacher, chunk_size=chunk)
         assert isinstance(error, float)
         assert error == pytest.approx(expected, rel=1e-13)
+
+
+@pytest.mark.parametrize("rows", ROWS)
+def test_the_error_of_cosines_leaves_lengths_free(rows):
+    student, teacher = embeddings(rows)
+    sides = [side / side.norm(dim=1, keepdim=True) for side in (student, teacher)]
+    expected = kernel_transfer_error(*sides)
+    assert cosine_kernel_transfer_error(student, teacher) == pytest.approx(expected, rel=1e-12)
+    lengths = torch.rand(rows, 1, generator=torch.Generator().manual_seed(2)).double() + 0.5
+    assert cosine_kernel_transfer_error(lengths * student, teacher) == pytest.approx(expected, rel=1e-12)
+    assert cosine_kernel_transfer_error(lengths * teacher, teacher) < 1e-15
+    assert kernel_transfer_error(lengths * teacher, teacher) > 0.1
+    with pytest.raises(ValueError, match="`cosine_kernel_transfer_error`: `student` and `teacher` must have the same"):
+        cosine_kernel_transfer_error(student[1:], teacher)
 
 
 @pytest.mark.parametrize("rows", ROWS)

@@ -103,7 +103,8 @@ def bind(term: Term, taps: Mapping[str, Taps], students: tuple[str, ...], facts:
         given = {name: term.layers(name, role, needs.roles) for name in models}
         for name, model in models.items():
             try:
-                paths[name, role] = given[name] or _default(role, given, needs.stages, models, taps, model)
+                usual = needs.unnamed or role
+                paths[name, role] = given[name] or _default(usual, given, needs.stages, models, taps, model)
                 layout = term.layout_of(name, role)
                 taps[model].require(paths[name, role], layout)
                 if (model, role) == ("teacher", "logits"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from congruence import metrics
 from congruence.core.numerics import as_float64
@@ -125,9 +124,15 @@ def kernel_transfer_error(of: Embeddings) -> float:
     return metrics.kernel_transfer_error(*of.both())
 
 
+def logit_kernel_transfer_error(of: Embeddings) -> float | None:
+    """The same behind the last Linear, of the logits; None where classes are masked out by infinite ones."""
+    sides = given(of.student_logits), given(of.teacher_logits)
+    return metrics.kernel_transfer_error(*sides) if all(bool(side.isfinite().all()) for side in sides) else None
+
+
 def cosine_kernel_transfer_error(of: Embeddings) -> float:
     """‖K_S − K_T‖_F/‖K_T‖_F, K the cosines of the embeddings: most methods leave their lengths free."""
-    return metrics.kernel_transfer_error(*(F.normalize(side) for side in of.both()))
+    return metrics.cosine_kernel_transfer_error(*of.both())
 
 
 def landmark_transfer_error(of: Embeddings) -> float:

@@ -63,10 +63,11 @@ def correlation_congruence_loss(
         Peng et al., Correlation Congruence for Knowledge Distillation, ICCV 2019, eqs. 6 and 9, sec. 3.4.
 
     Deviations:
-        None from the paper, which leaves the normalisation that eq. 9 rests on unsaid. One public port returns the
-        norm without the square and without unit rows, another a product of differences of consecutive rows, which
-        depends on the order of the batch; neither is followed. With the 1/B² mean, the paper's weight of 0.003 makes
-        the term tiny beside cross entropy.
+        Unit rows for every kernel are our choice: the paper's expansion (eq. 9) rests on them, which it leaves unsaid,
+        its other kernels do without (`normalize=False`). One public port returns the norm without the square and
+        without unit rows, another a product of differences of consecutive rows, which depends on the order of the
+        batch; neither is followed. With the 1/B² mean, the paper's weight of 0.003 makes the term tiny beside cross
+        entropy.
     """
     name = "correlation_congruence_loss"
     check.floating(name, 2, student=student, teacher=teacher)

@@ -56,7 +56,8 @@ def class_gaussian_wasserstein_loss(
         Montesuma, KD²M: An Unifying Framework for Feature Knowledge Distillation, 2025, eq. 5 within eq. 3.
 
     Deviations:
-        The mean is over the classes that both sides hold, not over all classes. A class of one sample has deviations 0,
+        The mean is over the classes that both sides hold, not over all n_c, as eq. 3 has it (`class_wasserstein_loss`
+        offers both). A class of one sample has deviations 0,
         whose gradient is 0: only its mean is matched.
     """
     name = "class_gaussian_wasserstein_loss"

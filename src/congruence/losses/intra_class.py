@@ -15,7 +15,7 @@ CHECKS: Mapping[str, check.Constraint] = {
     "margin_threshold": check.Real(low=-1, high=1, closed="both"),
     "temperature": check.POSITIVE,
     "normalize": check.Flag(),
-    "reduction": check.Choice(("gated_mean", "mean")),
+    "reduction": check.Choice(("mean", "gated_mean")),
 }
 
 
@@ -29,7 +29,7 @@ def intra_class_contrastive_loss(
     margin_threshold: float,
     temperature: float = 1.0,
     normalize: bool = True,
-    reduction: Literal["gated_mean", "mean"] = "gated_mean",
+    reduction: Literal["mean", "gated_mean"] = "mean",
 ) -> Tensor:
     """Contrast of each confidently classified sample with the others of its class; it spreads a class out.
 
@@ -47,10 +47,11 @@ def intra_class_contrastive_loss(
         margin_threshold: δ in [−1, 1]; ρ must be larger.
         temperature: T > 0.
         normalize: whether the rows of f and f⁺ are made unit.
-        reduction: "gated_mean" over the anchors with ρ > δ (0 where there is none), "mean" over B.
+        reduction: "mean" over B, in which samples at or below the threshold count with 0, so that an early training,
+            sure of few, sees little contrast; "gated_mean" over the anchors with ρ > δ (0 where there is none).
 
     Returns:
-        The loss, in float32 or float64. An anchor without another sample of its class has ℓ = 0 and counts.
+        The loss, in float32 or float64. An anchor without another sample of its class has ℓ = 0 and counts in both.
 
     Raises:
         ValueError: for shapes that do not fit, a label >= C, or a hyper-parameter out of its range.
@@ -66,7 +67,9 @@ def intra_class_contrastive_loss(
         Enriching Knowledge Distillation with Intra-Class Contrastive Learning, eqs. 6 and 7.
 
     Deviations:
-        Eq. 7 has raw embeddings and no temperature: `normalize=False` and T = 1. Unit rows are those of its sec. 4.1.
+        Eq. 7 has raw embeddings and no temperature: `normalize=False` and T = 1. Unit rows are those of its sec. 4.1;
+        its algorithm 1 has softmax(f), so that f may be the logits too: the function takes either. "gated_mean" is not
+        the paper's.
         One sentence on λ says that a larger weight draws a class together; minimising eq. 7 does the opposite, and its
         theorem 2 agrees. The threshold is > 0 in the paper; any margin in [−1, 1] is accepted. Of a single class, the
         margin is p itself.
@@ -126,7 +129,7 @@ class IntraClassContrastiveLoss(nn.Module):
         margin_threshold: float,
         temperature: float = 1.0,
         normalize: bool = True,
-        reduction: Literal["gated_mean", "mean"] = "gated_mean",
+        reduction: Literal["mean", "gated_mean"] = "mean",
     ) -> None:
         super().__init__()
         check.hyperparameters(
@@ -140,7 +143,7 @@ class IntraClassContrastiveLoss(nn.Module):
         self.margin_threshold = margin_threshold
         self.temperature = temperature
         self.normalize = normalize
-        self.reduction: Literal["gated_mean", "mean"] = reduction
+        self.reduction: Literal["mean", "gated_mean"] = reduction
 
     def forward(self, anchor: Tensor, positive: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of `anchor` and `positive` [B, D], `logits` [B, C] and `labels` [B]."""

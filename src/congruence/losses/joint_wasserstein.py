@@ -14,10 +14,10 @@ from congruence.core.numerics import as_float64, float32_island
 from congruence.geometry.dissimilarity import euclidean
 from congruence.geometry.transport import squared_transport_cost, transport_cost, transport_plan
 
-LabelCost = Literal["euclidean", "cross_entropy"]
+LabelCost = Literal["squared_euclidean", "euclidean", "cross_entropy"]
 CHECKS: Mapping[str, check.Constraint] = {
     "beta": check.NOT_NEGATIVE,
-    "label_cost": check.Choice(("euclidean", "cross_entropy")),
+    "label_cost": check.Choice(("squared_euclidean", "euclidean", "cross_entropy")),
 }
 _LEAST_LOG = -100.0
 
@@ -30,13 +30,14 @@ def joint_wasserstein_loss(
     teacher_targets: Tensor,
     *,
     beta: float = 1.0,
-    label_cost: LabelCost = "euclidean",
+    label_cost: LabelCost = "squared_euclidean",
 ) -> Tensor:
     """Squared 2-Wasserstein distance between two batches of features and targets together.
 
     L = min_P Σ_ij P_ij (‖f_i^s − f_j^t‖² + β c(y_i, y'_j)) over plans P >= 0 with row sums 1/n and column sums 1/m,
-    where c = ‖y_i − y'_j‖² for "euclidean" and −Σ_k y'_jk max(log y_ik, −100) for "cross_entropy", y the student's
-    targets and y' the teacher's. P is computed in float64 and constant for the gradient.
+    where c = ‖y_i − y'_j‖² for "squared_euclidean", ‖y_i − y'_j‖ for "euclidean" (gradient 0 where they are equal) and
+    −Σ_k y'_jk max(log y_ik, −100) for "cross_entropy", y the student's targets and y' the teacher's. P is computed in
+    float64 and constant for the gradient.
 
     Shape:
         `student` [n, D], `teacher` [m, D], `student_targets` [n, C], `teacher_targets` [m, C], batch sizes may differ;
@@ -48,7 +49,7 @@ def joint_wasserstein_loss(
         student_targets: probabilities, or one-hot rows; they carry gradient.
         teacher_targets: probabilities, or one-hot rows.
         beta: β >= 0.
-        label_cost: "euclidean" or "cross_entropy".
+        label_cost: "squared_euclidean", "euclidean" or "cross_entropy".
 
     Returns:
         The loss, in float32 or float64; NaN where an input is not finite.
@@ -70,8 +71,10 @@ def joint_wasserstein_loss(
     Deviations:
         Equation 4 compares predictions on both sides, h(z) and h(z'), while the paper's Algorithm 1 also passes the
         true labels. The function takes either; the catalogue's row follows the equation, with the softmax of each
-        network's own logits, and needs no labels. With "cross_entropy" a student equal to the teacher is not at 0. A
-        probability so small that the gradient 1/y of its logarithm would overflow has gradient 0.
+        network's own logits, and needs no labels. The label cost "euclidean" is the paper's word; the default is its
+        square, like the cost of the features, which the first version of this library called "euclidean". With
+        "cross_entropy" a student equal to the teacher is not at 0. A probability so small that the gradient 1/y of its
+        logarithm would overflow has gradient 0.
     """
     name = "joint_wasserstein_loss"
     check.floating(name, 2, student=student, teacher=teacher)
@@ -82,8 +85,10 @@ def joint_wasserstein_loss(
     check.same_rows(name, teacher=teacher, teacher_targets=teacher_targets)
     check.hyperparameters(name, CHECKS, beta=beta, label_cost=label_cost)
     ours, theirs = as_float64(student_targets), as_float64(teacher_targets)
-    if label_cost == "euclidean":
+    if label_cost == "squared_euclidean":
         labels = euclidean(ours, theirs).square()
+    elif label_cost == "euclidean":
+        labels = euclidean(ours, theirs)
     else:
         labels = -_log(ours, torch.finfo(student_targets.dtype).tiny) @ theirs.T
     dtype = student.dtype
@@ -104,7 +109,7 @@ def _log(probabilities: Tensor, smallest: float) -> Tensor:
 class JointWassersteinLoss(nn.Module):
     """`joint_wasserstein_loss` with its hyper-parameters stored."""
 
-    def __init__(self, *, beta: float = 1.0, label_cost: LabelCost = "euclidean") -> None:
+    def __init__(self, *, beta: float = 1.0, label_cost: LabelCost = "squared_euclidean") -> None:
         super().__init__()
         check.hyperparameters("JointWassersteinLoss", CHECKS, beta=beta, label_cost=label_cost)
         self.beta = beta

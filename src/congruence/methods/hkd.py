@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,9 @@ from congruence.losses.hkd import CHECKS as LOSS_CHECKS
 from congruence.losses.hkd import Divergence, HeterogeneousKdLoss, KernelName
 from congruence.methods.method import Method, Needs, Probe, Signals
 
+Positions = Literal["flattened", "averaged"]
 CHECKS: Mapping[str, check.Constraint] = {
+    "positions": check.Choice(("flattened", "averaged")),
     "divergence": LOSS_CHECKS["divergence"],
     "earlier_weight": check.NOT_NEGATIVE,
     "earlier_decay": check.Real(low=0, high=1, closed="both"),
@@ -30,9 +33,12 @@ class HeterogeneousKd(Method):
     teacher of the student's depth from the teacher's last layer. No labels are used; a classifier needs `ce` beside it.
 
     Shape:
-        features [B, D] of any widths, a pair or more (maps are averaged over their positions); a loss of shape [].
+        a pair of layers or more, each rows [B, D], tokens [B, N, D] or maps [B, C, H, W] with sizes of its own; a loss
+        of shape [].
 
     Args:
+        positions: "flattened" compares maps with all their positions, as the authors do behind a pooling (of `cnn3`:
+            "input:conv2", "input:conv3" and "pool"); "averaged" their means, a far weaker signal.
         kernels: of `heterogeneous_kd_loss`, one after the other.
         divergence: of `heterogeneous_kd_loss`.
         earlier_weight: w of the first epoch.
@@ -49,13 +55,17 @@ class HeterogeneousKd(Method):
     Reference:
         Passalis, Tzelepi and Tefas, Heterogeneous Knowledge Distillation Using Information Flow Modeling, CVPR 2020,
         sec. 3, and the authors' code.
+
+    Deviations:
+        The authors make a new Adam in each epoch; here the one of the run goes on.
     """
 
-    needs = Needs(epochs=True)
+    needs = Needs(roles=("maps",), unnamed="features", epochs=True, padded=True)
 
     def __init__(
         self,
         *,
+        positions: Positions = "flattened",
         kernels: Sequence[KernelName] = ("cosine", "student_t"),
         divergence: Divergence = "jeffreys",
         earlier_weight: float = 100.0,
@@ -67,6 +77,7 @@ class HeterogeneousKd(Method):
         check.hyperparameters(
             name,
             CHECKS,
+            positions=positions,
             divergence=divergence,
             earlier_weight=earlier_weight,
             earlier_decay=earlier_decay,
@@ -76,6 +87,7 @@ class HeterogeneousKd(Method):
         listed = isinstance(kernels, (list, tuple)) and len(kernels) > 0
         if not listed or not all(one_kernel.accepts(kernel) for kernel in kernels):
             check.fail(name, "kernels", f"a list of kernels, each {one_kernel.describe()}", repr(kernels))
+        self.needs = self.needs if positions == "flattened" else Needs(epochs=True)
         self.earlier_weight, self.earlier_decay = earlier_weight, earlier_decay
         self.criteria = nn.ModuleList(
             HeterogeneousKdLoss(kernel=kernel, divergence=divergence, eps=eps) for kernel in kernels
@@ -83,12 +95,12 @@ class HeterogeneousKd(Method):
 
     def build(self, probe: Probe) -> None:
         """Check that the layers are in pairs."""
-        probe.pairs()
+        probe.pairs(*self.needs.roles)
 
     def loss(self, signals: Signals) -> Mapping[str, Tensor]:
         """Return the weighted sum over layers and kernels."""
         weight = self.earlier_weight * self.earlier_decay**signals.clock.epoch
-        pairs = signals.pairs()
+        pairs = [(student.flatten(1), teacher.flatten(1)) for student, teacher in signals.pairs(*self.needs.roles)]
         values = []
         for number, (student, teacher) in enumerate(pairs, 1):
             value = torch.stack([criterion(student, teacher) for criterion in self.criteria]).sum()

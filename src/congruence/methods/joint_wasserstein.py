@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 import torch
@@ -13,6 +14,8 @@ from congruence.losses.joint_wasserstein import JointWassersteinLoss, LabelCost
 from congruence.methods.method import Method, Needs, Probe, Signals
 from congruence.models.projectors import linear_projector
 
+LOG = logging.getLogger("congruence")
+
 
 class JointWasserstein(Method):
     """Apply `joint_wasserstein_loss` to features and to the softmax of the logits of both networks.
@@ -22,7 +25,8 @@ class JointWasserstein(Method):
 
     Args:
         beta: weight of the label cost.
-        label_cost: "euclidean" or "cross_entropy".
+        label_cost: "squared_euclidean", "euclidean" or "cross_entropy". A run that an older version began with
+            "euclidean" had the squared one, and goes on as that.
 
     Raises:
         ValueError: for a hyper-parameter out of its range.
@@ -30,7 +34,7 @@ class JointWasserstein(Method):
 
     needs = Needs(roles=("features", "logits"))
 
-    def __init__(self, *, beta: float = 1.0, label_cost: LabelCost = "euclidean") -> None:
+    def __init__(self, *, beta: float = 1.0, label_cost: LabelCost = "squared_euclidean") -> None:
         super().__init__()
         self.criterion = JointWassersteinLoss(beta=beta, label_cost=label_cost)
         self.projector: nn.Module = nn.Identity()
@@ -42,6 +46,11 @@ class JointWasserstein(Method):
                 layers = len(probe.shapes[model, role])
                 if layers != 1:
                     raise ValueError(f"`JointWasserstein` reads one layer of {role} a side, got {layers}.")
+        if self.criterion.label_cost == "euclidean":  # as configurations of before say, and mean the other
+            LOG.warning(
+                "`JointWasserstein`: label_cost='euclidean' is ‖y − y'‖; its square, called so in the first version, is "
+                "'squared_euclidean'."
+            )
         check.several_classes("JointWasserstein", logits=torch.empty(probe.shapes["student", "logits"][0]))
         student, teacher = probe.width("student"), probe.width("teacher")
         self.projector = nn.Identity() if student == teacher else linear_projector(student, teacher)

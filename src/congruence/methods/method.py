@@ -25,6 +25,8 @@ class Needs:
             ([B, C]) or "maps" (rows [B, C], tokens [B, N, C], maps [B, C, H, W] or [B, C, T, H, W], shallow to deep;
             a layer that has its dimensions otherwise is turned). `student_layer` and `teacher_layer` of a `Term` say
             where each is read.
+        unnamed: the role whose default layer is read where no layers are named for one that has none: "features" for a
+            method of maps that takes the embedding too.
         stages: where no layers are named for "maps", the last so many stages of both models are meant (fewer where
             one has fewer); a stage is the last map of its size. 0: they must be named.
         views: the views of a sample the method compares; "main" is the batch's own input, the data side makes others.
@@ -53,6 +55,7 @@ class Needs:
     students: Literal["each", "all"] = "each"
     scope: Literal["sample", "labelled", "batch"] = "batch"
     stages: int = 0
+    unnamed: str = ""
     padded: bool = False
 
     def __post_init__(self) -> None:

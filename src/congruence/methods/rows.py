@@ -34,6 +34,8 @@ class Row:
         labels_of_each: for a loss module, whether it takes labels of both sides; the batch's serve for each.
         listed: for a loss module, whether it takes all layers of a side as one list.
         part_aliases: names that parts of the weight had in older versions, each with the part that it means.
+        older: what a run of an older version meant by words that mean something else today: for a hyper-parameter, from
+            its value (None where it was not given) to today's word for the same.
     """
 
     key: str
@@ -48,6 +50,7 @@ class Row:
     labels_of_each: bool = False
     listed: bool = False
     part_aliases: Mapping[str, str] = field(default_factory=dict)
+    older: Mapping[str, Mapping[str | None, str]] = field(default_factory=dict)
 
     def defaults(self) -> dict[str, Any]:
         """Return the hyper-parameters and their defaults; `inspect.Parameter.empty` where there is none."""
@@ -78,3 +81,15 @@ def current_parts(row: Row, weight: Any) -> Any:
         return weight
     renamed = {row.part_aliases.get(part, part): value for part, value in weight.items()}
     return renamed if len(renamed) == len(weight) else weight
+
+
+def current_words(row: Row, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the hyper-parameters that an older version was given, in today's words for what they meant then.
+
+    Example:
+        >>> from congruence.methods import row
+        >>> current_words(row("joint_wasserstein"), {"beta": 2.0, "label_cost": "euclidean"})
+        {'beta': 2.0, 'label_cost': 'squared_euclidean'}
+    """
+    meant = {name: words.get(hyperparameters.get(name)) for name, words in row.older.items()}
+    return {**hyperparameters, **{name: word for name, word in meant.items() if word is not None}}

@@ -181,6 +181,7 @@ COMPARED: tuple[Row, ...] = (
         part=HeterogeneousKd,
         function=losses.heterogeneous_kd_loss,
         needs=HeterogeneousKd.needs,
+        older={"positions": {None: "averaged"}},
     ),
     Row(
         key="vid",

@@ -29,6 +29,7 @@ FOUNDING: tuple[Row, ...] = (
         function=losses.intra_class_contrastive_loss,
         needs=IntraClass.needs,
         weight=0.02,
+        older={"reduction": {None: "gated_mean"}},
     ),
     Row(
         key="kda",
@@ -63,6 +64,7 @@ FOUNDING: tuple[Row, ...] = (
         part=JointWasserstein,
         function=losses.joint_wasserstein_loss,
         needs=JointWasserstein.needs,
+        older={"label_cost": {"euclidean": "squared_euclidean"}},
     ),
     Row(
         key="gaussian_wasserstein",

@@ -11,7 +11,7 @@ from torch import nn
 
 from congruence.core import check
 from congruence.methods.method import Clock, Method
-from congruence.methods.rows import Row, current_parts
+from congruence.methods.rows import Row, current_parts, current_words
 from congruence.models.layouts import check_layout
 from congruence.models.masks import Mask, check_mask
 
@@ -276,7 +276,9 @@ class Term:
         """Return the term as plain values, for the run's record."""
         plain = {key: getattr(value, "__qualname__", str(value)) for key, value in self.hyperparameters.items()}
         values = {name: getattr(self, name) for name in self.RESERVED}
-        return {"method": self.key, **values, "hyperparameters": plain}
+        # Words that had another meaning once: a description that does not say so is of then.
+        today = {} if self._given is not None or not self._row().older else {"words": "of today"}
+        return {"method": self.key, **values, "hyperparameters": plain, **today}
 
     def __repr__(self) -> str:
         words = [repr(self.key), f"weight={self.weight}"]
@@ -301,7 +303,10 @@ def _current(description: Mapping[str, Any]) -> dict[str, Any]:
 
     values, rows = {"share": None, "layout": None, "mask": None, **description}, catalogue.keys()
     if "weight" in values and values.get("method") in rows:
-        values["weight"] = current_parts(catalogue.row(values["method"]), values["weight"])
+        row = catalogue.row(values["method"])
+        values["weight"] = current_parts(row, values["weight"])
+        if row.older and "words" not in values:
+            values |= {"hyperparameters": current_words(row, values.get("hyperparameters", {})), "words": "of today"}
     return values
 
 

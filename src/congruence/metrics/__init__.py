@@ -14,6 +14,7 @@ from congruence.metrics.discrepancy import (
 )
 from congruence.metrics.identification import identification_rate
 from congruence.metrics.kernel import (
+    cosine_kernel_transfer_error,
     kernel_transfer_bound,
     kernel_transfer_error,
     landmark_transfer_error,
@@ -47,6 +48,7 @@ __all__ = [
     "accuracy",
     "agreement",
     "batch_coherence",
+    "cosine_kernel_transfer_error",
     "effective_kernel_alignment",
     "estimate",
     "estimate_perception_coherence",

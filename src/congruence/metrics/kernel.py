@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from congruence.core import check
-from congruence.core.numerics import as_float64
+from congruence.core.numerics import as_float64, unit, widen
 
 _CHECKS: dict[str, check.Constraint] = {"chunk_size": check.Real(low=1, closed="low", integer=True, optional=True)}
 _CHUNK_ENTRIES = 2**20  # 8 MB a block
@@ -49,6 +49,38 @@ def kernel_transfer_error(student: Tensor, teacher: Tensor, *, chunk_size: int |
         Qian, Li and Hu, Efficient Kernel Transfer in Knowledge Distillation, fig. 3.
     """
     return _relative(*gram_norms("kernel_transfer_error", student, teacher, chunk_size))
+
+
+@torch.no_grad()
+def cosine_kernel_transfer_error(student: Tensor, teacher: Tensor, *, chunk_size: int | None = None) -> float:
+    """`kernel_transfer_error` of rows made unit: K is of their cosines. Most methods leave the rows' lengths free.
+
+    Shape:
+        `student` [N, D_s], `teacher` [N, D_t], widths may differ.
+
+    Args:
+        student: embeddings.
+        teacher: embeddings.
+        chunk_size: as of `kernel_transfer_error`.
+
+    Returns:
+        A number >= 0, as of `kernel_transfer_error`; a row of zeros has the cosine 0 with all.
+
+    Raises:
+        ValueError: for shapes that do not fit or `chunk_size` < 1.
+
+    Example:
+        >>> import torch
+        >>> teacher = torch.eye(2)
+        >>> cosine_kernel_transfer_error(2 * teacher, teacher), round(kernel_transfer_error(2 * teacher, teacher), 6)
+        (0.0, 3.0)
+
+    Reference:
+        None: the paper's error is `kernel_transfer_error`.
+    """
+    _check("cosine_kernel_transfer_error", student, teacher, chunk_size)
+    student, teacher = unit(widen(student)), unit(widen(teacher))
+    return _relative(*gram_norms("cosine_kernel_transfer_error", student, teacher, chunk_size))
 
 
 @torch.no_grad()

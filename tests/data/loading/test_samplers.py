@@ -1,13 +1,14 @@
 """Batches of exactly k of each class, and of each superclass."""
 
 import itertools
+import logging
 
 import pytest
 import torch
 
 from congruence.core import ranks
 from congruence.data import ArrayDataset, ClassUniformSampler, SuperclassUniformSampler, loader
-from congruence.data.loading.samplers import CONSTRAINTS, deal, default_clusters
+from congruence.data.loading.samplers import CLUSTERS, CONSTRAINTS, deal
 
 EVEN = torch.arange(120) % 10
 UNEVEN = torch.cat([torch.full((n,), c) for c, n in enumerate([60, 25, 11, 4, 3, 1])] + [torch.full((16,), -1)])
@@ -122,10 +123,29 @@ def test_superclasses_are_the_clusters():
         assert held(blobs, batch)[1].tolist() == [4] * 4
 
 
-def test_default_clusters():
-    assert default_clusters(10**6, batch_size=64, k=4) == 1000
-    assert default_clusters(640, batch_size=64, k=4) == 20
-    assert default_clusters(100, batch_size=64, k=4) == 16
+def test_the_clusters_do_not_move_with_k(caplog):
+    """One table of several k is over the same superclasses (Peng et al. 2019, table 7)."""
+    caplog.set_level(logging.INFO, logger="congruence")
+    made = [SuperclassUniformSampler(FEATURES, batch_size=40, clusters=40, k=k) for k in (1, 2, 4, 8, 20)]
+    assert all(torch.equal(sampler.superclasses, made[0].superclasses) for sampler in made)
+    assert len(made[0].superclasses.unique()) == 40
+    fewer = [text for text in caplog.messages if "fewer than k=" in text]  # 3 samples in one of mean size
+    assert [text.partition("k=")[2].split()[0] for text in fewer] == ["4", "8", "20"]
+    assert "ask for at most 30" in fewer[0]
+    assert len(caplog.messages) == 3
+
+
+@pytest.mark.parametrize("clusters", [None, CLUSTERS, 121])
+def test_clusters_shrink_only_where_one_would_be_empty_and_the_log_says_so(clusters, caplog):
+    caplog.set_level(logging.INFO, logger="congruence")
+    made = [SuperclassUniformSampler(FEATURES, batch_size=20, clusters=clusters, k=k) for k in (1, 20)]
+    for sampler in made:
+        assert len(sampler.superclasses.unique()) == 120  # one sample each
+    said = f"120 superclasses in the place of the {clusters or 1000} asked for: there are no more samples."
+    assert sum(said in text for text in caplog.messages) == 2
+    caplog.clear()
+    SuperclassUniformSampler(FEATURES, batch_size=20, clusters=120, k=1)
+    assert caplog.messages == []
 
 
 def test_equal_features_leave_too_few_superclasses():
@@ -183,7 +203,5 @@ def test_misfits_are_one_sentence(given, sentence):
 def test_clusters_that_do_not_fit():
     with pytest.raises(ValueError, match="`clusters` must be at least the 5 that a batch of 20 with k=4 holds, got 3"):
         SuperclassUniformSampler(FEATURES, batch_size=20, clusters=3)
-    with pytest.raises(ValueError, match=r"`clusters` must be .*120.*, got 121"):
-        SuperclassUniformSampler(FEATURES, batch_size=20, clusters=121)
     with pytest.raises(ValueError, match="`batches`: `epoch` must be an integer >= 0"):
         ClassUniformSampler(EVEN, batch_size=8).batches(-1)

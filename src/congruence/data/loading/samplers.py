@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from congruence.core.check import COUNT, Constraint, Real, class_labels, fail, hyperparameters
+from congruence.core.check import COUNT, Constraint, Real, class_labels, fail, floating, hyperparameters
 from congruence.core.rng import keyed_generator
 from congruence.geometry.clustering import kmeans
 
+LOG = logging.getLogger("congruence")
 _CLASSES, _SAMPLES = 202, 203  # The streams of the generators.
-_MOST = 1000  # superclasses, as in the paper
-_SPREAD = 8  # hands of k in a superclass of mean size: the paper's 1000 clusters of its 32,621 images, at k = 4
+CLUSTERS = 1000  # superclasses, as in the paper
 
 CONSTRAINTS: Mapping[str, Constraint] = {
     "batch_size": COUNT,
@@ -101,13 +102,14 @@ class ClassUniformSampler:
 class SuperclassUniformSampler:
     """Plans batches as `ClassUniformSampler` does, over K-means clusters of features in place of classes (SUR).
 
-    No labels are needed; a cluster may hold several classes, and a class lie in several.
+    No labels are needed; a cluster may hold several classes, and a class lie in several. The clusters do not depend on
+    `k`: a comparison of several k is over the same ones.
 
     Args:
         features: [N, D], the teacher's embedding of each sample of the dataset, extracted once.
         batch_size: of the global batch, a multiple of `k`.
-        clusters: how many superclasses; None for one to every 8·k samples, at most 1000 and at least as many as a batch
-            holds.
+        clusters: how many superclasses, None for the paper's 1000; as many as there are samples where these are fewer,
+            which the log says.
         k: samples of each superclass in a batch.
         seed: of the clusters and of the epochs.
         epoch_batches: length of an epoch; None for as many batches as the samples fill, at least one.
@@ -128,7 +130,8 @@ class SuperclassUniformSampler:
         Peng et al., Correlation Congruence for Knowledge Distillation, ICCV 2019, secs. 3.5 and 4.4.
 
     Deviations:
-        The paper has 1000 clusters of the 32,621 images of MSMT17; the default keeps that mean size on smaller data.
+        None. The paper's 1000 clusters are of the 32,621 images of MSMT17. Where they hold fewer than `k` samples on
+        average, batches repeat samples, which the log says: ask for fewer.
     """
 
     def __init__(
@@ -143,7 +146,8 @@ class SuperclassUniformSampler:
     ) -> None:
         name = "SuperclassUniformSampler"
         groups = _check(name, batch_size=batch_size, clusters=clusters, k=k, seed=seed, epoch_batches=epoch_batches)
-        wanted = default_clusters(len(features), batch_size=batch_size, k=k) if clusters is None else clusters
+        floating(name, 2, features=features)
+        wanted = _fitting(CLUSTERS if clusters is None else clusters, len(features), k=k)
         if wanted < groups:
             fail(name, "clusters", f"at least the {groups} that a batch of {batch_size} with k={k} holds", wanted)
         self.superclasses = kmeans(features, wanted, seed=seed % 2**32)[1].cpu()
@@ -164,14 +168,25 @@ class SuperclassUniformSampler:
         return self._uniform.batches(epoch)
 
 
-def default_clusters(size: int, *, batch_size: int, k: int) -> int:
-    """Return how many superclasses so many samples get: one to 8·k, at most 1000, at least as a batch holds.
-
-    Example:
-        >>> default_clusters(32_621, batch_size=40, k=4), default_clusters(1200, batch_size=64, k=4)
-        (1000, 37)
-    """
-    return max(batch_size // k, min(_MOST, size // (_SPREAD * k)))
+def _fitting(clusters: int, size: int, *, k: int) -> int:
+    """Return how many clusters so many samples can fill, at least one each; tell where that is not what was asked."""
+    fitting = min(clusters, size)
+    if fitting < clusters:
+        LOG.info(
+            "SuperclassUniformSampler: %d superclasses in the place of the %d asked for: there are no more samples.",
+            fitting,
+            clusters,
+        )
+    if size < fitting * k:
+        LOG.warning(
+            "SuperclassUniformSampler: %d superclasses of %d samples hold fewer than k=%d on average, so that batches "
+            "repeat samples: ask for at most %d.",
+            fitting,
+            size,
+            k,
+            max(1, size // k),
+        )
+    return fitting
 
 
 def deal(count: int, hands: int, size: int, generator: torch.Generator) -> Tensor:

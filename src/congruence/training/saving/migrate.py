@@ -11,7 +11,8 @@ from congruence.methods.term import current_descriptions
 
 FORMAT = 3  # of a checkpoint
 ANY_MONITOR = "*"  # of a checkpoint from before it said by which number the best epoch was chosen
-_RENAMED_NUMBERS = {"kernel_transfer_error": "cosine_kernel_transfer_error"}  # it was always that of the cosines
+# That of the cosines, once; who has both has them under today's names.
+_RENAMED_NUMBERS = {"kernel_transfer_error": "cosine_kernel_transfer_error"}
 # Of a run, which an older `run.json` does not say.
 _YOUNGER_FACTS = frozenset(("teacher_structure", "teacher_arithmetic"))
 _YOUNGER_OPTIONS = {"micro_batch": None, "channels_last": False, "compile": False, "teacher_speed": "exact"}
@@ -75,5 +76,8 @@ def migrate_numbers(stored: Mapping[str, Any]) -> dict[str, Any]:
     Example:
         >>> migrate_numbers({"gpcl": 0.9, "kernel_transfer_error": 0.2})
         {'gpcl': 0.9, 'cosine_kernel_transfer_error': 0.2}
+        >>> migrate_numbers({"kernel_transfer_error": 0.3, "cosine_kernel_transfer_error": 0.2})
+        {'kernel_transfer_error': 0.3, 'cosine_kernel_transfer_error': 0.2}
     """
-    return {_RENAMED_NUMBERS.get(key, key): value for key, value in stored.items()}
+    renamed = {old: new for old, new in _RENAMED_NUMBERS.items() if new not in stored}
+    return {renamed.get(key, key): value for key, value in stored.items()}

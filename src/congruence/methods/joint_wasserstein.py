@@ -48,8 +48,8 @@ class JointWasserstein(Method):
                     raise ValueError(f"`JointWasserstein` reads one layer of {role} a side, got {layers}.")
         if self.criterion.label_cost == "euclidean":  # as configurations of before say, and mean the other
             LOG.warning(
-                "`JointWasserstein`: label_cost='euclidean' is ‖y − y'‖; its square, called so in the first version, is "
-                "'squared_euclidean'."
+                "`JointWasserstein`: label_cost='euclidean' is ‖y − y'‖; its square, called so in the first version, "
+                "is 'squared_euclidean'."
             )
         check.several_classes("JointWasserstein", logits=torch.empty(probe.shapes["student", "logits"][0]))
         student, teacher = probe.width("student"), probe.width("teacher")

@@ -54,7 +54,7 @@ def test_one_layer_by_default():
     assert student[4].weight.grad is None
 
 
-def maps(positions):
+def maps(**settings):
     """A term over the maps of two networks, random images, and what the networks make of them."""
     torch.manual_seed(0)
     student, teacher = (
@@ -64,7 +64,7 @@ def maps(positions):
         for w, side in ((4, 2), (6, 3))
     )
     images = torch.randn(16, 1, 8, 8)
-    term = cg.Term("hkd", positions=positions, student_layer="2", teacher_layer="2")
+    term = cg.Term("hkd", student_layer="2", teacher_layer="2", **settings)
     made = cg.Distiller(teacher, student, [term], example=images[:2])
     made.begin_epoch(0)
     return made(images).loss, student[:3](images), teacher[:3](images)
@@ -77,11 +77,16 @@ def both(student, teacher):
 
 
 def test_maps_are_flattened_as_the_authors_have_them():
-    flat, student, teacher = maps("flattened")
+    flat, student, teacher = maps()
     torch.testing.assert_close(flat, both(student.flatten(1), teacher.flatten(1)))
-    averaged, student, teacher = maps("averaged")
+    averaged, student, teacher = maps(positions="averaged")
     torch.testing.assert_close(averaged, both(student.mean((2, 3)), teacher.mean((2, 3))))
     assert averaged < 0.5 * flat
+    coarse, student, teacher = maps(grid=2)
+    pooled = nn.functional.adaptive_avg_pool2d(teacher, 2)
+    torch.testing.assert_close(coarse, both(student.flatten(1), pooled.flatten(1)))
+    with pytest.raises(ValueError, match=r"`HeterogeneousKd`: `grid` must be None for `positions='averaged'`, got 2"):
+        HeterogeneousKd(grid=2, positions="averaged")
 
 
 def test_padding_counts_for_nothing():

@@ -18,9 +18,11 @@ VARIANTS = {"digits/" + name for name in ("cckd_mimic", "cckd_bilinear", "cckd_c
 VARIANTS |= {
     "digits/fitnet_two_stage",
     "digits/intra_class_teacher",
+    "digits/intra_class_logits",
+    "cifar10/intra_class_logits",
     "digits/adv_mimic",
     "digits/kda_diagnostics",
-    "cifar100/cckd_resnet14",
+    *(f"cifar100/cckd_{name}" for name in ("ce", "kd", "resnet14")),
 }
 # Published benchmarks on the user's own files, with the methods that their papers compare.
 CLASSES = {"cifar10": 10, "cifar100": 100, "svhn": 10, "tiny-imagenet": 200}
@@ -30,7 +32,7 @@ BENCHMARKS |= {
     f"{data}/kda_{student}" for data in ("cifar100", "tiny-imagenet") for student in ("half", "shufflenetv2")
 }
 BENCHMARKS |= {f"cifar100/perception_coherence_shufflenetv{version}" for version in (1, 2)}
-BENCHMARKS |= {f"cifar100/intra_class_{pair}" for pair in ("resnet", "wrn", "vgg")}
+BENCHMARKS |= {f"cifar100/intra_class_{pair}" for pair in ("resnet", "resnet_logits", "wrn", "vgg")}
 BENCHMARKS |= {f"cifar10/intra_class_{student}" for student in ("mobilenetv2", "shufflenetv2")}
 BENCHMARKS |= LABEL_FREE | {"cifar10/retrieval_kd", "quickdraw/teacher"}
 KD2M = [f"{inner}{metric}" for inner in ("", "class_") for metric in ("wasserstein", "gaussian_wasserstein")]
@@ -41,7 +43,7 @@ BENCHMARKS |= {f"{data}/kd2m_{key}" for data in ("cifar10", "cifar100") for key 
 PHOTOGRAPHS = {
     "imagenet": ("teacher", "ce", "kd", "cckd"),
     "msmt17": ("teacher", "ce", "kd", "cckd"),
-    "faces": ("teacher", "arcface", "mimic", "cckd"),
+    "faces": ("teacher", "arcface", "mimic", "mimic_arcface", "cckd", "cckd_arcface"),
     "cub200": ("teacher", "kd", "pkt", "perception_coherence"),
 }
 BENCHMARKS |= {f"{folder}/{key}" for folder, keys in PHOTOGRAPHS.items() for key in keys}
@@ -120,3 +122,37 @@ def test_no_label_reaches_the_student(name):
     (term,) = config.stages[config.last].terms
     needs = term.term().needs
     assert (needs.labels, needs.roles) == (False, ("features",))
+
+
+TABLES = {
+    "cifar100": ("cckd_ce", "cckd_kd", "cckd"),
+    "imagenet": ("ce", "kd", "cckd"),
+    "msmt17": ("ce", "kd", "cckd"),
+    "faces": ("arcface", "mimic", "mimic_arcface", "cckd", "cckd_arcface"),
+    "digits": ("ce", "kd", "cckd", "cckd_bilinear"),
+    "cifar10": ("ce", "kd", "cckd"),
+}
+
+
+@pytest.mark.parametrize("folder", TABLES)
+def test_the_rows_of_cckds_tables_differ_in_their_terms_alone(folder):
+    """Or the gap between them mixes the term with the batches, the head and the weight of cross-entropy."""
+    of = {name: load_config(f"{folder}/{name}").model_dump(exclude={"name", "extends"}) for name in TABLES[folder]}
+    terms = {name: {t["key"]: t for t in values["stages"]["student"].pop("terms")} for name, values in of.items()}
+    assert all(values == of["cckd"] for values in of.values())
+    main = folder not in ("digits", "cifar10")  # α = 0
+    for name, by_key in terms.items():
+        if {"kd", "mimic"} & set(by_key) and "_arcface" not in name:
+            assert ("ce" in by_key or "arcface" in by_key) != main
+            assert all(by_key[key] == terms["cckd"][key] for key in by_key if key != "cckd")
+    train = of["cckd"]["stages"]["student"]["train"]
+    assert (train["sampler"] is not None) == main
+    assert not main or train["sampler"]["k"] == 4
+
+
+@pytest.mark.parametrize("name", ["cifar100/kda", "cifar100/kda_half", "tiny-imagenet/kda", "tiny-imagenet/kda_half"])
+def test_the_published_kernel_transfer_is_the_authors(name):
+    (_, kda) = load_config(name).stages["student"].terms
+    given = kda.model_dump()
+    assert (given["scale"], given["weight"]) == ("teacher_norm", 0.04)
+    assert given.get("normalize", False) is False

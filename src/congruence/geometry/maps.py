@@ -29,6 +29,20 @@ def pooled_alike(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     return _pooled(first, size), _pooled(second, size)
 
 
+def pooled_to(maps: Tensor, side: int) -> Tensor:
+    """Average-pool the sides of a map that are longer than `side` to that many positions.
+
+    Shape:
+        `maps` [B, C, H, W], or [B, C, T, H, W] of a video.
+
+    Example:
+        >>> import torch
+        >>> pooled_to(torch.ones(2, 3, 8, 2), 4).shape
+        torch.Size([2, 3, 4, 2])
+    """
+    return _pooled(maps, tuple(min(each, side) for each in maps.shape[2:]))
+
+
 def _pooled(maps: Tensor, size: tuple[int, ...]) -> Tensor:
     sides: tuple[int, ...] = maps.shape[2:]
     if sides == size:

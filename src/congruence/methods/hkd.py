@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from congruence.core import check
+from congruence.geometry.maps import pooled_to
 from congruence.losses.hkd import CHECKS as LOSS_CHECKS
 from congruence.losses.hkd import Divergence, HeterogeneousKdLoss, KernelName
 from congruence.methods.method import Method, Needs, Probe, Signals
@@ -16,6 +17,7 @@ from congruence.methods.method import Method, Needs, Probe, Signals
 Positions = Literal["flattened", "averaged"]
 CHECKS: Mapping[str, check.Constraint] = {
     "positions": check.Choice(("flattened", "averaged")),
+    "grid": check.Real(low=1, closed="low", integer=True, optional=True),
     "divergence": LOSS_CHECKS["divergence"],
     "earlier_weight": check.NOT_NEGATIVE,
     "earlier_decay": check.Real(low=0, high=1, closed="both"),
@@ -39,6 +41,8 @@ class HeterogeneousKd(Method):
     Args:
         positions: "flattened" compares maps with all their positions, as the authors do behind a pooling (of `cnn3`:
             "input:conv2", "input:conv3" and "pool"); "averaged" their means, a far weaker signal.
+        grid: of maps that are flattened, at most so many positions along each side, to which they are average-pooled
+            first; None: as they are, which takes long for large maps. The authors pool a ResNet's stages to 4 and 2.
         kernels: of `heterogeneous_kd_loss`, one after the other.
         divergence: of `heterogeneous_kd_loss`.
         earlier_weight: w of the first epoch.
@@ -66,6 +70,7 @@ class HeterogeneousKd(Method):
         self,
         *,
         positions: Positions = "flattened",
+        grid: int | None = None,
         kernels: Sequence[KernelName] = ("cosine", "student_t"),
         divergence: Divergence = "jeffreys",
         earlier_weight: float = 100.0,
@@ -78,6 +83,7 @@ class HeterogeneousKd(Method):
             name,
             CHECKS,
             positions=positions,
+            grid=grid,
             divergence=divergence,
             earlier_weight=earlier_weight,
             earlier_decay=earlier_decay,
@@ -87,6 +93,9 @@ class HeterogeneousKd(Method):
         listed = isinstance(kernels, (list, tuple)) and len(kernels) > 0
         if not listed or not all(one_kernel.accepts(kernel) for kernel in kernels):
             check.fail(name, "kernels", f"a list of kernels, each {one_kernel.describe()}", repr(kernels))
+        if grid is not None and positions == "averaged":
+            check.fail(name, "grid", "None for `positions='averaged'`", grid)
+        self.grid = grid
         self.needs = self.needs if positions == "flattened" else Needs(epochs=True)
         self.earlier_weight, self.earlier_decay = earlier_weight, earlier_decay
         self.criteria = nn.ModuleList(
@@ -100,9 +109,13 @@ class HeterogeneousKd(Method):
     def loss(self, signals: Signals) -> Mapping[str, Tensor]:
         """Return the weighted sum over layers and kernels."""
         weight = self.earlier_weight * self.earlier_decay**signals.clock.epoch
-        pairs = [(student.flatten(1), teacher.flatten(1)) for student, teacher in signals.pairs(*self.needs.roles)]
+        pairs = [(self._rows(student), self._rows(teacher)) for student, teacher in signals.pairs(*self.needs.roles)]
         values = []
         for number, (student, teacher) in enumerate(pairs, 1):
             value = torch.stack([criterion(student, teacher) for criterion in self.criteria]).sum()
             values.append(value if number == len(pairs) else weight * value)
         return {"loss": torch.stack(values).sum()}
+
+    def _rows(self, layer: Tensor) -> Tensor:
+        """Return one row a sample, of a map with all its positions."""
+        return (pooled_to(layer, self.grid) if self.grid and layer.dim() > 3 else layer).flatten(1)

@@ -68,7 +68,7 @@ def main() -> None:
             teacher(images)
         F.cross_entropy(student(images), labels).backward()
 
-    keys = [row.key for row in ROWS if "maps" not in row.needs.roles]
+    keys = [row.key for row in ROWS if "maps" not in row.needs.roles or row.needs.unnamed]
     works = {key: loss_work(key, teacher, student, data) for key in keys}
     steps: list[float] = []
     losses: dict[str, list[float]] = {key: [] for key in works}

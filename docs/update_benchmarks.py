@@ -25,7 +25,7 @@ is to reach.
 OF_ROWS = {
     "method_cost": OWN_KEYS,
     "one_epoch": tuple(f"{key}, {variant}" for variant in load_plan(OF_EVERY_ROW).variants for key in OWN_KEYS),
-    "step_overhead": tuple(row.key for row in ROWS if "maps" not in row.needs.roles),
+    "step_overhead": tuple(row.key for row in ROWS if "maps" not in row.needs.roles or row.needs.unnamed),
 }
 
 

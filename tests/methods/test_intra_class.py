@@ -123,11 +123,10 @@ def test_without_a_queue_or_in_evaluation_it_is_the_loss_of_the_batch(reduction)
 
 def test_its_contrast_may_be_between_the_logits():
     """The paper's algorithm 1 has softmax(f): f is then what comes out of the last Linear, as it is."""
-    torch.manual_seed(0)
-    student = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, CLASSES))
     settings = {"margin_threshold": SURE, "pipeline_size": None, "normalize": False}
     points, augmented, labels = batch(8)
     for layer in ("output", {"features": "output"}):
+        student = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, CLASSES))
         term = cg.Term("intra_class", weight=1.0, student_layer=layer, **settings)
         made = cg.Distiller(None, student, [term], example=torch.zeros(2, 4)).double()
         logits = made.student(points)
@@ -139,7 +138,7 @@ def test_its_contrast_may_be_between_the_logits():
 
 def test_the_mean_over_a_full_queue_counts_those_that_have_fallen_below():
     """Two of the three that waited are no longer above the threshold when the loss is computed."""
-    made = [cg.methods.intra_class.IntraClass(pipeline_size=3, **given) for given in ({}, {"reduction": "gated_mean"})]
+    made = [IntraClass(pipeline_size=3, **given) for given in ({}, {"reduction": "gated_mean"})]
     assert [method.criterion.reduction for method in made] == ["mean", "gated_mean"]
     anchor, positive = (torch.randn(3, 4, generator=torch.Generator().manual_seed(k)) for k in (0, 1))
     logits = torch.tensor([[9.0, 0.0], [0.0, 0.0], [0.0, 0.0]])

@@ -29,9 +29,9 @@ class IntraClass(Method):
     inputs are run again, the loss over them is the term (0 in a step without a full queue), and the queue is emptied.
 
     The paper's f reads in two ways. By default it is the embedding, with unit rows (its sec. 4.1). Its algorithm 1 has
-    softmax(f), so that f would be the logits: `Term("intra_class", student_layer="output")`, with unit rows too. Without
-    (`normalize=False`) nothing bounds the contrast, which grows with the square of the logits: on the digits (ResNet-20,
-    SGD at 0.1) it is not finite after 22 steps.
+    softmax(f), so that f would be the logits: `Term("intra_class", student_layer="output")`, with unit rows too.
+    Without (`normalize=False`) nothing bounds the contrast, which grows with the square of the logits: on the digits
+    (ResNet-20, SGD at 0.1) it is not finite after 22 steps.
 
     Args:
         margin_threshold: of the loss; a sample enters a queue, and is an anchor when it leaves it, above it.

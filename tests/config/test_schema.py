@@ -119,6 +119,22 @@ def test_several_students_and_their_names():
             "here: stages.a.teacher: expected a model's table, since no stage comes before, got 'b'.",
         ),
         (
+            {"a": {"student": ONE}, "b": {"student": {**ONE, "start_stage": "c"}}},
+            "here: stages.b.student.start_stage: expected an earlier stage: a, got 'c'.",
+        ),
+        (
+            {"a": {"student": {"one": ONE, "two": {**ONE, "start_stage": "a"}}}},
+            "here: stages.a.student.two.start_stage: expected none, since no stage comes before, got 'a'.",
+        ),
+        (
+            {"a": {"student": ONE}, "b": {"student": {**ONE, "start_stage": "a", "start": "f"}}},
+            "here: stages.b.student.start_stage: expected none beside `start`, got both.",
+        ),
+        (
+            {"a": {"student": ONE}, "b": {"student": ONE, "teacher": {**ONE, "start_stage": "a"}}},
+            "here: stages.b.teacher.start_stage: expected none of a teacher, which does not learn, got one.",
+        ),
+        (
             {"checkpoints": {"student": ONE}},
             "here: stages.checkpoints: expected a name of letters, digits, '-' and '_', got 'checkpoints'.",
         ),
@@ -176,3 +192,18 @@ def test_a_flag_that_may_be_auto_is_refused_in_one_sentence():
     (line,) = [line for line in str(error.value).splitlines() if "channels_last" in line]
     assert "True, False or 'auto'" in line
     assert "got 'maybe'" in line
+
+
+def test_a_stage_keeps_the_one_that_its_student_begins_as():
+    tables = {
+        "first": {"student": ONE},
+        "other": {"student": ONE},
+        "last": {"student": {**ONE, "start_stage": "first"}},
+    }
+    config = from_values(stages(**tables, end={"student": ONE, "teacher": "last"}), "here")
+    assert list(config.upto("end").stages) == ["first", "last", "end"]
+    taught = from_values(
+        stages(first={"student": ONE}, last={"student": {**ONE, "start_stage": "first"}, "teacher": "first"}), "here"
+    )
+    with pytest.raises(ValueError, match="its student begins as another stage's"):
+        taught.with_teacher("file")

@@ -62,6 +62,8 @@ class StageConfig(Table):
             problems.append(
                 ("train.sampler.name", "expected 'class_uniform' without a teacher, got 'superclass_uniform'.")
             )
+        if isinstance(self.teacher, ModelConfig) and self.teacher.start_stage is not None:
+            problems.append(("teacher.start_stage", "expected none of a teacher, which does not learn, got one."))
         if problems:
             raise Problems(problems)
         return self
@@ -73,6 +75,12 @@ class StageConfig(Table):
     def students(self) -> dict[str, ModelConfig]:
         """Return the students by name; a single one is called "student"."""
         return self.student if isinstance(self.student, dict) else {"student": self.student}
+
+    def needs(self) -> set[str]:
+        """Return the earlier stages that teach this one, or whose students its own begin as."""
+        begin = [model.start_stage for model in self.students().values() if model.start_stage is not None]
+        taught = self.teacher_ref()
+        return {StudentRef.parse(text).stage for text in begin} | ({taught.stage} if taught else set())
 
     def classifies(self) -> bool:
         """Whether a term teaches the classes, without which a student's accuracy means nothing."""
@@ -93,9 +101,24 @@ def wrong_links(stages: Any) -> list[tuple[str, str]]:
             else:
                 text = f"expected a model's table, since no stage comes before, got {teacher!r}."
             problems.append((f"stages.{name}.teacher", text))
+        for key, begin in _begins(student).items():
+            if begin not in earlier:
+                nothing = f"expected none, since no stage comes before, got {begin!r}."
+                text = expected(earlier, begin, what="an earlier stage: ") if earlier else nothing
+                problems.append((f"stages.{name}.{key}", text))
         several = isinstance(student, Mapping) and _one_or_several(student) == "@several"
         earlier += [str(StudentRef(name, each)) for each in student or ()] if several else [name]
     return problems
+
+
+def _begins(student: Any) -> dict[str, str]:
+    """Return the stages that a stage's students begin as, by the key that says so."""
+    if not isinstance(student, Mapping):
+        return {}
+    several = _one_or_several(student) == "@several"
+    models = {f"student.{name}": model for name, model in student.items()} if several else {"student": student}
+    begins = {f"{key}.start_stage": model.get("start_stage") for key, model in models.items()}
+    return {key: begin for key, begin in begins.items() if isinstance(begin, str)}
 
 
 class RunConfig(Table):
@@ -130,14 +153,13 @@ class RunConfig(Table):
         return stage.teacher
 
     def upto(self, stage: str) -> RunConfig:
-        """Return the configuration of a stage and of those it learns from, by themselves."""
+        """Return the configuration of a stage and of those it learns from or begins as, by themselves."""
         if stage not in self.stages:
             raise ValueError(f"`run`: `only` must be a stage: {expected(self.stages, stage)}")
         needed = {stage}
         for name in reversed(self.stages):
-            reference = self.stages[name].teacher_ref()
-            if name in needed and reference is not None:
-                needed.add(reference.stage)
+            if name in needed:
+                needed |= self.stages[name].needs()
         before = {name: self.stages[name] for name in self.stages if name in needed - {stage}}
         return self._with({**before, stage: self.stages[stage]})
 
@@ -151,7 +173,12 @@ class RunConfig(Table):
         teacher = self.teacher_of(stage)
         if teacher is None:
             raise ValueError(f"The stage '{self.last}' has no teacher whose weights could be given.")
-        teacher = teacher.model_copy(update={"weights": absolute(str(weights)), "start": None})
+        if any(model.start_stage is not None for model in stage.students().values()):
+            raise ValueError(
+                f"The stage '{self.last}' cannot run alone with a teacher from a file: its student begins as another "
+                "stage's (`start_stage`)."
+            )
+        teacher = teacher.model_copy(update={"weights": absolute(str(weights)), "start": None, "start_stage": None})
         changed: dict[str, Any] = {"teacher": teacher}
         if cache and stage.teacher_cache and stage.teacher_cache.folder is None:
             shown: list[Any] = [self.data, stage.teacher_cache, stage.train.augmentation(), stage.train.seed]

@@ -74,6 +74,7 @@ class ModelConfig(Table):
     """A model: a name of the zoo, or a factory "package.module:callable" (which needs trust); and its weights' file.
 
     `start` is a file of a network trained on other classes, whose Linear layers are left out where they do not fit.
+    `start_stage` is an earlier stage ("STAGE/NAME" of several students) with whose student's weights it begins.
     `unchecked = true` takes a teacher's weights from a run whatever images and classes that was trained on.
     """
 
@@ -81,6 +82,7 @@ class ModelConfig(Table):
     factory: str | None = None
     weights: str | None = None
     start: str | None = None
+    start_stage: str | None = None
     unchecked: bool = False
     options: dict[str, Any] = Field(default_factory=dict)
 
@@ -112,8 +114,9 @@ class ModelConfig(Table):
         if (self.model is None) == (self.factory is None):
             got = "neither" if self.model is None else "both"
             raise ValueError(f"expected `model` (of the zoo) or `factory` ('package.module:callable'), got {got}.")
-        if self.weights is not None and self.start is not None:
-            raise Problems([("start", "expected none beside `weights`, got both.")])
+        begins = [key for key in ("weights", "start", "start_stage") if getattr(self, key) is not None]
+        if len(begins) > 1:
+            raise Problems([(begins[1], f"expected none beside `{begins[0]}`, got both.")])
         if self.model is not None:
             name = self.model
             with torch.device("meta"):  # Shapes alone: nothing is allocated or drawn.

@@ -11,13 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from congruence import data
+from congruence.config.references import StudentRef
+from congruence.core import rng
 from congruence.core.devices import private
 from congruence.core.rng import seed_everything
 from congruence.data.datasets.model_facts import remember
 from congruence.distiller import Distiller
 from congruence.models.evaluating import set_mode
 from congruence.models.untaught import mark_parts
-from congruence.models.weights import load_weights
+from congruence.models.weights import load_into, load_weights
 from congruence.pipeline.context import RunContext
 from congruence.pipeline.diagnose import make_diagnostics
 from congruence.pipeline.features import make_sampler, with_head
@@ -133,8 +135,25 @@ def build_models(config: RunConfig, stage_name: str, context: RunContext) -> Mod
     students, described = {}, {}
     for name, model in stage.students().items():
         students[name] = build_model(model, classes=classes, in_channels=channels, trust=trust)
+        if model.start_stage is not None:
+            _begin_as(students[name], model.start_stage, config, context, classes=classes, in_channels=channels)
         described[name] = describe_model(model, classes=classes, in_channels=channels, trust=trust)
     return Models(students, teacher, described)
+
+
+def _begin_as(
+    student: nn.Module, stage: str, config: RunConfig, context: RunContext, *, classes: int | None, in_channels: int
+) -> None:
+    """Give a student an earlier stage's weights; before that has trained, drawn ones, to see that they fit."""
+    reference = StudentRef.parse(stage)
+    file = context.teachers.get(reference)
+    if file is not None:
+        load_into(student, load_weights(file), source=f"the stage '{stage}'")
+        return
+    earlier = config.stages[reference.stage].students()[reference.student]
+    with rng.untouched():
+        drawn = build_model(earlier, classes=classes, in_channels=in_channels, trust=context.trust)
+    load_into(student, drawn.state_dict(), source=f"the stage '{stage}'")
 
 
 def build_teacher(config: RunConfig, stage_name: str, context: RunContext) -> nn.Module | None:

@@ -59,7 +59,8 @@ class Needs:
     padded: bool = False
 
     def __post_init__(self) -> None:
-        unknown = [role for role in self.roles if role not in ROLES]
+        named = (*self.roles, self.unnamed) if self.unnamed else self.roles
+        unknown = [role for role in named if role not in ROLES]
         if unknown or not self.roles or not self.views:
             raise ValueError(
                 f"`Needs`: `roles` must be some of {', '.join(ROLES)} and `views` not empty, "

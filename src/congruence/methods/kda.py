@@ -71,7 +71,8 @@ class KernelTransfer(Method):
         Several centres of a class follow the rows from epoch to epoch instead of being found anew (see
         `LandmarkBank`), so that no epoch's features are stored. The default weight of 1 goes with features and "mean";
         the authors' released code has "teacher_norm" and 0.04, as the recipes of its benchmarks have, which a weight of
-        0.04 √(B·M)/rms(C_t) equals under "mean". The kernel of logits is larger than that of features: 0.1 did better for "combo" on digits.
+        0.04 √(B·M)/rms(C_t) equals under "mean". The kernel of logits is larger than that of features: 0.1 did better
+        for "combo" on digits.
     """
 
     needs = Needs(labels=True, facts=True, epochs=True)

@@ -8,7 +8,7 @@ from congruence.config import load_config
 from congruence.models import load_weights
 from congruence.pipeline import RunContext, build_stage, run
 
-FEW = ["data.train_size=200", "data.validation=20", "data.test=40"]
+FEW = ["data.train_size=200", "data.validation=20", "data.test=40", "stages.teacher.student={model='resnet8'}"]
 
 
 def config(*overrides):
@@ -24,7 +24,6 @@ def test_the_auxiliary_teacher_begins_as_the_classifier(tmp_path):
     for name, value in before.items():
         if "running" not in name and "num_batches" not in name:
             torch.testing.assert_close(after[name], value, rtol=0, atol=1e-8, msg=name)
-    assert run(config(still), tmp_path, resume=True)["auxiliary"].result.steps == 2
 
 
 def test_what_does_not_fit_is_found_before_anything_trains():

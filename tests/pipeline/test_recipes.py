@@ -82,7 +82,11 @@ def test_is_short_and_says_what_it_is(name):
     assert lines[0].startswith("# ")
 
 
-@pytest.mark.parametrize("name", RECIPES)
+# Of which nothing but known terms differs from one that trains here: `test_the_rows_of_cckds_tables_...`.
+TOLD_APART = {"cifar100/cckd_ce", "cifar100/cckd_kd", "faces/mimic_arcface"}
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name not in TOLD_APART])
 def test_trains_two_steps(name, tmp_path):
     stages = load_config(name).stages
     # Full width is checked when the file is read; here it would write gigabytes of checkpoints.

@@ -40,7 +40,7 @@ class HeterogeneousKd(Method):
 
     Args:
         positions: "flattened" compares maps with all their positions, as the authors do behind a pooling (of `cnn3`:
-            "input:conv2", "input:conv3" and "pool"); "averaged" their means, a far weaker signal.
+            "input:conv2", "input:conv3" and "pool"); "averaged" their means, which do not say where in the image.
         grid: of maps that are flattened, at most so many positions along each side, to which they are average-pooled
             first; None: as they are, which takes long for large maps. The authors pool a ResNet's stages to 4 and 2.
         kernels: of `heterogeneous_kd_loss`, one after the other.

@@ -20,6 +20,7 @@ VARIANTS |= {
     "digits/intra_class_teacher",
     "digits/intra_class_logits",
     "cifar10/intra_class_logits",
+    "cifar10/teacher_resnet20",
     "digits/adv_mimic",
     "digits/kda_diagnostics",
     *(f"cifar100/cckd_{name}" for name in ("ce", "kd", "resnet14")),

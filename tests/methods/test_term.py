@@ -75,7 +75,10 @@ def test_a_weight_for_each_part():
     assert term.weight_of("near", Clock()) == 1.0
     assert term.weight_of("far", Clock()) == 0.0
     assert term.active(Clock())
-    assert not Term(Bank(), weight={"near": 0.0, "far": 0.0}).active(Clock())
+    assert term.counts(Clock())
+    nothing = Term(Bank(), weight={"near": 0.0, "far": 0.0})
+    assert nothing.active(Clock())
+    assert not nothing.counts(Clock())
     with pytest.raises(ValueError, match="`weight` of 'Bank' has no entry for its part 'middle', got 'near', 'far'"):
         term.weight_of("middle", Clock())
 

@@ -19,12 +19,12 @@ from typing import Any
 from generated import OF_EVERY_ROW, OWN_KEYS, ROOT, filled, lines, origin, results, teachers
 
 from congruence.bench.desk import Desk
-from congruence.bench.identity import NO_RECORD, differs
-from congruence.bench.kept import name_of
+from congruence.bench.identity import NO_RECORD, WORDS, differs
+from congruence.bench.kept import is_trial, name_of
 from congruence.bench.plan import Cell, Plan, teacher_names
 from congruence.bench.planfile import load_plan
 from congruence.bench.table import split
-from congruence.bench.teachers import MOST, digest_of
+from congruence.bench.teachers import MOST, digest_of, told_of
 from congruence.config.load import load_config
 from congruence.config.save import resolved_toml
 from congruence.core.files import write_json
@@ -35,6 +35,7 @@ from congruence.training.saving.run_directory import RunDirectory, facts_of
 PAGE = ROOT / "docs" / "results.md"
 RESULTS = ROOT / "results"
 TEACHERS = "teachers"
+_ANOTHER = ("plan", WORDS["settings"], WORDS["data"])  # of a run with --set, say: its numbers are not the plan's
 Line = dict[str, Any]
 
 
@@ -79,18 +80,24 @@ class Judge:
 
     def merged(self, kept: Sequence[Line], run: Sequence[Line]) -> tuple[list[Line], list[str]]:
         """Return the lines of a run and the kept ones that are still right, in the plan's order, and what is said."""
-        lines_of_run = {name_of(line): line for line in run}
         left: Counter[str] = Counter()
+        lines_of_run: dict[tuple[Any, ...], Line] = {}
+        told: list[str] = []
+        other = Counter(why for line in run if (why := self.why_not(line)) in _ANOTHER)
+        for line in run:
+            if self.why_not(line) not in _ANOTHER:
+                lines_of_run[name_of(line, trial=is_trial(line))] = line
+        told += [f"{count} lines of the run are left out (other {why})." for why, count in other.items()]
         chosen = dict(lines_of_run)
         for line in kept:
-            why = self.why_not(line)
-            if name_of(line) in lines_of_run:
-                if not why and self.why_not(lines_of_run[name_of(line)]):
-                    chosen[name_of(line)] = line
+            why, name = self.why_not(line), name_of(line, trial=is_trial(line))
+            if name in lines_of_run:
+                if not why and self.why_not(lines_of_run[name]):
+                    chosen[name] = line
             elif why:
                 left[why] += 1
             else:
-                chosen[name_of(line)] = line
+                chosen[name] = line
         if left[NO_RECORD]:
             raise ValueError(
                 f"'{self.folder}' is unfinished, and results/{self.plan.name}/ holds {left[NO_RECORD]} lines from "
@@ -98,7 +105,7 @@ class Judge:
                 f"remove results/{self.plan.name}/ first."
             )
         of_plan = [line for line in chosen.values() if (line["method"], line["variant"]) in self._rows]
-        told = [f"{count} kept lines are left out (other {why})." for why, count in left.items()]
+        told += [f"{count} kept lines are left out (other {why})." for why, count in left.items()]
         return sorted(of_plan, key=self._place), told
 
     def why_not(self, line: Line) -> str:
@@ -108,12 +115,12 @@ class Judge:
             return "plan"
         if "made" not in line:
             return NO_RECORD
-        trial = "accuracy" in line
+        trial = is_trial(line)
         (job,) = self.desk.jobs([cell], trial=trial).values()
         return "teacher" if job.made is None else differs(line, job.made)
 
     def _cell(self, line: Line) -> Cell | None:
-        if "accuracy" not in line:
+        if not is_trial(line):
             cell = self._by_name.get((line["method"], line["variant"], line["seed"]))
             if cell is None:
                 return None
@@ -175,6 +182,7 @@ def keep_teacher(folder: Path, name: str) -> None:
         "model": {"model": described["model"], "options": described["options"]},
         **({} if facts is None else {key: value for key, value in facts.to_dict().items() if key in ("mean", "std")}),
         "weights": digest_of(weights),
+        "terms": [told_of(term) for term in config.stages[config.last].terms],
         "numbers": _numbers(directory),
     }
     target.mkdir(parents=True, exist_ok=True)

@@ -131,6 +131,15 @@ def test_lines_without_a_record_stand_beside_no_others(update, tmp_path):
     assert lines(path) == kept
 
 
+def test_lines_of_a_run_that_is_not_the_plans_are_left_out(update, tmp_path):
+    plan = tmp_path / "plans" / "tiny.toml"
+    plan.write_text(PLAN.replace("[methods]", "[overrides]\nce = ['stages.student.train.batch_size=32']\n[methods]"))
+    assert update.keep(tmp_path / "runs" / "tiny") == [
+        "results/tiny/results.jsonl: 2 lines of the run are left out (other configuration)."
+    ]
+    assert [row["method"] for row in lines(tmp_path / "results" / "tiny" / "results.jsonl")] == ["kd"]
+
+
 def test_a_plan_without_results_is_refused(update, tmp_path):
     shutil.rmtree(tmp_path / "runs")
     with pytest.raises(ValueError, match="has no results yet"):
@@ -154,7 +163,9 @@ def test_a_teacher_is_kept_and_taught_from(update, tmp_path):
     assert str(tmp_path) not in "".join(path.read_text() for path in (folder / "small.toml", folder / "small.json"))
     shutil.rmtree(tmp_path / "runs")
     text = PLAN.replace("seeds = [0, 1]", "seeds = [0]\nteacher = 'small'")
-    (tmp_path / "plans" / "tiny.toml").write_text(text.replace("train_size=100", "train_size=150"))
+    text = text.replace("train_size=100", "train_size=150")
+    text = text.replace("set = [", "set = [\n    'stages.student.teacher_cache={views=1, seed=0}',")
+    (tmp_path / "plans" / "tiny.toml").write_text(text)
     results = run_plan(load_plan(str(tmp_path / "plans" / "tiny.toml")), tmp_path / "runs" / "tiny", workers=0)
     assert not list(tmp_path.glob("runs/tiny/teachers/*/student.safetensors"))
     (teacher,) = results.teachers.values()
@@ -168,6 +179,7 @@ def test_a_teacher_is_kept_and_taught_from(update, tmp_path):
     assert list(used.stages) == ["student"]
     assert list(used.data.mean) == about["mean"] != list(cg.data.load("digits", train_size=150).train.mean)
     assert list(tmp_path.glob("runs/tiny/teachers/small/teacher-rows/*"))  # once for all cells
+    assert len(list(tmp_path.glob("runs/tiny/teachers/small/cache-*/*.npy"))) == 1
     assert not list(tmp_path.glob("runs/tiny/cells/**/teacher-rows"))
     update.keep(tmp_path / "runs" / "tiny")
     assert "The teacher is kept: `results/teachers/small.safetensors`, of `congruence teach" in update.page("# R\n")
@@ -195,6 +207,14 @@ def test_a_normalisation_that_is_not_the_teachers_is_refused(update, tmp_path):
     (tmp_path / "plans" / "tiny.toml").write_text("teacher = 'small'\n" + own)
     with pytest.raises(ValueError, match=r"small\.safetensors' was trained on images .*: prepare them alike"):
         run_plan(load_plan(str(tmp_path / "plans" / "tiny.toml")), tmp_path / "runs" / "other", workers=0)
+
+
+def test_a_row_whose_method_is_its_teacher_is_not_taught_by_another(update, tmp_path):
+    update.keep_teacher(tmp_path / "runs" / "tiny", "small")
+    (tmp_path / "plans" / "tiny.toml").write_text("teacher = 'small'\n" + PLAN + 'intra_class = "digits/intra_class"\n')
+    wanted = r"trained by ce, but 'digits/intra_class' has one of its own, by ce and intra_class .*: name another for"
+    with pytest.raises(ValueError, match=wanted):
+        load_plan(str(tmp_path / "plans" / "tiny.toml")).cells()
 
 
 def test_the_first_of_several_stages_is_replaced(update, tmp_path):

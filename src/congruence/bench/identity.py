@@ -41,6 +41,7 @@ WORDS = {
     "torch": "version of torch",
 }
 NO_RECORD = "no record"
+NOT_TOLD = "teacher or code that cannot be told"
 Made = dict[str, str | None]
 _PACKAGES = ("congruence.losses.", "congruence.methods.", "congruence.geometry.")
 # What all methods stand on: a change there is one of `COURSE`.

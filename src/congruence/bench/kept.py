@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from congruence.bench.identity import Made, differs
+from congruence.bench.identity import NOT_TOLD, Made, differs
 from congruence.core.files import read_lines
 from congruence.training.saving.migrate import migrate_numbers
 
@@ -15,10 +15,14 @@ Line = dict[str, Any]
 _NAMED = ("method", "variant", "seed", "factor", "candidate", "rung")
 
 
-def name_of(line: Mapping[str, Any]) -> tuple[Any, ...]:
+def is_trial(line: Mapping[str, Any]) -> bool:
+    """Whether a line is of a trial: of its accuracy on validation alone."""
+    return "accuracy" in line
+
+
+def name_of(line: Mapping[str, Any], *, trial: bool) -> tuple[Any, ...]:
     """Return what tells a line from the others of its file; a cell has its factor found, a trial is one of many."""
-    keys = _NAMED if "accuracy" in line else _NAMED[:3]
-    return tuple(line.get(key) for key in keys)
+    return tuple(line.get(key) for key in (_NAMED if trial else _NAMED[:3]))
 
 
 class Shelf:
@@ -37,7 +41,9 @@ class Shelf:
             name: [] if folder is None else list(map(migrate_numbers, read_lines(folder / name)))
             for name in (RESULTS, TUNING, TEACHERS)
         }
-        self._by_name = {file: {name_of(line): line for line in lines} for file, lines in self.lines.items()}
+        self._by_name = {
+            file: {name_of(line, trial=file == TUNING): line for line in lines} for file, lines in self.lines.items()
+        }
         self.why: dict[tuple[Any, ...], str] = {}
 
     def find(self, file: str, asked: Mapping[str, Any], made: Made | None) -> Line | None:
@@ -48,23 +54,18 @@ class Shelf:
             asked: of `name_of`.
             made: what decides its numbers today; None where that cannot be told.
         """
-        line = self._by_name[file].get(name_of(asked))
+        name = name_of(asked, trial=file == TUNING)
+        line = self._by_name[file].get(name)
         if line is None:
             return None
-        why = "code of one's own" if made is None else differs(line, made)
+        why = NOT_TOLD if made is None else differs(line, made)
         if why:
-            self.why[(file, *name_of(asked))] = why
+            self.why[(file, *name)] = why
             return None
-        self.why.pop((file, *name_of(asked)), None)
+        self.why.pop((file, *name), None)
         return line
 
     def teacher(self, made: Made | None) -> Line | None:
         """Return the kept line of a teacher, whichever weights it came out with."""
         found = (line for line in self.lines[TEACHERS] if made is not None and not differs(line, made))
         return next(found, None)
-
-
-def merged(kept: Iterable[Line], run: Iterable[Line], order: Mapping[tuple[Any, ...], int]) -> list[Line]:
-    """Return kept lines and those of a run in the plan's order; of two of the same name the run's."""
-    lines = {name_of(line): line for line in (*kept, *run)}
-    return sorted(lines.values(), key=lambda line: order.get(name_of(line), len(order)))

@@ -14,7 +14,7 @@ import torch
 
 from congruence.config.references import StudentRef
 from congruence.config.schema import RunConfig
-from congruence.config.tables import ModelConfig
+from congruence.config.tables import ModelConfig, TermConfig
 from congruence.core import check
 from congruence.core.files import damaged
 from congruence.models.weights import load_weights
@@ -34,6 +34,7 @@ class KeptTeacher:
         mean: by which its images were normalised; None where that is not known.
         std: the same.
         digest: `digest_of` the weights.
+        terms: by which it was trained, each as `told_of` gives it.
     """
 
     name: str
@@ -42,16 +43,28 @@ class KeptTeacher:
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
     digest: str
+    terms: tuple[Any, ...]
 
     def teach(self, config: RunConfig) -> RunConfig:
         """Return a configuration in which it is the teacher of all stages that the first one would teach.
 
         The data gets its mean and deviation unless the configuration says others. A configuration whose last stage
         learns from no earlier one stays as it is.
+
+        Raises:
+            ValueError: where that stage is trained by other terms than the kept teacher was.
         """
         first = _first(config)
         if first is None:
             return config
+        terms = config.stages[first.stage].terms
+        if [told_of(term) for term in terms] != list(self.terms):
+            theirs, own = ([term[0] for term in told] for told in (self.terms, map(told_of, terms)))
+            raise ValueError(
+                f"The kept teacher '{self.name}' was trained by {' and '.join(theirs)}, but '{config.name}' has one of "
+                f"its own, by {' and '.join(own)} (with other weights or hyper-parameters, where these are the same): "
+                "name another for this row in the plan's [teachers], or '' to train it."
+            )
         table = ModelConfig.model_validate({**self.model, "weights": str(self.weights)})
         stages = {
             name: stage.model_copy(update={"teacher": table}) if stage.teacher_ref() == first else stage
@@ -100,13 +113,19 @@ def load_kept(results: Path | None, name: str, plan: str) -> KeptTeacher:
         )
     try:
         told = json.loads(about.read_text(encoding="utf8"))
-        model, digest = dict(told["model"]), str(told["weights"])
+        model, digest, terms = dict(told["model"]), str(told["weights"]), tuple(told["terms"])
         mean, std = (None if told.get(key) is None else tuple(map(float, told[key])) for key in ("mean", "std"))
     except (ValueError, KeyError, TypeError):
         raise damaged(about, "it does not say which model and weights these are") from None
     if digest_of(weights) != digest:
         raise damaged(weights, f"it does not hold the weights that {about.name} speaks of")
-    return KeptTeacher(name, weights.absolute(), model, mean, std, digest)
+    return KeptTeacher(name, weights.absolute(), model, mean, std, digest, terms)
+
+
+def told_of(term: TermConfig) -> list[Any]:
+    """Return a term's method, weight and hyper-parameters as JSON has them."""
+    told = term.term().describe()
+    return [told["method"], told["weight"], told["hyperparameters"]]
 
 
 def _first(config: RunConfig) -> StudentRef | None:

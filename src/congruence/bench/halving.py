@@ -32,7 +32,7 @@ class Halving:
         >>> [(search.survivors(rung), search.epochs(40, rung)) for rung in range(2)], search.budget(40)
         ([(9, 14), (3, 40)], 246)
         >>> search.values(["lr", "share"])[:3]
-        [{}, {'lr': 0.00179, 'share': 1.38}, {'lr': 0.00326, 'share': 0.19}]
+        [{}, {'lr': 0.0018, 'share': 0.138}, {'lr': 0.00102, 'share': 1.9}]
     """
 
     candidates: int

@@ -89,6 +89,7 @@ def test_variants_may_have_seeds_of_their_own(tmp_path):
     plan = load_plan(written(tmp_path, TUNED + "[seeds_of]\nlarge = [5, 6, 7]\n"))
     assert [cell.seed for cell in plan.cells()] == [0, 1, 0, 1, 5, 6, 7, 5, 6, 7]
     assert plan.count() == 10
+    assert load_plan(written(tmp_path, TUNED + "[seeds_of]\nlarge = [5]\n"), seeds=(3,)).seeds_in("large") == (3,)
     with pytest.raises(ValueError) as caught:
         load_plan(written(tmp_path, TUNED + "[seeds_of]\nlarge = [5, 5]\nlarg = [1]\n"))
     assert "seeds_of.large: expected different whole numbers, got [5, 5]." in str(caught.value)

@@ -137,6 +137,7 @@ class Desk:
             rung = self.plan.next_trials(last, {name: row["accuracy"] for name, row in there.items()})
         others = [cell for cell in self.plan.chosen(cells, last, rows) if cell.row not in missing]
         there = self._there(self.jobs(others))
+        self.shelf.why.clear()  # `take` finds out again, with the teachers that are there then
         return missing | {cell.row for cell in others if cell.name not in there}
 
     def _there(self, jobs: Mapping[str, Job]) -> dict[str, Row]:
@@ -151,7 +152,7 @@ class Desk:
         return line
 
     def sentences(self) -> list[str]:
-        """Say what was taken over, and what of the kept lines and of the folder is not what the plan asks for now."""
+        """Say what was taken over since the last call, and what of the kept lines is not what the plan asks for now."""
         told = []
         if self._taken:
             listed = ", ".join(f"{count} {kind}{'s' * (count > 1)}" for kind, count in self._taken.items() if count)
@@ -162,4 +163,6 @@ class Desk:
         if self._older:
             reasons = ", ".join(f"{count} × other {why}" for why, count in self._older.items())
             told.append(f"Done in '{self.out}' before, and left as they are: {reasons}.")
+        for each in (self._taken, self.shelf.why, self._older):
+            each.clear()
         return [sentence for sentence in told if sentence]

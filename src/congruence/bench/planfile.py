@@ -74,7 +74,7 @@ def load_plan(path_or_name: str, *, overrides: tuple[str, ...] = (), seeds: tupl
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path}: not TOML: {error}.") from None
     if seeds:
-        raw["seeds"] = list(seeds)
+        raw = {**{key: value for key, value in raw.items() if key != "seeds_of"}, "seeds": list(seeds)}
     problems = [f"{path}: {problem}" for problem in _problems(raw)]
     if problems:
         raise ValueError("\n".join(problems))

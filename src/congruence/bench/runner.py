@@ -102,16 +102,22 @@ def run_plan(
 
     while rung:
         jobs = desk.jobs(rung, trial=True)
-        tried = _run(jobs, desk.take(jobs), workers, out / TUNING, told, list(trials.values()))
+        finished = desk.take(jobs)
+        _say(desk, say)
+        tried = _run(jobs, finished, workers, out / TUNING, told, list(trials.values()))
         trials |= {name: tried[name] for name in jobs}
         last, rung = rung, plan.next_trials(rung, {name: row["accuracy"] for name, row in tried.items()})
     jobs = desk.jobs(plan.chosen(cells, last, trials))
     finished = desk.take(jobs)
-    for sentence in desk.sentences():
-        say(sentence)
+    _say(desk, say)
     rows = _run(jobs, finished, workers, out / RESULTS, told)
     folders = tuple(job.folder for job in jobs.values())
     return Results(tuple(rows[name] for name in jobs), taught, out / RESULTS, folders)
+
+
+def _say(desk: Desk, say: Callable[[str], object]) -> None:
+    for sentence in desk.sentences():
+        say(sentence)
 
 
 def _run(

@@ -133,7 +133,13 @@ class Judge:
 
     def _place(self, line: Line) -> tuple[Any, ...]:
         row = self._rows.index((line["method"], line["variant"]))
-        return (row, line.get("rung", 0), line.get("candidate") or 0, line["factor"], line["seed"])
+        return (
+            line.get("rung", 0),
+            row,
+            line.get("candidate") or 0,
+            line["factor"] if is_trial(line) else 1.0,
+            line["seed"],
+        )
 
     def teachers(self) -> list[Line]:
         """Return the lines of the teachers, of the run or kept, under the names that the whole plan gives them."""
@@ -145,8 +151,10 @@ class Judge:
             if key is None or key in found:
                 continue
             made = self.desk.made_of_teacher(cell)
-            here = [line for line in run if made is not None and not differs(line, made)]
-            line = here[0] if here else self.desk.kept_teacher(cell)
+            here = next((line for line in run if made is not None and not differs(line, made)), None)
+            kept = self.desk.kept_teacher(cell)
+            same = here and kept and here["made"].get("weights") == kept["made"].get("weights")
+            line = kept if same or here is None else here
             if line is not None:
                 found[key] = {**line, "name": names[key]}
         return list(found.values()) or run
@@ -261,8 +269,8 @@ def _kept_teachers(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         if kept is not None:
             about = json.loads((RESULTS / TEACHERS / f"{kept}.json").read_text(encoding="utf8"))
             sentences.append(
-                f"The {row['name']} is kept: `results/{TEACHERS}/{kept}.safetensors`, of `{about['command']}`, commit "
-                f"{about['commit']}."
+                f"The {row['name'].replace(', ', ' of ')} is kept: `results/{TEACHERS}/{kept}.safetensors`, made by "
+                f"`{about['command']}`, commit {about['commit']}."
             )
     return [" ".join(sentences)] if sentences else []
 

@@ -182,7 +182,8 @@ def test_a_teacher_is_kept_and_taught_from(update, tmp_path):
     assert len(list(tmp_path.glob("runs/tiny/teachers/small/cache-*/*.npy"))) == 1
     assert not list(tmp_path.glob("runs/tiny/cells/**/teacher-rows"))
     update.keep(tmp_path / "runs" / "tiny")
-    assert "The teacher is kept: `results/teachers/small.safetensors`, of `congruence teach" in update.page("# R\n")
+    page = update.page("# Results\n")
+    assert "The teacher is kept: `results/teachers/small.safetensors`, made by `congruence teach" in page
 
 
 def test_a_cell_of_a_kept_teacher_is_the_same_in_any_checkout(update, tmp_path):

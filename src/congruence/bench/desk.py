@@ -41,9 +41,10 @@ class Desk:
         """Return the data of a configuration."""
         return self._identities.splits(data)
 
-    def forget_data(self) -> None:
-        """Let go of the images."""
+    def settled(self) -> None:
+        """Let go of the images, and of why lines did not fit before the teachers were there: `take` finds out again."""
         self._identities.forget_data()
+        self.shelf.why.clear()
 
     # Teachers
 
@@ -120,6 +121,10 @@ class Desk:
                 rows[name] = row
         return rows
 
+    def begun(self, job: Job) -> bool:
+        """Whether a job has a run in its folder, or a kept line."""
+        return RunDirectory(job.folder).identity.exists() or self._kept(job) is not None
+
     def pending(self, cells: Sequence[Cell], trials: Sequence[Cell]) -> set[str]:
         """Return the rows of which something is still to be trained; nothing is stored.
 
@@ -137,7 +142,6 @@ class Desk:
             rung = self.plan.next_trials(last, {name: row["accuracy"] for name, row in there.items()})
         others = [cell for cell in self.plan.chosen(cells, last, rows) if cell.row not in missing]
         there = self._there(self.jobs(others))
-        self.shelf.why.clear()  # `take` finds out again, with the teachers that are there then
         return missing | {cell.row for cell in others if cell.name not in there}
 
     def _there(self, jobs: Mapping[str, Job]) -> dict[str, Row]:

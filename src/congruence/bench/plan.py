@@ -238,7 +238,9 @@ class Plan:
         Of factors all there are, and a method whose terms have no teacher needs none; of halving the first rung.
         """
         trials: list[Cell] = []
-        tune = self.tune or Tune((), 0)
+        tune = self.tune
+        if tune is None:
+            return trials
         for method, recipe, variant, settings in self._rows():
             shorter = (*settings, *tune.overrides, *tune.variants.get(variant, ()), *self.last)
             cell = self._cell(method, recipe, variant, shorter).seeded(tune.seed)

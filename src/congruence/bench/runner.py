@@ -90,7 +90,7 @@ def run_plan(
     pending = desk.pending(cells, rung)
     _rehearse([*desk.jobs(rung, trial=True).values(), *desk.jobs(cells).values()], pending, desk)
     taught = _teachers(cells, pending, desk, {"trust": trust, **(teacher_options or {})})
-    desk.forget_data()
+    desk.settled()
     _write(out / TEACHERS, list(taught.values()))
     total, done, last, trials = plan.trial_count(rung) + len(cells), 0, rung, dict[str, Row]()
 
@@ -149,10 +149,14 @@ def _run(
 
 
 def _rehearse(jobs: Sequence[Job], pending: Collection[str], desk: Desk) -> None:
-    """Find out whether the rows fit whose teacher is still to be trained, or a kept one; seeds of a row fit alike."""
+    """Find out whether the rows fit whose teacher is still to be trained, or a kept one; seeds of a row fit alike.
+
+    Those of a kept one of which a run is there, or a kept line, do.
+    """
     rows = {(job.cell.row, job.trial): job for job in jobs if job.cell.row in pending and job.weights}
-    for job in rows.values():
-        if job.cell.kept is not None or not (job.weights and job.weights.exists()):
+    known = {(job.cell.row, job.trial) for job in jobs if job.cell.kept is not None and desk.begun(job)}
+    for name, job in rows.items():
+        if (job.cell.kept is not None and name not in known) or not (job.weights and job.weights.exists()):
             config = job.cell.config
             rehearse(config, RunContext(desk.splits(config.data), trust=job.trust))
 

@@ -171,7 +171,8 @@ def _teachers(cells: Sequence[Cell], pending: Collection[str], desk: Desk, optio
         if key is None or key in rows:
             continue
         folder, made = desk.folder_of(cell), desk.made_of_teacher(cell)
-        row = None if key in needed or (folder / "teacher.json").exists() else desk.kept_teacher(cell)
+        trains = key in needed and cell.teacher is not None
+        row = None if trains or (folder / "teacher.json").exists() else desk.kept_teacher(cell)
         if row is None and cell.teacher is None:
             row = measure_kept(cell, folder, made)
         elif row is None and cell.teacher is not None:

@@ -31,6 +31,14 @@ ce = "digits/ce"
 kd = "digits/kd"
 """
 FILES = ("results.jsonl", "teachers.jsonl")
+# What the plan's kd gives, by `COURSE`.
+OF_COURSE = {
+    1: {
+        "gpcl": pytest.approx(0.96199, abs=2e-4),
+        "cosine_kernel_transfer_error": pytest.approx(0.0026799, rel=5e-3),
+        "sliced_wasserstein": pytest.approx(0.0059240, rel=5e-3),
+    }
+}
 
 
 def lines(path):
@@ -216,3 +224,14 @@ def test_what_began_under_other_code_and_goes_on_has_no_record(tmp_path):
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "run.json").write_text("{}")  # from before there were records
     assert _began(tmp_path / "old", made) is None
+
+
+def test_numbers_of_one_course_stay(first):
+    """Where they do not, and that is meant, a commit raises `COURSE`: kept lines would else be mixed with others.
+
+    Another set of the processor's instructions changes them by a tenth of the tolerance, a learning rate that is 1 %
+    larger by three times as much.
+    """
+    row = next(row for row in first[1].rows if row["method"] == "kd")
+    wanted = OF_COURSE[identity.COURSE]
+    assert {key: row[key] for key in wanted} == wanted, "raise COURSE in bench/identity.py, with its numbers here"

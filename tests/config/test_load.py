@@ -36,6 +36,29 @@ def test_defaults_and_the_name_of_the_file(tmp_path):
     assert (stage.train.batch_size, stage.train.optimizer.lr, stage.terms[0].weight) == (64, 0.05, 1.0)
 
 
+@pytest.mark.parametrize(
+    ("written_so", "weight", "share"),
+    [
+        ('weight = "balanced"', "balanced", 1.0),
+        ('weight = "balanced"\nshare = 0.3', "balanced", 0.3),
+        ('weight = "published"', {"distance": 25.0, "angle": 50.0}, None),
+        ("", {"distance": 25.0, "angle": 50.0}, None),
+    ],
+)
+def test_a_weight_in_a_word_is_resolved(written_so, weight, share, tmp_path):
+    text = GOOD.replace('key = "ce"', f'key = "ce"\n[[stages.student.terms]]\nkey = "rkd"\n{written_so}')
+    term = load_config(written(tmp_path, text)).stages["student"].terms[1]
+    assert (term.weight, term.share) == (weight, share)
+    assert (term.term().weight, term.term().share) == (weight, share)
+
+
+def test_a_wrong_weight_or_share_is_one_sentence(tmp_path):
+    wrong = GOOD.replace('key = "ce"', 'key = "ce"\nweight = "balance"\nshare = -1')
+    found = lines(written(tmp_path, wrong))
+    assert len(found) == 2
+    assert "terms.0.weight: expected a finite number, one for each part, 'balanced' or 'published'" in found[0]
+
+
 def test_extends_merges_tables_and_replaces_lists(tmp_path):
     written(tmp_path, GOOD, "base.toml")
     over = 'extends = "base.toml"\n[[stages.student.terms]]\nkey = "pkt"\n[stages.student.train]\nseed = 3\n'
@@ -124,7 +147,7 @@ train = {}
         "S.train.optimizer.nam: expected one of name, lr, momentum, nesterov, weight_decay, betas, got 'nam'. "
         "Did you mean 'name'?",
         "S.terms.0.key: expected one of ",
-        "S.terms.1.wieght: expected one of weight, name, student_layer, ",
+        "S.terms.1.wieght: expected one of weight, share, name, student_layer, ",
         "S.terms.1.eps: expected a number > 0, got -1.",
         "S.terms.1.decay: expected a number > 0, got 0.",
         "stages.third.student.model: expected one of resnet8, ",

@@ -27,7 +27,7 @@ from congruence.methods.term import current_descriptions
         ({"method": Bank(), "size": 3}, r"`size` must be set on the Bank itself"),
         ({"method": "kd", "weight": float("nan")}, r"`weight` must be a finite number"),
         ({"method": "kd", "weight": True}, r"`weight` must be a finite number"),
-        ({"method": Bank(), "weight": {}}, r"`weight` must be a finite number, or one for each part"),
+        ({"method": Bank(), "weight": {}}, r"`weight` must be a finite number, one for each part"),
         (
             {"method": "kd", "weight": {"lss": 1.0}},
             r"`weight` must be a number, or one for each part of 'kd' \('loss'\)",

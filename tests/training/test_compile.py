@@ -67,13 +67,24 @@ def dropping():
     return cg.Distiller(made.teacher, made.student, ["ce", "kd", "rkd"], example=data().tensors[0][:4])
 
 
+def balancing():
+    """The same with balanced weights."""
+    made = dropping()
+    terms = ["ce", *(cg.Term(key, weight="balanced") for key in ("kd", "rkd"))]
+    return cg.Distiller(made.teacher, made.student, terms, example=data().tensors[0][:4])
+
+
 def fitted(wanted, make=dropping, **options):
     made = make()
     result = cg.fit(made, loader(), loader(), constant(compile=wanted, **options))
     return made, result
 
 
-@pytest.mark.parametrize("options", [{}, {"micro_batch": 3}, {"channels_last": True}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"make": balancing}, {"micro_batch": 3}, {"channels_last": True}],
+    ids=lambda given: ", ".join(given),
+)
 def test_a_run_is_the_same(options, graphs):
     (plain, expected), (made, found) = fitted(False, **options), fitted(True, **options)
     assert graphs

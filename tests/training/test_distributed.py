@@ -49,6 +49,22 @@ def alike(first, second, tolerance):
         torch.testing.assert_close(value, second[name], rtol=tolerance, atol=tolerance, msg=name)
 
 
+@pytest.mark.parametrize(
+    ("name", "keys", "accumulate"),
+    [("balanced state", ("kd", "pkt", "mimic"), 1), ("balanced accumulated", ("kd",), 3)],
+)
+def test_two_ranks_balance_as_one(name, keys, accumulate, found):
+    _, ranks = found
+    made = distiller("ce", *(cg.Term(key, weight="balanced") for key in keys))
+    frozen(made)
+    cg.fit(made, cg.data.loader(data(), batch_size=8), options=constant(accumulate=accumulate))
+    for of_rank in ranks:
+        alike(of_rank[name], made.state_dict(), 1e-5)
+    assert ranks[0][name].keys() == ranks[1][name].keys()
+    for key, value in ranks[0][name].items():
+        assert torch.equal(value, ranks[1][name][key]), key
+
+
 @pytest.mark.parametrize(("name", "terms"), [("classes", ("ce", "kd", "pkt")), ("relations", ("pkt", "mimic"))])
 def test_two_ranks_are_one(name, terms, found, tmp_path):
     folder, (first, second) = found

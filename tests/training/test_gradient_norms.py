@@ -218,7 +218,7 @@ def test_nothing_that_fails_stops_a_run(monkeypatch, caplog):
         raise RuntimeError("no such graph")
 
     plain = trained(Block)
-    monkeypatch.setattr("congruence.training.gradient_norms.nodes", broken)
+    monkeypatch.setattr("congruence.distiller.own_backward.nodes", broken)
     with caplog.at_level(logging.WARNING, "congruence"):
         same_state(plain, trained(Block))
     assert "No gradient norms in the log: RuntimeError: no such graph." in caplog.messages

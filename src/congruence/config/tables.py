@@ -154,7 +154,8 @@ class TermConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
 
     key: str
-    weight: float | dict[str, float] | None = None
+    weight: float | dict[str, float] | Literal["balanced"] | None = None
+    share: float | None = None
     name: str | None = None
     student_layer: str | list[str] | dict[str, Any] | None = None
     teacher_layer: str | list[str] | dict[str, Any] | None = None
@@ -169,7 +170,7 @@ class TermConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _checked(cls, values: Any) -> Any:
-        """Check all of it with the Term itself; a weight left out becomes the method's own."""
+        """Check all of it with the Term itself; a weight or a share left out becomes the method's own."""
         if not isinstance(values, dict) or not isinstance(values.get("key"), str):
             return values
         try:
@@ -184,8 +185,11 @@ class TermConfig(BaseModel):
         )
         if problems:
             raise Problems(problems)
-        default = row.weight if isinstance(row.weight, int | float) else dict(row.weight)
-        return {**values, "weight": current_parts(row, values.get("weight", default))}
+        published = row.weight if isinstance(row.weight, int | float) else dict(row.weight)
+        weight = values.get("weight", published)
+        if weight == "balanced":
+            return {"share": row.share, **values}
+        return {**values, "weight": published if weight == "published" else current_parts(row, weight)}
 
     def term(self) -> methods.Term:
         """Return the term."""

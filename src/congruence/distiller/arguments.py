@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from congruence.core import check
 from congruence.distiller.recall import StoredTeacher
 from congruence.methods.term import Term
 from congruence.models.teacher import Teacher, shares_parameters
+
+LOG = logging.getLogger("congruence")
 
 
 def named_students(student: Any) -> dict[str, nn.Module]:
@@ -83,3 +86,23 @@ def listed_terms(terms: Any) -> list[Term]:
         if not isinstance(term, (str, Term)):
             check.fail("Distiller", "terms", "Terms or keys (a Method goes into a Term)", type(term).__name__)
     return [Term(term) if isinstance(term, str) else term for term in terms]
+
+
+def check_trainable(students: nn.ModuleDict) -> None:
+    """Refuse students that are frozen altogether, as a model is that was a teacher, or its copy."""
+    if not any(parameter.requires_grad for parameter in students.parameters()):
+        raise ValueError(
+            "`Distiller`: no parameter of the student requires a gradient: there is nothing to train (a model that "
+            "was a teacher, or a copy of it, is frozen: call student.requires_grad_() first)."
+        )
+
+
+def tell_modes(students: nn.ModuleDict) -> None:
+    """Warn of a student all of which is in evaluation mode in training, as `from_pretrained` leaves models."""
+    for name, student in students.items():
+        if not any(part.training for part in student.modules()):
+            LOG.warning(
+                "The %s is in evaluation mode while the distiller trains: nothing drops out, and batch norms move no "
+                "statistics. Call distiller.train() before the loop, unless that is meant.",
+                name,
+            )

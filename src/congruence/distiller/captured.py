@@ -15,6 +15,8 @@ from congruence.models.layouts import batch_sizes
 class Output(NamedTuple):
     """What one batch gave: the weighted `loss`, the unweighted `terms`, the models' own outputs, and the `weights`.
 
+    The weights are tensors of shape [] on the loss's device, as the terms are: to read one waits for the device.
+
     The slice `output[1:]` is what the Trainer of transformers takes as the predictions of a model that gives its loss
     first: the student's logits, of several students or outputs one after the other.
     """
@@ -23,7 +25,7 @@ class Output(NamedTuple):
     terms: dict[str, Tensor]
     student: Any
     teacher: Any
-    weights: dict[str, float]
+    weights: dict[str, Tensor]
 
     def __getitem__(self, key: Any) -> Any:
         """Return a field by its position; see the class for `[1:]`."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,24 +15,16 @@ from congruence.core import check
 from congruence.core.batch import why_no_index
 from congruence.core.devices import to_device
 from congruence.core.numerics import widen
-from congruence.core.ranks import world_size
 from congruence.data.datasets.facts import DataFacts
-from congruence.distiller.arguments import frozen_teacher, listed_terms, named_students
+from congruence.distiller.arguments import check_trainable, frozen_teacher, listed_terms, named_students, tell_modes
+from congruence.distiller.as_found import as_found
 from congruence.distiller.averaging import Averaging
+from congruence.distiller.balance import Balance
 from congruence.distiller.bindings import Binding, bind, described, for_students, logits_paths, probed_in_evaluation
 from congruence.distiller.captured import Captured, Output
-from congruence.distiller.forwards import describe_sample, forwards, read
+from congruence.distiller.forwards import describe_sample, forwards, forwards_beside, read
 from congruence.distiller.recall import StoredTeacher
-from congruence.distiller.signals import (
-    Shared,
-    buffers_copied_for_backward,
-    check_needs,
-    gather_ranks,
-    named_parts,
-    rerunner,
-    signals_of,
-    without_gradient,
-)
+from congruence.distiller.signals import Shared, check_needs, embedded, loss_of, rerunner, without_gradient
 from congruence.distiller.sitting_out import SittingOut
 from congruence.distiller.unmoved import Unmoved
 from congruence.geometry.dissimilarity import computed_once
@@ -103,6 +97,7 @@ class Distiller(nn.Module):
             self._taps["teacher"], self._readers["teacher"] = self.teacher.taps, self.teacher
         self.methods = nn.ModuleDict()
         self.bindings: dict[str, Binding] = {}
+        self.balance = Balance(self.terms, self.bindings)
         self._told_modes = False
         self._in_evaluation: dict[str, Taps] = {}  # what a student says there, which is what is measured
         self._logits: dict[str, str] = {}
@@ -118,7 +113,10 @@ class Distiller(nn.Module):
         for name, taps in self._taps.items():
             taps.probe(example, training=name != "teacher")
         in_evaluation = probed_in_evaluation({name: self._taps[name] for name in self.students}, example)
-        bindings = {term.name: bind(term, self._taps, tuple(self.students), self.facts) for term in self.terms}
+        bindings = {}
+        for term in self.terms:
+            with self._looking_on(term):
+                bindings[term.name] = bind(term, self._taps, tuple(self.students), self.facts)
         self._in_evaluation, self._logits = in_evaluation, logits_paths(in_evaluation, bindings.values())
         self._example_described = describe_sample(example)
         for name, binding in bindings.items():  # from here on nothing fails, so that a refused example leaves no trace
@@ -174,23 +172,36 @@ class Distiller(nn.Module):
             self.build(inputs)
         if self.training and not self._told_modes:
             self._told_modes = True
-            _tell_modes(self.students)
+            tell_modes(self.students)
             if torch.is_grad_enabled():
-                self._check_trainable()
+                check_trainable(self.students)
         given = {"main": inputs, **(views or {})}
-        active = [self.bindings[term.name] for term in self._active()]
+        terms = self._active()
+        active = [self.bindings[term.name] for term in terms]
         cache = self.cache if self.training else None  # it holds the training images
         if index is not None and (cache or any(binding.method.needs.index for binding in active)):
             why = why_no_index(index, None, look=False)
             if why:
                 check.fail("Distiller.capture", "index", "the samples' positions in the dataset, int64 [B]", why)
         recall = cache.at(index, self.clock.epoch, self.bindings.values()) if cache else None
-        tensors, outputs = forwards(active, given, self._readers, self._example_described, recall, micro_batch)
+        tensors, outputs = forwards_beside(
+            [self.bindings[term.name] for term in terms if not term.watched],
+            [self.bindings[term.name] for term in terms if term.watched],
+            functools.partial(
+                forwards,
+                given=given,
+                readers=self._readers,
+                example=self._example_described,
+                recall=recall,
+                micro_batch=micro_batch,
+            ),
+            self.students,
+        )
         return Captured(tensors, outputs, given, labels, index, micro_batch)
 
     def _active(self) -> list[Term]:
         active = [term for term in self.terms if term.active(self.clock)]
-        if not active:
+        if all(term.watched for term in active):
             raise ValueError(f"`Distiller`: no term counts in epoch {self.clock.epoch}: see start_epoch and weight.")
         return active
 
@@ -204,37 +215,60 @@ class Distiller(nn.Module):
             update: whether the methods' memories are written; False for validation and for recomputation.
             together: whether relational terms see the rows of all ranks; False where every rank has the same batch.
         """
-        terms: dict[str, Tensor] = {}
-        weights: dict[str, float] = {}
-        shared = Shared({}, {})  # what terms that share a tap compute once
-        seen: list[tuple[Binding, Signals]] = []
-        active = {term.name: self.bindings[term.name] for term in self._active()}
-        out = self._sitting_out.among(active, captured, together=together and self.training)
-        with computed_once():
-            for term in self._active():
-                if term.name in out:
-                    continue
-                method = (binding := self.bindings[term.name]).method
-                check_needs(binding, captured, epochs_begun=self._epochs_begun or not self.training)
-                runner = rerunner(binding, self._readers, self.clock, captured.micro_batch)
-                signals = method.embed(signals_of(binding, captured, self.clock, runner, shared.pooled))
-                if together and method.needs.scope != "sample" and world_size() > 1:
-                    signals = gather_ranks(signals, shared.gathered)
-                with buffers_copied_for_backward(method):
-                    parts = named_parts(term.name, method.loss(signals))
-                for name, (part, value) in parts.items():
-                    terms[name], weights[name] = value, term.weight_of(part, self.clock)
-                seen.append((binding, signals))
-        if terms:
-            loss = torch.stack([weights[name] * widen(value) for name, value in terms.items()]).sum()
-        else:  # all sit out: a loss of 0, whose backward gives every parameter a gradient of 0
-            loss = torch.stack([widen(p).sum() * 0 for p in self.students.parameters() if p.requires_grad]).sum()
+        seen: list[tuple[Term, Signals]] = []
+        losses = self.losses(captured, together=together, seen=seen)
+        if update and self.training and torch.is_grad_enabled() and self.balance.balanced and not self.balance.held:
+            self.balance.step(losses, self.clock, self.students, reruns=captured.micro_batch is not None)
+        terms, weights, teaching = self.balance.weigh(losses, self.clock)
+        if not teaching:  # all sit out: a loss of 0, whose backward gives every parameter a gradient of 0
+            teaching = [widen(p).sum() * 0 for p in self.students.parameters() if p.requires_grad]
         if update:
             with torch.no_grad():
-                for binding, signals in seen:
-                    if type(binding.method).update is not Method.update:  # else there is nothing to write
-                        binding.method.update(without_gradient(signals))
-        return Output(loss, terms, captured.students(tuple(self.students)), captured.output("teacher"), weights)
+                for term, signals in seen:
+                    method = self.bindings[term.name].method
+                    if type(method).update is not Method.update:  # else there is nothing to write
+                        with self._looking_on(term):
+                            method.update(without_gradient(signals))
+        student, teacher = captured.students(tuple(self.students)), captured.output("teacher")
+        return Output(torch.stack(teaching).sum(), terms, student, teacher, weights)
+
+    def losses(
+        self, captured: Captured, *, together: bool = True, seen: list[tuple[Term, Signals]] | None = None
+    ) -> dict[str, Mapping[str, Tensor]]:
+        """Return the losses of the terms that count and do not sit out, by part, unweighted; nothing is written.
+
+        Args:
+            captured: of `capture`.
+            together: as of `score`.
+            seen: gets the terms, and what their methods saw.
+        """
+        shared = Shared({}, {})  # what terms that share a tap compute once
+        order = self._active()
+        active = {term.name: self.bindings[term.name] for term in order}
+        out = self._sitting_out.among(active, captured, together=together and self.training)
+        found: dict[str, Mapping[str, Tensor]] = {}
+        with computed_once():
+            # Terms that only look on come last: what they share with the others must not lose its gradient.
+            for term in sorted(order, key=lambda term: term.watched):
+                if term.name not in out:
+                    with self._looking_on(term):
+                        begun = self._epochs_begun or not self.training
+                        check_needs(active[term.name], captured, epochs_begun=begun)
+                        runner = rerunner(active[term.name], self._readers, self.clock, captured.micro_batch)
+                        signals = embedded(active[term.name], captured, self.clock, runner, shared, together=together)
+                        found[term.name] = loss_of(active[term.name], signals)
+                    if seen is not None:
+                        seen.append((term, signals))
+        return found
+
+    @contextlib.contextmanager
+    def _looking_on(self, term: Term) -> Iterator[None]:
+        """Keep a term of weight 0 from whatever the student is trained by: its state, and random numbers."""
+        if not term.watched:
+            yield
+            return
+        with torch.no_grad(), as_found(self.students):
+            yield
 
     def forward(
         self,
@@ -272,10 +306,14 @@ class Distiller(nn.Module):
 
     def begin_epoch(self, epoch: int | Clock) -> None:
         """Start an epoch, as `fit` does: weights and warm-ups follow it, and methods that work by epochs prepare."""
-        self.clock = epoch if isinstance(epoch, Clock) else self.clock._replace(epoch=epoch)
+        clock = epoch if isinstance(epoch, Clock) else self.clock._replace(epoch=epoch)
+        if clock.epoch > self.clock.epoch:
+            self.balance.end_epoch(self.clock)  # of a loop that tells of beginnings alone
+        self.clock = clock
         self._epochs_begun = True
-        for binding in self.bindings.values():
-            binding.method.begin_epoch(self.clock)
+        for term in self._bound():
+            with self._looking_on(term):
+                self.bindings[term.name].method.begin_epoch(self.clock)
 
     def resume_epoch(self, clock: Clock) -> None:
         """Go on within an epoch whose beginning the restored state has already seen."""
@@ -283,8 +321,13 @@ class Distiller(nn.Module):
 
     def end_epoch(self) -> None:
         """Finish an epoch."""
-        for binding in self.bindings.values():
-            binding.method.end_epoch()
+        for term in self._bound():
+            with self._looking_on(term):
+                self.bindings[term.name].method.end_epoch()
+        self.balance.end_epoch(self.clock)
+
+    def _bound(self) -> list[Term]:
+        return [term for term in self.terms if term.name in self.bindings]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return what the optimizer trains: the students' parameters and the terms' own, never the teacher's."""
@@ -292,16 +335,8 @@ class Distiller(nn.Module):
             raise ValueError("`Distiller`: give `example=` (two inputs do), so that the terms' own parts are there.")
         parts = {"students": self.students, "terms": self.methods}
         groups = [{"name": n, "params": [p for p in m.parameters() if p.requires_grad]} for n, m in parts.items()]
-        self._check_trainable()
+        check_trainable(self.students)
         return [group for group in groups if group["params"]]
-
-    def _check_trainable(self) -> None:
-        """Refuse students that are frozen altogether, as a model is that was a teacher, or its copy."""
-        if not any(parameter.requires_grad for parameter in self.students.parameters()):
-            raise ValueError(
-                "`Distiller`: no parameter of the student requires a gradient: there is nothing to train (a model that "
-                "was a teacher, or a copy of it, is frozen: call student.requires_grad_() first)."
-            )
 
     @property
     def student(self) -> nn.Module:
@@ -356,14 +391,3 @@ class Distiller(nn.Module):
             self.teacher.module._apply(fn)
             self.teacher.prepared = None
         return self
-
-
-def _tell_modes(students: nn.ModuleDict) -> None:
-    """Warn of a student all of which is in evaluation mode in training, as `from_pretrained` leaves models."""
-    for name, student in students.items():
-        if not any(part.training for part in student.modules()):
-            LOG.warning(
-                "The %s is in evaluation mode while the distiller trains: nothing drops out, and batch norms move no "
-                "statistics. Call distiller.train() before the loop, unless that is meant.",
-                name,
-            )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from congruence.core.devices import row_count
+from congruence.distiller.as_found import as_found
 from congruence.distiller.bindings import Binding
 from congruence.distiller.micro import in_chunks
 from congruence.distiller.recall import Recall
@@ -16,6 +18,7 @@ from congruence.methods.method import Key
 from congruence.models.taps import Taps
 from congruence.models.teacher import Teacher
 
+Tapped = tuple[dict[Key, Tensor], dict[tuple[str, str], Any]]  # by (model, view, path); outputs by (model, view)
 _OF_EXPORTED = ("Guard failed", "Expected input at")  # how they refuse sizes that they were not exported for
 _OF_DDP = "Expected to have finished reduction in the prior iteration"
 
@@ -86,8 +89,12 @@ def forwards(
     example: str,
     recall: Recall | None = None,
     micro_batch: int | None = None,
-) -> tuple[dict[Key, Tensor], dict[tuple[str, str], Any]]:
+    *,
+    runs: Callable[[str, str], bool] = lambda model, view: True,
+) -> Tapped:
     """Run each model once over each view that a binding needs; return the tapped tensors and the models' outputs.
+
+    `runs` says of a model and a view whether they are among them.
 
     With `recall` the teacher's tensors are read from where they are stored, and it has no output.
     With `micro_batch` they run over chunks of so many samples, see `congruence.distiller.micro`.
@@ -95,6 +102,8 @@ def forwards(
     tensors: dict[Key, Tensor] = {}
     outputs: dict[tuple[str, str], Any] = {}
     for (model, view), paths in paths_to_read(bindings, given).items():
+        if not runs(model, view):
+            continue
         if recall is not None and model == "teacher":
             recalled = recall(view, paths, given[view])
             tensors.update({(model, view, path): tensor for path, tensor in recalled.items()})
@@ -105,3 +114,29 @@ def forwards(
         outputs[model, view], tapped = in_chunks(run, module, given[view], micro_batch)
         tensors.update({(model, view, path): tensor for path, tensor in tapped.items()})
     return tensors, outputs
+
+
+def forwards_beside(
+    teaching: Sequence[Binding], looking_on: Sequence[Binding], run: Callable[..., Tapped], students: nn.ModuleDict
+) -> Tapped:
+    """Return what `run` gives for all bindings; a student's run that only those look at who look on moves no state.
+
+    Args:
+        teaching: bindings of terms that move the students.
+        looking_on: those of terms of weight 0.
+        run: `forwards`, with all but the bindings given.
+        students: whose buffers, and the generators, are as they were after what only the latter look at.
+    """
+    if not looking_on:
+        return run(teaching)
+    taught = {
+        (binding.models[model], view)
+        for binding in teaching
+        for view in binding.method.needs.views
+        for model, _ in binding.paths
+    }
+    both = [*teaching, *looking_on]
+    tensors, outputs = run(both, runs=lambda model, view: model == "teacher" or (model, view) in taught)
+    with torch.no_grad(), as_found(students):
+        more = run(both, runs=lambda model, view: model != "teacher" and (model, view) not in taught)
+    return {**tensors, **more[0]}, {**outputs, **more[1]}

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from congruence.core import check
 from congruence.core.devices import on_tensors
 from congruence.core.host_values import note_row_values
-from congruence.core.ranks import from_all_ranks, gather_rows
+from congruence.core.ranks import from_all_ranks, gather_rows, world_size
 from congruence.distiller.bindings import Binding, mask_of
 from congruence.distiller.captured import Captured
 from congruence.distiller.forwards import describe_sample, forwards
@@ -138,6 +138,22 @@ def _norms_at_rest(readers: Iterable[Taps | Teacher]) -> Iterator[None]:
     finally:
         for norm in moving:
             norm.training = True
+
+
+def embedded(
+    binding: Binding, captured: Captured, clock: Clock, runner: Runner, shared: Shared, *, together: bool
+) -> Signals:
+    """Return what a method's loss sees: its roles through its own parts, with all ranks' rows where it needs them."""
+    signals = binding.method.embed(signals_of(binding, captured, clock, runner, shared.pooled))
+    if together and binding.method.needs.scope != "sample" and world_size() > 1:
+        signals = gather_ranks(signals, shared.gathered)
+    return signals
+
+
+def loss_of(binding: Binding, signals: Signals) -> Mapping[str, Tensor]:
+    """Return a method's losses by part."""
+    with buffers_copied_for_backward(binding.method):
+        return binding.method.loss(signals)
 
 
 def named_parts(term: str, parts: Mapping[str, Tensor]) -> dict[str, tuple[str, Tensor]]:

@@ -50,6 +50,7 @@ class Adversarial(Method):
     """
 
     needs = Needs()
+    own_parts = ("discriminator",)
     discriminator: nn.Sequential
 
     def __init__(self) -> None:

@@ -169,9 +169,15 @@ class Method(nn.Module, abc.ABC):
     State lives in buffers and parameters, so that checkpoints carry it, or in `get_extra_state`. `loss` reads state and
     never writes it; `update` writes it, once a batch, after the loss. A buffer that the loss's backward still needs is
     copied for it, so that `update` may write in place.
+
+    Attributes:
+        needs: what the method asks for.
+        own_parts: names of those of its losses that train its own parts alone, as a discriminator's: a balanced weight
+            leaves them as they are.
     """
 
     needs: Needs = Needs()
+    own_parts: tuple[str, ...] = ()
     _bound = False  # whether a distiller has built it
 
     def build(self, probe: Probe) -> None:

@@ -28,6 +28,7 @@ class Row:
         function: the public function (or `Method`) whose docstring holds the formula.
         needs: of the method.
         weight: the published default weight, for each part where there are several.
+        share: of a balanced weight, by default (see `Term`).
         project: for a loss module, whether a trained linear map (on maps a convolution) makes the student's width the
             teacher's.
         labels_of_each: for a loss module, whether it takes labels of both sides; the batch's serve for each.
@@ -42,6 +43,7 @@ class Row:
     function: Callable[..., Any]
     needs: Needs = FEATURES
     weight: float | Mapping[str, float] = 1.0
+    share: float = 1.0
     project: bool = False
     labels_of_each: bool = False
     listed: bool = False

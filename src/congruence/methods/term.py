@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -16,6 +16,7 @@ from congruence.models.layouts import check_layout
 from congruence.models.masks import Mask, check_mask
 
 Layers = str | Sequence[str]
+Weight = float | Mapping[str, float] | Literal["balanced", "published"]
 Layout = str | Mapping[str, str | Mapping[str, str]]
 LAYERS = "a layer's path, a list of paths, or a mapping from role to them"
 _SCHEDULE = {
@@ -25,18 +26,23 @@ _SCHEDULE = {
     "decay": check.POSITIVE,
 }
 # Of metrics.jsonl.
-_COLUMNS = ("loss", "gradient_norm", "gradient_norms", "lr", "step", "epoch", "validation", "diagnostics")
+_COLUMNS = ("loss", "gradient_norm", "gradient_norms", "weights", "lr", "step", "epoch", "validation", "diagnostics")
 
 
 class Term:
     """One term of the objective.
 
     Its weight in epoch e is `weight · min(1, (e − start_epoch + 1)/(warmup_epochs + 1)) · decay^(e − start_epoch)`
-    for start_epoch ≤ e < stop_epoch, and 0 (the term is not computed) outside.
+    for start_epoch ≤ e < stop_epoch; outside, the term is not computed. A term of weight 0 is computed and logged
+    without moving the student by a bit.
 
     Args:
         method: a key of the catalogue (`congruence methods` lists them), or a `Method`.
-        weight: None for the row's default; a number; or a number for each named part of the method's loss.
+        weight: None or "published" for the row's default; a number; a number for each named part of the method's loss;
+            or "balanced" for a factor w on the whole term that is measured while the student trains: its gradient is
+            `share` times as long as that of the first term whose weight is a number,
+            ‖∂(w·L)/∂θ‖ = share · ‖∂(w_a·L_a)/∂θ‖ (see `congruence.distiller.Balance`).
+        share: with "balanced"; None for the row's default. The schedule below multiplies it.
         name: under which the term is logged; the key by default. One method twice needs two names.
         student_layer: a path, a list of paths (shallow to deep), or a mapping from role to these; by default what
             enters the last Linear ("features") and the class logits ("logits").
@@ -62,10 +68,13 @@ class Term:
     Example:
         >>> Term("kd", weight=0.5, temperature=2.0)
         Term('kd', weight=0.5, temperature=2.0)
+        >>> Term("pkt", weight="balanced").share
+        1.0
     """
 
     RESERVED = (
         "weight",
+        "share",
         "name",
         "student_layer",
         "teacher_layer",
@@ -83,7 +92,8 @@ class Term:
         method: str | Method,
         /,  # a hyper-parameter may have this name
         *,
-        weight: float | Mapping[str, float] | None = None,
+        weight: Weight | None = None,
+        share: float | None = None,
         name: str | None = None,
         student_layer: Layers | Mapping[str, Layers] | None = None,
         teacher_layer: Layers | Mapping[str, Layers] | None = None,
@@ -101,10 +111,11 @@ class Term:
         )
         self.hyperparameters = hyperparameters
         self._given = method if isinstance(method, Method) else None
-        default: float | Mapping[str, float] = 1.0
+        published: float | Mapping[str, float] = 1.0
+        usual = 1.0
         if isinstance(method, str):
             self.key = method
-            default = self._row().weight
+            published, usual = self._row().weight, self._row().share
             self.needs = self.make().needs  # and a bad hyper-parameter fails here, not in the first step
         elif isinstance(method, Method):
             if hyperparameters:
@@ -113,9 +124,11 @@ class Term:
             self.key, self.needs = type(method).__name__, method.needs
         else:
             check.fail("Term", "method", "a key of the catalogue or a Method", _kind(method))
-        self.weight = default if weight is None else weight
+        self.published = published
+        self.weight: Any = published if weight is None or weight == "published" else weight
         if self._given is None:
             self.weight = current_parts(self._row(), self.weight)
+        self.share = usual if share is None and self.balanced else share
         self.name = self.key if name is None else name
         self.student_layer, self.teacher_layer, self.student = student_layer, teacher_layer, student
         self.layout, self.mask = layout, mask
@@ -125,8 +138,13 @@ class Term:
 
     def _check(self) -> None:
         weights = self.weight.values() if isinstance(self.weight, Mapping) else [self.weight]
-        if not weights or not all(check.Real().accepts(weight) for weight in weights):
-            check.fail("Term", "weight", "a finite number, or one for each part", repr(self.weight))
+        if not self.balanced and (not weights or not all(check.Real().accepts(weight) for weight in weights)):
+            wanted = "a finite number, one for each part, 'balanced' or 'published'"
+            check.fail("Term", "weight", wanted, repr(self.weight))
+        if self.share is not None and not self.balanced:
+            check.fail("Term", "share", "left out unless weight='balanced'", repr(self.share))
+        if self.balanced:
+            check.hyperparameters("Term", {"share": check.POSITIVE}, share=self.share)
         self._check_parts()
         if not isinstance(self.name, str) or not self.name or "." in self.name or "/" in self.name:
             check.fail("Term", "name", "a word without '.' or '/'", repr(self.name))
@@ -213,23 +231,46 @@ class Term:
                 if key not in known:
                     check.fail("Term", argument, f"keyed by {' or '.join(map(repr, sorted(known)))}", repr(key))
 
-    def weight_of(self, part: str, clock: Clock) -> float:
-        """Return the weight of a part of the loss at a moment: the one place where weights and warm-ups apply."""
+    @property
+    def balanced(self) -> bool:
+        """Whether the weight is measured while the student trains."""
+        return isinstance(self.weight, str) and self.weight == "balanced"
+
+    @property
+    def watched(self) -> bool:
+        """Whether the weight is 0: the term is computed and logged, and teaches nothing."""
+        weights = self.weight.values() if isinstance(self.weight, Mapping) else [self.weight]
+        return not any(weight != 0 for weight in weights)
+
+    def schedule(self, clock: Clock) -> float:
+        """Return the factor on the weight at a moment, 0 where the term is not computed."""
         age = clock.epoch - self.start_epoch
         if age < 0 or (self.stop_epoch is not None and clock.epoch >= self.stop_epoch):
             return 0.0
-        weight = self.weight
+        return min(1.0, (age + 1) / (self.warmup_epochs + 1)) * float(self.decay) ** age
+
+    def given(self, part: str) -> float:
+        """Return the weight of a part of the loss before its schedule; that of a balanced term is the published one."""
+        weight = self.published if self.balanced else self.weight
         if isinstance(weight, Mapping):
             if part not in weight:
                 parts = ", ".join(map(repr, weight))
                 raise ValueError(f"`Term`: `weight` of '{self.name}' has no entry for its part '{part}', got {parts}.")
             weight = weight[part]
-        return float(weight) * min(1.0, (age + 1) / (self.warmup_epochs + 1)) * self.decay**age
+        return float(weight)
+
+    def weight_of(self, part: str, clock: Clock) -> float:
+        """Return the weight of a part of the loss at a moment, where it is a number."""
+        schedule = self.schedule(clock)
+        return self.given(part) * schedule if schedule else 0.0
 
     def active(self, clock: Clock) -> bool:
-        """Whether any part of the term counts at a moment."""
-        parts = self.weight if isinstance(self.weight, Mapping) else ("loss",)
-        return any(self.weight_of(part, clock) != 0 for part in parts)
+        """Whether the term is computed at a moment."""
+        return self.schedule(clock) != 0
+
+    def counts(self, clock: Clock) -> bool:
+        """Whether the term is computed and teaches something at a moment."""
+        return self.active(clock) and not self.watched
 
     def describe(self) -> dict[str, Any]:
         """Return the term as plain values, for the run's record."""
@@ -258,7 +299,7 @@ def current_descriptions(terms: Any) -> Any:
 def _current(description: Mapping[str, Any]) -> dict[str, Any]:
     from congruence.methods import catalogue  # late, as in `Term`
 
-    values, rows = {"layout": None, "mask": None, **description}, catalogue.keys()
+    values, rows = {"share": None, "layout": None, "mask": None, **description}, catalogue.keys()
     if "weight" in values and values.get("method") in rows:
         values["weight"] = current_parts(catalogue.row(values["method"]), values["weight"])
     return values

@@ -7,7 +7,8 @@ import contextlib
 import gc
 import os
 import warnings
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, cast
 
 import torch
 import torch.distributed as dist
@@ -18,11 +19,15 @@ from congruence.core.batch import Batch
 from congruence.core.devices import on_tensors, tensors, to_device
 from congruence.core.graph import checkpoints_reentrantly
 from congruence.core.ranks import any_rank, mean_over_ranks, world_size
+from congruence.distiller.as_found import as_found
+from congruence.distiller.balance import mean_gradients
+from congruence.distiller.captured import Captured
 from congruence.distiller.distiller import Distiller
-from congruence.training.as_found import as_in_training
+from congruence.methods.term import Term
 from congruence.training.filling import storing
 from congruence.training.gradient_norms import GradientNorms
 from congruence.training.origin import Place, sums_of
+from congruence.training.trial import as_in_training
 
 
 def join_process_group(device: torch.device) -> None:
@@ -59,12 +64,13 @@ def pick_device(name: str) -> torch.device:
 class Scores(NamedTuple):
     """What a step needs of a forward pass: the loss to go backward from, and values without gradient.
 
-    `sums` are those of what the terms were made of, as of `training.origin`.
+    `weights` are the balanced ones; `sums` are those of what the terms were made of, as of `training.origin`.
     """
 
     loss: Tensor
     values: dict[str, Tensor]
     norms: dict[str, Tensor]
+    weights: dict[str, Tensor]
     sums: dict[tuple[Place, ...], Tensor]
 
 
@@ -81,14 +87,49 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch, with_norms: bool, scale: Tensor | float = 1.0) -> Scores:
         """Score a batch; with `with_norms` also measure the gradients of the terms, see `GradientNorms`."""
-        with storing(self.distiller):
-            captured = self.distiller.capture(
-                batch.inputs, batch.labels, batch.index, views=batch.views, micro_batch=self.micro_batch
-            )
+        captured = self._capture(batch)
         out = self.distiller.score(captured, update=self.distiller.training)
         norms = self.gradient_norms(out.terms, out.weights, torch.as_tensor(scale)) if with_norms else {}
         values = {name: value.detach() for name, value in out.terms.items()}
-        return Scores(out.loss, values, norms, sums_of(captured))
+        balanced = set(self.distiller.balance.balanced)
+        weights = {n: weight.detach() for n, weight in out.weights.items() if n.partition(".")[0] in balanced}
+        return Scores(out.loss, values, norms, weights, sums_of(captured))
+
+    def _capture(self, batch: Batch) -> Captured:
+        with storing(self.distiller):
+            return self.distiller.capture(
+                batch.inputs, batch.labels, batch.index, views=batch.views, micro_batch=self.micro_batch
+            )
+
+    @contextlib.contextmanager
+    def balanced_over(self, batches: Sequence[Batch]) -> Iterator[None]:
+        """Hold the balanced weights for a step of several batches, measured by the gradient of all of them where due.
+
+        Their forwards are run once more for it, and leave nothing behind: dropout's masks are those of the step.
+        """
+        balance, clock = self.distiller.balance, self.distiller.clock
+        if len(batches) == 1 or not balance.balanced:
+            yield
+            return
+        names = [term.name for term in self.distiller.terms if term.active(clock)]
+        due = balance.due(clock, names)
+        if due:
+            with as_found(self.distiller):
+                of_batches = [self._gradients(due, batch) for batch in batches]
+            balance.take(due, clock, mean_gradients(of_batches))
+        balance.count(clock, names)
+        balance.held = True
+        try:
+            yield
+        finally:
+            balance.held = False
+
+    def _gradients(self, due: Sequence[Term], batch: Batch) -> dict[str, list[Tensor]]:
+        captured = self._capture(batch)
+        losses = self.distiller.losses(captured)
+        return self.distiller.balance.gradients(
+            due, losses, self.distiller.clock, self.distiller.students, reruns=self.micro_batch is not None
+        )
 
 
 def wrap(objective: Objective) -> nn.Module:
@@ -116,6 +157,12 @@ def wrap(objective: Objective) -> nn.Module:
         # torch 2.13 calls `broadcast_buffers` deprecated; its successor is not in older ones, and broadcasts once.
         warnings.simplefilter("ignore", FutureWarning)
         return DistributedDataParallel(objective, broadcast_buffers=False, find_unused_parameters=True)
+
+
+def unwrapped(objective: nn.Module) -> Objective:
+    """Return the objective itself, out of the DDP around it."""
+    inner = objective.module if isinstance(objective, DistributedDataParallel) else objective
+    return cast(Objective, inner)
 
 
 def _checkpoints_reentrantly(distiller: Distiller) -> bool:

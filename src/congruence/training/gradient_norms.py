@@ -7,21 +7,13 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
 
 from congruence.core import check
-from congruence.core.graph import function_of, nodes
 from congruence.core.ranks import any_rank, mean_over_ranks, rank, world_size
-from congruence.training.as_found import as_found
+from congruence.distiller.as_found import as_found
+from congruence.distiller.own_backward import why_no_own_backward, why_no_second_run
 
 LOG = logging.getLogger("congruence")
-# Whose functions compute the same gradient however often they are asked, and leave nothing behind.
-_PURE = ("torch.", "congruence.")
-_SPECIAL = {
-    "CheckpointFunction": "activation checkpointing with use_reentrant=True",
-    "BackwardHookFunction": "the backward hook of a module",
-    "_DDPSink": "a DistributedDataParallel inside",
-}
 
 
 class GradientNorms:
@@ -42,7 +34,7 @@ class GradientNorms:
         self._failed: dict[str, str] = {}  # terms whose backward raised, and what
         self._told: set[str] = set()
 
-    def __call__(self, terms: Mapping[str, Tensor], weights: Mapping[str, float], scale: Tensor) -> dict[str, Tensor]:
+    def __call__(self, terms: Mapping[str, Tensor], weights: Mapping[str, Tensor], scale: Tensor) -> dict[str, Tensor]:
         """Return the norms by term; in half precision the gradient is taken of `scale` times the term."""
         try:
             return self._measured(terms, weights, scale)
@@ -54,7 +46,7 @@ class GradientNorms:
                 LOG.warning("No gradient norms in the log: %s", check.sentence(error))
             return {}
 
-    def _measured(self, terms: Mapping[str, Tensor], weights: Mapping[str, float], scale: Tensor) -> dict[str, Tensor]:
+    def _measured(self, terms: Mapping[str, Tensor], weights: Mapping[str, Tensor], scale: Tensor) -> dict[str, Tensor]:
         parameters = [p for p in self.students.parameters() if p.requires_grad]
         reasons = {name: self._reason(name, value, parameters) for name, value in terms.items()}
         norms: dict[str, Tensor] = {}
@@ -99,31 +91,7 @@ class GradientNorms:
         """Say why a term has no backward of its own, "" where it can have one."""
         if name in self._failed:
             return self._failed[name]
-        if not value.requires_grad:
-            return ""
-        if any(p._backward_hooks for p in parameters):
-            return "their backward goes through the hook of a parameter"
-        # Micro-batches hide the models' graph behind one node.
-        if self.reruns and any(map(_has_backward_hook, self.students.modules())):
-            return f"their backward goes through {_SPECIAL['BackwardHookFunction']}"
-        special = _special(value)
-        return f"their backward goes through {special}" if special else ""
-
-
-def _has_backward_hook(module: nn.Module) -> bool:
-    everywhere = torch_module._global_backward_hooks or torch_module._global_backward_pre_hooks
-    return bool(module._backward_hooks or module._backward_pre_hooks or everywhere)
-
-
-def _special(value: Tensor) -> str:
-    """Return what of a tensor's graph cannot be gone through twice unseen, "" where there is nothing."""
-    for node in nodes([value]):
-        function = function_of(node)
-        if function is not None:
-            if function.__name__ in _SPECIAL:
-                return _SPECIAL[function.__name__]
-            if not f"{function.__module__}.".startswith(_PURE):
-                return f"the autograd function {function.__name__}, which may keep or change something"
-        elif "CppNode" in node.name():
-            return f"the autograd function {node.name()}, which may keep or change something"
-    return ""
+        through = why_no_own_backward(value, parameters)
+        if not through and self.reruns and value.requires_grad:
+            through = why_no_second_run(self.students)
+        return f"their backward goes through {through}" if through else ""

@@ -46,6 +46,7 @@ class Recorder:
         self.sums: dict[tuple[str, ...], Tensor] = {}  # of values that come together, in one tensor: an operation each
         self.counts: dict[tuple[str, ...], int] = {}
         self.norms: dict[str, Tensor] = {}
+        self.weights: dict[str, Tensor] = {}  # balanced ones, as of the last step
         self._compared = False
         self._events: Callable[..., Any] | None = None
         if tensorboard and directory:
@@ -70,12 +71,15 @@ class Recorder:
         self.bad = self.bad | now
         return self.bad
 
-    def add(self, values: Mapping[str, Tensor], norms: Mapping[str, Tensor]) -> None:
-        """Add one step's values to the running means."""
+    def add(
+        self, values: Mapping[str, Tensor], norms: Mapping[str, Tensor], weights: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Add one step's values to the running means; `weights` are the balanced ones."""
         names, now = tuple(values), _together(values)
         self.sums[names] = self.sums[names] + now if names in self.sums else now
         self.counts[names] = self.counts.get(names, 0) + 1
         self.norms.update(norms)
+        self.weights = dict(weights or {})
 
     def _totals(self) -> dict[str, tuple[Tensor, int]]:
         """Return each value's sum so far, and of how many steps."""
@@ -98,7 +102,9 @@ class Recorder:
         if norms:
             row["gradient_norms"] = norms
             self._compare(norms)
-        self.sums, self.norms, self.counts = {}, {}, {}
+        if self.weights:
+            row["weights"] = {name: float(value) for name, value in self.weights.items()}
+        self.sums, self.norms, self.counts, self.weights = {}, {}, {}, {}
         self.write(row)
         return row
 
@@ -164,6 +170,7 @@ class Recorder:
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
         means = {"sums": dict(self.sums), "counts": dict(self.counts), "norms": dict(self.norms)}
+        means["weights"] = dict(self.weights)
         return {**means, "offset": self.offset}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -171,6 +178,7 @@ class Recorder:
         device = self.bad.device
         self.sums = {names: sums.to(device) for names, sums in state["sums"].items()}
         self.norms = {name: value.to(device) for name, value in state["norms"].items()}
+        self.weights = {name: value.to(device) for name, value in state.get("weights", {}).items()}
         self.counts = dict(state["counts"])
         if self.path and self.offset > state["offset"]:
             with open(self.path, "r+b") as file:

@@ -13,8 +13,8 @@ from congruence.core.batch import Batch
 from congruence.core.devices import on_tensors
 from congruence.data.loading.source import BatchSource
 from congruence.distiller.distiller import Distiller
-from congruence.training.as_found import as_in_training
 from congruence.training.options import FitOptions
+from congruence.training.trial import as_in_training
 
 LOG = logging.getLogger("congruence")
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from congruence.core.batch import Batch
-from congruence.training.distributed import average_gradients
+from congruence.training.distributed import average_gradients, unwrapped
 from congruence.training.optim import Optimization, step_unless
 from congruence.training.options import FitOptions
 from congruence.training.origin import Place
@@ -45,26 +45,29 @@ def train_step(
     scale = scaler.scale(torch.ones((), device=recorder.bad.device))  # as a tensor: reading it would wait for the GPU
     values: dict[str, Tensor] = {}
     norms: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
     sums: dict[tuple[Place, ...], Tensor] = {}
     counts: dict[str, int] = {}
-    for position, batch in enumerate(batches):
-        first, last = position == 0, position == len(batches) - 1
-        with _quiet(objective, last):
-            with torch.autocast(recorder.bad.device.type, half, enabled=half is not None):
-                scores = objective(batch, options.gradient_norms and first and step % NORMS_EVERY == 0, scale)
-            if not scores.loss.requires_grad:
-                raise ValueError(
-                    f"`fit`: the terms ({', '.join(scores.values)}) give the student no gradient: is all that lies "
-                    "before the layers they read frozen (requires_grad=False)?"
-                )
-            scaler.scale(scores.loss / len(batches) if len(batches) > 1 else scores.loss).backward()
-        for name, value in {"loss": scores.loss.detach(), **scores.values}.items():
-            share = value / len(batches) if len(batches) > 1 else value
-            values[name] = values[name] + share if name in values else share
-            counts[name] = counts.get(name, 0) + 1
-        norms.update(scores.norms)
-        for places, of_batch in scores.sums.items():
-            sums[places] = sums[places] + of_batch if places in sums else of_batch
+    with unwrapped(objective).balanced_over(batches):
+        for position, batch in enumerate(batches):
+            first, last = position == 0, position == len(batches) - 1
+            with _quiet(objective, last):
+                with torch.autocast(recorder.bad.device.type, half, enabled=half is not None):
+                    scores = objective(batch, options.gradient_norms and first and step % NORMS_EVERY == 0, scale)
+                if not scores.loss.requires_grad:
+                    raise ValueError(
+                        f"`fit`: the terms ({', '.join(scores.values)}) give the student no gradient: is all that lies "
+                        "before the layers they read frozen (requires_grad=False)?"
+                    )
+                scaler.scale(scores.loss / len(batches) if len(batches) > 1 else scores.loss).backward()
+            for name, value in {"loss": scores.loss.detach(), **scores.values}.items():
+                share = value / len(batches) if len(batches) > 1 else value
+                values[name] = values[name] + share if name in values else share
+                counts[name] = counts.get(name, 0) + 1
+            norms.update(scores.norms)
+            weights.update(scores.weights)
+            for places, of_batch in scores.sums.items():
+                sums[places] = sums[places] + of_batch if places in sums else of_batch
     # A term may have sat out some of the batches; then its value is the mean of the others.
     values = {n: v if counts[n] == len(batches) else v * (len(batches) / counts[n]) for n, v in values.items()}
     # 2. The mean over the ranks, which DDP has taken already where it wraps; then the scale is divided out again, so
@@ -86,7 +89,7 @@ def train_step(
     if scaler.is_enabled():
         scaler.update()
         values[SKIPPED] = skipped.float()
-    recorder.add(values, norms)
+    recorder.add(values, norms, weights)
 
 
 def _quiet(objective: nn.Module, last: bool) -> contextlib.AbstractContextManager[None]:

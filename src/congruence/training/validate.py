@@ -14,9 +14,9 @@ from congruence.core import check, ranks, rng
 from congruence.core.batch import Batch
 from congruence.core.ranks import from_all_ranks, on_rank_zero
 from congruence.data.loading.source import BatchSource
+from congruence.distiller.as_found import as_found
 from congruence.distiller.distiller import Distiller
 from congruence.models.evaluating import evaluating
-from congruence.training.as_found import as_found
 from congruence.training.options import Diagnose, Evaluate
 
 LOG = logging.getLogger("congruence")

@@ -1,18 +1,14 @@
-"""What only looks at a run leaves it as it was."""
+"""What only looks at a model leaves it as it was."""
 
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Iterator
 
 from torch import nn
 
 from congruence.core import rng
-from congruence.distiller.distiller import Distiller
-from congruence.methods.method import Clock, Method
-from congruence.models.evaluating import modes_of, set_modes
-from congruence.training.modes import start_training
+from congruence.methods.method import Method
 
 
 @contextlib.contextmanager
@@ -44,19 +40,3 @@ def as_found(module: nn.Module) -> Iterator[None]:
                 part._buffers[name] = buffer
             for part, values in plain:
                 vars(part).update(values)
-
-
-@contextlib.contextmanager
-def as_in_training(distiller: Distiller) -> Iterator[None]:
-    """Hold a distiller as in a run's first step, to try something; afterwards it is as it was."""
-    modes = modes_of(distiller)
-    before = distiller.clock, distiller._epochs_begun
-    try:
-        with as_found(distiller), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the step itself will tell
-            start_training(distiller)
-            distiller.resume_epoch(Clock())
-            yield
-    finally:
-        distiller.clock, distiller._epochs_begun = before
-        set_modes(modes)

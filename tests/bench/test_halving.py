@@ -10,6 +10,7 @@ import pytest
 
 from congruence.bench.desk import Desk
 from congruence.bench.halving import Halving
+from congruence.bench.identity import Identities, differs
 from congruence.bench.plan import Plan
 from congruence.bench.planfile import load_plan
 from congruence.bench.runner import run_plan
@@ -89,6 +90,19 @@ def test_weights_by_factors():
     assert {trial.row for trial in plan.trials()} == {"kd"}  # ce has nothing to be searched
     _, trial = plan.trials()
     assert trial.config.stages["student"].terms[1].weight == 0.9 * trial.found["factor"]
+
+
+def test_shares_of_balanced_weights():
+    plan = dataclasses.replace(PLAN, tune=Halving(2, 1, 2, seed=9, ranges={"share": (0.1, 10.0)}), weight="balanced")
+    usual, trial = plan.trials()
+    terms = [each.config.stages["student"].terms[1].term() for each in (usual, trial)]
+    assert [term.weight for term in terms] == ["balanced"] * 2
+    assert terms[1].share == trial.found["share"] != terms[0].share
+    first, second = (Identities()._made(cell.config, cell.config.stages, "") for cell in (usual, trial))
+    assert differs({"made": first}, second) == "configuration"
+    wrong = dataclasses.replace(plan, tune=Halving(2, 1, 2, seed=9, ranges={"factor": (0.1, 10.0)}))
+    with pytest.raises(ValueError, match=r"A weight that is 'balanced' cannot be multiplied by 0\.172.*its share"):
+        wrong.trials()
 
 
 def test_what_a_method_does_not_have_is_refused():

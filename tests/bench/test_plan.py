@@ -85,6 +85,18 @@ def test_variants_are_overrides_under_a_name(tmp_path):
     assert models == {"small": "resnet8", "large": "resnet14"}
 
 
+def test_all_rows_are_balanced_by_a_word(tmp_path):
+    text = GOOD.replace("[methods]", "weight = 'balanced'\n[methods]") + "cckd = 'digits/cckd'\npc = 'digits/pkt'\n"
+    text += "[overrides]\npc = ['stages.student.terms.1.weight=7.0']\n"
+    weights = {
+        cell.method: [term.weight for term in cell.config.stages["student"].terms]
+        for cell in load_plan(written(tmp_path, text), seeds=(0,)).cells()
+    }
+    assert weights == {"a": [1.0], "b": [1.0, "balanced"], "cckd": [0.1, 0.9, "balanced"], "pc": [1.0, 7.0]}
+    with pytest.raises(ValueError, match="weight: expected 'balanced' or 'published', got 'equal'"):
+        load_plan(written(tmp_path, text.replace("'balanced'", "'equal'")))
+
+
 def test_variants_may_have_seeds_of_their_own(tmp_path):
     plan = load_plan(written(tmp_path, TUNED + "[seeds_of]\nlarge = [5, 6, 7]\n"))
     assert [cell.seed for cell in plan.cells()] == [0, 1, 0, 1, 5, 6, 7, 5, 6, 7]

@@ -31,7 +31,7 @@ from congruence.pipeline.context import load_splits
 from congruence.training.saving.identity import config_identity
 
 # Raised by a commit after which the same configuration of the same methods trains to other numbers, or measures other
-# ones: what the digests of `code_of` do not see (the loop, the distiller, weights that balance themselves, numbers).
+# ones: what the digests of `code_of` do not see (the loop, the distiller, the measures).
 COURSE = 1
 WORDS = {
     "settings": "configuration",
@@ -49,7 +49,9 @@ _SHARED = frozenset(
     f"congruence.methods.{name}"
     for name in ("catalogue", "loss_method", "method", "rows", "rows_compared", "rows_founding", "term")
 )
-_NOT_OF_A_ROW = ("key", "summary", "reference", "part", "function", "part_aliases")
+_BALANCE = "congruence.distiller.balance"  # of weights that balance themselves
+# What a term itself says, or what says nothing.
+_NOT_OF_A_ROW = ("key", "summary", "reference", "part", "function", "part_aliases", "weight", "share")
 
 
 def differs(kept: Mapping[str, Any], wanted: Made) -> str:
@@ -118,7 +120,9 @@ class Identities:
 
     def _made(self, config: RunConfig, stages: Mapping[str, StageConfig], teacher: str | None) -> Made | None:
         told = settings(config, stages)
-        code = [code_of(term.key) for stage in stages.values() for term in stage.terms]
+        terms = [term for stage in stages.values() for term in stage.terms]
+        code = [code_of(term.key) for term in terms]
+        code += [_code_from([_BALANCE])] if any(term.weight == "balanced" for term in terms) else []
         if told is None or None in code:
             return None
         return {
@@ -173,7 +177,8 @@ def _term(config: TermConfig) -> dict[str, Any]:
     given = {**usual_parts, **told.pop("hyperparameters")}
     usual = {key: each.default for key, each in inspect.signature(Term).parameters.items()}
     values = {key: _plain(value) for key, value in told.items() if key not in usual or value != usual[key]}
-    return {**values, "hyperparameters": given, "row": _row(row)}
+    published = {"published": _plain(row.weight)} if term.balanced else {}  # of its parts among each other
+    return {**values, **published, "hyperparameters": given, "row": _row(row)}
 
 
 def _row(row: Row) -> dict[str, Any]:
@@ -207,7 +212,11 @@ def code_of(key: str) -> str | None:
         (True, False)
     """
     row = methods.row(key)
-    waiting, texts = [row.part.__module__, row.function.__module__], dict[str, str]()
+    return _code_from([row.part.__module__, row.function.__module__])
+
+
+def _code_from(modules: Iterable[str]) -> str | None:
+    waiting, texts = list(modules), dict[str, str]()
     while waiting:
         name = waiting.pop()
         if name in texts:

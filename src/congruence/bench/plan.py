@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,10 +15,12 @@ from congruence.bench.teachers import KeptTeacher, load_kept
 from congruence.config.load import load_config
 from congruence.config.references import StudentRef
 from congruence.config.schema import RunConfig
+from congruence.config.tables import TermConfig
 from congruence.core import check
 from congruence.methods.term import Term
 from congruence.training.saving.identity import TEACHER_APART
 
+_WEIGHT = re.compile(r"\bweight\s*=")
 PLAIN = ""  # the variant of a plan that has none
 
 
@@ -134,6 +137,14 @@ class Cell:
             changed["terms"][number] = term.model_copy(update=own)
         return replace(cell, config=_changed(cell.config, **changed), found=dict(values))
 
+    def with_weight(self, weight: str) -> Cell:
+        """Return the cell with a weight in a word, "balanced" or "published", of its `tuned` terms."""
+        terms = list(self.config.stages[self.config.last].terms)
+        for number in self.tuned():
+            told = terms[number].model_dump(exclude={"share"}) | {"weight": weight}
+            terms[number] = TermConfig.model_validate(told)
+        return replace(self, config=_changed(self.config, terms=terms))
+
     def longer(self, epochs: int, rung: int) -> Cell:
         """Return a trial with the epochs of a rung."""
         train = self.config.stages[self.config.last].train.model_copy(update={"epochs": epochs})
@@ -183,6 +194,8 @@ class Plan:
             trained as their recipes say.
         teachers: that of single rows, by the method's name or by `Cell.row`; "" for one that is trained.
         results: the folder of what is kept, `results/` of a checkout; None: nothing is.
+        weight: "balanced" or "published" for the terms whose weight would be searched, of the rows whose own overrides
+            say no weight; None: as the recipes say.
     """
 
     name: str
@@ -197,6 +210,7 @@ class Plan:
     teacher: str | None = None
     teachers: Mapping[str, str] = field(default_factory=dict)
     results: Path | None = None
+    weight: str | None = None
 
     def only(self, *variants: str, methods: Sequence[str] = ()) -> Plan:
         """Return the plan with some of its variants, and of its methods where some are named.
@@ -302,6 +316,10 @@ class Plan:
         """Return a row's cell with the seed of its recipe, and the kept teacher that is named for it."""
         config = load_config(recipe, settings)
         cell = Cell(method, config.stages[config.last].train.seed, config, variant)
+        own = (*self.own.get(method, ()), *self.own.get(cell.row, ()), *self.last)
+        if self.weight is not None and not any(_WEIGHT.search(text) for text in own):
+            cell = cell.with_weight(self.weight)
+            config = cell.config
         name = self.teachers.get(cell.row, self.teachers.get(method, self.teacher))
         if not name:
             return cell

@@ -43,6 +43,7 @@ _KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "overrides": (_table_of(_list_of(str)), f"for each method {_SETTINGS}"),
     "variants": (_table_of(_list_of(str)), f"for each variant {_SETTINGS}"),
     "tune": (lambda value: isinstance(value, dict), "a table"),
+    "weight": (lambda value: value in ("balanced", "published"), "'balanced' or 'published'"),
     "teacher": (lambda value: isinstance(value, str) and bool(value), "the name of a kept teacher"),
     "teachers": (_table_of(lambda value: isinstance(value, str)), "for each method the name of a kept teacher, or ''"),
 }
@@ -59,7 +60,7 @@ _HALVING_KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "ranges": (_table_of(_range), "for each key two rising numbers > 0"),
     **{key: _TUNE_KEYS[key] for key in ("seed", "set", "variants")},
 }
-_OPTIONAL = ("set", "overrides", "variants", "tune", "seeds_of", "teacher", "teachers")
+_OPTIONAL = ("set", "overrides", "variants", "tune", "seeds_of", "teacher", "teachers", "weight")
 
 
 def load_plan(path_or_name: str, *, overrides: tuple[str, ...] = (), seeds: tuple[int, ...] | None = None) -> Plan:
@@ -94,6 +95,7 @@ def load_plan(path_or_name: str, *, overrides: tuple[str, ...] = (), seeds: tupl
         teacher=raw.get("teacher"),
         teachers=raw.get("teachers", {}),
         results=_results_beside(path),
+        weight=raw.get("weight"),
     )
 
 

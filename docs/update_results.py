@@ -51,7 +51,7 @@ def keep(folder: Path) -> list[str]:
         raise ValueError(f"'{folder}' has no results yet.")
     target = RESULTS / name
     about = origin(f"congruence bench {name} --out runs/{name}")
-    judge = Judge(plan, folder, RESULTS)
+    judge = Judge(plan, folder)
     told: list[str] = []
     stored = {"results.jsonl": run, "tuning.jsonl": trials}
     for file, of_run in stored.items():
@@ -70,7 +70,7 @@ def keep(folder: Path) -> list[str]:
 class Judge:
     """Tells which kept lines of a plan are what it asks for today."""
 
-    def __init__(self, plan: Plan, folder: Path, results: Path) -> None:
+    def __init__(self, plan: Plan, folder: Path) -> None:
         self.plan, self.folder = plan, folder
         self.desk = Desk(plan, folder)
         self.cells = plan.cells()

@@ -58,7 +58,8 @@ class Shelf:
         line = self._by_name[file].get(name)
         if line is None:
             return None
-        why = NOT_TOLD if made is None else differs(line, made)
+        recorded = isinstance(line.get("made"), Mapping)
+        why = NOT_TOLD if made is None and recorded else differs(line, made or {})
         if why:
             self.why[(file, *name)] = why
             return None

@@ -106,7 +106,9 @@ class Identities:
         stage = config.stages[config.last]
         if isinstance(stage.teacher, ModelConfig) and stage.teacher.weights is not None:
             teacher = digest_of(Path(stage.teacher.weights))
-        return self._made(config, {config.last: stage}, teacher)
+        begins = any(getattr(model, "start_stage", None) is not None for model in stage.students().values())
+        stages = config.upto(config.last).stages if begins else {config.last: stage}
+        return self._made(config, stages, teacher)
 
     def of_teacher(self, config: RunConfig, teacher: StudentRef) -> Made | None:
         """Return what decides the numbers of an earlier stage's student; None where it cannot be told."""
@@ -165,9 +167,9 @@ def settings(config: RunConfig, stages: Mapping[str, StageConfig]) -> dict[str, 
 
 
 def _model(model: ModelConfig) -> dict[str, Any]:
-    files = {key: getattr(model, key) for key in ("weights", "start")}
-    options = {key: value for key, value in model.options.items() if key not in ("classes", "in_channels")}
-    return {"model": model.model, "options": options} | {k: digest_of(Path(v)) for k, v in files.items() if v}
+    told = model.model_dump(mode="json", exclude_defaults=True)
+    told["options"] = {key: value for key, value in model.options.items() if key not in ("classes", "in_channels")}
+    return told | {key: digest_of(Path(told[key])) for key in ("weights", "start") if told.get(key)}
 
 
 def _term(config: TermConfig) -> dict[str, Any]:

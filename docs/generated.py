@@ -21,6 +21,7 @@ _record = runpy.run_path(str(ROOT / "benchmarks" / "record.py"), run_name="recor
 OWN_KEYS = tuple(row.key for row in catalogue.ROWS)
 OF_EVERY_ROW = "methods-cifar10"  # the plan that is to have them all
 NOTHING = "–"  # in the place of a number that was not measured
+_UNFINISHED = re.compile(r"^\*\*Unfinished: .*\n\n", re.MULTILINE)
 _EMPTY_LINE = re.compile(rf"^\|[^|]*\|( *{NOTHING} *\|)+\n", re.MULTILINE)
 
 
@@ -64,4 +65,5 @@ def measured(page: str) -> str:
 
     Two pages that are the same so say the same of every figure, whichever rows are still to be measured.
     """
-    return re.sub("-{2,}", "-", re.sub(" {2,}", " ", _EMPTY_LINE.sub("", page + "\n")))
+    page = _UNFINISHED.sub("", _EMPTY_LINE.sub("", page + "\n"))
+    return re.sub("-{2,}", "-", re.sub(" {2,}", " ", page))

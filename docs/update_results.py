@@ -1,40 +1,222 @@
 """Write docs/results.md from the plans' results under results/: `python docs/update_results.py [runs/NAME ...]`.
 
-With folders of finished plans (`congruence bench NAME --out runs/NAME`), their results are first stored there.
+With folders of plans (`congruence bench NAME --out runs/NAME`), finished or not, their lines are first stored there,
+beside those that are kept already and still are what the plan asks for; `congruence bench` goes on from them. With
+`--teacher runs/NAME TEACHER` the weights of a run's student, or of a plan's only teacher, go to results/teachers/.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from generated import OF_EVERY_ROW, OWN_KEYS, ROOT, filled, lines, origin, results, teachers
 
+from congruence.bench.desk import Desk
+from congruence.bench.identity import NO_RECORD, WORDS, differs
+from congruence.bench.kept import is_trial, name_of
+from congruence.bench.plan import Cell, Plan, teacher_names
 from congruence.bench.planfile import load_plan
 from congruence.bench.table import split
+from congruence.bench.teachers import MOST, digest_of, told_of
+from congruence.config.load import load_config
+from congruence.config.save import resolved_toml
+from congruence.core.files import write_json
+from congruence.evaluation.measure import measure
+from congruence.pipeline import load_splits, load_student
+from congruence.training.saving.run_directory import RunDirectory, facts_of
 
 PAGE = ROOT / "docs" / "results.md"
 RESULTS = ROOT / "results"
+TEACHERS = "teachers"
+_ANOTHER = ("plan", WORDS["settings"], WORDS["data"])  # of a run with --set, say: its numbers are not the plan's
+Line = dict[str, Any]
 
 
-def keep(folder: Path) -> None:
-    """Store the results of a finished plan: a line for each cell, trial and teacher, and where they come from."""
-    name, plan, done = folder.name, load_plan(folder.name), lines(folder / "results.jsonl")
-    part = plan.only(*{row["variant"] for row in done})
-    if len(done) != len(part.cells()):
-        raise ValueError(f"'{folder}' has {len(done)} of the plan's {len(part.cells())} cells: let it finish first.")
+def keep(folder: Path) -> list[str]:
+    """Store the results of a plan, finished or not: a line for each cell, trial and teacher, and where they come from.
+
+    Returns:
+        What is to be told: the kept lines that are not what the plan asks for any more.
+    """
+    name, plan, run = folder.name, load_plan(folder.name), lines(folder / "results.jsonl")
+    trials = lines(folder / "tuning.jsonl")
+    if not run and not trials:
+        raise ValueError(f"'{folder}' has no results yet.")
     target = RESULTS / name
+    about = origin(f"congruence bench {name} --out runs/{name}")
+    judge = Judge(plan, folder)
+    told: list[str] = []
+    stored = {"results.jsonl": run, "tuning.jsonl": trials}
+    for file, of_run in stored.items():
+        before = lines(target / file)
+        stored[file], sentences = judge.merged(before, of_run)
+        told += [f"results/{name}/{file}: {sentence}" for sentence in sentences]
     target.mkdir(parents=True, exist_ok=True)
-    for file in ("results.jsonl", "tuning.jsonl"):
-        if (folder / file).exists():
-            shutil.copyfile(folder / file, target / file)
-    teacher_lines = "".join(json.dumps(teacher) + "\n" for teacher in teachers(folder))
-    (target / "teachers.jsonl").write_text(teacher_lines, encoding="utf8")
-    chosen = [f" --variant {variant}" for variant in part.variants] if part != plan else []
-    about = origin(f"congruence bench {name} --out runs/{name}{''.join(chosen)}")
+    for file, found in {**stored, "teachers.jsonl": judge.teachers()}.items():
+        text = "".join(json.dumps(_with_commit(line, about["commit"])) + "\n" for line in found)
+        if text:
+            (target / file).write_text(text, encoding="utf8")
     (target / "origin.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf8")
+    return told
+
+
+class Judge:
+    """Tells which kept lines of a plan are what it asks for today."""
+
+    def __init__(self, plan: Plan, folder: Path) -> None:
+        self.plan, self.folder = plan, folder
+        self.desk = Desk(plan, folder)
+        self.cells = plan.cells()
+        self.trials = plan.trials()
+        self._by_name = {(cell.method, cell.variant, cell.seed): cell for cell in self.cells}
+        self._rows = list(dict.fromkeys((cell.method, cell.variant) for cell in self.cells))
+
+    def merged(self, kept: Sequence[Line], run: Sequence[Line]) -> tuple[list[Line], list[str]]:
+        """Return the lines of a run and the kept ones that are still right, in the plan's order, and what is said."""
+        left: Counter[str] = Counter()
+        lines_of_run: dict[tuple[Any, ...], Line] = {}
+        told: list[str] = []
+        other = Counter(why for line in run if (why := self.why_not(line)) in _ANOTHER)
+        for line in run:
+            if self.why_not(line) not in _ANOTHER:
+                lines_of_run[name_of(line, trial=is_trial(line))] = line
+        told += [f"{count} lines of the run are left out (other {why})." for why, count in other.items()]
+        chosen = dict(lines_of_run)
+        for line in kept:
+            why, name = self.why_not(line), name_of(line, trial=is_trial(line))
+            if name in lines_of_run:
+                if not why and self.why_not(lines_of_run[name]):
+                    chosen[name] = line
+            elif why:
+                left[why] += 1
+            else:
+                chosen[name] = line
+        if left[NO_RECORD]:
+            raise ValueError(
+                f"'{self.folder}' is unfinished, and results/{self.plan.name}/ holds {left[NO_RECORD]} lines from "
+                f"before it was recorded what decides them, which cannot stand beside its own: let it finish, or "
+                f"remove results/{self.plan.name}/ first."
+            )
+        of_plan = [line for line in chosen.values() if (line["method"], line["variant"]) in self._rows]
+        told += [f"{count} kept lines are left out (other {why})." for why, count in left.items()]
+        return sorted(of_plan, key=self._place), told
+
+    def why_not(self, line: Line) -> str:
+        """Say in a word why a line is not what the plan asks for, "" where it is."""
+        cell = self._cell(line)
+        if cell is None:
+            return "plan"
+        if "made" not in line:
+            return NO_RECORD
+        trial = is_trial(line)
+        (job,) = self.desk.jobs([cell], trial=trial).values()
+        return "teacher" if job.made is None else differs(line, job.made)
+
+    def _cell(self, line: Line) -> Cell | None:
+        if not is_trial(line):
+            cell = self._by_name.get((line["method"], line["variant"], line["seed"]))
+            if cell is None:
+                return None
+            return cell.with_found(line["found"]) if line.get("found") else cell.weighted(line["factor"])
+        row = [trial for trial in self.trials if (trial.method, trial.variant) == (line["method"], line["variant"])]
+        if line.get("candidate") is None:
+            return next((trial for trial in row if trial.factor == line["factor"]), None)
+        found = next((trial for trial in row if trial.candidate == line["candidate"]), None)
+        return None if found is None else found.longer(line["epochs"], line["rung"])
+
+    def _place(self, line: Line) -> tuple[Any, ...]:
+        row = self._rows.index((line["method"], line["variant"]))
+        return (
+            line.get("rung", 0),
+            row,
+            line.get("candidate") or 0,
+            line["factor"] if is_trial(line) else 1.0,
+            line["seed"],
+        )
+
+    def teachers(self) -> list[Line]:
+        """Return the lines of the teachers, of the run or kept, under the names that the whole plan gives them."""
+        run = teachers(self.folder)
+        names = teacher_names(self.cells)
+        found: dict[str, Line] = {}
+        for cell in self.cells:
+            key = cell.teacher_key() if cell.has_teacher else None
+            if key is None or key in found:
+                continue
+            made = self.desk.made_of_teacher(cell)
+            here = next((line for line in run if made is not None and not differs(line, made)), None)
+            kept = self.desk.kept_teacher(cell)
+            same = here and kept and here["made"].get("weights") == kept["made"].get("weights")
+            line = kept if same or here is None else here
+            if line is not None:
+                found[key] = {**line, "name": names[key]}
+        return list(found.values()) or run
+
+
+def _with_commit(line: Line, commit: str) -> Line:
+    return {**line, "made": {"commit": commit, **line["made"]}} if line.get("made") else line
+
+
+def keep_teacher(folder: Path, name: str) -> None:
+    """Keep the weights of a run's student, or of a plan's only teacher, with what is known of them.
+
+    Three files: NAME.safetensors, NAME.json, and NAME.toml, the configuration that made them.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise ValueError(f"A kept teacher's name must be of letters, digits, '-' and '_', got '{name}'.")
+    directory = RunDirectory(_run_of(folder))
+    weights, target = directory.student_file(), RESULTS / TEACHERS
+    if weights.stat().st_size > MOST:
+        size = weights.stat().st_size / 1e6
+        raise ValueError(f"The weights '{weights}' have {size:.1f} MB: at most {MOST / 1e6:g} MB are kept.")
+    described = json.loads(directory.students.read_text(encoding="utf8"))["student"]
+    if described["model"] is None:
+        raise ValueError(f"The student in '{directory.path}' is not a model of the zoo: nobody could build it again.")
+    config = load_config(directory.config)
+    config = config.model_copy(update={"data": config.data.model_copy(update={"root": None})})
+    if re.search(r"^(weights|start|folder) = ", resolved_toml(config), re.MULTILINE):
+        raise ValueError(f"The run in '{directory.path}' began from other files: how it was made could not be told.")
+    facts = facts_of(weights)
+    verb = "teach" if len(config.stages) == 1 else "distill"
+    about = {
+        **origin(f"congruence {verb} results/{TEACHERS}/{name}.toml --out runs/{name}"),
+        "model": {"model": described["model"], "options": described["options"]},
+        **({} if facts is None else {key: value for key, value in facts.to_dict().items() if key in ("mean", "std")}),
+        "weights": digest_of(weights),
+        "terms": [told_of(term) for term in config.stages[config.last].terms],
+        "numbers": _numbers(directory),
+    }
+    target.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(weights, target / f"{name}.safetensors")
+    (target / f"{name}.toml").write_text(resolved_toml(config), encoding="utf8")
+    write_json(target / f"{name}.json", about)
+
+
+def _run_of(folder: Path) -> Path:
+    """Return the folder of the one student that is meant."""
+    if RunDirectory(folder).student_file().is_file():
+        return folder
+    found = [path.parent for path in sorted(folder.glob("teachers/*/student.safetensors"))]
+    if len(found) == 1:
+        return found[0]
+    several = f"several teachers: name one of {', '.join(map(str, found))}" if found else "no single student's weights"
+    raise ValueError(f"'{folder}' has {several}.")
+
+
+def _numbers(directory: RunDirectory) -> Mapping[str, Any]:
+    """Return a teacher's test numbers: those that its plan measured, or measure them."""
+    path = directory.path / "teacher.json"
+    if path.exists():
+        return {k: v for k, v in json.loads(path.read_text(encoding="utf8")).items() if k not in ("name", "made")}
+    splits = load_splits(load_config(directory.config).data)
+    return measure(load_student(directory.path), splits).to_dict()
 
 
 def missing(name: str) -> list[str]:
@@ -45,24 +227,52 @@ def missing(name: str) -> list[str]:
 
 
 def part(name: str) -> str:
-    """Return what a plan is for, its tables, and where its numbers come from."""
-    folder = RESULTS / name
-    plan = (ROOT / "plans" / f"{name}.toml").read_text(encoding="utf8").splitlines()
-    comment = plan[: next(number for number, line in enumerate(plan) if not line.startswith("#"))]
+    """Return what a plan is for, its tables, and where its numbers come from; an unfinished one says so."""
+    folder, plan = RESULTS / name, load_plan(name)
+    text = (ROOT / "plans" / f"{name}.toml").read_text(encoding="utf8").splitlines()
+    comment = text[: next(number for number, line in enumerate(text) if not line.startswith("#"))]
     rows, teacher_rows = (lines(folder / file) for file in ("results.jsonl", "teachers.jsonl"))
     paragraphs = [" ".join(line.removeprefix("#").strip() for line in comment)]
+    if len(rows) < plan.count():
+        paragraphs.append(f"**Unfinished: {len(rows)} of {plan.count()} cells are there.**")
     methods, tables = {row["method"] for row in rows}, split(rows)
     for number, (title, table) in enumerate(tables.items()):
         paragraphs += [f"**{title}**"] if len(tables) > 1 else []
         without = [] if title in methods else missing(name)  # a method's own table has its variants alone
-        paragraphs.append(results(table, () if number else teacher_rows, without, more=True))
+        paragraphs.append(results(_marked(table, plan), () if number else teacher_rows, without, more=True))
+    paragraphs += _kept_teachers(teacher_rows)
     seeds = ", ".join(str(seed) for seed in sorted({row["seed"] for row in rows}))
     about = json.loads((folder / "origin.json").read_text(encoding="utf8"))
+    commits = dict.fromkeys(row.get("made", {}).get("commit", about["commit"]) for row in rows)
     paragraphs.append(
-        f"`{about['command']}`; seeds {seeds}; commit {about['commit']}; {about['processor']}; Python "
-        f"{about['python']}, torch {about['torch']}. Every line: `results/{name}/`."
+        f"`{about['command']}`; seeds {seeds}; commit{'s' * (len(commits) > 1)} {', '.join(commits)}; "
+        f"{about['processor']}; Python {about['python']}, torch {about['torch']}. Every line: `results/{name}/`."
     )
     return "\n\n".join(paragraphs)
+
+
+def _marked(table: Sequence[Mapping[str, Any]], plan: Plan) -> list[Mapping[str, Any]]:
+    """Say of the rows that lack seeds how many they have."""
+    there = Counter(row["method"] for row in table)
+    marked = []
+    for row in table:
+        have, want = there[row["method"]], len(plan.seeds_in(row["variant"]))
+        marked.append(row if have >= want else {**row, "method": f"{row['method']} ({have} of {want} seeds)"})
+    return marked
+
+
+def _kept_teachers(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say which teachers were not trained by the plan, and what made them."""
+    sentences = []
+    for row in rows:
+        kept = row.get("made", {}).get("kept")
+        if kept is not None:
+            about = json.loads((RESULTS / TEACHERS / f"{kept}.json").read_text(encoding="utf8"))
+            sentences.append(
+                f"The {row['name'].replace(', ', ' of ')} is kept: `results/{TEACHERS}/{kept}.safetensors`, made by "
+                f"`{about['command']}`, commit {about['commit']}."
+            )
+    return [" ".join(sentences)] if sentences else []
 
 
 def names() -> list[str]:
@@ -79,6 +289,10 @@ def page(now: str) -> str:
 
 
 if __name__ == "__main__":
-    for argument in sys.argv[1:]:
-        keep(Path(argument))
+    if sys.argv[1:2] == ["--teacher"]:
+        if len(sys.argv) != 4:
+            raise SystemExit("python docs/update_results.py --teacher runs/NAME TEACHER")
+        keep_teacher(Path(sys.argv[2]), sys.argv[3])
+    for argument in () if sys.argv[1:2] == ["--teacher"] else sys.argv[1:]:
+        sys.stdout.write("".join(f"{sentence}\n" for sentence in keep(Path(argument))))
     PAGE.write_text(page(PAGE.read_text(encoding="utf8")), encoding="utf8")

@@ -50,11 +50,11 @@ def test_every_shipped_plan_is_whole(name):
     assert plan.name == name
     assert len(load_plan(name).seeds) >= 2
     cells = plan.cells()
-    assert len(cells) == len(plan.recipes) * len(plan.seeds) * len(plan.variants)
+    assert len(cells) == plan.count()
     assert len({cell.name for cell in cells}) == len(cells)
     trials = plan.trials()
     assert len({cell.trial for cell in trials}) == len(trials)
-    assert all(cell.teacher for cell in cells)
+    assert all(cell.has_teacher for cell in cells)
 
 
 TUNED = (
@@ -83,6 +83,29 @@ def test_variants_are_overrides_under_a_name(tmp_path):
     ]
     models = {cell.variant: cell.config.stages["student"].student.model for cell in cells}
     assert models == {"small": "resnet8", "large": "resnet14"}
+
+
+def test_all_rows_are_balanced_by_a_word(tmp_path):
+    text = GOOD.replace("[methods]", "weight = 'balanced'\n[methods]") + "cckd = 'digits/cckd'\npc = 'digits/pkt'\n"
+    text += "[overrides]\npc = ['stages.student.terms.1.weight=7.0']\n"
+    weights = {
+        cell.method: [term.weight for term in cell.config.stages["student"].terms]
+        for cell in load_plan(written(tmp_path, text), seeds=(0,)).cells()
+    }
+    assert weights == {"a": [1.0], "b": [1.0, "balanced"], "cckd": [0.1, 0.9, "balanced"], "pc": [1.0, 7.0]}
+    with pytest.raises(ValueError, match="weight: expected 'balanced' or 'published', got 'equal'"):
+        load_plan(written(tmp_path, text.replace("'balanced'", "'equal'")))
+
+
+def test_variants_may_have_seeds_of_their_own(tmp_path):
+    plan = load_plan(written(tmp_path, TUNED + "[seeds_of]\nlarge = [5, 6, 7]\n"))
+    assert [cell.seed for cell in plan.cells()] == [0, 1, 0, 1, 5, 6, 7, 5, 6, 7]
+    assert plan.count() == 10
+    assert load_plan(written(tmp_path, TUNED + "[seeds_of]\nlarge = [5]\n"), seeds=(3,)).seeds_in("large") == (3,)
+    with pytest.raises(ValueError) as caught:
+        load_plan(written(tmp_path, TUNED + "[seeds_of]\nlarge = [5, 5]\nlarg = [1]\n"))
+    assert "seeds_of.large: expected different whole numbers, got [5, 5]." in str(caught.value)
+    assert "seeds_of.larg: unknown variant. Did you mean 'large'?" in str(caught.value)
 
 
 def test_single_rows_have_their_own_overrides_last(tmp_path):
@@ -169,6 +192,9 @@ def test_some_variants_alone(tmp_path):
     assert plan.only(*plan.variants) == plan
     with pytest.raises(ValueError, match=r"'mine' has no variant 'smal' \(it has: small, large\)\. .*'small'\?$"):
         plan.only("smal")
+    assert {cell.row for cell in plan.only("small", methods=["b"]).cells()} == {"b-small"}
+    with pytest.raises(ValueError, match=r"The plan 'mine' has no method 'c'\."):
+        plan.only(methods=["c"])
 
 
 def test_a_method_has_overrides_of_its_own(tmp_path):

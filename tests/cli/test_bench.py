@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from typer.testing import CliRunner
@@ -71,6 +72,21 @@ def test_unknown_plans_and_keys_are_one_line(call):
     assert found.exit_code == 2
     assert "epochs" in found.stderr
     assert "Traceback" not in found.stderr
+    found = call("bench", "plan.toml", "--out", "out", "--method", "kdd")
+    assert found.exit_code == 2
+    assert "The plan 'two' has no method 'kdd'. Did you mean 'kd'" in " ".join(found.stderr.split())
+
+
+def test_what_is_kept_is_taken_over_and_said(call, tmp_path):
+    few = ("--workers", "0", "--method", "ce", "--set", "data.train_size=200")
+    assert call("bench", "plan.toml", "--out", "out", *few).exit_code == 0
+    (tmp_path / "results").mkdir()
+    shutil.copytree(tmp_path / "out", tmp_path / "results" / "two", ignore=shutil.ignore_patterns("*.safetensors"))
+    found = call("bench", "plan.toml", "--out", "later", *few)
+    assert found.exit_code == 0, found.output
+    assert "1 teacher, 1 cell." in " ".join(found.output.split())
+    assert "taken over from the kept results, without weights" in found.output
+    assert not list((tmp_path / "later").rglob("*.safetensors"))
 
 
 def test_demo_on_data_without_a_plan_or_not_fetched(call, monkeypatch, tmp_path):

@@ -75,7 +75,7 @@ BARS = {
     "metrics": METRICS,
     "gpu": None,
 }
-PLANS = sorted(path.name for path in (ROOT / "results").iterdir())
+PLANS = sorted(path.parent.name for path in (ROOT / "results").glob("*/results.jsonl"))
 
 
 @pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.stem)
@@ -112,11 +112,17 @@ def test_every_cell_is_one_of_its_plan(name):
     """A plan that was changed after its run would be shown with another plan's numbers."""
     results = (ROOT / "results" / name / "results.jsonl").read_text(encoding="utf8")
     rows = [json.loads(line) for line in results.splitlines()]
-    plan = load_plan(name).only(*{row["variant"] for row in rows})
-    methods = {row["method"] for row in rows}  # the plan's others have no results yet
-    assert methods <= set(plan.recipes)
-    cells = {(method, variant, seed) for variant in plan.variants for method in methods for seed in plan.seeds}
-    assert {(row["method"], row["variant"], row["seed"]) for row in rows} == cells
+    plan = load_plan(name)
+    cells = {(method, *cell) for method in plan.recipes for cell in _variants(plan)}
+    found = {(row["method"], row["variant"], row["seed"]) for row in rows}
+    assert found <= cells
+    begun = {cell[:2] for cell in found}  # the plan's other methods and variants have no results yet
+    if found < {cell for cell in cells if cell[:2] in begun}:
+        assert f"**Unfinished: {len(found)} of " in (ROOT / "docs" / "results.md").read_text(encoding="utf8")
+
+
+def _variants(plan):
+    return [(variant, seed) for variant in plan.variants for seed in plan.seeds_in(variant)]
 
 
 def test_the_demo_has_a_teacher_worth_learning_from():

@@ -12,10 +12,13 @@ from dataclasses import replace
 import pytest
 from _harness.pages import ROOT, script
 
+from congruence.bench.teachers import MOST, load_kept
+from congruence.config import load_config
 from congruence.methods import catalogue
 
 BENCHMARKS = sorted(path for path in (ROOT / "benchmarks" / "results").glob("*.json") if path.stem != "demo")
-PLANS = sorted((ROOT / "results").iterdir())
+PLANS = sorted(path.parent for path in (ROOT / "results").glob("*/results.jsonl"))
+TEACHERS = sorted((ROOT / "results" / "teachers").glob("*.safetensors"))
 ORIGIN = {"command", "commit", "processor", "python", "torch"}
 
 
@@ -63,6 +66,17 @@ def test_a_plans_results_are_whole(folder):
     for row in rows + lines(folder / "teachers.jsonl") + (lines(tuning) if tuning.exists() else []):
         assert all(math.isfinite(value) for value in row.values() if isinstance(value, float))
     assert all(row["parameters"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize("weights", TEACHERS, ids=lambda path: path.stem)
+def test_a_kept_teacher_is_whole(weights):
+    kept = load_kept(ROOT / "results", weights.stem, "figures")  # its weights are those that its facts speak of
+    assert weights.stat().st_size <= MOST
+    assert kept.mean is not None
+    about = json.loads(weights.with_suffix(".json").read_text(encoding="utf8"))
+    assert set(about) >= ORIGIN
+    assert list(load_config(weights.with_suffix(".toml")).stages)
+    assert 0 < about["numbers"].get("accuracy_best", about["numbers"].get("accuracy")) <= 1
 
 
 def test_the_demos_results_are_whole():

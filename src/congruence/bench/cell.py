@@ -11,19 +11,24 @@ from typing import Any
 
 import torch
 
+from congruence.bench.identity import Made
 from congruence.bench.plan import Cell
+from congruence.bench.teachers import digest_of
 from congruence.config.references import StudentRef
 from congruence.config.schema import RunConfig
+from congruence.config.tables import ModelConfig
 from congruence.core.content import same_content
 from congruence.core.files import write_json
 from congruence.evaluation.embed import Embedded
 from congruence.evaluation.kept import KeptRows
-from congruence.evaluation.measure import embed_test, measured, of_seen, see
+from congruence.evaluation.measure import embed_test, knows_classes, measured, of_seen, see
 from congruence.evaluation.number import Number, Value
 from congruence.evaluation.numbers import measured_in
 from congruence.evaluation.own import own_numbers
 from congruence.evaluation.stored import lacking
 from congruence.models.parameters import count_parameters
+from congruence.pipeline.build import build_teacher
+from congruence.pipeline.context import RunContext
 from congruence.pipeline.stages import StageRun, run
 from congruence.pipeline.student import load_student
 from congruence.training import NonFiniteLossError
@@ -39,7 +44,8 @@ class Job:
     """A cell, its folder, the weights of its teacher (None where there is none), and whether it is a trial.
 
     A trial is judged on validation and never sees the test split. `metrics` are the user's own, as text, since a job
-    goes to other processes; `trust` allows them and the configuration's factories to be imported.
+    goes to other processes; `trust` allows them and the configuration's factories to be imported. `shared` is the
+    folder of what the cells of one teacher share (by default that of its weights), `made` what decides the numbers.
     """
 
     cell: Cell
@@ -48,6 +54,8 @@ class Job:
     trial: bool = False
     metrics: tuple[str, ...] = ()
     trust: bool = False
+    shared: Path | None = None
+    made: Made | None = None
 
     def numbers(self) -> tuple[Number, ...]:
         """Return what the cell is measured by."""
@@ -79,37 +87,107 @@ class Job:
             )
         return migrate_numbers(stored["result"])
 
+    def asked(self) -> Row:
+        """Return what the row says of which run it is."""
+        cell = self.cell
+        row: Row = {"method": cell.method, "variant": cell.variant, "seed": cell.seed, "factor": cell.factor}
+        if self.trial and cell.candidate is not None:
+            row |= {"candidate": cell.candidate, "rung": cell.rung, "epochs": cell.epochs}
+        return row | ({"found": dict(cell.found)} if cell.found else {})
+
+    def take_over(self, line: Row) -> Row:
+        """Store a kept line as the cell's result, and return it."""
+        write_json(self.folder / RESULT, {"key": self.cell.key(), "result": line})
+        return line
+
     def config(self) -> RunConfig:
         """Return the last stage with its teacher's weights; cells of one teacher share its cache."""
         config = self.cell.config
-        return config.with_teacher(self.weights, cache=self.weights.parent) if self.weights else config
+        return config.with_teacher(self.weights, cache=self.of_teacher) if self.weights else config
+
+    @property
+    def of_teacher(self) -> Path:
+        """The folder of what the cells of one teacher share; without a common one, that of the cells."""
+        return self.shared or (self.folder.parent if self.weights is None else self.weights.parent)
 
 
-def teach(cell: Cell, teacher: StudentRef, folder: Path, **options: Any) -> Row:
-    """Train the stages that the cell's student learns from, unless they are there; return the teacher's numbers."""
+def teach(cell: Cell, teacher: StudentRef, folder: Path, made: Made | None = None, **options: Any) -> Row:
+    """Train the stages that the cell's student learns from, unless they are there; return the teacher's numbers.
+
+    Beside them stands what decides them (`made`), and the hash of the weights that came out.
+    """
     path = folder / "teacher.json"
     numbers = measured_in("plan")
     before = migrate_numbers(json.loads(path.read_text(encoding="utf8"))) if path.exists() else {}
     if before and not lacking(before, numbers):
         return before
+    made = _began(folder, made)
     with _one_thread():
         trained = run(cell.config, folder, resume=True, only=teacher.stage, **options)[teacher.stage]
         kept = _rows_of_teacher(folder)  # of the network that teaches the cells, and of its own teacher
         taught = None if trained.teacher is None else embed_test(trained.teacher, trained.splits, kept=kept)
         row = {**before, **_numbers(trained, teacher.student, folder, taught, numbers, kept)}
+    if made is not None and not before:
+        row["made"] = {**made, "weights": digest_of(RunDirectory(folder).student_file(teacher.student))}
     write_json(path, row)
     return row
 
 
+def measure_kept(cell: Cell, folder: Path, made: Made | None) -> Row:
+    """Measure a kept teacher on the cell's data, unless that was done; return its numbers.
+
+    It was not trained here: it has no seconds, and no last epoch.
+    """
+    path, numbers = folder / "teacher.json", measured_in("plan")
+    if path.exists():
+        before = migrate_numbers(json.loads(path.read_text(encoding="utf8")))
+        if before.get("made") == made and not lacking(before, numbers):
+            return before
+    with _one_thread():
+        context = RunContext().with_splits(cell.config.data)
+        teacher = build_teacher(cell.config, _taught_by_kept(cell), context)
+        if teacher is None or context.splits is None:
+            raise ValueError(f"The row '{cell.row}' has no teacher.")
+        facts = {"parameters": count_parameters(teacher)}
+        seen = see(teacher, context.splits, numbers, name="teacher", kept=_rows_of_teacher(folder))
+        classes = knows_classes(teacher, context.splits.train)
+        of = of_seen(seen._replace(test=seen.as_teacher(context.splits)))
+        row: Row = {}
+        for number in numbers:
+            row |= measured([number], None if number.last else of, facts=facts, classifies=classes)
+    row["made"] = made
+    write_json(path, row)
+    return row
+
+
+def _taught_by_kept(cell: Cell) -> str:
+    """Return the first stage that learns from the kept teacher."""
+    stages = cell.config.stages.items()
+    return next(name for name, stage in stages if isinstance(stage.teacher, ModelConfig) and stage.teacher.weights)
+
+
 def run_cell(job: Job) -> Row:
     """Run a cell with one thread, and return its row."""
-    cell, config = job.cell, job.config()
+    config, began = job.config(), _began(job.folder, job.made)
     with _one_thread():
         numbers = _tried(config, job) if job.trial else _measured(config, job)
-    row = {"method": cell.method, "variant": cell.variant, "seed": cell.seed, "factor": cell.factor}
-    row = {**row, **(job.stored() or {}), **numbers}  # what was measured by another metric before stays
-    write_json(job.folder / RESULT, {"key": cell.key(), "result": row})
+    before = job.stored()
+    row = {**job.asked(), **(before or {}), **numbers}  # what was measured by another metric before stays
+    made = row.pop("made", None) if before else began
+    row |= {} if made is None else {"made": made}  # last in the line
+    write_json(job.folder / RESULT, {"key": job.cell.key(), "result": row})
     return row
+
+
+def _began(folder: Path, made: Made | None) -> Made | None:
+    """Return what decides a run's numbers, None of one that began under something else and goes on."""
+    path = folder / "made.json"
+    if path.exists():
+        return made if json.loads(path.read_text(encoding="utf8")) == made else None
+    if made is None or RunDirectory(folder).identity.exists():
+        return None
+    write_json(path, made)
+    return made
 
 
 @contextlib.contextmanager
@@ -129,7 +207,7 @@ def _measured(config: RunConfig, job: Job) -> Row:
     first = next(iter(trained.students))  # of several that teach each other
     taught = None
     if trained.teacher is not None:  # common to cells: its rows lie beside its weights, or where the plan's cells are
-        kept = _rows_of_teacher(job.folder.parent if job.weights is None else job.weights.parent)
+        kept = _rows_of_teacher(job.of_teacher)
         taught = embed_test(trained.teacher, trained.splits, kept=kept)
     return _numbers(trained, first, job.folder, taught, numbers)
 

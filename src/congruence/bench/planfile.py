@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from congruence.bench.halving import Halving
 from congruence.bench.plan import PLAIN, Plan, Tune
 from congruence.config.shipped import shipped
 from congruence.core import check
@@ -20,23 +21,46 @@ def _table_of(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, dict) and bool(value) and all(map(accepts, value.values()))
 
 
+def _seeds(value: Any) -> bool:
+    return _list_of(int)(value) and min(value) >= 0
+
+
+def _range(value: Any) -> bool:
+    return _list_of(int, float)(value) and len(value) == 2 and 0 < value[0] < value[1] < float("inf")
+
+
+def _count(least: int) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and value >= least
+
+
 _SETTINGS = "a list of KEY=VALUE"
 _KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "name": (lambda value: isinstance(value, str), "a string"),
-    "seeds": (lambda value: _list_of(int)(value) and min(value) >= 0, "a list of whole numbers"),
+    "seeds": (_seeds, "a list of whole numbers"),
+    "seeds_of": (_table_of(_seeds), "for each variant a list of whole numbers"),
     "methods": (_table_of(lambda value: isinstance(value, str)), "at least one method"),
     "set": (_list_of(str), _SETTINGS),
     "overrides": (_table_of(_list_of(str)), f"for each method {_SETTINGS}"),
     "variants": (_table_of(_list_of(str)), f"for each variant {_SETTINGS}"),
     "tune": (lambda value: isinstance(value, dict), "a table"),
+    "weight": (lambda value: value in ("balanced", "published"), "'balanced' or 'published'"),
+    "teacher": (lambda value: isinstance(value, str) and bool(value), "the name of a kept teacher"),
+    "teachers": (_table_of(lambda value: isinstance(value, str)), "for each method the name of a kept teacher, or ''"),
 }
 _TUNE_KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "factors": (_list_of(int, float), "a list of numbers"),
-    "seed": (lambda value: type(value) is int and value >= 0, "a whole number"),
+    "seed": (_count(0), "a whole number"),
     "set": (_list_of(str), _SETTINGS),
     "variants": (_table_of(_list_of(str)), f"for each variant {_SETTINGS}"),
 }
-_OPTIONAL = ("set", "overrides", "variants", "tune")
+_HALVING_KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "candidates": (_count(2), "a whole number > 1"),
+    "rungs": (_count(1), "a whole number > 0"),
+    "eta": (_count(2), "a whole number > 1"),
+    "ranges": (_table_of(_range), "for each key two rising numbers > 0"),
+    **{key: _TUNE_KEYS[key] for key in ("seed", "set", "variants")},
+}
+_OPTIONAL = ("set", "overrides", "variants", "tune", "seeds_of", "teacher", "teachers", "weight")
 
 
 def load_plan(path_or_name: str, *, overrides: tuple[str, ...] = (), seeds: tuple[int, ...] | None = None) -> Plan:
@@ -51,21 +75,45 @@ def load_plan(path_or_name: str, *, overrides: tuple[str, ...] = (), seeds: tupl
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path}: not TOML: {error}.") from None
     if seeds:
-        raw["seeds"] = list(seeds)
+        raw = {**{key: value for key, value in raw.items() if key != "seeds_of"}, "seeds": list(seeds)}
     problems = [f"{path}: {problem}" for problem in _problems(raw)]
     if problems:
         raise ValueError("\n".join(problems))
     variants = {name: tuple(value) for name, value in raw.get("variants", {PLAIN: ()}).items()}
     settings = tuple(raw.get("set", ()))
     own = {name: tuple(value) for name, value in raw.get("overrides", {}).items()}
-    seeds = tuple(raw["seeds"])
-    return Plan(raw["name"], raw["methods"], seeds, settings, variants, _tune(raw.get("tune")), own, overrides)
+    return Plan(
+        raw["name"],
+        raw["methods"],
+        tuple(raw["seeds"]),
+        settings,
+        variants,
+        _tune(raw.get("tune")),
+        own,
+        overrides,
+        seeds_of={name: tuple(value) for name, value in raw.get("seeds_of", {}).items()},
+        teacher=raw.get("teacher"),
+        teachers=raw.get("teachers", {}),
+        results=_results_beside(path),
+        weight=raw.get("weight"),
+    )
 
 
-def _tune(raw: Mapping[str, Any] | None) -> Tune | None:
+def _results_beside(path: Path) -> Path | None:
+    """Return the folder `results` beside a plan's file, or beside the folder `plans` that it lies in; None without."""
+    folder = path.resolve().parent
+    results = (folder.parent if folder.name == "plans" else folder) / "results"
+    return results if results.is_dir() else None
+
+
+def _tune(raw: Mapping[str, Any] | None) -> Tune | Halving | None:
     if raw is None:
         return None
     variants = {name: tuple(value) for name, value in raw.get("variants", {}).items()}
+    if "candidates" in raw:
+        ranges = {key: (float(low), float(high)) for key, (low, high) in raw["ranges"].items()}
+        counts = (raw["candidates"], raw["rungs"], raw["eta"])
+        return Halving(*counts, raw["seed"], ranges, tuple(raw.get("set", ())), variants)
     return Tune(tuple(map(float, raw["factors"])), raw["seed"], tuple(raw.get("set", ())), variants)
 
 
@@ -75,17 +123,37 @@ def _problems(raw: Mapping[str, Any]) -> list[str]:
     seeds, tune, variants = raw.get("seeds"), raw.get("tune"), raw.get("variants", {})
     if isinstance(seeds, list) and any(seed in seeds[:position] for position, seed in enumerate(seeds)):
         problems.append(f"seeds: expected different whole numbers, got {seeds}.")
+    if seeds and isinstance(raw.get("seeds_of"), dict):
+        unknown = [name for name in raw["seeds_of"] if name not in variants]
+        problems += [f"seeds_of.{name}: unknown variant.{check.near(name, variants)}" for name in unknown]
+        for name, own_seeds in raw["seeds_of"].items():
+            if _seeds(own_seeds) and len(set(own_seeds)) < len(own_seeds):
+                problems.append(f"seeds_of.{name}: expected different whole numbers, got {own_seeds}.")
     if isinstance(tune, dict):
-        problems += _wrong(tune, _TUNE_KEYS, ("set", "variants"), "tune.")
+        halving = any(key in tune for key in ("candidates", "rungs", "eta", "ranges"))
+        problems += _wrong(tune, _HALVING_KEYS if halving else _TUNE_KEYS, ("set", "variants"), "tune.")
+        if halving and not any(problem.startswith("tune.") for problem in problems):
+            problems += _undecided(tune)
         named = tune.get("variants", {})
         unknown = [name for name in named if name not in variants] if isinstance(named, dict) else []
         problems += [f"tune.variants.{name}: unknown variant.{check.near(name, variants)}" for name in unknown]
-    methods, own = raw.get("methods"), raw.get("overrides")
-    if isinstance(methods, dict) and isinstance(own, dict) and isinstance(variants, dict):
-        rows = [*methods, *(f"{method}-{variant}" for method in methods for variant in variants)]
-        unknown = [name for name in own if name not in rows]
-        problems += [f"overrides.{name}: unknown method.{check.near(name, rows)}" for name in unknown]
+    methods = raw.get("methods")
+    for key in ("overrides", "teachers"):
+        own = raw.get(key)
+        if isinstance(methods, dict) and isinstance(own, dict) and isinstance(variants, dict):
+            rows = [*methods, *(f"{method}-{variant}" for method in methods for variant in variants)]
+            unknown = [name for name in own if name not in rows]
+            problems += [f"{key}.{name}: unknown method.{check.near(name, rows)}" for name in unknown]
     return problems
+
+
+def _undecided(tune: Mapping[str, Any]) -> list[str]:
+    """Say where the last rung, the full course, would have nothing left to decide."""
+    most = tune["eta"] ** (tune["rungs"] - 1)
+    if tune["candidates"] > most:
+        return []
+    got = f"eta^(rungs - 1) = {most}, so that two are left for the full course, got {tune['candidates']}."
+    return [f"tune.candidates: expected more than {got}"]
 
 
 def _wrong(

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import functools
 import json
+import logging
 import multiprocessing
 import multiprocessing.connection
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from congruence.bench.cell import Job, Row, run_cell, teach
-from congruence.bench.plan import Cell, Plan
-from congruence.config.references import StudentRef
+from congruence.bench.cell import Job, Row, measure_kept, run_cell, teach
+from congruence.bench.desk import Desk
+from congruence.bench.kept import RESULTS, TEACHERS, TUNING
+from congruence.bench.plan import Cell, Plan, teacher_names
 from congruence.core import check
 from congruence.core.files import atomic, writable
-from congruence.data import Splits
 from congruence.evaluation.own import own_numbers
 from congruence.pipeline.build import rehearse
-from congruence.pipeline.context import RunContext, load_splits
-from congruence.training.saving.run_directory import RunDirectory
+from congruence.pipeline.context import RunContext
 
+LOG = logging.getLogger("congruence")
 Report = Callable[[Row, int, int], None]
 _WORKERS = check.Real(low=0, closed="low", integer=True, optional=True)
 
@@ -55,12 +55,17 @@ def run_plan(
     teacher_options: dict[str, Any] | None = None,
     metrics: Sequence[str] = (),
     trust: bool = False,
+    say: Callable[[str], object] = LOG.info,
+    afresh: bool = False,
 ) -> Results:
     """Run every cell that has no result yet, and write `results.jsonl`, one line a cell.
 
-    The teachers' numbers go to `teachers.jsonl`, each with a `name`. Where the plan tunes weights, its trials come
-    first: `tuning.jsonl` has their validation accuracies, and each method gets the factor with the largest one (the
-    first of equal ones).
+    What `plan.results` keeps of the plan is taken over, as far as all that decides the numbers is the same
+    (`congruence.bench.identity`). Every teacher is trained once, unless it is a kept one or nobody needs it any more;
+    its weights lie in `teachers/`, its numbers in `teachers.jsonl`. A single one is called "teacher", several have the
+    name of the first row that they teach. Where the plan searches, its trials come first: `tuning.jsonl` has their
+    validation accuracies, and each row gets what the best one had (the first of equal ones), of successive halving the
+    best one of the last rung.
 
     Args:
         plan: of `load_plan`.
@@ -70,6 +75,8 @@ def run_plan(
         teacher_options: passed on to the training of teachers (`callbacks`).
         metrics: of the user's own, "package.module:function", by which every cell is measured as well.
         trust: whether these, and the factories of configurations, may be imported.
+        say: called with a sentence about what was taken over, and what was not.
+        afresh: take nothing over.
 
     Raises:
         ValueError: where `out` holds another plan's cells, or cannot be written to; before a teacher is trained also
@@ -78,55 +85,39 @@ def run_plan(
     check.hyperparameters("run_plan", {"workers": _WORKERS}, workers=workers)
     own_numbers(metrics, trust=trust)
     writable(out)
+    desk = Desk(plan, out, metrics=tuple(metrics), trust=trust, afresh=afresh)
+    rung, cells = plan.trials(), plan.cells()
+    pending = desk.pending(cells, rung)
+    _rehearse([*desk.jobs(rung, trial=True).values(), *desk.jobs(cells).values()], pending, desk)
+    taught = _teachers(cells, pending, desk, {"trust": trust, **(teacher_options or {})})
+    desk.settled()
+    _write(out / TEACHERS, list(taught.values()))
+    total, done, last, trials = plan.trial_count(rung) + len(cells), 0, rung, dict[str, Row]()
 
-    job = functools.partial(_job, out=out, metrics=tuple(metrics), trust=trust)
-    trials = {cell.trial: job(cell, "trials") for cell in plan.trials()}
-    cells = plan.cells()
-    total = len(trials) + len(cells)
-    finished_trials = {name: row for name, job in trials.items() if (row := job.finished()) is not None}
-    _rehearse([*trials.values(), *(job(cell, "cells") for cell in cells)])
-    taught = _teachers(cells, out, {"trust": trust, **(teacher_options or {})})
-    _write(out / "teachers.jsonl", list(taught.values()))
-    tried = _run(
-        trials,
-        finished_trials,
-        workers,
-        out / "tuning.jsonl",
-        lambda row, done: report and report(row, done, total),
-    )
-    factors = _best(trials, tried)
-    weighted = [cell.weighted(factors.get(cell.row, 1.0)) for cell in cells]
-    jobs = {cell.name: job(cell, "cells") for cell in weighted}
-    finished = {name: row for name, job in jobs.items() if (row := job.finished()) is not None}
-    rows = _run(
-        jobs,
-        finished,
-        workers,
-        out / "results.jsonl",
-        lambda row, done: report and report(row, len(trials) + done, total),
-    )
-    return Results(
-        tuple(rows[name] for name in jobs),
-        taught,
-        out / "results.jsonl",
-        tuple(job.folder for job in jobs.values()),
-    )
+    def told(row: Row) -> None:
+        nonlocal done
+        done += 1
+        if report is not None:
+            report(row, done, total)
+
+    while rung:
+        jobs = desk.jobs(rung, trial=True)
+        finished = desk.take(jobs)
+        _say(desk, say)
+        tried = _run(jobs, finished, workers, out / TUNING, told, list(trials.values()))
+        trials |= {name: tried[name] for name in jobs}
+        last, rung = rung, plan.next_trials(rung, {name: row["accuracy"] for name, row in tried.items()})
+    jobs = desk.jobs(plan.chosen(cells, last, trials))
+    finished = desk.take(jobs)
+    _say(desk, say)
+    rows = _run(jobs, finished, workers, out / RESULTS, told)
+    folders = tuple(job.folder for job in jobs.values())
+    return Results(tuple(rows[name] for name in jobs), taught, out / RESULTS, folders)
 
 
-def _job(cell: Cell, kind: str, *, out: Path, metrics: tuple[str, ...], trust: bool) -> Job:
-    trial = kind == "trials"
-    weights = RunDirectory(_teacher(cell, out)).student_file(cell.teacher.student) if cell.teacher else None
-    return Job(cell, out / kind / (cell.trial if trial else cell.name), weights, trial, metrics, trust)
-
-
-def _best(trials: Mapping[str, Job], rows: Mapping[str, Row]) -> dict[str, float]:
-    """Return the factor of the best trial for each method and variant."""
-    best: dict[str, Row] = {}
-    for name, job in trials.items():
-        row = rows[name]
-        if row["accuracy"] > best.get(job.cell.row, {"accuracy": -1.0})["accuracy"]:
-            best[job.cell.row] = row
-    return {name: row["factor"] for name, row in best.items()}
+def _say(desk: Desk, say: Callable[[str], object]) -> None:
+    for sentence in desk.sentences():
+        say(sentence)
 
 
 def _run(
@@ -134,15 +125,16 @@ def _run(
     finished: Mapping[str, Row],
     workers: int | None,
     path: Path,
-    report: Callable[[Row, int], object],
+    report: Callable[[Row], object],
+    before: Sequence[Row] = (),
 ) -> dict[str, Row]:
-    """Run the jobs that are not finished yet, and keep a file of all rows up to date."""
+    """Run the jobs that are not finished yet, and keep a file of all rows up to date, after those from before."""
     done: dict[str, Row] = {}
 
     def record(name: str, row: Row) -> None:
         done[name] = row
-        _write(path, [done[name] for name in jobs if name in done])
-        report(row, len(done))
+        _write(path, [*before, *(done[name] for name in jobs if name in done)])
+        report(row)
 
     for name, row in finished.items():
         record(name, row)
@@ -156,34 +148,37 @@ def _run(
     return done
 
 
-def _rehearse(jobs: Sequence[Job]) -> None:
-    """Find out whether the rows fit whose teacher is still to be trained; the seeds of a row fit alike."""
-    rows = {(job.cell.row, job.trial): job for job in jobs if job.weights and not job.weights.exists()}
-    splits: dict[str, Splits] = {}
-    for job in rows.values():
-        config = job.cell.config
-        name = repr(config.data)
-        if name not in splits:
-            splits = {name: load_splits(config.data)}
-        rehearse(config, RunContext(splits[name], trust=job.trust))
+def _rehearse(jobs: Sequence[Job], pending: Collection[str], desk: Desk) -> None:
+    """Find out whether the rows fit whose teacher is still to be trained, or a kept one; seeds of a row fit alike.
+
+    Those of a kept one of which a run is there, or a kept line, do.
+    """
+    rows = {(job.cell.row, job.trial): job for job in jobs if job.cell.row in pending and job.weights}
+    known = {(job.cell.row, job.trial) for job in jobs if job.cell.kept is not None and desk.begun(job)}
+    for name, job in rows.items():
+        if (job.cell.kept is not None and name not in known) or not (job.weights and job.weights.exists()):
+            config = job.cell.config
+            rehearse(config, RunContext(desk.splits(config.data), trust=job.trust))
 
 
-def _teachers(cells: Sequence[Cell], out: Path, options: dict[str, Any]) -> dict[str, Row]:
-    """Train the teachers, and name each where there are several: after the first row of cells that it teaches."""
-    pupils: dict[str, tuple[Cell, StudentRef]] = {}
+def _teachers(cells: Sequence[Cell], pending: Collection[str], desk: Desk, options: dict[str, Any]) -> dict[str, Row]:
+    """Return the teachers' numbers by the key that cells share; train those that rows still need."""
+    needed = {cell.teacher_key() for cell in cells if cell.row in pending and cell.has_teacher}
+    rows: dict[str, Row] = {}
+    names = teacher_names(cells)
     for cell in cells:
-        if cell.teacher is not None:
-            pupils.setdefault(cell.teacher_key(), (cell, cell.teacher))
-    return {
-        key: {"name": "teacher" if len(pupils) == 1 else f"teacher, {cell.row}"}
-        | teach(cell, teacher, _teacher(cell, out), **options)
-        for key, (cell, teacher) in pupils.items()
-    }
-
-
-def _teacher(cell: Cell, out: Path) -> Path:
-    """Return the folder of a cell's teacher, which cells of the same one share."""
-    return out / "teachers" / cell.teacher_key()
+        key = cell.teacher_key() if cell.has_teacher else None
+        if key is None or key in rows:
+            continue
+        folder, made = desk.folder_of(cell), desk.made_of_teacher(cell)
+        trains = key in needed and cell.teacher is not None
+        row = None if trains or (folder / "teacher.json").exists() else desk.kept_teacher(cell)
+        if row is None and cell.teacher is None:
+            row = measure_kept(cell, folder, made)
+        elif row is None and cell.teacher is not None:
+            row = teach(cell, cell.teacher, folder, made, **options)
+        rows[key] = {"name": names[key]} | {k: v for k, v in (row or {}).items() if k != "name"}
+    return rows
 
 
 def _in_workers(todo: Mapping[str, Job], workers: int, record: Callable[[str, Row], None]) -> None:

@@ -47,7 +47,7 @@ def cells(
     """Return the table's lines, the heading first: teachers, then the methods in their order.
 
     A number that no run has is "–". A teacher is called what its `name` says, or "teacher". With `more` there are also
-    the table's details that some run has, and the weight's factor where it was tuned.
+    the table's details that some run has, and what a search found: the weight's factor, or the settings.
     """
     stored = [(key, value) for row in (*rows, *teachers) for key, value in row.items() if key not in RESERVED]
     names, had = dict(stored), {key for key, value in stored if value is not None}
@@ -56,16 +56,22 @@ def cells(
         for number in described("plan", names)
         if number.key in (had if number.detail else names) and (more or not number.detail) and number.key != _SIZE
     ]
-    tuned = more and any(row.get("factor", 1.0) != 1.0 for row in rows)
+    found = more and any(row.get("found") for row in rows)
+    tuned = more and not found and any(row.get("factor", 1.0) != 1.0 for row in rows)
     titles = [number.title or number.key for number in columns]
-    lines = [["", *titles, *(["weight ×"] if tuned else []), _SIZE]]
+    lines = [["", *titles, *(["weight ×"] if tuned else ["found"] if found else []), _SIZE]]
     groups = [(teacher.get("name", "teacher"), [teacher]) for teacher in teachers]
     for method in dict.fromkeys(row["method"] for row in rows):
         groups.append((method, [row for row in rows if row["method"] == method]))
     for name, group in groups:
         factor = [f"{group[0]['factor']:g}" if "factor" in group[0] else "–"] if tuned else []
+        factor += [_found(group[0])] if found else []
         lines.append([name, *_numbers(group, columns), *factor, f"{group[0][_SIZE]:,}"])
     return lines
+
+
+def _found(row: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value:g}" for key, value in row.get("found", {}).items()) or "–"
 
 
 def _numbers(rows: Sequence[Mapping[str, Any]], columns: Sequence[Number]) -> list[str]:

@@ -38,18 +38,30 @@ def bench(
     workers: Annotated[int | None, typer.Option(help="Processes; by default one a core.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE for every recipe.")] = None,
     variant: Annotated[list[str] | None, typer.Option(help="Only this variant; may be given again.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="Only this method; may be given again.")] = None,
+    afresh: Annotated[bool, typer.Option("--afresh", help="Train what results/ keeps of the plan, too.")] = False,
     trust: Trust = False,
     metric: Metric = None,
 ) -> None:
-    """Run a plan: its methods × variants × seeds, each cell once, after the search for weights that it may ask for."""
+    """Run a plan: its methods × variants × seeds, each cell once, after the search that it may ask for.
+
+    In a checkout, cells that results/NAME/ keeps are taken over where all that decides their numbers is the same.
+    """
     from congruence.bench.planfile import load_plan
 
-    loaded = load_plan(plan, overrides=tuple(set_ or ()))
-    run(loaded.only(*variant) if variant else loaded, out, workers, more=True, trust=trust, metrics=metric or ())
+    loaded = load_plan(plan, overrides=tuple(set_ or ())).only(*(variant or ()), methods=method or ())
+    run(loaded, out, workers, more=True, trust=trust, metrics=metric or (), afresh=afresh)
 
 
 def run(
-    plan: Plan, out: Path, workers: int | None, *, more: bool, trust: bool = False, metrics: Sequence[str] = ()
+    plan: Plan,
+    out: Path,
+    workers: int | None,
+    *,
+    more: bool,
+    trust: bool = False,
+    metrics: Sequence[str] = (),
+    afresh: bool = False,
 ) -> None:
     """Run a plan with progress, and print its tables and where the best student is."""
     from congruence.bench.runner import run_plan
@@ -68,6 +80,8 @@ def run(
             teacher_options={"callbacks": (callback,)},
             metrics=metrics,
             trust=trust,
+            say=typer.echo,
+            afresh=afresh,
         )
         watch.close()
     for title, rows in split(results.rows).items():
@@ -75,10 +89,14 @@ def run(
         print(text(cells(rows, list(results.teachers.values()), more=more)))
     print()
     best = _best(results.rows)
-    print(f"Mean ± standard deviation over {len(plan.seeds)} seeds, on test images read once. Best: on validation.")
+    counts = sorted({len(plan.seeds_in(variant)) for variant in plan.variants})
+    seeds = " or ".join(map(str, counts))
+    print(f"Mean ± standard deviation over {seeds} seeds, on test images read once. Best: on validation.")
     print(f"Every number: {results.path}")
     row, folder = results.rows[best], results.cells[best]
-    print(f"The best student ({row['method']}, seed {row['seed']}): {folder / 'student.safetensors'}")
+    weights = folder / "student.safetensors"
+    where = weights if weights.exists() or not row.get("made") else "taken over from the kept results, without weights"
+    print(f"The best student ({row['method']}, seed {row['seed']}): {where}")
 
 
 def _best(rows: Sequence[Mapping[str, Any]]) -> int:

@@ -88,8 +88,11 @@ class Cells:
     def __call__(self, row: Mapping[str, Any], done: int, total: int) -> None:
         """Show a finished cell."""
         name = " ".join(part for part in (row["method"], row["variant"]) if part)
-        if "accuracy" in row:  # a trial of a weight
-            text = f"{name}, weight × {row['factor']:g}: validation accuracy {row['accuracy']:.4f}"
+        if "accuracy" in row:  # a trial
+            found = row.get("found", {}) if "candidate" in row else {"weight ×": row["factor"]}
+            tried = ", ".join(f"{key} {value:g}" for key, value in found.items()) or "as it is"
+            rung = f", {row['epochs']} epochs" if "candidate" in row else ""
+            text = f"{name}, {tried}{rung}: validation accuracy {row['accuracy']:.4f}"
         else:
             text = f"{name}, seed {row['seed']}: {_result(row)}"
         if not self.live:

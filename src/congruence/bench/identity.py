@@ -1,0 +1,257 @@
+"""What decides the numbers of a plan's cell, in five short words: two cells that agree in them have the same numbers.
+
+They are kept beside a cell's numbers (`made`), so that a later run takes over what it would only train again.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import hashlib
+import importlib
+import inspect
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from congruence import methods
+from congruence.bench.plan import Cell
+from congruence.bench.teachers import KeptTeacher, digest_of
+from congruence.config.references import StudentRef
+from congruence.config.schema import RunConfig, StageConfig
+from congruence.config.tables import DataConfig, ModelConfig, TermConfig
+from congruence.data import Splits
+from congruence.methods.rows import Row
+from congruence.methods.term import Term
+from congruence.pipeline.context import load_splits
+from congruence.training.saving.identity import config_identity
+
+# Raised by a commit after which the same configuration of the same methods trains to other numbers, or measures other
+# ones: what the digests of `code_of` do not see (the loop, the distiller, the measures).
+COURSE = 1
+WORDS = {
+    "settings": "configuration",
+    "code": "code",
+    "data": "data",
+    "teacher": "teacher",
+    "torch": "version of torch",
+}
+NO_RECORD = "no record"
+NOT_TOLD = "teacher or code that cannot be told"
+Made = dict[str, str | None]
+_PACKAGES = ("congruence.losses.", "congruence.methods.", "congruence.geometry.")
+# What all methods stand on: a change there is one of `COURSE`.
+_SHARED = frozenset(
+    f"congruence.methods.{name}"
+    for name in ("catalogue", "loss_method", "method", "rows", "rows_compared", "rows_founding", "term")
+)
+_BALANCE = "congruence.distiller.balance"  # of weights that balance themselves
+# What a term itself says, or what says nothing.
+_NOT_OF_A_ROW = ("key", "summary", "reference", "part", "function", "part_aliases", "weight", "share")
+
+
+def differs(kept: Mapping[str, Any], wanted: Made) -> str:
+    """Say in a word in what a kept line is not what is wanted; "" where it is.
+
+    Example:
+        >>> wanted = {"settings": "a", "code": "b", "data": "c", "teacher": None, "torch": "2.6.0"}
+        >>> differs({"accuracy_best": 0.9, "made": wanted}, wanted), differs({"accuracy_best": 0.9}, wanted)
+        ('', 'no record')
+        >>> differs({"made": {**wanted, "code": "other", "commit": "0123"}}, wanted)
+        'code'
+    """
+    made = kept.get("made")
+    if not isinstance(made, Mapping):
+        return NO_RECORD
+    return next((word for key, word in WORDS.items() if key not in made or made[key] != wanted[key]), "")
+
+
+class Identities:
+    """Finds out what decides the numbers of cells and teachers; reads each dataset once.
+
+    Example:
+        >>> from congruence.bench.planfile import load_plan
+        >>> cell = load_plan("demo").cells()[0]
+        >>> sorted(Identities().of_cell(cell, "the hash of its teacher"))
+        ['code', 'data', 'settings', 'teacher', 'torch']
+    """
+
+    def __init__(self) -> None:
+        self._splits: dict[str, Splits] = {}
+        self._data: dict[str, str] = {}
+
+    def splits(self, data: DataConfig) -> Splits:
+        """Return the data of a configuration, with all its labels."""
+        key = _said(data)
+        if key not in self._splits:
+            self._splits[key] = load_splits(data)
+        return self._splits[key]
+
+    def forget_data(self) -> None:
+        """Let go of the images; what was found out of them stays."""
+        self._splits.clear()
+
+    def of_cell(self, cell: Cell, teacher: str | None) -> Made | None:
+        """Return what decides a cell's numbers; None where it cannot be told.
+
+        Args:
+            cell: of a plan.
+            teacher: the `digest_of` of its teacher's weights, where an earlier stage makes it.
+        """
+        config = cell.config
+        stage = config.stages[config.last]
+        if isinstance(stage.teacher, ModelConfig) and stage.teacher.weights is not None:
+            teacher = digest_of(Path(stage.teacher.weights))
+        begins = any(getattr(model, "start_stage", None) is not None for model in stage.students().values())
+        stages = config.upto(config.last).stages if begins else {config.last: stage}
+        return self._made(config, stages, teacher)
+
+    def of_teacher(self, config: RunConfig, teacher: StudentRef) -> Made | None:
+        """Return what decides the numbers of an earlier stage's student; None where it cannot be told."""
+        return self._made(config, config.upto(teacher.stage).stages, teacher.student)
+
+    def of_kept(self, teacher: KeptTeacher, data: DataConfig) -> Made:
+        """Return what decides the numbers of a kept teacher on the data of a plan."""
+        torch_version = str(torch.__version__)
+        made: Made = {"settings": teacher.digest, "code": _short([COURSE]), "data": self._of(data), "teacher": None}
+        return {**made, "torch": torch_version, "weights": teacher.digest, "kept": teacher.name}
+
+    def _made(self, config: RunConfig, stages: Mapping[str, StageConfig], teacher: str | None) -> Made | None:
+        told = settings(config, stages)
+        terms = [term for stage in stages.values() for term in stage.terms]
+        code = [code_of(term.key) for term in terms]
+        code += [_code_from([_BALANCE])] if any(term.weight == "balanced" for term in terms) else []
+        if told is None or None in code:
+            return None
+        return {
+            "settings": _short(told),
+            "code": _short([COURSE, code]),
+            "data": self._of(config.data),
+            "teacher": teacher,
+            "torch": str(torch.__version__),
+        }
+
+    def _of(self, data: DataConfig) -> str:
+        key = _said(data)
+        if key not in self._data:
+            splits = self.splits(data)
+            augment = splits.train.augment if dataclasses.is_dataclass(splits.train.augment) else None
+            self._data[key] = _short([[part.fingerprint() for part in splits], repr(augment)])
+        return self._data[key]
+
+
+def settings(config: RunConfig, stages: Mapping[str, StageConfig]) -> dict[str, Any] | None:
+    """Return what stages are told that decides their numbers, as plain values; None where that is somebody's code.
+
+    Paths are replaced by what lies there, and terms have the defaults of their methods.
+    """
+    tables: dict[str, Any] = {}
+    for name, stage in stages.items():
+        teacher = config.teacher_of(stage) if name == config.last or isinstance(stage.teacher, ModelConfig) else None
+        models = {**{f"student {key}": each for key, each in stage.students().items()}, "teacher": teacher}
+        if any(model is not None and model.factory is not None for model in models.values()):
+            return None
+        values = stage.model_dump(mode="json", exclude_defaults=True, exclude={"student", "teacher", "terms"})
+        tables[name] = {
+            **values,
+            "models": {key: _model(model) for key, model in models.items() if model is not None},
+            "terms": [_term(term) for term in stage.terms],
+            "teacher_stage": stage.teacher if isinstance(stage.teacher, str) and name != config.last else None,
+        }
+    labels = {"labels_per_class": config.data.labels_per_class, "split_seed": config.data.split_seed}
+    return {**config_identity({"stages": tables}), **labels}
+
+
+def _model(model: ModelConfig) -> dict[str, Any]:
+    told = model.model_dump(mode="json", exclude_defaults=True)
+    told["options"] = {key: value for key, value in model.options.items() if key not in ("classes", "in_channels")}
+    return told | {key: digest_of(Path(told[key])) for key in ("weights", "start") if told.get(key)}
+
+
+def _term(config: TermConfig) -> dict[str, Any]:
+    term, row = config.term(), methods.row(config.key)
+    told = term.describe()
+    usual_parts = {key: getattr(value, "__qualname__", str(value)) for key, value in row.defaults().items()}
+    given = {**usual_parts, **told.pop("hyperparameters")}
+    usual = {key: each.default for key, each in inspect.signature(Term).parameters.items()}
+    values = {key: _plain(value) for key, value in told.items() if key not in usual or value != usual[key]}
+    published = {"published": _plain(row.weight)} if term.balanced else {}  # of its parts among each other
+    return {**values, **published, "hyperparameters": given, "row": _row(row)}
+
+
+def _row(row: Row) -> dict[str, Any]:
+    """Return what a row of the catalogue says beside its class, without what it leaves at a default."""
+    values = _without_defaults(row, _NOT_OF_A_ROW)
+    return {**{key: _plain(value) for key, value in values.items()}, "needs": _without_defaults(row.needs)}
+
+
+def _without_defaults(value: Any, apart: Iterable[str] = ()) -> dict[str, Any]:
+    fields = [each for each in dataclasses.fields(value) if each.name not in apart]
+    return {each.name: getattr(value, each.name) for each in fields if getattr(value, each.name) != each.default}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(each) for each in value]
+    known = isinstance(value, str | int | float | bool) or value is None
+    return value if known else getattr(value, "__qualname__", None) or repr(value)
+
+
+@functools.cache
+def code_of(key: str) -> str | None:
+    """Return a hash of the code of a method: its own modules, and those of losses and geometry that they import.
+
+    Comments, docstrings and layout do not count. None where there is no source.
+
+    Example:
+        >>> code_of("pkt") == code_of("pkt"), code_of("pkt") == code_of("kda")
+        (True, False)
+    """
+    row = methods.row(key)
+    return _code_from([row.part.__module__, row.function.__module__])
+
+
+def _code_from(modules: Iterable[str]) -> str | None:
+    waiting, texts = list(modules), dict[str, str]()
+    while waiting:
+        name = waiting.pop()
+        if name in texts:
+            continue
+        try:
+            tree = ast.parse(inspect.getsource(importlib.import_module(name)))
+        except (OSError, TypeError):  # an installed package's row without source
+            return None
+        texts[name] = _bare(tree)
+        waiting += [module for module in _imported(tree) if module.startswith(_PACKAGES) and module not in _SHARED]
+    return _short(sorted(texts.items()))
+
+
+def _bare(tree: ast.Module) -> str:
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)
+
+
+def _imported(tree: ast.Module) -> Iterable[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def _said(data: DataConfig) -> str:
+    return repr(data.model_copy(update={"labels_per_class": None}))
+
+
+def _short(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]

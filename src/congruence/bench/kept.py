@@ -1,0 +1,72 @@
+"""`Shelf`: the lines that `results/NAME/` keeps of a plan, and which of them are what the plan asks for today."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from congruence.bench.identity import NOT_TOLD, Made, differs
+from congruence.core.files import read_lines
+from congruence.training.saving.migrate import migrate_numbers
+
+RESULTS, TUNING, TEACHERS = "results.jsonl", "tuning.jsonl", "teachers.jsonl"
+Line = dict[str, Any]
+_NAMED = ("method", "variant", "seed", "factor", "candidate", "rung")
+
+
+def is_trial(line: Mapping[str, Any]) -> bool:
+    """Whether a line is of a trial: of its accuracy on validation alone."""
+    return "accuracy" in line
+
+
+def name_of(line: Mapping[str, Any], *, trial: bool) -> tuple[Any, ...]:
+    """Return what tells a line from the others of its file; a cell has its factor found, a trial is one of many."""
+    return tuple(line.get(key) for key in (_NAMED if trial else _NAMED[:3]))
+
+
+class Shelf:
+    """The kept lines of a plan.
+
+    Args:
+        folder: `results/NAME`, or None for nothing.
+
+    Attributes:
+        why: in a word, for each line that was looked for and is not what is wanted.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self.lines = {
+            name: [] if folder is None else list(map(migrate_numbers, read_lines(folder / name)))
+            for name in (RESULTS, TUNING, TEACHERS)
+        }
+        self._by_name = {
+            file: {name_of(line, trial=file == TUNING): line for line in lines} for file, lines in self.lines.items()
+        }
+        self.why: dict[tuple[Any, ...], str] = {}
+
+    def find(self, file: str, asked: Mapping[str, Any], made: Made | None) -> Line | None:
+        """Return the kept line of a cell or a trial, where all that decides its numbers is the same.
+
+        Args:
+            file: RESULTS or TUNING.
+            asked: of `name_of`.
+            made: what decides its numbers today; None where that cannot be told.
+        """
+        name = name_of(asked, trial=file == TUNING)
+        line = self._by_name[file].get(name)
+        if line is None:
+            return None
+        recorded = isinstance(line.get("made"), Mapping)
+        why = NOT_TOLD if made is None and recorded else differs(line, made or {})
+        if why:
+            self.why[(file, *name)] = why
+            return None
+        self.why.pop((file, *name), None)
+        return line
+
+    def teacher(self, made: Made | None) -> Line | None:
+        """Return the kept line of a teacher, whichever weights it came out with."""
+        found = (line for line in self.lines[TEACHERS] if made is not None and not differs(line, made))
+        return next(found, None)

@@ -175,6 +175,7 @@ def test_no_configuration(mine):
     assert "student: epoch 1/1, step 20/20" in result.stdout
     assert load_student("out").fc.out_features == 10
     config = (mine / "out" / "config.toml").read_text()
+    assert "\nbalanced weights, as of the last line of metrics.jsonl: kd " in result.stdout
     assert 'key = "ce"\nweight = 1.0' in config
     assert 'key = "kd"\nweight = "balanced"\nshare = ' in config
     assert str(mine / "teacher.safetensors") in config

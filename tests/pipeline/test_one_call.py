@@ -186,6 +186,8 @@ class Endless(IterableDataset):
         ({"data": "digitz"}, "Did you mean 'digits'"),
         ({"data": 3}, "got int"),
         ({"data": TensorDataset(INPUTS, torch.rand(96, 1))}, r"and their classes .*, got labels float32 \[16, 1\]"),
+        ({"data": [(row, "cat") for row in INPUTS]}, "got labels list"),
+        ({"method": "intra_class"}, "the method 'intra_class' reads each sample a second time as it is"),
         ({"method": "ptk"}, "Did you mean 'pkt'"),
         ({"method": nn.ReLU()}, "`method` must be a method's key, a Term, or a list of them, got ReLU"),
         ({"method": []}, "got \\[\\]"),

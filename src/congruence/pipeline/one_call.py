@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from congruence import data as datasets
 from congruence.core import check, ranks
-from congruence.core.devices import row_count, take_rows
+from congruence.core.devices import row_count, take_rows, to_device
+from congruence.data.augment.crops import PLAIN_VIEWS
 from congruence.data.datasets.images import Spec
 from congruence.data.datasets.model_facts import ModelFacts
 from congruence.data.loading.source import BatchSource
@@ -134,9 +135,8 @@ def distill(
     with _left_as_it_was(teacher):
         teacher.to(on)
         student.to(on)
-        plain = _loader(parts.train, batch_size, seed, on)
-        first = BatchSource(plain).first()
-        few = _few(first.inputs)
+        plain = _loader(parts.train, batch_size, seed, None)
+        few = to_device(_few(BatchSource(plain).first().inputs), on)
         facts = ModelFacts.of(parts.train)
         methods, told = quick.chosen(
             asked, lambda: quick.knows_other_classes(teacher, few, facts, student), f'method="{quick.RELATIONAL}"'
@@ -144,7 +144,7 @@ def distill(
         if told:
             LOG.warning("%s", told)
         terms = _terms(methods, weight, share, labelled=_has_labels(plain, parts.train))
-        views = tuple(dict.fromkeys(["main", *(view for term in terms for view in term.needs.views)]))
+        views = _views(terms, parts.train)
         own = augment if augment is not None or not isinstance(parts.train, datasets.ImageDataset) else True
         train_loader = _loader(parts.train, batch_size, seed, on, views=views, augment=own)
         val_loader = None if parts.validation is None else _loader(parts.validation, batch_size, None, on, views=views)
@@ -188,7 +188,21 @@ def _terms(methods: Sequence[str | Term], weight: quick.Weight, share: float | N
     return terms
 
 
-def _loader(dataset: Any, batch_size: int, seed: int | None, device: torch.device, **more: Any) -> datasets.Loader:
+def _views(terms: Sequence[Term], dataset: Any) -> tuple[str, ...]:
+    """Return the views that terms read, as far as the dataset can make them."""
+    for term in terms:
+        plain = [view for view in term.needs.views if view in PLAIN_VIEWS]
+        if plain and not isinstance(dataset, datasets.ImageDataset):
+            raise ValueError(
+                f"`distill`: the method '{term.name}' reads each sample a second time as it is ('{plain[0]}'), which "
+                "only images of congruence.data can give: make `data` an ArrayDataset or a FileDataset."
+            )
+    return tuple(dict.fromkeys(["main", *(view for term in terms for view in term.needs.views)]))
+
+
+def _loader(
+    dataset: Any, batch_size: int, seed: int | None, device: torch.device | None, **more: Any
+) -> datasets.Loader:
     """Return the batches of a dataset: shuffled by a seed, or in order without one."""
     short = len(dataset) % batch_size
     left_out = seed is not None and len(dataset) > batch_size and 0 < short * _SHORT < batch_size
@@ -210,10 +224,13 @@ def _has_labels(loader: datasets.Loader, dataset: Any) -> bool:
         return bool((known >= 0).any())
     for batch in BatchSource(loader).share():
         labels = batch.labels
-        if not isinstance(labels, Tensor):
+        if labels is None:
             return False
-        if labels.dim() != 1 or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-            kind = f"{str(labels.dtype).removeprefix('torch.')} {list(labels.shape)}"
+        whole = isinstance(labels, Tensor) and labels.dtype in (torch.uint8, torch.int16, torch.int32, torch.int64)
+        if not whole or labels.dim() != 1:
+            kind = type(labels).__name__
+            if isinstance(labels, Tensor):
+                kind = f"{str(labels.dtype).removeprefix('torch.')} {list(labels.shape)}"
             wanted = "a dataset of inputs, or of inputs and their classes (int64 [B], -1 for unknown)"
             check.fail("distill", "data", wanted, f"labels {kind}")
         if bool((labels >= 0).any()):

@@ -33,7 +33,7 @@ def check_terms(key, weight):
 def test_the_command_and_the_function_train_alike():
     config, _ = _Quick("resnet8", "weights", "cnn3", "digits", 7).config(["kd"])
     train = config.stages["student"].train
-    assert train == TrainConfig(epochs=7, augment=True, **quick.train_tables(7))
+    assert train == TrainConfig(epochs=7, augment=True, **quick.train_tables())
     assert (train.optimizer.name, train.schedule.name) == ("adamw", "cosine")
 
 

@@ -117,7 +117,7 @@ class _Quick(NamedTuple):
                     "teacher": _model(self.teacher) | ({"weights": self.weights} if self.weights else {}),
                     "student": _model(self.student),
                     "terms": terms,
-                    "train": {"epochs": self.epochs, "augment": True, **quick.train_tables(self.epochs)},
+                    "train": {"epochs": self.epochs, "augment": True, **quick.train_tables()},
                 }
             },
         }

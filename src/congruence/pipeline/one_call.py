@@ -149,7 +149,7 @@ def distill(
         train_loader = _loader(parts.train, batch_size, seed, on, views=views, augment=own)
         val_loader = None if parts.validation is None else _loader(parts.validation, batch_size, None, on, views=views)
         distiller = Distiller(teacher, student, terms, example=few, facts=datasets.facts(parts.train))
-        trained = quick.train_tables(epochs, lr)
+        trained = quick.train_tables(lr)
         options = FitOptions(
             epochs=epochs,
             out=out,

@@ -20,8 +20,6 @@ RELATIONAL = "pkt"  # in its place where the teacher's classes are others
 LABELS = "ce"
 RATE = 0.003  # AdamW's: its step does not grow with the methods' weights, as SGD's does
 EPOCHS = 30
-WARMUP = 0.0  # epochs over which the rate grows
-LONGEST_WARMUP = 0.1  # of a run
 _PUBLISHED_LABELS = 0.1  # of the cross-entropy beside kd's published 0.9
 Weight = float | Literal["balanced", "published"]
 
@@ -120,12 +118,13 @@ def knows_other_classes(
     return None if own is None or other is None else f"The teacher has {own} classes, {other[0]} {other[1]}"
 
 
-def train_tables(epochs: int, rate: float = RATE) -> dict[str, dict[str, Any]]:
-    """Return how a quick run of so many epochs is trained: the tables `optimizer` and `schedule` of a configuration."""
-    return {
-        "optimizer": {"name": "adamw", "lr": rate},
-        "schedule": {"name": "cosine", "warmup_epochs": min(WARMUP, epochs * LONGEST_WARMUP)},
-    }
+def train_tables(rate: float = RATE) -> dict[str, dict[str, Any]]:
+    """Return how a quick run is trained: the tables `optimizer` and `schedule` of a configuration.
+
+    Without a warm-up: one of 1 or 3 epochs moved the validation accuracy of kd by +1.1 and 0.0 points, that of rkd by
+    -2.2 and -1.1 (digits with 8 labels a class, 15 epochs, 3 seeds).
+    """
+    return {"optimizer": {"name": "adamw", "lr": rate}, "schedule": {"name": "cosine"}}
 
 
 def _width(model: nn.Module | None, inputs: Any) -> int | None:

@@ -25,6 +25,7 @@ from congruence.methods import Term
 from congruence.models.evaluating import evaluating
 from congruence.pipeline import quick
 from congruence.pipeline.parts import Parts, parts_of
+from congruence.pipeline.quick import Weight
 from congruence.pipeline.student import leave_best
 from congruence.training import FitOptions, FitResult, OptimizerOptions, ScheduleOptions, fit
 from congruence.training.distributed import join_process_group, pick_device
@@ -66,7 +67,7 @@ def distill(
     method: str | Term | Sequence[str | Term] | None = None,
     epochs: int = quick.EPOCHS,
     *,
-    weight: quick.Weight = "balanced",
+    weight: Weight = "balanced",
     share: float | None = None,
     batch_size: int = 64,
     lr: float = quick.RATE,
@@ -175,7 +176,7 @@ def _listed(method: Any) -> list[str | Term] | None:
     return list(methods)
 
 
-def _terms(methods: Sequence[str | Term], weight: quick.Weight, share: float | None, *, labelled: bool) -> list[Term]:
+def _terms(methods: Sequence[str | Term], weight: Weight, share: float | None, *, labelled: bool) -> list[Term]:
     """Return the terms; the label loss is first, so that balanced ones are held against it."""
     tables = [quick.label_term(methods, weight) if labelled else None]
     terms = [Term(table.pop("key"), **table) for table in tables if table is not None]

@@ -58,6 +58,7 @@ METRICS = {
     "estimate of global_perception_coherence, N=1000000": 128.0,
 }
 BARS = {
+    "balanced_weights": 1.02,
     "cached_epoch": EPOCHS,
     "memory_order": None,
     "compiled_step": None,

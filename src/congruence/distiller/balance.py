@@ -64,11 +64,12 @@ class Balance(nn.Module):
         >>> teacher, student = nn.Linear(4, 3), nn.Linear(4, 3)
         >>> terms = ["ce", cg.Term("kd", weight="balanced", share=0.5)]
         >>> out = cg.Distiller(teacher, student, terms, example=inputs)(inputs, labels)
-        >>> ce, kd = (
-        ...     torch.autograd.grad(out.weights[name] * out.terms[name], student.weight, retain_graph=True)[0]
-        ...     for name in ("ce", "kd")
-        ... )
-        >>> round(float(kd.norm() / ce.norm()), 1)
+        >>> pulls = {
+        ...     name: torch.autograd.grad(out.weights[name] * loss, list(student.parameters()), retain_graph=True)
+        ...     for name, loss in out.terms.items()
+        ... }
+        >>> norms = {name: torch.nn.utils.get_total_norm(pull) for name, pull in pulls.items()}
+        >>> round(float(norms["kd"] / norms["ce"]), 3)
         0.5
     """
 

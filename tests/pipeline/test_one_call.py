@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
@@ -124,6 +125,16 @@ def test_a_named_dataset_and_what_is_read_at_the_end():
     pair = [nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10)) for width in (16, 8)]
     done = run(pair, "digits", batch_size=64)
     assert (done.measured_on, done.report.samples) == ("test", 359)
+
+
+def test_a_folder_of_images(tmp_path):
+    for number in range(40):
+        path = tmp_path / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("L", (8, 8), 6 * number).save(path)
+    pair = [nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 2)) for width in (16, 8)]
+    done = run(pair, tmp_path, ["kd", "intra_class"])
+    assert (done.measured_on, done.report.samples) == ("test", 8)
 
 
 def test_parts_of_ones_own(models):

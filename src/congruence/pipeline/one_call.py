@@ -89,7 +89,8 @@ def distill(
         teacher: trained; it is left as it was.
         student: trained in place: it ends with its best epoch's weights, in evaluation mode, on `device`.
         data: a map-style dataset of (inputs, labels) or of inputs, as a `TensorDataset`; `Splits`; or what
-            `congruence.data.load` takes, a folder of images or a dataset's name.
+            `congruence.data.load` takes, a folder of images or a dataset's name. Photographs of several sizes are given
+            as `congruence.data.load(folder, size=64)`.
         method: a key of the catalogue (`congruence methods` lists them), a `Term`, or several. None for "kd", in whose
             place "pkt" comes where the teacher's classes are not the student's.
         epochs: passes over the training data.

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from congruence.distiller import Captured, Distiller, Output
     from congruence.evaluation.compare import Comparison, compare
     from congruence.methods import Clock, Method, Needs, Probe, Signals, Term
+    from congruence.pipeline.one_call import Distilled, distill
     from congruence.pipeline.student import load_student
     from congruence.teacher_cache import TeacherCache
     from congruence.training import (
@@ -34,6 +35,7 @@ _HOMES = {
     "congruence.distiller": ("Captured", "Distiller", "Output"),
     "congruence.evaluation": ("Comparison", "compare"),
     "congruence.methods": ("Clock", "Method", "Needs", "Probe", "Signals", "Term"),
+    "congruence.pipeline.one_call": ("Distilled", "distill"),
     "congruence.pipeline.student": ("load_student",),
     "congruence.teacher_cache": ("TeacherCache",),
     "congruence.training": (
@@ -52,6 +54,7 @@ __all__ = [
     "Captured",
     "Clock",
     "Comparison",
+    "Distilled",
     "Distiller",
     "Event",
     "FitOptions",
@@ -69,6 +72,7 @@ __all__ = [
     "__version__",
     "compare",
     "data",
+    "distill",
     "evaluation",
     "fit",
     "geometry",

@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from congruence import load_student
-from congruence.cli.distill import _quick
+from congruence.cli.distill import _Quick
 from congruence.cli.main import app
 from congruence.config import load_config
 from congruence.config.shipped import names
@@ -175,8 +175,9 @@ def test_no_configuration(mine):
     assert "student: epoch 1/1, step 20/20" in result.stdout
     assert load_student("out").fc.out_features == 10
     config = (mine / "out" / "config.toml").read_text()
-    assert 'key = "ce"\nweight = 0.1' in config
-    assert 'key = "kd"\nweight = 0.9' in config
+    assert "\nbalanced weights, as of the last line of metrics.jsonl: kd " in result.stdout
+    assert 'key = "ce"\nweight = 1.0' in config
+    assert 'key = "kd"\nweight = "balanced"\nshare = ' in config
     assert str(mine / "teacher.safetensors") in config
     assert invoke("evaluate", "out", "--trust").stdout.split()[:4] == ["test", "set", "student", "teacher"]
 
@@ -200,8 +201,8 @@ def test_no_configuration_with_overrides_and_photos_of_any_size(mine):
     assert (stage["train"]["epochs"], stage["train"]["optimizer"]["name"]) == (1, "adamw")
 
 
-def terms_of(*methods):
-    config, _ = _quick("resnet8", "weights", "cnn3", "digits", list(methods), 1, ())
+def terms_of(*methods, weight="published"):
+    config, _ = _Quick("resnet8", "weights", "cnn3", "digits", 1, weight).config(methods)
     return {term.key: term.weight for term in config.stages["student"].terms}
 
 
@@ -231,8 +232,30 @@ def test_the_label_loss_is_there_where_the_shipped_recipes_have_it():
     assert {"mlld", "arcface", "dkd", "kd"} <= told
 
 
+def test_weights_are_balanced_against_what_learns_the_labels():
+    assert terms_of("kd", weight="balanced") == {"kd": "balanced", "ce": 1.0}
+    assert terms_of("rkd", "pkt", weight="balanced") == {"rkd": "balanced", "pkt": "balanced", "ce": 1.0}
+    assert terms_of("arcface", "kd", weight="balanced") == {"arcface": 1.0, "kd": "balanced"}
+    assert terms_of("pkt", "mlld", weight="balanced") == terms_of("mlld") | {"pkt": "balanced"}
+    assert terms_of("ce", "pkt", weight=0.5) == {"ce": 1.0, "pkt": 0.5}
+
+
+def test_the_published_weights_are_one_word_away(mine):
+    words = (*MINE, "--student", "cnn3", "--trust", "--out", "out", *sets("stages.student.train.max_steps=1"))
+    result = invoke("distill", *words, "--weight", "published")
+    assert result.exit_code == 0, result.stderr
+    stage = tomllib.loads((mine / "out" / "config.toml").read_text())["stages"]["student"]
+    assert [(term["key"], term["weight"]) for term in stage["terms"]] == [("kd", 0.9), ("ce", 0.1)]
+    refused = invoke("distill", *words, "--weight", "heavy")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "`weight` must be 'balanced', 'published' or a number >= 0, got 'heavy'." in refused.stderr
+    assert "--weight are for runs without a configuration" in invoke("distill", "digits/kd", "--weight", "1").stderr
+
+
 def test_help_says_the_default_method():
-    assert "kd by default" in " ".join(invoke("distill", "--help").stdout.replace("│", " ").split())
+    text = " ".join(invoke("distill", "--help").stdout.replace("│", " ").split())
+    assert "kd by default" in text
+    assert "a method alone on data without labels has the weight 1" in text
 
 
 def test_a_factorys_student_says_how_to_load_it(mine):

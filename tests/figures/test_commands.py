@@ -68,6 +68,7 @@ BARS = {
     "rkd_angle": ANGLE,
     "method_cost": None,
     "one_epoch": 100.0,
+    "first_tries": None,
     "peers": None,  # what they are to reach is `least`
     "softrank": SOFT_RANK,
     "crd": CRD,

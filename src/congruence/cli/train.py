@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from congruence.cli.progress import Reporter
+from congruence.cli.progress import numbers as written
 
 if TYPE_CHECKING:
     from congruence.config import RunConfig
@@ -55,6 +56,8 @@ def train(
         several = len(ended.students) > 1
         tested = _tested(ended, name, RunDirectory(out), config.stages[stage].train.device, own, taught)
         typer.echo(table(tested, title=name if several else "test set"))
+    if weights := _balanced(RunDirectory(out).metrics):
+        typer.echo(f"balanced weights, as of the last line of metrics.jsonl: {written(weights)}")
     for name, path in ended.result.student_files.items():
         typer.echo(f"{name}: {path}")
     if config.diagnostics is not None:
@@ -65,6 +68,14 @@ def allow(trust: bool) -> None:
     """Let factories and metrics be found in the working directory, as `python` itself would."""
     if trust and "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
+
+
+def _balanced(metrics: Path) -> dict[str, float]:
+    """Return the weights that were measured, as a run logged them last."""
+    lines = metrics.read_text(encoding="utf8").splitlines() if metrics.is_file() else []
+    rows = (json.loads(line) for line in reversed(lines))
+    found: dict[str, float] = next((row["weights"] for row in rows if row.get("weights")), {})
+    return found
 
 
 def _taught(ended: StageRun, directory: RunDirectory, device: str) -> Seen | None:

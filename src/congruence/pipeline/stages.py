@@ -17,17 +17,14 @@ from congruence.config.references import StudentRef
 from congruence.config.save import resolved_toml, write_resolved
 from congruence.core import check, ranks
 from congruence.core.files import writable
-from congruence.data.datasets.model_facts import remember
-from congruence.models.untaught import mark_parts
-from congruence.models.weights import load_into
 from congruence.pipeline.build import Built, build_stage, rehearse
 from congruence.pipeline.context import RunContext
-from congruence.pipeline.student import write_students
+from congruence.pipeline.student import leave_best, write_students
 from congruence.training import FitResult, fit
 from congruence.training.distributed import join_process_group, pick_device
 from congruence.training.options import Callback
 from congruence.training.saving.identity import check_goes_on, config_identity, more_epochs
-from congruence.training.saving.run_directory import RunDirectory, facts_of
+from congruence.training.saving.run_directory import RunDirectory
 from congruence.training.validate import teaches_classes
 
 if TYPE_CHECKING:
@@ -67,14 +64,7 @@ def run_stage(config: RunConfig, stage_name: str, context: RunContext) -> StageR
 
 
 def _finished(built: Built, result: FitResult) -> StageRun:
-    for name, student in built.models.students.items():
-        load_into(student, result.best_states[name], source="the best epoch")
-        mark_parts(student, result.untaught.get(name, ()))
-        student.eval()
-    for name, file in result.student_files.items():
-        facts = facts_of(file) if file.is_file() else None
-        if facts is not None:
-            remember(built.models.students[name], facts, file)
+    leave_best(built.models.students, result)
     classifies = teaches_classes(built.distiller)
     return StageRun(result, built.models.students, built.models.teacher, built.splits, classifies)
 

@@ -16,6 +16,7 @@ from congruence.data.datasets.model_facts import ModelFacts, check_prepared, che
 from congruence.data.sources.load import Splits
 from congruence.models.untaught import mark_parts
 from congruence.models.weights import load_into, load_weights
+from congruence.training.result import FitResult
 from congruence.training.saving.run_directory import RunDirectory, facts_of, untaught_of
 
 LOG = logging.getLogger("congruence")
@@ -24,6 +25,18 @@ LOG = logging.getLogger("congruence")
 def write_students(directory: RunDirectory, described: Mapping[str, Mapping[str, Any]]) -> None:
     """Write down how a run's students are built, by name."""
     write_json(directory.students, described)
+
+
+def leave_best(students: Mapping[str, nn.Module], result: FitResult) -> None:
+    """Leave a run's students with their best epochs' weights in evaluation mode, and with what their files say."""
+    for name, student in students.items():
+        load_into(student, result.best_states[name], source="the best epoch")
+        mark_parts(student, result.untaught.get(name, ()))
+        student.eval()
+    for name, file in result.student_files.items():
+        facts = facts_of(file) if file.is_file() else None
+        if facts is not None:
+            remember(students[name], facts, file)
 
 
 def load_student(

@@ -1,0 +1,154 @@
+"""First tries: what `congruence.distill` gains over plain training where nobody chose a weight.
+
+One teacher a dataset, trained here; per seed the student alone ("ce") and by each method, everything by default.
+`python benchmarks/first_tries.py digits fashion-mnist elpv=FOLDER` (the last a folder of photographs, a class each).
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from record import figure, write
+from scipy.stats import t as student_t
+from torch import nn
+
+import congruence as cg
+
+METHODS = ("kd", "pkt", "rkd", "cckd", "perception_coherence", "kda")
+CERTAIN = 0.95
+DEFINITION = (
+    "accuracy on the test set in points above that of the same student trained by cross-entropy alone, by "
+    "`congruence.distill` with its defaults; mean of paired differences, one a seed (first weights, order of samples "
+    f"and which labels are kept), and the ends of its {100 * CERTAIN:.0f} % interval by Student's t"
+)
+
+
+@dataclass(frozen=True)
+class Try:
+    """A dataset, the two models, and how long each is trained; few labels where `labels` a class are kept."""
+
+    name: str
+    teacher: Callable[[int, int], nn.Module]  # from channels and classes
+    student: Callable[[int, int], nn.Module]
+    teacher_epochs: int
+    epochs: int
+    size: int | None = None  # of photographs
+    train_size: int | None = None  # of the student
+    labels: int | None = None
+
+    def splits(self, source: str, **more: Any) -> cg.data.Splits:
+        """The data, with all its labels."""
+        sized = {} if self.size is None else {"size": self.size}
+        return cg.data.load(source, **sized, **more)
+
+
+def zoo(name: str) -> Callable[[int, int], nn.Module]:
+    """What makes a model of the zoo."""
+    return lambda channels, classes: cg.models.build(name, in_channels=channels, classes=classes)
+
+
+TRIES = {
+    entry.name: entry
+    for entry in (
+        Try("digits", zoo("resnet20"), zoo("cnn3"), teacher_epochs=10, epochs=30, labels=8),
+        Try("fashion-mnist", zoo("resnet20"), zoo("cnn3"), teacher_epochs=4, epochs=20, train_size=5000),
+        Try("elpv", zoo("resnet20"), zoo("cnn3"), teacher_epochs=20, epochs=30, size=64),
+    )
+}
+
+
+def trained_teacher(entry: Try, splits: cg.data.Splits) -> nn.Module:
+    """A teacher that saw every label."""
+    torch.manual_seed(1_000_003)
+    teacher = entry.teacher(splits.train.shape[0], splits.train.classes or 0)
+    distiller = cg.Distiller(None, teacher, ["ce"], example=splits.train.batch([0, 1]))
+    loader = cg.data.loader(splits.train, batch_size=64, augment=True)
+    options = cg.FitOptions(
+        epochs=entry.teacher_epochs, optimizer=cg.OptimizerOptions(lr=0.1), gradient_norms=False, device="cpu"
+    )
+    result = cg.fit(distiller, loader, cg.data.loader(splits.validation, batch_size=64, shuffle=False), options)
+    teacher.load_state_dict(result.best_states["student"])
+    return teacher.eval()
+
+
+def accuracy(entry: Try, teacher: nn.Module, splits: cg.data.Splits, method: str, seed: int, epochs: int) -> float:
+    """One student's accuracy on the test part, in per cent."""
+    train = splits.train if entry.labels is None else cg.data.keep_labels(splits.train, entry.labels, seed=seed)
+    torch.manual_seed(seed)
+    student = entry.student(train.shape[0], train.classes or 0)
+    given = cg.data.Splits(train, splits.validation, splits.test)
+    done = cg.distill(teacher, student, given, method, epochs, seed=seed, device="cpu")
+    if done.report is None or done.report.student_accuracy is None:
+        raise RuntimeError(f"No accuracy of {method}.")
+    return 100 * done.report.student_accuracy
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """How far a mean may be off below and above, by Student's t."""
+    mean = statistics.mean(values)
+    if len(values) < 2:
+        return mean, mean
+    wide = float(student_t.ppf(0.5 + CERTAIN / 2, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+    return mean - wide, mean + wide
+
+
+def tried(
+    entry: Try, source: str, methods: tuple[str, ...], seeds: int, epochs: int | None = None
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The figures of one dataset, and what else is known of it."""
+    full = entry.splits(source)
+    teacher = trained_teacher(entry, full)
+    moments = {"mean": full.train.mean, "std": full.train.std}
+    splits = full if entry.train_size is None else entry.splits(source, train_size=entry.train_size, **moments)
+    of_teacher = 100 * float(cg.evaluation.measure(teacher, full).accuracy)
+    label = f"{entry.name}, {entry.labels} labels a class" if entry.labels else entry.name
+    rows: dict[str, list[float]] = {}
+    for seed in range(seeds):
+        for method in ("ce", *methods):
+            start = time.process_time()
+            rows.setdefault(method, []).append(accuracy(entry, teacher, splits, method, seed, epochs or entry.epochs))
+            print(
+                f"{label}, seed {seed}: {method} {rows[method][-1]:.2f} ({time.process_time() - start:.0f} s)",
+                flush=True,
+            )
+    figures = []
+    for method in methods:
+        gains = [of_method - of_ce for of_method, of_ce in zip(rows[method], rows["ce"], strict=True)]
+        low, high = interval(gains)
+        means = {"accuracy": round(statistics.mean(rows[method]), 2), "ce": round(statistics.mean(rows["ce"]), 2)}
+        figures.append(
+            figure(f"{label}: {method}", statistics.mean(gains), low=round(low, 2), high=round(high, 2), **means)
+        )
+    known = {"teacher": round(of_teacher, 2), "seeds": seeds, "epochs": epochs or entry.epochs, "accuracies": rows}
+    return figures, {label: known}
+
+
+def main() -> None:
+    """Try the datasets that are named."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("datasets", nargs="*", default=["digits"], metavar="NAME[=FOLDER]")
+    parser.add_argument("--methods", nargs="*", default=list(METHODS))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, help="of the students, instead of each dataset's own")
+    told = parser.parse_args()
+    figures: list[dict[str, Any]] = []
+    details: dict[str, Any] = {}
+    for each in told.datasets:
+        name, _, folder = each.partition("=")
+        if name not in TRIES:
+            parser.error(f"expected some of {', '.join(TRIES)}, got {name!r}")
+        new, known = tried(TRIES[name], folder or name, tuple(told.methods), told.seeds, told.epochs)
+        figures += new
+        details |= known
+    write("first_tries", DEFINITION, figures, tries=details)
+
+
+if __name__ == "__main__":
+    main()

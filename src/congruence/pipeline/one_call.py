@@ -1,0 +1,277 @@
+"""`distill`: a trained student in one call, for models and data that are at hand."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from congruence import data as datasets
+from congruence.core import check, ranks
+from congruence.core.devices import row_count, take_rows, to_device
+from congruence.data.augment.crops import PLAIN_VIEWS
+from congruence.data.datasets.images import Spec
+from congruence.data.datasets.model_facts import ModelFacts
+from congruence.data.loading.source import BatchSource
+from congruence.distiller import Distiller
+from congruence.evaluation.compare import Comparison, compare
+from congruence.methods import Term
+from congruence.models.evaluating import evaluating
+from congruence.pipeline import quick
+from congruence.pipeline.parts import Parts, parts_of
+from congruence.pipeline.quick import Weight
+from congruence.pipeline.student import leave_best
+from congruence.training import FitOptions, FitResult, OptimizerOptions, ScheduleOptions, fit
+from congruence.training.distributed import join_process_group, pick_device
+
+LOG = logging.getLogger("congruence")
+_CONSTRAINTS: dict[str, check.Constraint] = {
+    "epochs": check.COUNT,
+    "batch_size": check.COUNT,
+    "lr": check.POSITIVE,
+    "seed": check.Real(low=0, closed="low", integer=True),
+    "resume": check.Flag(),
+}
+_EXAMPLE = 2
+_SHORT = 4  # a last batch of less than one in so many of the others' samples is left out
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """What `distill` ended with.
+
+    Args:
+        student: with its best epoch's weights, in evaluation mode.
+        result: what `fit` returned.
+        report: what `compare` says of it beside its teacher; None where there was nothing to measure on.
+        measured_on: "test", or "validation" where there is no test part: the best epoch was chosen there, so that the
+            report is a little too good.
+    """
+
+    student: nn.Module
+    result: FitResult
+    report: Comparison | None
+    measured_on: Literal["test", "validation"] | None
+
+
+def distill(
+    teacher: nn.Module,
+    student: nn.Module,
+    data: Any,
+    method: str | Term | Sequence[str | Term] | None = None,
+    epochs: int = quick.EPOCHS,
+    *,
+    weight: Weight = "balanced",
+    share: float | None = None,
+    batch_size: int = 64,
+    lr: float = quick.RATE,
+    augment: Spec | bool | None = None,
+    validation: Any = None,
+    test: Any = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+) -> Distilled:
+    """Train a student in one call, by AdamW with a cosine schedule, and compare it with its teacher.
+
+    Where the data has labels, the student learns them by cross-entropy (weight 1) beside the methods, unless one of
+    these does. Whatever is not said here is what a `Distiller` and `fit` are for: optimizers, schedules, loaders,
+    several students, stored teachers, precision, callbacks.
+
+    Args:
+        teacher: trained; it is left as it was.
+        student: trained in place: it ends with its best epoch's weights, in evaluation mode, on `device`.
+        data: a map-style dataset of (inputs, labels) or of inputs, as a `TensorDataset`; `Splits`; or what
+            `congruence.data.load` takes, a folder of images or a dataset's name. Photographs of several sizes are given
+            as `congruence.data.load(folder, size=64)`.
+        method: a key of the catalogue (`congruence methods` lists them), a `Term`, or several. None for "kd", in whose
+            place "pkt" comes where the teacher's classes are not the student's.
+        epochs: passes over the training data.
+        weight: of each method that is given by its key: "balanced" (see `Term`), "published", or a number. A method
+            alone on data without labels has the weight 1. A `Term` counts as it says.
+        share: of a balanced weight; None for the method's own.
+        batch_size: samples a step.
+        lr: the rate of AdamW at its full height.
+        augment: as of `congruence.data.loader`, for images of this library; None for the dataset's own. Any other
+            dataset transforms its items itself.
+        validation: how many samples (which fraction) are held out of `data` to choose the best epoch by, class by
+            class; or a dataset. None for a tenth, or for what `Splits` and named datasets have for it; 0 for none: the
+            last epoch is the best. Of a dataset that augments its items the part held out is augmented, too: give one
+            that does not.
+        test: a dataset, read once at the end. `Splits` and named datasets have their own.
+        out: the run's folder, as of `FitOptions`.
+        resume: go on with the run in `out`.
+        seed: of order, augmentation, and what is held out.
+        device: as of `FitOptions`.
+
+    Returns:
+        Distilled: the student, what `fit` returned, and what `compare` says.
+
+    Raises:
+        ValueError: before the first step, in one sentence, for what cannot work.
+
+    Example:
+        >>> import torch, congruence as cg
+        >>> inputs, labels = torch.randn(60, 4), torch.arange(60) % 3
+        >>> teacher, student = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)
+        >>> done = cg.distill(teacher, student, torch.utils.data.TensorDataset(inputs, labels), "kd", epochs=2)
+        >>> done.result.epochs, done.measured_on, done.report.samples, done.student is student
+        (2, 'validation', 6, True)
+    """
+    given = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed, "resume": resume}
+    check.hyperparameters("distill", _CONSTRAINTS, **given)
+    quick.check_weight("distill", weight, share)
+    for argument, model in (("teacher", teacher), ("student", student)):
+        if not isinstance(model, nn.Module):
+            check.fail("distill", argument, "a torch module", type(model).__name__)
+    asked = _listed(method)
+    parts, on = parts_of(data, validation, test, seed=seed), pick_device(device)
+    join_process_group(on)
+    with _left_as_it_was(teacher):
+        teacher.to(on)
+        student.to(on)
+        plain = _loader(parts.train, batch_size, seed, None)
+        few = to_device(_few(BatchSource(plain).first().inputs), on)
+        facts = ModelFacts.of(parts.train)
+        methods, told = quick.chosen(
+            asked, lambda: quick.knows_other_classes(teacher, few, facts, student), f'method="{quick.RELATIONAL}"'
+        )
+        if told:
+            LOG.warning("%s", told)
+        terms = _terms(methods, weight, share, labelled=_has_labels(plain, parts.train))
+        views = _views(terms, parts.train)
+        own = augment if augment is not None or not isinstance(parts.train, datasets.ImageDataset) else True
+        train_loader = _loader(parts.train, batch_size, seed, on, views=views, augment=own)
+        val_loader = None if parts.validation is None else _loader(parts.validation, batch_size, None, on, views=views)
+        distiller = Distiller(teacher, student, terms, example=few, facts=datasets.facts(parts.train))
+        trained = quick.train_tables(lr)
+        options = FitOptions(
+            epochs=epochs,
+            out=out,
+            resume=resume,
+            seed=seed,
+            device=str(on),
+            optimizer=OptimizerOptions(**trained["optimizer"]),
+            schedule=ScheduleOptions(**trained["schedule"]),
+        )
+        result = fit(distiller, train_loader, val_loader, options)
+        leave_best({"student": student}, result)
+        report, measured_on = _measured(teacher, student, parts, batch_size, on)
+    return Distilled(student, result, report, measured_on)
+
+
+def _listed(method: Any) -> list[str | Term] | None:
+    if method is None:
+        return None
+    methods = [method] if isinstance(method, str | Term) else method
+    if not isinstance(methods, Sequence) or not methods or not all(isinstance(each, str | Term) for each in methods):
+        got = repr(method) if isinstance(method, Sequence) else type(method).__name__
+        check.fail("distill", "method", "a method's key, a Term, or a list of them", got)
+    return list(methods)
+
+
+def _terms(methods: Sequence[str | Term], weight: Weight, share: float | None, *, labelled: bool) -> list[Term]:
+    """Return the terms; the label loss is first, so that balanced ones are held against it."""
+    tables = [quick.label_term(methods, weight) if labelled else None]
+    terms = [Term(table.pop("key"), **table) for table in tables if table is not None]
+    for method in methods:
+        table = {} if isinstance(method, Term) else quick.weighed(method, weight, share)
+        terms.append(method if isinstance(method, Term) else Term(table.pop("key"), **table))
+    readers = [term.name for term in terms if term.needs.labels]
+    if readers and not labelled:
+        raise ValueError(f"`distill`: the method '{readers[0]}' needs labels, `data` has none.")
+    return terms
+
+
+def _views(terms: Sequence[Term], dataset: Any) -> tuple[str, ...]:
+    """Return the views that terms read, as far as the dataset can make them."""
+    for term in terms:
+        plain = [view for view in term.needs.views if view in PLAIN_VIEWS]
+        if plain and not isinstance(dataset, datasets.ImageDataset):
+            raise ValueError(
+                f"`distill`: the method '{term.name}' reads each sample a second time as it is ('{plain[0]}'), which "
+                "only images of congruence.data can give: make `data` an ArrayDataset or a FileDataset."
+            )
+    return tuple(dict.fromkeys(["main", *(view for term in terms for view in term.needs.views)]))
+
+
+def _loader(
+    dataset: Any, batch_size: int, seed: int | None, device: torch.device | None, **more: Any
+) -> datasets.Loader:
+    """Return the batches of a dataset: shuffled by a seed, or in order without one."""
+    short = len(dataset) % batch_size
+    left_out = seed is not None and len(dataset) > batch_size and 0 < short * _SHORT < batch_size
+    return datasets.loader(
+        dataset,
+        batch_size=batch_size,
+        shuffle=seed is not None,
+        seed=seed or 0,
+        drop_last=left_out,
+        device=device,
+        **more,
+    )
+
+
+def _has_labels(loader: datasets.Loader, dataset: Any) -> bool:
+    """Whether a sample has a class label; read only of a dataset that does not tell."""
+    known = datasets.facts(dataset).labels
+    if known is not None:
+        return bool((known >= 0).any())
+    for batch in BatchSource(loader).share():
+        labels = batch.labels
+        if labels is None:
+            return False
+        whole = isinstance(labels, Tensor) and labels.dtype in (torch.uint8, torch.int16, torch.int32, torch.int64)
+        if not whole or labels.dim() != 1:
+            kind = type(labels).__name__
+            if isinstance(labels, Tensor):
+                kind = f"{str(labels.dtype).removeprefix('torch.')} {list(labels.shape)}"
+            wanted = "a dataset of inputs, or of inputs and their classes (int64 [B], -1 for unknown)"
+            check.fail("distill", "data", wanted, f"labels {kind}")
+        if bool((labels >= 0).any()):
+            return True
+    return False
+
+
+def _few(inputs: Any) -> Any:
+    """Return the inputs of a few samples of a batch."""
+    count = row_count(inputs)
+    return inputs if count is None else take_rows(inputs, torch.arange(min(count, _EXAMPLE)), count)
+
+
+def _measured(
+    teacher: nn.Module, student: nn.Module, parts: Parts, batch_size: int, device: torch.device
+) -> tuple[Comparison | None, Literal["test", "validation"] | None]:
+    """Compare on the test part, or else on the validation part; what cannot be compared costs no student."""
+    on: Literal["test", "validation"] = "validation" if parts.test is None else "test"
+    part = parts.validation if parts.test is None else parts.test
+    if part is None or ranks.rank() != 0:
+        return None, None
+    try:
+        return compare(teacher, student, _loader(part, batch_size, None, device)), on
+    except ValueError as error:
+        LOG.warning("The student is trained, and not compared with its teacher: %s", check.sentence(error))
+        return None, None
+
+
+@contextlib.contextmanager
+def _left_as_it_was(teacher: nn.Module) -> Iterator[None]:
+    """Give a teacher back its modes, what of it requires gradients, and its place."""
+    asked = [(parameter, parameter.requires_grad) for parameter in teacher.parameters() if parameter.is_leaf]
+    first = next(teacher.parameters(), None)
+    place = None if first is None else first.device
+    try:
+        with evaluating(teacher):
+            yield
+    finally:
+        if place is not None:
+            teacher.to(place)
+        for parameter, requires_grad in asked:
+            parameter.requires_grad_(requires_grad)

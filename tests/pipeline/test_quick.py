@@ -1,0 +1,59 @@
+"""What a run without a configuration decides, for the command and the function alike."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from congruence.cli.distill import _Quick
+from congruence.config.training import TrainConfig
+from congruence.data.datasets.model_facts import ModelFacts
+from congruence.methods import Term, keys, row
+from congruence.pipeline import quick
+
+
+@pytest.mark.parametrize("weight", ["balanced", "published", 0.5])
+def test_something_in_every_run_on_labels_has_a_number(weight):
+    """Else a balanced term would have nothing to be held against."""
+    for key in keys():
+        check_terms(key, weight)
+
+
+def check_terms(key, weight):
+    tables = [quick.weighed(key, weight)]
+    if (of_labels := quick.label_term([key], weight)) is not None:
+        tables.append(of_labels)
+    terms = [Term(table.pop("key"), **table) for table in tables]
+    assert any(not term.balanced for term in terms)
+    if weight == "balanced" and of_labels is not None and key != "arcface":
+        assert [(term.key, term.share) for term in terms if term.balanced] == [(key, row(key).share)]
+
+
+def test_the_command_and_the_function_train_alike():
+    config, _ = _Quick("resnet8", "weights", "cnn3", "digits", 7).config(["kd"])
+    train = config.stages["student"].train
+    assert train == TrainConfig(epochs=7, augment=True, **quick.train_tables())
+    assert (train.optimizer.name, train.schedule.name) == ("adamw", "cosine")
+
+
+def test_a_teacher_is_asked_only_where_its_classes_matter():
+    def never():
+        raise AssertionError
+
+    methods, told = quick.chosen(["pkt", "ce"], never, "x")
+    assert (methods, told) == (["pkt", "ce"], "")
+    assert quick.chosen(None, lambda: None, "x") == (["kd"], "")
+    assert quick.chosen(None, lambda: "They differ", "x")[0] == ["pkt"]
+    with pytest.raises(ValueError, match=r"They differ: 'soft' compares class logits; .* for one --method pkt"):
+        quick.chosen([Term("kd", name="soft")], lambda: "They differ", "--method pkt")
+
+
+def test_other_classes_by_number():
+    rows = torch.randn(2, 4)
+    teacher, student = nn.Linear(4, 5), nn.Linear(4, 3)
+    assert quick.knows_other_classes(teacher, rows, ModelFacts()) is None
+    assert quick.knows_other_classes(teacher, rows, ModelFacts(classes=5)) is None
+    assert quick.knows_other_classes(teacher, rows, ModelFacts(classes=4)) == "The teacher has 5 classes, the data 4"
+    assert quick.knows_other_classes(teacher, rows, ModelFacts(), student) == "The teacher has 5 classes, the student 3"
+    assert quick.knows_other_classes(nn.Unflatten(1, (2, 2)), rows, ModelFacts(classes=4), student) is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -266,7 +266,7 @@ class Balance(nn.Module):
             if out:
                 self._fail(name, f"a backward of its own would go through {reason or 'what another rank has'}")
 
-    def _fail(self, name: str, reason: str) -> Any:
+    def _fail(self, name: str, reason: str) -> NoReturn:
         raise ValueError(
             f"`Distiller`: no weight can be balanced against or of the term '{name}', since {reason}: give the terms "
             "numbers, or weight='published'."
@@ -290,6 +290,7 @@ class Balance(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *rest)
         if self.balanced:
             self._steps = dict(zip(self.balanced, self.steps.tolist(), strict=True))
+            self._measured.clear()
 
 
 def _same_student(one: Term, other: Term) -> bool:

@@ -39,7 +39,7 @@ def test_methods_and_seeds_share_a_teacher(tmp_path):
     assert other.teacher_key() != load_plan(path).cells()[0].teacher_key()
 
 
-LARGE = ("methods-cifar10",)
+LARGE = ("methods-cifar10", "evidence-2")
 
 
 @pytest.mark.parametrize(

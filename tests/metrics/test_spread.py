@@ -69,7 +69,8 @@ def test_theorem_1():
         sure = torch.tensor([[9.0, 0.0]]).double().repeat(count, 1)
         sure[1:] = 0  # only the anchor passes the gate
         pair = torch.cat([positive, negatives]), sure, torch.zeros(count).long()
-        return intra_class_contrastive_loss(torch.cat([anchor, negatives]), *pair, margin_threshold=0.5).item()
+        gated = {"margin_threshold": 0.5, "reduction": "gated_mean"}
+        return intra_class_contrastive_loss(torch.cat([anchor, negatives]), *pair, **gated).item()
 
     near, far = rows[1 : 1 + m], rows[1 + m :]
     within, between = ((anchor @ (part / part.norm(dim=1, keepdim=True)).T).exp().mean().item() for part in (near, far))

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import pytest
 import torch
+from _harness.cases import OWN_KEYS
 from torch import nn
 
 from congruence.cli.distill import _Quick
 from congruence.config.training import TrainConfig
 from congruence.data.datasets.model_facts import ModelFacts
-from congruence.methods import Term, keys, row
+from congruence.methods import Term, row
 from congruence.pipeline import quick
 
 
 @pytest.mark.parametrize("weight", ["balanced", "published", 0.5])
 def test_something_in_every_run_on_labels_has_a_number(weight):
     """Else a balanced term would have nothing to be held against."""
-    for key in keys():
+    for key in OWN_KEYS:
         check_terms(key, weight)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from record import ROOT, figure, write
+from record import RESULTS, ROOT, figure, write
 
 import congruence as cg
 from congruence.core.files import append_line, read_lines
@@ -70,10 +70,17 @@ def trained(arguments: argparse.Namespace, row: str, share: float | None, seed: 
     return {"best": 100 * result.best["student"]["accuracy"], "last": 100 * result.last["accuracy"]}
 
 
+def there(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return the lines that there are: those of the kept results, and those of the file."""
+    kept = RESULTS / "shares.json"
+    before = json.loads(kept.read_text(encoding="utf8"))["lines"] if kept.is_file() and not arguments.afresh else []
+    return [*before, *(line for line in read_lines(arguments.out) if line not in before)]
+
+
 def run(arguments: argparse.Namespace) -> None:
-    """Train what is not there yet."""
+    """Train what is not there yet, neither in the file of lines nor among the kept results."""
     a = arguments
-    done = {(each["setting"], each["row"], each["share"], each["seed"]) for each in read_lines(a.out)}
+    done = {(each["setting"], each["row"], each["share"], each["seed"]) for each in there(a)}
     setting = f"{a.student}, {a.labels or 'all'} labels a class, {a.epochs} epochs"
     with tempfile.TemporaryDirectory() as folder:
         cache = a.cache or Path(folder)
@@ -100,7 +107,7 @@ def write_results(lines: list[dict[str, Any]]) -> None:
         name = f"{setting}: {row}" + (f", share {share:g}" if share is not None else "")
         numbers = {"accuracy": round(mean, 2), "above_ce": round(mean - alone, 2), "seeds": len(values)}
         figures.append(figure(name, mean / most, **numbers))
-    write("shares", DEFINITION, figures, lines=len(lines))
+    write("shares", DEFINITION, figures, lines=lines)
 
 
 def main() -> None:
@@ -115,6 +122,7 @@ def main() -> None:
     parser.add_argument("--student", default="cnn3")
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--with-ce", action="store_true", help="cross-entropy alone, too")
+    parser.add_argument("--afresh", action="store_true", help="without the kept results")
     parser.add_argument("--out", type=Path, default=Path("runs/shares.jsonl"))
     parser.add_argument("--cache", type=Path, help="of the teacher's answers, for several processes")
     arguments = parser.parse_args()
@@ -123,7 +131,7 @@ def main() -> None:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         run(arguments)
     else:
-        write_results(list(read_lines(arguments.out)))
+        write_results(there(arguments))
 
 
 if __name__ == "__main__":

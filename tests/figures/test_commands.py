@@ -69,6 +69,7 @@ BARS = {
     "method_cost": None,
     "one_epoch": 100.0,
     "first_tries": None,
+    "shares": None,
     "peers": None,  # what they are to reach is `least`
     "softrank": SOFT_RANK,
     "crd": CRD,

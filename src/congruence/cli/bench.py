@@ -94,8 +94,11 @@ def run(
     print(f"Mean ± standard deviation over {seeds} seeds, on test images read once. Best: on validation.")
     print(f"Every number: {results.path}")
     row, folder = results.rows[best], results.cells[best]
-    weights = folder / "student.safetensors"
-    where = weights if weights.exists() or not row.get("made") else "taken over from the kept results, without weights"
+    single = folder / "student.safetensors"
+    if any(folder.glob("student*.safetensors")):
+        where: object = single if single.exists() else folder  # of several students
+    else:
+        where = "taken over from the kept results, without weights" if row.get("made") else single
     print(f"The best student ({row['method']}, seed {row['seed']}): {where}")
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 
 import torch
+from pair import pictures
 from record import figure, write
 from torch import nn
 
@@ -47,12 +48,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(256, (IMAGES, 3, 32, 32), dtype=torch.uint8, generator=generator)
-    dataset = cg.data.ArrayDataset(
-        pixels, torch.arange(IMAGES) % CLASSES, classes=CLASSES, mean=[0.5] * 3, std=[0.25] * 3
-    )
-    data = cg.data.loader(dataset, batch_size=BATCH, augment=True, view_cycle=VIEWS)
+    data = pictures(IMAGES, batch=BATCH, views=VIEWS)
     network = cg.models.build("resnet20", classes=CLASSES)
     figures = []
     with tempfile.TemporaryDirectory() as folder:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from pair import pictures
 from record import figure, write
 from torch import nn
 from torch.nn import functional as F
@@ -109,14 +110,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(256, (IMAGES, 3, 32, 32), dtype=torch.uint8, generator=generator)
-    labels = torch.arange(IMAGES) % CLASSES
-    dataset = cg.data.ArrayDataset(pixels, labels, classes=CLASSES, mean=[0.5] * 3, std=[0.25] * 3)
-    batches = cg.data.loader(dataset, batch_size=BATCH, augment=True, view_cycle=VIEWS)
+    batches = pictures(IMAGES, batch=BATCH, views=VIEWS)
     network = cg.models.build("resnet20", classes=CLASSES)
     prepared = Teacher(network)
-    prepared.taps.probe(dataset.batch([0, 1]), training=False)
+    prepared.taps.probe(batches.dataset.batch([0, 1]), training=False)
     prepared.taps.require(["fc"])
     prepared.prepare()
     figures = []

@@ -1,4 +1,4 @@
-"""What the benchmarks of training steps share: a batch of 64 images of 32×32, and a method bound to two models."""
+"""What the benchmarks of training steps share: images of 32×32, always the same, and a method bound to two models."""
 
 from __future__ import annotations
 
@@ -22,6 +22,15 @@ def batch(device: str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
     images = torch.randn(BATCH, 3, 32, 32, generator=generator)
     labels = torch.randint(CLASSES, (BATCH,), generator=generator)
     return images.to(device), labels.to(device), torch.arange(BATCH, device=device)
+
+
+def pictures(count: int, *, batch: int, views: int) -> cg.data.Loader:
+    """Batches of so many augmented pictures of 10 classes, in so many views in turn."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    labels = torch.arange(count) % 10
+    dataset = cg.data.ArrayDataset(pixels, labels, classes=10, mean=[0.5] * 3, std=[0.25] * 3)
+    return cg.data.loader(dataset, batch_size=batch, augment=True, view_cycle=views)
 
 
 def views_of(key: str, images: Tensor) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ import json
 import shutil
 
 import pytest
+from _harness.plans import TINY
 
 from congruence.bench import identity
 from congruence.bench.cell import _began
@@ -14,22 +15,7 @@ from congruence.bench.desk import Desk
 from congruence.bench.planfile import load_plan
 from congruence.bench.runner import run_plan
 
-PLAN = """
-# A tiny plan.
-name = "tiny"
-seeds = [0]
-set = [
-    "stages.teacher.student={model='cnn3', options={width=4}}",
-    "stages.teacher.train.epochs=1",
-    "stages.student.student={model='cnn3', options={width=4}}",
-    "stages.student.train.epochs=1",
-    "data.train_size=100",
-    "data.validation=40",
-]
-[methods]
-ce = "digits/ce"
-kd = "digits/kd"
-"""
+PLAN = TINY
 FILES = ("results.jsonl", "teachers.jsonl")
 # What the plan's kd gives, by `COURSE`.
 OF_COURSE = {

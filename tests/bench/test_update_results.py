@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 from _harness.pages import ROOT, script
+from _harness.plans import TINY
 
 import congruence as cg
 from congruence.bench.planfile import load_plan
@@ -15,22 +16,7 @@ from congruence.bench.teachers import load_kept
 from congruence.config import load_config
 from congruence.config.tables import ModelConfig
 
-PLAN = """
-# A tiny plan.
-name = "tiny"
-seeds = [0, 1]
-set = [
-    "stages.teacher.student={model='cnn3', options={width=4}}",
-    "stages.teacher.train.epochs=1",
-    "stages.student.student={model='cnn3', options={width=4}}",
-    "stages.student.train.epochs=1",
-    "data.train_size=100",
-    "data.validation=40",
-]
-[methods]
-ce = "digits/ce"
-kd = "digits/kd"
-""".lstrip()
+PLAN = TINY.replace("seeds = [0]", "seeds = [0, 1]")
 
 
 def lines(path):

@@ -115,6 +115,19 @@ def mean_over_ranks(value: Tensor) -> Tensor:
     return sum_over_ranks(value) / world_size()
 
 
+def means_over_ranks(values: Sequence[Tensor]) -> list[Tensor]:
+    """Return the mean of each tensor over the ranks: one exchange for all of a type, as many small ones cost more."""
+    means = list(values)
+    if world_size() == 1:
+        return means
+    for kind in dict.fromkeys(value.dtype for value in values):
+        of_kind = [number for number, value in enumerate(values) if value.dtype == kind]
+        flat = mean_over_ranks(torch.cat([values[number].flatten() for number in of_kind]))
+        for number, mean in zip(of_kind, flat.split([values[number].numel() for number in of_kind]), strict=True):
+            means[number] = mean.view_as(values[number])
+    return means
+
+
 def from_all_ranks(value: T) -> list[T]:
     """Return every rank's value, in rank order."""
     if world_size() == 1:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from congruence.core import check
 from congruence.core.numerics import widen
-from congruence.core.ranks import any_rank, mean_over_ranks, rank, world_size
+from congruence.core.ranks import any_rank, means_over_ranks, rank, world_size
 from congruence.distiller.as_found import as_found
 from congruence.distiller.bindings import Binding
 from congruence.distiller.own_backward import why_no_own_backward, why_no_second_run
@@ -146,16 +146,18 @@ class Balance(nn.Module):
 
     # Measuring
 
+    def _taking_part(self, clock: Clock, names: Sequence[str]) -> list[Term]:
+        """Return the balanced terms of these names that are held against another."""
+        return [t for t in self.terms if t.balanced and t.name in names and self.anchor(t, clock) is not None]
+
     def due(self, clock: Clock, names: Sequence[str]) -> list[Term]:
         """Return the balanced terms that the coming step is to measure, of those of these names."""
-        candidates = [t for t in self.terms if t.balanced and t.name in names and self.anchor(t, clock) is not None]
-        return [term for term in candidates if _is_due(self._steps[term.name])]
+        return [term for term in self._taking_part(clock, names) if _is_due(self._steps[term.name])]
 
     def count(self, clock: Clock, names: Sequence[str]) -> None:
         """Count a step in which the terms of these names took part."""
-        for term in self.terms:
-            if term.balanced and term.name in names and self.anchor(term, clock) is not None:
-                self._steps[term.name] += 1
+        for term in self._taking_part(clock, names):
+            self._steps[term.name] += 1
 
     def step(self, losses: Losses, clock: Clock, students: nn.ModuleDict, *, reruns: bool) -> None:
         """Measure what is due, of a step of one batch, and count the step."""
@@ -206,7 +208,7 @@ class Balance(nn.Module):
 
     def take(self, due: Sequence[Term], clock: Clock, gradients: Mapping[str, Sequence[Tensor]]) -> None:
         """Smooth the ratios that the gradients of a whole step give into the factors."""
-        norms = {name: _norm(of_loss) for name, of_loss in gradients.items()}
+        norms = {name: torch.nn.utils.get_total_norm(means_over_ranks(each)) for name, each in gradients.items()}
         for term in due:
             anchor = self.anchor(term, clock)
             if anchor is None or anchor.name not in norms or term.name not in norms:
@@ -324,16 +326,3 @@ def mean_gradients(of_batches: Sequence[Mapping[str, Sequence[Tensor]]]) -> dict
             before = sums.get(name)
             sums[name] = list(gradients) if before is None else [a + b for a, b in zip(before, gradients, strict=True)]
     return {name: [each / len(of_batches) for each in gradients] for name, gradients in sums.items()}
-
-
-def _norm(gradients: Sequence[Tensor]) -> Tensor:
-    """Return the norm of a gradient, after its mean over the ranks: one exchange for each type."""
-    gradients = list(gradients)
-    if world_size() > 1:
-        for kind in dict.fromkeys(gradient.dtype for gradient in gradients):
-            of_kind = [number for number, gradient in enumerate(gradients) if gradient.dtype == kind]
-            flat = mean_over_ranks(torch.cat([gradients[number].flatten() for number in of_kind]))
-            sizes = [gradients[number].numel() for number in of_kind]
-            for number, mean in zip(of_kind, flat.split(sizes), strict=True):
-                gradients[number] = mean
-    return torch.nn.utils.get_total_norm(gradients)

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from congruence.core.batch import Batch
 from congruence.core.devices import on_tensors, tensors, to_device
 from congruence.core.graph import checkpoints_reentrantly
-from congruence.core.ranks import any_rank, mean_over_ranks, world_size
+from congruence.core.ranks import any_rank, means_over_ranks, world_size
 from congruence.distiller.as_found import as_found
 from congruence.distiller.balance import mean_gradients
 from congruence.distiller.captured import Captured
@@ -187,9 +187,5 @@ def average_gradients(module: nn.Module) -> None:
     there = torch.tensor([p.grad is not None for p in parameters], device=parameters[0].device)
     shared = [p for p, somewhere in zip(parameters, any_rank(there).tolist(), strict=True) if somewhere]
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in shared]
-    for kind in dict.fromkeys(gradient.dtype for gradient in gradients):
-        # One exchange for all gradients of a type: many small ones cost more than their bytes.
-        of_kind = [number for number, gradient in enumerate(gradients) if gradient.dtype == kind]
-        flat = mean_over_ranks(torch.cat([gradients[number].flatten() for number in of_kind]))
-        for number, mean in zip(of_kind, flat.split([gradients[number].numel() for number in of_kind]), strict=True):
-            shared[number].grad = mean.view_as(shared[number])
+    for parameter, mean in zip(shared, means_over_ranks(gradients), strict=True):
+        parameter.grad = mean

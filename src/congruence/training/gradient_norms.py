@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from congruence.core import check
-from congruence.core.ranks import any_rank, mean_over_ranks, rank, world_size
+from congruence.core.ranks import any_rank, means_over_ranks, rank, world_size
 from congruence.distiller.as_found import as_found
 from congruence.distiller.own_backward import why_no_own_backward, why_no_second_run
 
@@ -59,7 +59,7 @@ class GradientNorms:
                 gradients = self._gradients(name, weights[name] * value * scale, parameters)
                 if self._agreed({name: self._failed.get(name, "")}, parameters):
                     # The ranks' mean is the gradient that the optimizer gets of this term.
-                    norms[name] = torch.nn.utils.get_total_norm([mean_over_ranks(g) for g in gradients]) / scale
+                    norms[name] = torch.nn.utils.get_total_norm(means_over_ranks(gradients)) / scale
         return norms
 
     def _gradients(self, name: str, loss: Tensor, parameters: list[nn.Parameter]) -> tuple[Tensor, ...]:

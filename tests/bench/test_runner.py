@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import congruence as cg
+from congruence.bench import table
 from congruence.bench.plan import Plan, Tune
 from congruence.bench.planfile import load_plan
 from congruence.bench.runner import run_plan
@@ -90,6 +91,20 @@ def test_finished_cells_of_an_older_version_are_read_under_the_names_of_today(wh
         path.write_text(text)
     assert again.rows == tuple(map(older, whole.rows))
     assert again.teachers == {key: older(row) for key, row in whole.teachers.items()}
+
+
+def test_a_cell_with_diagnostics_keeps_their_first_and_last(tmp_path):
+    asked = ('diagnostics={measures=["gpcl"], losses=true, samples=30, every=2}', "stages.student.train.epochs=2")
+    watching = {"watch": "digits/ce", "pkt": "digits/pkt"}
+    terms = "stages.student.terms=[{key='ce'}, {key='pkt', weight=0.0, start_epoch=1}]"
+    made = Plan("small", watching, (0,), (*SMALL, *SMALL_STUDENT, *asked), own={"watch": (terms,)})
+    result = run_plan(made, tmp_path, workers=0)
+    watch, pkt = (row["diagnosed"] for row in result.rows)
+    assert list(watch["first"]) == ["gpcl", "loss/ce"]
+    assert list(watch["last"]) == ["gpcl", "loss/ce", "loss/pkt"]
+    assert list(pkt["first"]) == list(pkt["last"]) == ["gpcl", "loss/ce", "loss/pkt"]
+    assert pkt["first"]["loss/pkt"] > pkt["last"]["loss/pkt"] > 0
+    assert "diagnosed" not in table.text(table.cells(result.rows))
 
 
 def test_lost_cells_come_again_to_the_same_numbers_in_workers(whole):

@@ -14,7 +14,7 @@ from torch import nn
 
 import congruence as cg
 from congruence.core.files import read_lines
-from congruence.evaluation import Diagnostics, Embeddings, diagnose, diagnostic_loader, embed, numbers
+from congruence.evaluation import Diagnostics, Embeddings, diagnose, diagnostic_loader, embed, numbers, term_losses
 
 
 def lines(out):
@@ -42,10 +42,47 @@ def test_the_last_epoch_s_numbers_are_those_of_the_student_that_is_left(tmp_path
     assert lines(tmp_path / "run")[0]["diagnostics"]["gpcl"] != expected["gpcl"]
 
 
-def test_every_other_epoch_and_callbacks_hear_of_them():
+def test_the_first_and_every_third_epoch_and_callbacks_hear_of_them():
     told = []
-    trained(Diagnostics(images(), ["gpcl"], every=2), callbacks=(told.append,))
-    assert [(e.epoch, list(e.metrics)) for e in told if e.kind == "diagnostics"] == [(1, ["gpcl"])]
+    trained(Diagnostics(images(), ["gpcl"], every=3), callbacks=(told.append,))
+    heard = [(e.epoch, list(e.metrics)) for e in told if e.kind == "diagnostics"]
+    assert heard == [(0, ["gpcl"]), (2, ["gpcl"])]
+
+
+def test_losses_of_terms_are_those_of_the_definition(tmp_path):
+    terms = ["ce", cg.Term("rkd", weight="balanced"), cg.Term("pkt", weight=0.0)]
+    asked = Diagnostics(images(), [], losses=True)
+    _, made = trained(asked, tmp_path / "run", terms=terms)
+    names = ["ce", "rkd.distance", "rkd.angle", "pkt"]
+    student, teacher = (embed(model, images(), name="model") for model in (made.student, made.teacher.module))
+    expected = dict.fromkeys(names, 0.0)
+    for start in (0, 8, 16):  # the last batch has two samples, and counts by them
+        some = slice(start, start + 8)
+        rows = student.features[some], teacher.features[some]
+        values = [nn.functional.cross_entropy(student.logits[some], student.labels[some])]
+        values += [loss(*rows) for loss in (cg.losses.rkd_distance_loss, cg.losses.rkd_angle_loss, cg.losses.pkt_loss)]
+        for name, value in zip(names, values, strict=True):
+            expected[name] += len(student.labels[some]) / len(student.labels) * float(value)
+    expected = {f"loss/{name}": value for name, value in expected.items()}
+    in_fit = lines(tmp_path / "run")[-1]["diagnostics"]
+    assert in_fit == pytest.approx(expected, rel=5e-3)  # with the teacher's prepared copy, which may be in bfloat16
+    assert asked(made.eval(), 0) == pytest.approx(expected, rel=1e-5)
+    assert list(term_losses(made.eval(), images())) == names
+
+
+def test_training_with_losses_is_the_same_to_the_bit(tmp_path):
+    terms = ["ce", cg.Term("kd", weight="balanced")]
+    _, plain = trained(None, tmp_path / "without", terms=terms)
+    _, made = trained(Diagnostics(images(), losses=True), tmp_path / "with", terms=terms)
+    same_state(plain, made)
+
+
+def test_a_loss_that_is_not_finite_is_told(caplog):
+    _, made = trained(None)
+    with torch.no_grad():
+        next(made.student.parameters()).fill_(float("nan"))
+    assert Diagnostics(images(), [], losses=True)(made, 0) == {}
+    assert "the loss of 'ce', 'kd' is not finite" in caplog.text
 
 
 def test_several_students_and_layers(tmp_path):

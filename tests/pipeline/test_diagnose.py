@@ -83,6 +83,15 @@ def test_fewer_stages_keep_what_they_can_have(tmp_path):
     assert list(stages) == ["teacher"]
 
 
+def test_losses_alone_are_enough(tmp_path):
+    config = tiny("digits/pkt", "diagnostics={measures=[], losses=true, samples=15}")
+    run(config, tmp_path)
+    assert [list(numbers(folder)[0]) for folder in (tmp_path, tmp_path / "teacher")] == [
+        ["loss/ce", "loss/pkt"],
+        ["loss/ce"],
+    ]
+
+
 @pytest.mark.parametrize(
     ("override", "text"),
     [
@@ -92,7 +101,7 @@ def test_fewer_stages_keep_what_they_can_have(tmp_path):
         ("samples=0", "diagnostics.samples: expected an integer >= 1, got 0."),
         ("every=0", "diagnostics.every: expected an integer >= 1, got 0."),
         ('images="test"', "diagnostics.images: expected one of validation, train, got 'test'."),
-        ("sample=5", "diagnostics.sample: expected one of measures, samples, "),
+        ("sample=5", "diagnostics.sample: expected one of measures, losses, samples, "),
         ('stages=["studnt"]', "diagnostics.stages: expected a stage of the file: teacher, student, got 'studnt'. Did"),
         ("stages=[]", "diagnostics.stages: expected at least one, got none."),
         (

@@ -18,7 +18,7 @@ from congruence.config.references import StudentRef
 from congruence.config.schema import RunConfig
 from congruence.config.tables import ModelConfig
 from congruence.core.content import same_content
-from congruence.core.files import write_json
+from congruence.core.files import read_lines, write_json
 from congruence.evaluation.embed import Embedded
 from congruence.evaluation.kept import KeptRows
 from congruence.evaluation.measure import embed_test, knows_classes, measured, of_seen, see
@@ -209,7 +209,13 @@ def _measured(config: RunConfig, job: Job) -> Row:
     if trained.teacher is not None:  # common to cells: its rows lie beside its weights, or where the plan's cells are
         kept = _rows_of_teacher(job.of_teacher)
         taught = embed_test(trained.teacher, trained.splits, kept=kept)
-    return _numbers(trained, first, job.folder, taught, numbers)
+    return {**_numbers(trained, first, job.folder, taught, numbers), **_diagnosed(job.folder)}
+
+
+def _diagnosed(folder: Path) -> Row:
+    """Return what the diagnostics, where the plan has them, said after the first and the last epoch they looked at."""
+    lines = [line["diagnostics"] for line in read_lines(RunDirectory(folder).metrics) if "diagnostics" in line]
+    return {"diagnosed": {"first": lines[0], "last": lines[-1]}} if lines else {}
 
 
 def _rows_of_teacher(folder: Path) -> KeptRows:

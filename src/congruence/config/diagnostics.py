@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from congruence.config.base import Count, Table, Whole
 from congruence.config.problems import Problems, expected
@@ -15,10 +15,12 @@ from congruence.evaluation.diagnostics import ALL, DIAGNOSTICS, checked_names, w
 class DiagnosticsConfig(Table):
     """What is measured of every student at the ends of epochs: `congruence.evaluation.Diagnostics`.
 
+    `losses` adds the terms' losses on these images; `measures` may then be empty.
     `stages` says of which stages' students; by default of all. One without a teacher is measured by what needs none.
     """
 
     measures: str | list[str] = ALL
+    losses: bool = False
     samples: Count = 1000
     images: Literal["validation", "train"] = "validation"
     seed: Whole = 0
@@ -34,9 +36,17 @@ class DiagnosticsConfig(Table):
         wrong = [name for name in names if name not in DIAGNOSTICS and names != [ALL]]
         if wrong:
             raise Problems([("", expected((ALL, *DIAGNOSTICS), name)) for name in wrong])
-        if not names:
-            raise ValueError("expected at least one, got none.")
         return value
+
+    @model_validator(mode="after")
+    def _of_something(self) -> DiagnosticsConfig:
+        if not self.measures and not self.losses:
+            raise Problems([("measures", "expected at least one, got none.")])
+        return self
+
+    def names(self) -> tuple[str, ...]:
+        """Return the measures by name, none where only losses are asked for."""
+        return checked_names(self.measures) if self.measures else ()
 
     def wrong(self, stages: Mapping[str, bool]) -> list[tuple[str, str]]:
         """Return (key, sentence) for what does not fit the stages, of which each has a teacher or has none."""
@@ -44,7 +54,7 @@ class DiagnosticsConfig(Table):
         unknown = [name for name in names if name not in stages]
         problems = [("stages", expected(stages, name, what="a stage of the file: ")) for name in unknown]
         if not unknown and not any(stages[name] for name in names):
-            measures = checked_names(self.measures)
+            measures = self.names()
             lost = [name for name in measures if name not in without_teacher(measures)]
             problems += [
                 ("measures", f"expected what needs no teacher, since there is none, got {name!r}.") for name in lost
@@ -57,5 +67,6 @@ class DiagnosticsConfig(Table):
         names = stages if left is None else left
         measures: str | list[str] = self.measures
         if not any(stages[name] for name in names):
-            measures = list(without_teacher(checked_names(measures)))
-        return self.model_copy(update={"stages": left, "measures": measures}) if names and measures else None
+            measures = list(without_teacher(self.names()))
+        some = names and (measures or self.losses)
+        return self.model_copy(update={"stages": left, "measures": measures}) if some else None

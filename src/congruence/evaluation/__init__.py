@@ -6,7 +6,7 @@ from congruence.evaluation.embed import Embedded, embed
 from congruence.evaluation.embeddings import Embeddings
 from congruence.evaluation.measure import Measurement, measure
 from congruence.evaluation.number import Number
-from congruence.evaluation.watch import Diagnostics, diagnostic_loader
+from congruence.evaluation.watch import Diagnostics, diagnostic_loader, term_losses
 
 __all__ = [
     "DIAGNOSTICS",
@@ -21,4 +21,5 @@ __all__ = [
     "diagnostic_loader",
     "embed",
     "measure",
+    "term_losses",
 ]

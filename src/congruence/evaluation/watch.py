@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from congruence import data
 from congruence.core import check, ranks
 from congruence.core.rng import untouched
 from congruence.data.datasets import split
+from congruence.data.loading.source import BatchSource
 from congruence.distiller import Distiller
 from congruence.evaluation.channels import batch_of
 from congruence.evaluation.diagnostics import ALL, checked_names, diagnose_each
@@ -35,8 +37,10 @@ class Diagnostics:
     Args:
         loader: of the images, re-iterable, in batches as `fit` takes them; `diagnostic_loader` makes one. The time
             of most diagnostics grows with the square of the samples, and the memory of "wasserstein".
-        measures: names of `DIAGNOSTICS`, or "all": whatever this distiller and these images allow.
-        every: epochs from one time to the next.
+        measures: names of `DIAGNOSTICS`, or "all": whatever this distiller and these images allow; may be empty beside
+            `losses`.
+        losses: whether to give each term's loss on these images, unweighted, as "loss/TERM" (`term_losses`).
+        every: epochs from one time to the next; the first epoch is always measured, so that one sees what changed.
         student_layer: the layer that gives the embedding; by default what enters the last Linear.
         teacher_layer: the same for the teacher.
 
@@ -59,12 +63,14 @@ class Diagnostics:
         loader: Iterable[Any],
         measures: str | Sequence[str] = ALL,
         *,
+        losses: bool = False,
         every: int = 1,
         student_layer: str | None = None,
         teacher_layer: str | None = None,
     ) -> None:
-        check.hyperparameters("Diagnostics", {"every": check.COUNT}, every=every)
-        self.loader, self.measures, self.every = loader, checked_names(measures), every
+        check.hyperparameters("Diagnostics", {"every": check.COUNT, "losses": check.Flag()}, every=every, losses=losses)
+        self.loader, self.losses, self.every = loader, losses, every
+        self.measures = checked_names(measures) if measures or not losses else ()
         self.student_layer, self.teacher_layer = student_layer, teacher_layer
         self._taught: tuple[nn.Module, Embedded] | None = None
         self._told: set[str] = set()
@@ -77,7 +83,7 @@ class Diagnostics:
 
     def __call__(self, distiller: nn.Module, epoch: int) -> Mapping[str, float]:
         """Return the numbers of an epoch counted from 0, none where it is passed over."""
-        if (epoch + 1) % self.every:
+        if epoch and (epoch + 1) % self.every:
             return {}
         try:
             return self._measured(distiller)
@@ -88,6 +94,23 @@ class Diagnostics:
     def _measured(self, distiller: nn.Module) -> dict[str, float]:
         if not isinstance(distiller, Distiller):
             check.fail("Diagnostics", "distiller", "a Distiller", type(distiller).__name__)
+        losses = {f"loss/{name}": value for name, value in self._losses(distiller).items()}
+        return {**self._of_embeddings(distiller), **losses}
+
+    def _losses(self, distiller: Distiller) -> dict[str, float]:
+        if not self.losses:
+            return {}
+        with untouched():
+            losses = term_losses(distiller, self.loader)
+        finite = {name: value for name, value in losses.items() if math.isfinite(value)}
+        if len(finite) < len(losses):
+            unfinite = ", ".join(f"'{name}'" for name in losses if name not in finite)
+            raise UnfiniteError(f"On the images of the diagnostics the loss of {unfinite} is not finite.")
+        return finite
+
+    def _of_embeddings(self, distiller: Distiller) -> dict[str, float]:
+        if not self.measures:
+            return {}
         models: dict[str, nn.Module] = dict(distiller.students.items())
         layers: dict[str, str | None] = dict.fromkeys(models, self.student_layer)
         teacher = None if distiller.teacher is None else distiller.teacher.module
@@ -111,6 +134,38 @@ class Diagnostics:
         if number not in self._told:
             self._told.add(number)
             LOG.warning("The diagnostic '%s' of the %s is left out: %s", number, student, check.sentence(error))
+
+
+@torch.no_grad()
+def term_losses(distiller: Distiller, loader: Iterable[Any]) -> dict[str, float]:
+    """Return each term's loss on images by the names of the log, unweighted: (Σ_batches rows · loss) / Σ_batches rows.
+
+    The terms are those of the distiller's epoch; one of weight 0 is among them. A relation is between the samples of
+    one batch, so that the numbers of two runs compare where their batches are alike. Nothing is written into the
+    methods. In training mode a loss may be of random layers: `Diagnostics` puts the distiller into evaluation mode.
+
+    Raises:
+        ValueError: where a term needs what the batches lack.
+
+    Example:
+        >>> import congruence as cg
+        >>> images, labels = torch.randn(12, 4), torch.arange(12) % 2
+        >>> terms = ["ce", cg.Term("kd", weight=0.0)]
+        >>> distiller = cg.Distiller(nn.Linear(4, 2), nn.Linear(4, 2), terms, example=images)
+        >>> sorted(term_losses(distiller.eval(), [(images, labels)]))
+        ['ce', 'kd']
+    """
+    device = next(distiller.students.parameters()).device
+    sums: dict[str, float] = {}
+    rows: dict[str, int] = {}
+    for batch in BatchSource(loader, "loader").share():
+        batch = batch.to(device)
+        captured = distiller.capture(batch.inputs, batch.labels, batch.index, views=batch.views)
+        count = next(iter(captured.tensors.values())).shape[0]
+        for name, loss in distiller.score(captured, update=False, together=False).terms.items():
+            sums[name] = sums.get(name, 0.0) + count * float(loss)
+            rows[name] = rows.get(name, 0) + count
+    return {name: total / rows[name] for name, total in sums.items()}
 
 
 def diagnostic_loader(

@@ -7,7 +7,7 @@ import torch
 from congruence import data
 from congruence.config.diagnostics import DiagnosticsConfig
 from congruence.data.datasets import split
-from congruence.evaluation.diagnostics import checked_names, without_teacher
+from congruence.evaluation.diagnostics import without_teacher
 from congruence.evaluation.watch import Diagnostics, diagnostic_loader
 
 _FEW = 16  # images on which it is found out whether everything fits
@@ -37,10 +37,10 @@ def make_diagnostics(
     """
     if config is None or (config.stages is not None and stage not in config.stages):
         return None
-    measures = checked_names(config.measures)
+    measures = config.names()
     if not teacher:
         measures = without_teacher(measures)
-    if not measures:
+    if not measures and not config.losses:
         return None
     images: data.ArrayDataset = getattr(splits, config.images)
     if len(images) == 0:
@@ -51,6 +51,7 @@ def make_diagnostics(
     return Diagnostics(
         loader,
         measures,
+        losses=config.losses,
         every=config.every,
         student_layer=config.student_layer,
         teacher_layer=config.teacher_layer,

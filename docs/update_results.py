@@ -18,12 +18,13 @@ from typing import Any
 
 from generated import OF_EVERY_ROW, OWN_KEYS, ROOT, filled, lines, origin, results, teachers
 
+from congruence.bench.against import against, told
 from congruence.bench.desk import Desk
 from congruence.bench.identity import NO_RECORD, WORDS, differs
 from congruence.bench.kept import is_trial, name_of
 from congruence.bench.plan import Cell, Plan, teacher_names
 from congruence.bench.planfile import load_plan
-from congruence.bench.table import split
+from congruence.bench.table import split, text
 from congruence.bench.teachers import MOST, digest_of, told_of
 from congruence.config.load import load_config
 from congruence.config.save import resolved_toml
@@ -229,8 +230,8 @@ def missing(name: str) -> list[str]:
 def part(name: str) -> str:
     """Return what a plan is for, its tables, and where its numbers come from; an unfinished one says so."""
     folder, plan = RESULTS / name, load_plan(name)
-    text = (ROOT / "plans" / f"{name}.toml").read_text(encoding="utf8").splitlines()
-    comment = text[: next(number for number, line in enumerate(text) if not line.startswith("#"))]
+    written = (ROOT / "plans" / f"{name}.toml").read_text(encoding="utf8").splitlines()
+    comment = written[: next(number for number, line in enumerate(written) if not line.startswith("#"))]
     rows, teacher_rows = (lines(folder / file) for file in ("results.jsonl", "teachers.jsonl"))
     paragraphs = [" ".join(line.removeprefix("#").strip() for line in comment)]
     if len(rows) < plan.count():
@@ -240,6 +241,8 @@ def part(name: str) -> str:
         paragraphs += [f"**{title}**"] if len(tables) > 1 else []
         without = [] if title in methods else missing(name)  # a method's own table has its variants alone
         paragraphs.append(results(_marked(table, plan), () if number else teacher_rows, without, more=True))
+        if plan.baseline and (differences := against(table, plan.baseline)):
+            paragraphs += [told(plan.baseline), text(differences)]
     paragraphs += _kept_teachers(teacher_rows)
     seeds = ", ".join(str(seed) for seed in sorted({row["seed"] for row in rows}))
     about = json.loads((folder / "origin.json").read_text(encoding="utf8"))

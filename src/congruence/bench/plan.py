@@ -196,6 +196,7 @@ class Plan:
         results: the folder of what is kept, `results/` of a checkout; None: nothing is.
         weight: "balanced" or "published" for the terms whose weight would be searched, of the rows whose own overrides
             say no weight; None: as the recipes say.
+        baseline: the row of the tables that the others are held against, seed by seed.
     """
 
     name: str
@@ -211,6 +212,7 @@ class Plan:
     teachers: Mapping[str, str] = field(default_factory=dict)
     results: Path | None = None
     weight: str | None = None
+    baseline: str | None = None
 
     def only(self, *variants: str, methods: Sequence[str] = ()) -> Plan:
         """Return the plan with some of its variants, and of its methods where some are named.

@@ -45,6 +45,7 @@ _KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "tune": (lambda value: isinstance(value, dict), "a table"),
     "weight": (lambda value: value in ("balanced", "published"), "'balanced' or 'published'"),
     "teacher": (lambda value: isinstance(value, str) and bool(value), "the name of a kept teacher"),
+    "baseline": (lambda value: isinstance(value, str), "the name of a method, or of a variant"),
     "teachers": (_table_of(lambda value: isinstance(value, str)), "for each method the name of a kept teacher, or ''"),
 }
 _TUNE_KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -60,7 +61,7 @@ _HALVING_KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "ranges": (_table_of(_range), "for each key two rising numbers > 0"),
     **{key: _TUNE_KEYS[key] for key in ("seed", "set", "variants")},
 }
-_OPTIONAL = ("set", "overrides", "variants", "tune", "seeds_of", "teacher", "teachers", "weight")
+_OPTIONAL = ("set", "overrides", "variants", "tune", "seeds_of", "teacher", "teachers", "weight", "baseline")
 
 
 def load_plan(path_or_name: str, *, overrides: tuple[str, ...] = (), seeds: tuple[int, ...] | None = None) -> Plan:
@@ -96,6 +97,7 @@ def load_plan(path_or_name: str, *, overrides: tuple[str, ...] = (), seeds: tupl
         teachers=raw.get("teachers", {}),
         results=_results_beside(path),
         weight=raw.get("weight"),
+        baseline=raw.get("baseline"),
     )
 
 
@@ -144,6 +146,11 @@ def _problems(raw: Mapping[str, Any]) -> list[str]:
             rows = [*methods, *(f"{method}-{variant}" for method in methods for variant in variants)]
             unknown = [name for name in own if name not in rows]
             problems += [f"{key}.{name}: unknown method.{check.near(name, rows)}" for name in unknown]
+    baseline = raw.get("baseline")
+    if isinstance(baseline, str) and isinstance(methods, dict) and isinstance(variants, dict):
+        named = [*methods, *variants]
+        if baseline not in named:
+            problems.append(f"baseline: unknown method or variant.{check.near(baseline, named)}")
     return problems
 
 

@@ -64,6 +64,7 @@ def run(
     afresh: bool = False,
 ) -> None:
     """Run a plan with progress, and print its tables and where the best student is."""
+    from congruence.bench.against import against, told
     from congruence.bench.runner import run_plan
     from congruence.bench.table import cells, split, text
     from congruence.cli.progress import Cells, progress
@@ -87,6 +88,8 @@ def run(
     for title, rows in split(results.rows).items():
         print(f"\n{title}".rstrip())
         print(text(cells(rows, list(results.teachers.values()), more=more)))
+        if plan.baseline and (differences := against(rows, plan.baseline)):
+            print(f"\n{told(plan.baseline)}\n{text(differences)}")
     print()
     best = _best(results.rows)
     counts = sorted({len(plan.seeds_in(variant)) for variant in plan.variants})

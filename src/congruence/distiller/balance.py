@@ -152,7 +152,7 @@ class Balance(nn.Module):
 
     def due(self, clock: Clock, names: Sequence[str]) -> list[Term]:
         """Return the balanced terms that the coming step is to measure, of those of these names."""
-        return [term for term in self._taking_part(clock, names) if _is_due(self._steps[term.name])]
+        return [term for term in self._taking_part(clock, names) if is_due(self._steps[term.name])]
 
     def count(self, clock: Clock, names: Sequence[str]) -> None:
         """Count a step in which the terms of these names took part."""
@@ -299,7 +299,8 @@ def _same_student(one: Term, other: Term) -> bool:
     return one.student is None or other.student is None or one.student == other.student
 
 
-def _is_due(step: int) -> bool:
+def is_due(step: int) -> bool:
+    """Whether the step of this number, from 0, of those that a term took part in is one that measures."""
     return step < OFTEN or (step < SOMETIMES and step % 8 == 0) or step % SELDOM == 0
 
 

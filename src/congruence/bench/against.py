@@ -1,0 +1,130 @@
+"""A plan's rows against one of them: differences of the same seed, and what became of the losses on held-out images."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from scipy.stats import t as student_t
+
+from congruence import methods
+from congruence.evaluation.number import Number
+from congruence.evaluation.numbers import RESERVED
+from congruence.evaluation.stored import described
+from congruence.methods.term import Term
+
+CERTAIN = 0.95
+NONE = "–"
+_LOSS, _LOSS_TITLE = "loss/", "loss on held-out images"
+Row = Mapping[str, Any]
+
+
+class Difference(NamedTuple):
+    """The mean of paired differences, the ends of its interval, and how many pairs are better, where one side is."""
+
+    mean: float
+    low: float
+    high: float
+    pairs: int
+    better: int | None = None
+
+
+def difference(values: Sequence[float], *, higher_is_better: bool | None = None) -> Difference:
+    """Return mean ± t(0.975, n − 1) · s / √n of n differences, the interval in which 95 of 100 such means lie.
+
+    Of one difference the interval is without bounds.
+
+    Example:
+        >>> found = difference([1.0, 2.0, 3.0], higher_is_better=True)
+        >>> round(found.low, 3), found.mean, round(found.high, 3), found.better
+        (-0.484, 2.0, 4.484, 3)
+    """
+    mean, count = statistics.fmean(values), len(values)
+    wide = math.inf
+    if count > 1:
+        wide = float(student_t.ppf((1 + CERTAIN) / 2, count - 1)) * statistics.stdev(values) / math.sqrt(count)
+    better = None
+    if higher_is_better is not None:
+        better = sum(value > 0 if higher_is_better else value < 0 for value in values)
+    return Difference(mean, mean - wide, mean + wide, count, better)
+
+
+def against(rows: Sequence[Row], baseline: str) -> list[list[str]]:
+    """Return the lines of a table of one variant's rows against the baseline's, the heading first; none without it.
+
+    Each number of the plan that is not a detail has a column: the mean difference, its interval, and in how many of
+    the seeds it is the better one. Where the plan's diagnostics have losses there are two more, of the loss of the term
+    that bears the method's name: at the end by what it was after the first epoch, and by what it is of the baseline's
+    student, where that watched it.
+    """
+    own = {row["seed"]: row for row in rows if row["method"] == baseline}
+    others = [name for name in dict.fromkeys(row["method"] for row in rows) if name != baseline]
+    groups = {name: [row for row in rows if row["method"] == name and row["seed"] in own] for name in others}
+    groups = {name: group for name, group in groups.items() if group}
+    if not groups:
+        return []
+    had = dict.fromkeys(key for row in rows for key, value in row.items() if key not in RESERVED and value is not None)
+    numbers = [n for n in described("plan", had) if n.key in had and not n.detail and n.key != "parameters"]
+    with_losses = any(_losses(row, "last") for row in rows)
+    heading = ["", *(number.title or number.key for number in numbers)]
+    table = [[*heading, *([f"{_LOSS_TITLE}, by the first epoch's", f"by {baseline}'s"] if with_losses else [])]]
+    for name, group in groups.items():
+        line = [name, *(_cell(group, own, number) for number in numbers)]
+        table.append(line + (_of_losses(group, own) if with_losses else []))
+    return table
+
+
+def told(baseline: str) -> str:
+    """Return the sentence above the table."""
+    return (
+        f"Against {baseline}, seed by seed: the mean difference [its {CERTAIN:.0%} interval], and in how many seeds it "
+        "is better."
+    )
+
+
+def _cell(group: Sequence[Row], own: Mapping[int, Row], number: Number) -> str:
+    pairs = [(row.get(number.key), own[row["seed"]].get(number.key)) for row in group]
+    values = [number.scale * (one - other) for one, other in pairs if one is not None and other is not None]
+    if not values:
+        return NONE
+    found = difference(values, higher_is_better=number.higher_is_better)
+    interval = f" [{found.low:+.{number.digits}f}, {found.high:+.{number.digits}f}]" if found.pairs > 1 else ""
+    better = "" if found.better is None else f" {found.better}/{found.pairs}"
+    return f"{found.mean:+.{number.digits}f}{interval}{better}"
+
+
+def _losses(row: Row, when: str) -> Mapping[str, float]:
+    of_all = row.get("diagnosed", {}).get(when, {})
+    return {key.removeprefix(_LOSS): value for key, value in of_all.items() if key.startswith(_LOSS)}
+
+
+def own_loss(losses: Mapping[str, float], method: str) -> float | None:
+    """Return the loss of the term that bears a method's name, its parts by their published weights; None without it.
+
+    Example:
+        >>> own_loss({"ce": 1.0, "rkd.distance": 0.2, "rkd.angle": 0.1}, "rkd"), own_loss({"ce": 1.0}, "pkt")
+        (10.0, None)
+    """
+    if method in losses:
+        return losses[method]
+    parts = {name.removeprefix(f"{method}."): value for name, value in losses.items() if name.startswith(f"{method}.")}
+    known = methods.keys()
+    if not parts or method not in known:
+        return None
+    term = Term(method)
+    return sum(term.given(part) * value for part, value in parts.items())
+
+
+def _of_losses(group: Sequence[Row], own: Mapping[int, Row]) -> list[str]:
+    """Return a method's own loss by the first epoch's and by the baseline's: mean ratios, and how many are lower."""
+    columns = []
+    for before in (lambda row: _losses(row, "first"), lambda row: _losses(own[row["seed"]], "last")):
+        pairs = [(own_loss(_losses(row, "last"), row["method"]), own_loss(before(row), row["method"])) for row in group]
+        both = [(now, then) for now, then in pairs if now is not None and then is not None]
+        lower = sum(now < then for now, then in both)
+        ratios = [now / then for now, then in both if now >= 0 and then > 0]
+        ratio = f"× {statistics.fmean(ratios):.2f} " if both and len(ratios) == len(both) else ""
+        columns.append(f"{ratio}{lower}/{len(both)}" if both else NONE)
+    return columns

@@ -83,6 +83,11 @@ def test_fewer_stages_keep_what_they_can_have(tmp_path):
     assert list(stages) == ["teacher"]
 
 
+def test_losses_of_terms_that_compare_views(tmp_path):
+    run(tiny("digits/mlld", "diagnostics={measures=['gpcl'], losses=true, samples=15}"), tmp_path)
+    assert {"gpcl", "loss/mlld.ce"} < set(numbers(tmp_path)[0])
+
+
 def test_losses_alone_are_enough(tmp_path):
     config = tiny("digits/pkt", "diagnostics={measures=[], losses=true, samples=15}")
     run(config, tmp_path)

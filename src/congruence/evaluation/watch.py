@@ -173,6 +173,7 @@ def diagnostic_loader(
     samples: int | None = 1000,
     *,
     seed: int = 0,
+    views: Sequence[str] = ("main",),
     device: torch.device | str | None = None,
 ) -> data.Loader:
     """Return batches of a fixed choice of images, not augmented, in which each class keeps its share.
@@ -181,6 +182,7 @@ def diagnostic_loader(
         dataset: the images.
         samples: how many; None, or more than there are: all.
         seed: of the choice.
+        views: that the terms compare, where their losses are asked for; all show the image as it is.
         device: where batches go.
 
     Raises:
@@ -200,4 +202,4 @@ def diagnostic_loader(
     where = None if device is None else torch.device(device)
     # Which the loader asks to divide by the ranks; each batch stays whole.
     batch_size = batch_of(where) * ranks.world_size()
-    return data.loader(dataset.subset(chosen), batch_size=batch_size, shuffle=False, device=device)
+    return data.loader(dataset.subset(chosen), batch_size=batch_size, shuffle=False, views=views, device=device)

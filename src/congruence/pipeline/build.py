@@ -96,7 +96,13 @@ def build_stage(config: RunConfig, stage_name: str, context: RunContext) -> Buil
         raise ValueError(f"The term '{readers[0]}' needs labels, the data '{config.data.name}' has none.")
     val_loader = _val_loader(stage, splits, views, device)
     diagnose = make_diagnostics(
-        config.diagnostics, stage_name, splits, teacher=models.teacher is not None, device=device, dry=context.dry
+        config.diagnostics,
+        stage_name,
+        splits,
+        teacher=models.teacher is not None,
+        views=views,
+        device=device,
+        dry=context.dry,
     )
     options = stage.train.options(
         out=context.out, resume=context.resume, callbacks=context.callbacks, diagnose=diagnose

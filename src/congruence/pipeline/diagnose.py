@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from congruence import data
@@ -19,6 +21,7 @@ def make_diagnostics(
     splits: data.Splits,
     *,
     teacher: bool,
+    views: Sequence[str] = ("main",),
     device: torch.device,
     dry: bool = False,
 ) -> Diagnostics | None:
@@ -29,6 +32,7 @@ def make_diagnostics(
         stage: the stage's name.
         splits: the data, with all labels.
         teacher: whether the stage has one.
+        views: that its terms compare.
         device: where batches go.
         dry: over a few images, with which to rehearse.
 
@@ -47,7 +51,7 @@ def make_diagnostics(
         raise ValueError(f"The diagnostics have no {config.images} images: choose others (images = ...), or keep some.")
     if dry:
         images = images.subset(_few(images))
-    loader = diagnostic_loader(images, config.samples, seed=config.seed, device=device)
+    loader = diagnostic_loader(images, config.samples, seed=config.seed, views=views, device=device)
     return Diagnostics(
         loader,
         measures,

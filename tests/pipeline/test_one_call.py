@@ -52,6 +52,11 @@ def test_it_trains_measures_and_leaves_the_teacher_as_it_was(models):
     assert done.report.student_accuracy == pytest.approx(done.result.best["student"]["accuracy"])
 
 
+def test_without_a_word_little_data_is_seen_a_thousand_steps_long(models):
+    done = run(models, BOTH, "kd", epochs=None, validation=0.5, batch_size=4)
+    assert (done.result.epochs, done.result.steps) == (84, 1008)
+
+
 def test_the_weight_is_the_methods_alone(models, monkeypatch):
     seen = []
     made = cg.Distiller.__init__
@@ -205,7 +210,7 @@ class Endless(IterableDataset):
         ({"method": "dml"}, "dml"),
         ({"teacher": "resnet8"}, "`distill`: `teacher` must be a torch module, got str"),
         ({"student": None}, "`distill`: `student` must be a torch module, got NoneType"),
-        ({"epochs": 0}, "`distill`: `epochs` must be an integer >= 1, got 0"),
+        ({"epochs": 0}, "`distill`: `epochs` must be an integer >= 1 or None, got 0"),
         ({"batch_size": 0}, "`distill`: `batch_size` must be"),
         ({"weight": "heavy"}, "`weight` must be 'balanced', 'published' or a number >= 0, got 'heavy'"),
         ({"weight": 1.0, "share": 0.5}, "`share` must be left out unless weight='balanced'"),

@@ -38,6 +38,14 @@ def test_the_command_and_the_function_train_alike():
     assert (train.optimizer.name, train.schedule.name) == ("adamw", "cosine")
 
 
+def test_little_data_is_seen_more_often():
+    config, splits = _Quick("resnet8", "weights", "cnn3", "digits", None).config(["kd"])
+    train = config.stages["student"].train
+    steps = -(-len(splits.train) // train.batch_size)
+    assert train.epochs == quick.epochs_of(len(splits.train), train.batch_size) == -(-1000 // steps) > quick.EPOCHS
+    assert [quick.epochs_of(samples, 64) for samples in (1, 64, 65, 33 * 64, 34 * 64)] == [1000, 1000, 500, 31, 30]
+
+
 def test_a_teacher_is_asked_only_where_its_classes_matter():
     def never():
         raise AssertionError

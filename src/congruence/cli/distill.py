@@ -58,7 +58,14 @@ def distill(
             show_default=False,
         ),
     ] = None,
-    epochs: Annotated[int, typer.Option(help="Passes over the training data.", rich_help_panel=_NO_CONFIG)] = 30,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            help="Passes over the training data; by default 30, or of little data as many as make 1,000 steps.",
+            rich_help_panel=_NO_CONFIG,
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Train a student, from a configuration or from a teacher, a student and data; then measure it on the test set."""
     from congruence.cli.train import allow, folder, train
@@ -97,7 +104,7 @@ class _Quick(NamedTuple):
     weights: str | None
     student: str
     data: str
-    epochs: int
+    epochs: int | None
     weight: Any = "balanced"
     overrides: Sequence[str] = ()
 
@@ -109,6 +116,8 @@ class _Quick(NamedTuple):
         if self.weights is None and ":" not in self.teacher:
             raise ValueError(f"Give --teacher-weights: the teacher '{self.teacher}' has none of its own.")
         terms: list[dict[str, Any]] = [quick.weighed(key, self.weight) for key in methods]
+        epochs = quick.EPOCHS if self.epochs is None else self.epochs
+        trained: dict[str, Any] = {"epochs": epochs, "augment": True, **quick.train_tables()}
         values = {
             "name": "-".join(methods),
             "data": {"name": self.data},
@@ -117,12 +126,15 @@ class _Quick(NamedTuple):
                     "teacher": _model(self.teacher) | ({"weights": self.weights} if self.weights else {}),
                     "student": _model(self.student),
                     "terms": terms,
-                    "train": {"epochs": self.epochs, "augment": True, **quick.train_tables()},
+                    "train": trained,
                 }
             },
         }
         config = from_values(values, "command line", overrides=self.overrides)
         splits = load_splits(config.data) if splits is None else splits
+        if self.epochs is None:
+            batch_size = config.stages["student"].train.batch_size
+            trained["epochs"] = quick.epochs_of(len(splits.train), batch_size)
         labels = splits.train.labels
         if labels is not None and bool((labels >= 0).any()) and (of_labels := quick.label_term(methods, self.weight)):
             terms.append(of_labels)  # at the end, so that terms.0 of an override is the first --method

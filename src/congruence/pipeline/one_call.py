@@ -32,7 +32,7 @@ from congruence.training.distributed import join_process_group, pick_device
 
 LOG = logging.getLogger("congruence")
 _CONSTRAINTS: dict[str, check.Constraint] = {
-    "epochs": check.COUNT,
+    "epochs": check.Real(low=1, closed="low", integer=True, optional=True),
     "batch_size": check.COUNT,
     "lr": check.POSITIVE,
     "seed": check.Real(low=0, closed="low", integer=True),
@@ -65,7 +65,7 @@ def distill(
     student: nn.Module,
     data: Any,
     method: str | Term | Sequence[str | Term] | None = None,
-    epochs: int = quick.EPOCHS,
+    epochs: int | None = None,
     *,
     weight: Weight = "balanced",
     share: float | None = None,
@@ -93,7 +93,7 @@ def distill(
             as `congruence.data.load(folder, size=64)`.
         method: a key of the catalogue (`congruence methods` lists them), a `Term`, or several. None for "kd", in whose
             place "pkt" comes where the teacher's classes are not the student's.
-        epochs: passes over the training data.
+        epochs: passes over the training data. None for 30, or of little data as many as make 1,000 steps.
         weight: of each method that is given by its key: "balanced" (see `Term`), "published", or a number. A method
             alone on data without labels has the weight 1. A `Term` counts as it says.
         share: of a balanced weight; None for the method's own.
@@ -153,7 +153,7 @@ def distill(
         distiller = Distiller(teacher, student, terms, example=few, facts=datasets.facts(parts.train))
         trained = quick.train_tables(lr)
         options = FitOptions(
-            epochs=epochs,
+            epochs=quick.epochs_of(len(parts.train), batch_size) if epochs is None else epochs,
             out=out,
             resume=resume,
             seed=seed,

@@ -5,6 +5,7 @@ The quick command and `congruence.distill` decide by this alike.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ METHOD = "kd"  # by default
 RELATIONAL = "pkt"  # in its place where the teacher's classes are others
 LABELS = "ce"
 RATE = 0.003  # AdamW's: its step does not grow with the methods' weights, as SGD's does
-EPOCHS = 30
+EPOCHS, STEPS = 30, 1000  # by default, whichever is longer
 _PUBLISHED_LABELS = 0.1  # of the cross-entropy beside kd's published 0.9
 Weight = float | Literal["balanced", "published"]
 
@@ -116,6 +117,16 @@ def knows_other_classes(
     other = next(((who, width) for who, width in widths.items() if width not in (None, own)), None)
     # What cannot be found out here the run itself says, where it needs it.
     return None if own is None or other is None else f"The teacher has {own} classes, {other[0]} {other[1]}"
+
+
+def epochs_of(samples: int, batch_size: int) -> int:
+    """Return how many epochs a run has by default: 30, or of little data as many as make 1,000 steps.
+
+    Example:
+        >>> epochs_of(50_000, 64), epochs_of(400, 64)
+        (30, 143)
+    """
+    return max(EPOCHS, math.ceil(STEPS / max(1, math.ceil(samples / batch_size))))
 
 
 def train_tables(rate: float = RATE) -> dict[str, dict[str, Any]]:

@@ -97,6 +97,12 @@ def test_all_rows_are_balanced_by_a_word(tmp_path):
         load_plan(written(tmp_path, text.replace("'balanced'", "'equal'")))
 
 
+def test_a_variant_may_be_the_recipes_as_they_are(tmp_path):
+    plan = load_plan(written(tmp_path, GOOD + "[variants]\nplain = []\nshort = ['stages.student.train.epochs=1']\n"))
+    epochs = {cell.variant: cell.config.stages["student"].train.epochs for cell in plan.cells()}
+    assert epochs["short"] == 1 < epochs["plain"]
+
+
 def test_variants_may_have_seeds_of_their_own(tmp_path):
     plan = load_plan(written(tmp_path, TUNED + "[seeds_of]\nlarge = [5, 6, 7]\n"))
     assert [cell.seed for cell in plan.cells()] == [0, 1, 0, 1, 5, 6, 7, 5, 6, 7]

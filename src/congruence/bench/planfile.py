@@ -13,8 +13,10 @@ from congruence.config.shipped import shipped
 from congruence.core import check
 
 
-def _list_of(*kinds: type) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, list) and bool(value) and all(type(item) in kinds for item in value)
+def _list_of(*kinds: type, empty: bool = False) -> Callable[[Any], bool]:
+    return lambda value: (
+        isinstance(value, list) and (empty or bool(value)) and all(type(item) in kinds for item in value)
+    )
 
 
 def _table_of(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
@@ -41,7 +43,7 @@ _KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "methods": (_table_of(lambda value: isinstance(value, str)), "at least one method"),
     "set": (_list_of(str), _SETTINGS),
     "overrides": (_table_of(_list_of(str)), f"for each method {_SETTINGS}"),
-    "variants": (_table_of(_list_of(str)), f"for each variant {_SETTINGS}"),
+    "variants": (_table_of(_list_of(str, empty=True)), f"for each variant {_SETTINGS}"),
     "tune": (lambda value: isinstance(value, dict), "a table"),
     "weight": (lambda value: value in ("balanced", "published"), "'balanced' or 'published'"),
     "teacher": (lambda value: isinstance(value, str) and bool(value), "the name of a kept teacher"),

@@ -217,10 +217,10 @@ def accuracies(bench: Bench) -> None:
             with ThreadPoolExecutor(a.workers) as pool:
                 found = list(pool.map(jobs, [(student, method, seed) for seed in range(a.seeds)]))
             rows += found
-            bench.keep("accuracy", compared(f"{student}, {method}", found), epochs=a.epochs, seeds=a.seeds)
+            bench.keep("accuracy", compared(f"{student}, {method}", found), epochs=a.epochs)
         if len(a.methods) > 1:
             everything = compared(f"{student}, all of {' '.join(a.methods)}", rows)
-            bench.keep("accuracy", everything, epochs=a.epochs, seeds=a.seeds)
+            bench.keep("accuracy", everything, epochs=a.epochs)
 
 
 def compared(name: str, rows: Sequence[Mapping[str, float]]) -> list[dict[str, Any]]:
@@ -233,7 +233,7 @@ def compared(name: str, rows: Sequence[Mapping[str, float]]) -> list[dict[str, A
         differences = [row[mine] - row[against] for row in rows]
         sd = statistics.stdev(differences) if len(rows) > 1 else 0.0
         noise = float(student_t.ppf(CERTAIN, len(rows) - 1)) * sd / math.sqrt(len(rows)) if len(rows) > 1 else 0.0
-        numbers = {"theirs": theirs, "ours": ours, "difference": ours - theirs, "sd": sd}
+        numbers = {"theirs": theirs, "ours": ours, "difference": ours - theirs, "sd": sd, "seeds": len(rows)}
         rounded = {key: round(value, 3) for key, value in numbers.items()}
         figures.append(
             figure(f"{name}: accuracy, {mine} / {against}", ours / theirs, least=1 - noise / theirs, **rounded)

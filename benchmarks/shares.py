@@ -24,12 +24,15 @@ TEACHER = "resnet20"
 SHARES = (0.1, 0.3, 1.0, 3.0)
 ROWS: dict[str, dict[str, Any]] = {
     "kd": {},
+    "kd, temperature 1": {"temperature": 1.0},
+    "kd, temperature 2": {"temperature": 2.0},
     "dist": {},
     "pkt": {},
     "rkd": {},
     "cckd": {},
     "perception_coherence": {},
-    "kda": {"normalize": True, "warmup": 1},
+    "kda": {"warmup": 1},
+    "kda, raw features": {"normalize": False, "warmup": 1},
     "mimic": {},
     "class_wasserstein": {},
     "wasserstein": {},
@@ -55,7 +58,7 @@ def trained(arguments: argparse.Namespace, row: str, share: float | None, seed: 
     student = cg.models.build(a.student, classes=10)
     terms = [cg.Term("ce")]
     if share is not None:
-        terms.append(cg.Term(row, weight="balanced", share=share, **ROWS[row]))
+        terms.append(cg.Term(row.split(",")[0], weight="balanced", share=share, **ROWS[row]))
     distiller = cg.Distiller(answers, student, terms, example=splits.train.batch([0, 1]), facts=cg.data.facts(known))
     validation = cg.data.loader(splits.validation, batch_size=256, shuffle=False)
     options = cg.FitOptions(

@@ -39,7 +39,8 @@ def distiller(*terms, **arguments):
 
 
 def kda(kind="centres", **changes):
-    return cg.Term("kda", name="kda", **({"warmup": 1, **KINDS[kind]} | changes))
+    """Kernel transfer as the paper has it, of raw rows where nothing else is said."""
+    return cg.Term("kda", name="kda", **({"warmup": 1, "normalize": False, **KINDS[kind]} | changes))
 
 
 def run(terms, out=None, **options):

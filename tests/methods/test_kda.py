@@ -43,6 +43,16 @@ def test_the_loss_is_that_of_the_last_epochs_centres():
     torch.testing.assert_close(value, kernel_transfer_loss(*rows, *centres))
 
 
+def test_rows_have_length_1_by_default():
+    unit, raw = (cg.Term("kda", name=str(normalize), warmup=1, normalize=normalize) for normalize in (True, False))
+    made = distiller(cg.Term("kda", warmup=1), unit, raw)
+    points, labels = data().tensors
+    epoch(made, 0)
+    made.begin_epoch(1)
+    losses = made(points[:9], labels[:9]).terms
+    assert losses["kda"] == losses["True"] != losses["False"]
+
+
 @pytest.mark.parametrize(("warmup", "zeros"), [(0, 1), (1, 1), (2, 2), (3, 3)])
 def test_warmup_follows_the_rows_without_the_loss(warmup, zeros):
     made = distiller(kda(warmup=warmup))
@@ -68,9 +78,9 @@ def test_one_hot_landmarks_match_logits():
 def test_combo_is_the_sum_of_both_layers():
     made = distiller(
         kda(),
-        cg.Term("kda", name="before", warmup=1),
-        cg.Term("kda", name="after", warmup=1, transfer="logits"),
-        cg.Term("kda", name="layers", warmup=1, student_layer=["1", "2"], teacher_layer=["1", "2"]),
+        cg.Term("kda", name="before", normalize=False, warmup=1),
+        cg.Term("kda", name="after", normalize=False, warmup=1, transfer="logits"),
+        cg.Term("kda", name="layers", normalize=False, warmup=1, student_layer=["1", "2"], teacher_layer=["1", "2"]),
     )
     epoch(made, 0)
     made.begin_epoch(1)

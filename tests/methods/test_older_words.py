@@ -40,6 +40,14 @@ def test_a_description_of_then_is_read_in_the_words_of_today(key, then, today):
     assert current_descriptions([now]) == [now]
 
 
+def test_kernel_transfer_of_then_is_of_raw_features():
+    raw = cg.Term("kda", warmup=1, normalize=False).describe()
+    assert current_descriptions([of_then("kda", {"warmup": 1})]) == [raw]
+    assert current_descriptions([of_then("kda", {"warmup": 1, "normalize": True})]) == [
+        cg.Term("kda", warmup=1, normalize=True).describe()
+    ]
+
+
 def test_other_rows_are_described_as_before():
     assert "words" not in cg.Term("pkt").describe()
 

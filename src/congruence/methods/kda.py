@@ -53,7 +53,8 @@ class KernelTransfer(Method):
         transfer: what goes into the last Linear ("features"), what comes out of it ("logits"), or both ("combo").
             `student_layer` and `teacher_layer` of the `Term` may name other layers, earlier ones included.
         warmup: H, epochs without the loss.
-        normalize: of `kernel_transfer_loss`; the bank then averages rows of length 1.
+        normalize: of `kernel_transfer_loss`; the bank then averages rows of length 1. False compares features as they
+            are, as the paper does: landmarks and features then rescale each other from epoch to epoch.
         scale: of `kernel_transfer_loss`; "mean" is over the landmarks that are there.
         seed: of random samples and K-means.
 
@@ -69,10 +70,11 @@ class KernelTransfer(Method):
 
     Deviations:
         Several centres of a class follow the rows from epoch to epoch instead of being found anew (see
-        `LandmarkBank`), so that no epoch's features are stored. The default weight of 1 goes with features and "mean";
-        the authors' released code has "teacher_norm" and 0.04, as the recipes of its benchmarks have, which a weight of
-        0.04 √(B·M)/rms(C_t) equals under "mean". The kernel of logits is larger than that of features: 0.1 did better
-        for "combo" on digits.
+        `LandmarkBank`), so that no epoch's features are stored. Rows have length 1 by default, since students learn
+        more by them (docs/balanced-weights.md has how much); the paper's have not (`normalize=False`). The default
+        weight of 1 goes with raw features and "mean"; the authors' released code has "teacher_norm" and 0.04, as the
+        recipes of its benchmarks have, which a weight of 0.04 √(B·M)/rms(C_t) equals under "mean". The kernel of
+        raw logits is larger than that of features: 0.1 did better for "combo" on digits.
     """
 
     needs = Needs(labels=True, facts=True, epochs=True)
@@ -87,7 +89,7 @@ class KernelTransfer(Method):
         weighting: Weighting = "none",
         transfer: Transfer = "features",
         warmup: int = 5,
-        normalize: bool = False,
+        normalize: bool = True,
         scale: Scale = "mean",
         seed: int = 0,
     ) -> None:

@@ -38,6 +38,7 @@ FOUNDING: tuple[Row, ...] = (
         part=KernelTransfer,
         function=losses.kernel_transfer_loss,
         needs=KernelTransfer.needs,
+        older={"normalize": {None: "False"}},
     ),
     Row(
         key="wasserstein",

@@ -51,7 +51,10 @@ _SHARED = frozenset(
 )
 _BALANCE = "congruence.distiller.balance"  # of weights that balance themselves
 # What a term itself says, or what says nothing.
-_NOT_OF_A_ROW = ("key", "summary", "reference", "part", "function", "part_aliases", "weight", "share")
+_NOT_OF_A_ROW = (
+    *("key", "summary", "reference", "part", "function", "weight", "share"),
+    *("blind", "older", "part_aliases"),
+)
 
 
 def differs(kept: Mapping[str, Any], wanted: Made) -> str:

@@ -33,6 +33,8 @@ class Row:
             teacher's.
         labels_of_each: for a loss module, whether it takes labels of both sides; the batch's serve for each.
         listed: for a loss module, whether it takes all layers of a side as one list.
+        blind: whether it matches distributions whatever the samples' classes. It makes sense where most samples have
+            labels, by which the student tells the classes apart; with few it pulls them onto each other.
         part_aliases: names that parts of the weight had in older versions, each with the part that it means.
         older: what a run of an older version meant by words that mean something else today: for a hyper-parameter, from
             its value (None where it was not given) to today's word for the same.
@@ -49,6 +51,7 @@ class Row:
     project: bool = False
     labels_of_each: bool = False
     listed: bool = False
+    blind: bool = False
     part_aliases: Mapping[str, str] = field(default_factory=dict)
     older: Mapping[str, Mapping[str | None, str]] = field(default_factory=dict)
 

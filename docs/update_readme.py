@@ -40,8 +40,8 @@ def missing() -> list[str]:
 
 def methods() -> str:
     """Return the table of the library's own methods."""
-    table = ["| key | what is transferred | weight |", "|---|---|---|"]
-    table += [f"| `{row.key}` | {row.summary} | {_weight(row.weight)} |" for row in catalogue.ROWS]
+    table = ["| key | what is transferred | labels | weight |", "|---|---|---|---|"]
+    table += [f"| `{row.key}` | {row.summary} | {row.labels} | {_weight(row.weight)} |" for row in catalogue.ROWS]
     return "\n".join(table)
 
 

@@ -47,6 +47,14 @@ def test_a_card_names_where_the_function_lives():
     assert f"\n{__name__}.mine_loss\n" in card(other)
 
 
+def test_a_card_says_where_labels_are_wanted():
+    sentence = "makes sense beside the labels of most samples"
+    assert {key for key in OWN_KEYS if sentence in card(row(key))} == {key for key in OWN_KEYS if row(key).blind}
+    assert [row(key).labels for key in ("wasserstein", "class_wasserstein", "joint_wasserstein", "kd")] == [
+        *("beside", "read", "", ""),
+    ]
+
+
 def test_an_unknown_key():
     result = CliRunner().invoke(app, ["methods", "ptk"])
     assert result.exit_code == 2

@@ -398,6 +398,25 @@ def test_an_epoch_in_which_nothing_counts_is_told_before_the_first():
     assert seen == []
 
 
+@pytest.mark.parametrize(
+    ("key", "kept", "told"), [("mmd", 11, True), ("mmd", 12, False), ("mmd", 0, False), ("pkt", 11, False)]
+)
+def test_what_is_blind_to_classes_is_told_where_few_have_one(key, kept, told, caplog):
+    points, labels = data().tensors
+    some = TensorDataset(points, torch.where(torch.arange(len(labels)) < kept, labels, -1))
+    made = cg.Distiller(net(0, 7), net(1), ["ce", key], example=points[:4], facts=cg.data.facts(some))
+    cg.fit(made, cg.data.loader(some, batch_size=8), None, constant(epochs=1))
+    sentences = [record.message for record in caplog.records if "whatever the classes" in record.message]
+    assert (
+        sentences
+        == [
+            f"The term 'mmd' matches distributions whatever the classes, and {kept} of 24 samples have "
+            "labels: it may cost accuracy, where methods that relate samples (pkt, rkd, cckd) gain."
+        ]
+        * told
+    )
+
+
 def test_layers_are_told(caplog):
     with caplog.at_level(logging.INFO, "congruence"):
         cg.fit(distiller("pkt"), batches(), options=constant(epochs=1))

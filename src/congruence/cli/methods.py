@@ -48,6 +48,10 @@ def card(row: Row) -> str:
     needs = [*row.needs.roles, *(n for n in ("teacher", "labels", "index", "facts") if getattr(row.needs, n))]
     if row.needs.views != ("main",):
         needs.append(f"the views {', '.join(row.needs.views)}")
+    labels = [
+        "labels: none are read, but it matches distributions whatever the classes: it makes sense beside the labels of "
+        "most samples"
+    ] * row.blind
     given = [f"{n}={'(needed)' if v is inspect.Parameter.empty else repr(v)}" for n, v in row.defaults().items()]
     return "\n".join(
         [
@@ -57,6 +61,7 @@ def card(row: Row) -> str:
             formula,
             "",
             f"needs: {', '.join(needs)}; {scope}",
+            *labels,
             f"hyper-parameters: {', '.join(given) or 'none'}",
             f"default weight: {row.weight}",
             f"paper: {row.reference}",

@@ -33,8 +33,8 @@ class Row:
             teacher's.
         labels_of_each: for a loss module, whether it takes labels of both sides; the batch's serve for each.
         listed: for a loss module, whether it takes all layers of a side as one list.
-        blind: whether it matches distributions whatever the samples' classes. It makes sense where most samples have
-            labels, by which the student tells the classes apart; with few it pulls them onto each other.
+        blind: whether it matches distributions whatever the samples' classes. It makes sense beside the labels of most
+            samples: where few have one the student is worse for it.
         part_aliases: names that parts of the weight had in older versions, each with the part that it means.
         older: what a run of an older version meant by words that mean something else today: for a hyper-parameter, from
             its value (None where it was not given) to today's word for the same.
@@ -54,6 +54,17 @@ class Row:
     blind: bool = False
     part_aliases: Mapping[str, str] = field(default_factory=dict)
     older: Mapping[str, Mapping[str | None, str]] = field(default_factory=dict)
+
+    @property
+    def labels(self) -> str:
+        """What labels are to the row: "read" by its loss, wanted "beside" it (see `blind`), or "" where it needs none.
+
+        Example:
+            >>> from congruence.methods import row
+            >>> row("class_wasserstein").labels, row("wasserstein").labels, row("pkt").labels
+            ('read', 'beside', '')
+        """
+        return "read" if self.needs.labels else "beside" if self.blind else ""
 
     def defaults(self) -> dict[str, Any]:
         """Return the hyper-parameters and their defaults; `inspect.Parameter.empty` where there is none."""

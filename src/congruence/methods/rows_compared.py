@@ -89,6 +89,7 @@ COMPARED: tuple[Row, ...] = (
         needs=Adversarial.needs,
         weight={"discriminator": 1.0, "adversarial": 1.0},
         part_aliases={"tell": "discriminator", "deceive": "adversarial"},
+        blind=True,
     ),
     Row(
         key="dist",

@@ -47,6 +47,7 @@ FOUNDING: tuple[Row, ...] = (
         part=losses.WassersteinLoss,
         function=losses.wasserstein_loss,
         project=True,
+        blind=True,
     ),
     Row(
         key="class_wasserstein",
@@ -74,6 +75,7 @@ FOUNDING: tuple[Row, ...] = (
         part=losses.GaussianWassersteinLoss,
         function=losses.gaussian_wasserstein_loss,
         project=True,
+        blind=True,
     ),
     Row(
         key="class_gaussian_wasserstein",
@@ -92,6 +94,7 @@ FOUNDING: tuple[Row, ...] = (
         part=losses.GaussianKlLoss,
         function=losses.gaussian_kl_loss,
         project=True,
+        blind=True,
     ),
     Row(
         key="mmd",
@@ -100,6 +103,7 @@ FOUNDING: tuple[Row, ...] = (
         part=losses.MmdLoss,
         function=losses.mmd_loss,
         project=True,
+        blind=True,
     ),
     Row(
         key="perception_coherence",

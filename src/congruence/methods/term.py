@@ -181,6 +181,11 @@ class Term:
         return catalogue.row(self.key)
 
     @property
+    def blind(self) -> bool:
+        """Whether the term matches distributions whatever the classes (see `Row`)."""
+        return self._given is None and self._row().blind
+
+    @property
     def holds_method(self) -> bool:
         """Whether the term was given a `Method` rather than a key."""
         return self._given is not None

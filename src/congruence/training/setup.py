@@ -127,10 +127,25 @@ def prepare(
         )
     if ranks.world_size() > 1 and not source.shared_by_ranks:
         LOG.warning("The training loader has no DistributedSampler: each rank may see all samples.")
+    _tell_blind(distiller)
     _refuse_sparse(distiller)
     rehearse_smallest(distiller, source, options, device)
     for name, layers in distiller.describe_layers().items():
         LOG.info("%s reads %s.", name, layers)
+
+
+def _tell_blind(distiller: Distiller) -> None:
+    """Warn of terms that match distributions whatever the classes, where few of the samples have labels."""
+    labels = None if distiller.facts is None else distiller.facts.labels
+    if labels is None or ranks.rank():
+        return
+    known, blind = int((labels >= 0).sum()), [term.name for term in distiller.terms if term.blind and not term.watched]
+    if blind and 0 < known < len(labels) / 2:
+        LOG.warning(
+            "The term '%s' matches distributions whatever the classes, and %d of %d samples have labels: it may cost "
+            "accuracy, where methods that relate samples (pkt, rkd, cckd) gain.",
+            *(blind[0], known, len(labels)),
+        )
 
 
 def _refuse_sparse(distiller: Distiller) -> None:

@@ -64,7 +64,9 @@ def main() -> None:
             again = evaluated(student, teacher, splits, kept)
         beside = {"forward_seconds": round(plain, 2)}
         figures.append(figure(f"{name}: the first time", first / plain, seconds=round(first, 2), **beside))
-        figures.append(figure(f"{name}: with the teacher's rows kept", again / plain, seconds=round(again, 2), **beside))
+        figures.append(
+            figure(f"{name}: with the teacher's rows kept", again / plain, seconds=round(again, 2), **beside)
+        )
     write("evaluate", DEFINITION, figures, setting={"train": arguments.train, "test": arguments.test})
 
 

@@ -100,15 +100,22 @@ def run(arguments: argparse.Namespace) -> None:
 def write_results(lines: list[dict[str, Any]]) -> None:
     """Put the curves together."""
     by_cell: dict[tuple[str, str, float | None], list[float]] = defaultdict(list)
+    alone = {(line["setting"], line["seed"]): line["best"] for line in lines if line["share"] is None}
+    gains: dict[tuple[str, str, float | None], list[float]] = defaultdict(list)
     for line in lines:
-        by_cell[line["setting"], line["row"], line["share"]].append(line["best"])
+        cell = line["setting"], line["row"], line["share"]
+        by_cell[cell].append(line["best"])
+        gains[cell].append(line["best"] - alone[line["setting"], line["seed"]])
     figures = []
     for (setting, row, share), values in sorted(by_cell.items(), key=lambda item: (item[0][:2], item[0][2] or 0)):
         most = max(statistics.mean(v) for (s, r, _), v in by_cell.items() if (s, r) == (setting, row))
-        alone = statistics.mean(by_cell.get((setting, "ce", None), [float("nan")]))
         mean = statistics.mean(values)
         name = f"{setting}: {row}" + (f", share {share:g}" if share is not None else "")
-        numbers = {"accuracy": round(mean, 2), "above_ce": round(mean - alone, 2), "seeds": len(values)}
+        numbers = {
+            "accuracy": round(mean, 2),
+            "above_ce": round(statistics.mean(gains[setting, row, share]), 2),
+            "seeds": len(values),
+        }
         figures.append(figure(name, mean / most, **numbers))
     write("shares", DEFINITION, figures, lines=lines)
 

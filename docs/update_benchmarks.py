@@ -1,18 +1,23 @@
-"""Write docs/benchmarks.md from the figures under benchmarks/results: `python docs/update_benchmarks.py`."""
+"""Write docs/benchmarks.md from the figures under benchmarks/results: `python docs/update_benchmarks.py`.
+
+The curve of the shares goes to docs/balanced-weights.md.
+"""
 
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
-from generated import NOTHING, OF_EVERY_ROW, OWN_KEYS, ROOT
+from generated import NOTHING, OF_EVERY_ROW, OWN_KEYS, ROOT, filled
 
 from congruence.bench.planfile import load_plan
 from congruence.methods.catalogue import ROWS
 
 FOLDER = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "benchmarks.md"
+BALANCED = ROOT / "docs" / "balanced-weights.md"
 HEAD = """# Benchmarks
 
 Written by `python docs/update_benchmarks.py` from `benchmarks/results/`, which `make bench` writes anew (all but \
@@ -85,5 +90,35 @@ def page() -> str:
     return "\n".join([HEAD, *map(part, paths)])
 
 
+def curves() -> str:
+    """Return a table for each setting of `benchmarks/shares.py`: what rows gain over cross-entropy at each share."""
+    lines = json.loads((FOLDER / "shares.json").read_text(encoding="utf8"))["lines"]
+    parts = []
+    for setting in dict.fromkeys(line["setting"] for line in lines):
+        here = [line for line in lines if line["setting"] == setting]
+        alone = {line["seed"]: line["best"] for line in here if line["share"] is None}
+        gains: dict[tuple[str, float], list[float]] = {}
+        for line in here:
+            if line["share"] is not None:
+                gains.setdefault((line["row"], line["share"]), []).append(line["best"] - alone[line["seed"]])
+        shares = sorted({share for _, share in gains})
+        of_ce = " and ".join(f"{value:.1f}" for value in alone.values())
+        parts += [f"{setting}: points above `ce` of the same seed ({of_ce} %).", ""]
+        parts += ["| row | " + " | ".join(f"share {share:g}" for share in shares) + " |"]
+        parts += ["|---|" + "---:|" * len(shares)]
+        for row in dict.fromkeys(row for row, _ in gains):
+            of_row = [gains.get((row, share), []) for share in shares]
+            cells = [f"{statistics.fmean(each):+.1f} ({len(each)})" if each else NOTHING for each in of_row]
+            parts.append(f"| {row} | {' | '.join(cells)} |")
+        parts.append("")
+    return "\n".join(parts).rstrip()
+
+
+def balanced(now: str) -> str:
+    """Return the page of balanced weights with the curves as they are now."""
+    return filled(now, {"shares": curves()})
+
+
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf8")
+    BALANCED.write_text(balanced(BALANCED.read_text(encoding="utf8")), encoding="utf8")

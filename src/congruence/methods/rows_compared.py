@@ -90,6 +90,7 @@ COMPARED: tuple[Row, ...] = (
         weight={"discriminator": 1.0, "adversarial": 1.0},
         part_aliases={"tell": "discriminator", "deceive": "adversarial"},
         blind=True,
+        share=0.1,
     ),
     Row(
         key="dist",

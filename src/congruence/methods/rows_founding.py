@@ -48,6 +48,7 @@ FOUNDING: tuple[Row, ...] = (
         function=losses.wasserstein_loss,
         project=True,
         blind=True,
+        share=0.1,
     ),
     Row(
         key="class_wasserstein",
@@ -76,6 +77,7 @@ FOUNDING: tuple[Row, ...] = (
         function=losses.gaussian_wasserstein_loss,
         project=True,
         blind=True,
+        share=0.1,
     ),
     Row(
         key="class_gaussian_wasserstein",
@@ -95,6 +97,7 @@ FOUNDING: tuple[Row, ...] = (
         function=losses.gaussian_kl_loss,
         project=True,
         blind=True,
+        share=0.1,
     ),
     Row(
         key="mmd",
@@ -104,6 +107,7 @@ FOUNDING: tuple[Row, ...] = (
         function=losses.mmd_loss,
         project=True,
         blind=True,
+        share=0.1,
     ),
     Row(
         key="perception_coherence",

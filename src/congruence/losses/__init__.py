@@ -16,6 +16,7 @@ from congruence.losses.fitnet import HintLoss, hint_loss
 from congruence.losses.fsp import FspLoss, fsp_loss
 from congruence.losses.gaussian_kl import GaussianKlLoss, gaussian_kl_loss
 from congruence.losses.gaussian_wasserstein import GaussianWassersteinLoss, gaussian_wasserstein_loss
+from congruence.losses.gram import GramLoss, gram_loss
 from congruence.losses.hkd import HeterogeneousKdLoss, heterogeneous_kd_loss
 from congruence.losses.intra_class import IntraClassContrastiveLoss, intra_class_contrastive_loss
 from congruence.losses.joint_wasserstein import JointWassersteinLoss, joint_wasserstein_loss
@@ -61,6 +62,7 @@ __all__ = [
     "FspLoss",
     "GaussianKlLoss",
     "GaussianWassersteinLoss",
+    "GramLoss",
     "HeterogeneousKdLoss",
     "HierarchicalContextLoss",
     "HintLoss",
@@ -97,6 +99,7 @@ __all__ = [
     "fsp_loss",
     "gaussian_kl_loss",
     "gaussian_wasserstein_loss",
+    "gram_loss",
     "heterogeneous_kd_loss",
     "hierarchical_context_loss",
     "hint_loss",

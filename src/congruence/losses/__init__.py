@@ -23,6 +23,7 @@ from congruence.losses.joint_wasserstein import JointWassersteinLoss, joint_wass
 from congruence.losses.kd import DistillationLoss, distillation_loss
 from congruence.losses.kda import KernelTransferLoss, kernel_transfer_loss
 from congruence.losses.mimic import MimicLoss, mimic_loss
+from congruence.losses.minilm import AttentionRelationLoss, attention_relation_loss
 from congruence.losses.mkt import (
     MetricTransferAbsoluteLoss,
     MetricTransferRelativeLoss,
@@ -38,6 +39,7 @@ from congruence.losses.mlld import (
 from congruence.losses.mmd import MmdLoss, mmd_loss
 from congruence.losses.nst import NeuronSelectivityLoss, neuron_selectivity_loss
 from congruence.losses.ofd import OverhaulLoss, batch_norm_margin, overhaul_loss
+from congruence.losses.patch_relation import PatchRelationLoss, patch_relation_loss
 from congruence.losses.perception_coherence import PerceptionCoherenceLoss, perception_coherence_loss
 from congruence.losses.pkt import PktLoss, pkt_loss
 from congruence.losses.reviewkd import HierarchicalContextLoss, hierarchical_context_loss
@@ -48,6 +50,7 @@ from congruence.losses.vid import VariationalLoss, variational_loss
 from congruence.losses.wasserstein import WassersteinLoss, wasserstein_loss
 
 __all__ = [
+    "AttentionRelationLoss",
     "AttentionTransferLoss",
     "BatchCorrelationLoss",
     "ClassCorrelationLoss",
@@ -76,6 +79,7 @@ __all__ = [
     "MutualLearningLoss",
     "NeuronSelectivityLoss",
     "OverhaulLoss",
+    "PatchRelationLoss",
     "PerceptionCoherenceLoss",
     "PktLoss",
     "RkdAngleLoss",
@@ -84,6 +88,7 @@ __all__ = [
     "SoftTargetCrossEntropy",
     "VariationalLoss",
     "WassersteinLoss",
+    "attention_relation_loss",
     "attention_transfer_loss",
     "batch_correlation_loss",
     "batch_norm_margin",
@@ -113,6 +118,7 @@ __all__ = [
     "mutual_learning_loss",
     "neuron_selectivity_loss",
     "overhaul_loss",
+    "patch_relation_loss",
     "perception_coherence_loss",
     "pkt_loss",
     "rkd_angle_loss",

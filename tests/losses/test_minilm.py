@@ -62,7 +62,7 @@ class TestAttentionRelation(TokenLossTester):
             ((torch.zeros(4, 3, 2), torch.zeros(4, 3, 2).long()), "`teacher` must be a floating-point tensor"),
             (
                 (torch.zeros(4, 3, 2), torch.zeros(4, 3, 5)),
-                "`relation_heads` must be a divisor of both widths, got 2 for `student` [4, 3, 2], `teacher` [4, 3, 5].",
+                "`relation_heads` must be a divisor of both widths, got 2 for `student` [4, 3, 2], `teacher` [4, 3, 5]",
             ),
         ),
     )

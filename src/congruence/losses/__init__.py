@@ -42,6 +42,7 @@ from congruence.losses.ofd import OverhaulLoss, batch_norm_margin, overhaul_loss
 from congruence.losses.patch_relation import PatchRelationLoss, patch_relation_loss
 from congruence.losses.perception_coherence import PerceptionCoherenceLoss, perception_coherence_loss
 from congruence.losses.pkt import PktLoss, pkt_loss
+from congruence.losses.radio import AgglomerativeLoss, agglomerative_loss
 from congruence.losses.reviewkd import HierarchicalContextLoss, hierarchical_context_loss
 from congruence.losses.rkd import RkdAngleLoss, RkdDistanceLoss, rkd_angle_loss, rkd_distance_loss
 from congruence.losses.soft_target_cross_entropy import SoftTargetCrossEntropy, soft_target_cross_entropy
@@ -50,6 +51,7 @@ from congruence.losses.vid import VariationalLoss, variational_loss
 from congruence.losses.wasserstein import WassersteinLoss, wasserstein_loss
 
 __all__ = [
+    "AgglomerativeLoss",
     "AttentionRelationLoss",
     "AttentionTransferLoss",
     "BatchCorrelationLoss",
@@ -88,6 +90,7 @@ __all__ = [
     "SoftTargetCrossEntropy",
     "VariationalLoss",
     "WassersteinLoss",
+    "agglomerative_loss",
     "attention_relation_loss",
     "attention_transfer_loss",
     "batch_correlation_loss",

@@ -122,7 +122,7 @@ def test_half_precision_is_widened():
         (torch.ones(1, 2), None, "`features` must be two or more, got 1."),
         (torch.full((3, 2), math.nan), None, "`features` must be finite, got NaN or infinity in 3 of 3 rows"),
         (torch.ones(3, 2), torch.ones(3, 2) > 0, "`mask` must be None for features [n, D], got one for `features`"),
-        (torch.ones(3, 2, 4), torch.ones(3, 2), "`mask` must be None or a boolean tensor of shape [3, 2], got torch.fl"),
+        (torch.ones(3, 2, 4), torch.ones(3, 2), "`mask` must be None or a boolean tensor of shape [3, 2], got"),
         (torch.ones(3, 2, 4), torch.zeros(3, 2) > 0, "`features` must be two or more, got 0."),
     ],
 )

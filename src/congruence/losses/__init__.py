@@ -48,6 +48,7 @@ from congruence.losses.rkd import RkdAngleLoss, RkdDistanceLoss, rkd_angle_loss,
 from congruence.losses.soft_target_cross_entropy import SoftTargetCrossEntropy, soft_target_cross_entropy
 from congruence.losses.sp import SimilarityPreservingLoss, similarity_preserving_loss
 from congruence.losses.vid import VariationalLoss, variational_loss
+from congruence.losses.vitkd import MaskedGenerationLoss, TokenMimicLoss, masked_generation_loss, token_mimic_loss
 from congruence.losses.wasserstein import WassersteinLoss, wasserstein_loss
 
 __all__ = [
@@ -74,6 +75,7 @@ __all__ = [
     "IntraClassContrastiveLoss",
     "JointWassersteinLoss",
     "KernelTransferLoss",
+    "MaskedGenerationLoss",
     "MetricTransferAbsoluteLoss",
     "MetricTransferRelativeLoss",
     "MimicLoss",
@@ -88,6 +90,7 @@ __all__ = [
     "RkdDistanceLoss",
     "SimilarityPreservingLoss",
     "SoftTargetCrossEntropy",
+    "TokenMimicLoss",
     "VariationalLoss",
     "WassersteinLoss",
     "agglomerative_loss",
@@ -114,6 +117,7 @@ __all__ = [
     "intra_class_contrastive_loss",
     "joint_wasserstein_loss",
     "kernel_transfer_loss",
+    "masked_generation_loss",
     "metric_transfer_absolute_loss",
     "metric_transfer_relative_loss",
     "mimic_loss",
@@ -128,6 +132,7 @@ __all__ = [
     "rkd_distance_loss",
     "similarity_preserving_loss",
     "soft_target_cross_entropy",
+    "token_mimic_loss",
     "variational_loss",
     "wasserstein_loss",
 ]

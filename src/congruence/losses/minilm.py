@@ -61,10 +61,10 @@ def attention_relation_loss(
     if student.shape[2] % relation_heads or teacher.shape[2] % relation_heads:
         got = f"{relation_heads} for `student` {check.shape(student)}, `teacher` {check.shape(teacher)}"
         check.fail(name, "relation_heads", "a divisor of both widths", got)
-    relations = (_relations(without_padding(x, mask), relation_heads) for x in (student, teacher))
+    ours, theirs = (_relations(without_padding(x, mask), relation_heads) for x in (student, teacher))
     if mask is None:
-        return row_divergence(*relations).mean().to(student.dtype)
-    rows = row_divergence(*relations, mask[:, None, None]).mean(1) * mask
+        return row_divergence(ours, theirs).mean().to(student.dtype)
+    rows = row_divergence(ours, theirs, mask[:, None, None]).mean(1) * mask
     return (rows.sum() / mask.sum().clamp(min=1)).to(student.dtype)
 
 

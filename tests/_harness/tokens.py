@@ -9,6 +9,7 @@ import re
 import pytest
 import torch
 from _harness.losses import LossTester, gradients, leaves, seeded
+from _harness.memory import largest_tensor
 from torch import Tensor
 
 MASK = torch.tensor(
@@ -144,3 +145,14 @@ class TokenLossTester(LossTester):
             sentence = f"`{self.case.name}`: `mask` must be None or a boolean tensor of shape [4, 4], got {got}."
             with pytest.raises(ValueError, match=re.escape(sentence)):
                 self.case.function(*sides, mask=bad, **self.case.required)
+
+    def test_memory_is_that_of_pairs_of_tokens(self):
+        for settings in self.case.settings:
+            sides = leaves(tuple(side.repeat(8, 8, 1) for side in self.case.inputs(seeded(29), 4)))
+            heads = settings.get("relation_heads", 1)
+
+            def step(sides=sides, settings=settings):
+                self.case.function(*sides, **settings).backward()
+
+            largest = largest_tensor(step)
+            assert largest <= heads * 32**3

@@ -42,7 +42,7 @@ def patch_relation_loss(
 
     Returns:
         The loss, in float32 or float64; 0 with zero gradient where no token has a P. A token of zeros has cosine 0 to
-        all. It holds matrices [B, N, N] of float64.
+        all. With the backward pass it takes about eight matrices [B, N, N] of float64.
 
     Raises:
         ValueError: for shapes or a mask that do not fit, or a hyper-parameter out of its range.

@@ -11,6 +11,7 @@ from congruence.geometry.dissimilarity import (
 from congruence.geometry.gaussian import bures, gaussian_wasserstein
 from congruence.geometry.kernels import bilinear_kernel, mmd_kernel, rbf_kernel, resolve_kernel, taylor_rbf_kernel
 from congruence.geometry.maps import pooled_alike
+from congruence.geometry.phi_s import phi_s_transform
 from congruence.geometry.softrank import soft_rank
 from congruence.geometry.transport import class_transport_plan, transport_cost, transport_plan
 
@@ -26,6 +27,7 @@ __all__ = [
     "kmeans",
     "mmd_kernel",
     "pairwise_dissimilarity",
+    "phi_s_transform",
     "pooled_alike",
     "rbf_kernel",
     "resolve_kernel",

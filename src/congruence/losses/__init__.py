@@ -16,12 +16,14 @@ from congruence.losses.fitnet import HintLoss, hint_loss
 from congruence.losses.fsp import FspLoss, fsp_loss
 from congruence.losses.gaussian_kl import GaussianKlLoss, gaussian_kl_loss
 from congruence.losses.gaussian_wasserstein import GaussianWassersteinLoss, gaussian_wasserstein_loss
+from congruence.losses.gram import GramLoss, gram_loss
 from congruence.losses.hkd import HeterogeneousKdLoss, heterogeneous_kd_loss
 from congruence.losses.intra_class import IntraClassContrastiveLoss, intra_class_contrastive_loss
 from congruence.losses.joint_wasserstein import JointWassersteinLoss, joint_wasserstein_loss
 from congruence.losses.kd import DistillationLoss, distillation_loss
 from congruence.losses.kda import KernelTransferLoss, kernel_transfer_loss
 from congruence.losses.mimic import MimicLoss, mimic_loss
+from congruence.losses.minilm import AttentionRelationLoss, attention_relation_loss
 from congruence.losses.mkt import (
     MetricTransferAbsoluteLoss,
     MetricTransferRelativeLoss,
@@ -37,16 +39,21 @@ from congruence.losses.mlld import (
 from congruence.losses.mmd import MmdLoss, mmd_loss
 from congruence.losses.nst import NeuronSelectivityLoss, neuron_selectivity_loss
 from congruence.losses.ofd import OverhaulLoss, batch_norm_margin, overhaul_loss
+from congruence.losses.patch_relation import PatchRelationLoss, patch_relation_loss
 from congruence.losses.perception_coherence import PerceptionCoherenceLoss, perception_coherence_loss
 from congruence.losses.pkt import PktLoss, pkt_loss
+from congruence.losses.radio import AgglomerativeLoss, agglomerative_loss
 from congruence.losses.reviewkd import HierarchicalContextLoss, hierarchical_context_loss
 from congruence.losses.rkd import RkdAngleLoss, RkdDistanceLoss, rkd_angle_loss, rkd_distance_loss
 from congruence.losses.soft_target_cross_entropy import SoftTargetCrossEntropy, soft_target_cross_entropy
 from congruence.losses.sp import SimilarityPreservingLoss, similarity_preserving_loss
 from congruence.losses.vid import VariationalLoss, variational_loss
+from congruence.losses.vitkd import MaskedGenerationLoss, TokenMimicLoss, masked_generation_loss, token_mimic_loss
 from congruence.losses.wasserstein import WassersteinLoss, wasserstein_loss
 
 __all__ = [
+    "AgglomerativeLoss",
+    "AttentionRelationLoss",
     "AttentionTransferLoss",
     "BatchCorrelationLoss",
     "ClassCorrelationLoss",
@@ -61,12 +68,14 @@ __all__ = [
     "FspLoss",
     "GaussianKlLoss",
     "GaussianWassersteinLoss",
+    "GramLoss",
     "HeterogeneousKdLoss",
     "HierarchicalContextLoss",
     "HintLoss",
     "IntraClassContrastiveLoss",
     "JointWassersteinLoss",
     "KernelTransferLoss",
+    "MaskedGenerationLoss",
     "MetricTransferAbsoluteLoss",
     "MetricTransferRelativeLoss",
     "MimicLoss",
@@ -74,14 +83,18 @@ __all__ = [
     "MutualLearningLoss",
     "NeuronSelectivityLoss",
     "OverhaulLoss",
+    "PatchRelationLoss",
     "PerceptionCoherenceLoss",
     "PktLoss",
     "RkdAngleLoss",
     "RkdDistanceLoss",
     "SimilarityPreservingLoss",
     "SoftTargetCrossEntropy",
+    "TokenMimicLoss",
     "VariationalLoss",
     "WassersteinLoss",
+    "agglomerative_loss",
+    "attention_relation_loss",
     "attention_transfer_loss",
     "batch_correlation_loss",
     "batch_norm_margin",
@@ -97,12 +110,14 @@ __all__ = [
     "fsp_loss",
     "gaussian_kl_loss",
     "gaussian_wasserstein_loss",
+    "gram_loss",
     "heterogeneous_kd_loss",
     "hierarchical_context_loss",
     "hint_loss",
     "intra_class_contrastive_loss",
     "joint_wasserstein_loss",
     "kernel_transfer_loss",
+    "masked_generation_loss",
     "metric_transfer_absolute_loss",
     "metric_transfer_relative_loss",
     "mimic_loss",
@@ -110,12 +125,14 @@ __all__ = [
     "mutual_learning_loss",
     "neuron_selectivity_loss",
     "overhaul_loss",
+    "patch_relation_loss",
     "perception_coherence_loss",
     "pkt_loss",
     "rkd_angle_loss",
     "rkd_distance_loss",
     "similarity_preserving_loss",
     "soft_target_cross_entropy",
+    "token_mimic_loss",
     "variational_loss",
     "wasserstein_loss",
 ]

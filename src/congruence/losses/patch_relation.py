@@ -1,0 +1,104 @@
+"""Patch relations: how each token of a sample shares its attention among the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from congruence.core import check
+from congruence.core.numerics import as_float64, float32_island, unit
+from congruence.geometry.tokens import check_tokens, row_divergence, without_padding
+
+CHECKS: Mapping[str, check.Constraint] = {"temperature": check.POSITIVE, "diagonal": check.Flag()}
+
+
+@float32_island
+def patch_relation_loss(
+    student_tokens: Tensor,
+    teacher_tokens: Tensor,
+    *,
+    temperature: float = 0.1,
+    diagonal: bool = True,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Divergence of the softened cosines between the tokens of a sample.
+
+    With P_b,i· = softmax_j(cos(x_b,i, x_b,j) / T): L = mean over samples b and tokens i of KL(P^t_b,i· ‖ P^s_b,i·),
+    without T². With a mask j runs over a sample's real tokens, and the mean over the real tokens of the batch.
+
+    Shape:
+        `student_tokens` [B, N, D_s], `teacher_tokens` [B, N, D_t], widths may differ; `mask` [B, N]; returns [].
+
+    Args:
+        student_tokens: patch tokens, without class or register tokens.
+        teacher_tokens: of the same places.
+        temperature: T > 0.
+        diagonal: whether j = i counts. A token's similarity to itself is 1 whatever the network does, and at a low
+            temperature takes most of P: without it the loss is larger, and about the other tokens alone. A token
+            without another then has no P, and is left out of the mean.
+        mask: bool, True for real tokens; None: all are. What the others hold changes nothing.
+
+    Returns:
+        The loss, in float32 or float64; 0 with zero gradient where no token has a P. A token of zeros has cosine 0 to
+        all. With the backward pass it takes about eight matrices [B, N, N] of float64.
+
+    Raises:
+        ValueError: for shapes or a mask that do not fit, or a hyper-parameter out of its range.
+
+    Example:
+        >>> import torch
+        >>> teacher = torch.tensor([[[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]]])
+        >>> student = torch.tensor([[[1.0], [1.0], [-1.0]]])
+        >>> for diagonal in (True, False):
+        ...     print(round(patch_relation_loss(student, teacher, diagonal=diagonal).item(), 4))
+        0.3893
+        0.8994
+
+    Reference:
+        From the definition.
+
+    Deviations:
+        None.
+    """
+    name = "patch_relation_loss"
+    check_tokens(name, mask, student_tokens=student_tokens, teacher_tokens=teacher_tokens)
+    check.hyperparameters(name, CHECKS, temperature=temperature, diagonal=diagonal)
+    student, teacher = (unit(as_float64(without_padding(x, mask))) for x in (student_tokens, teacher_tokens))
+    keys = _keys(student, mask, diagonal)
+    rows = row_divergence(student @ student.mT / temperature, teacher @ teacher.mT / temperature, keys)
+    if keys is None:
+        return rows.mean().to(student_tokens.dtype)
+    real = keys.any(2).expand_as(rows)  # that have a P
+    real = real if mask is None else real & mask
+    return ((rows * real).sum() / real.sum().clamp(min=1)).to(student_tokens.dtype)
+
+
+def _keys(tokens: Tensor, mask: Tensor | None, diagonal: bool) -> Tensor | None:
+    """Return which tokens count in the row of each, bool [1 or B, 1 or N, N]; None: all."""
+    keys = None if mask is None else mask.unsqueeze(1)
+    if diagonal:
+        return keys
+    others = ~torch.eye(tokens.shape[1], dtype=torch.bool, device=tokens.device)[None]
+    return others if keys is None else others & keys
+
+
+class PatchRelationLoss(nn.Module):
+    """`patch_relation_loss` with its hyper-parameters stored."""
+
+    def __init__(self, *, temperature: float = 0.1, diagonal: bool = True) -> None:
+        super().__init__()
+        check.hyperparameters("PatchRelationLoss", CHECKS, temperature=temperature, diagonal=diagonal)
+        self.temperature = temperature
+        self.diagonal = diagonal
+
+    def forward(self, student_tokens: Tensor, teacher_tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the loss of `student_tokens` [B, N, D_s] and `teacher_tokens` [B, N, D_t]."""
+        return patch_relation_loss(
+            student_tokens, teacher_tokens, temperature=self.temperature, diagonal=self.diagonal, mask=mask
+        )
+
+    def extra_repr(self) -> str:
+        """Write the hyper-parameters."""
+        return f"temperature={self.temperature}, diagonal={self.diagonal}"

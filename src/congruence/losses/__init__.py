@@ -8,6 +8,7 @@ from congruence.losses.cckd import CorrelationCongruenceLoss, correlation_congru
 from congruence.losses.ce import CrossEntropyLoss, cross_entropy_loss
 from congruence.losses.class_gaussian_wasserstein import ClassGaussianWassersteinLoss, class_gaussian_wasserstein_loss
 from congruence.losses.class_wasserstein import ClassWassersteinLoss, class_wasserstein_loss
+from congruence.losses.cosine import CosineLoss, cosine_loss
 from congruence.losses.crd import ContrastiveRepresentationLoss, contrastive_representation_loss
 from congruence.losses.dist import DistLoss, dist_loss
 from congruence.losses.dkd import DecoupledKdLoss, decoupled_kd_loss
@@ -54,6 +55,7 @@ __all__ = [
     "ClassWassersteinLoss",
     "ContrastiveRepresentationLoss",
     "CorrelationCongruenceLoss",
+    "CosineLoss",
     "CrossEntropyLoss",
     "DecoupledKdLoss",
     "DistLoss",
@@ -90,6 +92,7 @@ __all__ = [
     "class_wasserstein_loss",
     "contrastive_representation_loss",
     "correlation_congruence_loss",
+    "cosine_loss",
     "cross_entropy_loss",
     "decoupled_kd_loss",
     "dist_loss",

@@ -42,6 +42,7 @@ from congruence.losses.perception_coherence import PerceptionCoherenceLoss, perc
 from congruence.losses.pkt import PktLoss, pkt_loss
 from congruence.losses.reviewkd import HierarchicalContextLoss, hierarchical_context_loss
 from congruence.losses.rkd import RkdAngleLoss, RkdDistanceLoss, rkd_angle_loss, rkd_distance_loss
+from congruence.losses.score_distill import ScoreDistillationLoss, score_distillation_loss
 from congruence.losses.soft_target_cross_entropy import SoftTargetCrossEntropy, soft_target_cross_entropy
 from congruence.losses.sp import SimilarityPreservingLoss, similarity_preserving_loss
 from congruence.losses.vid import VariationalLoss, variational_loss
@@ -80,6 +81,7 @@ __all__ = [
     "PktLoss",
     "RkdAngleLoss",
     "RkdDistanceLoss",
+    "ScoreDistillationLoss",
     "SimilarityPreservingLoss",
     "SoftTargetCrossEntropy",
     "VariationalLoss",
@@ -117,6 +119,7 @@ __all__ = [
     "pkt_loss",
     "rkd_angle_loss",
     "rkd_distance_loss",
+    "score_distillation_loss",
     "similarity_preserving_loss",
     "soft_target_cross_entropy",
     "variational_loss",

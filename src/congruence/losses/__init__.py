@@ -40,6 +40,7 @@ from congruence.losses.nst import NeuronSelectivityLoss, neuron_selectivity_loss
 from congruence.losses.ofd import OverhaulLoss, batch_norm_margin, overhaul_loss
 from congruence.losses.perception_coherence import PerceptionCoherenceLoss, perception_coherence_loss
 from congruence.losses.pkt import PktLoss, pkt_loss
+from congruence.losses.queue_relation import QueueRelationLoss, queue_relation_loss
 from congruence.losses.reviewkd import HierarchicalContextLoss, hierarchical_context_loss
 from congruence.losses.rkd import RkdAngleLoss, RkdDistanceLoss, rkd_angle_loss, rkd_distance_loss
 from congruence.losses.score_distill import ScoreDistillationLoss, score_distillation_loss
@@ -79,6 +80,7 @@ __all__ = [
     "OverhaulLoss",
     "PerceptionCoherenceLoss",
     "PktLoss",
+    "QueueRelationLoss",
     "RkdAngleLoss",
     "RkdDistanceLoss",
     "ScoreDistillationLoss",
@@ -117,6 +119,7 @@ __all__ = [
     "overhaul_loss",
     "perception_coherence_loss",
     "pkt_loss",
+    "queue_relation_loss",
     "rkd_angle_loss",
     "rkd_distance_loss",
     "score_distillation_loss",

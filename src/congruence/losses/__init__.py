@@ -44,6 +44,7 @@ from congruence.losses.queue_relation import QueueRelationLoss, queue_relation_l
 from congruence.losses.reviewkd import HierarchicalContextLoss, hierarchical_context_loss
 from congruence.losses.rkd import RkdAngleLoss, RkdDistanceLoss, rkd_angle_loss, rkd_distance_loss
 from congruence.losses.score_distill import ScoreDistillationLoss, score_distillation_loss
+from congruence.losses.similarity import RelativeSimilarityLoss, relative_similarity_loss
 from congruence.losses.soft_target_cross_entropy import SoftTargetCrossEntropy, soft_target_cross_entropy
 from congruence.losses.sp import SimilarityPreservingLoss, similarity_preserving_loss
 from congruence.losses.vid import VariationalLoss, variational_loss
@@ -81,6 +82,7 @@ __all__ = [
     "PerceptionCoherenceLoss",
     "PktLoss",
     "QueueRelationLoss",
+    "RelativeSimilarityLoss",
     "RkdAngleLoss",
     "RkdDistanceLoss",
     "ScoreDistillationLoss",
@@ -120,6 +122,7 @@ __all__ = [
     "perception_coherence_loss",
     "pkt_loss",
     "queue_relation_loss",
+    "relative_similarity_loss",
     "rkd_angle_loss",
     "rkd_distance_loss",
     "score_distillation_loss",

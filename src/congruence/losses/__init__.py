@@ -8,6 +8,7 @@ from congruence.losses.cckd import CorrelationCongruenceLoss, correlation_congru
 from congruence.losses.ce import CrossEntropyLoss, cross_entropy_loss
 from congruence.losses.class_gaussian_wasserstein import ClassGaussianWassersteinLoss, class_gaussian_wasserstein_loss
 from congruence.losses.class_wasserstein import ClassWassersteinLoss, class_wasserstein_loss
+from congruence.losses.cosine import CosineLoss, cosine_loss
 from congruence.losses.crd import ContrastiveRepresentationLoss, contrastive_representation_loss
 from congruence.losses.dist import DistLoss, dist_loss
 from congruence.losses.dkd import DecoupledKdLoss, decoupled_kd_loss
@@ -42,9 +43,12 @@ from congruence.losses.ofd import OverhaulLoss, batch_norm_margin, overhaul_loss
 from congruence.losses.patch_relation import PatchRelationLoss, patch_relation_loss
 from congruence.losses.perception_coherence import PerceptionCoherenceLoss, perception_coherence_loss
 from congruence.losses.pkt import PktLoss, pkt_loss
+from congruence.losses.queue_relation import QueueRelationLoss, queue_relation_loss
 from congruence.losses.radio import AgglomerativeLoss, agglomerative_loss
 from congruence.losses.reviewkd import HierarchicalContextLoss, hierarchical_context_loss
 from congruence.losses.rkd import RkdAngleLoss, RkdDistanceLoss, rkd_angle_loss, rkd_distance_loss
+from congruence.losses.score_distill import ScoreDistillationLoss, score_distillation_loss
+from congruence.losses.similarity import RelativeSimilarityLoss, relative_similarity_loss
 from congruence.losses.soft_target_cross_entropy import SoftTargetCrossEntropy, soft_target_cross_entropy
 from congruence.losses.sp import SimilarityPreservingLoss, similarity_preserving_loss
 from congruence.losses.vid import VariationalLoss, variational_loss
@@ -61,6 +65,7 @@ __all__ = [
     "ClassWassersteinLoss",
     "ContrastiveRepresentationLoss",
     "CorrelationCongruenceLoss",
+    "CosineLoss",
     "CrossEntropyLoss",
     "DecoupledKdLoss",
     "DistLoss",
@@ -86,8 +91,11 @@ __all__ = [
     "PatchRelationLoss",
     "PerceptionCoherenceLoss",
     "PktLoss",
+    "QueueRelationLoss",
+    "RelativeSimilarityLoss",
     "RkdAngleLoss",
     "RkdDistanceLoss",
+    "ScoreDistillationLoss",
     "SimilarityPreservingLoss",
     "SoftTargetCrossEntropy",
     "TokenMimicLoss",
@@ -103,6 +111,7 @@ __all__ = [
     "class_wasserstein_loss",
     "contrastive_representation_loss",
     "correlation_congruence_loss",
+    "cosine_loss",
     "cross_entropy_loss",
     "decoupled_kd_loss",
     "dist_loss",
@@ -128,8 +137,11 @@ __all__ = [
     "patch_relation_loss",
     "perception_coherence_loss",
     "pkt_loss",
+    "queue_relation_loss",
+    "relative_similarity_loss",
     "rkd_angle_loss",
     "rkd_distance_loss",
+    "score_distillation_loss",
     "similarity_preserving_loss",
     "soft_target_cross_entropy",
     "token_mimic_loss",

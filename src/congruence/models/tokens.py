@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from congruence.geometry.maps import pooled_alike
+
 MOST = 16  # tokens that may stand before the patches: a class token, one for distillation, registers
 Size = tuple[int, int]
 
@@ -93,3 +95,29 @@ def tokens_of(tensor: Tensor, patches: Patches | None) -> tuple[Tensor, Size | N
     if patches is None:
         return tensor, None
     return tensor[:, patches.before :], (patches.height, patches.width)
+
+
+def tokens_alike(
+    first: Tensor, second: Tensor, first_grid: Size | None, second_grid: Size | None
+) -> tuple[Tensor, Tensor]:
+    """Return two sides' tokens as many as each other: on grids of two sizes, the larger is averaged to the smaller.
+
+    Raises:
+        ValueError: for other numbers of tokens where no grid is known.
+
+    Example:
+        >>> import torch
+        >>> fine, coarse = torch.ones(2, 16, 3), torch.ones(2, 4, 5)
+        >>> [list(each.shape) for each in tokens_alike(fine, coarse, (4, 4), (2, 2))]
+        [[2, 4, 3], [2, 4, 5]]
+    """
+    if first.shape[1] == second.shape[1] and (first_grid == second_grid or None in (first_grid, second_grid)):
+        return first, second
+    if first_grid is None or second_grid is None:
+        raise ValueError(
+            f"{first.shape[1]} tokens of the student and {second.shape[1]} of the teacher lie on no grid by which they "
+            "could be brought together: read layers that give as many."
+        )
+    maps = [as_maps(each, Patches(0, *grid)) for each, grid in ((first, first_grid), (second, second_grid))]
+    one, other = pooled_alike(*maps)
+    return as_tokens(one), as_tokens(other)

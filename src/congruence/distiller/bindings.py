@@ -20,6 +20,7 @@ from congruence.models.masks import Mask, token_mask
 from congruence.models.parameters import shares_parameters
 from congruence.models.projectors import rows
 from congruence.models.taps import Taps
+from congruence.models.tokens import Patches, as_maps, tokens_of
 from congruence.models.untaught import is_untaught
 
 LOG = logging.getLogger("congruence")
@@ -30,7 +31,8 @@ class Binding:
     """A term's method and the layers it reads.
 
     `paths` is keyed by (model, role) with models as the method calls them; `models` says which model each name is.
-    `masks` names, by model, what tells real tokens from padding. `named` says whether the term named a layout, `second`
+    `masks` names, by model, what tells real tokens from padding. `patches` says, by (model, path), how the tokens of an
+    image lie. `named` says whether the term named a layout, `second`
     whether the example had the batch second.
     """
 
@@ -40,6 +42,7 @@ class Binding:
     models: Mapping[str, str]
     paths: Mapping[tuple[str, str], tuple[str, ...]]
     masks: Mapping[str, Mask] = field(default_factory=dict)
+    patches: Mapping[tuple[str, str], Patches] = field(default_factory=dict)
     named: bool = False
     second: bool = False
 
@@ -96,6 +99,8 @@ def bind(term: Term, taps: Mapping[str, Taps], students: tuple[str, ...], facts:
     if needs.teacher:
         models["teacher"] = "teacher"
     paths: dict[tuple[str, str], tuple[str, ...]] = {}
+    patches: dict[tuple[str, str], Patches] = {}
+    grids: dict[tuple[str, str], tuple[tuple[int, int] | None, ...]] = {}
     shapes: dict[tuple[str, str], tuple[torch.Size, ...]] = {}
     term.check_models([*models, *taps], needs.roles)
     second = False
@@ -110,11 +115,17 @@ def bind(term: Term, taps: Mapping[str, Taps], students: tuple[str, ...], facts:
                 if (model, role) == ("teacher", "logits"):
                     _warn_of_untaught(term.name, taps[model], paths[name, role])
                 second |= _check_layouts(taps[model], paths[name, role], named=layout is not None)
-                shapes[name, role] = tuple(_shape(role, taps[model].shapes[path]) for path in paths[name, role])
+                for path in paths[name, role] if role in ("tokens", "maps") else ():
+                    if (found := taps[model].patches(path)) is not None:
+                        patches[name, path] = found
+                seen = [_seen(role, taps[model].shapes[path], patches.get((name, path))) for path in paths[name, role]]
+                shapes[name, role] = tuple(shape for shape, _ in seen)
+                grids[name, role] = tuple(grid for _, grid in seen)
             except ValueError as error:
                 raise ValueError(f"The term '{term.name}': {error}") from None
     try:
-        method.build(Probe(shapes, paths, {n: taps[m].module("") for n, m in models.items()}, _students(models), facts))
+        modules = {name: taps[model].module("") for name, model in models.items()}
+        method.build(Probe(shapes, paths, modules, _students(models), facts, grids))
     except ValueError as error:
         where = "; ".join(
             f"{name} {role} {', '.join(f'{p!r} {list(s)}' for p, s in zip(paths[name, role], sizes, strict=True))}"
@@ -128,7 +139,8 @@ def bind(term: Term, taps: Mapping[str, Taps], students: tuple[str, ...], facts:
                 f"saved with the term: keep a copy of what it reads there."
             )
     masks = {name: term.mask_of(name) for name in models}
-    binding = Binding(term.name, method, _students(models), models, paths, masks, term.layout is not None, second)
+    named = term.layout is not None
+    binding = Binding(term.name, method, _students(models), models, paths, masks, patches, named, second)
     _check_masks(binding, taps)
     return binding
 
@@ -290,10 +302,16 @@ def mask_of(
     return mask
 
 
-def _shape(role: str, shape: torch.Size) -> torch.Size:
-    """Return the shape a role has as the method sees it."""
+def _seen(role: str, shape: torch.Size, patches: Patches | None) -> tuple[torch.Size, tuple[int, int] | None]:
+    """Return the shape a role has as the method sees it, and how its tokens lie in an image."""
+    tapped = torch.empty(shape, device="meta")
     if role == "features":
-        return rows(torch.empty(shape)).shape
+        return rows(tapped).shape, None
     if role == "logits" and len(shape) != 2:
         raise ValueError(f"logits must be [batch, classes], the tapped layer gives {list(shape)}.")
-    return shape
+    if role == "tokens" and len(shape) < 3:
+        raise ValueError(f"tokens must be [batch, tokens, channels], the tapped layer gives {list(shape)}.")
+    if role == "tokens":
+        tokens, grid = tokens_of(tapped, patches)
+        return tokens.shape, grid
+    return (shape if role == "logits" or patches is None else as_maps(tapped, patches).shape), None

@@ -26,6 +26,7 @@ from congruence.models.layouts import check_rows
 from congruence.models.projectors import rows
 from congruence.models.taps import Taps
 from congruence.models.teacher import Teacher
+from congruence.models.tokens import Patches, as_maps, tokens_of
 
 
 def check_needs(binding: Binding, captured: Captured, *, epochs_begun: bool) -> None:
@@ -67,6 +68,7 @@ def signals_of(binding: Binding, captured: Captured, clock: Clock, runner: Runne
     needs = binding.method.needs
     tensors: dict[Key, tuple[Tensor, ...]] = {}
     masks: dict[Key, tuple[Tensor | None, ...]] = {}
+    grids: dict[Key, tuple[tuple[int, int] | None, ...]] = {}
     if binding.second and captured.micro_batch is not None:
         raise ValueError(
             f"`micro_batch` splits the first dimension of the inputs, which is not the batch where the term "
@@ -81,17 +83,43 @@ def signals_of(binding: Binding, captured: Captured, clock: Clock, runner: Runne
                 if tensor.dim() > 2:  # of rows [B, C] nothing was assumed
                     check_rows(what, tensor.shape, captured.samples(view, tensor.shape, named=binding.named))
                 real.append(mask_of(binding, model, role, path, tensor, captured.inputs[view]))
-            pairs = zip(layers, real, strict=True)
             if role == "features":
+                pairs = zip(layers, real, strict=True)
                 tensors[model, view, role] = tuple(_pooled(tensor, mask, pooled) for tensor, mask in pairs)
                 continue
+            lie = [
+                _lie(binding, model, path, tensor) if role != "logits" else None
+                for path, tensor in zip(paths, layers, strict=True)
+            ]
+            if role == "tokens":
+                real = [m if m is None or p is None else m[:, p.before :] for m, p in zip(real, lie, strict=True)]
+                cut = [tokens_of(tensor, patches) for tensor, patches in zip(layers, lie, strict=True)]
+                layers, grids[model, view, role] = [tokens for tokens, _ in cut], tuple(grid for _, grid in cut)
+            elif role == "maps":
+                whole = zip(layers, lie, real, strict=True)
+                layers = [t if p is None or m is not None else as_maps(t, p) for t, p, m in whole]
+            pairs = zip(layers, real, strict=True)
             tensors[model, view, role] = tuple(
                 tensor if mask is None else tensor.masked_fill(~mask.unsqueeze(2), 0) for tensor, mask in pairs
             )
             if any(mask is not None for mask in real):
                 masks[model, view, role] = tuple(real)
     inputs = {view: captured.inputs[view] for view in needs.views} if needs.inputs else {}
-    return Signals(tensors, binding.students, clock, captured.labels, captured.index, inputs, runner, masks)
+    return Signals(tensors, binding.students, clock, captured.labels, captured.index, inputs, runner, masks, grids)
+
+
+def _lie(binding: Binding, model: str, path: str, tokens: Tensor) -> Patches | None:
+    """Return how the tokens of a batch lie in their image, None where nothing told in the dry run."""
+    patches = binding.patches.get((model, path))
+    if patches is None:
+        return None
+    found = patches.of_count(tokens.shape[1])
+    if found is None:
+        raise ValueError(
+            f"The term '{binding.term}': the {binding.models[model]}'s layer '{path}' gives {tokens.shape[1]} tokens, "
+            f"no grid of the example's proportions ({patches.before} before {patches.height}×{patches.width})."
+        )
+    return found
 
 
 def _pooled(tensor: Tensor, mask: Tensor | None, done: ByTensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -10,13 +10,16 @@ from torch import Tensor, nn
 from congruence.core import check
 from congruence.methods.method import Method, Needs, Probe, Signals
 from congruence.models.projectors import linear_projector, map_projector
+from congruence.models.tokens import tokens_alike
 
 
 class LossMethod(Method):
     """Apply a loss module to one role, layer by layer, and sum over the layers; or once to the lists of them.
 
     The loss gets its tensors in the library's order: student, teacher (where needed), labels (where needed; the batch's
-    serve for both sides of a loss that asks for labels of each).
+    serve for both sides of a loss that asks for labels of each). A loss of tokens gets those of both sides as many as
+    each other, averaged to the smaller of two grids; and, where some are padding, `mask=` bool [B, N], those that are
+    real on both.
 
     Args:
         loss: the module; its result is one number (`reduction="mean"` where it has one).
@@ -58,14 +61,16 @@ class LossMethod(Method):
         pairs = probe.pairs(role) if self.needs.teacher else list(zip(students, students, strict=True))
         self.projectors = nn.ModuleList()
         self.projectors.extend(_projector(*pair) if self.project else nn.Identity() for pair in pairs)
+        models = ("student", "teacher")
         rows = {
             (model, view, role): tuple(torch.zeros(shape) for shape in shapes)
-            for model, shapes in zip(("student", "teacher"), zip(*pairs, strict=True), strict=True)
+            for model, shapes in zip(models, zip(*pairs, strict=True), strict=True)
             for view in self.needs.views
         }
+        grids = {(model, view, role): probe.grids.get((model, role), ()) for model, view, _ in rows}
         labels = torch.zeros(students[0][0], dtype=torch.long) if self.needs.labels else None
         with torch.no_grad():
-            self.loss(self.embed(Signals(rows, ("student",), labels=labels)))
+            self.loss(self.embed(Signals(rows, ("student",), labels=labels, grids=grids)))
 
     def embed(self, signals: Signals) -> Signals:
         """Project the student's rows."""
@@ -82,13 +87,31 @@ class LossMethod(Method):
         if self.needs.teacher:
             sides.append(signals.layers("teacher", role, view))
         extra = (signals.labels,) * (2 if self.labels_of_each else 1) if self.needs.labels else ()
-        groups = [sides] if self.listed else zip(*sides, strict=True)
-        values = [self.criterion(*group, *extra) for group in groups]
+        if role == "tokens":
+            layers = list(zip(*sides, strict=True))
+            values = [self.criterion(*tokens, *extra, **real) for tokens, real in self._of_tokens(signals, layers)]
+        else:
+            groups = [sides] if self.listed else zip(*sides, strict=True)
+            values = [self.criterion(*group, *extra) for group in groups]
         for value in values:
             if value.dim() != 0:
                 name = type(self.criterion).__name__
                 raise ValueError(f"`{name}` must give one number a batch, got shape {check.shape(value)} (reduction?).")
         return {"loss": torch.stack(values).sum()}
+
+    def _of_tokens(
+        self, signals: Signals, groups: list[tuple[Tensor, ...]]
+    ) -> Iterator[tuple[tuple[Tensor, ...], dict[str, Tensor]]]:
+        """Yield what the loss gets for each layer: as many tokens on both sides, and which of them are real."""
+        view = self.needs.views[0]
+        keys = [(model, view, "tokens") for model in ("student", "teacher")[: len(groups[0])]]
+        nothing = (None,) * len(groups)
+        for at, group in enumerate(groups):
+            tokens, grids = group, [signals.grids.get(key, nothing)[at] for key in keys]
+            masks = [mask for key in keys if (mask := signals.masks.get(key, nothing)[at]) is not None]
+            if len(tokens) == 2:
+                tokens = tokens_alike(tokens[0], tokens[1], grids[0], grids[1])
+            yield tokens, {"mask": torch.stack(masks).all(0)} if masks else {}
 
 
 def _projector(student: torch.Size, teacher: torch.Size) -> nn.Module:

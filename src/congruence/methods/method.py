@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from congruence.data.datasets.facts import DataFacts
 
-ROLES = ("features", "logits", "maps")
+ROLES = ("features", "logits", "maps", "tokens")
 Key = tuple[str, str, str]  # (model, view, role)
 
 
@@ -22,9 +22,10 @@ class Needs:
 
     Args:
         roles: "features" ([B, D]; maps and tokens are averaged over their positions, padding left out), "logits"
-            ([B, C]) or "maps" (rows [B, C], tokens [B, N, C], maps [B, C, H, W] or [B, C, T, H, W], shallow to deep;
-            a layer that has its dimensions otherwise is turned). `student_layer` and `teacher_layer` of a `Term` say
-            where each is read.
+            ([B, C]), "maps" (rows [B, C], tokens [B, N, C], maps [B, C, H, W] or [B, C, T, H, W], shallow to deep;
+            a layer that has its dimensions otherwise is turned, the patches of an image become maps) or "tokens"
+            ([B, N, C]: of an image its patches, row by row, without class token and registers; the positions of maps;
+            words). `student_layer` and `teacher_layer` of a `Term` say where each is read.
         unnamed: the role whose default layer is read where no layers are named for one that has none: "features" for a
             method of maps that takes the embedding too.
         stages: where no layers are named for "maps", the last so many stages of both models are meant (fewer where
@@ -91,8 +92,9 @@ class Signals:
 
     `tensors` holds, for each (model, view, role), one tensor a layer. The model is "teacher", "student" for a method
     that sees one student at a time, or the students' own names. Except for a method of scope "sample", `loss` and
-    `update` see the rows, labels, index and inputs of all ranks, `embed` those of its own. `masks` says of tokens read
-    as "maps" which are real, bool [B, N], None where all are.
+    `update` see the rows, labels, index and inputs of all ranks, `embed` those of its own. `masks` says of tokens,
+    and of tokens read as "maps", which are real, bool [B, N], None where all are; `grids` how the tokens of an image
+    lie, (rows, columns), None where nothing tells.
     """
 
     tensors: Mapping[Key, tuple[Tensor, ...]]
@@ -103,6 +105,7 @@ class Signals:
     inputs: Mapping[str, Any] = field(default_factory=dict)
     runner: Callable[[Mapping[str, Any]], Signals] | None = None
     masks: Mapping[Key, tuple[Tensor | None, ...]] = field(default_factory=dict)
+    grids: Mapping[Key, tuple[tuple[int, int] | None, ...]] = field(default_factory=dict)
 
     def layers(self, model: str, role: str, view: str = "main") -> tuple[Tensor, ...]:
         """Return the tensors of every layer given for a role, shallow to deep."""
@@ -135,7 +138,8 @@ class Signals:
 class Probe:
     """What the dry forward showed, for `Method.build`.
 
-    `shapes` and `paths` hold one entry a layer for each (model, role); shapes are those the method will see.
+    `shapes` and `paths` hold one entry a layer for each (model, role); shapes are those the method will see, and
+    `grids` those of `Signals`.
     `modules` are the models themselves, for a method that reads a parameter beside its tap (a batch norm's margin).
     """
 
@@ -144,6 +148,7 @@ class Probe:
     modules: Mapping[str, nn.Module]
     students: tuple[str, ...]
     facts: DataFacts | None = None
+    grids: Mapping[tuple[str, str], tuple[tuple[int, int] | None, ...]] = field(default_factory=dict)
 
     def width(self, model: str, role: str = "features", layer: int = 0) -> int:
         """Return the number of features (or channels) of a layer."""

@@ -19,6 +19,7 @@ from congruence.models.forward import call, dry_forward, in_own_precision
 from congruence.models.layers import LayerError, LayerPath, Layers, parse
 from congruence.models.layouts import batch_sizes, canonical_shape
 from congruence.models.observed import Observed
+from congruence.models.tokens import Patches, patches_of
 from congruence.models.turned import Turned
 
 _DRAWS = 16  # dry runs at most, until each layer has run that may drop out at random
@@ -71,6 +72,8 @@ class Taps:
         self.compiled: Compiled | None = None  # what runs the model while it is set
         self.may_drop = False  # whether `read` leaves out layers that do not run in a forward in training mode
         self.stages: dict[str, torch.Size] = {}  # the last map of each size before it shrinks to 1×1, shallow to deep
+        self.tokens: str | None = None  # the last layer that gave tokens [B, N, C]
+        self._sizes: list[tuple[int, int]] = []  # of the maps that the dry run saw
         self.turned = Turned(name)
         self.layouts, self.shapes = self.turned.layouts, self.turned.shapes
         self._layers = Layers(model, name)
@@ -93,19 +96,23 @@ class Taps:
         self._layers = Layers(self.model, self.name)
         self._calls, self._finished, self._before, self._linears, self._last = {}, [], {}, [], None
         maps: list[tuple[str, int, torch.Size]] = []
+        tokens: list[tuple[str, int, torch.Size]] = []
         reachable = self._layers.reachable()
         observed = self.turned.observed = Observed(self._layers)
         with contextlib.ExitStack() as stack:
             stack.enter_context(observed.watching())
             for layer, module in reachable.items():
                 stack.enter_context(_hook(module.register_forward_pre_hook(self._entering(layer))))
-                stack.enter_context(_hook(module.register_forward_hook(self._leaving(layer, maps))))
+                stack.enter_context(_hook(module.register_forward_hook(self._leaving(layer, maps, tokens))))
             output = dry_forward(self._layers, example, training=training)
         linears = [LinearCall(self._named(layer, n), left, had, own) for layer, n, left, had, own in self._linears]
         self.defaults, self.in_evaluation = find_defaults(linears, self._last, output), None
         if self._layers.root_closed:  # no layer was seen: the output may be that of a head
             self.defaults = replace(self.defaults, features=None)
-        self.stages = self._last_of_each_size(maps, observed, batch_sizes(example))
+        samples = batch_sizes(example)
+        self.stages = self._last_of_each_size(maps, observed, samples)
+        last = [self._named(layer, n) for layer, n, shape in tokens if shape[0] in samples and shape[1] > 1]
+        self.tokens = last[-1] if last else None
         self.head, self._linears = self.defaults.head, []
         self._probed = (example, training)
 
@@ -123,6 +130,10 @@ class Taps:
         of a transformer, its only map, are no stage.
         """
         maps = [(layer, count, shape) for layer, count, shape in maps if shape[0] in samples] or maps
+        self._sizes = []
+        for layer, count, shape in maps:
+            seen = canonical_shape(shape, observed.layout(parse(f"{layer}#{count}"), layer, shape) or "BCHW")
+            self._sizes += [(seen[2], seen[3])] if len(seen) == 4 else []
         if len(maps) == 1 and any(left.dim() == 3 for _, _, left, *_ in self._linears):
             return {}
         last: dict[torch.Size, tuple[str, torch.Size]] = {}
@@ -142,7 +153,14 @@ class Taps:
 
         return hook
 
-    def _leaving(self, layer: str, maps: list[tuple[str, int, torch.Size]]) -> Callable[..., None]:
+    def patches(self, path: str) -> Patches | None:
+        """Return how the tokens [B, N, C] of a required layer lie in their image; None where nothing tells."""
+        shape = self.shapes[path]
+        return patches_of(shape[1], self._sizes) if len(shape) == 3 else None
+
+    def _leaving(
+        self, layer: str, maps: list[tuple[str, int, torch.Size]], tokens: list[tuple[str, int, torch.Size]]
+    ) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             self._calls[layer] = self._calls.get(layer, 0) + 1
             self._finished.append(layer)
@@ -156,17 +174,23 @@ class Taps:
                 self._linears.append((layer, self._calls[layer], output.detach().clone(), entered, output))
             if isinstance(output, Tensor) and not output.is_nested and output.dim() in (4, 5):
                 maps.append((layer, self._calls[layer], output.shape))
+            if isinstance(output, Tensor) and not output.is_nested and output.dim() == 3:
+                tokens.append((layer, self._calls[layer], output.shape))
 
         return hook
 
     def default(self, role: str) -> str:
-        """Return the layer that "features" (the embedding) or "logits" stands for: see `find_defaults`.
+        """Return the layer that "features" (the embedding), "logits" or "tokens" stands for: see `find_defaults`.
+
+        "tokens" are those of the last layer that gave some, else the positions of the last map.
 
         Raises:
             ValueError: where nothing tells, or training and evaluation differ, asking for a layer by name.
         """
         if self._probed is None:
             raise RuntimeError(f"The {self.name}'s taps have no default layers before `probe`.")
+        if role == "tokens" and not self._layers.root_closed and (self.tokens or self.stages):
+            return self.tokens or list(self.stages)[-1]
         return default_layer(
             role, self.name, self.defaults, self.in_evaluation, stages=self.stages, closed=self._layers.root_closed
         )

@@ -1,0 +1,140 @@
+"""Tokens of images: patches without what stands before them, on a grid, as tokens and as maps."""
+
+import pytest
+import torch
+from _harness.vits import vit
+from torch import nn
+
+import congruence as cg
+from congruence import Method, Needs
+from congruence.methods import LossMethod
+
+IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+TEXTS = {"ids": torch.arange(12).view(2, 6), "attention_mask": torch.tensor([[1] * 6, [1, 1, 1, 0, 0, 0]])}
+MODELS = ("student", "teacher")
+
+
+class Text(nn.Module):
+    """Words, of which the first so many may be dropped, mixed by themselves and added up."""
+
+    def __init__(self, width, drops=0):
+        super().__init__()
+        self.drops = drops
+        self.words, self.mix, self.head = nn.Embedding(20, width), nn.Linear(width, width), nn.Linear(width, 3)
+
+    def forward(self, ids, attention_mask):
+        mixed = self.mix(self.words(ids[:, self.drops :]))
+        return self.head((mixed * attention_mask[:, self.drops :].unsqueeze(2)).sum(1))
+
+
+class Seen(Method):
+    """Keeps what it is given of a role."""
+
+    def __init__(self, role):
+        super().__init__()
+        self.needs = Needs(roles=(role,), scope="sample")
+
+    def build(self, probe):
+        self.probe = probe
+
+    def loss(self, signals):
+        self.signals = signals
+        (role,) = self.needs.roles
+        return {"loss": signals.layers("student", role)[0].square().mean()}
+
+
+def seen(teacher, student, role, **layers):
+    method = Seen(role)
+    made = cg.Distiller(teacher, student, [cg.Term(method, **layers)], example=IMAGES)
+    made(IMAGES)
+    return method
+
+
+@pytest.mark.parametrize("before", [0, 1, 5])
+def test_patches_without_what_stands_before_them(before):
+    teacher, student = vit(before=before), vit(1, width=6)
+    method = seen(teacher, student, "tokens")
+    key = ("teacher", "main", "tokens")
+    (tokens,) = method.signals.tensors[key]
+    whole = []
+    with torch.no_grad(), teacher.eval().norm.register_forward_hook(lambda *found: whole.append(found[2])):
+        teacher(IMAGES)
+    torch.testing.assert_close(tokens, whole[0][:, before:])
+    assert method.signals.grids[key] == ((4, 4),)
+    assert method.probe.shapes["teacher", "tokens"] == ((4, 16, 8),)
+    assert method.probe.grids["student", "tokens"] == ((4, 4),)
+    assert method.probe.paths["teacher", "tokens"] == ("norm",)
+
+
+def test_patches_stand_as_maps():
+    teacher, student = vit(), vit(1, width=6)
+    layers = {"student_layer": "blocks.1", "teacher_layer": "blocks.0"}
+    maps, tokens = (seen(teacher, student, role, **layers) for role in ("maps", "tokens"))
+    for model, width in (("student", 6), ("teacher", 8)):
+        (as_maps,), (as_tokens,) = maps.signals.layers(model, "maps"), tokens.signals.layers(model, "tokens")
+        assert maps.probe.shapes[model, "maps"] == (as_maps.shape,) == ((4, width, 4, 4),)
+        assert torch.equal(as_maps.flatten(2).mT, as_tokens)
+
+
+def test_the_positions_of_a_map_are_tokens():
+    student = nn.Sequential(nn.Conv2d(3, 5, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 3))
+    method = seen(vit(), student, "tokens")
+    (tokens,) = method.signals.layers("student", "tokens")
+    assert tokens.shape == (4, 64, 5)
+    assert method.signals.grids["student", "main", "tokens"] == ((8, 8),)
+
+
+def test_words_are_tokens_as_they_are():
+    method = Seen("tokens")
+    torch.manual_seed(0)
+    made = cg.Distiller(Text(6), Text(6), [cg.Term(method)], example=TEXTS)
+    made(TEXTS)
+    (tokens,), (mask,) = (of["student", "main", "tokens"] for of in (method.signals.tensors, method.signals.masks))
+    assert method.signals.grids["student", "main", "tokens"] == (None,)
+    assert mask.sum(1).tolist() == [6, 3]
+    assert not tokens[1, 3:].any()
+    assert tokens[1, :3].all()
+
+
+def test_rows_are_no_tokens():
+    with pytest.raises(ValueError, match=r"tokens must be .*, the tapped layer gives \[4, 3\]"):
+        seen(vit(), vit(1), "tokens", student_layer="head")
+
+
+class Cosines(nn.Module):
+    """The mean squared difference of the cosines between the real tokens of each sample."""
+
+    def forward(self, student, teacher, mask=None):
+        student, teacher = (nn.functional.normalize(each, dim=2) for each in (student, teacher))
+        squares = (student @ student.mT - teacher @ teacher.mT).square()
+        if mask is None:
+            return squares.mean()
+        both = mask.unsqueeze(1) & mask.unsqueeze(2)
+        return squares.masked_fill(~both, 0).sum() / both.sum()
+
+
+def test_a_loss_of_tokens_gets_as_many_of_both():
+    teacher, student = vit(patch=2, before=5), vit(1, width=6)
+    term = cg.Term(LossMethod(Cosines(), Needs(roles=("tokens",), scope="sample")), name="cosines")
+    made = cg.Distiller(teacher, student, [term], example=IMAGES)
+    student_tokens, teacher_tokens = (seen(teacher, student, "tokens").signals.layers(m, "tokens")[0] for m in MODELS)
+    fine = teacher_tokens.mT.unflatten(2, (8, 8))
+    coarse = nn.functional.avg_pool2d(fine, 2).flatten(2).mT
+    torch.testing.assert_close(made(IMAGES).terms["cosines"], Cosines()(student_tokens, coarse))
+
+
+def test_a_loss_of_tokens_knows_what_is_padding():
+    term = cg.Term(LossMethod(Cosines(), Needs(roles=("tokens",), scope="sample")), name="cosines")
+    torch.manual_seed(0)
+    made = cg.Distiller(Text(8), Text(6), [term], example=TEXTS)
+    short = {"ids": TEXTS["ids"][1:, :3], "attention_mask": TEXTS["attention_mask"][1:, :3]}
+    long = {name: value[1:] for name, value in TEXTS.items()}
+    torch.testing.assert_close(made(short).loss, made(long).loss)
+
+
+def test_other_numbers_of_tokens_without_a_grid():
+    term = cg.Term(LossMethod(Cosines(), Needs(roles=("tokens",))), name="cosines")
+    with pytest.raises(ValueError, match="5 tokens of the student and 6 of the teacher lie on no grid"):
+        cg.Distiller(Text(8), Text(6, drops=1), [term], example=TEXTS)

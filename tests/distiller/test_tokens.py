@@ -138,3 +138,60 @@ def test_other_numbers_of_tokens_without_a_grid():
     term = cg.Term(LossMethod(Cosines(), Needs(roles=("tokens",))), name="cosines")
     with pytest.raises(ValueError, match="5 tokens of the student and 6 of the teacher lie on no grid"):
         cg.Distiller(Text(8), Text(6, drops=1), [term], example=TEXTS)
+
+
+@pytest.mark.parametrize("pool", ["cls", "mean", None])
+def test_a_row_of_tokens(pool):
+    teacher, student = vit(before=5), vit(1, width=6)
+    given = {"pool": pool} if pool else {}
+    method = seen(teacher, student, "features", student_layer="norm", teacher_layer="blocks.1", **given)
+    with torch.no_grad():
+        whole = []
+        with teacher.eval().blocks[1].register_forward_hook(lambda *found: whole.append(found[2])):
+            teacher(IMAGES)
+    expected = {"cls": whole[0][:, 0], "mean": whole[0][:, 5:].mean(1), None: whole[0].mean(1)}[pool]
+    torch.testing.assert_close(method.signals.one("teacher"), expected)
+    assert method.signals.one("student").shape == (4, 6)
+
+
+def test_a_row_of_words_leaves_padding_out():
+    method = Seen("features")
+    layers = {"student_layer": "mix", "teacher_layer": "mix"}
+    made = cg.Distiller(Text(6), Text(6), [cg.Term(method, pool="mean", **layers)], example=TEXTS)
+    made(TEXTS)
+    words = made.student.mix(made.student.words(TEXTS["ids"]))
+    torch.testing.assert_close(method.signals.one("student")[1], words[1, :3].mean(0))
+
+
+def test_pools_by_model_and_terms_that_share_a_tap():
+    teacher, student = vit(), vit(1, width=6)
+    layers = {"student_layer": "norm", "teacher_layer": "norm"}
+    first, second = Seen("features"), Seen("features")
+    terms = [cg.Term(first, name="a", pool={"teacher": "cls"}, **layers), cg.Term(second, name="b", **layers)]
+    cg.Distiller(teacher, student, terms, example=IMAGES)(IMAGES)
+    assert torch.equal(first.signals.one("student"), second.signals.one("student"))
+    assert not torch.allclose(first.signals.one("teacher"), second.signals.one("teacher"))
+
+
+@pytest.mark.parametrize(
+    ("before", "role", "given", "sentence"),
+    [
+        (1, "features", {"pool": "cls"}, r"pool='cls' needs tokens \[batch, tokens, channels\], the student's layer"),
+        (
+            0,
+            "features",
+            {"pool": "cls", "student_layer": "norm"},
+            "needs a token before the patches, the student's lay",
+        ),
+        (1, "maps", {"pool": "cls", "student_layer": "norm"}, "reads no features, for which `pool` makes rows of toke"),
+        (1, "features", {"pool": {"pupil": "cls"}}, "`pool` must be keyed by 'student' or 'teacher', got 'pupil'"),
+    ],
+)
+def test_pools_that_do_not_fit(before, role, given, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        seen(vit(), vit(1, before=before), role, **{"teacher_layer": "norm"} | given)
+
+
+def test_a_pool_is_one_of_two():
+    with pytest.raises(ValueError, match="`pool` must be 'cls', 'mean' or None, got 'max'"):
+        cg.Term("pkt", pool="max")

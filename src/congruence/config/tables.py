@@ -165,6 +165,7 @@ class TermConfig(BaseModel):
     student: str | None = None
     layout: str | dict[str, Any] | None = None
     mask: str | int | bool | dict[str, Any] | None = None
+    pool: str | dict[str, Any] | None = None
     start_epoch: int = 0
     stop_epoch: int | None = None
     warmup_epochs: float = 0.0

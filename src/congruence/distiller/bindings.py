@@ -14,7 +14,7 @@ from torch import Tensor
 from congruence.core import check
 from congruence.data.datasets.facts import DataFacts
 from congruence.methods.method import Method, Probe
-from congruence.methods.term import Term
+from congruence.methods.term import Pool, Term
 from congruence.models.layouts import batch_sizes, check_rows, order
 from congruence.models.masks import Mask, token_mask
 from congruence.models.parameters import shares_parameters
@@ -32,8 +32,8 @@ class Binding:
 
     `paths` is keyed by (model, role) with models as the method calls them; `models` says which model each name is.
     `masks` names, by model, what tells real tokens from padding. `patches` says, by (model, path), how the tokens of an
-    image lie. `named` says whether the term named a layout, `second`
-    whether the example had the batch second.
+    image lie, `pools`, by model, which row of its tokens stands for a sample. `named` says whether the term named a
+    layout, `second` whether the example had the batch second.
     """
 
     term: str
@@ -43,6 +43,7 @@ class Binding:
     paths: Mapping[tuple[str, str], tuple[str, ...]]
     masks: Mapping[str, Mask] = field(default_factory=dict)
     patches: Mapping[tuple[str, str], Patches] = field(default_factory=dict)
+    pools: Mapping[str, Pool] = field(default_factory=dict)
     named: bool = False
     second: bool = False
 
@@ -103,6 +104,10 @@ def bind(term: Term, taps: Mapping[str, Taps], students: tuple[str, ...], facts:
     grids: dict[tuple[str, str], tuple[tuple[int, int] | None, ...]] = {}
     shapes: dict[tuple[str, str], tuple[torch.Size, ...]] = {}
     term.check_models([*models, *taps], needs.roles)
+    if term.pool is not None and "features" not in needs.roles:
+        raise ValueError(
+            f"The term '{term.name}' reads no features, for which `pool` makes rows of tokens: leave it out."
+        )
     second = False
     for role in needs.roles:
         given = {name: term.layers(name, role, needs.roles) for name in models}
@@ -115,9 +120,11 @@ def bind(term: Term, taps: Mapping[str, Taps], students: tuple[str, ...], facts:
                 if (model, role) == ("teacher", "logits"):
                     _warn_of_untaught(term.name, taps[model], paths[name, role])
                 second |= _check_layouts(taps[model], paths[name, role], named=layout is not None)
-                for path in paths[name, role] if role in ("tokens", "maps") else ():
+                for path in paths[name, role] if role != "logits" else ():
                     if (found := taps[model].patches(path)) is not None:
                         patches[name, path] = found
+                    if role == "features":
+                        _check_pool(term.pool_of(name), taps[model], path)
                 seen = [_seen(role, taps[model].shapes[path], patches.get((name, path))) for path in paths[name, role]]
                 shapes[name, role] = tuple(shape for shape, _ in seen)
                 grids[name, role] = tuple(grid for _, grid in seen)
@@ -140,9 +147,22 @@ def bind(term: Term, taps: Mapping[str, Taps], students: tuple[str, ...], facts:
             )
     masks = {name: term.mask_of(name) for name in models}
     named = term.layout is not None
-    binding = Binding(term.name, method, _students(models), models, paths, masks, patches, named, second)
+    pools = {name: term.pool_of(name) for name in models}
+    binding = Binding(term.name, method, _students(models), models, paths, masks, patches, pools, named, second)
     _check_masks(binding, taps)
     return binding
+
+
+def _check_pool(pool: Pool, taps: Taps, path: str) -> None:
+    """Refuse a pool of a layer that gives no tokens, or of a first token that is a patch."""
+    if pool is None:
+        return
+    shape, patches = taps.shapes[path], taps.patches(path)
+    got = f"the {taps.name}'s layer '{path}' gives {list(shape)}"
+    if len(shape) != 3:
+        raise ValueError(f"pool={pool!r} needs tokens [batch, tokens, channels], {got}: leave it out or name a layer.")
+    if pool == "cls" and patches is not None and not patches.before:
+        raise ValueError(f"pool='cls' needs a token before the patches, {got}, which are all patches: take 'mean'.")
 
 
 def _warn_of_untaught(term: str, taps: Taps, paths: tuple[str, ...]) -> None:

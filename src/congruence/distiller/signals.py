@@ -84,8 +84,10 @@ def signals_of(binding: Binding, captured: Captured, clock: Clock, runner: Runne
                     check_rows(what, tensor.shape, captured.samples(view, tensor.shape, named=binding.named))
                 real.append(mask_of(binding, model, role, path, tensor, captured.inputs[view]))
             if role == "features":
-                pairs = zip(layers, real, strict=True)
-                tensors[model, view, role] = tuple(_pooled(tensor, mask, pooled) for tensor, mask in pairs)
+                parts = zip(paths, layers, real, strict=True)
+                tensors[model, view, role] = tuple(
+                    _row(binding, model, path, tensor, mask, pooled) for path, tensor, mask in parts
+                )
                 continue
             lie = [
                 _lie(binding, model, path, tensor) if role != "logits" else None
@@ -122,8 +124,14 @@ def _lie(binding: Binding, model: str, path: str, tokens: Tensor) -> Patches | N
     return found
 
 
-def _pooled(tensor: Tensor, mask: Tensor | None, done: ByTensor) -> Tensor:
-    """Return a row a sample; terms that share a tap share the rows, where no mask may differ between them."""
+def _row(binding: Binding, model: str, path: str, tensor: Tensor, mask: Tensor | None, done: ByTensor) -> Tensor:
+    """Return a row a sample; terms that share a tap share the rows, where neither mask nor pool may differ."""
+    pool = binding.pools.get(model)
+    if pool == "cls":
+        return tensor[:, 0]
+    if pool == "mean" and (patches := _lie(binding, model, path, tensor)) is not None:
+        tensor, mask = tensor[:, patches.before :], None if mask is None else mask[:, patches.before :]
+        return rows(tensor, mask)
     return _computed_once(rows, tensor, done) if mask is None else rows(tensor, mask)
 
 

@@ -18,6 +18,7 @@ from congruence.models.masks import Mask, check_mask
 Layers = str | Sequence[str]
 Weight = float | Mapping[str, float] | Literal["balanced", "published"]
 Layout = str | Mapping[str, str | Mapping[str, str]]
+Pool = Literal["cls", "mean"] | None
 LAYERS = "a layer's path, a list of paths, or a mapping from role to them"
 _SCHEDULE = {
     "start_epoch": check.Real(low=0, closed="low", integer=True),
@@ -56,6 +57,8 @@ class Term:
             the inputs' mapping, or its position in their tuple, with "~" before it where True marks padding
             ("~src_key_padding_mask"); or one for each model. By default "attention_mask" where the inputs have it;
             False averages over all positions.
+        pool: which row stands for a sample where features are read from tokens [B, N, C]: "cls" the first token, "mean"
+            the mean over an image's patches alone; or one for each model. By default the mean over all tokens.
         start_epoch: the first epoch in which the term counts.
         stop_epoch: the first epoch in which it no longer does; None for never.
         warmup_epochs: epochs over which the weight grows to its full value.
@@ -81,6 +84,7 @@ class Term:
         "student",
         "layout",
         "mask",
+        "pool",
         "start_epoch",
         "stop_epoch",
         "warmup_epochs",
@@ -100,6 +104,7 @@ class Term:
         student: str | None = None,
         layout: Layout | None = None,
         mask: Mask | Mapping[str, Mask] = None,
+        pool: Pool | Mapping[str, Pool] = None,
         start_epoch: int = 0,
         stop_epoch: int | None = None,
         warmup_epochs: float = 0,
@@ -131,7 +136,7 @@ class Term:
         self.share = usual if share is None and self.balanced else share
         self.name = self.key if name is None else name
         self.student_layer, self.teacher_layer, self.student = student_layer, teacher_layer, student
-        self.layout, self.mask = layout, mask
+        self.layout, self.mask, self.pool = layout, mask, pool
         self.start_epoch, self.stop_epoch = start_epoch, stop_epoch
         self.warmup_epochs, self.decay = warmup_epochs, decay
         self._check()
@@ -163,6 +168,9 @@ class Term:
                 check_layout("Term", "layout", layout)
         for mask in _leaves(self.mask):
             check_mask("Term", "mask", mask)
+        for pool in _leaves(self.pool):
+            if pool not in (None, "cls", "mean"):
+                check.fail("Term", "pool", "'cls', 'mean' or None", repr(pool))
 
     def _check_parts(self) -> None:
         """Check the parts of a weight where the catalogue knows them."""
@@ -228,9 +236,14 @@ class Term:
         """Return the mask named for a model's tokens, None for the usual one."""
         return _entry(self.mask, model, None) if isinstance(self.mask, Mapping) else self.mask
 
+    def pool_of(self, model: str) -> Pool:
+        """Return which row of a model's tokens stands for a sample."""
+        return _entry(self.pool, model, None) if isinstance(self.pool, Mapping) else self.pool
+
     def check_models(self, models: Sequence[str], roles: tuple[str, ...]) -> None:
-        """Refuse a layout or a mask that is keyed by what is neither a model nor, for a layout, a role."""
-        for argument, known in (("layout", {*models, "student", *roles}), ("mask", {*models, "student"})):
+        """Refuse a layout, a mask or a pool that is keyed by what is neither a model nor, for a layout, a role."""
+        named = {*models, "student"}
+        for argument, known in (("layout", named | {*roles}), ("mask", named), ("pool", named)):
             given = getattr(self, argument)
             for key in given if isinstance(given, Mapping) else ():
                 if key not in known:
@@ -306,7 +319,7 @@ def current_descriptions(terms: Any) -> Any:
 def _current(description: Mapping[str, Any]) -> dict[str, Any]:
     from congruence.methods import catalogue  # late, as in `Term`
 
-    values, rows = {"share": None, "layout": None, "mask": None, **description}, catalogue.keys()
+    values, rows = {"share": None, "layout": None, "mask": None, "pool": None, **description}, catalogue.keys()
     if "weight" in values and values.get("method") in rows:
         row = catalogue.row(values["method"])
         values["weight"] = current_parts(row, values["weight"])

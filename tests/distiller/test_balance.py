@@ -80,7 +80,7 @@ def test_every_row_can_be_balanced(case):
 
 
 def test_of_the_discriminator_the_own_part_keeps_its_weight(batch):
-    made = micro_plain("ce", *balanced("adv"))
+    made = micro_plain("ce", *balanced("adv", share=1.0))
     out = made(*batch)
     assert float(out.weights["adv.discriminator"]) == 1
     assert float(out.weights["adv.adversarial"]) != 1

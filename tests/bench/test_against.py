@@ -17,7 +17,8 @@ def row(method, seed, accuracy, **more):
         "retrieval_map": None,
         "gpcl": 0.5 + (accuracy or 0) / 10,
     }
-    return {"method": method, "variant": "", "seed": seed, "factor": 1.0, **numbers, "parameters": 10, **more}
+    about = {"method": method, "variant": "", "seed": seed, "factor": 1.0}
+    return {**about, **numbers, "parameters": 10, "seconds": 3.0, **more}
 
 
 def test_the_interval_is_student_s():
@@ -40,6 +41,12 @@ def test_rows_are_paired_by_seed():
     mean, reach = 4.0, 12.706205 * statistics.stdev([5.0, 3.0]) / math.sqrt(2)
     assert kd[:2] == ["kd", f"{mean:+.1f} [{mean - reach:+.1f}, {mean + reach:+.1f}] 2/2"]
     assert pkt == ["pkt", "-10.0 0/1", "-10.0 0/1", "-0.010 0/1"]
+
+
+def test_a_smaller_error_is_better():
+    rows = [row("ce", 0, 0.5, cosine_kernel_transfer_error=0.4), row("pkt", 0, 0.5, cosine_kernel_transfer_error=0.3)]
+    heading, pkt = against(rows, "ce")
+    assert (heading[-1], pkt[-1]) == ("kernel error (cosine)", "-0.100 1/1")
 
 
 def test_what_cannot_be_paired_is_left_out():

@@ -54,7 +54,7 @@ def difference(values: Sequence[float], *, higher_is_better: bool | None = None)
 def against(rows: Sequence[Row], baseline: str) -> list[list[str]]:
     """Return the lines of a table of one variant's rows against the baseline's, the heading first; none without it.
 
-    Each number of the plan that is not a detail has a column: the mean difference, its interval, and in how many of
+    Each number that is measured of a student has a column: the mean difference, its interval, and in how many of
     the seeds it is the better one. Where the plan's diagnostics have losses there are two more, of the loss of the term
     that bears the method's name: at the end by what it was after the first epoch, and by what it is of the baseline's
     student, where that watched it.
@@ -66,7 +66,7 @@ def against(rows: Sequence[Row], baseline: str) -> list[list[str]]:
     if not groups:
         return []
     had = dict.fromkeys(key for row in rows for key, value in row.items() if key not in RESERVED and value is not None)
-    numbers = [n for n in described("plan", had) if n.key in had and not n.detail and n.key != "parameters"]
+    numbers = [n for n in described("plan", had) if n.key in had and n.function is not None]
     with_losses = any(_losses(row, "last") for row in rows)
     heading = ["", *(number.title or number.key for number in numbers)]
     table = [[*heading, *([f"{_LOSS_TITLE}, by the first epoch's", f"by {baseline}'s"] if with_losses else [])]]

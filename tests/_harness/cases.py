@@ -21,6 +21,7 @@ NOT_ZERO_AT_EQUAL = {
     "ofd": "its connectors are trained",
     "perception_coherence": "its default temperatures differ",
     "reviewkd": "its fusions are trained",
+    "similarity": "its relative part wants a margin",
     "vid": "its regressors are trained, and a likelihood is not 0",
 }
 # What a few steps of a small model need to come to a loss at all.

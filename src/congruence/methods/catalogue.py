@@ -11,9 +11,10 @@ from congruence.core.plugins import contributed
 from congruence.methods.rows import Row
 from congruence.methods.rows_compared import COMPARED
 from congruence.methods.rows_founding import FOUNDING
+from congruence.methods.rows_modern import MODERN
 
 GROUP = "congruence.methods"
-ROWS: tuple[Row, ...] = COMPARED + FOUNDING
+ROWS: tuple[Row, ...] = COMPARED + FOUNDING + MODERN
 
 
 def table(rows: tuple[Row, ...]) -> Mapping[str, Row]:

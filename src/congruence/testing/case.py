@@ -28,8 +28,8 @@ class Case:
     Args:
         row: the row, or its key where the catalogue has it.
         hyperparameters: where there is no default, or other ones are to be tried.
-        student_layer: as of a `Term`; by default the maps are "first" and "second" of a small CNN, and the rest is the
-            usual.
+        student_layer: as of a `Term`; by default the maps are "first" and "second" of a small CNN, tokens the positions
+            of "second", and the rest is the usual.
         teacher_layer: the same for the teacher.
         permutes: whether the order of the batch changes nothing; False for a method that draws random numbers by row.
         zero_at_equal: whether a student equal to the teacher gives 0.
@@ -58,14 +58,14 @@ def require(condition: bool, case: Case, problem: str) -> None:
 
 
 def small_model(case: Case, side: str, seed: int) -> nn.Module:
-    """Make an MLP, or a CNN for a method that reads maps; the teacher is wider and has batch norms."""
+    """Make an MLP, or a CNN for a method that reads maps or tokens; the teacher is wider and has batch norms."""
     torch.manual_seed(seed)
     first, second = (6, 8) if side == "teacher" else (3, 5)
 
     def norm(kind: type[nn.Module], width: int) -> nn.Module:
         return kind(width) if side == "teacher" else nn.Identity()
 
-    if "maps" not in case.entry.make(**case.hyperparameters).needs.roles:
+    if not _reads_images(case):
         parts = (nn.Linear(6, second), norm(nn.BatchNorm1d, second), nn.Tanh(), nn.Linear(second, CLASSES))
         return nn.Sequential(*parts)
     layers: dict[str, nn.Module] = {
@@ -80,11 +80,14 @@ def small_model(case: Case, side: str, seed: int) -> nn.Module:
     return nn.Sequential(OrderedDict(layers))
 
 
+def _reads_images(case: Case) -> bool:
+    return not {"maps", "tokens"}.isdisjoint(case.entry.make(**case.hyperparameters).needs.roles)
+
+
 def small_data(case: Case) -> TensorDataset:
     """Make inputs and labels, two of which are missing (-1)."""
     generator = torch.Generator().manual_seed(11)
-    maps = "maps" in case.entry.make(**case.hyperparameters).needs.roles
-    inputs = torch.randn(SAMPLES, *((1, 6, 6) if maps else (6,)), generator=generator)
+    inputs = torch.randn(SAMPLES, *((1, 6, 6) if _reads_images(case) else (6,)), generator=generator)
     labels = torch.arange(SAMPLES) % CLASSES
     labels[[2, 17]] = -1
     return TensorDataset(inputs, labels)

@@ -1,0 +1,55 @@
+"""The rows of newer methods: relations between tokens, to a queue, and between sentences."""
+
+from __future__ import annotations
+
+from congruence import losses
+from congruence.methods.method import Needs
+from congruence.methods.queue_relation import QueueRelation
+from congruence.methods.rows import Row
+from congruence.methods.similarity import SimilarityDistillation
+
+# Means over real tokens, of which ranks may hold different numbers.
+_TOKENS = Needs(roles=("tokens",), scope="labelled")
+
+MODERN: tuple[Row, ...] = (
+    Row(
+        key="gram",
+        summary="The cosines between the patches of an image, or the words of a text.",
+        reference="from the definition; patch Gram matrices as in the anchoring of DINOv3, 2025",
+        part=losses.GramLoss,
+        function=losses.gram_loss,
+        needs=_TOKENS,
+    ),
+    Row(
+        key="patch_relation",
+        summary="Which patches of an image (words of a text) are like which, as distributions.",
+        reference="from the definition, after the public documentation of LightlyTrain",
+        part=losses.PatchRelationLoss,
+        function=losses.patch_relation_loss,
+        needs=_TOKENS,
+    ),
+    Row(
+        key="queue_relation",
+        summary="Where each sample stands among a queue of the teacher's earlier embeddings.",
+        reference="from the definition, after the public documentation of LightlyTrain",
+        part=QueueRelation,
+        function=losses.queue_relation_loss,
+        needs=QueueRelation.needs,
+    ),
+    Row(
+        key="score_distill",
+        summary="The sharpened cosines of a batch, as a retriever scores its documents.",
+        reference="from the definition, after NVIDIA NeMo Automodel",
+        part=losses.ScoreDistillationLoss,
+        function=losses.score_distillation_loss,
+    ),
+    Row(
+        key="similarity",
+        summary="Embeddings, their similarities and the order of these, at several widths if wanted.",
+        reference="Zhang et al., Jasper and Stella, arXiv 2412.19048",
+        part=SimilarityDistillation,
+        function=losses.relative_similarity_loss,
+        needs=SimilarityDistillation.needs,
+        weight={"cosine": 10.0, "similarity": 200.0, "relative": 20.0},
+    ),
+)

@@ -1,0 +1,80 @@
+"""What Jasper and Stella learn from several encoders: embeddings, their similarities, and the order of these."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from congruence.core import check
+from congruence.losses.cckd import correlation_congruence_loss
+from congruence.losses.cosine import cosine_loss
+from congruence.losses.similarity import CHECKS as LOSS_CHECKS
+from congruence.losses.similarity import relative_similarity_loss
+from congruence.methods.method import Method, Needs, Probe, Signals
+from congruence.models.projectors import linear_projector
+
+
+class SimilarityDistillation(Method):
+    """`cosine_loss`, the congruence of cosines, and `relative_similarity_loss`, in three parts.
+
+    "cosine" is of the whole width. "similarity", `correlation_congruence_loss(kernel="bilinear")`, and "relative" are
+    means over the widths to which the student is cut, the teacher being whole. The student goes through a trained
+    linear map where its width is not the teacher's.
+
+    Shape:
+        features [B, D] of both sides; three losses of shape []. O(B²) memory.
+
+    Args:
+        margin: of `relative_similarity_loss`.
+        widths: the first so many numbers of the student's (projected) embedding, each time; None for all of it alone.
+
+    Raises:
+        ValueError: for a hyper-parameter out of its range, or a width beyond the embedding's.
+
+    Example:
+        >>> SimilarityDistillation(widths=(64, 128)).widths
+        (64, 128)
+
+    Reference:
+        Zhang et al., Jasper and Stella, arXiv 2412.19048, and the authors' code: weights 10, 200 and 20.
+
+    Deviations:
+        None: labels are not used, as there.
+    """
+
+    needs = Needs()
+
+    def __init__(self, *, margin: float = 0.015, widths: Sequence[int] | None = None) -> None:
+        super().__init__()
+        check.hyperparameters("SimilarityDistillation", {"margin": LOSS_CHECKS["margin"]}, margin=margin)
+        listed = isinstance(widths, list | tuple) and len(widths) > 0
+        if widths is not None and not (listed and all(check.COUNT.accepts(width) for width in widths)):
+            check.fail("SimilarityDistillation", "widths", "a list of whole numbers >= 1, or None", repr(widths))
+        self.margin, self.widths = margin, None if widths is None else tuple(widths)
+        self.projector: nn.Module = nn.Identity()
+
+    def build(self, probe: Probe) -> None:
+        """Make the linear map, and check that no width is larger than what it gives."""
+        ((student, teacher),) = probe.pairs()
+        self.projector = nn.Identity() if student[1] == teacher[1] else linear_projector(student[1], teacher[1])
+        if self.widths is not None and max(self.widths) > teacher[1]:
+            got = f"{max(self.widths)} of {teacher[1]}"
+            check.fail("SimilarityDistillation", "widths", "numbers up to the teacher's width", got)
+
+    def embed(self, signals: Signals) -> Signals:
+        """Project the student's rows."""
+        return signals.replace({("student", "main", "features"): (self.projector(signals.one("student")),)})
+
+    def loss(self, signals: Signals) -> Mapping[str, Tensor]:
+        """Return the three parts."""
+        student, teacher = signals.one("student"), signals.one("teacher")
+        cut = [student[:, :width] for width in self.widths or (student.shape[1],)]
+        similarity = [correlation_congruence_loss(rows, teacher, kernel="bilinear") for rows in cut]
+        relative = [relative_similarity_loss(rows, teacher, margin=self.margin) for rows in cut]
+        return {
+            "cosine": cosine_loss(student, teacher),
+            "similarity": torch.stack(similarity).mean(),
+            "relative": torch.stack(relative).mean(),
+        }

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from congruence.geometry.maps import pooled_alike
 
-MOST = 16  # tokens that may stand before the patches: a class token, one for distillation, registers
+MOST = 8  # tokens that may stand before the patches: a class token, one for distillation, registers
 Size = tuple[int, int]
 
 
@@ -35,19 +35,20 @@ class Patches(NamedTuple):
 def patches_of(count: int, sizes: Iterable[Size]) -> Patches | None:
     """Return how `count` tokens lie, from the sizes of the maps that the model makes of an image; None where none fits.
 
-    A transformer's patches come from a convolution, whose map has their size; where it merges them, each stage has half
-    as many rows and columns. Of several that fit, the one with the fewest tokens before the patches is meant.
+    A transformer's patches come from a convolution, whose map has their size. Where it merges them, each stage has half
+    as many rows and columns, and no token stands before them. Of several that fit, the one with the fewest tokens
+    before the patches is meant.
 
     Example:
         >>> patches_of(197, [(14, 14)]), patches_of(49, [(56, 56)]), patches_of(77, [])
         (Patches(before=1, height=14, width=14), Patches(before=0, height=7, width=7), None)
     """
-    fitting = [
-        Patches(count - height * width, height, width)
-        for size in sizes
-        for height, width in _halved(size)
-        if 0 <= count - height * width <= MOST and height * width > 1
-    ]
+    fitting = []
+    for seen in sizes:
+        for size in _halved(seen):
+            before = count - size[0] * size[1]
+            if 0 <= before <= (MOST if size == seen else 0) and size != (1, 1):
+                fitting.append(Patches(before, *size))
     return min(fitting, key=lambda each: each.before, default=None)
 
 

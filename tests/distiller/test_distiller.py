@@ -632,3 +632,15 @@ def test_a_teacher_in_half_precision_takes_float_inputs(half, term):
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
     assert images.dtype == torch.float32
     assert all(p.grad is None or p.grad.dtype == torch.float32 for p in distiller.student.parameters())
+
+
+def test_one_teacher_of_two_distillers_with_other_examples():
+    torch.manual_seed(0)
+    teacher = cg.models.Teacher(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)))
+    points = torch.randn(5, 6)
+    made = [
+        cg.Distiller(teacher, nn.Linear(6, 3), ["kd", cg.Term("pkt", student_layer="")], example=points[:count])
+        for count in (2, 5)
+    ]
+    made[1].student.load_state_dict(made[0].student.state_dict())
+    assert made[0](points).loss == made[1](points).loss

@@ -115,6 +115,9 @@ class Taps:
         self.tokens = last[-1] if last else None
         self.head, self._linears = self.defaults.head, []
         self._probed = (example, training)
+        # What another distiller reads of this model is seen anew: this example may have other shapes.
+        for text, value in self._values_of(self._paths, self._targets).items() if self._paths else ():
+            self.shapes[text] = canonical_shape(value.shape, self.layouts[text]) if self.layouts[text] else value.shape
 
     @property
     def example(self) -> Any:

@@ -195,3 +195,11 @@ def test_pools_that_do_not_fit(before, role, given, sentence):
 def test_a_pool_is_one_of_two():
     with pytest.raises(ValueError, match="`pool` must be 'cls', 'mean' or None, got 'max'"):
         cg.Term("pkt", pool="max")
+
+
+def test_the_last_patches_are_a_transformers_one_stage():
+    student = nn.Sequential(nn.Conv2d(3, 5, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 3))
+    made = cg.Distiller(vit(), student, ["at"], example=IMAGES)
+    assert made.layers() == {"at": {"student maps": ("1",), "teacher maps": ("norm",)}}
+    named = cg.Distiller(vit(), student, [cg.Term("at", student_layer="1", teacher_layer="norm")], example=IMAGES)
+    assert made(IMAGES).loss == named(IMAGES).loss

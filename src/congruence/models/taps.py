@@ -111,8 +111,11 @@ class Taps:
             self.defaults = replace(self.defaults, features=None)
         samples = batch_sizes(example)
         self.stages = self._last_of_each_size(maps, observed, samples)
-        last = [self._named(layer, n) for layer, n, shape in tokens if shape[0] in samples and shape[1] > 1]
-        self.tokens = last[-1] if last else None
+        last = [(self._named(layer, n), shape) for layer, n, shape in tokens if shape[0] in samples and shape[1] > 1]
+        self.tokens = last[-1][0] if last else None
+        if last and not self.stages and (lie := patches_of(last[-1][1][1], self._sizes)) is not None:
+            path, shape = last[-1]  # the patches of a transformer, at its end, are its one stage
+            self.stages = {path: torch.Size([shape[0], shape[2], lie.height, lie.width])}
         self.head, self._linears = self.defaults.head, []
         self._probed = (example, training)
         # What another distiller reads of this model is seen anew: this example may have other shapes.

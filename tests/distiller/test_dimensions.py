@@ -118,7 +118,7 @@ def test_default_maps_have_a_row_a_sample():
     assert {path for paths in made.layers()["at"].values() for path in paths} == {"stage"}
 
 
-def test_the_patches_of_a_transformer_are_no_default_map():
+def test_of_a_transformer_the_last_patches_are_the_default_map_not_the_first():
     class Patches(nn.Module):
         def __init__(self, width):
             super().__init__()
@@ -127,8 +127,8 @@ def test_the_patches_of_a_transformer_are_no_default_map():
         def forward(self, x):
             return self.head(self.mlp(self.patch(x).flatten(2).transpose(1, 2)).mean(1))
 
-    with pytest.raises(ValueError, match=r"The term 'at': The student has no default layer for 'maps': name one"):
-        pair(Patches, Term("at"), torch.randn(4, 3, 32, 24))
+    made = pair(Patches, Term("at"), torch.randn(4, 3, 32, 24))
+    assert {path for paths in made.layers()["at"].values() for path in paths} == {"mlp"}
     pair(Patches, Term("at", student_layer="patch", teacher_layer="patch"), torch.randn(4, 3, 32, 24))
 
 

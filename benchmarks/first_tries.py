@@ -12,7 +12,6 @@ import argparse
 import csv
 import io
 import json
-import math
 import statistics
 import tempfile
 import time
@@ -24,13 +23,12 @@ from typing import Any
 
 import torch
 from record import RESULTS, commit, figure, write
-from scipy.stats import t as student_t
 from torch import nn
 
 import congruence as cg
+from congruence.bench.against import CERTAIN, difference
 
 METHODS = ("kd", "pkt", "rkd", "cckd", "perception_coherence", "kda")
-CERTAIN = 0.95
 DEFINITION = (
     "accuracy on the test set in points above that of the same student trained by cross-entropy alone, by "
     "`congruence.distill` with its defaults; mean of paired differences, one a seed (first weights, order of samples "
@@ -110,15 +108,6 @@ def accuracy(entry: Try, teacher: nn.Module, splits: cg.data.Splits, method: str
     return 100 * done.report.student_accuracy
 
 
-def interval(values: list[float]) -> tuple[float, float]:
-    """How far a mean may be off below and above, by Student's t."""
-    mean = statistics.mean(values)
-    if len(values) < 2:
-        return mean, mean
-    wide = float(student_t.ppf(0.5 + CERTAIN / 2, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
-    return mean - wide, mean + wide
-
-
 def tried(
     entry: Try, source: str, methods: tuple[str, ...], seeds: int, epochs: int | None = None
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -141,7 +130,8 @@ def tried(
     figures = []
     for method in methods:
         gains = [of_method - of_ce for of_method, of_ce in zip(rows[method], rows["ce"], strict=True)]
-        low, high = interval(gains)
+        found = difference(gains)
+        low, high = (found.low, found.high) if len(gains) > 1 else (found.mean, found.mean)
         means = {"accuracy": round(statistics.mean(rows[method]), 2), "ce": round(statistics.mean(rows["ce"]), 2)}
         figures.append(
             figure(f"{label}: {method}", statistics.mean(gains), low=round(low, 2), high=round(high, 2), **means)

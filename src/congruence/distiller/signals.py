@@ -89,25 +89,30 @@ def signals_of(binding: Binding, captured: Captured, clock: Clock, runner: Runne
                     _row(binding, model, path, tensor, mask, pooled) for path, tensor, mask in parts
                 )
                 continue
-            lie = [
-                _lie(binding, model, path, tensor) if role != "logits" else None
-                for path, tensor in zip(paths, layers, strict=True)
+            seen = [
+                _in_role(role, tensor, mask, _lie(binding, model, path, tensor))
+                for path, tensor, mask in zip(paths, layers, real, strict=True)
             ]
+            tensors[model, view, role] = tuple(tensor for tensor, _, _ in seen)
+            if any(mask is not None for _, mask, _ in seen):
+                masks[model, view, role] = tuple(mask for _, mask, _ in seen)
             if role == "tokens":
-                real = [m if m is None or p is None else m[:, p.before :] for m, p in zip(real, lie, strict=True)]
-                cut = [tokens_of(tensor, patches) for tensor, patches in zip(layers, lie, strict=True)]
-                layers, grids[model, view, role] = [tokens for tokens, _ in cut], tuple(grid for _, grid in cut)
-            elif role == "maps":
-                whole = zip(layers, lie, real, strict=True)
-                layers = [t if p is None or m is not None else as_maps(t, p) for t, p, m in whole]
-            pairs = zip(layers, real, strict=True)
-            tensors[model, view, role] = tuple(
-                tensor if mask is None else tensor.masked_fill(~mask.unsqueeze(2), 0) for tensor, mask in pairs
-            )
-            if any(mask is not None for mask in real):
-                masks[model, view, role] = tuple(real)
+                grids[model, view, role] = tuple(grid for _, _, grid in seen)
     inputs = {view: captured.inputs[view] for view in needs.views} if needs.inputs else {}
     return Signals(tensors, binding.students, clock, captured.labels, captured.index, inputs, runner, masks, grids)
+
+
+def _in_role(
+    role: str, tensor: Tensor, mask: Tensor | None, patches: Patches | None
+) -> tuple[Tensor, Tensor | None, tuple[int, int] | None]:
+    """Return a layer's tensor as a role has it, which of its tokens are real, and how they lie in an image."""
+    grid = None
+    if role == "tokens":
+        tensor, grid = tokens_of(tensor, patches)
+        mask = mask if mask is None or patches is None else mask[:, patches.before :]
+    elif role == "maps" and patches is not None and mask is None:
+        tensor = as_maps(tensor, patches)
+    return tensor if mask is None else tensor.masked_fill(~mask.unsqueeze(2), 0), mask, grid
 
 
 def _lie(binding: Binding, model: str, path: str, tokens: Tensor) -> Patches | None:

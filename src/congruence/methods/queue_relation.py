@@ -12,7 +12,7 @@ from congruence.core import check
 from congruence.losses.queue_relation import CHECKS as LOSS_CHECKS
 from congruence.losses.queue_relation import QueueRelationLoss
 from congruence.methods.method import Method, Needs, Probe, Signals
-from congruence.models.projectors import linear_projector
+from congruence.models.projectors import width_projector
 
 CHECKS: Mapping[str, check.Constraint] = {
     "size": check.COUNT,
@@ -71,7 +71,7 @@ class QueueRelation(Method):
     def build(self, probe: Probe) -> None:
         """Make the linear map and the empty queue."""
         ((student, teacher),) = probe.pairs()
-        self.projector = nn.Identity() if student[1] == teacher[1] else linear_projector(student[1], teacher[1])
+        self.projector = width_projector(student[1], teacher[1])
         self.queue = torch.empty(0, teacher[1])
 
     def embed(self, signals: Signals) -> Signals:

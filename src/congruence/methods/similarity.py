@@ -13,7 +13,7 @@ from congruence.losses.cosine import cosine_loss
 from congruence.losses.similarity import CHECKS as LOSS_CHECKS
 from congruence.losses.similarity import relative_similarity_loss
 from congruence.methods.method import Method, Needs, Probe, Signals
-from congruence.models.projectors import linear_projector
+from congruence.models.projectors import width_projector
 
 
 class SimilarityDistillation(Method):
@@ -58,7 +58,7 @@ class SimilarityDistillation(Method):
     def build(self, probe: Probe) -> None:
         """Make the linear map, and check that no width is larger than what it gives."""
         ((student, teacher),) = probe.pairs()
-        self.projector = nn.Identity() if student[1] == teacher[1] else linear_projector(student[1], teacher[1])
+        self.projector = width_projector(student[1], teacher[1])
         if self.widths is not None and max(self.widths) > teacher[1]:
             got = f"{max(self.widths)} of {teacher[1]}"
             check.fail("SimilarityDistillation", "widths", "numbers up to the teacher's width", got)

@@ -23,6 +23,16 @@ def linear_projector(in_width: int, out_width: int) -> nn.Module:
     return nn.Linear(in_width, out_width)
 
 
+def width_projector(in_width: int, out_width: int) -> nn.Module:
+    """Return `linear_projector` where the widths differ, and what leaves rows as they are where not.
+
+    Example:
+        >>> width_projector(64, 64)
+        Identity()
+    """
+    return nn.Identity() if in_width == out_width else linear_projector(in_width, out_width)
+
+
 def map_projector(in_width: int, out_width: int, *, dimensions: int = 4) -> nn.Module:
     """Return a convolution 1×1 from `in_width` to `out_width` channels, of maps with 4 or 5 dimensions.
 

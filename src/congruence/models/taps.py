@@ -136,17 +136,16 @@ class Taps:
         of a transformer, its only map, are no stage.
         """
         maps = [(layer, count, shape) for layer, count, shape in maps if shape[0] in samples] or maps
-        self._sizes = []
-        for layer, count, shape in maps:
-            seen = canonical_shape(shape, observed.layout(parse(f"{layer}#{count}"), layer, shape) or "BCHW")
-            self._sizes += [(seen[2], seen[3])] if len(seen) == 4 else []
+        maps = [
+            (layer, n, canonical_shape(shape, observed.layout(parse(f"{layer}#{n}"), layer, shape) or "BCHW"))
+            for layer, n, shape in maps
+        ]
+        self._sizes = [(shape[2], shape[3]) for _, _, shape in maps if len(shape) == 4]
         if len(maps) == 1 and any(left.dim() == 3 for _, _, left, *_ in self._linears):
             return {}
         last: dict[torch.Size, tuple[str, torch.Size]] = {}
         for layer, count, shape in maps:
-            path = parse(f"{layer}#{count}")
-            seen = canonical_shape(shape, observed.layout(path, layer, shape) or "BCHW")
-            last[seen[2:]] = self._named(layer, count), seen
+            last[shape[2:]] = self._named(layer, count), shape
         return {path: shape for path, shape in last.values() if path and shape[2:].numel() > 1}
 
     def _named(self, layer: str, call: int) -> str:

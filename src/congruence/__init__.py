@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from congruence import data, evaluation, geometry, losses, metrics, models
+    from congruence.core.inputs import Inputs
     from congruence.distiller import Captured, Distiller, Output
     from congruence.evaluation.compare import Comparison, compare
     from congruence.methods import Clock, Method, Needs, Probe, Signals, Term
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _PACKAGES = ("data", "evaluation", "geometry", "losses", "metrics", "models", "testing")
 _HOMES = {
+    "congruence.core.inputs": ("Inputs",),
     "congruence.distiller": ("Captured", "Distiller", "Output"),
     "congruence.evaluation": ("Comparison", "compare"),
     "congruence.methods": ("Clock", "Method", "Needs", "Probe", "Signals", "Term"),
@@ -59,6 +61,7 @@ __all__ = [
     "Event",
     "FitOptions",
     "FitResult",
+    "Inputs",
     "Method",
     "Needs",
     "NonFiniteLossError",

@@ -19,6 +19,7 @@ from congruence.data.sources.store import Part as Part
 from congruence.data.sources.store import Tree as Tree
 from congruence.data.sources.store import data_root
 from congruence.data.sources.table import SOURCES, Source
+from congruence.models.inputs import ImageInput, TextInput
 
 __all__ = [
     "SOURCES",
@@ -29,6 +30,7 @@ __all__ = [
     "DataFacts",
     "FileDataset",
     "ImageDataset",
+    "ImageInput",
     "Loader",
     "PhotoAugment",
     "Reid",
@@ -36,6 +38,7 @@ __all__ = [
     "Source",
     "Splits",
     "SuperclassUniformSampler",
+    "TextInput",
     "available",
     "data_root",
     "facts",

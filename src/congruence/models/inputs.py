@@ -1,0 +1,159 @@
+"""How a model takes its samples: `ImageInput` (size and normalisation) and `TextInput` (a tokenizer)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from congruence.core import check
+from congruence.core.devices import to_device
+
+_CHECKS: Mapping[str, check.Constraint] = {
+    "interpolation": check.Choice(("bilinear", "bicubic")),
+    "max_length": check.COUNT,
+}
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """How a model takes images: resized to `size`, scaled to [0, 1], then (image − mean) / std for each channel.
+
+    Args:
+        mean: one number a channel of images scaled to [0, 1].
+        std: the same for the deviation, > 0.
+        size: (height, width); None leaves images as large as they are.
+        interpolation: "bilinear" or "bicubic", with antialiasing.
+
+    Raises:
+        ValueError: where an argument is not allowed.
+
+    Shape:
+        images uint8 [B, C, H, W]; result float32 [B, C, height, width].
+
+    Example:
+        >>> ImageInput(mean=(0.5,), std=(0.5,), size=(2, 2))(torch.full((1, 1, 4, 4), 255, dtype=torch.uint8)).flatten()
+        tensor([1., 1., 1., 1.])
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    size: tuple[int, int] | None = None
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+
+    def __post_init__(self) -> None:
+        check.hyperparameters("ImageInput", _CHECKS, interpolation=self.interpolation)
+        for name in ("mean", "std"):
+            values = tuple(float(value) for value in getattr(self, name))
+            if not values or (name == "std" and min(values) <= 0):
+                check.fail("ImageInput", name, f"numbers{' > 0' if name == 'std' else ''}, one a channel", values)
+            object.__setattr__(self, name, values)
+        if len(self.mean) != len(self.std):
+            check.fail("ImageInput", "std", f"as many numbers as the mean has ({len(self.mean)})", len(self.std))
+        if self.size is not None:
+            size = (self.size, self.size) if isinstance(self.size, int) else tuple(self.size)
+            if len(size) != 2 or min(size) < 1:
+                check.fail("ImageInput", "size", "(height, width)", self.size)
+            object.__setattr__(self, "size", size)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return images as the model takes them."""
+        if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != len(self.mean):
+            wanted = f"a uint8 tensor [B, {len(self.mean)}, H, W]"
+            check.fail("ImageInput", "images", wanted, f"{images.dtype} of shape {check.shape(images)}")
+        numbers = images.to(torch.float32)
+        if self.size is not None and tuple(images.shape[2:]) != self.size:
+            numbers = interpolate(numbers, self.size, mode=self.interpolation, antialias=True).clamp_(0, 255)
+        centre, scale = to_device(torch.tensor([self.mean, self.std]), images.device)[..., None, None]
+        return numbers.div_(255).sub_(centre).div_(scale)
+
+    def describe(self) -> dict[str, Any]:
+        """Return it as plain values, which tell it from others."""
+        size = None if self.size is None else list(self.size)
+        return {"mean": list(self.mean), "std": list(self.std), "size": size, "interpolation": self.interpolation}
+
+
+class TextInput:
+    """How a model takes text: a tokenizer, whose tokens are cut and padded to one length.
+
+    One length for all, so that a sample's input, and what a teacher says of it, does not depend on its batch.
+
+    Args:
+        tokenizer: a tokenizer of transformers, a `tokenizers.Tokenizer` that pads with its own padding token, or a
+            function from a list of texts to a mapping of integer tensors [B, max_length].
+        max_length: tokens of a text.
+
+    Raises:
+        ValueError: where an argument is not allowed, or, when called, for a tokenizer that has no padding token or
+            gives tensors of another shape.
+
+    Example:
+        >>> def letters(texts):
+        ...     return {"input_ids": torch.tensor([[ord(c) for c in text.ljust(4)[:4]] for text in texts])}
+        >>> TextInput(letters, max_length=4)(["ab", "c"])["input_ids"].shape
+        torch.Size([2, 4])
+    """
+
+    def __init__(self, tokenizer: Any, *, max_length: int) -> None:
+        check.hyperparameters("TextInput", _CHECKS, max_length=max_length)
+        if not callable(tokenizer) and not callable(getattr(tokenizer, "encode_batch", None)):
+            check.fail(
+                "TextInput", "tokenizer", "a tokenizer, or a function of a list of texts", type(tokenizer).__name__
+            )
+        self.tokenizer, self.max_length = tokenizer, max_length
+
+    def __call__(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Return the tokens of texts, by the name of the model's argument, int64 [B, max_length]."""
+        given = self._encode(list(texts))
+        for name, tensor in given.items():
+            expected = [len(texts), self.max_length]
+            if not isinstance(tensor, Tensor) or list(tensor.shape) != expected:
+                got = check.shape(tensor) if isinstance(tensor, Tensor) else type(tensor).__name__
+                check.fail("TextInput", "tokenizer", f"one that gives tensors {expected}", f"{got} as '{name}'")
+        return given
+
+    def _encode(self, texts: list[str]) -> dict[str, Tensor]:
+        tokenizer, length = self.tokenizer, self.max_length
+        if hasattr(tokenizer, "encode_batch"):  # of the library tokenizers
+            pads = tokenizer.token_to_id(tokenizer.padding["pad_token"]) if tokenizer.padding else None
+            encodings = tokenizer.encode_batch(texts)
+            rows = [encoding.ids[:length] for encoding in encodings]
+            if pads is None and any(len(row) < length for row in rows):
+                check.fail("TextInput", "tokenizer", "one that pads (enable_padding)", "one without a padding token")
+            fill = 0 if pads is None else pads
+            masks = [encoding.attention_mask[:length] for encoding in encodings]
+            return {
+                "input_ids": torch.tensor([row + [fill] * (length - len(row)) for row in rows]),
+                "attention_mask": torch.tensor([mask + [0] * (length - len(mask)) for mask in masks]),
+            }
+        if not hasattr(tokenizer, "pad_token"):  # a function
+            return dict(tokenizer(texts))
+        if tokenizer.pad_token is None:
+            check.fail("TextInput", "tokenizer", "one with a padding token", "one whose pad_token is None")
+        given = tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+        return dict(given)
+
+    def describe(self) -> dict[str, Any]:
+        """Return it as plain values, which tell it from others."""
+        return {"tokenizer": _content(self.tokenizer), "max_length": self.max_length}
+
+
+def _content(tokenizer: Any) -> str:
+    """Return a hash of what a tokenizer does, or a function's name."""
+    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    if callable(getattr(backend, "to_str", None)):
+        return hashlib.sha256(backend.to_str().encode()).hexdigest()[:16]
+    if callable(getattr(tokenizer, "get_vocab", None)):
+        vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
+        return hashlib.sha256(f"{type(tokenizer).__name__} {vocabulary}".encode()).hexdigest()[:16]
+    named: Callable[..., Any] | type = tokenizer if hasattr(tokenizer, "__qualname__") else type(tokenizer)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+ModelInput = ImageInput | TextInput

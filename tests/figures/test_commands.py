@@ -59,6 +59,7 @@ METRICS = {
 }
 BARS = {
     "balanced_weights": 1.02,
+    "evaluate": None,
     "cached_epoch": EPOCHS,
     "memory_order": None,
     "compiled_step": None,

@@ -54,7 +54,7 @@ def whole(folder, prepared=False, **given):
     if prepared:
         distiller.teacher.prepare()
     distiller.train()(*next(iter(train)))
-    return distiller.cache
+    return distiller.caches["teacher"]
 
 
 def same(one, other):
@@ -80,7 +80,7 @@ def test_filling_gives_what_a_whole_cache_gives(tmp_path, given, speed):
         trained(tmp_path / name, options={"teacher_speed": speed}, **given) for name in ("whole", "filled")
     )
     assert same(found, filled)
-    assert filled.cache.complete
+    assert filled.caches["teacher"].complete
     assert stored(tmp_path / "whole") == stored(tmp_path / "filled")
     assert "partial" not in manifest(tmp_path / "filled")
     names = sorted(path.name for path in (tmp_path / "filled").iterdir())
@@ -97,12 +97,12 @@ def test_the_teacher_is_asked_once_about_each_view(tmp_path):
     cg.fit(distiller, train, None, note)
     asked = np.diff(counts).tolist()
     assert asked == [9, 2, 0]  # 9 full batches; then, once, the 12 samples that each of two epochs left out
-    assert distiller.cache.complete
+    assert distiller.caches["teacher"].complete
 
 
 def test_a_run_that_ends_before_leaves_the_rest_to_the_next(tmp_path):
     distiller = trained(tmp_path, epochs=1, drop_last=True)
-    assert not distiller.cache.complete
+    assert not distiller.caches["teacher"].complete
     assert set(manifest(tmp_path)["partial"]) == {"main:4", "main:input:4"}
     assert manifest(tmp_path)["arrays"] == {}
     assert np.load(tmp_path / "000.rows").sum() == SAMPLES // 32 * 32
@@ -118,7 +118,7 @@ def test_nothing_is_stored_before_the_first_step_or_by_a_callback(tmp_path):
 
     def look(event):
         if event.kind == "start":
-            event.distiller.cache.filling.share()
+            event.distiller.caches["teacher"].filling.share()
             marks.append(int(np.load(tmp_path / "000.rows").sum()))
         if event.kind == "step" and event.step == 1:
             with rng.untouched(), torch.no_grad():
@@ -131,7 +131,7 @@ def test_nothing_is_stored_before_the_first_step_or_by_a_callback(tmp_path):
     cg.fit(distiller, train, None, exact(epochs=3, seed=5, callbacks=(look,)))
     assert marks == [0]
     assert stored(tmp_path) == stored(tmp_path / "a")
-    assert looked.cache.complete
+    assert looked.caches["teacher"].complete
 
 
 class Stop(Exception):
@@ -235,7 +235,7 @@ def test_numbers_that_float16_cannot_hold_stop_the_step(tmp_path):
         teacher[4].bias[0] = 1e6
     with pytest.raises(ValueError, match=r"The teacher's layer '4' reaches 1e\+06, .* with dtype='float32'"):
         trained(tmp_path, teacher=teacher)
-    assert trained(tmp_path, teacher=teacher, dtype="float32").cache.complete
+    assert trained(tmp_path, teacher=teacher, dtype="float32").caches["teacher"].complete
 
 
 class Scaled(nn.Module):
@@ -298,7 +298,7 @@ def test_a_cache_that_is_removed_meanwhile(tmp_path, caplog, seed):
     assert same(gone, alone)
     assert "was removed or replaced while this run filled it" in caplog.text
     assert stored(tmp_path / "gone") == stored(whole(tmp_path / "other", teacher=net(seed)).folder)
-    assert not gone.cache.complete
+    assert not gone.caches["teacher"].complete
 
 
 def test_the_run_after_one_whose_cache_was_removed(tmp_path):
@@ -311,7 +311,7 @@ def test_the_run_after_one_whose_cache_was_removed(tmp_path):
 
     for callbacks in ((remove,), ()):
         cg.fit(distiller, train, None, exact(epochs=3, seed=5, callbacks=callbacks))
-    assert distiller.cache.complete
+    assert distiller.caches["teacher"].complete
 
 
 def test_a_copy_of_a_distiller_opens_the_files_anew(tmp_path):

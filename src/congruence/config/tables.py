@@ -163,6 +163,7 @@ class TermConfig(BaseModel):
     student_layer: str | list[str] | dict[str, Any] | None = None
     teacher_layer: str | list[str] | dict[str, Any] | None = None
     student: str | None = None
+    teacher: str | None = None
     layout: str | dict[str, Any] | None = None
     mask: str | int | bool | dict[str, Any] | None = None
     pool: str | dict[str, Any] | None = None

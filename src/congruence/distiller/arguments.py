@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,11 +11,14 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from congruence.core import check
+from congruence.core.batch import why_no_index
+from congruence.core.inputs import STUDENT, TEACHER
 from congruence.distiller.recall import StoredTeacher
 from congruence.methods.term import Term
-from congruence.models.teacher import Teacher, shares_parameters
+from congruence.models.teacher import Teacher, called, shares_parameters
 
 LOG = logging.getLogger("congruence")
+AnyTeacher = nn.Module | Teacher | StoredTeacher
 
 
 def named_students(student: Any) -> dict[str, nn.Module]:
@@ -59,21 +62,60 @@ def _has_modes(part: nn.Module) -> bool:
     return True
 
 
-def frozen_teacher(teacher: Any, students: Mapping[str, nn.Module]) -> Teacher | None:
-    """Return the teacher in its wrapper; one that a student's training would move is refused before it is frozen."""
+def named_teachers(teacher: Any, students: Collection[str]) -> dict[str, Any]:
+    """Return the teachers, or what stores their answers, by name; a single one is called "teacher".
+
+    Raises:
+        ValueError: for a name that cannot be one, or is a student's.
+    """
     if teacher is None:
-        return None
+        return {}
+    if not isinstance(teacher, Mapping):
+        return {TEACHER: teacher}
+    if not teacher:
+        check.fail("Distiller", "teacher", "a module, or modules by name", "none")
+    for name in teacher:
+        if not isinstance(name, str) or not name or name == STUDENT or name in students or set(name) & set("./:"):
+            check.fail("Distiller", "teacher", "modules under names that are words and no student's", repr(name))
+    return dict(teacher)
+
+
+def frozen_teacher(teacher: Any, students: Mapping[str, nn.Module], name: str = TEACHER) -> Teacher:
+    """Return a teacher in its wrapper; one that a student's training would move is refused before it is frozen."""
     if isinstance(teacher, StoredTeacher):
         teacher = teacher.teacher
     if not isinstance(teacher, (nn.Module, Teacher)):
-        check.fail("Distiller", "teacher", "a torch module, a TeacherCache or None", type(teacher).__name__)
+        wanted = "a torch module, a TeacherCache, several of them by name, or None"
+        check.fail("Distiller", "teacher", wanted, type(teacher).__name__)
     module = teacher.module if isinstance(teacher, Teacher) else teacher
     if any(shares_parameters(module, student) for student in students.values()):
         raise ValueError(
             "`Distiller`: the teacher shares parameters with a student, so that training the student would move "
             "the teacher: give a copy (copy.deepcopy)."
         )
-    return teacher if isinstance(teacher, Teacher) else Teacher(teacher)
+    if not isinstance(teacher, Teacher):
+        return Teacher(teacher, name=called(name))
+    if name != TEACHER:
+        teacher.taps.name = called(name)
+    return teacher
+
+
+def only(by_name: Mapping[str, Any], what: str) -> Any:
+    """Return the only one.
+
+    Raises:
+        ValueError: where there are several.
+    """
+    if len(by_name) > 1:
+        raise ValueError(f"`Distiller`: there are {len(by_name)} {what}: use `{what}[name]`.")
+    return next(iter(by_name.values()))
+
+
+def check_index(index: Any) -> None:
+    """Refuse an index that is none of positions."""
+    why = why_no_index(index, None, look=False)
+    if why:
+        check.fail("Distiller.capture", "index", "the samples' positions in the dataset, int64 [B]", why)
 
 
 def listed_terms(terms: Any) -> list[Term]:

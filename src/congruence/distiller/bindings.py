@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from congruence.core import check
+from congruence.core.inputs import TEACHER
 from congruence.data.datasets.facts import DataFacts
 from congruence.methods.method import Method, Probe
 from congruence.methods.term import Pool, Term
@@ -20,6 +21,7 @@ from congruence.models.masks import Mask, token_mask
 from congruence.models.parameters import shares_parameters
 from congruence.models.projectors import rows
 from congruence.models.taps import Taps
+from congruence.models.teacher import called
 from congruence.models.tokens import Patches, as_maps, tokens_of
 from congruence.models.untaught import is_untaught
 
@@ -47,24 +49,36 @@ class Binding:
     named: bool = False
     second: bool = False
 
+    def called(self, name: str) -> str:
+        """Return how a sentence calls a model of the method's."""
+        return called(self.models[name]) if name == TEACHER else self.models[name]
+
     def without_teacher(self) -> Binding:
         """Return the same binding with the students' side alone."""
         return replace(
             self,
-            models={name: model for name, model in self.models.items() if name != "teacher"},
-            paths={key: paths for key, paths in self.paths.items() if key[0] != "teacher"},
+            models={name: model for name, model in self.models.items() if name != TEACHER},
+            paths={key: paths for key, paths in self.paths.items() if key[0] != TEACHER},
         )
 
 
-def for_students(terms: list[Term], students: tuple[str, ...], *, teacher: bool, facts: DataFacts | None) -> list[Term]:
-    """Give each student its own copy of the terms that see one student at a time, and check names and needs."""
+def for_models(
+    terms: list[Term], students: tuple[str, ...], teachers: tuple[str, ...], facts: DataFacts | None
+) -> list[Term]:
+    """Give each student and each teacher its own copy of the terms that see one at a time; check names and needs."""
     expanded: list[Term] = []
     instances = [term.make() for term in terms if term.holds_method]
     if len({id(instance) for instance in instances}) < len(instances):
         raise ValueError("`Distiller`: two terms hold the same Method: give each its own.")
-    for term in terms:
-        if term.needs.teacher and not teacher:
+    for term in _of_teachers(terms, teachers):
+        if term.needs.teacher and not teachers:
             raise ValueError(f"The term '{term.name}' needs a teacher, there is none.")
+        if term.teacher is not None and term.teacher not in teachers:
+            raise ValueError(
+                f"The term '{term.name}' names no teacher '{term.teacher}'.{check.near(term.teacher, teachers)}"
+            )
+        if term.teacher is not None and not term.needs.teacher:
+            raise ValueError(f"The term '{term.name}' learns from no teacher: leave out teacher='{term.teacher}'.")
         if term.needs.facts and facts is None:
             raise ValueError(
                 f"The term '{term.name}' needs facts of the dataset: give facts=congruence.data.facts(dataset)."
@@ -85,7 +99,22 @@ def for_students(terms: list[Term], students: tuple[str, ...], *, teacher: bool,
     return expanded
 
 
-def bind(term: Term, taps: Mapping[str, Taps], students: tuple[str, ...], facts: DataFacts | None) -> Binding:
+def _of_teachers(terms: list[Term], teachers: tuple[str, ...]) -> list[Term]:
+    """Return the terms, those that name none of several teachers once for each."""
+    of_each: list[Term] = []
+    for term in terms:
+        each = len(teachers) > 1 and term.needs.teacher and term.teacher is None
+        of_each += [term.for_teacher(teacher) for teacher in teachers] if each else [term]
+    return of_each
+
+
+def bind(
+    term: Term,
+    taps: Mapping[str, Taps],
+    students: tuple[str, ...],
+    teachers: tuple[str, ...],
+    facts: DataFacts | None,
+) -> Binding:
     """Resolve a term's layers, check its needs and build its method."""
     method = term.make()
     if method._bound:
@@ -98,7 +127,7 @@ def bind(term: Term, taps: Mapping[str, Taps], students: tuple[str, ...], facts:
     else:
         models = {"student": term.student or students[0]}
     if needs.teacher:
-        models["teacher"] = "teacher"
+        models[TEACHER] = term.teacher or teachers[0]
     paths: dict[tuple[str, str], tuple[str, ...]] = {}
     patches: dict[tuple[str, str], Patches] = {}
     grids: dict[tuple[str, str], tuple[tuple[int, int] | None, ...]] = {}
@@ -117,7 +146,7 @@ def bind(term: Term, taps: Mapping[str, Taps], students: tuple[str, ...], facts:
                 paths[name, role] = given[name] or _default(usual, given, needs.stages, models, taps, model)
                 layout = term.layout_of(name, role)
                 taps[model].require(paths[name, role], layout)
-                if (model, role) == ("teacher", "logits"):
+                if (name, role) == (TEACHER, "logits"):
                     _warn_of_untaught(term.name, taps[model], paths[name, role])
                 second |= _check_layouts(taps[model], paths[name, role], named=layout is not None)
                 for path in paths[name, role] if role != "logits" else ():
@@ -142,8 +171,8 @@ def bind(term: Term, taps: Mapping[str, Taps], students: tuple[str, ...], facts:
     for model in models.values():
         if shares_parameters(method, taps[model].module("")):
             raise ValueError(
-                f"The term '{term.name}' holds a module of the {model} as its own part, which would be trained and "
-                f"saved with the term: keep a copy of what it reads there."
+                f"The term '{term.name}' holds a module of the {taps[model].name} as its own part, which would be "
+                f"trained and saved with the term: keep a copy of what it reads there."
             )
     masks = {name: term.mask_of(name) for name in models}
     named = term.layout is not None
@@ -179,10 +208,12 @@ def _warn_of_untaught(term: str, taps: Taps, paths: tuple[str, ...]) -> None:
 
 def described(binding: Binding, taps: Mapping[str, Taps]) -> str:
     """Write which layers a term reads, with their shapes in the dry forward."""
-    return ", ".join(
-        f"{model} {role} " + " + ".join(f"'{path}' {list(taps[binding.models[model]].shapes[path])}" for path in paths)
-        for (model, role), paths in binding.paths.items()
-    )
+    parts = []
+    for (model, role), paths in binding.paths.items():
+        shapes = taps[binding.models[model]].shapes
+        called = binding.called(model) if model == TEACHER else model
+        parts.append(f"{called} {role} " + " + ".join(f"'{path}' {list(shapes[path])}" for path in paths))
+    return ", ".join(parts)
 
 
 def _default(
@@ -201,17 +232,17 @@ def _default(
     return tuple(taps[model].stages)[-count:] or (taps[model].default(role),)
 
 
-def probed_in_evaluation(students: Mapping[str, Taps], example: Any) -> dict[str, Taps]:
+def probed_in_evaluation(students: Mapping[str, Taps], examples: Mapping[str, Any]) -> dict[str, Taps]:
     """Return taps of the students' forwards in evaluation mode, and let those of training know what they found.
 
-    A student may return other things there: two heads in training, their mean in evaluation. One that cannot run on the
+    A student may return other things there: two heads in training, their mean in evaluation. One that cannot run on its
     example in evaluation mode is left out.
     """
     in_evaluation = {}
     for name, taps in students.items():
         with contextlib.suppress(ValueError):
             there = Taps(taps.model, name=name)
-            there.probe(example, training=False)
+            there.probe(examples[name], training=False)
             taps.in_evaluation, in_evaluation[name] = there.defaults, there
     return in_evaluation
 
@@ -249,7 +280,7 @@ def _logits_path(model: str, bindings: Iterable[Binding]) -> str | None:
 
 
 def _students(models: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple(name for name in models if name != "teacher")
+    return tuple(name for name in models if name != TEACHER)
 
 
 def _check_layouts(taps: Taps, paths: Iterable[str], *, named: bool) -> bool:
@@ -307,7 +338,7 @@ def mask_of(
     """
     if role == "logits":
         return None
-    what = f"The term '{binding.term}': the {binding.models[name]}'s layer '{path}'"
+    what = f"The term '{binding.term}': the {binding.called(name)}'s layer '{path}'"
     way = (
         "name the mask with Term(..., mask=...), '~' before the name where True marks padding, or mask=False to "
         "count all positions"

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from congruence.core.inputs import STUDENT, TEACHER, inputs_of
 from congruence.methods.method import Key
 from congruence.models.layouts import batch_sizes
 
@@ -50,8 +51,13 @@ class Captured:
     labels: Tensor | None
     index: Tensor | None
     micro_batch: int | None = None  # for what a method runs again
+    teachers: tuple[str, ...] = (TEACHER,)
 
-    def samples(self, view: str, shape: Sequence[int], *, named: bool) -> frozenset[int]:
+    def given(self, model: str, view: str) -> Any:
+        """Return what a model took for a view."""
+        return inputs_of(self.inputs[view], model, TEACHER if model in self.teachers else STUDENT)
+
+    def samples(self, model: str, view: str, shape: Sequence[int], *, named: bool) -> frozenset[int]:
         """Return how many samples a tensor of a shape may be of: as many as labels or an index, or as the inputs say.
 
         Labels that are as many as none of its dimensions tell nothing (of flattened tokens, or of a bag of instances),
@@ -61,11 +67,17 @@ class Captured:
         of_labels = frozenset([len(known)] if known is not None and known.dim() else [])
         if of_labels & set(shape) and not named:
             return of_labels
-        return of_labels | batch_sizes(self.inputs[view], second=named)
+        return of_labels | batch_sizes(self.given(model, view), second=named)
 
     def students(self, names: tuple[str, ...]) -> Any:
         """Return the student's output; where they have names, a mapping from name to output."""
         return self.output("student") if names == ("student",) else {name: self.output(name) for name in names}
+
+    def taught(self) -> Any:
+        """Return the teacher's output, None where it did not run; where they have names, a mapping from name to it."""
+        if self.teachers in ((), (TEACHER,)):
+            return self.output(TEACHER)
+        return {name: self.output(name) for name in self.teachers}
 
     def output(self, model: str) -> Any:
         """Return what a model gave for the view "main", else for the first one; None where it did not run."""

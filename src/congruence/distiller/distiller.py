@@ -12,19 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from congruence.core import check
-from congruence.core.batch import why_no_index
 from congruence.core.devices import to_device
+from congruence.core.inputs import STUDENT, TEACHER, check_rows_agree, inputs_of
 from congruence.core.numerics import widen
 from congruence.data.datasets.facts import DataFacts
-from congruence.distiller.arguments import check_trainable, frozen_teacher, listed_terms, named_students, tell_modes
+from congruence.distiller import arguments
+from congruence.distiller.arguments import AnyTeacher, check_trainable
 from congruence.distiller.as_found import as_found
 from congruence.distiller.averaging import Averaging
 from congruence.distiller.balance import Balance
-from congruence.distiller.bindings import Binding, bind, described, for_students, logits_paths, probed_in_evaluation
+from congruence.distiller.bindings import Binding, bind, described, for_models, logits_paths, probed_in_evaluation
 from congruence.distiller.captured import Captured, Output
 from congruence.distiller.forwards import describe_sample, forwards, forwards_beside, read
 from congruence.distiller.recall import StoredTeacher
-from congruence.distiller.signals import Shared, check_needs, embedded, loss_of, rerunner, without_gradient
+from congruence.distiller.signals import Shared, check_needs, embedded, features_of, loss_of, rerunner, without_gradient
 from congruence.distiller.sitting_out import SittingOut
 from congruence.distiller.unmoved import Unmoved
 from congruence.geometry.dissimilarity import computed_once
@@ -45,7 +46,8 @@ class Distiller(nn.Module):
     the terms' own parts are.
 
     Args:
-        teacher: a module, a `TeacherCache` (or another `StoredTeacher`), or None where no term needs one.
+        teacher: a module, a `TeacherCache` (or another `StoredTeacher`); several of these by name, from each of which
+            a term learns that names none; or None where no term needs one.
         student: a module, or a mapping from name to module.
         terms: `Term`s, or keys of the catalogue.
         example: a small batch of inputs (2 samples do) for the dry forward that finds and checks the layers. Without
@@ -73,7 +75,7 @@ class Distiller(nn.Module):
 
     def __init__(
         self,
-        teacher: nn.Module | Teacher | StoredTeacher | None,
+        teacher: AnyTeacher | Mapping[str, AnyTeacher] | None,
         student: nn.Module | Mapping[str, nn.Module],
         terms: Sequence[Term | str],
         *,
@@ -81,20 +83,22 @@ class Distiller(nn.Module):
         facts: DataFacts | None = None,
     ) -> None:
         super().__init__()
-        students = named_students(student)
-        self.terms = for_students(listed_terms(terms), tuple(students), teacher=teacher is not None, facts=facts)
+        students = arguments.named_students(student)
+        teachers = arguments.named_teachers(teacher, tuple(students))
+        self.terms = for_models(arguments.listed_terms(terms), tuple(students), tuple(teachers), facts)
         self.students = nn.ModuleDict(students)
-        self.teacher = frozen_teacher(teacher, students)
-        self.cache = teacher if isinstance(teacher, StoredTeacher) else None
-        self.facts, self._example_described = facts, ""
+        self.teachers = {name: arguments.frozen_teacher(each, students, name) for name, each in teachers.items()}
+        self.caches = {name: each for name, each in teachers.items() if isinstance(each, StoredTeacher)}
+        self.facts = facts
+        self._examples: dict[str, str] = {}  # a sample of the example, described, as each model takes it
         self.clock, self._epochs_begun = Clock(), False
         self._taps = {name: Taps(module, name=name) for name, module in students.items()}
         for taps in self._taps.values():
             taps.may_drop = True
         self._sitting_out, self._averaging, self._unmoved = SittingOut(), Averaging(), Unmoved()
         self._readers: dict[str, Taps | Teacher] = dict(self._taps)
-        if self.teacher:
-            self._taps["teacher"], self._readers["teacher"] = self.teacher.taps, self.teacher
+        self._taps |= {name: teacher.taps for name, teacher in self.teachers.items()}
+        self._readers |= self.teachers
         self.methods = nn.ModuleDict()
         self.bindings: dict[str, Binding] = {}
         self.balance = Balance(self.terms, self.bindings)
@@ -110,15 +114,18 @@ class Distiller(nn.Module):
             raise ValueError("`Distiller.build`: the layers are found already; make a new Distiller for other ones.")
         like = next((p for p in self.students.parameters() if p.is_floating_point()), torch.empty(0))
         example = to_device(example, like.device)
+        check_rows_agree(example)
+        kinds = dict.fromkeys(self.students, STUDENT) | dict.fromkeys(self.teachers, TEACHER)
+        of_model = {name: inputs_of(example, name, kind) for name, kind in kinds.items()}
         for name, taps in self._taps.items():
-            taps.probe(example, training=name != "teacher")
-        in_evaluation = probed_in_evaluation({name: self._taps[name] for name in self.students}, example)
+            taps.probe(of_model[name], training=name not in self.teachers)
+        in_evaluation = probed_in_evaluation({name: self._taps[name] for name in self.students}, of_model)
         bindings = {}
         for term in self.terms:
             with self._looking_on(term):
-                bindings[term.name] = bind(term, self._taps, tuple(self.students), self.facts)
+                bindings[term.name] = bind(term, self._taps, tuple(self.students), tuple(self.teachers), self.facts)
         self._in_evaluation, self._logits = in_evaluation, logits_paths(in_evaluation, bindings.values())
-        self._example_described = describe_sample(example)
+        self._examples = {name: describe_sample(inputs) for name, inputs in of_model.items()}
         for name, binding in bindings.items():  # from here on nothing fails, so that a refused example leaves no trace
             self.bindings[name] = binding
             self.methods[name] = binding.method.to(device=like.device, dtype=like.dtype).train(self.training)
@@ -162,7 +169,8 @@ class Distiller(nn.Module):
         """Run the models over one batch and read what the active terms tap; no term is computed and nothing written.
 
         Args:
-            inputs: what the models take, for the view "main": a tensor, a tuple or a mapping.
+            inputs: what the models take, for the view "main": a tensor, a tuple or a mapping; `Inputs` where the models
+                take other ones.
             labels: int64 [B], -1 where a sample has none.
             index: int64 [B], the samples' positions in the dataset.
             views: further views of the same samples, by name.
@@ -172,18 +180,18 @@ class Distiller(nn.Module):
             self.build(inputs)
         if self.training and not self._told_modes:
             self._told_modes = True
-            tell_modes(self.students)
+            arguments.tell_modes(self.students)
             if torch.is_grad_enabled():
                 check_trainable(self.students)
         given = {"main": inputs, **(views or {})}
         terms = self._active()
         active = [self.bindings[term.name] for term in terms]
-        cache = self.cache if self.training else None  # it holds the training images
-        if index is not None and (cache or any(binding.method.needs.index for binding in active)):
-            why = why_no_index(index, None, look=False)
-            if why:
-                check.fail("Distiller.capture", "index", "the samples' positions in the dataset, int64 [B]", why)
-        recall = cache.at(index, self.clock.epoch, self.bindings.values()) if cache else None
+        caches = self.caches if self.training else {}  # they hold the training images
+        for each in given.values():
+            check_rows_agree(each)
+        if index is not None and (caches or any(binding.method.needs.index for binding in active)):
+            arguments.check_index(index)
+        recall = {name: cache.at(index, self.clock.epoch, self.taught_by(name)) for name, cache in caches.items()}
         tensors, outputs = forwards_beside(
             [self.bindings[term.name] for term in terms if not term.watched],
             [self.bindings[term.name] for term in terms if term.watched],
@@ -191,13 +199,13 @@ class Distiller(nn.Module):
                 forwards,
                 given=given,
                 readers=self._readers,
-                example=self._example_described,
+                examples=self._examples,
                 recall=recall,
                 micro_batch=micro_batch,
             ),
             self.students,
         )
-        return Captured(tensors, outputs, given, labels, index, micro_batch)
+        return Captured(tensors, outputs, given, labels, index, micro_batch, tuple(self.teachers))
 
     def _active(self) -> list[Term]:
         active = [term for term in self.terms if term.active(self.clock)]
@@ -229,7 +237,7 @@ class Distiller(nn.Module):
                     if type(method).update is not Method.update:  # else there is nothing to write
                         with self._looking_on(term):
                             method.update(without_gradient(signals))
-        student, teacher = captured.students(tuple(self.students)), captured.output("teacher")
+        student, teacher = captured.students(tuple(self.students)), captured.taught()
         return Output(torch.stack(teaching).sum(), terms, student, teacher, weights)
 
     def losses(
@@ -341,29 +349,28 @@ class Distiller(nn.Module):
     @property
     def student(self) -> nn.Module:
         """The student; with several, `students` holds them by name."""
-        if len(self.students) > 1:
-            raise ValueError(f"`Distiller`: there are {len(self.students)} students: use `students[name]`.")
-        return next(iter(self.students.values()))
+        return arguments.only(dict(self.students.items()), "students")
+
+    @property
+    def teacher(self) -> Teacher | None:
+        """The teacher, None without one; with several, `teachers` holds them by name."""
+        return arguments.only(self.teachers, "teachers") if self.teachers else None
+
+    def taught_by(self, teacher: str) -> list[Binding]:
+        """Return the bindings of the terms that learn from a teacher."""
+        return [binding for binding in self.bindings.values() if binding.models.get(TEACHER) == teacher]
 
     def logits(self, name: str, inputs: Any) -> Tensor:
         """Run a student, in evaluation mode as it should be, and return the class logits [B, C] of its output."""
         if name not in self._logits:
             raise ValueError(f"The {name} has no layer known to give class logits: give `evaluate=` to measure it.")
         path = self._logits[name]
-        return read(name, self._in_evaluation[name], inputs, {path}, self._example_described)[1][path]
+        taps, inputs = self._in_evaluation[name], inputs_of(inputs, name)
+        return read(name, taps, inputs, {path}, self._examples[name])[1][path]
 
     def features(self, inputs: Any) -> dict[str, Tensor]:
         """Run the students alone; return by name the rows [B, D] that the first term with features sees of each."""
-        rows: dict[str, Tensor] = {}
-        for binding in self.bindings.values():
-            if "features" in binding.method.needs.roles:
-                of = rerunner(binding, self._readers, self.clock, None)(
-                    dict.fromkeys(binding.method.needs.views, inputs)
-                )
-                for student in binding.students:
-                    layers = of.tensors[student, binding.method.needs.views[0], "features"]
-                    rows.setdefault(binding.models[student], layers[-1])
-        return rows
+        return features_of(self.bindings.values(), self._readers, self.clock, inputs)
 
     def student_state_dict(self, name: str | None = None) -> dict[str, Tensor]:
         """Return a student's state as its own class loads it."""
@@ -387,7 +394,7 @@ class Distiller(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Distiller:
         """Move the teacher along, although it is no submodule."""
         super()._apply(fn, recurse)
-        if self.teacher:
-            self.teacher.module._apply(fn)
-            self.teacher.prepared = None
+        for teacher in self.teachers.values():
+            teacher.module._apply(fn)
+            teacher.prepared = None
         return self

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from congruence.core.devices import row_count
+from congruence.core.inputs import STUDENT, TEACHER, inputs_of
 from congruence.distiller.as_found import as_found
 from congruence.distiller.bindings import Binding
 from congruence.distiller.micro import in_chunks
@@ -86,8 +87,8 @@ def forwards(
     bindings: Sequence[Binding],
     given: Mapping[str, Any],
     readers: Mapping[str, Taps | Teacher],
-    example: str,
-    recall: Recall | None = None,
+    examples: Mapping[str, str],
+    recall: Mapping[str, Recall] | None = None,
     micro_batch: int | None = None,
     *,
     runs: Callable[[str, str], bool] = lambda model, view: True,
@@ -96,7 +97,8 @@ def forwards(
 
     `runs` says of a model and a view whether they are among them.
 
-    With `recall` the teacher's tensors are read from where they are stored, and it has no output.
+    `examples` describes a sample of each model's example (`describe_sample`). A teacher of `recall` has its tensors
+    read from where they are stored, and no output.
     With `micro_batch` they run over chunks of so many samples, see `congruence.distiller.micro`.
     """
     tensors: dict[Key, Tensor] = {}
@@ -104,14 +106,15 @@ def forwards(
     for (model, view), paths in paths_to_read(bindings, given).items():
         if not runs(model, view):
             continue
-        if recall is not None and model == "teacher":
-            recalled = recall(view, paths, given[view])
+        reader = readers[model]
+        inputs = inputs_of(given[view], model, TEACHER if isinstance(reader, Teacher) else STUDENT)
+        if recall is not None and model in recall:
+            recalled = recall[model](view, paths, inputs)
             tensors.update({(model, view, path): tensor for path, tensor in recalled.items()})
             continue
-        reader = readers[model]
-        run = functools.partial(read, model, reader, paths=paths, example=example)
-        module = reader.module if isinstance(reader, Teacher) else reader.model
-        outputs[model, view], tapped = in_chunks(run, module, given[view], micro_batch)
+        name, module = (reader.taps.name, reader.module) if isinstance(reader, Teacher) else (model, reader.model)
+        run = functools.partial(read, name, reader, paths=paths, example=examples.get(model, ""))
+        outputs[model, view], tapped = in_chunks(run, module, inputs, micro_batch)
         tensors.update({(model, view, path): tensor for path, tensor in tapped.items()})
     return tensors, outputs
 
@@ -136,7 +139,7 @@ def forwards_beside(
         for model, _ in binding.paths
     }
     both = [*teaching, *looking_on]
-    tensors, outputs = run(both, runs=lambda model, view: model == "teacher" or (model, view) in taught)
+    tensors, outputs = run(both, runs=lambda model, view: model not in students or (model, view) in taught)
     with torch.no_grad(), as_found(students):
-        more = run(both, runs=lambda model, view: model != "teacher" and (model, view) not in taught)
+        more = run(both, runs=lambda model, view: model in students and (model, view) not in taught)
     return {**tensors, **more[0]}, {**outputs, **more[1]}

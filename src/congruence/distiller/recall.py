@@ -21,7 +21,7 @@ class StoredTeacher(Protocol):
     teacher: Teacher
 
     def open(self, bindings: Iterable[Binding]) -> None:
-        """Make ready the layers that terms read, of every view."""
+        """Make ready the layers that the teacher's terms read, of every view."""
 
     def at(self, index: Tensor | None, epoch: int, bindings: Iterable[Binding]) -> Recall:
         """Return what reads the layers of a batch's samples, as an epoch shows them."""

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from congruence.core import check
 from congruence.core.devices import on_tensors
 from congruence.core.host_values import note_row_values
+from congruence.core.inputs import inputs_of
 from congruence.core.ranks import from_all_ranks, gather_rows, world_size
 from congruence.distiller.bindings import Binding, mask_of
 from congruence.distiller.captured import Captured
@@ -76,13 +77,16 @@ def signals_of(binding: Binding, captured: Captured, clock: Clock, runner: Runne
         )
     for view in needs.views:
         for (model, role), paths in binding.paths.items():
-            layers = [captured.tensors[binding.models[model], view, path] for path in paths]
+            reader = binding.models[model]
+            inputs = captured.given(reader, view)
+            layers = [captured.tensors[reader, view, path] for path in paths]
             real = []
             for path, tensor in zip(paths, layers, strict=True):
-                what = f"The term '{binding.term}': the {binding.models[model]}'s layer '{path}'"
+                what = f"The term '{binding.term}': the {binding.called(model)}'s layer '{path}'"
                 if tensor.dim() > 2:  # of rows [B, C] nothing was assumed
-                    check_rows(what, tensor.shape, captured.samples(view, tensor.shape, named=binding.named))
-                real.append(mask_of(binding, model, role, path, tensor, captured.inputs[view]))
+                    samples = captured.samples(reader, view, tensor.shape, named=binding.named)
+                    check_rows(what, tensor.shape, samples)
+                real.append(mask_of(binding, model, role, path, tensor, inputs))
             if role == "features":
                 parts = zip(paths, layers, real, strict=True)
                 tensors[model, view, role] = tuple(
@@ -98,8 +102,15 @@ def signals_of(binding: Binding, captured: Captured, clock: Clock, runner: Runne
                 masks[model, view, role] = tuple(mask for _, mask, _ in seen)
             if role == "tokens":
                 grids[model, view, role] = tuple(grid for _, _, grid in seen)
-    inputs = {view: captured.inputs[view] for view in needs.views} if needs.inputs else {}
-    return Signals(tensors, binding.students, clock, captured.labels, captured.index, inputs, runner, masks, grids)
+    kept = {view: _students_inputs(binding, captured, view) for view in needs.views} if needs.inputs else {}
+    return Signals(tensors, binding.students, clock, captured.labels, captured.index, kept, runner, masks, grids)
+
+
+def _students_inputs(binding: Binding, captured: Captured, view: str) -> Any:
+    """Return what a method's students took, for those that run them again."""
+    if len(binding.students) == 1:
+        return captured.given(binding.models[binding.students[0]], view)
+    return captured.inputs[view]
 
 
 def _in_role(
@@ -123,7 +134,7 @@ def _lie(binding: Binding, model: str, path: str, tokens: Tensor) -> Patches | N
     found = patches.of_count(tokens.shape[1])
     if found is None:
         raise ValueError(
-            f"The term '{binding.term}': the {binding.models[model]}'s layer '{path}' gives {tokens.shape[1]} tokens, "
+            f"The term '{binding.term}': the {binding.called(model)}'s layer '{path}' gives {tokens.shape[1]} tokens, "
             f"no grid of the example's proportions ({patches.before} before {patches.height}×{patches.width})."
         )
     return found
@@ -148,7 +159,8 @@ def rerunner(binding: Binding, readers: Mapping[str, Taps | Teacher], clock: Clo
         with _norms_at_rest([readers[model] for model in pruned.models.values()]):
             if micro_batch is not None:  # the second pass comes after `update`, which may write them
                 views = on_tensors(torch.Tensor.clone, views)
-            like = describe_sample(next(iter(views.values())))
+            given = next(iter(views.values()))
+            like = {model: describe_sample(inputs_of(given, model)) for model in pruned.models.values()}
             for _ in range(_DRAWS):  # a layer that drops out at random runs in one of them
                 tensors, outputs = forwards([pruned], views, readers, like, micro_batch=micro_batch)
                 again = Captured(tensors, outputs, views, None, None, micro_batch)
@@ -162,6 +174,20 @@ def rerunner(binding: Binding, readers: Mapping[str, Taps | Teacher], clock: Clo
         return binding.method.embed(signals_of(pruned, again, clock, run, {}))
 
     return run
+
+
+def features_of(
+    bindings: Iterable[Binding], readers: Mapping[str, Taps | Teacher], clock: Clock, inputs: Any
+) -> dict[str, Tensor]:
+    """Run the students alone; return by name the rows [B, D] that the first term with features sees of each."""
+    rows: dict[str, Tensor] = {}
+    for binding in bindings:
+        if "features" in binding.method.needs.roles:
+            of = rerunner(binding, readers, clock, None)(dict.fromkeys(binding.method.needs.views, inputs))
+            for student in binding.students:
+                layers = of.tensors[student, binding.method.needs.views[0], "features"]
+                rows.setdefault(binding.models[student], layers[-1])
+    return rows
 
 
 @contextlib.contextmanager

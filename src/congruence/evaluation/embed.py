@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from congruence.core.allocator import memory_kept
 from congruence.core.devices import row_count, take_rows, to_device
+from congruence.core.inputs import STUDENT, TEACHER, inputs_of
 from congruence.data.datasets.facts import declared_classes
 from congruence.data.datasets.images import ImageDataset
 from congruence.data.datasets.model_facts import ModelFacts, check_prepared
@@ -89,12 +90,19 @@ def embed_all(
     *,
     layers: Mapping[str, str | None],
     device: str | torch.device | None = None,
+    teachers: Collection[str] = (TEACHER,),
 ) -> dict[str, Embedded]:
-    """Embed every sample of a loader by several models in one pass; see `embed`."""
+    """Embed every sample of a loader by several models in one pass; see `embed`.
+
+    Where batches hold `Inputs`, each model takes its own, or the teachers' where it is among these, else the students'.
+    """
     facts = ModelFacts.of(loader)
     for model in models.values():
         check_prepared(model, facts)
-    readers = {name: _Reader(model, layers[name], name, device) for name, model in models.items()}
+    readers = {
+        name: _Reader(model, layers[name], name, device, TEACHER if name in teachers else STUDENT)
+        for name, model in models.items()
+    }
     with contextlib.ExitStack() as stack:
         stack.enter_context(memory_kept())
         for model in models.values():
@@ -191,11 +199,13 @@ def _classes(declared: int | None, embedded: Iterable[Embedded], labels: Tensor 
 class _Reader:
     """One model, and what it has given so far."""
 
-    def __init__(self, model: nn.Module, layer: str | None, name: str, device: str | torch.device | None) -> None:
+    def __init__(
+        self, model: nn.Module, layer: str | None, name: str, device: str | torch.device | None, kind: str = STUDENT
+    ) -> None:
         first = next(model.parameters(), None)
         self.device = torch.device(device) if device is not None else first.device if first is not None else None
         self.taps = Taps(model if device is None else model.to(self.device), name=name)
-        self.layer = layer
+        self.layer, self.name, self.kind = layer, name, TEACHER if name == TEACHER else kind
         self.paths: tuple[str, str | None] | None = None
         self.left_out = ""
         self.channels_last = False
@@ -204,7 +214,7 @@ class _Reader:
 
     def begin(self, inputs: Any, stack: contextlib.ExitStack) -> None:
         """Find out on a batch which layers are read, and how the model is best run; `stack` ends that."""
-        inputs = to_device(inputs, self.device)
+        inputs = to_device(inputs_of(inputs, self.name, self.kind), self.device)
         self.paths = self._find(inputs)
         count, model = row_count(inputs), self.taps.model
         if self.device is None or count is None or not prefers_channels_last(model, self.device):
@@ -224,7 +234,7 @@ class _Reader:
         """Run the model over a batch."""
         if self.paths is None:
             self.begin(inputs, stack)
-        inputs = to_device(inputs, self.device)
+        inputs = to_device(inputs_of(inputs, self.name, self.kind), self.device)
         features, classes = given(self.paths)
         read = self.taps.read(inputs)[1]
         tapped, what = read[features], f"The {self.taps.name}'s layer '{features}'"

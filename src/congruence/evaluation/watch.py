@@ -23,14 +23,14 @@ from congruence.evaluation.embed import Embedded, beside, embed_all
 from congruence.evaluation.embeddings import UnfiniteError
 
 LOG = logging.getLogger("congruence")
-_TEACHER = "teacher"
 
 
 class Diagnostics:
     """What `FitOptions(diagnose=...)` takes: numbers of every student at each epoch's end.
 
     They are lines {"step", "epoch", "diagnostics": {...}} of metrics.jsonl, cut back on resuming as its other lines
-    are; with several students each name ends in "/NAME". Training is left alone, to the bit: the models run in
+    are; with several students each name ends in "/NAME", with several teachers, before that, in
+    "/TEACHER". Training is left alone, to the bit: the models run in
     evaluation mode and without gradient, and no generator moves. The teacher is frozen and runs once, where the loader
     is of `congruence.data` (another may change the order from pass to pass).
 
@@ -72,12 +72,12 @@ class Diagnostics:
         self.loader, self.losses, self.every = loader, losses, every
         self.measures = checked_names(measures) if measures or not losses else ()
         self.student_layer, self.teacher_layer = student_layer, teacher_layer
-        self._taught: tuple[nn.Module, Embedded] | None = None
+        self._taught: dict[str, tuple[nn.Module, Embedded]] = {}
         self._told: set[str] = set()
 
     def rehearse(self, distiller: nn.Module) -> None:
         """Measure once before the first step, so that what cannot be had shows now."""
-        self._taught, self._told = None, set()
+        self._taught, self._told = {}, set()
         if not self._measured(distiller) and not self._told:
             check.fail("Diagnostics", "measures", "diagnostics that can be had here", "none that can")
 
@@ -111,22 +111,25 @@ class Diagnostics:
     def _of_embeddings(self, distiller: Distiller) -> dict[str, float]:
         if not self.measures:
             return {}
-        models: dict[str, nn.Module] = dict(distiller.students.items())
-        layers: dict[str, str | None] = dict.fromkeys(models, self.student_layer)
-        teacher = None if distiller.teacher is None else distiller.teacher.module
-        taught = self._taught[1] if self._taught is not None and self._taught[0] is teacher else None
-        if teacher is not None and taught is None:
-            models[_TEACHER], layers[_TEACHER] = teacher, self.teacher_layer
+        students: dict[str, nn.Module] = dict(distiller.students.items())
+        teachers = {name: teacher.module for name, teacher in distiller.teachers.items()}
+        known = {name: rows for name, (module, rows) in self._taught.items() if teachers.get(name) is module}
+        asked = {name: module for name, module in teachers.items() if name not in known}
+        layers = {**dict.fromkeys(students, self.student_layer), **dict.fromkeys(asked, self.teacher_layer)}
         with untouched():
-            embedded = embed_all(models, self.loader, layers=layers)
-        taught = embedded.pop(_TEACHER, taught)
-        if teacher is not None and taught is not None and isinstance(self.loader, data.Loader):
-            self._taught = teacher, taught
-        numbers = {}
-        for name, student in embedded.items():
-            end = "" if len(embedded) == 1 else f"/{name}"
-            values = diagnose_each(beside(student, taught), self.measures, functools.partial(self._tell, name))
-            numbers.update({f"{key}{end}": value for key, value in values.items()})
+            embedded = embed_all({**students, **asked}, self.loader, layers=layers, teachers=tuple(teachers))
+        taught = {name: known[name] if name in known else embedded[name] for name in teachers}
+        if isinstance(self.loader, data.Loader):
+            self._taught = {name: (teachers[name], rows) for name, rows in taught.items()}
+        numbers: dict[str, float] = {}
+        for name in students:
+            end = "" if len(students) == 1 else f"/{name}"
+            tell = functools.partial(self._tell, name)
+            for teacher in taught or (None,):
+                pair = beside(embedded[name], None if teacher is None else taught[teacher])
+                of = "" if len(taught) < 2 else f"/{teacher}"
+                values = diagnose_each(pair, self.measures, tell)
+                numbers.update({f"{key}{of}{end}": value for key, value in values.items()})
         return numbers
 
     def _tell(self, student: str, number: str, error: Exception) -> None:

@@ -49,6 +49,7 @@ class Term:
             enters the last Linear ("features") and the class logits ("logits").
         teacher_layer: the same for the teacher.
         student: with several students, the one this term teaches; by default each of them.
+        teacher: with several teachers, the one this term learns from; by default each of them.
         layout: what the dimensions of the tapped tensors mean, where the models' layers do not tell: a letter each, B
             for the batch, C for channels, T or N for time or tokens, H, W, and D for depth ("BCT", "TBC", "BHWC"). One
             for all, or by model ({"student": "BCT", "teacher": "BTC"}) or role, or by model and then role. Class
@@ -82,6 +83,7 @@ class Term:
         "student_layer",
         "teacher_layer",
         "student",
+        "teacher",
         "layout",
         "mask",
         "pool",
@@ -102,6 +104,7 @@ class Term:
         student_layer: Layers | Mapping[str, Layers] | None = None,
         teacher_layer: Layers | Mapping[str, Layers] | None = None,
         student: str | None = None,
+        teacher: str | None = None,
         layout: Layout | None = None,
         mask: Mask | Mapping[str, Mask] = None,
         pool: Pool | Mapping[str, Pool] = None,
@@ -135,7 +138,8 @@ class Term:
             self.weight = current_parts(self._row(), self.weight)
         self.share = usual if share is None and self.balanced else share
         self.name = self.key if name is None else name
-        self.student_layer, self.teacher_layer, self.student = student_layer, teacher_layer, student
+        self.student_layer, self.teacher_layer = student_layer, teacher_layer
+        self.student, self.teacher = student, teacher
         self.layout, self.mask, self.pool = layout, mask, pool
         self.start_epoch, self.stop_epoch = start_epoch, stop_epoch
         self.warmup_epochs, self.decay = warmup_epochs, decay
@@ -204,8 +208,15 @@ class Term:
 
     def for_student(self, student: str) -> Term:
         """Return this term for one of several students, with a method of its own."""
+        return self._of_its_own(student=student, name=f"{self.name}:{student}")
+
+    def for_teacher(self, teacher: str) -> Term:
+        """Return this term for one of several teachers, with a method of its own."""
+        return self._of_its_own(teacher=teacher, name=f"{self.name}:{teacher}")
+
+    def _of_its_own(self, **changes: str) -> Term:
         mine = copy.copy(self)
-        mine.student, mine.name = student, f"{self.name}:{student}"
+        vars(mine).update(changes)
         mine._given = copy.deepcopy(self._given)
         return mine
 
@@ -319,7 +330,8 @@ def current_descriptions(terms: Any) -> Any:
 def _current(description: Mapping[str, Any]) -> dict[str, Any]:
     from congruence.methods import catalogue  # late, as in `Term`
 
-    values, rows = {"share": None, "layout": None, "mask": None, "pool": None, **description}, catalogue.keys()
+    unsaid = dict.fromkeys(("share", "teacher", "layout", "mask", "pool"))
+    values, rows = {**unsaid, **description}, catalogue.keys()
     if "weight" in values and values.get("method") in rows:
         row = catalogue.row(values["method"])
         values["weight"] = current_parts(row, values["weight"])

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from congruence.core.inputs import TEACHER
 from congruence.models.evaluating import set_mode
 from congruence.models.fingerprint import ModelFingerprint, model_fingerprint
 from congruence.models.parameters import shares_parameters
@@ -16,7 +17,7 @@ from congruence.models.prepared import Prepared, prepare
 from congruence.models.taps import Taps
 
 LOG = logging.getLogger("congruence")
-__all__ = ["Teacher", "shares_parameters"]
+__all__ = ["Teacher", "called", "shares_parameters"]
 
 
 class Teacher:
@@ -41,7 +42,7 @@ class Teacher:
         (False, False, [4, 3])
     """
 
-    def __init__(self, module: nn.Module, *, name: str = "teacher") -> None:
+    def __init__(self, module: nn.Module, *, name: str = TEACHER) -> None:
         self.taps = Taps(module, name=name)
         self.module = module
         self.prepared: Prepared | None = None  # what `read` asks in its place
@@ -94,6 +95,16 @@ class Teacher:
         # Not inference_mode: its tensors count no in-place changes, and cannot be saved for a student's backward.
         with torch.no_grad():
             return self.taps.read(inputs, only=only)
+
+
+def called(teacher: str) -> str:
+    """Return how a sentence calls a teacher.
+
+    Example:
+        >>> called("teacher"), called("dino")
+        ('teacher', "teacher 'dino'")
+    """
+    return TEACHER if teacher == TEACHER else f"teacher '{teacher}'"
 
 
 def _trains(module: nn.Module) -> bool:

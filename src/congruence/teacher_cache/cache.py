@@ -20,6 +20,7 @@ from congruence.core import check, ranks, rng
 from congruence.core.batch import unpack
 from congruence.core.devices import tensors, to_device
 from congruence.core.host_values import extremes, on_host
+from congruence.core.inputs import TEACHER, inputs_of
 from congruence.data.loading.batches import Loader
 from congruence.distiller.bindings import Binding
 from congruence.distiller.forwards import paths_to_read
@@ -96,6 +97,7 @@ class TeacherCache:
             check.fail(name, "loader", "one whose augmentation repeats (view_cycle=V)", "view_cycle=None")
         self.teacher = teacher if isinstance(teacher, Teacher) else Teacher(teacher)
         self.loader, self.folder, self.dtype = loader, Path(folder), dtype
+        self._name = TEACHER  # in a distiller of several teachers
         self._arithmetic = ""  # of the teacher when the files were opened
         self._files: CacheFiles | None = None
         self._opened: list[Binding] = []
@@ -188,7 +190,9 @@ class TeacherCache:
         if len(bindings) == len(self._opened) and all(map(operator.is_, bindings, self._opened)):
             return
         views = dict.fromkeys(self.loader.views)
-        paths = {view: paths for (model, view), paths in paths_to_read(bindings, views).items() if model == "teacher"}
+        mine = {binding.models[TEACHER] for binding in bindings if TEACHER in binding.models}
+        self._name = next(iter(mine), self._name)
+        paths = {view: paths for (model, view), paths in paths_to_read(bindings, views).items() if model in mine}
         samples, shapes = len(self.loader.dataset), self.teacher.taps.shapes
         keys = {(view, path) for view, of_view in paths.items() for path in of_view} - set(self._arrays)
         if keys:
@@ -224,7 +228,7 @@ class TeacherCache:
         """Whether a sample's answer depends on its mates; tried on the dataset's first samples, and told."""
         if self._mates_matter is None:
             with rng.untouched():
-                inputs = _by_view(next(iter(self.loader.in_order(0, self._answers.chunk))))
+                inputs = self._by_view(next(iter(self.loader.in_order(0, self._answers.chunk))))
                 paths = self._paths()
                 self._mates_matter = any(self._answers.depend_on_mates(inputs[view], paths[view]) for view in paths)
             if self._mates_matter:
@@ -279,13 +283,19 @@ class TeacherCache:
         """Store what the teacher says of some samples in a view; yield after each batch of them."""
         done = 0
         for raw in self.loader.in_order(number, BATCH, torch.from_numpy(samples)) if len(samples) else ():
-            inputs = _by_view(raw)
+            inputs = self._by_view(raw)
             for view, paths in self._paths().items():
                 answers = self._answers.of(inputs[view], paths)
                 for path, values in answers.items():
                     self._keep(view, path, number, samples[done : done + len(values)], values)
             done += BATCH
             yield
+
+    def _by_view(self, raw: Any) -> dict[str, Any]:
+        """Return what the teacher takes of a batch, by view."""
+        batch = unpack(raw)
+        views = {**batch.views, "main": batch.inputs}
+        return {view: inputs_of(inputs, self._name, TEACHER) for view, inputs in views.items()}
 
     def _keep(self, view: str, path: str, number: int, samples: Array, values: Array) -> None:
         """Store answers; those that are there already stay."""
@@ -368,11 +378,6 @@ class Filling:
             vars(self._cache).update(self._cache.__getstate__())  # the next run lays them out anew
 
 
-def _by_view(raw: Any) -> dict[str, Any]:
-    batch = unpack(raw)
-    return {**batch.views, "main": batch.inputs}
-
-
 def _content(loader: Loader) -> dict[str, Any]:
     """Return what decides the images that a loader shows, but for their order."""
     fingerprinted = getattr(loader.dataset, "fingerprint", None)
@@ -386,7 +391,7 @@ def _content(loader: Loader) -> dict[str, Any]:
 
 
 def _first_images(loader: Loader) -> str:
-    """Return a hash of the first images of a dataset that gives no fingerprint of its own."""
+    """Return a hash of the first samples of a dataset that gives no fingerprint of its own."""
     batch = unpack(next(iter(loader.in_order(0, BATCH))))
     digest = hashlib.sha256()
     for tensor in tensors(batch.inputs):

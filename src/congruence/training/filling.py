@@ -1,4 +1,4 @@
-"""A teacher's cache that a run fills while it trains; of a run without one, nothing."""
+"""The teachers' caches that a run fills while it trains; of a run without one, nothing."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from congruence.distiller.distiller import Distiller
 from congruence.teacher_cache.cache import Filling, TeacherCache
 
 
-def filling(distiller: Distiller) -> Filling | None:
-    """Return what fills the distiller's cache in this run, None where nothing does."""
-    return distiller.cache.filling if isinstance(distiller.cache, TeacherCache) else None
+def fillings(distiller: Distiller) -> list[Filling]:
+    """Return what fills the distiller's caches in this run."""
+    caches = [cache for cache in distiller.caches.values() if isinstance(cache, TeacherCache)]
+    return [cache.filling for cache in caches if cache.filling is not None]
 
 
 def open_answers(distiller: Distiller) -> None:
-    """Make a teacher's stored answers ready: those that are not there yet are stored as a run comes by them."""
-    if isinstance(distiller.cache, TeacherCache):
-        distiller.cache.fill(distiller.bindings.values())
-    elif distiller.cache:
-        distiller.cache.open(distiller.bindings.values())
+    """Make the teachers' stored answers ready: those that are not there yet are stored as a run comes by them."""
+    for name, cache in distiller.caches.items():
+        bindings = distiller.taught_by(name)
+        if isinstance(cache, TeacherCache):
+            cache.fill(bindings)
+        else:
+            cache.open(bindings)
 
 
 @contextlib.contextmanager
@@ -35,26 +38,27 @@ def filled(distiller: Distiller) -> Iterator[None]:
 
 
 def _close(distiller: Distiller) -> None:
-    fills = filling(distiller)
-    if fills:
-        fills.close()
+    for each in fillings(distiller):
+        each.close()
 
 
-def storing(distiller: Distiller) -> contextlib.AbstractContextManager[None]:
-    """Store what the teacher says meanwhile of the batches that the run's loader gave."""
-    fills = filling(distiller)
-    return fills.step() if fills else contextlib.nullcontext()
+@contextlib.contextmanager
+def storing(distiller: Distiller) -> Iterator[None]:
+    """Store what the teachers say meanwhile of the batches that the run's loader gave."""
+    with contextlib.ExitStack() as stack:
+        for each in fillings(distiller):
+            stack.enter_context(each.step())
+        yield
 
 
 def share(distiller: Distiller) -> None:
     """Publish what was stored, and learn of other processes' rows."""
-    fills = filling(distiller)
-    if fills:
-        fills.share()
+    for each in fillings(distiller):
+        each.share()
 
 
 def complete(distiller: Distiller, epochs: int) -> None:
     """Store what the epochs left out, as an incomplete last batch, once so many have shown every view."""
-    cache = distiller.cache
-    if isinstance(cache, TeacherCache) and epochs >= cache.views:
-        cache.fill_rest()
+    for cache in distiller.caches.values():
+        if isinstance(cache, TeacherCache) and epochs >= cache.views:
+            cache.fill_rest()

@@ -87,7 +87,8 @@ def channels_last(
         optimizers: the caller's own.
         teacher: whether the teacher's are, too; where it was prepared, its copy has an order of its own.
     """
-    modules = [distiller, *([distiller.teacher.module] if teacher and distiller.teacher else [])] if wanted else []
+    teachers = [each.module for each in distiller.teachers.values()] if teacher else []
+    modules = [distiller, *teachers] if wanted else []
     weights = [tensor for module in modules for tensor in four_dimensional(module)]
     found = [tensor for tensor in weights if not tensor.is_contiguous(memory_format=torch.channels_last)]
     for module in modules:
@@ -106,14 +107,13 @@ def channels_last(
 
 @contextlib.contextmanager
 def teacher_left_alone(distiller: Distiller) -> Iterator[None]:
-    """Let a teacher that was prepared meanwhile run as before afterwards."""
-    teacher = distiller.teacher
-    before = teacher.prepared if teacher else None
+    """Let teachers that were prepared meanwhile run as before afterwards."""
+    before = {name: teacher.prepared for name, teacher in distiller.teachers.items()}
     try:
         yield
     finally:
-        if teacher:
-            teacher.prepared = before
+        for name, teacher in distiller.teachers.items():
+            teacher.prepared = before[name]
 
 
 @contextlib.contextmanager

@@ -14,13 +14,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from congruence.core.inputs import STUDENT, TEACHER
 from congruence.distiller.captured import Captured
+from congruence.models.teacher import called
 
-INPUTS, TEACHER = "inputs", "teacher"
+INPUTS = "inputs"
 
 
 class Place(NamedTuple):
-    """A tensor of a step: `part` is "inputs", "teacher" or a student's name, `what` says which of it in words."""
+    """A tensor of a step: `part` is "inputs", a teacher as it is called or a student's name, `what` which of it."""
 
     part: str
     what: str
@@ -48,7 +50,8 @@ def _tensors(captured: Captured) -> Iterator[tuple[Place, Tensor]]:
             yield Place(INPUTS, ", ".join(filter(None, (name, _of(view))))), tensor
     for (model, view, path), tensor in captured.tensors.items():
         layer = f"layer '{path}'" if path else "output"
-        yield Place(model, " ".join(filter(None, (layer, _of(view))))), tensor
+        part = called(model) if model in captured.teachers else model
+        yield Place(part, " ".join(filter(None, (layer, _of(view))))), tensor
 
 
 def _of(view: str) -> str:
@@ -89,11 +92,12 @@ def began(found: Mapping[Place, float]) -> tuple[str, str]:
     sides = "; ".join(_model(part, [place.what for place in models if place.part == part]) for part in parts)
     if endless:  # as a mask it may be meant
         return f"{_inputs(endless)}, which held an infinity, or in {sides} {gave}", loader
+    of_teachers = all(part.startswith(TEACHER) for part in parts)
     advice = (
         f"see what {'the teacher' if TEACHER in parts else 'it'} makes of such samples (a row that is all padding is "
         "NaN in an attention layer, and half precision may overflow)"
     )
-    return f"{sides} {gave}, of inputs that are finite", advice if set(parts) == {TEACHER} else f"{usual}, or {advice}"
+    return f"{sides} {gave}, of inputs that are finite", advice if of_teachers else f"{usual}, or {advice}"
 
 
 def _inputs(named: Sequence[str]) -> str:
@@ -101,5 +105,5 @@ def _inputs(named: Sequence[str]) -> str:
 
 
 def _model(name: str, layers: Sequence[str]) -> str:
-    called = name if name in (TEACHER, "student") else f"student {name!r}"
-    return f"the {called}: its {' and its '.join(layers)}"
+    known = name in (TEACHER, STUDENT) or name.startswith(f"{TEACHER} '")
+    return f"the {name if known else f'student {name!r}'}: its {' and its '.join(layers)}"

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from congruence.core import check, ranks
+from congruence.core.inputs import TEACHER
 from congruence.data.datasets.model_facts import ModelFacts, check_prepared, check_same_classes
 from congruence.data.loading.source import BatchSource
 from congruence.distiller.distiller import Distiller
@@ -97,10 +98,10 @@ def teacher_knows(distiller: Distiller, data: ModelFacts) -> None:
 
     Classes count where a term reads the teacher's logits: relations between features are of any classes.
     """
-    teacher = distiller.teacher.module if distiller.teacher else None
-    check_prepared(teacher, data)
-    if any(("teacher", "logits") in binding.paths for binding in distiller.bindings.values()):
-        check_same_classes(teacher, data)
+    for name, teacher in distiller.teachers.items():
+        check_prepared(teacher.module, data)
+        if any((TEACHER, "logits") in binding.paths for binding in distiller.taught_by(name)):
+            check_same_classes(teacher.module, data)
 
 
 def prepare(
@@ -111,11 +112,12 @@ def prepare(
     if not distiller.built:
         distiller.build(source.first().to(device).inputs)
     teacher_knows(distiller, ModelFacts.of(source.loader))
-    if distiller.teacher and options.teacher_speed == "auto":
-        distiller.teacher.prepare()
-    if distiller.cache:
-        distiller.cache.serves(source.loader)
-        open_answers(distiller)
+    if options.teacher_speed == "auto":
+        for teacher in distiller.teachers.values():
+            teacher.prepare()
+    for cache in distiller.caches.values():
+        cache.serves(source.loader)
+    open_answers(distiller)
     every_epoch_counts(distiller, extent)
     relational = [name for name, needs in distiller.needs().items() if needs.scope == "batch"]
     if options.accumulate > 1 and relational:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from congruence.core import ranks
+from congruence.core.inputs import TEACHER
 from congruence.data.loading.source import BatchSource
 from congruence.distiller import Distiller
 
@@ -46,16 +47,21 @@ def run_identity(
         steps: in an epoch.
         stepped: the optimizers, and the caller's scheduler.
     """
-    teacher = distiller.teacher.fingerprint() if distiller.teacher else None
-    if teacher and teacher.unreadable:
-        LOG.warning("This run cannot be resumed: %s.", teacher.reason())
+    found = {name: teacher.fingerprint() for name, teacher in distiller.teachers.items()}
+    for teacher in found.values():
+        if teacher.unreadable:
+            LOG.warning("This run cannot be resumed: %s.", teacher.reason())
+    contents = {name: teacher.content for name, teacher in found.items()}
+    structures = {name: teacher.structure for name, teacher in found.items()}
+    arithmetics = {name: teacher.arithmetic for name, teacher in distiller.teachers.items()}
+    stored = {name: cache.describe() for name, cache in distiller.caches.items()}
     return {
         "terms": [term.describe() for term in distiller.terms],
         "students": {name: _architecture(module) for name, module in distiller.students.items()},
-        "teacher": teacher.content if teacher else None,
-        "teacher_structure": teacher.structure if teacher else None,
-        "teacher_arithmetic": distiller.teacher.arithmetic if distiller.teacher else "",
-        "teacher_cache": distiller.cache.describe() if distiller.cache else None,
+        "teacher": _alone(contents, None),
+        "teacher_structure": _alone(structures, None),
+        "teacher_arithmetic": _alone(arithmetics, ""),
+        "teacher_cache": _alone(stored, None),
         "options": dict(options),
         "data": {"steps": steps, **source.describe()},
         "ranks": ranks.world_size(),
@@ -137,6 +143,11 @@ def _plain(value: Any) -> Any:
     if is_dataclass(value):
         return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
     return list(value) if isinstance(value, tuple) else value
+
+
+def _alone(by_teacher: Mapping[str, Any], none: Any) -> Any:
+    """Return what is said of a single teacher as it is, of several by name."""
+    return by_teacher.get(TEACHER, none) if set(by_teacher) <= {TEACHER} else dict(by_teacher)
 
 
 def _architecture(module: nn.Module) -> str:

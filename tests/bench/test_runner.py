@@ -71,6 +71,17 @@ def test_finished_cells_are_not_redone(whole):
     assert len(told) == 4
 
 
+def test_a_few_rows_at_a_time_leave_the_others_lines(whole, tmp_path):
+    shutil.copytree(whole.path.parent, tmp_path / "out")
+    for methods in (("pkt",), ("ce",)):
+        some = run_plan(plan(methods=methods), tmp_path / "out", workers=0)
+        assert [row["method"] for row in some.rows] == [*methods] * 2
+        lines = [json.loads(line) for line in some.path.read_text().splitlines()]
+        assert sorted(map(str, lines)) == sorted(map(str, whole.rows))
+    names = [json.loads(line)["name"] for line in (tmp_path / "out" / "teachers.jsonl").read_text().splitlines()]
+    assert names == ["teacher"]
+
+
 def test_finished_cells_of_an_older_version_are_read_under_the_names_of_today(whole):
     teacher = whole.path.parent / "teachers" / next(iter(whole.teachers)) / "teacher.json"
     today = {path: path.read_text() for path in (teacher, *(folder / "cell.json" for folder in whole.cells))}

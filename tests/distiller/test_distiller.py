@@ -285,7 +285,10 @@ one_bank = Bank()
         ({"student": {"a.b": net(1)}}, r"not taken, got 'a.b'"),
         ({"student": {"keys": net(1)}}, r"not taken, got 'keys'"),
         ({"student": {"my-last": net(1)}}, r"not taken, got 'my-last'"),
-        ({"teacher": "resnet"}, r"`teacher` must be a torch module, a TeacherCache, several of them by name, or None, got str"),
+        (
+            {"teacher": "resnet"},
+            r"`teacher` must be a torch module, a TeacherCache, several of them by name, or None, got str",
+        ),
         ({"teacher": None}, r"The term 'kd' needs a teacher, there is none"),
         ({"teacher": None, "example": None}, r"The term 'kd' needs a teacher, there is none"),
         ({"terms": []}, r"`terms` must be at least one Term, got none"),

@@ -19,7 +19,7 @@ from congruence.bench.desk import Desk
 from congruence.bench.kept import RESULTS, TEACHERS, TUNING
 from congruence.bench.plan import Cell, Plan, teacher_names
 from congruence.core import check
-from congruence.core.files import atomic, writable
+from congruence.core.files import atomic, read_lines, writable
 from congruence.evaluation.own import own_numbers
 from congruence.pipeline.build import rehearse
 from congruence.pipeline.context import RunContext
@@ -60,6 +60,8 @@ def run_plan(
 ) -> Results:
     """Run every cell that has no result yet, and write `results.jsonl`, one line a cell.
 
+    Lines of rows that the plan does not ask for this time stay: of one that is run a few rows at a time, all do.
+
     What `plan.results` keeps of the plan is taken over, as far as all that decides the numbers is the same
     (`congruence.bench.identity`). Every teacher is trained once, unless it is a kept one or nobody needs it any more;
     its weights lie in `teachers/`, its numbers in `teachers.jsonl`. A single one is called "teacher", several have the
@@ -91,7 +93,12 @@ def run_plan(
     _rehearse([*desk.jobs(rung, trial=True).values(), *desk.jobs(cells).values()], pending, desk)
     taught = _teachers(cells, pending, desk, {"trust": trust, **(teacher_options or {})})
     desk.settled()
-    _write(out / TEACHERS, list(taught.values()))
+    asked, names = {(cell.method, cell.variant) for cell in cells}, {row["name"] for row in taught.values()}
+    _write(out / TEACHERS, [*_left(out / TEACHERS, lambda row: row.get("name") in names), *taught.values()])
+    others = {
+        path: _left(path, lambda row: (row["method"], row["variant"]) in asked)
+        for path in (out / TUNING, out / RESULTS)
+    }
     total, done, last, trials = plan.trial_count(rung) + len(cells), 0, rung, dict[str, Row]()
 
     def told(row: Row) -> None:
@@ -104,13 +111,13 @@ def run_plan(
         jobs = desk.jobs(rung, trial=True)
         finished = desk.take(jobs)
         _say(desk, say)
-        tried = _run(jobs, finished, workers, out / TUNING, told, list(trials.values()))
+        tried = _run(jobs, finished, workers, out / TUNING, told, [*others[out / TUNING], *trials.values()])
         trials |= {name: tried[name] for name in jobs}
         last, rung = rung, plan.next_trials(rung, {name: row["accuracy"] for name, row in tried.items()})
     jobs = desk.jobs(plan.chosen(cells, last, trials))
     finished = desk.take(jobs)
     _say(desk, say)
-    rows = _run(jobs, finished, workers, out / RESULTS, told)
+    rows = _run(jobs, finished, workers, out / RESULTS, told, others[out / RESULTS])
     folders = tuple(job.folder for job in jobs.values())
     return Results(tuple(rows[name] for name in jobs), taught, out / RESULTS, folders)
 
@@ -206,6 +213,11 @@ def _end_with_parent() -> None:
             os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _left(path: Path, asked: Callable[[Row], bool]) -> list[Row]:
+    """Return the lines of a file that are not asked for now."""
+    return [row for row in read_lines(path) if not asked(row)]
 
 
 def _write(path: Path, rows: Sequence[Row]) -> None:

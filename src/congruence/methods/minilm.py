@@ -15,7 +15,9 @@ from congruence.methods.method import Method, Needs, Probe, Signals
 from congruence.methods.token_pairs import token_pairs
 from congruence.models.layers import parse
 
-CHECKS: Mapping[str, check.Constraint] = {"relation_heads": check.Real(low=1, closed="low", integer=True, optional=True)}
+CHECKS: Mapping[str, check.Constraint] = {
+    "relation_heads": check.Real(low=1, closed="low", integer=True, optional=True)
+}
 _MOST = 48  # relation heads by default
 _SIDES = ("student", "teacher")
 

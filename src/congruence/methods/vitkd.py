@@ -99,7 +99,9 @@ class ViTKD(Method):
         pairs = token_pairs(signals)
         if any(pair.real is not None for pair in pairs):
             raise ValueError("`ViTKD` reads the patches of images, which fill a grid, got tokens with padding.")
-        copied = [self.mimic(part(pair.student), pair.teacher) for part, pair in zip(self.maps, pairs[:-1], strict=False)]
+        copied = [
+            self.mimic(part(pair.student), pair.teacher) for part, pair in zip(self.maps, pairs[:-1], strict=False)
+        ]
         return {"mimic": torch.stack(copied).sum(), "generation": self._generated(pairs[-1], signals.index)}
 
     def update(self, signals: Signals) -> None:

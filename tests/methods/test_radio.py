@@ -61,8 +61,8 @@ def test_layers_are_named_by_role():
     assert made.layers()["radio"]["student tokens"] == ("blocks.0",)
     assert made.methods["radio"].heads["features"][0].out_features == 10
     assert torch.isfinite(made(IMAGES).loss)
+    both = {"tokens": ["blocks.0", "norm"]}
     with pytest.raises(ValueError, match="`Agglomerative` reads one layer of 'tokens' a side, got 2"):
-        both = {"tokens": ["blocks.0", "norm"]}
         distiller(student_layer=both, teacher_layer=both)
 
 

@@ -135,9 +135,9 @@ def test_what_does_not_fit_is_said():
         ValueError, match="generates tokens on the grid of an image, of which the last layer tells nothin"
     ):
         cg.Distiller(Words(4), Words(6), [term], example=torch.arange(12).view(2, 6))
-    with pytest.raises(ValueError, match="`mask_ratio` must be a number > 0 and <= 1, got 0.0"):
+    with pytest.raises(ValueError, match=r"`mask_ratio` must be a number > 0 and <= 1, got 0\.0"):
         ViTKD(mask_ratio=0.0)
-    with pytest.raises(ValueError, match="`seed` must be an integer, got 1.5"):
+    with pytest.raises(ValueError, match=r"`seed` must be an integer, got 1\.5"):
         ViTKD(seed=1.5)
 
 

@@ -120,8 +120,8 @@ def _gives_three(model: nn.Module, path: str) -> bool:
         layer = model.get_submodule(parsed.layer)
     except AttributeError:  # inside a wrapper
         return False
+    before, after = getattr(layer, "in_features", None), getattr(layer, "out_features", None)  # of a quantised one, too
     weight = getattr(layer, "weight", None)
-    sizes = [getattr(layer, name, None) for name in ("in_features", "out_features")]  # of a quantised one, too
-    if None in sizes and isinstance(weight, Tensor) and weight.dim() == 2:
-        sizes = sorted(weight.shape)  # GPT-2 has its weights turned
-    return parsed.side == "output" and None not in sizes and sizes[1] == 3 * sizes[0]
+    if None in (before, after) and isinstance(weight, Tensor) and weight.dim() == 2:
+        before, after = sorted(weight.shape)  # GPT-2 has its weights turned
+    return parsed.side == "output" and before is not None and after == 3 * before

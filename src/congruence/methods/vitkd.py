@@ -99,9 +99,8 @@ class ViTKD(Method):
         pairs = token_pairs(signals)
         if any(pair.real is not None for pair in pairs):
             raise ValueError("`ViTKD` reads the patches of images, which fill a grid, got tokens with padding.")
-        copied = [
-            self.mimic(part(pair.student), pair.teacher) for part, pair in zip(self.maps, pairs[:-1], strict=False)
-        ]
+        first = zip(self.maps[:-1], pairs[:-1], strict=True)
+        copied = [self.mimic(part(pair.student), pair.teacher) for part, pair in first]
         return {"mimic": torch.stack(copied).sum(), "generation": self._generated(pairs[-1], signals.index)}
 
     def update(self, signals: Signals) -> None:
@@ -112,14 +111,16 @@ class ViTKD(Method):
         if pair.grid is None:
             raise ValueError("`ViTKD` generates tokens on the grid of an image, of which the last layer tells nothing.")
         tokens = self.maps[-1](pair.student)
-        mask = self._hidden(*tokens.shape[:2], index, tokens.device)
+        mask = self._hidden(tokens, index)
         tokens = torch.where(mask.unsqueeze(2), self.hidden.to(tokens.dtype), tokens)
         made = as_tokens(self.generator(as_maps(tokens, Patches(0, *pair.grid))))
         value: Tensor = self.generation(made, pair.teacher, mask)
         return value
 
-    def _hidden(self, rows: int, count: int, index: Tensor | None, device: torch.device) -> Tensor:
+    def _hidden(self, tokens: Tensor, index: Tensor | None) -> Tensor:
         """Return which tokens are hidden, bool [B, N]: those of the largest of N random numbers."""
-        samples = rank() * rows + torch.arange(rows, device=device) if index is None else index.to(device)
+        rows, count = tokens.shape[:2]
+        here = torch.arange(rows, device=tokens.device)
+        samples = rank() * rows + here if index is None else index.to(here.device)
         ranks = keyed_uniform(self.seed, self.draws, samples, count).argsort(1).argsort(1)
         return ranks >= int(count * (1 - self.mask_ratio))

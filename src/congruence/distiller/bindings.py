@@ -133,7 +133,7 @@ def bind(
     grids: dict[tuple[str, str], tuple[tuple[int, int] | None, ...]] = {}
     shapes: dict[tuple[str, str], tuple[torch.Size, ...]] = {}
     term.check_models([*models, *taps], needs.roles)
-    if term.pools - {None} and "features" not in needs.roles and not term.unpooled:
+    if term.pools and "features" not in needs.roles:
         raise ValueError(
             f"The term '{term.name}' reads no features, for which `pool` makes rows of tokens: leave it out."
         )

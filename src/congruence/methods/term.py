@@ -176,7 +176,7 @@ class Term:
         for pool in _leaves(self.pool):
             if pool not in (None, "cls", "mean", "none"):
                 check.fail("Term", "pool", "'cls', 'mean', 'none' or None", repr(pool))
-        if "none" in self.pools and "features" in self.needs.roles:
+        if "none" in _leaves(self.pool) and "features" in self.needs.roles:
             raise ValueError(
                 f"The term '{self.name}' compares one row a sample, and pool='none' leaves every token: take 'mean' or "
                 "'cls', or a method of tokens (as gram, patch_relation or minilm; fitnet compares them one by one)."
@@ -258,14 +258,10 @@ class Term:
         return _entry(self.pool, model, None) if isinstance(self.pool, Mapping) else self.pool
 
     @property
-    def pools(self) -> set[Pool]:
-        """All that `pool` says, of whichever model."""
-        return set(_leaves(self.pool))
-
-    @property
-    def unpooled(self) -> bool:
-        """Whether tokens are to be read as they are, by a method that does so."""
-        return self.pools <= {None, "none"} and not {"tokens", "maps"}.isdisjoint(self.needs.roles)
+    def pools(self) -> bool:
+        """Whether `pool` asks for more than tokens as they are, of a method that reads them so."""
+        as_they_are = {None} if {"tokens", "maps"}.isdisjoint(self.needs.roles) else {None, "none"}
+        return not as_they_are.issuperset(_leaves(self.pool))
 
     def check_models(self, models: Sequence[str], roles: tuple[str, ...]) -> None:
         """Refuse a layout, a mask or a pool that is keyed by what is neither a model nor, for a layout, a role."""

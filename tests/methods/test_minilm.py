@@ -8,6 +8,7 @@ import torch
 from _harness import golden
 from _harness.vits import vit
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 import congruence as cg
 from congruence.losses import attention_relation_loss
@@ -170,3 +171,10 @@ def test_of_an_image_the_patches_alone():
         for path in layers["student_layer"]
     )
     torch.testing.assert_close(made.score(captured).loss, expected)
+
+
+def test_a_wrapped_layer_is_the_layer_in_it():
+    student = Text(6, 1, fused=True)
+    student.qkv = checkpoint_wrapper(student.qkv)
+    made = distiller(student, layers={**NAMED, "student_layer": "qkv"})
+    torch.testing.assert_close(made(batch()).loss, distiller()(batch()).loss)

@@ -13,7 +13,7 @@ from congruence.core import check
 from congruence.losses.minilm import AttentionRelationLoss
 from congruence.methods.method import Method, Needs, Probe, Signals
 from congruence.methods.token_pairs import token_pairs
-from congruence.models.layers import parse
+from congruence.models.layers import Layers, parse
 
 CHECKS: Mapping[str, check.Constraint] = {
     "relation_heads": check.Real(low=1, closed="low", integer=True, optional=True)
@@ -115,11 +115,8 @@ def _divisor(width: int) -> int:
 
 def _gives_three(model: nn.Module, path: str) -> bool:
     """Whether a path is that of a linear layer three times as wide as what enters it."""
-    parsed = parse(path)
-    try:
-        layer = model.get_submodule(parsed.layer)
-    except AttributeError:  # inside a wrapper
-        return False
+    parsed, layers = parse(path), Layers(model, "model")
+    layer = layers.modules[layers.resolve(parsed)]
     before, after = getattr(layer, "in_features", None), getattr(layer, "out_features", None)  # of a quantised one, too
     weight = getattr(layer, "weight", None)
     if None in (before, after) and isinstance(weight, Tensor) and weight.dim() == 2:

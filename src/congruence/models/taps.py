@@ -19,7 +19,7 @@ from congruence.models.forward import call, dry_forward, in_own_precision
 from congruence.models.layers import LayerError, LayerPath, Layers, parse
 from congruence.models.layouts import batch_sizes, canonical_shape
 from congruence.models.observed import Observed
-from congruence.models.tokens import Patches, patches_of
+from congruence.models.tokens import Patches, patches_of, spread_blocks
 from congruence.models.turned import Turned
 
 _DRAWS = 16  # dry runs at most, until each layer has run that may drop out at random
@@ -71,7 +71,7 @@ class Taps:
         self.in_evaluation: Defaults | None = None
         self.compiled: Compiled | None = None  # what runs the model while it is set
         self.may_drop = False  # whether `read` leaves out layers that do not run in a forward in training mode
-        self.stages: dict[str, torch.Size] = {}  # the last map of each size before it shrinks to 1×1, shallow to deep
+        self.stages: dict[str, torch.Size] = {}  # of the default maps, shallow to deep
         self.tokens: str | None = None  # the last layer that gave tokens [B, N, C]
         self._sizes: list[tuple[int, int]] = []  # of the maps that the dry run saw
         self.turned = Turned(name)
@@ -113,9 +113,8 @@ class Taps:
         self.stages = self._last_of_each_size(maps, observed, samples)
         last = [(self._named(layer, n), shape) for layer, n, shape in tokens if shape[0] in samples and shape[1] > 1]
         self.tokens = last[-1][0] if last else None
-        if last and not self.stages and (lie := patches_of(last[-1][1][1], self._sizes)) is not None:
-            path, shape = last[-1]  # the patches of a transformer, at its end, are its one stage
-            self.stages = {path: torch.Size([shape[0], shape[2], lie.height, lie.width])}
+        if last and not self.stages:
+            self.stages = self._patches_of_blocks(last)
         self.head, self._linears = self.defaults.head, []
         self._probed = (example, training)
         # What another distiller reads of this model is seen anew: this example may have other shapes.
@@ -147,6 +146,20 @@ class Taps:
         for layer, count, shape in maps:
             last[shape[2:]] = self._named(layer, count), shape
         return {path: shape for path, shape in last.values() if path and shape[2:].numel() > 1}
+
+    def _patches_of_blocks(self, tokens: list[tuple[str, torch.Size]]) -> dict[str, torch.Size]:
+        """Return where a transformer has its patches at its end, and after blocks that are evenly spread before it."""
+        sizes = {
+            path: torch.Size([shape[0], shape[2], lie.height, lie.width])
+            for path, shape in tokens
+            if (lie := patches_of(shape[1], self._sizes)) is not None
+        }
+        end = tokens[-1][0]
+        if end not in sizes:
+            return {}
+        modules = {path: self._layers.modules.get(path) for path, size in sizes.items() if size[2:] == sizes[end][2:]}
+        whole = [(path, type(module)) for path, module in modules.items() if module is not None and module._modules]
+        return {path: sizes[path] for path in (*spread_blocks(whole), end)}
 
     def _named(self, layer: str, call: int) -> str:
         """Return the path of one call of a layer."""

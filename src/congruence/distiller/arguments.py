@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from congruence.core import check
 from congruence.distiller.recall import StoredTeacher
 from congruence.methods.term import Term
+from congruence.models.layers import is_unflattened
 from congruence.models.teacher import Teacher, shares_parameters
 
 LOG = logging.getLogger("congruence")
@@ -51,6 +52,8 @@ def named_students(student: Any) -> dict[str, nn.Module]:
 
 def _has_modes(part: nn.Module) -> bool:
     """Whether a part can be put into training mode: what `torch.export` gives refuses."""
+    if is_unflattened(part):
+        return False
     if isinstance(part, torch.fx.GraphModule):
         try:
             part.train(part.training)

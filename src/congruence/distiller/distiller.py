@@ -23,6 +23,7 @@ from congruence.distiller.balance import Balance
 from congruence.distiller.bindings import Binding, bind, described, for_students, logits_paths, probed_in_evaluation
 from congruence.distiller.captured import Captured, Output
 from congruence.distiller.forwards import describe_sample, forwards, forwards_beside, read
+from congruence.distiller.gradient_cuts import GradientCuts
 from congruence.distiller.recall import StoredTeacher
 from congruence.distiller.signals import Shared, check_needs, embedded, loss_of, rerunner, without_gradient
 from congruence.distiller.sitting_out import SittingOut
@@ -91,7 +92,8 @@ class Distiller(nn.Module):
         self._taps = {name: Taps(module, name=name) for name, module in students.items()}
         for taps in self._taps.values():
             taps.may_drop = True
-        self._sitting_out, self._averaging, self._unmoved = SittingOut(), Averaging(), Unmoved()
+        self._sitting_out, self._averaging = SittingOut(), Averaging()
+        self._unmoved, self._cuts = Unmoved(), GradientCuts()
         self._readers: dict[str, Taps | Teacher] = dict(self._taps)
         if self.teacher:
             self._taps["teacher"], self._readers["teacher"] = self.teacher.taps, self.teacher
@@ -184,8 +186,9 @@ class Distiller(nn.Module):
             if why:
                 check.fail("Distiller.capture", "index", "the samples' positions in the dataset, int64 [B]", why)
         recall = cache.at(index, self.clock.epoch, self.bindings.values()) if cache else None
+        teaching = [self.bindings[term.name] for term in terms if not term.watched]
         tensors, outputs = forwards_beside(
-            [self.bindings[term.name] for term in terms if not term.watched],
+            teaching,
             [self.bindings[term.name] for term in terms if term.watched],
             functools.partial(
                 forwards,
@@ -197,6 +200,9 @@ class Distiller(nn.Module):
             ),
             self.students,
         )
+        if self.training and torch.is_grad_enabled() and micro_batch is None:
+            waits = any(term.start_epoch > self.clock.epoch for term in self.terms)
+            self._cuts.look(tensors, teaching, self._taps, waits=waits)
         return Captured(tensors, outputs, given, labels, index, micro_batch)
 
     def _active(self) -> list[Term]:

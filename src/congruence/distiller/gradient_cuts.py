@@ -1,0 +1,137 @@
+"""Layers of a student through which no gradient goes: what lies before them is not taught.
+
+Dynamic int8 layers are such, and say nothing: their loss may have a gradient all the same, of what comes after them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from congruence.core.devices import tensors
+from congruence.core.graph import leads_to, leaves
+from congruence.core.ranks import rank
+from congruence.distiller.bindings import Binding
+from congruence.methods.method import Key
+from congruence.models.forward import dry_forward
+from congruence.models.layers import Layers, class_name
+from congruence.models.parameters import is_quantized
+from congruence.models.taps import Taps
+from congruence.models.untaught import share, whole_parts
+
+LOG = logging.getLogger("congruence")
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A layer that gives something which does not depend on what enters it, as gradients see it; and what lies before.
+
+    Attributes:
+        layer: its path.
+        module: the layer.
+        before: the ids of the parameters whose gradient would have to go through it.
+    """
+
+    layer: str
+    module: nn.Module
+    before: frozenset[int] = field(default=frozenset())
+
+
+class GradientCuts:
+    """Looks once, in a training batch, at which parameters of the students the terms reach."""
+
+    def __init__(self) -> None:
+        self._looked = False
+
+    def look(
+        self, read: Mapping[Key, Tensor], bindings: Sequence[Binding], taps: Mapping[str, Taps], *, waits: bool
+    ) -> None:
+        """Tell of layers that cut the gradient to parameters which no term reaches otherwise.
+
+        Args:
+            read: the tensors of a batch, with their graphs.
+            bindings: of the terms that teach now.
+            taps: of the models.
+            waits: whether a term is yet to begin, so that it is too early to tell.
+
+        Raises:
+            ValueError: where a student gets no gradient at all for such a layer.
+        """
+        if self._looked or waits:
+            return
+        for name, of_student in taps.items():
+            paths = {(b.models[model], path) for b in bindings for (model, _), each in b.paths.items() for path in each}
+            mine = [tensor for (model, _, path), tensor in read.items() if model == name and (model, path) in paths]
+            if mine and name != "teacher":
+                _look(name, of_student, {id(leaf) for leaf in leaves(mine)})
+        self._looked = True
+
+
+def _look(name: str, taps: Taps, reached: set[int]) -> None:
+    """Tell of one student's layers that cut the gradient."""
+    student = taps.module("")
+    trained = {inner: p for inner, p in student.named_parameters() if p.requires_grad}
+    left = {inner: id(p) for inner, p in trained.items() if id(p) not in reached}
+    if not left or taps.example is None:
+        return
+    cuts = [cut for cut in gradient_cuts(student, taps.example, name=name) if not cut.before.isdisjoint(left.values())]
+    if not cuts:
+        return
+    lost = [inner for inner, each in left.items() if any(each in cut.before for cut in cuts)]
+    where = ", ".join(f"'{cut.layer}' ({_kind(cut.module)})" for cut in cuts)
+    goes = "passes" if len(cuts) == 1 else "pass"
+    what = share(student, whole_parts(student, lost), lost)
+    if any(is_quantized(cut.module) for cut in cuts):
+        way = "train in floating point and quantise afterwards, or quantise the weights alone"
+    else:
+        way = "its forward detaches what enters it, or runs without gradient, on purpose or not"
+    text = f"The {name}'s layer {where} {goes} no gradient on to what enters it, so that no term trains {what}: {way}."
+    if len(left) == len(trained):
+        raise ValueError(f"`Distiller`: the terms give the {name} no gradient. {text}")
+    if rank() == 0:
+        LOG.warning("%s", text)
+
+
+def gradient_cuts(model: nn.Module, example: Any, *, name: str = "student") -> list[Cut]:
+    """Return the innermost layers through which no gradient goes, in a dry run in training mode.
+
+    Example:
+        >>> import torch
+        >>> class Still(nn.Module):
+        ...     def forward(self, x):
+        ...         return x.detach()
+        >>> model = nn.Sequential(nn.Linear(3, 2), Still(), nn.Linear(2, 2))
+        >>> [cut.layer for cut in gradient_cuts(model, torch.ones(4, 3))]
+        ['1']
+    """
+    layers = Layers(model, name)
+    found: dict[str, Cut] = {}
+
+    def watch(layer: str, module: nn.Module) -> Any:
+        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            entered = [tensor for tensor in tensors([args, kwargs]) if tensor.requires_grad]
+            left = [tensor for tensor in tensors(output) if tensor.is_floating_point()]
+            if entered and left and not leads_to(left, entered):
+                before = frozenset(id(leaf) for leaf in leaves(entered))
+                found[layer] = Cut(layer, module, before | (found[layer].before if layer in found else frozenset()))
+
+        return module.register_forward_hook(hook, with_kwargs=True)
+
+    with contextlib.ExitStack() as stack:
+        for layer, module in layers.reachable().items():
+            stack.callback(watch(layer, module).remove)
+        dry_forward(layers, example, training=True, gradients=True)
+    return [cut for cut in found.values() if not _any_inside(cut.layer, found)]
+
+
+def _any_inside(layer: str, others: Iterable[str]) -> bool:
+    return any(other != layer and other.startswith(f"{layer}." if layer else "") for other in others)
+
+
+def _kind(module: nn.Module) -> str:
+    return f"{class_name(module)}{', quantised' if is_quantized(module) else ''}"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from congruence import Distiller, Term
+from congruence import Distiller, Term, compare
 from congruence.models import Teacher
 from congruence.models.program_files import load_exported, load_script
 
@@ -153,3 +153,21 @@ def test_files_that_are_not_what_they_should_be(tmp_path):
         (tmp_path / "damaged.pt2").write_bytes(b"12345")
         with pytest.raises(ValueError, match=r"The file '.*damaged\.pt2' is not .*, or is damaged"):
             load(str(tmp_path / "damaged.pt2"), trust=True)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_comparison_has_the_output_in_the_embedding_s_place_and_says_so_once(tmp_path, caplog):
+    loader, plain = [(X, torch.arange(6) % 3)], Net().eval()
+    alone = load_script(scripted(tmp_path, plain), trust=True)
+    reports = [compare(alone, student(), loader) for _ in range(2)]
+    (told,) = [record.getMessage() for record in caplog.records if record.name == "congruence"]
+    assert told == (
+        "The teacher's embedding cannot be read, because the whole model is a ScriptModule: its 'output' is measured "
+        "in its place."
+    )
+    expected = compare(plain, student(), loader, teacher_layer="output")
+    assert reports[0].gpcl == pytest.approx(expected.gpcl)
+    assert reports[0].agreement == expected.agreement
+    both = load_script(scripted(tmp_path, Net(both=True).eval()), trust=True)
+    assert compare(both, student(), loader).gpcl == pytest.approx(compare(plain, student(), loader).gpcl)
+    assert len([record for record in caplog.records if record.name == "congruence"]) == 1

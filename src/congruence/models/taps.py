@@ -124,6 +124,11 @@ class Taps:
             self.shapes[text] = canonical_shape(value.shape, self.layouts[text]) if self.layouts[text] else value.shape
 
     @property
+    def closed(self) -> str:
+        """Why hooks reach no layer of the model, in a clause; "" where they do."""
+        return self._layers.root_closed
+
+    @property
     def example(self) -> Any:
         """What `probe` ran the model on, None before."""
         return None if self._probed is None else self._probed[0]

@@ -202,7 +202,7 @@ class Distiller(nn.Module):
         )
         if self.training and torch.is_grad_enabled() and micro_batch is None:
             waits = any(term.start_epoch > self.clock.epoch for term in self.terms)
-            self._cuts.look(tensors, teaching, self._taps, waits=waits)
+            self._cuts.look(tensors, teaching, self._taps, given, waits=waits)
         return Captured(tensors, outputs, given, labels, index, micro_batch)
 
     def _active(self) -> list[Term]:

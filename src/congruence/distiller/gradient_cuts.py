@@ -13,9 +13,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from congruence.core.devices import tensors
+from congruence.core import check
+from congruence.core.devices import row_count, take_rows, tensors
 from congruence.core.graph import leads_to, leaves
 from congruence.core.ranks import rank
+from congruence.distiller.as_found import as_found
 from congruence.distiller.bindings import Binding
 from congruence.methods.method import Key
 from congruence.models.forward import dry_forward
@@ -25,6 +27,7 @@ from congruence.models.taps import Taps
 from congruence.models.untaught import share, whole_parts
 
 LOG = logging.getLogger("congruence")
+_FEW = 2  # samples of the batch on which the layers are looked at
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,13 @@ class GradientCuts:
         self._looked = False
 
     def look(
-        self, read: Mapping[Key, Tensor], bindings: Sequence[Binding], taps: Mapping[str, Taps], *, waits: bool
+        self,
+        read: Mapping[Key, Tensor],
+        bindings: Sequence[Binding],
+        taps: Mapping[str, Taps],
+        given: Mapping[str, Any],
+        *,
+        waits: bool,
     ) -> None:
         """Tell of layers that cut the gradient to parameters which no term reaches otherwise.
 
@@ -57,6 +66,7 @@ class GradientCuts:
             read: the tensors of a batch, with their graphs.
             bindings: of the terms that teach now.
             taps: of the models.
+            given: the inputs of the batch, by view.
             waits: whether a term is yet to begin, so that it is too early to tell.
 
         Raises:
@@ -66,20 +76,21 @@ class GradientCuts:
             return
         for name, of_student in taps.items():
             paths = {(b.models[model], path) for b in bindings for (model, _), each in b.paths.items() for path in each}
-            mine = [tensor for (model, _, path), tensor in read.items() if model == name and (model, path) in paths]
-            if mine and name != "teacher":
-                _look(name, of_student, {id(leaf) for leaf in leaves(mine)})
+            keys = [key for key in read if key[0] == name and (name, key[2]) in paths]
+            if keys and name != "teacher":
+                reached = {id(leaf) for leaf in leaves([read[key] for key in keys])}
+                _look(name, of_student.module(""), reached, given[keys[0][1]])
         self._looked = True
 
 
-def _look(name: str, taps: Taps, reached: set[int]) -> None:
+def _look(name: str, student: nn.Module, reached: set[int], inputs: Any) -> None:
     """Tell of one student's layers that cut the gradient."""
-    student = taps.module("")
     trained = {inner: p for inner, p in student.named_parameters() if p.requires_grad}
     left = {inner: id(p) for inner, p in trained.items() if id(p) not in reached}
-    if not left or taps.example is None:
+    # Ranks may not all come to this; where a norm is taken over all of them, they would wait for each other.
+    if not left or any(isinstance(part, nn.SyncBatchNorm) for part in student.modules()):
         return
-    cuts = [cut for cut in gradient_cuts(student, taps.example, name=name) if not cut.before.isdisjoint(left.values())]
+    cuts = [cut for cut in _cuts_of(student, inputs, name) if not cut.before.isdisjoint(left.values())]
     if not cuts:
         return
     lost = [inner for inner, each in left.items() if any(each in cut.before for cut in cuts)]
@@ -95,6 +106,17 @@ def _look(name: str, taps: Taps, reached: set[int]) -> None:
         raise ValueError(f"`Distiller`: the terms give the {name} no gradient. {text}")
     if rank() == 0:
         LOG.warning("%s", text)
+
+
+def _cuts_of(student: nn.Module, inputs: Any, name: str) -> list[Cut]:
+    """Return the layers that cut; none where the student does not run on a few samples, which is no fault of a run."""
+    count = row_count(inputs)
+    try:
+        with as_found(student):  # on copies of its buffers: the batch's own graph has saved them
+            return gradient_cuts(student, inputs if count is None else take_rows(inputs, slice(_FEW), count), name=name)
+    except Exception as error:  # of the user's model, whatever it is
+        LOG.debug("Whether a layer of the %s cuts the gradient is not known: %s", name, check.sentence(error))
+        return []
 
 
 def gradient_cuts(model: nn.Module, example: Any, *, name: str = "student") -> list[Cut]:

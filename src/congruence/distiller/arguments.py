@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,9 +12,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from congruence.core import check
 from congruence.core.batch import why_no_index
-from congruence.core.inputs import STUDENT, TEACHER
+from congruence.core.inputs import STUDENT, TEACHER, check_rows_agree, inputs_of
 from congruence.distiller.recall import StoredTeacher
 from congruence.methods.term import Term
+from congruence.models.layers import is_unflattened
 from congruence.models.teacher import Teacher, called, shares_parameters
 
 LOG = logging.getLogger("congruence")
@@ -54,6 +55,8 @@ def named_students(student: Any) -> dict[str, nn.Module]:
 
 def _has_modes(part: nn.Module) -> bool:
     """Whether a part can be put into training mode: what `torch.export` gives refuses."""
+    if is_unflattened(part):
+        return False
     if isinstance(part, torch.fx.GraphModule):
         try:
             part.train(part.training)
@@ -98,6 +101,13 @@ def frozen_teacher(teacher: Any, students: Mapping[str, nn.Module], name: str = 
     if name != TEACHER:
         teacher.taps.name = called(name)
     return teacher
+
+
+def examples_of(example: Any, students: Iterable[str], teachers: Iterable[str]) -> dict[str, Any]:
+    """Return what each model takes of an example."""
+    check_rows_agree(example)
+    kinds = dict.fromkeys(students, STUDENT) | dict.fromkeys(teachers, TEACHER)
+    return {name: inputs_of(example, name, kind) for name, kind in kinds.items()}
 
 
 def only(by_name: Mapping[str, Any], what: str) -> Any:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +27,14 @@ from congruence.models.fingerprint import model_fingerprint
 from congruence.models.layouts import batch_sizes, check_rows
 from congruence.models.masks import token_mask
 from congruence.models.memory_order import prefers_channels_last
+from congruence.models.parameters import is_quantized
 from congruence.models.projectors import rows
 from congruence.models.taps import Taps
 from congruence.models.untaught import is_untaught
 
 LOG = logging.getLogger("congruence")
 _EXAMPLE = 4  # images on which it is found out how a model can be read
+_TOLD: WeakSet[nn.Module] = WeakSet()  # models of which it was said that their output is measured as their embedding
 
 
 class Embedded(NamedTuple):
@@ -257,10 +260,20 @@ class _Reader:
         heads = self.taps.defaults.made_of
         if heads and all(is_untaught(self.taps.module(head)) for head in heads):
             logits, self.left_out = None, f"no term taught the {self.taps.name}'s {', '.join(sorted(map(repr, heads)))}"
-        paths = (self.taps.default("features") if self.layer is None else self.layer, logits)
+        paths = (self._features(logits) if self.layer is None else self.layer, logits)
         self.taps.require([path for path in paths if path is not None])
         self.taps.layout(paths[0], "read a layer that gives one row a sample")
         return paths
+
+    def _features(self, logits: str | None) -> str:
+        """Return the layer of the embedding; of a model whose layers no hook reaches, what it says of classes."""
+        if self.taps.closed and self.taps.defaults.features is None and logits is not None:
+            if self.taps.model not in _TOLD:
+                _TOLD.add(self.taps.model)
+                text = "The %s's embedding cannot be read, because %s: its '%s' is measured in its place."
+                LOG.warning(text, self.taps.name, self.taps.closed, logits)
+            return logits
+        return self.taps.default("features")
 
     def identity(self) -> dict[str, Any] | None:
         """Return what decides the rows beside the images; None of a model whose content cannot be read."""
@@ -300,7 +313,7 @@ class _Reader:
         if head is None or self.paths != (f"input:{head}", head or "output"):
             return None
         linear = self.taps.module(head)
-        if not isinstance(linear, nn.Linear):  # a quantised one
+        if not isinstance(linear, nn.Linear) or is_quantized(linear):
             return None
         bias = None if linear.bias is None else linear.bias.detach().float().cpu().clone()
         return linear.weight.detach().float().cpu().clone(), bias

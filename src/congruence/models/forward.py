@@ -49,10 +49,11 @@ def version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
-def dry_forward(layers: Layers, example: Any, *, training: bool) -> Any:
-    """Run the plain model once without gradient; it, the example and the generators are as before afterwards.
+def dry_forward(layers: Layers, example: Any, *, training: bool, gradients: bool = False) -> Any:
+    """Run the plain model once; it, the example and the generators are as before afterwards.
 
-    What the forward changed in the model and got back is noted in `layers.scratch`, see there.
+    What the forward changed in the model and got back is noted in `layers.scratch`, see there. A graph is made with
+    `gradients` alone.
 
     Raises:
         ValueError: one sentence with the model's name, the error's text and the example's shapes.
@@ -62,7 +63,7 @@ def dry_forward(layers: Layers, example: Any, *, training: bool) -> Any:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(rng.untouched())
         stack.enter_context(unchanged(layers.inner, layers.scratch, parameters=training))
-        stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.set_grad_enabled(gradients))
         # Re-entrant checkpointing warns that nothing needs gradient, which is so in a dry run.
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", message="None of the inputs have requires_grad=True")

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from congruence.core import check, files
 from congruence.models.layers import unwrap
@@ -27,7 +28,7 @@ def save_weights(state_dict: Mapping[str, Tensor], path: str | Path, metadata: M
         metadata: strings to keep in the header.
 
     Raises:
-        ValueError: for an entry that is not a tensor, or metadata that is not text.
+        ValueError: for an entry that is not a tensor, or a quantised one, or metadata that is not text.
     """
     from safetensors.torch import save
 
@@ -39,11 +40,31 @@ def save_weights(state_dict: Mapping[str, Tensor], path: str | Path, metadata: M
     for name, tensor in state_dict.items():
         if not isinstance(tensor, Tensor):
             check.fail("save_weights", "state_dict", "a mapping of tensors", f"{type(tensor).__name__} at '{name}'")
+        if not _is_plain(tensor):
+            expected = "plain tensors, as safetensors holds (torch.save holds quantised ones)"
+            check.fail("save_weights", "state_dict", expected, f"{type(tensor).__name__} at '{name}'")
         # A fresh copy of each, because safetensors refuses tensors that share memory.
         tensors[name] = tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format).contiguous()
     # "format" is what transformers asks for before it opens a file.
     with files.atomic(Path(path)) as file:
         file.write(in_order(save(tensors, metadata={"format": "pt", **metadata})))
+
+
+def not_writable(state_dict: Mapping[str, object]) -> str:
+    """Name the first tensor that `save_weights` refuses, as "'fc.weight' (Int8Tensor)"; "" where there is none.
+
+    Example:
+        >>> not_writable(nn.Linear(2, 1).state_dict())
+        ''
+    """
+    refused = (name for name, value in state_dict.items() if isinstance(value, Tensor) and not _is_plain(value))
+    return next((f"'{name}' ({type(state_dict[name]).__name__})" for name in refused), "")
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor has numbers of its own, not made of other tensors as quantised ones are."""
+    made_of: object = tensor
+    return not is_traceable_wrapper_subclass(made_of) and not tensor.is_quantized
 
 
 def load_weights(path: str | Path) -> dict[str, Tensor]:

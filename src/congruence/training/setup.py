@@ -19,6 +19,7 @@ from congruence.data.datasets.model_facts import ModelFacts, check_prepared, che
 from congruence.data.loading.source import BatchSource
 from congruence.distiller.distiller import Distiller
 from congruence.methods.method import Clock
+from congruence.models.weights import not_writable
 from congruence.training.filling import open_answers
 from congruence.training.optim import make_optimizer
 from congruence.training.options import FitOptions
@@ -119,6 +120,12 @@ def prepare(
         cache.serves(source.loader)
     open_answers(distiller)
     every_epoch_counts(distiller, extent)
+    for name in distiller.students if options.out is not None else ():
+        if refused := not_writable(distiller.student_state_dict(name)):
+            raise ValueError(
+                f"`fit`: `out` must be left out where the {name} is quantised, since {refused} cannot be written as "
+                "safetensors: train in floating point and quantise afterwards."
+            )
     relational = [name for name, needs in distiller.needs().items() if needs.scope == "batch"]
     if options.accumulate > 1 and relational:
         sees = "one batch" if source.batch_size is None else f"{source.batch_size} samples"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -205,6 +205,8 @@ def _outputs(teacher: nn.Module, example: Tensor) -> int | None:
     """Return how many classes a teacher tells apart: the students of unlabelled data get as many."""
     set_mode(teacher, training=False)
     output = teacher(private(example))
+    if isinstance(output, Mapping):  # as a file gives that has its embedding as an output, too
+        output = output.get("logits")
     return output.shape[1] if isinstance(output, Tensor) and output.dim() == 2 else None
 
 

@@ -5,6 +5,7 @@ import logging
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from congruence import Distiller, FitOptions, Term, fit
 from congruence.distiller.gradient_cuts import gradient_cuts
@@ -27,6 +28,13 @@ class Summed(nn.Module):
 
     def forward(self, x):
         return x + self.inner(x)
+
+
+class Checkpointed(Summed):
+    """Runs its layer again in the backward, and without a graph in the forward."""
+
+    def forward(self, x):
+        return checkpoint(self.inner, x, use_reentrant=True)
 
 
 def student(middle, last=True):
@@ -88,6 +96,7 @@ def test_a_student_without_any_gradient_is_refused(terms):
         (lambda: student(still()), ["kd", Term("pkt", student_layer="1")]),
         (lambda: nn.Sequential(nn.Linear(4, 6).requires_grad_(False), still(), nn.Linear(6, 3)), ["kd"]),
         (lambda: student(nn.BatchNorm1d(6)), ["kd"]),
+        (lambda: student(nn.Sequential(*(Checkpointed(nn.Linear(6, 6)) for _ in range(2)))), ["kd"]),
     ],
 )
 def test_nothing_is_told_where_nothing_is_lost(caplog, model, terms):

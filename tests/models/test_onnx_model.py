@@ -229,6 +229,36 @@ def test_the_real_one(tmp_path):
         OnnxModel(path)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_quantised_file_whose_answers_depend_on_the_batch_is_told_by_the_cache(tmp_path, caplog):
+    onnx = pytest.importorskip("onnx")
+    quantization = pytest.importorskip("onnxruntime.quantization")
+    helper, random = onnx.helper, np.random.default_rng(0)
+    weights = [random.standard_normal(shape).astype(np.float32) for shape in ((4, 32), (32, 3))]
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["f"]),
+        helper.make_node("MatMul", ["f", "w0"], ["h"]),
+        helper.make_node("Relu", ["h"], ["embedding"]),
+        helper.make_node("MatMul", ["embedding", "w1"], ["logits"]),
+    ]
+    sizes = {"x": ["b", 1, 2, 2], "embedding": ["b", 32], "logits": ["b", 3]}
+    values = {name: helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, size) for name, size in sizes.items()}
+    stored = [onnx.numpy_helper.from_array(weight, f"w{number}") for number, weight in enumerate(weights)]
+    graph = helper.make_graph(nodes, "net", [values["x"]], [values["embedding"], values["logits"]], stored)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "plain.onnx")
+    quantization.quantize_dynamic(tmp_path / "plain.onnx", tmp_path / "int8.onnx")
+    images = torch.randint(0, 255, (40, 1, 2, 2), dtype=torch.uint8)
+    dataset = data.ArrayDataset(images, torch.arange(40) % 2, classes=2, mean=[0.5], std=[0.5])
+    loader = data.loader(dataset, batch_size=8)
+    for name in ("plain", "int8"):
+        caplog.clear()
+        cache = TeacherCache(OnnxModel(tmp_path / f"{name}.onnx"), loader, tmp_path / name, dtype="float32")
+        student = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+        Distiller(cache, student, ["kd"], example=dataset.batch([0, 1])).train()(*next(iter(loader)))
+        assert ("depends on the others in its batch" in caplog.text) == (name == "int8")
+
+
 def test_importing_it_imports_no_onnxruntime():
     code = "import sys, congruence.models; sys.exit('onnxruntime' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=os.environ, check=False).returncode == 0

@@ -13,6 +13,7 @@ from congruence.bench.identity import settings
 from congruence.cli.main import app
 from congruence.config import from_values
 from congruence.pipeline import RunContext, build_stage
+from congruence.pipeline.build import _outputs
 from congruence.pipeline.models import rebuild
 
 
@@ -26,23 +27,30 @@ class Net(nn.Module):
         return self.fc(self.body(x))
 
 
-@pytest.fixture
-def files(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
     generator = torch.Generator().manual_seed(0)
     for name in ("one", "two"):
-        (tmp_path / "photos" / name).mkdir(parents=True)
+        (folder / "photos" / name).mkdir(parents=True)
         for each in range(8):
             pixels = torch.randint(0, 255, (8, 8), generator=generator, dtype=torch.uint8).numpy()
-            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{each}.png")
+            Image.fromarray(pixels).save(folder / "photos" / name / f"{each}.png")
     for classes in (2, 10):
         model, example = Net(classes=classes).eval(), torch.randn(4, 1, 8, 8)
         shapes = {"x": {0: torch.export.Dim("batch", min=2)}}
-        torch.export.save(torch.export.export(model, (example,), dynamic_shapes=shapes), f"teacher{classes}.pt2")
+        program = torch.export.export(model, (example,), dynamic_shapes=shapes)
+        torch.export.save(program, folder / f"teacher{classes}.pt2")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.jit.save(torch.jit.trace(model, example), f"teacher{classes}.pt")
-    return tmp_path
+            torch.jit.save(torch.jit.trace(model, example), folder / f"teacher{classes}.pt")
+    return folder
+
+
+@pytest.fixture
+def files(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    return folder
 
 
 def config(teacher, terms=("kd",), **more):
@@ -64,6 +72,15 @@ def test_a_configuration_names_a_file_from_the_root_on(files):
     script = build_stage(config("jit:teacher10.pt"), "s", RunContext(trust=True)).models.teacher
     torch.testing.assert_close(script(example), Net().eval()(example))
     assert settings(made, made.stages) is None
+
+
+def test_students_of_unlabelled_data_get_the_classes_of_logits_among_several_outputs():
+    class Both(Net):
+        def forward(self, x):
+            return {"embedding": self.body(x), "logits": super().forward(x)}
+
+    assert _outputs(Both(classes=7), torch.randn(2, 1, 8, 8)) == 7
+    assert _outputs(Net(classes=5), torch.randn(2, 1, 8, 8)) == 5
 
 
 def test_what_can_run_code_needs_trust(files):

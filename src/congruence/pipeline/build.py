@@ -218,6 +218,8 @@ def _outputs(teacher: nn.Module, example: Tensor) -> int | None:
     """Return how many classes a teacher tells apart: the students of unlabelled data get as many."""
     set_mode(teacher, training=False)
     output = teacher(private(example))
+    if isinstance(output, Mapping):  # as a file gives that has its embedding as an output, too
+        output = output.get("logits")
     return output.shape[1] if isinstance(output, Tensor) and output.dim() == 2 else None
 
 

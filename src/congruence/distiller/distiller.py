@@ -195,14 +195,8 @@ class Distiller(nn.Module):
             arguments.check_index(index)
         recall = {name: cache.at(index, self.clock.epoch, self.taught_by(name)) for name, cache in caches.items()}
         teaching, watching = ([self.bindings[t.name] for t in terms if t.watched is side] for side in (False, True))
-        run = functools.partial(
-            forwards,
-            given=given,
-            readers=self._readers,
-            examples=self._examples,
-            recall=recall,
-            micro_batch=micro_batch,
-        )
+        of_batch: dict[str, Any] = {"given": given, "recall": recall, "micro_batch": micro_batch}
+        run = functools.partial(forwards, readers=self._readers, examples=self._examples, **of_batch)
         tensors, outputs = forwards_beside(teaching, watching, run, self.students)
         captured = Captured(tensors, outputs, given, labels, index, micro_batch, tuple(self.teachers))
         if self.training and torch.is_grad_enabled():

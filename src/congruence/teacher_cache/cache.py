@@ -234,8 +234,8 @@ class TeacherCache:
             if self._mates_matter:
                 LOG.warning(
                     "The teacher's answer to a sample depends on the others in its batch (as dynamic quantisation may "
-                    "have it, and statistics of a batch) or on chance: its cache holds that of one pass in the dataset's "
-                    "order, which is not what the batches of a run would give."
+                    "have it, and statistics of a batch) or on chance: its cache holds that of one pass in the "
+                    "dataset's order, which is not what the batches of a run would give."
                 )
         return self._mates_matter
 

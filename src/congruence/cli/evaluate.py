@@ -105,7 +105,7 @@ def _made(
         raise ValueError(f"--weights is for one student, this run has {len(stage.students())}.")
     context = RunContext(teachers=teachers, trust=trust).with_splits(config.data)
     made = build_models(config, config.last, context)
-    splits = context.loaded(config.data)
+    splits = made.splits
     for name, module in made.students.items():
         path = Path(weights) if weights else directory.student_file(name, last=last)
         load_into(module, load_weights(path), source=f"'{path}'")

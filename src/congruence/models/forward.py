@@ -17,6 +17,8 @@ from congruence.models.evaluating import set_mode
 from congruence.models.layers import LayerError, Layers
 from congruence.models.neutral import unchanged
 
+_WHOLE = (torch.int32, torch.int64)
+
 
 def call(model: nn.Module, inputs: Any) -> Any:
     """Run `model` on a tensor (or packed sequences), on a tuple or list of arguments, or on a mapping by keyword.
@@ -73,11 +75,22 @@ def dry_forward(layers: Layers, example: Any, *, training: bool, gradients: bool
         except LayerError:
             raise
         except Exception as error:
-            text = " ".join(str(error).split()) or type(error).__name__
+            text = (" ".join(str(error).split()) or type(error).__name__) + _beyond(error, example)
             raise ValueError(
                 f"The {layers.name}'s forward on the example {describe(example)} failed with "
                 f"{type(error).__name__}: {text}"
             ) from error
+
+
+def _beyond(error: Exception, example: Any) -> str:
+    """Say how large the numbers of an example are, where one may lie beyond a model's vocabulary or positions."""
+    if not isinstance(error, IndexError) or not isinstance(example, Mapping):
+        return ""
+    whole = {
+        name: rows for name, rows in example.items() if isinstance(rows, Tensor) and rows.dtype in _WHOLE and len(rows)
+    }
+    largest = ", ".join(f"{int(rows.max())} in {name}" for name, rows in whole.items())
+    return f" (the largest numbers are {largest}: does its vocabulary reach as far?)" if largest else ""
 
 
 def _beside(model: nn.Module, example: Any) -> Any:

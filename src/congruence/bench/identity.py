@@ -27,6 +27,7 @@ from congruence.config.tables import DataConfig, ModelConfig, TermConfig
 from congruence.data import Splits
 from congruence.methods.rows import Row
 from congruence.methods.term import Term
+from congruence.models import named
 from congruence.pipeline.context import load_splits
 from congruence.training.saving.identity import config_identity
 
@@ -148,7 +149,7 @@ class Identities:
 
 
 def settings(config: RunConfig, stages: Mapping[str, StageConfig]) -> dict[str, Any] | None:
-    """Return what stages are told that decides their numbers, as plain values; None where that is somebody's code.
+    """Return what stages are told that decides their numbers, as plain values; None where it is code, or "KIND:REST".
 
     Paths are replaced by what lies there, and terms have the defaults of their methods.
     """
@@ -156,7 +157,7 @@ def settings(config: RunConfig, stages: Mapping[str, StageConfig]) -> dict[str, 
     for name, stage in stages.items():
         teacher = config.teacher_of(stage) if name == config.last or isinstance(stage.teacher, ModelConfig) else None
         models = {**{f"student {key}": each for key, each in stage.students().items()}, "teacher": teacher}
-        if any(model is not None and model.factory is not None for model in models.values()):
+        if any(model is not None and (model.factory or named.split(model.model or "")) for model in models.values()):
             return None
         values = stage.model_dump(mode="json", exclude_defaults=True, exclude={"student", "teacher", "terms"})
         tables[name] = {

@@ -28,7 +28,11 @@ def distill(
     trust: Trust = False,
     metric: Metric = None,
     teacher: Annotated[
-        str | None, typer.Option(help="A model of the zoo, or package.module:callable.", rich_help_panel=_NO_CONFIG)
+        str | None,
+        typer.Option(
+            help="A model of the zoo, package.module:callable, onnx:FILE, export:FILE or jit:FILE.",
+            rich_help_panel=_NO_CONFIG,
+        ),
     ] = None,
     teacher_weights: Annotated[
         str | None,
@@ -70,6 +74,7 @@ def distill(
     """Train a student, from a configuration or from a teacher, a student and data; then measure it on the test set."""
     from congruence.cli.train import allow, folder, train
     from congruence.config import load_config
+    from congruence.models import named
     from congruence.pipeline import quick
 
     splits = None
@@ -87,7 +92,7 @@ def distill(
         allow(trust)
         run = _Quick(teacher, teacher_weights, student, data, epochs, _number(weight), set_ or ())
         loaded, splits = run.config(method or [quick.METHOD])
-        if teacher_weights is None:
+        if teacher_weights is None and not named.split(teacher):
             typer.echo(f"No --teacher-weights: the teacher is as '{teacher}' makes it, trained or not.", err=True)
         unlike = functools.partial(_other_classes, loaded, splits, trust)
         methods, told = quick.chosen(method or None, unlike, f"--method {quick.RELATIONAL}")
@@ -113,7 +118,7 @@ class _Quick(NamedTuple):
         from congruence.config import from_values
         from congruence.pipeline import load_splits, quick
 
-        if self.weights is None and ":" not in self.teacher:
+        if self.weights is None and ":" not in self.teacher:  # a factory's and a file's may be its own
             raise ValueError(f"Give --teacher-weights: the teacher '{self.teacher}' has none of its own.")
         terms: list[dict[str, Any]] = [quick.weighed(key, self.weight) for key in methods]
         epochs = quick.EPOCHS if self.epochs is None else self.epochs
@@ -167,4 +172,6 @@ def _other_classes(config: RunConfig, splits: Splits, trust: bool) -> str | None
 
 
 def _model(name: str) -> dict[str, Any]:
-    return {"factory": name} if ":" in name else {"model": name}
+    from congruence.models import named
+
+    return {"factory": name} if ":" in name and not named.split(name) else {"model": name}

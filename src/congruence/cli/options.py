@@ -15,7 +15,11 @@ Set = Annotated[
     typer.Option("--set", help="Override a value: stages.student.train.epochs=3.", metavar="KEY=VALUE"),
 ]
 Trust = Annotated[
-    bool, typer.Option("--trust", help="Allow factories and metrics, package.module:callable, to be imported.")
+    bool,
+    typer.Option(
+        "--trust",
+        help="Allow factories and metrics, package.module:callable, to be imported, and files that can run code.",
+    ),
 ]
 Metric = Annotated[
     list[str] | None,

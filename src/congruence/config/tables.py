@@ -13,6 +13,7 @@ from congruence.config.problems import Problems, expected, one_by_one
 from congruence.data.sources.catalogue import sources
 from congruence.data.sources.table import IMAGE_FOLDER
 from congruence.methods.rows import current_parts
+from congruence.models import named
 
 Sides = Count | Annotated[tuple[Count, Count], Field(strict=False)]
 Channels = Annotated[tuple[float, ...], Field(strict=False, min_length=1)]
@@ -73,6 +74,9 @@ class DataConfig(Table):
 class ModelConfig(Table):
     """A model: a name of the zoo, or a factory "package.module:callable" (which needs trust); and its weights' file.
 
+    Or "KIND:REST", as "onnx:FILE", "export:FILE" and "jit:FILE" (see `congruence.models.named`), which has its own
+    weights; the last two can run code and need trust.
+
     `start` is a file of a network trained on other classes, whose Linear layers are left out where they do not fit.
     `start_stage` is an earlier stage ("STAGE/NAME" of several students) with whose student's weights it begins.
     `unchecked = true` takes a teacher's weights from a run whatever images and classes that was trained on.
@@ -91,9 +95,13 @@ class ModelConfig(Table):
     @field_validator("model")
     @classmethod
     def _known(cls, name: str | None) -> str | None:
+        if name is not None and named.split(name):
+            return named.absolute(name)
         if name is not None and ":" in name:
+            kinds = ", ".join(f"{kind}:" for kind in named.LOADERS)
             raise ValueError(
-                f"expected a name of the zoo; what makes a model is written factory = {name!r}, not model."
+                f"expected a name of the zoo or one that begins with {kinds}; what makes a model is written "
+                f"factory = {name!r}, not model."
             )
         if name is not None and name not in models.ZOO:
             raise ValueError(expected(models.ZOO, name))
@@ -117,7 +125,12 @@ class ModelConfig(Table):
         begins = [key for key in ("weights", "start", "start_stage") if getattr(self, key) is not None]
         if len(begins) > 1:
             raise Problems([(begins[1], f"expected none beside `{begins[0]}`, got both.")])
-        if self.model is not None:
+        parts = named.split(self.model or "")
+        if parts is not None and parts[0] in named.OF_FILES:
+            if begins or self.options:
+                said = f"expected none beside {self.model!r}, whose file says it."
+                raise Problems([(key, said) for key in (*begins, *(["options"] if self.options else []))])
+        elif parts is None and self.model is not None:
             name = self.model
             with torch.device("meta"):  # Shapes alone: nothing is allocated or drawn.
                 wrong = one_by_one(lambda **options: models.build(name, **{"classes": 2, **options}), self.options)

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from congruence.core.code import code_parts, hook_parts
+from congruence.core.held_files import file_bytes, is_file, written
 
 _PLAIN = (int, float, complex, bytes, type(None), type(Ellipsis), torch.dtype, torch.layout, torch.memory_format)
 # Where a model runs, what it draws or tells: no part of what it is.
@@ -47,8 +48,6 @@ _DESCRIBING = frozenset(
     )
 )
 NAMED = "fingerprint"  # an attribute by which a module may name what it holds
-_FILES = ("_model_path", "model_path")  # of sessions that were made from a file
-_BESIDE = ("", ".data", "_data")  # a file's large weights may lie in another one
 
 
 class Content:
@@ -220,13 +219,14 @@ class Content:
             return
         self.name(where, type(part).__name__)
         own = {name: value for name, value in vars(part).items() if name not in _OF_EVERY_MODULE | _DESCRIBING}
-        if isinstance(part, torch.fx.GraphModule):
-            self.name(where, part.code)
+        if isinstance(part, torch.fx.GraphModule) or type(part).__module__ == "torch.export.unflatten":
+            graph: Any = part.graph  # its code alone: what else it notes are shapes and places of the export
+            self.name(where, graph.python_code("self").src)
             own = {name: value for name, value in own.items() if isinstance(value, Tensor)}
         if next(part.parameters(), None) is None and next(part.buffers(), None) is None:
             for name, value in own.items():  # it has its weights from elsewhere: from a file that it names, maybe
-                if isinstance(value, (str, Path)) and _is_file(value):
-                    self.data_of(f"{where}.{name}", *_file(value))
+                if isinstance(value, (str, Path)) and is_file(value):
+                    self.data_of(f"{where}.{name}", *file_bytes(value))
         for kind in ("_forward_pre_hooks", "_forward_hooks"):
             for number, hook in enumerate(vars(part)[kind].values()):
                 for place, value in hook_parts(hook, _LIBRARIES):
@@ -254,9 +254,9 @@ class Content:
     def _object(self, where: str, value: Any) -> None:
         """Add an object by what it offers of its content: bytes, a file, a state, or its attributes."""
         self.name(where, type(value).__name__)
-        written = _written(value)
-        if written is not None:
-            self.data_of(where, *written)
+        offered = written(value)
+        if offered is not None:
+            self.data_of(where, *offered)
             return
         if isinstance(value, torch.export.ExportedProgram):
             self.name(where, value.graph_module.code)
@@ -284,37 +284,6 @@ class Content:
             self.unreadable.append(f"{where} ({type(value).__name__})")
         else:
             self.add(f"{where}.state", state)
-
-
-def _written(value: Any) -> list[bytes] | None:
-    """Return the bytes that an object offers of its content, or those of the file that it was made from."""
-    for name in ("SerializeToString", "serialize"):
-        offered = getattr(value, name, None)
-        if callable(offered):
-            try:
-                return [bytes(memoryview(offered()))]
-            except Exception:  # another meaning of the name
-                continue
-    held = getattr(value, "_model_bytes", None)
-    if isinstance(held, bytes) and held:
-        return [held]
-    for name in _FILES:
-        path = getattr(value, name, None)
-        if isinstance(path, (str, Path)) and _is_file(path):
-            return _file(path)
-    return None
-
-
-def _is_file(path: str | Path) -> bool:
-    try:
-        return bool(str(path)) and Path(path).is_file()
-    except (OSError, ValueError):  # a text that is no path
-        return False
-
-
-def _file(path: str | Path) -> list[bytes]:
-    files = (Path(f"{path}{end}") for end in _BESIDE)
-    return [file.read_bytes() for file in files if file.is_file()]
 
 
 def _attributes(value: Any) -> dict[str, Any] | None:

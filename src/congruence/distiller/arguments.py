@@ -15,6 +15,7 @@ from congruence.core.batch import why_no_index
 from congruence.core.inputs import STUDENT, TEACHER
 from congruence.distiller.recall import StoredTeacher
 from congruence.methods.term import Term
+from congruence.models.layers import is_unflattened
 from congruence.models.teacher import Teacher, called, shares_parameters
 
 LOG = logging.getLogger("congruence")
@@ -54,6 +55,8 @@ def named_students(student: Any) -> dict[str, nn.Module]:
 
 def _has_modes(part: nn.Module) -> bool:
     """Whether a part can be put into training mode: what `torch.export` gives refuses."""
+    if is_unflattened(part):
+        return False
     if isinstance(part, torch.fx.GraphModule):
         try:
             part.train(part.training)

@@ -26,6 +26,7 @@ from congruence.models.fingerprint import model_fingerprint
 from congruence.models.layouts import batch_sizes, check_rows
 from congruence.models.masks import token_mask
 from congruence.models.memory_order import prefers_channels_last
+from congruence.models.parameters import is_quantized
 from congruence.models.projectors import rows
 from congruence.models.taps import Taps
 from congruence.models.untaught import is_untaught
@@ -300,7 +301,7 @@ class _Reader:
         if head is None or self.paths != (f"input:{head}", head or "output"):
             return None
         linear = self.taps.module(head)
-        if not isinstance(linear, nn.Linear):  # a quantised one
+        if not isinstance(linear, nn.Linear) or is_quantized(linear):
             return None
         bias = None if linear.bias is None else linear.bias.detach().float().cpu().clone()
         return linear.weight.detach().float().cpu().clone(), bias

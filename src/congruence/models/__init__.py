@@ -1,6 +1,7 @@
 """Models: reading any layer, the frozen teacher, projectors, weights on disk, and a small zoo."""
 
 from congruence.models.heads import Head, WithHead, fit_head
+from congruence.models.onnx_model import OnnxModel
 from congruence.models.parameters import count_parameters, shares_parameters
 from congruence.models.projectors import linear_projector, map_projector, rows
 from congruence.models.taps import LayerError, Taps, call
@@ -12,6 +13,7 @@ __all__ = [
     "ZOO",
     "Head",
     "LayerError",
+    "OnnxModel",
     "Taps",
     "Teacher",
     "WithHead",

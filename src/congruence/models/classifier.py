@@ -125,7 +125,12 @@ def default_layer(
     if found is not None:
         return found
     if closed:
-        raise ValueError(f"The {model} has no {role!r} to read, because {closed}: give the plain module.")
+        why = f" and {defaults.why[role]}" if defaults.why.get(role) else ""
+        raise ValueError(
+            f"The {model} has no {role!r} to read, because {closed}{why}: give the plain module, or name what is read "
+            f"with {argument}, 'output' or a part of it as 'output[NAME]' (of several the parts called 'embedding' and "
+            "'logits' are found)."
+        )
     why = f"has no default layer for {role!r}"
     if defaults.why.get(role):
         why += f", since {defaults.why[role]}"
@@ -135,6 +140,16 @@ def default_layer(
         maps = ", ".join(f"'{path}' {list(shape)}" for path, shape in stages.items())
         raise ValueError(f"The {model} {why}: name some with {argument}, of its last maps of each size {maps}.")
     raise ValueError(f"The {model} {why}: name one with {argument}.")
+
+
+def says_embedding(path: str | None) -> bool:
+    """Whether a part of an output says by its name that it is an embedding.
+
+    Example:
+        >>> says_embedding("output[embedding]"), says_embedding("output")
+        (True, False)
+    """
+    return path is not None and _EMBEDDED.search(path) is not None
 
 
 def _of_tensor(linears: Sequence[LinearCall], last: nn.Module | None, output: Tensor) -> Defaults:
@@ -216,6 +231,8 @@ def _of_several(linears: Sequence[LinearCall], parts: Mapping[str, Tensor]) -> D
     if named is not None:
         if named in heads:
             return _of_head(heads[named], parts[named], named)
+        if not linears and len(embedded) == 1:  # no layer is seen, and both say what they are
+            return Defaults(features=embedded[0], logits=named)
         return Defaults(logits=named, why={"features": f"its '{named}' is not that of one Linear"})
     distinct = list(dict.fromkeys(head.path for head in heads.values()))
     if len(distinct) == 1:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from congruence.core import check
+from congruence.models.onnx_model import OnnxModel
 
 _SYNTAX = re.compile(r"(input:)?([^\[\]#:]*)(?:#(\d+))?((?:\[[^\[\]]+\])*)(?:#(\d+))?")
 _TRANSPARENT = frozenset({"_orig_mod", "_checkpoint_wrapped_module"})
@@ -61,6 +62,40 @@ def is_compiled(module: nn.Module) -> bool:
 def has_compiled(model: nn.Module) -> bool:
     """Whether `torch.compile` runs a model or a part of it."""
     return any(is_compiled(part) or part._compiled_call_impl is not None for part in model.modules())
+
+
+def is_unflattened(module: nn.Module) -> bool:
+    """Whether a module is what `torch.export.unflatten` makes, or a part of that: graphs that run one by one."""
+    return type(module).__module__ == "torch.export.unflatten"
+
+
+def class_name(module: Any) -> str:
+    """Return the name of a module's class; of a part of an unflattened program, that of the class it was.
+
+    Example:
+        >>> class_name(nn.Linear(2, 2))
+        'Linear'
+    """
+    told = module.type_name() if is_unflattened(module) else None
+    return told.rpartition(".")[2] if told else type(module).__name__
+
+
+def _without_layers(module: nn.Module) -> str:
+    """Say what a module is that runs no layer which a hook could reach; "" of another."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return "a ScriptModule"
+    if isinstance(module, OnnxModel):
+        return "an ONNX file"
+    if isinstance(module, torch.fx.GraphModule) and not _runs_parts(module):
+        return "an exported graph"
+    return ""
+
+
+def _runs_parts(module: Any) -> bool:
+    """Whether a graph calls parts that have parameters; that of `torch.export` has its layers written out."""
+    called = {str(node.target) for node in module.graph.nodes if node.op == "call_module"}
+    held = {name for name, part in module.named_modules() if name and next(part.parameters(), None) is not None}
+    return not held or not held.isdisjoint(called)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -148,7 +183,8 @@ class Layers:
             model = model.module
         if model._compiled_call_impl is not None:
             return "the whole model is compiled"
-        return "the whole model is a ScriptModule" if isinstance(model, torch.jit.ScriptModule) else ""
+        what = _without_layers(model)
+        return f"the whole model is {what}" if what else ""
 
     def _walk(self, path: str, module: nn.Module, closed: str) -> None:
         inside = closed
@@ -158,6 +194,8 @@ class Layers:
             closed = inside = closed or f"'{path}' is a ScriptModule"
         elif is_compiled(module):  # hooks on the wrapper itself run outside the graph
             inside = closed or f"'{path}' is compiled"
+        elif what := _without_layers(module):
+            inside = closed or f"'{path}' is {what}"
         if path not in self.modules:  # a wrapper takes the name; what it wraps is only walked through
             self.modules[path] = module
             self.canonical[path] = self._first.setdefault(module, path)

@@ -8,6 +8,7 @@ from typing import Protocol
 from torch import nn
 
 from congruence.core import check
+from congruence.models.program_files import load_exported, load_onnx, load_script
 
 
 class Loader(Protocol):
@@ -18,16 +19,17 @@ class Loader(Protocol):
         ...
 
 
-LOADERS: dict[str, Loader] = {}  # by kind; a loader imports what it needs when it is called
-OF_FILES: frozenset[str] = frozenset()  # the kinds whose rest is a file or a folder
+# By kind; a loader imports what it needs when it is called.
+LOADERS: dict[str, Loader] = {"jit": load_script, "export": load_exported, "onnx": load_onnx}
+OF_FILES = frozenset({"jit", "export", "onnx"})  # the kinds whose rest is a file or a folder
 
 
 def split(name: str) -> tuple[str, str] | None:
     """Return the kind and the rest of "KIND:REST"; None of another text, as that of a factory is.
 
     Example:
-        >>> split("resnet18_cifar"), split("package.module:make")
-        (None, None)
+        >>> split("onnx:teacher.onnx"), split("resnet18_cifar"), split("package.module:make")
+        (('onnx', 'teacher.onnx'), None, None)
     """
     kind, colon, rest = name.partition(":")
     return (kind, rest) if colon and rest and kind in LOADERS else None

@@ -50,6 +50,19 @@ def _places(tensor: Tensor) -> list[tuple[torch.device, int]]:
         return []
 
 
+def is_quantized(model: nn.Module) -> bool:
+    """Whether a part of a model is quantised: its class is one of torch's for that, or a weight is made of others.
+
+    Example:
+        >>> is_quantized(nn.Linear(3, 2))
+        False
+    """
+    tensors = (*model.parameters(), *model.buffers())
+    return any(type(part).__module__.startswith("torch.ao.nn.") for part in model.modules()) or any(
+        is_traceable_wrapper_subclass(tensor) or tensor.is_quantized for tensor in tensors
+    )
+
+
 def bits(tensor: Tensor) -> int | None:
     """Return the sum of all bits of a tensor as integers, which no order of summation changes; None where it has none.
 

@@ -16,9 +16,10 @@ from congruence.core import check, rng
 from congruence.core.devices import on_tensors, tensors, to_device
 from congruence.core.numerics import widen
 from congruence.models.folding import fold_batch_norms
-from congruence.models.layers import has_compiled, unwrap
+from congruence.models.layers import has_compiled, is_unflattened, unwrap
 from congruence.models.memory_order import native_bfloat16, ordered, prefers_channels_last
 from congruence.models.neutral import unchanged
+from congruence.models.parameters import is_quantized
 from congruence.models.taps import Taps
 
 LOG = logging.getLogger("congruence")
@@ -117,11 +118,12 @@ def _ways(model: nn.Module, device: torch.device) -> Iterator[tuple[bool, bool]]
 
 
 def _copyable(model: nn.Module) -> bool:
-    """Whether a model is made of plain modules in float32: graphs, wrappers and other precisions are left alone."""
+    """Whether a model is made of plain modules in float32: graphs, wrappers and quantised ones are left alone."""
     graphs = (torch.jit.ScriptModule, fx.GraphModule)
+    if any(isinstance(part, graphs) or is_unflattened(part) for part in model.modules()) or is_quantized(model):
+        return False
     plain = unwrap(model) is model and not has_compiled(model)
-    kinds = {tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()}
-    return plain and kinds == {torch.float32} and not any(isinstance(part, graphs) for part in model.modules())
+    return plain and {tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()} == {torch.float32}
 
 
 def _halve(model: nn.Module) -> bool:

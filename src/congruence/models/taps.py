@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from congruence.core import check, rng
 from congruence.core.devices import private
 from congruence.models.capture import Capture, Group
-from congruence.models.classifier import Defaults, LinearCall, default_layer, find_defaults
+from congruence.models.classifier import Defaults, LinearCall, default_layer, find_defaults, says_embedding
 from congruence.models.compiled import Compiled
 from congruence.models.forward import call, dry_forward, in_own_precision
-from congruence.models.layers import LayerError, LayerPath, Layers, parse
+from congruence.models.layers import LayerError, LayerPath, Layers, class_name, parse
 from congruence.models.layouts import batch_sizes, canonical_shape
 from congruence.models.observed import Observed
 from congruence.models.tokens import Patches, patches_of
@@ -107,7 +107,8 @@ class Taps:
             output = dry_forward(self._layers, example, training=training)
         linears = [LinearCall(self._named(layer, n), left, had, own) for layer, n, left, had, own in self._linears]
         self.defaults, self.in_evaluation = find_defaults(linears, self._last, output), None
-        if self._layers.root_closed:  # no layer was seen: the output may be that of a head
+        # No layer was seen: the output may be that of a head, unless it says what it is.
+        if self._layers.root_closed and not says_embedding(self.defaults.features):
             self.defaults = replace(self.defaults, features=None)
         samples = batch_sizes(example)
         self.stages = self._last_of_each_size(maps, observed, samples)
@@ -174,7 +175,7 @@ class Taps:
                 self._last = module
             # A quantised or adapted one has another class, and the word in its name. Copies: they are compared with the
             # model's output at the end.
-            if "Linear" in type(module).__name__ and isinstance(output, Tensor) and not output.is_nested:
+            if "Linear" in class_name(module) and isinstance(output, Tensor) and not output.is_nested:
                 entered = args[0] if args and isinstance(args[0], Tensor) else None
                 self._linears.append((layer, self._calls[layer], output.detach().clone(), entered, output))
             if isinstance(output, Tensor) and not output.is_nested and output.dim() in (4, 5):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from congruence.core.inputs import TEACHER
 from congruence.models.evaluating import set_mode
 from congruence.models.fingerprint import ModelFingerprint, model_fingerprint
+from congruence.models.layers import is_unflattened
 from congruence.models.parameters import shares_parameters
 from congruence.models.prepared import Prepared, prepare
 from congruence.models.taps import Taps
@@ -142,8 +143,9 @@ def _refuse_graphs_that_train(module: nn.Module, name: str) -> None:
     """
     for part in module.modules():
         trains: list[str] = []
-        if isinstance(part, torch.fx.GraphModule):
-            for node in part.graph.nodes:
+        if isinstance(part, torch.fx.GraphModule) or is_unflattened(part):
+            graph: Any = part.graph
+            for node in graph.nodes:
                 operator = str(node.target).removeprefix("aten.").partition(".")[0]
                 at = _TRAINS_AT.get(operator) if node.op == "call_function" else None
                 if at is not None and len(node.args) > at and node.args[at] is True:
@@ -151,9 +153,9 @@ def _refuse_graphs_that_train(module: nn.Module, name: str) -> None:
                 elif node.op == "call_function" and node.kwargs.get("training") is True:  # of torch.fx.symbolic_trace
                     trains.append(node.name)
         elif isinstance(part, torch.jit.ScriptModule) and part._c._has_method("forward"):
-            graph: Any = part.inlined_graph
+            script: Any = part.inlined_graph
             for operator, at in _TRAINS_AT.items():
-                nodes = graph.findAllNodes(f"aten::{operator}", recurse=True)
+                nodes = script.findAllNodes(f"aten::{operator}", recurse=True)
                 trains += [operator for node in nodes if list(node.inputs())[at].toIValue() is True]
         if trains:
             raise ValueError(

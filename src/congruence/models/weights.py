@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from congruence.core import check, files
 from congruence.models.layers import unwrap
@@ -27,7 +28,7 @@ def save_weights(state_dict: Mapping[str, Tensor], path: str | Path, metadata: M
         metadata: strings to keep in the header.
 
     Raises:
-        ValueError: for an entry that is not a tensor, or metadata that is not text.
+        ValueError: for an entry that is not a tensor, or a quantised one, or metadata that is not text.
     """
     from safetensors.torch import save
 
@@ -39,6 +40,9 @@ def save_weights(state_dict: Mapping[str, Tensor], path: str | Path, metadata: M
     for name, tensor in state_dict.items():
         if not isinstance(tensor, Tensor):
             check.fail("save_weights", "state_dict", "a mapping of tensors", f"{type(tensor).__name__} at '{name}'")
+        if is_traceable_wrapper_subclass(tensor) or tensor.is_quantized:
+            expected = "plain tensors, as safetensors holds (torch.save holds quantised ones)"
+            check.fail("save_weights", "state_dict", expected, f"{type(tensor).__name__} at '{name}'")
         # A fresh copy of each, because safetensors refuses tensors that share memory.
         tensors[name] = tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format).contiguous()
     # "format" is what transformers asks for before it opens a file.

@@ -17,6 +17,7 @@ from congruence.core.devices import private
 from congruence.core.rng import seed_everything
 from congruence.data.datasets.model_facts import remember
 from congruence.distiller import Distiller
+from congruence.models import named
 from congruence.models.evaluating import set_mode
 from congruence.models.untaught import mark_parts
 from congruence.models.weights import load_into, load_weights
@@ -179,7 +180,7 @@ def _teacher(
     reference = stage.teacher_ref()
     trained = None if reference is None else context.teachers.get(reference)
     weights: str | Path | None = trained or model.weights
-    if model.model is not None and weights is not None:
+    if model.model is not None and weights is not None and not named.split(model.model):
         # A trained teacher has the classes it was trained on, whatever those of the data are.
         head = load_weights(weights).get("fc.weight")
         classes = classes if head is None else head.shape[0]

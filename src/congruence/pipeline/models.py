@@ -11,6 +11,7 @@ from torch import nn
 from congruence import models
 from congruence.core import check
 from congruence.core.importing import import_callable
+from congruence.models import named
 
 if TYPE_CHECKING:
     from congruence.config.tables import ModelConfig
@@ -24,7 +25,7 @@ def build_model(
     weights: str | Path | None = None,
     trust: bool = False,
 ) -> nn.Module:
-    """Build a model of the zoo, or call a factory; then load its weights where there are some.
+    """Build a model of the zoo, call a factory, or load one from its file; then load weights where there are some.
 
     A model of the zoo gets `classes` and `in_channels` unless its options say others. A factory gets its options, and
     these two where it asks for them without a default.
@@ -54,7 +55,7 @@ def describe_model(
     config: ModelConfig, *, classes: int | None, in_channels: int, trust: bool = False
 ) -> dict[str, Any]:
     """Return what `rebuild` needs: the model's or factory's name, and all options."""
-    asked: set[str] = {"classes", "in_channels"}
+    asked: set[str] = set() if named.split(config.model or "") else {"classes", "in_channels"}
     if config.factory is not None:
         parameters = inspect.signature(import_callable(config.factory, what="factory", trust=trust)).parameters.values()
         asked &= {p.name for p in parameters if p.default is p.empty}
@@ -70,6 +71,8 @@ def describe_model(
 
 def rebuild(described: dict[str, Any], *, trust: bool = False) -> nn.Module:
     """Build a freshly initialised model from `describe_model`."""
+    if named.split(described["model"] or ""):
+        return named.load(described["model"], trust=trust)
     if described["model"] is not None:
         return models.build(described["model"], **described["options"])
     factory = described["factory"]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from congruence.core import check, rng
-from congruence.core.devices import private
+from congruence.core.devices import private, tensors
 from congruence.models.capture import Capture, Group
 from congruence.models.classifier import Defaults, LinearCall, default_layer, find_defaults, says_embedding
 from congruence.models.compiled import Compiled
@@ -106,12 +106,13 @@ class Taps:
                 stack.enter_context(_hook(module.register_forward_hook(self._leaving(layer, maps, tokens))))
             output = dry_forward(self._layers, example, training=training)
         linears = [LinearCall(self._named(layer, n), left, had, own) for layer, n, left, had, own in self._linears]
-        self.defaults, self.in_evaluation = find_defaults(linears, self._last, output), None
+        self.defaults, self.in_evaluation = find_defaults(linears, self._last, output, words=_words(example)), None
         # No layer was seen: the output may be that of a head, unless it says what it is.
         if self._layers.root_closed and not says_embedding(self.defaults.features):
             self.defaults = replace(self.defaults, features=None)
         samples = batch_sizes(example)
         self.stages = self._last_of_each_size(maps, observed, samples)
+        tokens = [(layer, n, self._turned(observed, layer, n, shape, "BNC")) for layer, n, shape in tokens]
         last = [(self._named(layer, n), shape) for layer, n, shape in tokens if shape[0] in samples and shape[1] > 1]
         self.tokens = last[-1][0] if last else None
         if last and not self.stages and (lie := patches_of(last[-1][1][1], self._sizes)) is not None:
@@ -137,10 +138,7 @@ class Taps:
         of a transformer, its only map, are no stage.
         """
         maps = [(layer, count, shape) for layer, count, shape in maps if shape[0] in samples] or maps
-        maps = [
-            (layer, n, canonical_shape(shape, observed.layout(parse(f"{layer}#{n}"), layer, shape) or "BCHW"))
-            for layer, n, shape in maps
-        ]
+        maps = [(layer, n, self._turned(observed, layer, n, shape, "BCHW")) for layer, n, shape in maps]
         self._sizes = [(shape[2], shape[3]) for _, _, shape in maps if len(shape) == 4]
         if len(maps) == 1 and any(left.dim() == 3 for _, _, left, *_ in self._linears):
             return {}
@@ -148,6 +146,11 @@ class Taps:
         for layer, count, shape in maps:
             last[shape[2:]] = self._named(layer, count), shape
         return {path: shape for path, shape in last.values() if path and shape[2:].numel() > 1}
+
+    @staticmethod
+    def _turned(observed: Observed, layer: str, call: int, shape: torch.Size, otherwise: str) -> torch.Size:
+        """Return the shape of what a layer gave as methods see it."""
+        return canonical_shape(shape, observed.layout(parse(f"{layer}#{call}"), layer, shape) or otherwise)
 
     def _named(self, layer: str, call: int) -> str:
         """Return the path of one call of a layer."""
@@ -375,6 +378,12 @@ class Taps:
                 f"The {self.name}'s layer '{text}' carries no gradient, as happens inside activation checkpointing "
                 "with use_reentrant=True: set use_reentrant=False, or read a layer outside."
             )
+
+
+def _words(example: Any) -> bool:
+    """Whether an example has no numbers but those of tokens."""
+    given = list(tensors(example))
+    return bool(given) and not any(tensor.is_floating_point() or tensor.is_complex() for tensor in given)
 
 
 @contextlib.contextmanager

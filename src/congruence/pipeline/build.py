@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from congruence.core.devices import private
 from congruence.core.rng import seed_everything
 from congruence.data.datasets.model_facts import remember
 from congruence.distiller import Distiller
-from congruence.models import named
+from congruence.models import call, named
 from congruence.models.evaluating import set_mode
 from congruence.models.untaught import mark_parts
 from congruence.models.weights import load_into, load_weights
@@ -204,7 +204,8 @@ def _teaches_logits(stage: StageConfig) -> bool:
 def _outputs(teacher: nn.Module, example: Tensor) -> int | None:
     """Return how many classes a teacher tells apart: the students of unlabelled data get as many."""
     set_mode(teacher, training=False)
-    output = teacher(private(example))
+    output = call(teacher, private(example))
+    output = output.get("logits") if isinstance(output, Mapping) else output
     return output.shape[1] if isinstance(output, Tensor) and output.dim() == 2 else None
 
 

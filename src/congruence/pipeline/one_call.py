@@ -162,7 +162,7 @@ def distill(
             schedule=ScheduleOptions(**trained["schedule"]),
         )
         result = fit(distiller, train_loader, val_loader, options)
-        leave_best({"student": student}, result)
+        leave_best({"student": student}, result, out)
         report, measured_on = _measured(teacher, student, parts, batch_size, on)
     return Distilled(student, result, report, measured_on)
 

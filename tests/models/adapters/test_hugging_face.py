@@ -132,9 +132,7 @@ def test_what_texts_and_images_are_made_of_is_read_beside_the_weights(tmp_path):
     said = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6], "size": {"height": 32, "width": 32}}
     save_processor(tmp_path / "image", **said, resample=3)
     image = cg.models.input_of(named.load(f"hf:{tmp_path / 'image'}"))
-    assert image == ImageInput(
-        mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), size=(32, 32), interpolation="bicubic"
-    )
+    assert image == ImageInput(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), size=(32, 32), interpolation="bicubic")
     assert cg.models.input_of(bert()) is None
 
 
@@ -143,7 +141,12 @@ def test_what_texts_and_images_are_made_of_is_read_beside_the_weights(tmp_path):
     [
         ({"image_mean": [0.5], "image_std": [0.5], "size": 24, "do_center_crop": True, "crop_size": 16}, 0.5, 0.5, 16),
         ({"image_mean": [0.5], "image_std": [0.5], "size": {"shortest_edge": 24}, "crop_size": 16}, 0.5, 0.5, 24),
-        ({"image_mean": [0.0], "image_std": [1.0], "rescale_factor": 1 / 127.5, "rescale_offset": True}, 0.5, 0.5, None),
+        (
+            {"image_mean": [0.0], "image_std": [1.0], "rescale_factor": 1 / 127.5, "rescale_offset": True},
+            0.5,
+            0.5,
+            None,
+        ),
         ({"image_mean": [127.5], "image_std": [51.0], "do_rescale": False}, 0.5, 0.2, None),
         ({"image_mean": [0.5], "image_std": [0.5], "do_normalize": False}, 0.0, 1.0, None),
     ],

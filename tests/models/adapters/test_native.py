@@ -104,13 +104,18 @@ def test_a_model_of_no_library_is_refused_and_takes_what_nobody_knows(tmp_path):
 
 def test_a_distilled_student_lies_beside_its_file_and_is_found_without_its_factory(tmp_path):
     save_bert(tmp_path / "base", "BertForSequenceClassification", num_labels=3, num_hidden_layers=1)
-    teacher, student = bert("BertForSequenceClassification", seed=1, num_labels=3), named.load(f"hf:{tmp_path / 'base'}")
+    teacher, student = (
+        bert("BertForSequenceClassification", seed=1, num_labels=3),
+        named.load(f"hf:{tmp_path / 'base'}"),
+    )
     inputs, labels = texts(24), torch.arange(24) % 3
     data = [({name: tensor[i] for name, tensor in inputs.items()}, labels[i]) for i in range(24)]
     done = cg.distill(teacher, student, data, "kd", epochs=1, batch_size=8, out=tmp_path / "run", device="cpu")
     folder = tmp_path / "run" / "student-hf"
     assert (folder / "tokenizer.json").is_file()
-    for loaded in (imported("transformers").AutoModelForSequenceClassification.from_pretrained(folder),
-                   cg.load_student(tmp_path / "run")):
+    for loaded in (
+        imported("transformers").AutoModelForSequenceClassification.from_pretrained(folder),
+        cg.load_student(tmp_path / "run"),
+    ):
         assert not loaded.training
         torch.testing.assert_close(loaded(**inputs).logits, done.student(**inputs).logits)

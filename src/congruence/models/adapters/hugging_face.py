@@ -113,7 +113,9 @@ def positions_of(config: Any) -> int | None:
     if not isinstance(most, int) or most < 1:
         return None
     # RoBERTa and its kin count positions from the one after the padding token's.
-    roberta = any(word in str(getattr(text, "model_type", "")) for word in ("roberta", "camembert", "mpnet", "longformer"))
+    roberta = any(
+        word in str(getattr(text, "model_type", "")) for word in ("roberta", "camembert", "mpnet", "longformer")
+    )
     return most - (int(getattr(text, "pad_token_id", None) or 0) + 1 if roberta else 0)
 
 

@@ -10,7 +10,12 @@ TEXT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "in
 IMAGE = {**TEXT, "image_size": 32, "patch_size": 8}
 DISTILBERT = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32, "vocab_size": 10, "max_position_embeddings": 12}
 SWIN = {
-    **{"image_size": 32, "patch_size": 2, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4},
+    "image_size": 32,
+    "patch_size": 2,
+    "embed_dim": 8,
+    "depths": [1, 1],
+    "num_heads": [1, 2],
+    "window_size": 4,
 }
 # transformers, peft and torch warn of each other's coming changes: not ours to mend here.
 THIRD_PARTY = ("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")

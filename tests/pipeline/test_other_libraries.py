@@ -68,7 +68,7 @@ def test_options_change_a_folders_config_and_another_stages_weights_come_into_it
 
 def test_what_a_folder_says_is_not_said_again():
     for name, options in (("st:folder", {"max_seq_length": 3}), ("onnx:teacher.onnx", {"size": 3})):
-        with pytest.raises(ValueError, match="options.*expected none beside"):
+        with pytest.raises(ValueError, match=r"options.*expected none beside"):
             from_values(values(name, name, **options), "a test")
 
 
@@ -97,5 +97,5 @@ def test_the_command_takes_folders(tmp_path):
 
 def test_an_absent_folder_is_said_in_one_sentence(tmp_path):
     config = from_values(values(f"hf:{tmp_path / 'absent'}", "resnet8"), "a test")
-    with pytest.raises(ValueError, match="There is no folder '.*absent' for the model 'hf:"):
+    with pytest.raises(ValueError, match=r"There is no folder '.*absent' for the model 'hf:"):
         pipeline.run(config, tmp_path / "run")

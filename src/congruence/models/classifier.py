@@ -275,11 +275,9 @@ def _encoded(linears: Sequence[LinearCall], hidden: Tensor, pooled: Tensor | Non
             continue
         left = call.left.to(pooled.dtype)
         if any(torch.allclose(bend(left), pooled, rtol=_CLOSE, equal_nan=True) for bend in (torch.clone, *_BENDS)):
-            first = call.entered
-            is_first = first is not None and hidden.dim() == 3 and first.shape == hidden[:, 0].shape
-            if words or not is_first or not torch.equal(hidden[:, 0], first.to(hidden.dtype)):
-                return f"output{_HIDDEN}"
-            return f"input:{call.path}"
+            first = hidden[:, 0]
+            is_first = call.entered is not None and call.entered.shape == first.shape and _alike(call.entered, first)
+            return f"input:{call.path}" if is_first and not words else f"output{_HIDDEN}"
     return f"output{_POOLED}"
 
 

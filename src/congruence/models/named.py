@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,19 @@ from typing import Any
 from torch import nn
 
 from congruence.core import check
-from congruence.models.adapters.hugging_face import load_hf
-from congruence.models.adapters.sentences import load_st
-from congruence.models.adapters.timm_models import load_timm
 from congruence.models.program_files import load_exported, load_onnx, load_script
+
+
+def _adapter(module: str, function: str) -> Callable[..., nn.Module]:
+    """Return the loader of an adapter, which is imported when it is called: adapters stand on what is here."""
+
+    def load(rest: str, **given: Any) -> nn.Module:
+        made: nn.Module = getattr(importlib.import_module(f"congruence.models.adapters.{module}"), function)(
+            rest, **given
+        )
+        return made
+
+    return load
 
 
 # By kind, what makes the model of the rest, trusted or not, and of options; it imports what it needs when it is called.
@@ -20,9 +30,9 @@ LOADERS: dict[str, Callable[..., nn.Module]] = {
     "jit": load_script,
     "export": load_exported,
     "onnx": load_onnx,
-    "hf": load_hf,
-    "st": load_st,
-    "timm": load_timm,
+    "hf": _adapter("hugging_face", "load_hf"),
+    "st": _adapter("sentences", "load_st"),
+    "timm": _adapter("timm_models", "load_timm"),
 }
 OF_FILES = frozenset({"jit", "export", "onnx"})  # the kinds whose rest is a file, which says all of the model
 TAKE_OPTIONS = frozenset({"hf", "timm"})

@@ -30,7 +30,6 @@ def shares_parameters(first: nn.Module, second: nn.Module) -> bool:
         >>> shares_parameters(nn.Sequential(layer), layer), shares_parameters(nn.Linear(3, 2), layer)
         (True, False)
     """
-
     return not _all_places(first.parameters()).isdisjoint(_all_places(second.parameters()))
 
 

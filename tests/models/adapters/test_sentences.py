@@ -72,11 +72,11 @@ def test_it_copies_and_pickles_and_is_told_from_another(folder):
 
 
 def test_what_is_no_folder_of_it_is_said_in_one_sentence(tmp_path):
-    with pytest.raises(ValueError, match="There is no folder '.*absent'"):
+    with pytest.raises(ValueError, match=r"There is no folder '.*absent'"):
         named.load(f"st:{tmp_path / 'absent'}")
-    with pytest.raises(ValueError, match="has no modules.json, by which sentence-transformers"):
+    with pytest.raises(ValueError, match=r"has no modules.json, by which sentence-transformers"):
         named.load(f"st:{tmp_path}")
-    with pytest.raises(ValueError, match="has no options, got device"):
+    with pytest.raises(ValueError, match=r"has no options, got device"):
         named.load(f"st:{tmp_path}", device="cpu")
 
 

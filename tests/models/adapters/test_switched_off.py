@@ -96,10 +96,10 @@ def test_what_would_move_the_teacher_is_refused():
     body = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Dropout(0.5))
     teacher = torch.nn.Sequential(body, torch.nn.Linear(6, 3))
     student = torch.nn.Sequential(body, torch.nn.Linear(6, 3))
-    with pytest.raises(ValueError, match="shares parameters with a student, .*without_adapters"):
+    with pytest.raises(ValueError, match=r"shares parameters with a student, .*without_adapters"):
         cg.Distiller(teacher, student, ["kd"], example=torch.randn(2, 4))
     body.requires_grad_(False)
-    with pytest.raises(ValueError, match="shares layers with a student, .* evaluation mode for the one"):
+    with pytest.raises(ValueError, match=r"shares layers with a student, .* evaluation mode for the one"):
         cg.Distiller(teacher, student, ["kd"], example=torch.randn(2, 4))
     own = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Dropout(0.5))
     own[0].weight, own[0].bias = body[0].weight, body[0].bias
@@ -110,7 +110,7 @@ def test_what_would_move_the_teacher_is_refused():
 
 
 def test_a_model_without_adapters_and_one_that_took_them_in_are_refused():
-    with pytest.raises(ValueError, match="`model` must be a model with adapters of peft, got BertModel without"):
+    with pytest.raises(ValueError, match=r"`model` must be a model with adapters of peft, got BertModel without"):
         cg.models.without_adapters(bert())
     student = adapted()
     student.merge_adapter()

@@ -22,8 +22,11 @@ class Model(nn.Module):
     def __init__(self, num_classes=1000, in_chans=3):
         super().__init__()
         self.pretrained_cfg = {
-            **{"input_size": (3, 32, 24), "mean": (0.4, 0.5, 0.6), "std": (0.1, 0.2, 0.3)},
-            **{"interpolation": "bicubic", "crop_pct": 0.875},
+            "input_size": (3, 32, 24),
+            "mean": (0.4, 0.5, 0.6),
+            "std": (0.1, 0.2, 0.3),
+            "interpolation": "bicubic",
+            "crop_pct": 0.875,
         }
         self.conv = nn.Conv2d(in_chans, 6, 3, padding=1)
         self.head = nn.Linear(6, num_classes)
@@ -39,7 +42,7 @@ class Model(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
-@pytest.fixture()
+@pytest.fixture
 def timm(monkeypatch):
     made = []
 
@@ -104,11 +107,12 @@ def test_an_unknown_name_and_an_absent_library_are_said_in_one_sentence(timm, mo
 
 
 def test_a_torchvision_of_another_torch_is_told(monkeypatch):
-    import importlib
+    class Broken:
+        def find_spec(self, name, path=None, target=None):
+            if name == "timm":
+                raise RuntimeError("operator torchvision::nms does not exist")
 
-    def broken(name):
-        raise RuntimeError("operator torchvision::nms does not exist")
-
-    monkeypatch.setattr(importlib, "import_module", broken)
-    with pytest.raises(ValueError, match="cannot be imported .*operator torchvision::nms does not exist"):
+    monkeypatch.delitem(sys.modules, "timm", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    with pytest.raises(ValueError, match=r"cannot be imported .*operator torchvision::nms does not exist"):
         named.load("timm:resnet18")

@@ -197,6 +197,25 @@ def test_what_cannot_be_loaded_is_said_in_one_sentence(tmp_path, rest, options, 
         named.load(f"hf:{rest.format(tmp_path)}", **options)
 
 
+def test_a_name_is_a_model_that_was_fetched_before(tmp_path, monkeypatch):
+    hub, saved = imported("huggingface_hub"), save_bert(tmp_path)
+    asked = []
+
+    def stored(name, **given):
+        asked.append((name, given))
+        if name == "group/small":
+            return str(tmp_path)
+        raise FileNotFoundError("not in the store")
+
+    monkeypatch.setattr(hub, "snapshot_download", stored)
+    model = named.load("hf:group/small")
+    assert torch.equal(model.pooler.dense.weight, saved.pooler.dense.weight)
+    assert cg.models.input_of(model).max_length == 9
+    with pytest.raises(ValueError, match=r"no folder 'group/smal' .* was fetched before: nothing is fetched here"):
+        named.load("hf:group/smal")
+    assert {given["local_files_only"] for _, given in asked} == {True}
+
+
 def test_a_tokenizer_alone_is_found_by_its_files(tmp_path):
     from congruence.models.adapters.hugging_face import text_input
 

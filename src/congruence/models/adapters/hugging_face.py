@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from congruence.core import check
-from congruence.models.adapters.libraries import folder_in, library, loading
+from congruence.models.adapters.libraries import folder_of, library, loading
 from congruence.models.inputs import ImageInput, TextInput
 
 LOG = logging.getLogger("congruence")
@@ -30,7 +30,7 @@ def load_hf(rest: str, *, trust: bool = False, **options: Any) -> nn.Module:
 
     Args:
         rest: a folder that `save_pretrained` wrote; one without weights gives a model as it is drawn. A text that is no
-            folder is a name that transformers looks for in its own store.
+            folder is the name of a model that transformers has fetched before: nothing is fetched here.
         trust: whether code of the folder may run.
         options: `architecture`, a class of transformers in place of the one in config.json, and keys of that file.
 
@@ -38,32 +38,32 @@ def load_hf(rest: str, *, trust: bool = False, **options: Any) -> nn.Module:
         ValueError: in one sentence where it cannot be loaded, or an option does not exist.
     """
     name = f"hf:{rest}"
-    folder = folder_in(rest, name)
-    if folder is not None and not (folder / "config.json").is_file():
+    folder = folder_of(name, "transformers")
+    if not (folder / "config.json").is_file():
         has_parts = (folder / "modules.json").is_file()
         hint = f" It is one of sentence-transformers: 'st:{rest}'." if has_parts else ""
         raise ValueError(f"The folder '{folder}' has no config.json, by which transformers knows a model.{hint}")
     transformers = library("transformers", "transformers", name)
-    local = {"local_files_only": folder is not None, "trust_remote_code": trust}
-    source = str(folder or rest)
+    local = {"local_files_only": True, "trust_remote_code": trust}
     architecture = options.pop("architecture", None)
     with loading(name, "transformers"):
-        config, unused = transformers.AutoConfig.from_pretrained(source, **local, return_unused_kwargs=True, **options)
+        config, unused = transformers.AutoConfig.from_pretrained(
+            str(folder), **local, return_unused_kwargs=True, **options
+        )
     for option in options:
         if option in unused:
             near = check.near(option, config.to_dict())
             raise ValueError(f"The model '{name}' has no option '{option}': it has those of its config.json.{near}")
     kind = _class_of(transformers, config, architecture, name)
-    if folder is not None and not any(any(folder.glob(pattern)) for pattern in _WEIGHTS):
+    if not any(any(folder.glob(pattern)) for pattern in _WEIGHTS):
         LOG.warning("The folder '%s' has no weights: the model is as it is drawn.", folder)
         make = kind.from_config if hasattr(kind, "from_config") else kind._from_config
         with loading(name, "transformers"):
             model: nn.Module = make(config, dtype=torch.float32)
     else:
         with loading(name, "transformers"):
-            model = kind.from_pretrained(source, config=config, dtype=torch.float32, **local)
-    if folder is not None:
-        _tell_of_parts(folder, name)
+            model = kind.from_pretrained(str(folder), config=config, dtype=torch.float32, **local)
+    _tell_of_parts(folder, name)
     return model.train()
 
 

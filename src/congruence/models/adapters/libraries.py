@@ -40,18 +40,27 @@ def loading(name: str, package: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # of a library, whatever it is
-        raise ValueError(f"The model '{name}' cannot be loaded by {package}: {check.sentence(error)[:400]}.") from error
+        why = check.sentence(error)[:400].rstrip(".")
+        raise ValueError(f"The model '{name}' cannot be loaded by {package}: {why}.") from error
 
 
-def folder_in(rest: str, name: str) -> Path | None:
-    """Return the folder that a text names; None where it may be a name that a library knows.
+def folder_of(name: str, package: str) -> Path:
+    """Return the folder that "KIND:REST" names, or that of a model which was fetched before under the name REST.
 
     Raises:
-        ValueError: for a path where there is no folder.
+        ValueError: where there is neither: nothing is fetched here.
     """
+    rest = name.partition(":")[2]
     path = Path(rest).expanduser()
     if path.is_dir():
         return path
+    absent = f"There is no folder '{path}' for the model '{name}'"
     if path.is_absolute() or rest.startswith((".", "~")) or path.exists():
-        raise ValueError(f"There is no folder '{path}' for the model '{name}'.")
-    return None
+        raise ValueError(f"{absent}.")
+    hub = library("huggingface_hub", package, name)
+    try:
+        return Path(hub.snapshot_download(rest, local_files_only=True))
+    except Exception as error:  # of the store: it is not there, or is no name of the store's
+        raise ValueError(
+            f"{absent}, and no model of that name was fetched before: nothing is fetched here (`hf download {rest}`)."
+        ) from error

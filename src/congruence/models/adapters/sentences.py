@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from congruence.models.adapters.libraries import folder_in, library, loading
+from congruence.models.adapters.libraries import folder_of, library, loading
 from congruence.models.inputs import TextInput
 
 
@@ -15,22 +15,23 @@ def load_st(rest: str, *, trust: bool = False) -> nn.Module:
     """Return a SentenceTransformer from its folder, in float32 on the host.
 
     Args:
-        rest: a folder that its `save_pretrained` wrote, or a name that the library looks for in its own store.
+        rest: a folder that its `save_pretrained` wrote, or the name of a model that it has fetched before:
+            nothing is fetched here.
         trust: whether code of the folder may run.
 
     Raises:
         ValueError: in one sentence where it cannot be loaded.
     """
     name = f"st:{rest}"
-    folder = folder_in(rest, name)
-    if folder is not None and not any((folder / file).is_file() for file in ("modules.json", "config.json")):
+    folder = folder_of(name, "sentence-transformers")
+    if not any((folder / file).is_file() for file in ("modules.json", "config.json")):
         raise ValueError(f"The folder '{folder}' has no modules.json, by which sentence-transformers knows a model.")
     sentence_transformers = library("sentence_transformers", "sentence-transformers", name)
     with loading(name, "sentence-transformers"):
         model: nn.Module = sentence_transformers.SentenceTransformer(
-            str(folder or rest),
+            str(folder),
             device="cpu",
-            local_files_only=folder is not None,
+            local_files_only=True,
             trust_remote_code=trust,
             model_kwargs={"dtype": torch.float32},
         )

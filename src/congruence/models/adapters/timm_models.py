@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from congruence.models.adapters.libraries import folder_in, library, loading
+from congruence.models.adapters.libraries import folder_of, library, loading
 from congruence.models.inputs import ImageInput
 
 LOG = logging.getLogger("congruence")
@@ -28,7 +28,7 @@ def load_timm(rest: str, *, trust: bool = False, **options: Any) -> nn.Module:
         ValueError: in one sentence where timm does not know the name or an option.
     """
     name = f"timm:{rest}"
-    folder = folder_in(rest, name) if "/" in rest or rest.startswith((".", "~")) else None
+    folder = folder_of(name, "timm") if "/" in rest or rest.startswith((".", "~")) else None
     timm = library("timm", "timm", name)
     trained = folder is not None or "." in rest
     with loading(name, "timm"):

@@ -102,9 +102,11 @@ def test_a_folder_gives_the_class_its_config_names(tmp_path):
     torch.testing.assert_close(model.eval()(**texts()).logits, saved(**texts()).logits)
 
 
-def test_a_language_model_is_loaded_without_its_head_and_another_class_can_be_asked_for(tmp_path):
+def test_a_language_model_is_loaded_without_its_head_and_another_class_can_be_asked_for(tmp_path, caplog):
     bert("BertForMaskedLM").save_pretrained(tmp_path)
-    assert type(named.load(f"hf:{tmp_path}")).__name__ == "BertModel"
+    with caplog.at_level(logging.WARNING, logger="congruence"):
+        assert type(named.load(f"hf:{tmp_path}")).__name__ == "BertModel"
+    assert "lack 'pooler.dense.bias', 'pooler.dense.weight': these are as they are drawn" in caplog.text
     with_head = named.load(f"hf:{tmp_path}", architecture="BertForSequenceClassification", num_labels=7)
     assert with_head(**texts()).logits.shape == (4, 7)
 

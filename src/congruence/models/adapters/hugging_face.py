@@ -16,7 +16,7 @@ from congruence.models.adapters.libraries import folder_of, library, loading
 from congruence.models.inputs import ImageInput, TextInput
 
 LOG = logging.getLogger("congruence")
-PROCESSOR = "preprocessor_config.json"
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model.bin.index.json")
 # An architecture that ends so is taken as it is; any other (of a language model, of pretraining) without its head.
@@ -62,7 +62,12 @@ def load_hf(rest: str, *, trust: bool = False, **options: Any) -> nn.Module:
             model: nn.Module = make(config, dtype=torch.float32)
     else:
         with loading(name, "transformers"):
-            model = kind.from_pretrained(str(folder), config=config, dtype=torch.float32, **local)
+            given = {"config": config, "dtype": torch.float32, "output_loading_info": True, **local}
+            model, read = kind.from_pretrained(str(folder), **given)
+        absent = sorted(read["missing_keys"])
+        if absent:
+            few = ", ".join(f"'{each}'" for each in absent[:3]) + (f" and {len(absent) - 3} more" * (len(absent) > 3))
+            LOG.warning("The weights in '%s' lack %s: these are as they are drawn.", folder, few)
     _tell_of_parts(folder, name)
     return model.train()
 
@@ -120,13 +125,13 @@ def positions_of(config: Any) -> int | None:
 
 
 def image_input(folder: str | Path) -> ImageInput | None:
-    """Return how a folder's preprocessor_config.json prepares images, None where there is none.
+    """Return how a folder's preprocessor_config.json, or processor_config.json, prepares images; None without them.
 
     Images are resized to the size that the model sees; where the processor crops the centre of larger ones, that is the
     whole image here.
     """
-    path = Path(folder) / PROCESSOR
-    if not path.is_file():
+    path = next((path for file in PROCESSORS if (path := Path(folder) / file).is_file()), None)
+    if path is None:
         return None
     with loading(f"hf:{folder}", "transformers"):
         said = json.loads(path.read_text(encoding="utf8"))

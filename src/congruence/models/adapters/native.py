@@ -110,8 +110,9 @@ def _copy_beside(model: Any, folder: Path) -> None:
     source = _folder_of(model)
     if source is None:
         return
-    if (source / hugging_face.PROCESSOR).is_file():
-        shutil.copyfile(source / hugging_face.PROCESSOR, folder / hugging_face.PROCESSOR)
+    for file in hugging_face.PROCESSORS:
+        if (source / file).is_file():
+            shutil.copyfile(source / file, folder / file)
     text = hugging_face.text_input(source)
     if text is not None:
         text.tokenizer.save_pretrained(str(folder))

@@ -21,13 +21,20 @@ NOT_ZERO_AT_EQUAL = {
     "ofd": "its connectors are trained",
     "perception_coherence": "its default temperatures differ",
     "reviewkd": "its fusions are trained",
+    "radio": "its heads are trained",
     "similarity": "its relative part wants a margin",
     "vid": "its regressors are trained, and a likelihood is not 0",
+    "vitkd": "its generator is trained",
 }
 # What a few steps of a small model need to come to a loss at all.
 HYPERPARAMETERS = {"intra_class": {"margin_threshold": -0.9, "pipeline_size": 3}, "kda": {"warmup": 1}}
-# Layers (of both sides) for what the usual ones do not fit: behind the teacher's batch norm.
-LAYERS = {"ofd": {"maps": "norm"}}
+# Layers (of both sides) for what the usual ones do not fit: behind the teacher's batch norm; in the place of queries,
+# keys and values; of two sizes.
+LAYERS = {
+    "ofd": {"maps": "norm"},
+    "minilm": {"tokens": ["first", "norm", "relu"]},
+    "vitkd": {"tokens": ["first", "relu", "second"]},
+}
 CASES = [
     Case(key, HYPERPARAMETERS.get(key, {}), *[LAYERS.get(key)] * 2, zero_at_equal=key not in NOT_ZERO_AT_EQUAL)
     for key in OWN_KEYS

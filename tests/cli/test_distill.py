@@ -274,7 +274,7 @@ def test_a_factorys_student_says_how_to_load_it(mine):
             (*MINE, "--student", "cnn4", "--trust"),
             "command line: stages.student.student.model: expected one of resnet8",
         ),
-        ((*MINE, "--student", "cnn3", "--method", "ptk"), "Did you mean 'pkt'?"),
+        ((*MINE, "--student", "cnn3", "--method", "ptkk"), "Did you mean 'pkt'?"),
         ((*MINE[:4], "--student", "cnn3"), "or --teacher, --student and --data."),
         ((*MINE, "--student", "cnn3", "--set", "dta.size=1"), "Did you mean 'data'?"),
         ((*MINE, "digits/kd"), "are for runs without a configuration: use --set."),

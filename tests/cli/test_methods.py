@@ -56,6 +56,6 @@ def test_a_card_says_where_labels_are_wanted():
 
 
 def test_an_unknown_key():
-    result = CliRunner().invoke(app, ["methods", "ptk"])
+    result = CliRunner().invoke(app, ["methods", "ptkk"])
     assert result.exit_code == 2
-    assert result.stderr == "Unknown method 'ptk'. Did you mean 'pkt'? `congruence methods` lists them all.\n"
+    assert result.stderr == "Unknown method 'ptkk'. Did you mean 'pkt'? `congruence methods` lists them all.\n"

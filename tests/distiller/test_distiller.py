@@ -287,7 +287,7 @@ one_bank = Bank()
         ({"student": {"my-last": net(1)}}, r"not taken, got 'my-last'"),
         (
             {"teacher": "resnet"},
-            r"`teacher` must be a torch module, a TeacherCache, several of them by name, or None, got str",
+            r"`teacher` must be a torch module, a TeacherCache, several .* or None, got str",
         ),
         ({"teacher": None}, r"The term 'kd' needs a teacher, there is none"),
         ({"teacher": None, "example": None}, r"The term 'kd' needs a teacher, there is none"),

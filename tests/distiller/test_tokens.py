@@ -8,6 +8,7 @@ from torch import nn
 import congruence as cg
 from congruence import Method, Needs
 from congruence.methods import LossMethod
+from congruence.models import Taps
 
 IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -192,8 +193,8 @@ def test_pools_that_do_not_fit(before, role, given, sentence):
         seen(vit(), vit(1, before=before), role, **{"teacher_layer": "norm"} | given)
 
 
-def test_a_pool_is_one_of_two():
-    with pytest.raises(ValueError, match="`pool` must be 'cls', 'mean' or None, got 'max'"):
+def test_a_pool_is_one_of_three():
+    with pytest.raises(ValueError, match="`pool` must be 'cls', 'mean', 'none' or None, got 'max'"):
         cg.Term("pkt", pool="max")
 
 
@@ -203,3 +204,51 @@ def test_the_last_patches_are_a_transformers_one_stage():
     assert made.layers() == {"at": {"student maps": ("1",), "teacher maps": ("norm",)}}
     named = cg.Distiller(vit(), student, [cg.Term("at", student_layer="1", teacher_layer="norm")], example=IMAGES)
     assert made(IMAGES).loss == named(IMAGES).loss
+
+
+@pytest.mark.parametrize(
+    ("depth", "expected"),
+    [(1, ()), (2, ("blocks.0",)), (3, ("blocks.0", "blocks.1")), (8, ("blocks.1", "blocks.3", "blocks.5"))],
+)
+def test_blocks_of_a_transformer_are_its_stages(depth, expected):
+    taps = Taps(vit(depth=depth, before=5), name="teacher")
+    taps.probe(IMAGES, training=False)
+    assert tuple(taps.stages) == (*expected, "norm")
+    assert set(taps.stages.values()) == {torch.Size([4, 8, 4, 4])}
+
+
+def test_methods_of_stages_read_blocks():
+    made = cg.Distiller(vit(depth=4), vit(1, depth=8, width=6), ["vid"], example=IMAGES)
+    student, teacher = (made.layers()["vid"][f"{model} maps"] for model in MODELS)
+    assert student == ("blocks.1", "blocks.3", "blocks.5", "norm")
+    assert teacher == ("blocks.0", "blocks.1", "blocks.2", "norm")
+    named = [cg.Term("vid", student_layer=list(student), teacher_layer=list(teacher))]
+    again = cg.Distiller(vit(depth=4), vit(1, depth=8, width=6), named, example=IMAGES)
+    again.load_state_dict(made.state_dict())
+    assert torch.equal(made(IMAGES).loss, again(IMAGES).loss)
+
+
+@pytest.mark.parametrize("key", ["gram", "nst"])
+def test_tokens_as_they_are_need_no_pool(key):
+    losses = [cg.Distiller(vit(), vit(1, width=6), [cg.Term(key, **pool)], example=IMAGES)(IMAGES).loss
+              for pool in ({"pool": "none"}, {})]  # fmt: skip
+    assert torch.equal(*losses)
+
+
+@pytest.mark.parametrize(
+    ("key", "pool", "sentence"),
+    [
+        ("pkt", "none", "The term 'pkt' compares one row a sample, and pool='none' leaves every token: take 'mean' or"),
+        ("mimic", {"teacher": "none"}, "fitnet compares them one by one"),
+        ("radio", "none", "The term 'radio' compares one row a sample"),
+    ],
+)
+def test_rows_of_samples_are_no_tokens(key, pool, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        cg.Term(key, pool=pool)
+
+
+@pytest.mark.parametrize(("key", "pool"), [("kd", "none"), ("gram", {"student": "mean", "teacher": "none"})])
+def test_a_pool_for_what_reads_no_features(key, pool):
+    with pytest.raises(ValueError, match="reads no features, for which `pool` makes rows of tokens: leave it out"):
+        cg.Distiller(vit(), vit(1), [cg.Term(key, pool=pool)], example=IMAGES)

@@ -127,7 +127,7 @@ def test_defaults(images: Tensor) -> None:
     taps.probe(images, training=True)
     assert (taps.head, taps.default("features"), taps.default("logits")) == ("fc", "input:fc", "fc")
     expected = (
-        "The student has no default layer for 'maps': name some with student_layer=, of its last maps of each size "
+        "The student has no default layer for 'maps': name some with student_layer=, of its stages "
         "'relu#2' [4, 5, 8, 8]."
     )
     with pytest.raises(ValueError, match=re.escape(expected)):

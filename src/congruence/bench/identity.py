@@ -155,6 +155,8 @@ def settings(config: RunConfig, stages: Mapping[str, StageConfig]) -> dict[str, 
     """
     tables: dict[str, Any] = {}
     for name, stage in stages.items():
+        if isinstance(stage.teacher, dict):  # several: not worth the telling, so far
+            return None
         teacher = config.teacher_of(stage) if name == config.last or isinstance(stage.teacher, ModelConfig) else None
         models = {**{f"student {key}": each for key, each in stage.students().items()}, "teacher": teacher}
         if any(model is not None and (model.factory or named.split(model.model or "")) for model in models.values()):

@@ -38,11 +38,12 @@ def evaluate(
     metric: Metric = None,
 ) -> None:
     """Measure a student on the test set: accuracy, retrieval mAP, coherence with its teacher (GPCL), size, spread."""
-    from congruence.cli.train import allow, table
+    from congruence.cli.train import allow, measured_beside, table
     from congruence.data.datasets.model_facts import ModelFacts, check_same_classes
     from congruence.evaluation.kept import KeptRows
     from congruence.evaluation.measure import knows_classes, measure_seen, run_numbers, see
     from congruence.evaluation.own import own_numbers
+    from congruence.models.teacher import called
     from congruence.training.distributed import pick_device
     from congruence.training.saving.run_directory import RunDirectory
 
@@ -51,22 +52,24 @@ def evaluate(
     config, splits, made = _made(run, weights, last=last, overrides=set_ or [], trust=trust, unchecked=unchecked)
     device = str(pick_device(config.stages[config.last].train.device))
     classifies = config.stages[config.last].classifies()
-    directory, taught, numbers = RunDirectory(Path(run)), None, run_numbers(own, exact=exact)
+    directory, numbers = RunDirectory(Path(run)), run_numbers(own, exact=exact)
     columns: dict[str, Any] = {}
     if classifies:
         for student in made.students.values():
             check_same_classes(student, ModelFacts.of(splits.train))
-    if made.teacher is not None:
-        kept = KeptRows(directory.teacher_rows) if directory.path.is_dir() else None
-        taught = see(made.teacher, splits, run_numbers(), name="teacher", device=device, kept=kept)
-    beside = None if taught is None else taught.as_teacher(splits)
+    kept = KeptRows(directory.teacher_rows) if directory.path.is_dir() else None
+    taught = {
+        name: see(teacher, splits, run_numbers(), name=called(name), device=device, kept=kept)
+        for name, teacher in made.teachers.items()
+    }
+    beside = {name: seen.as_teacher(splits) for name, seen in taught.items()}
     for name, student in made.students.items():
         seen = see(student, splits, numbers, device=device)
-        columns[name] = measure_seen(seen, numbers, teacher=beside, classifies=classifies).to_dict()
-        beside = None if beside is None else beside._replace(left_out="")  # which has been told
-    if taught is not None:
-        known = knows_classes(taught.model, splits.train)
-        columns["teacher"] = measure_seen(taught, run_numbers(), classifies=known).to_dict()
+        columns |= measured_beside(seen, numbers, beside, name, classifies=classifies)
+        beside = {of: rows._replace(left_out="") for of, rows in beside.items()}  # which has been told
+    for name, seen in taught.items():
+        known = knows_classes(seen.model, splits.train)
+        columns[called(name)] = measure_seen(seen, run_numbers(), classifies=known).to_dict()
     typer.echo(json.dumps(columns, indent=2) if as_json else table(columns, title="test set", detail=True))
 
 
@@ -75,8 +78,10 @@ def _made(
 ) -> tuple[RunConfig, Splits, Models]:
     """Build the last stage's models, the students with their weights; without a folder, no earlier stage's student."""
     from congruence.config import load_config
+    from congruence.config.references import StudentRef
     from congruence.data.datasets.model_facts import forget, remember
     from congruence.models import load_into, load_weights
+    from congruence.models.teacher import called
     from congruence.models.untaught import mark_parts
     from congruence.pipeline import RunContext, build_models
     from congruence.training.saving.run_directory import RunDirectory, facts_of, untaught_of
@@ -91,13 +96,11 @@ def _made(
         raise ValueError(f"'{run}' is no run's folder: give --weights with a configuration.")
     config = load_config(directory.config if in_folder else run, overrides)
     stage = config.stages[config.last]
-    reference = stage.teacher_ref()
-    teachers = {}
-    if reference is not None:
-        teachers[reference] = RunDirectory(directory.path / reference.stage).student_file(reference.student)
-        if not in_folder:
-            stage = stage.model_copy(update={"teacher": None})
-            config = config.model_copy(update={"stages": {**config.stages, config.last: stage}})
+    references = [StudentRef.parse(each) for each in stage.teachers().values() if isinstance(each, str)]
+    teachers = {each: RunDirectory(directory.path / each.stage).student_file(each.student) for each in references}
+    if references and not in_folder:
+        stage = stage.model_copy(update={"teacher": None})
+        config = config.model_copy(update={"stages": {**config.stages, config.last: stage}})
     if weights is not None and len(stage.students()) > 1:
         raise ValueError(f"--weights is for one student, this run has {len(stage.students())}.")
     context = RunContext(teachers=teachers, trust=trust).with_splits(config.data)
@@ -113,22 +116,26 @@ def _made(
             remember(module, facts, path)
         elif not unchecked and in_folder:
             LOG.warning("'%s' does not say what it was trained on: the data cannot be compared with it.", path)
-    if made.teacher is not None and in_folder and not _same_teacher(made.teacher, directory, splits):
-        LOG.warning(
-            "The teacher is another one than that of the run in '%s': its numbers, and the coherence with it, are of "
-            "the one that is made now. Give it its weights file of then, where it has one.",
-            run,
-        )
-    if unchecked and made.teacher is not None:
-        forget(made.teacher)
+    for name, teacher in made.teachers.items():
+        if in_folder and not _same_teacher(name, teacher, directory, splits):
+            LOG.warning(
+                "The %s is another one than that of the run in '%s': its numbers, and the coherence with it, are of "
+                "the one that is made now. Give it its weights file of then, where it has one.",
+                called(name),
+                run,
+            )
+        if unchecked:
+            forget(teacher)
     return config, splits, made
 
 
-def _same_teacher(module: nn.Module, directory: RunDirectory, splits: Splits) -> bool:
+def _same_teacher(name: str, module: nn.Module, directory: RunDirectory, splits: Splits) -> bool:
     """Whether a teacher is that of a run, as far as both can be told."""
+    from congruence.core.inputs import TEACHER, inputs_of
     from congruence.models.teacher import Teacher
 
-    before, teacher = directory.teacher(), Teacher(module)
-    teacher.taps.probe(splits.train.batch(range(min(2, len(splits.train)))), training=False)
+    before, teacher = directory.teachers().get(name), Teacher(module)
+    example = inputs_of(splits.train.batch(range(min(2, len(splits.train)))), name, TEACHER)
+    teacher.taps.probe(example, training=False)
     now = teacher.fingerprint().content
     return None in (before, now) or before == now

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from congruence.config import RunConfig
     from congruence.data import Splits
     from congruence.evaluation import Number
+    from congruence.evaluation.embed import Embedded
     from congruence.evaluation.measure import Seen
     from congruence.pipeline.stages import StageRun
     from congruence.training.saving.run_directory import RunDirectory
@@ -78,16 +79,18 @@ def _balanced(metrics: Path) -> dict[str, float]:
     return found
 
 
-def _taught(ended: StageRun, directory: RunDirectory, device: str) -> Seen | None:
-    """Return what the teacher gives of the images, found in the run's folder or kept there."""
+def _taught(ended: StageRun, directory: RunDirectory, device: str) -> dict[str, Seen]:
+    """Return what each teacher gives of the images, found in the run's folder or kept there."""
     from congruence.evaluation.kept import KeptRows
     from congruence.evaluation.measure import run_numbers, see
+    from congruence.models.teacher import called
     from congruence.training.distributed import pick_device
 
-    if ended.teacher is None:
-        return None
-    kept = KeptRows(directory.teacher_rows)
-    return see(ended.teacher, ended.splits, run_numbers(), name="teacher", device=pick_device(device), kept=kept)
+    kept, on = KeptRows(directory.teacher_rows), pick_device(device)
+    return {
+        name: see(teacher, ended.splits, run_numbers(), name=called(name), device=on, kept=kept)
+        for name, teacher in ended.teachers.items()
+    }
 
 
 def _tested(
@@ -96,9 +99,11 @@ def _tested(
     directory: RunDirectory,
     device: str,
     own: Sequence[Number],
-    taught: Callable[[], Seen | None],
+    taught: Callable[[], Mapping[str, Seen]],
 ) -> Numbers:
-    """Measure the best and the last weights and the teacher, once: the next time the file is read.
+    """Measure the best and the last weights and the teachers, once: the next time the file is read.
+
+    Beside each of several teachers the students have columns of their own.
 
     A file without a metric of a package's or of the user's own is measured again. Where the last epoch was the best,
     its weights are measured once.
@@ -109,6 +114,7 @@ def _tested(
     from congruence.evaluation.measure import knows_classes, measure_seen, run_numbers, see
     from congruence.evaluation.stored import lacking
     from congruence.models import load_into, load_weights
+    from congruence.models.teacher import called
     from congruence.training.distributed import pick_device
     from congruence.training.saving.migrate import migrate_numbers
 
@@ -116,33 +122,50 @@ def _tested(
     if path.exists():
         columns = json.loads(path.read_text(encoding="utf8"))
         before = {column: migrate_numbers(values) for column, values in columns.items()}
-        if not lacking(before["best"], numbers):
+        if not lacking(next(iter(before.values())), numbers):
             return before
-    student, teacher, train = ended.students[name], taught(), ended.splits.train
-    beside = None if teacher is None else teacher.as_teacher(ended.splits)
+    student, teachers, train = ended.students[name], taught(), ended.splits.train
+    beside = {of: teacher.as_teacher(ended.splits) for of, teacher in teachers.items()}
 
-    def measured() -> dict[str, Any]:
+    def measured(weights: str) -> dict[str, dict[str, Any]]:
         if ended.classifies:
             check_same_classes(student, ModelFacts.of(train))
         seen = see(student, ended.splits, numbers, device=pick_device(device))
-        return measure_seen(seen, numbers, teacher=beside, classifies=ended.classifies).to_dict()
+        columns = measured_beside(seen, numbers, beside, weights, classifies=ended.classifies)
+        beside.update({of: rows._replace(left_out="") for of, rows in beside.items()})  # which has been told
+        return columns
 
-    tested = {"best": measured()}
-    beside = None if beside is None else beside._replace(left_out="")  # which has been told
+    tested = measured("best")
     best = {key: value.clone() for key, value in student.state_dict().items()}
     last = load_weights(directory.student_file(name, last=True))
     if same_content({key: value.cpu() for key, value in best.items() if key in last}, last):
-        tested["last"] = dict(tested["best"])
+        tested |= {f"last{column.removeprefix('best')}": dict(values) for column, values in tested.items()}
     else:
         load_into(student, last, source="the last epoch")
-        tested["last"] = measured()
+        tested |= measured("last")
         load_into(student, best, source="the best epoch")
-    if teacher is not None:
+    for of, teacher in teachers.items():
         known = knows_classes(teacher.model, train)
-        tested["teacher"] = measure_seen(teacher, run_numbers(), classifies=known).to_dict()
+        tested[called(of)] = measure_seen(teacher, run_numbers(), classifies=known).to_dict()
     tested = {column: {**before.get(column, {}), **values} for column, values in tested.items()}
     write_json(path, tested)
     return tested
+
+
+def measured_beside(
+    seen: Seen, numbers: Sequence[Number], teachers: Mapping[str, Embedded], column: str, *, classifies: bool
+) -> dict[str, dict[str, Any]]:
+    """Return a student's columns: one, or, of several teachers, one beside each."""
+    from congruence.evaluation.measure import measure_seen
+
+    if not teachers:
+        return {column: measure_seen(seen, numbers, classifies=classifies).to_dict()}
+    return {
+        column if len(teachers) == 1 else f"{column}, {of}": measure_seen(
+            seen, numbers, teacher=teacher, classifies=classifies
+        ).to_dict()
+        for of, teacher in teachers.items()
+    }
 
 
 def table(columns: Numbers, *, title: str, detail: bool = False) -> str:

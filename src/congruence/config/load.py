@@ -206,6 +206,7 @@ def _keys(table: KeyPath) -> Iterable[str]:
         ("stages", "*", "train", "augment"): training.AugmentConfig,
         ("stages", "*", "train", "sampler"): training.SamplerConfig,
         ("stages", "*", "teacher_head"): parts.HeadConfig,
+        ("stages", "*", "teacher_head", "*"): parts.HeadConfig,
         ("stages", "*", "teacher_cache"): parts.CacheConfig,
     }
     if table and table[-1] == "@photo":

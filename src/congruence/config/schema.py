@@ -16,6 +16,7 @@ from congruence.config.problems import Problems, expected
 from congruence.config.references import StudentRef
 from congruence.config.tables import CacheConfig, DataConfig, HeadConfig, ModelConfig, TermConfig
 from congruence.config.training import TrainConfig
+from congruence.core.inputs import TEACHER
 from congruence.training.saving.run_directory import RunDirectory
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
@@ -26,10 +27,29 @@ def _one_or_several(value: Any) -> str:
     return "@several" if tables and not set(value) <= set(ModelConfig.model_fields) else "@one"
 
 
+def _stage_model_or_several(value: Any) -> str:
+    if not isinstance(value, dict):
+        return "@model" if isinstance(value, Table) else "@stage"
+    named = len(value) > 0 and not set(value) & set(ModelConfig.model_fields)
+    return "@several" if named and all(isinstance(v, dict | Table | str) for v in value.values()) else "@model"
+
+
+def _head_or_several(value: Any) -> str:
+    several = isinstance(value, dict) and len(value) > 0 and all(isinstance(v, dict | Table) for v in value.values())
+    return "@several" if several else "@one"
+
+
+OneTeacher = Annotated[
+    Annotated[str, Tag("@stage")] | Annotated[ModelConfig, Tag("@model")], table_or("@stage", "@model")
+]
+
+
 class StageConfig(Table):
     """One `fit`: who learns, from whom: an earlier stage ("STAGE/NAME" where that has several students) or a model.
 
-    `teacher_cache = false` is none, where another file or an override said one.
+    Several teachers are a table of these by name; `teacher_head` then has a table for each that is to have one, and
+    each has its own folder in that of `teacher_cache`. `teacher_cache = false` is none, where another file or an
+    override said one.
     """
 
     student: Annotated[
@@ -37,10 +57,21 @@ class StageConfig(Table):
         Discriminator(_one_or_several),
     ]
     teacher: (
-        Annotated[Annotated[str, Tag("@stage")] | Annotated[ModelConfig, Tag("@model")], table_or("@stage", "@model")]
+        Annotated[
+            Annotated[str, Tag("@stage")]
+            | Annotated[ModelConfig, Tag("@model")]
+            | Annotated[dict[str, OneTeacher], Tag("@several")],
+            Discriminator(_stage_model_or_several),
+        ]
         | None
     ) = None
-    teacher_head: HeadConfig | None = None
+    teacher_head: (
+        Annotated[
+            Annotated[HeadConfig, Tag("@one")] | Annotated[dict[str, HeadConfig], Tag("@several")],
+            Discriminator(_head_or_several),
+        ]
+        | None
+    ) = None
     teacher_cache: CacheConfig | None = None
     labels_per_class: Count | None = None
     terms: Annotated[list[TermConfig], Field(min_length=1)]
@@ -62,15 +93,40 @@ class StageConfig(Table):
             problems.append(
                 ("train.sampler.name", "expected 'class_uniform' without a teacher, got 'superclass_uniform'.")
             )
-        if isinstance(self.teacher, ModelConfig) and self.teacher.start_stage is not None:
-            problems.append(("teacher.start_stage", "expected none of a teacher, which does not learn, got one."))
+        if isinstance(self.teacher, dict) and sampler is not None and sampler.name == "superclass_uniform":
+            problems.append(
+                ("train.sampler.name", "expected 'class_uniform' with several teachers, whose features differ.")
+            )
+        several = isinstance(self.teacher, dict)
+        for name, teacher in self.teachers().items():
+            if isinstance(teacher, ModelConfig) and teacher.start_stage is not None:
+                key = f"teacher.{name}.start_stage" if several else "teacher.start_stage"
+                problems.append((key, "expected none of a teacher, which does not learn, got one."))
+        if self.teacher is not None:
+            problems += [
+                (f"teacher_head.{name}", expected(self.teachers(), name, what="a teacher: "))
+                for name in self.heads()
+                if name not in self.teachers()
+            ]
         if problems:
             raise Problems(problems)
         return self
 
     def teacher_ref(self) -> StudentRef | None:
-        """Return the earlier stage's student that teaches, None where it is a model or there is none."""
+        """Return the earlier stage's student that alone teaches, None where it is a model or there is none."""
         return StudentRef.parse(self.teacher) if isinstance(self.teacher, str) else None
+
+    def teachers(self) -> dict[str, str | ModelConfig]:
+        """Return the teachers by name; a single one is called "teacher"."""
+        if isinstance(self.teacher, dict):
+            return dict(self.teacher)
+        return {} if self.teacher is None else {TEACHER: self.teacher}
+
+    def heads(self) -> dict[str, HeadConfig]:
+        """Return the embedding heads by the names of their teachers."""
+        if isinstance(self.teacher_head, dict):
+            return dict(self.teacher_head)
+        return {} if self.teacher_head is None else {TEACHER: self.teacher_head}
 
     def students(self) -> dict[str, ModelConfig]:
         """Return the students by name; a single one is called "student"."""
@@ -79,8 +135,8 @@ class StageConfig(Table):
     def needs(self) -> set[str]:
         """Return the earlier stages that teach this one, or whose students its own begin as."""
         begin = [model.start_stage for model in self.students().values() if model.start_stage is not None]
-        taught = self.teacher_ref()
-        return {StudentRef.parse(text).stage for text in begin} | ({taught.stage} if taught else set())
+        taught = [teacher for teacher in self.teachers().values() if isinstance(teacher, str)]
+        return {StudentRef.parse(text).stage for text in (*begin, *taught)}
 
     def classifies(self) -> bool:
         """Whether a term teaches the classes, without which a student's accuracy means nothing."""
@@ -95,12 +151,13 @@ def wrong_links(stages: Any) -> list[tuple[str, str]]:
         if not _NAME.fullmatch(name) or name in RunDirectory.FOLDERS:
             problems.append((f"stages.{name}", f"expected a name of letters, digits, '-' and '_', got {name!r}."))
         teacher, student = (stage.get(key) if isinstance(stage, Mapping) else None for key in ("teacher", "student"))
-        if isinstance(teacher, str) and teacher not in earlier:
-            if earlier:
-                text = expected(earlier, teacher, what="a model's table or an earlier stage: ")
-            else:
-                text = f"expected a model's table, since no stage comes before, got {teacher!r}."
-            problems.append((f"stages.{name}.teacher", text))
+        for key, each in _taught_by(teacher).items():
+            if each not in earlier:
+                if earlier:
+                    text = expected(earlier, each, what="a model's table or an earlier stage: ")
+                else:
+                    text = f"expected a model's table, since no stage comes before, got {each!r}."
+                problems.append((f"stages.{name}.{key}", text))
         for key, begin in _begins(student).items():
             if begin not in earlier:
                 nothing = f"expected none, since no stage comes before, got {begin!r}."
@@ -109,6 +166,14 @@ def wrong_links(stages: Any) -> list[tuple[str, str]]:
         several = isinstance(student, Mapping) and _one_or_several(student) == "@several"
         earlier += [str(StudentRef(name, each)) for each in student or ()] if several else [name]
     return problems
+
+
+def _taught_by(teacher: Any) -> dict[str, str]:
+    """Return the stages that teach, by the key that says so."""
+    if isinstance(teacher, str):
+        return {"teacher": teacher}
+    several = isinstance(teacher, Mapping) and _stage_model_or_several(dict(teacher)) == "@several"
+    return {f"teacher.{name}": each for name, each in teacher.items() if isinstance(each, str)} if several else {}
 
 
 def _begins(student: Any) -> dict[str, str]:
@@ -145,12 +210,19 @@ class RunConfig(Table):
         """The name of the last stage, whose students are the run's result."""
         return next(reversed(self.stages))
 
+    def teachers_of(self, stage: StageConfig) -> dict[str, ModelConfig]:
+        """Return the models that teach a stage by name, its own or earlier stages' students."""
+        return {name: self._model_of(teacher) for name, teacher in stage.teachers().items()}
+
     def teacher_of(self, stage: StageConfig) -> ModelConfig | None:
-        """Return the model that teaches a stage, its own or an earlier stage's student."""
-        if isinstance(stage.teacher, str):
-            stage_name, student = StudentRef.parse(stage.teacher)
-            return self.stages[stage_name].students()[student]
-        return stage.teacher
+        """Return the model that alone teaches a stage, None where there is none, or several."""
+        return self.teachers_of(stage).get(TEACHER)
+
+    def _model_of(self, teacher: str | ModelConfig) -> ModelConfig:
+        if isinstance(teacher, ModelConfig):
+            return teacher
+        stage, student = StudentRef.parse(teacher)
+        return self.stages[stage].students()[student]
 
     def upto(self, stage: str) -> RunConfig:
         """Return the configuration of a stage and of those it learns from or begins as, by themselves."""

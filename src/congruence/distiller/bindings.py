@@ -14,7 +14,7 @@ from torch import Tensor
 from congruence.core import check
 from congruence.core.inputs import TEACHER
 from congruence.data.datasets.facts import DataFacts
-from congruence.methods.method import Method, Probe
+from congruence.methods.method import Method, Needs, Probe
 from congruence.methods.term import Pool, Term
 from congruence.models.layouts import batch_sizes, check_rows, order
 from congruence.models.masks import Mask, token_mask
@@ -133,7 +133,7 @@ def bind(
     grids: dict[tuple[str, str], tuple[tuple[int, int] | None, ...]] = {}
     shapes: dict[tuple[str, str], tuple[torch.Size, ...]] = {}
     term.check_models([*models, *taps], needs.roles)
-    if term.pool is not None and "features" not in needs.roles:
+    if term.pools and "features" not in needs.roles:
         raise ValueError(
             f"The term '{term.name}' reads no features, for which `pool` makes rows of tokens: leave it out."
         )
@@ -143,7 +143,7 @@ def bind(
         for name, model in models.items():
             try:
                 usual = needs.unnamed or role
-                paths[name, role] = given[name] or _default(usual, given, needs.stages, models, taps, model)
+                paths[name, role] = given[name] or _default(usual, given, needs, models, taps, model)
                 layout = term.layout_of(name, role)
                 taps[model].require(paths[name, role], layout)
                 if (name, role) == (TEACHER, "logits"):
@@ -219,12 +219,16 @@ def described(binding: Binding, taps: Mapping[str, Taps]) -> str:
 def _default(
     role: str,
     given: Mapping[str, tuple[str, ...] | None],
-    stages: int,
+    needs: Needs,
     models: Mapping[str, str],
     taps: Mapping[str, Taps],
     model: str,
 ) -> tuple[str, ...]:
     """Return a model's layers where none are named; of maps as many as on the other side."""
+    if needs.naming:
+        side = TEACHER if model == models.get(TEACHER) else "student"
+        raise ValueError(f"name what is read of the {taps[model].name} with {side}_layer=: {needs.naming}.")
+    stages = needs.stages
     if role != "maps" or not stages:
         return (taps[model].default(role),)
     named = [len(paths) for paths in given.values() if paths]

@@ -41,9 +41,9 @@ def row(key: str) -> Row:
     """Return the row with this key; an unknown one lists near matches.
 
     Example:
-        >>> row("ptk")
+        >>> row("ptkk")
         Traceback (most recent call last):
-        ValueError: Unknown method 'ptk'. Did you mean 'pkt'? `congruence methods` lists them all.
+        ValueError: Unknown method 'ptkk'. Did you mean 'pkt'? `congruence methods` lists them all.
     """
     if key not in _all():
         raise ValueError(f"Unknown method '{key}'.{check.near(key, keys())} `congruence methods` lists them all.")

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from congruence.core import check
 from congruence.methods.method import Method, Needs, Probe, Signals
+from congruence.methods.token_pairs import token_pairs
 from congruence.models.projectors import linear_projector, map_projector
-from congruence.models.tokens import tokens_alike
 
 
 class LossMethod(Method):
@@ -104,14 +104,13 @@ class LossMethod(Method):
     ) -> Iterator[tuple[tuple[Tensor, ...], dict[str, Tensor]]]:
         """Yield what the loss gets for each layer: as many tokens on both sides, and which of them are real."""
         view = self.needs.views[0]
-        keys = [(model, view, "tokens") for model in ("student", "teacher")[: len(groups[0])]]
-        nothing = (None,) * len(groups)
-        for at, group in enumerate(groups):
-            tokens, grids = group, [signals.grids.get(key, nothing)[at] for key in keys]
-            masks = [mask for key in keys if (mask := signals.masks.get(key, nothing)[at]) is not None]
-            if len(tokens) == 2:
-                tokens = tokens_alike(tokens[0], tokens[1], grids[0], grids[1])
-            yield tokens, {"mask": torch.stack(masks).all(0)} if masks else {}
+        if self.needs.teacher:
+            for pair in token_pairs(signals, view):
+                yield (pair.student, pair.teacher), {} if pair.real is None else {"mask": pair.real}
+            return
+        masks = signals.masks.get(("student", view, "tokens"), (None,) * len(groups))
+        for group, mask in zip(groups, masks, strict=True):
+            yield group, {} if mask is None else {"mask": mask}
 
 
 def _projector(student: torch.Size, teacher: torch.Size) -> nn.Module:

@@ -29,7 +29,10 @@ class Needs:
         unnamed: the role whose default layer is read where no layers are named for one that has none: "features" for a
             method of maps that takes the embedding too.
         stages: where no layers are named for "maps", the last so many stages of both models are meant (fewer where
-            one has fewer); a stage is the last map of its size. 0: they must be named.
+            one has fewer). A stage is the last map of its size; of a transformer that has patches of one size, up to
+            four blocks are stages. 0: they must be named.
+        naming: which layers must be named, for a method that no default layer would do for: it is refused without
+            them, in a sentence that ends with these words.
         views: the views of a sample the method compares; "main" is the batch's own input, the data side makes others.
         teacher: whether a teacher is needed.
         labels: whether class labels are needed; -1 marks a sample without one.
@@ -58,6 +61,7 @@ class Needs:
     stages: int = 0
     unnamed: str = ""
     padded: bool = False
+    naming: str = ""
 
     def __post_init__(self) -> None:
         named = (*self.roles, self.unnamed) if self.unnamed else self.roles

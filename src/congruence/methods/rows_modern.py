@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from congruence import losses
 from congruence.methods.method import Needs
+from congruence.methods.minilm import MiniLM
 from congruence.methods.queue_relation import QueueRelation
+from congruence.methods.radio import Agglomerative
 from congruence.methods.rows import Row
 from congruence.methods.similarity import SimilarityDistillation
+from congruence.methods.vitkd import ViTKD
 
 # Means over real tokens, of which ranks may hold different numbers.
 _TOKENS = Needs(roles=("tokens",), scope="labelled")
@@ -19,6 +22,14 @@ MODERN: tuple[Row, ...] = (
         part=losses.GramLoss,
         function=losses.gram_loss,
         needs=_TOKENS,
+    ),
+    Row(
+        key="minilm",
+        summary="How the queries, the keys and the values of one layer relate to each other.",
+        reference="Wang et al., MiniLMv2, Findings of ACL 2021",
+        part=MiniLM,
+        function=losses.attention_relation_loss,
+        needs=MiniLM.needs,
     ),
     Row(
         key="patch_relation",
@@ -37,6 +48,15 @@ MODERN: tuple[Row, ...] = (
         needs=QueueRelation.needs,
     ),
     Row(
+        key="radio",
+        summary="An image's summary and its tokens, through heads of one teacher's own.",
+        reference="Ranzinger et al., AM-RADIO, CVPR 2024, and PHI-S, 2024",
+        part=Agglomerative,
+        function=losses.agglomerative_loss,
+        needs=Agglomerative.needs,
+        weight={"summary": 1.0, "tokens": 1.0},
+    ),
+    Row(
         key="score_distill",
         summary="The sharpened cosines of a batch, as a retriever scores its documents.",
         reference="from the definition, after NVIDIA NeMo Automodel",
@@ -51,5 +71,14 @@ MODERN: tuple[Row, ...] = (
         function=losses.relative_similarity_loss,
         needs=SimilarityDistillation.needs,
         weight={"cosine": 10.0, "similarity": 200.0, "relative": 20.0},
+    ),
+    Row(
+        key="vitkd",
+        summary="A transformer's first tokens copied, its last ones generated where some are hidden.",
+        reference="Yang et al., ViTKD, arXiv 2209.02432",
+        part=ViTKD,
+        function=losses.token_mimic_loss,
+        needs=ViTKD.needs,
+        weight={"mimic": 3e-5, "generation": 3e-6},
     ),
 )

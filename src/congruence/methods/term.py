@@ -18,7 +18,7 @@ from congruence.models.masks import Mask, check_mask
 Layers = str | Sequence[str]
 Weight = float | Mapping[str, float] | Literal["balanced", "published"]
 Layout = str | Mapping[str, str | Mapping[str, str]]
-Pool = Literal["cls", "mean"] | None
+Pool = Literal["cls", "mean", "none"] | None
 LAYERS = "a layer's path, a list of paths, or a mapping from role to them"
 _SCHEDULE = {
     "start_epoch": check.Real(low=0, closed="low", integer=True),
@@ -59,7 +59,8 @@ class Term:
             ("~src_key_padding_mask"); or one for each model. By default "attention_mask" where the inputs have it;
             False averages over all positions.
         pool: which row stands for a sample where features are read from tokens [B, N, C]: "cls" the first token, "mean"
-            the mean over an image's patches alone; or one for each model. By default the mean over all tokens.
+            the mean over an image's patches alone; or one for each model. By default the mean over all tokens. "none"
+            leaves the tokens themselves, as methods of tokens and maps read them anyway; others refuse it.
         start_epoch: the first epoch in which the term counts.
         stop_epoch: the first epoch in which it no longer does; None for never.
         warmup_epochs: epochs over which the weight grows to its full value.
@@ -173,8 +174,13 @@ class Term:
         for mask in _leaves(self.mask):
             check_mask("Term", "mask", mask)
         for pool in _leaves(self.pool):
-            if pool not in (None, "cls", "mean"):
-                check.fail("Term", "pool", "'cls', 'mean' or None", repr(pool))
+            if pool not in (None, "cls", "mean", "none"):
+                check.fail("Term", "pool", "'cls', 'mean', 'none' or None", repr(pool))
+        if "none" in _leaves(self.pool) and "features" in self.needs.roles:
+            raise ValueError(
+                f"The term '{self.name}' compares one row a sample, and pool='none' leaves every token: take 'mean' or "
+                "'cls', or a method of tokens (as gram, patch_relation or minilm; fitnet compares them one by one)."
+            )
 
     def _check_parts(self) -> None:
         """Check the parts of a weight where the catalogue knows them."""
@@ -250,6 +256,12 @@ class Term:
     def pool_of(self, model: str) -> Pool:
         """Return which row of a model's tokens stands for a sample."""
         return _entry(self.pool, model, None) if isinstance(self.pool, Mapping) else self.pool
+
+    @property
+    def pools(self) -> bool:
+        """Whether `pool` asks for more than tokens as they are, of a method that reads them so."""
+        as_they_are = {None} if {"tokens", "maps"}.isdisjoint(self.needs.roles) else {None, "none"}
+        return not as_they_are.issuperset(_leaves(self.pool))
 
     def check_models(self, models: Sequence[str], roles: tuple[str, ...]) -> None:
         """Refuse a layout, a mask or a pool that is keyed by what is neither a model nor, for a layout, a role."""

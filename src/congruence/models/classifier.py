@@ -112,7 +112,7 @@ def default_layer(
         model: its name.
         defaults: in the mode of its use.
         in_evaluation: those of evaluation, where it is used in training.
-        stages: its last map of each size.
+        stages: its default maps, see `Taps`.
         closed: why no layer of it can be read, "" where they can.
 
     Raises:
@@ -147,7 +147,7 @@ def default_layer(
         why = f"runs no Linear layer to find {role!r} by"
     if role == "maps" and stages:
         maps = ", ".join(f"'{path}' {list(shape)}" for path, shape in stages.items())
-        raise ValueError(f"The {model} {why}: name some with {argument}, of its last maps of each size {maps}.")
+        raise ValueError(f"The {model} {why}: name some with {argument}, of its stages {maps}.")
     raise ValueError(f"The {model} {why}: name one with {argument}.")
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from congruence.core import check, rng
-from congruence.core.devices import on_tensors, private
+from congruence.core.devices import on_tensors, private, tensors
 from congruence.models.evaluating import set_mode
 from congruence.models.layers import LayerError, Layers, unwrap
 from congruence.models.neutral import unchanged
@@ -48,6 +48,17 @@ def in_own_precision(model: nn.Module, inputs: Any) -> Any:
     if kind not in (torch.bfloat16, torch.float16):
         return inputs
     return on_tensors(lambda tensor: tensor.to(kind) if tensor.dtype == torch.float32 else tensor, inputs)
+
+
+def are_words(inputs: Any) -> bool:
+    """Whether inputs have no numbers but those of tokens.
+
+    Example:
+        >>> are_words({"input_ids": torch.tensor([[2, 3]])}), are_words(torch.ones(2, 3))
+        (True, False)
+    """
+    given = tensors(inputs)
+    return bool(given) and not any(tensor.is_floating_point() or tensor.is_complex() for tensor in given)
 
 
 def version(tensor: Tensor) -> int:

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from congruence.core import check, rng
-from congruence.core.devices import private, tensors
+from congruence.core.devices import private
 from congruence.models.capture import Capture, Group
 from congruence.models.classifier import Defaults, LinearCall, default_layer, find_defaults, says_embedding
 from congruence.models.compiled import Compiled
-from congruence.models.forward import call, dry_forward, in_own_precision
+from congruence.models.forward import are_words, call, dry_forward, in_own_precision
 from congruence.models.layers import LayerError, LayerPath, Layers, class_name, parse
 from congruence.models.layouts import batch_sizes, canonical_shape
 from congruence.models.observed import Observed
-from congruence.models.tokens import Patches, patches_of
+from congruence.models.tokens import Patches, patches_of, spread_blocks
 from congruence.models.turned import Turned
 
 _DRAWS = 16  # dry runs at most, until each layer has run that may drop out at random
@@ -71,7 +71,7 @@ class Taps:
         self.in_evaluation: Defaults | None = None
         self.compiled: Compiled | None = None  # what runs the model while it is set
         self.may_drop = False  # whether `read` leaves out layers that do not run in a forward in training mode
-        self.stages: dict[str, torch.Size] = {}  # the last map of each size before it shrinks to 1×1, shallow to deep
+        self.stages: dict[str, torch.Size] = {}  # of the default maps, shallow to deep
         self.tokens: str | None = None  # the last layer that gave tokens [B, N, C]
         self._sizes: list[tuple[int, int]] = []  # of the maps that the dry run saw
         self.turned = Turned(name)
@@ -106,18 +106,17 @@ class Taps:
                 stack.enter_context(_hook(module.register_forward_hook(self._leaving(layer, maps, tokens))))
             output = dry_forward(self._layers, example, training=training)
         linears = [LinearCall(self._named(layer, n), left, had, own) for layer, n, left, had, own in self._linears]
-        self.defaults, self.in_evaluation = find_defaults(linears, self._last, output, words=_words(example)), None
+        self.defaults, self.in_evaluation = find_defaults(linears, self._last, output, words=are_words(example)), None
         # No layer was seen: the output may be that of a head, unless it says what it is.
         if self._layers.root_closed and not says_embedding(self.defaults.features):
             self.defaults = replace(self.defaults, features=None)
         samples = batch_sizes(example)
         self.stages = self._last_of_each_size(maps, observed, samples)
-        tokens = [(layer, n, self._turned(observed, layer, n, shape, "BNC")) for layer, n, shape in tokens]
+        tokens = [(layer, n, observed.turned(layer, n, shape, "BNC")) for layer, n, shape in tokens]
         last = [(self._named(layer, n), shape) for layer, n, shape in tokens if shape[0] in samples and shape[1] > 1]
         self.tokens = last[-1][0] if last else None
-        if last and not self.stages and (lie := patches_of(last[-1][1][1], self._sizes)) is not None:
-            path, shape = last[-1]  # the patches of a transformer, at its end, are its one stage
-            self.stages = {path: torch.Size([shape[0], shape[2], lie.height, lie.width])}
+        if last and not self.stages:
+            self.stages = self._patches_of_blocks(last)
         self.head, self._linears = self.defaults.head, []
         self._probed = (example, training)
         # What another distiller reads of this model is seen anew: this example may have other shapes.
@@ -138,7 +137,7 @@ class Taps:
         of a transformer, its only map, are no stage.
         """
         maps = [(layer, count, shape) for layer, count, shape in maps if shape[0] in samples] or maps
-        maps = [(layer, n, self._turned(observed, layer, n, shape, "BCHW")) for layer, n, shape in maps]
+        maps = [(layer, n, observed.turned(layer, n, shape, "BCHW")) for layer, n, shape in maps]
         self._sizes = [(shape[2], shape[3]) for _, _, shape in maps if len(shape) == 4]
         if len(maps) == 1 and any(left.dim() == 3 for _, _, left, *_ in self._linears):
             return {}
@@ -147,10 +146,19 @@ class Taps:
             last[shape[2:]] = self._named(layer, count), shape
         return {path: shape for path, shape in last.values() if path and shape[2:].numel() > 1}
 
-    @staticmethod
-    def _turned(observed: Observed, layer: str, call: int, shape: torch.Size, otherwise: str) -> torch.Size:
-        """Return the shape of what a layer gave as methods see it."""
-        return canonical_shape(shape, observed.layout(parse(f"{layer}#{call}"), layer, shape) or otherwise)
+    def _patches_of_blocks(self, tokens: list[tuple[str, torch.Size]]) -> dict[str, torch.Size]:
+        """Return where a transformer has its patches at its end, and after blocks that are evenly spread before it."""
+        sizes = {
+            path: torch.Size([shape[0], shape[2], lie.height, lie.width])
+            for path, shape in tokens
+            if (lie := patches_of(shape[1], self._sizes)) is not None
+        }
+        end = tokens[-1][0]
+        if end not in sizes:
+            return {}
+        modules = {path: self._layers.modules.get(path) for path, size in sizes.items() if size[2:] == sizes[end][2:]}
+        whole = [(path, type(module)) for path, module in modules.items() if module is not None and module._modules]
+        return {path: sizes[path] for path in (*spread_blocks(whole), end)}
 
     def _named(self, layer: str, call: int) -> str:
         """Return the path of one call of a layer."""
@@ -378,12 +386,6 @@ class Taps:
                 f"The {self.name}'s layer '{text}' carries no gradient, as happens inside activation checkpointing "
                 "with use_reentrant=True: set use_reentrant=False, or read a layer outside."
             )
-
-
-def _words(example: Any) -> bool:
-    """Whether an example has no numbers but those of tokens."""
-    given = list(tensors(example))
-    return bool(given) and not any(tensor.is_floating_point() or tensor.is_complex() for tensor in given)
 
 
 @contextlib.contextmanager

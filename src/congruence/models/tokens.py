@@ -9,6 +9,7 @@ from torch import Tensor
 
 from congruence.geometry.maps import pooled_alike
 
+STAGES = 4  # blocks of a transformer, at most, that stand for its stages
 MOST = 8  # tokens that may stand before the patches: a class token, one for distillation, registers
 Size = tuple[int, int]
 
@@ -58,6 +59,27 @@ def _halved(size: Size) -> Iterator[Size]:
     while height > 1 and width > 1:
         height, width = (height + 1) // 2, (width + 1) // 2
         yield height, width
+
+
+def spread_blocks(found: Iterable[tuple[str, type]]) -> list[str]:
+    """Return evenly spread blocks of a transformer, shallow to deep, the last of them left out for what comes after it.
+
+    Blocks are the parts of one class within one part, the most that there are of a kind.
+
+    Args:
+        found: paths of layers with parts of their own that gave an image's patches, in their order, and their classes.
+
+    Example:
+        >>> class Block: ...
+        >>> spread_blocks([(f"blocks.{number}", Block) for number in range(12)])
+        ['blocks.2', 'blocks.5', 'blocks.8']
+    """
+    kinds: dict[tuple[str, type], list[str]] = {}
+    for path, kind in found:
+        kinds.setdefault((path.rpartition(".")[0], kind), []).append(path)
+    blocks = max(kinds.values(), key=len, default=[])
+    stages = min(STAGES, len(blocks))
+    return [blocks[len(blocks) * (stage + 1) // stages - 1] for stage in range(stages - 1)]
 
 
 def as_maps(tokens: Tensor, patches: Patches) -> Tensor:

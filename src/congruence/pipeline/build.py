@@ -14,6 +14,7 @@ from congruence import data
 from congruence.config.references import StudentRef
 from congruence.core import rng
 from congruence.core.devices import private
+from congruence.core.inputs import TEACHER
 from congruence.core.rng import seed_everything
 from congruence.data.datasets.model_facts import remember
 from congruence.distiller import Distiller
@@ -34,7 +35,7 @@ from congruence.training.setup import rehearse_run
 
 if TYPE_CHECKING:
     from congruence.config.schema import RunConfig, StageConfig
-    from congruence.config.tables import CacheConfig
+    from congruence.config.tables import CacheConfig, ModelConfig
 
 _TEACHER_SEED = 1_000_003  # added to a stage's: a seed for what its teacher's factory draws
 
@@ -44,8 +45,13 @@ class Models:
     """The models of a stage; `described` says how to build each student again."""
 
     students: dict[str, nn.Module]
-    teacher: nn.Module | None
+    teachers: dict[str, nn.Module]
     described: dict[str, dict[str, Any]]
+
+    @property
+    def teacher(self) -> nn.Module | None:
+        """The only teacher; None where there is none, or several."""
+        return self.teachers.get(TEACHER)
 
 
 @dataclass(frozen=True)
@@ -78,15 +84,15 @@ def build_stage(config: RunConfig, stage_name: str, context: RunContext) -> Buil
     context = replace(context, splits=splits)
     models = build_models(config, stage_name, context)
     trained = _labelled(config, stage, splits)
-    if models.teacher is not None and stage.teacher_head is not None:
-        head = with_head(models.teacher, stage.teacher_head, trained, stage.train, context, device=device)
-        models = replace(models, teacher=head)
+    for name, head in stage.heads().items():
+        headed = with_head(models.teachers[name], head, trained, stage.train, context, name=name, device=device)
+        models = replace(models, teachers={**models.teachers, name: headed})
     terms = [term.term() for term in stage.terms]
     views = tuple(dict.fromkeys(["main", *(view for term in terms for view in term.needs.views)]))
     sampler = make_sampler(stage.train, trained, models.teacher, context, device=device)
     train_loader = _train_loader(stage, trained, views, sampler, device)
     distiller = Distiller(
-        _asked(stage, models.teacher, train_loader, context),
+        _asked(stage, models.teachers, train_loader, context),
         models.students,
         terms,
         example=_example(splits),
@@ -100,7 +106,7 @@ def build_stage(config: RunConfig, stage_name: str, context: RunContext) -> Buil
         config.diagnostics,
         stage_name,
         splits,
-        teacher=models.teacher is not None,
+        teacher=bool(models.teachers),
         views=views,
         device=device,
         dry=context.dry,
@@ -135,9 +141,9 @@ def build_models(config: RunConfig, stage_name: str, context: RunContext) -> Mod
     """Build the models of one stage; they depend on the stage's seed alone."""
     stage, splits, trust = config.stages[stage_name], context.loaded(config.data), context.trust
     channels, classes = splits.train.shape[0], splits.train.classes
-    teacher = _teacher(config, stage, context, classes=classes, in_channels=channels)
-    if classes is None and teacher is not None and _teaches_logits(stage):
-        classes = _outputs(teacher, _example(splits))
+    teachers = _teachers(config, stage, context, classes=classes, in_channels=channels)
+    if classes is None and teachers and _teaches_logits(stage):
+        classes = _outputs(next(iter(teachers.values())), _example(splits))
     seed_everything(stage.train.seed)
     students, described = {}, {}
     for name, model in stage.students().items():
@@ -145,7 +151,7 @@ def build_models(config: RunConfig, stage_name: str, context: RunContext) -> Mod
         if model.start_stage is not None:
             _begin_as(students[name], model.start_stage, config, context, classes=classes, in_channels=channels)
         described[name] = describe_model(model, classes=classes, in_channels=channels, trust=trust)
-    return Models(students, teacher, described)
+    return Models(students, teachers, described)
 
 
 def _begin_as(
@@ -164,28 +170,35 @@ def _begin_as(
 
 
 def build_teacher(config: RunConfig, stage_name: str, context: RunContext) -> nn.Module | None:
-    """Build the teacher of one stage alone, as `build_models` does."""
+    """Build the only teacher of one stage, as `build_models` does."""
     splits = context.loaded(config.data)
     classes, channels = splits.train.classes, splits.train.shape[0]
-    return _teacher(config, config.stages[stage_name], context, classes=classes, in_channels=channels)
+    return _teachers(config, config.stages[stage_name], context, classes=classes, in_channels=channels).get(TEACHER)
+
+
+def _teachers(
+    config: RunConfig, stage: StageConfig, context: RunContext, *, classes: int | None, in_channels: int
+) -> dict[str, nn.Module]:
+    """Build the teachers, each a model of its own or an earlier stage's student with its weights."""
+    teachers = {}
+    for position, (name, model) in enumerate(config.teachers_of(stage).items()):
+        # Not of the student's seed, which would make equal networks equal; nor of each other's.
+        seed_everything(stage.train.seed + _TEACHER_SEED + position)
+        said = stage.teachers()[name]
+        trained = context.teachers.get(StudentRef.parse(said)) if isinstance(said, str) else None
+        teachers[name] = _teacher(model, trained, context, classes=classes, in_channels=in_channels)
+    return teachers
 
 
 def _teacher(
-    config: RunConfig, stage: StageConfig, context: RunContext, *, classes: int | None, in_channels: int
-) -> nn.Module | None:
-    """Build the teacher: a model of its own, or an earlier stage's student with its weights."""
-    model = config.teacher_of(stage)
-    if model is None:
-        return None
-    reference = stage.teacher_ref()
-    trained = None if reference is None else context.teachers.get(reference)
+    model: ModelConfig, trained: Path | None, context: RunContext, *, classes: int | None, in_channels: int
+) -> nn.Module:
+    """Build a teacher, with an earlier stage's weights where it is its student."""
     weights: str | Path | None = trained or model.weights
     if model.model is not None and weights is not None and not named.split(model.model):
         # A trained teacher has the classes it was trained on, whatever those of the data are.
         head = load_weights(weights).get("fc.weight")
         classes = classes if head is None else head.shape[0]
-    # Without weights it is as drawn; not of the student's seed, which would make equal networks equal.
-    seed_everything(stage.train.seed + _TEACHER_SEED)
     teacher = build_model(model, classes=classes, in_channels=in_channels, weights=weights, trust=context.trust)
     facts = None if weights is None or model.unchecked else facts_of(weights)
     if facts is not None:
@@ -210,13 +223,19 @@ def _outputs(teacher: nn.Module, example: Tensor) -> int | None:
 
 
 def _asked(
-    stage: StageConfig, teacher: nn.Module | None, train_loader: data.Loader, context: RunContext
-) -> nn.Module | TeacherCache | None:
-    """Return what the distiller asks: the teacher, or its stored answers."""
+    stage: StageConfig, teachers: Mapping[str, nn.Module], train_loader: data.Loader, context: RunContext
+) -> dict[str, nn.Module | TeacherCache] | None:
+    """Return what the distiller asks: the teachers, or their stored answers."""
     cache = stage.teacher_cache
-    if cache is None or teacher is None or context.dry:
-        return teacher
-    return TeacherCache(teacher, train_loader, _cache_folder(cache, context), dtype=cache.dtype)
+    if not teachers:
+        return None
+    if cache is None or context.dry:
+        return dict(teachers)
+    folder = _cache_folder(cache, context)
+    return {
+        name: TeacherCache(each, train_loader, folder if name == TEACHER else folder / name, dtype=cache.dtype)
+        for name, each in teachers.items()
+    }
 
 
 def _cache_folder(cache: CacheConfig, context: RunContext) -> Path:

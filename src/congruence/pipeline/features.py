@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from congruence import data
 from congruence.core import check, ranks
-from congruence.evaluation.embed import embed
+from congruence.core.inputs import TEACHER
+from congruence.evaluation.embed import embed_all
 from congruence.models import Head, WithHead, fit_head
 from congruence.models.fingerprint import model_fingerprint
 from congruence.models.weights import load_weights, save_weights
@@ -83,6 +84,7 @@ def with_head(
     train: TrainConfig,
     context: RunContext,
     *,
+    name: str = TEACHER,
     device: torch.device,
 ) -> WithHead:
     """Return the teacher with an embedding head (its layer "embed") that is fitted on its features and frozen.
@@ -96,13 +98,14 @@ def with_head(
         train: its seed is the head's, its workers read images in files.
         context: its directory keeps the head; a dry one checks only what needs no pass over the data, and the head is
             not fitted.
+        name: of the teacher, among several.
         device: on which the teacher runs.
 
     Raises:
         ValueError: for a layer that is not there, or a width that principal components cannot have.
     """
     example = dataset.batch(range(min(2, len(dataset))))
-    in_width = embed(teacher, [example], layer=config.layer, name="teacher").features.shape[1]
+    in_width = _embedded(teacher, [example], config.layer, name).shape[1]
     head = Head(in_width, config.width)
     labels = dataset.labels
     if (labels is None or not bool((labels >= 0).any())) and config.width > min(in_width, len(dataset)):
@@ -113,27 +116,40 @@ def with_head(
         )
 
     def compute() -> dict[str, Tensor]:
-        features = _features(teacher, dataset, config.layer, device, train.workers)
+        features = _features(teacher, dataset, config.layer, device, train.workers, name)
         return dict(fit_head(features, labels, config.width, seed=train.seed).state_dict())
 
     if not context.dry:
         identity = f"{model_fingerprint(teacher).content} {len(dataset)} {config.layer} {config.width} {train.seed}"
         path = context.directory.teacher_head if context.directory else None
+        path = path if path is None or name == TEACHER else path.with_stem(f"{path.stem}-{name}")
         head.load_state_dict(_once(compute, dict(head.state_dict()), path, identity, device))
     return WithHead(teacher, head, example=example, layer=config.layer)
 
 
 def _features(
-    teacher: nn.Module, dataset: data.ImageDataset, layer: str | None, device: torch.device, workers: int
+    teacher: nn.Module,
+    dataset: data.ImageDataset,
+    layer: str | None,
+    device: torch.device,
+    workers: int,
+    name: str = TEACHER,
 ) -> Tensor:
     """Embed all training images, as they are; the teacher stays where it was, beside the students."""
     home = next(teacher.parameters(), torch.empty(0)).device
     batches = data.loader(
         dataset, batch_size=_BATCH * ranks.world_size(), shuffle=False, device=device, workers=workers
     )
-    features = embed(teacher, batches, layer=layer, name="teacher", device=device).features
+    features = _embedded(teacher, batches, layer, name, device)
     teacher.to(home)
     return features
+
+
+def _embedded(
+    teacher: nn.Module, loader: Any, layer: str | None, name: str, device: torch.device | None = None
+) -> Tensor:
+    layers = {name: layer}
+    return embed_all({name: teacher}, loader, layers=layers, device=device, teachers=(name,))[name].features
 
 
 def _once(

@@ -164,6 +164,7 @@ def distill(
         result = fit(distiller, train_loader, val_loader, options)
         leave_best({"student": student}, result, out)
         report, measured_on = _measured(teacher, student, parts, batch_size, on)
+    student.to(on)  # frozen weights that it shares with the teacher went back with that
     return Distilled(student, result, report, measured_on)
 
 

@@ -17,6 +17,7 @@ from congruence.config.references import StudentRef
 from congruence.config.save import resolved_toml, write_resolved
 from congruence.core import check, ranks
 from congruence.core.files import writable
+from congruence.core.inputs import TEACHER
 from congruence.pipeline.build import Built, build_stage, rehearse
 from congruence.pipeline.context import RunContext
 from congruence.pipeline.student import leave_best, write_students
@@ -33,16 +34,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StageRun:
-    """What a stage ended with: the students with their best weights in evaluation mode, their teacher and the data.
+    """What a stage ended with: the students with their best weights in evaluation mode, their teachers and the data.
 
     `classifies` is False where no term teaches the classes: a student's accuracy then means nothing.
     """
 
     result: FitResult
     students: dict[str, nn.Module]
-    teacher: nn.Module | None
+    teachers: dict[str, nn.Module]
     splits: data.Splits
     classifies: bool = True
+
+    @property
+    def teacher(self) -> nn.Module | None:
+        """The only teacher; None where there is none, or several."""
+        return self.teachers.get(TEACHER)
 
     @property
     def student(self) -> nn.Module:
@@ -66,7 +72,7 @@ def run_stage(config: RunConfig, stage_name: str, context: RunContext) -> StageR
 def _finished(built: Built, result: FitResult, out: Path | None) -> StageRun:
     leave_best(built.models.students, result, out)
     classifies = teaches_classes(built.distiller)
-    return StageRun(result, built.models.students, built.models.teacher, built.splits, classifies)
+    return StageRun(result, built.models.students, built.models.teachers, built.splits, classifies)
 
 
 def run(

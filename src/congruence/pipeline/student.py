@@ -129,7 +129,7 @@ def _made(directory: RunDirectory, factory: Callable[[], nn.Module] | None, name
     for kind, file in {"hf": "config.json", "st": "modules.json"}.items():
         folder = directory.native_folder(name, kind)
         if (folder / file).is_file():  # with the run, wherever that lies now
-            return named.load(f"{kind}:{folder.absolute()}")
+            return named.load(f"{kind}:{folder.absolute()}", **_class_of(folder / file))
     if described is None or described["model"] is None:
         made_by = f" ('{described['factory']}' made it)" if described else ""
         raise ValueError(
@@ -139,3 +139,10 @@ def _made(directory: RunDirectory, factory: Callable[[], nn.Module] | None, name
     if named.is_drawn(bare := described["model"].partition(".")[0]):  # its weights are the run's
         described = {**described, "model": bare}
     return rebuild(described)
+
+
+def _class_of(config: Path) -> dict[str, str]:
+    """Return the class of a student that transformers saved, as `named.load` takes it: with its head, whatever it is."""
+    said = json.loads(config.read_text(encoding="utf8"))
+    known = isinstance(said, dict) and said.get("architectures") and not said.get("auto_map")
+    return {"architecture": said["architectures"][0]} if known else {}

@@ -89,6 +89,14 @@ def test_a_model_of_no_library_is_refused_and_takes_what_nobody_knows(tmp_path):
     assert cg.models.input_of(nn.Linear(2, 2)) is None
 
 
+def test_a_student_with_another_head_comes_back_with_it(tmp_path):
+    student = bert("BertForMaskedLM", num_hidden_layers=1)
+    data = [{name: tensor[i] for name, tensor in texts(16).items()} for i in range(16)]
+    cg.distill(bert(seed=1), student, data, "pkt", epochs=1, batch_size=8, out=tmp_path / "run", device="cpu")
+    again = cg.load_student(tmp_path / "run")
+    torch.testing.assert_close(again(**texts()).logits, student(**texts()).logits)
+
+
 def test_a_distilled_student_lies_beside_its_file_and_is_found_without_its_factory(tmp_path):
     save_bert(tmp_path / "base", "BertForSequenceClassification", num_labels=3, num_hidden_layers=1)
     teacher, student = (
@@ -98,6 +106,7 @@ def test_a_distilled_student_lies_beside_its_file_and_is_found_without_its_facto
     inputs, labels = texts(24), torch.arange(24) % 3
     data = [({name: tensor[i] for name, tensor in inputs.items()}, labels[i]) for i in range(24)]
     done = cg.distill(teacher, student, data, "kd", epochs=1, batch_size=8, out=tmp_path / "run", device="cpu")
+    assert done.report.samples == 2
     folder = tmp_path / "run" / "student-hf"
     assert (folder / "tokenizer.json").is_file()
     for loaded in (

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from congruence.core import check
 from congruence.core.files import atomic, damaged, writable, write_json
+from congruence.core.inputs import TEACHER
 from congruence.data.datasets.model_facts import ModelFacts, check_same_preparation, other_classes
 from congruence.models.weights import load_metadata, load_weights, save_weights
 from congruence.models.weights_file import split_key
@@ -218,10 +219,10 @@ class RunDirectory:
             )
         return migrate_identity(recorded)
 
-    def teacher(self) -> str | None:
-        """Return what told the run's teacher from others, None where there was none or it could not be told."""
-        recorded = self._recorded_identity()
-        return None if recorded is None else recorded.get("teacher")
+    def teachers(self) -> dict[str, str]:
+        """Return what told the run's teachers from others, by name, as far as it could be told."""
+        recorded = (self._recorded_identity() or {}).get("teacher")
+        return recorded if isinstance(recorded, dict) else {} if recorded is None else {TEACHER: recorded}
 
     def options(self) -> dict[str, Any]:
         """Return the options of the run that is here, none where there is none."""

@@ -141,7 +141,7 @@ def _made(directory: RunDirectory, factory: Callable[[], nn.Module] | None, name
     return rebuild(described)
 
 
-def _class_of(config: Path) -> dict[str, str]:
+def _class_of(config: Path) -> dict[str, Any]:
     """Return the class of a student that transformers saved, as `named.load` takes it: with its head, whatever it is."""
     said = json.loads(config.read_text(encoding="utf8"))
     known = isinstance(said, dict) and said.get("architectures") and not said.get("auto_map")

@@ -77,6 +77,11 @@ def save_native(model: nn.Module, folder: str | Path) -> Path:
 
     Raises:
         ValueError: for a model of none of these libraries, or a folder in which somebody's other files are.
+
+    Example:
+        >>> save_native(nn.Linear(2, 2), "folder")
+        Traceback (most recent call last):
+        ValueError: `save_native`: `model` must be a model of transformers, sentence-transformers or timm, got Linear.
     """
     inner: Any = unwrap(model)
     kind, folder = kind_of(inner), Path(folder)

@@ -26,6 +26,11 @@ def without_adapters(model: nn.Module) -> nn.Module:
 
     Shape:
         Takes and gives what the base does.
+
+    Example:
+        >>> without_adapters(nn.Linear(2, 2))
+        Traceback (most recent call last):
+        ValueError: `without_adapters`: `model` must be a model with adapters of peft, got Linear without.
     """
     inner: Any = unwrap(model)
     layers = [part for part in inner.modules() if _is_adapter(part)]

@@ -2,13 +2,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+ZOO := .venv-zoo
 WORKERS ?= 2
 # One thread a worker: two threads on two busy cores can be ten times slower than one.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test figures generated lint types bench loops clean
+.PHONY: demo test figures generated lint types bench loops zoo clean
 
 demo: $(VENV)/ready
 	$(BIN)/congruence demo
@@ -56,6 +57,16 @@ loops: $(VENV)/ready
 	$(BIN)/pip install --quiet -e ".[loops]"
 	$(ONE_THREAD) $(BIN)/pytest -n $(WORKERS) tests/training/test_other_loops.py
 
+# Real models of timm, whose torchvision does not import beside the torch of constraints.txt: an environment of its own.
+zoo: $(ZOO)/ready
+	$(ONE_THREAD) $(ZOO)/bin/pytest -p no:cacheprovider $(or $(PYTEST),tests/zoo)
+
+$(ZOO)/ready: pyproject.toml
+	test -x $(ZOO)/bin/python || $(PYTHON) -m venv $(ZOO)
+	env -u PIP_CONSTRAINT $(ZOO)/bin/pip install --quiet torch==2.14.1 torchvision==0.29.1
+	env -u PIP_CONSTRAINT $(ZOO)/bin/pip install --quiet -e ".[zoo]" "pytest>=8"
+	touch $@
+
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "congruence needs Python 3.11 or later.")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -64,4 +75,4 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(ZOO) build dist .pytest_cache .mypy_cache .ruff_cache

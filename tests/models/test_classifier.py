@@ -72,18 +72,59 @@ def test_the_tokens_of_an_encoder_are_its_embedding() -> None:
 
 def test_of_several_embeddings_none_is_chosen() -> None:
     def end(model, states):
-        return {"last_hidden_state": states, "pooler_output": model.pooler(states[:, 0]).tanh()}
+        return {"states": states, "pooled": model.pooler(states[:, 0]).tanh()}
 
     taps = found(Tokens(end), IDS)
     for role in ("features", "logits"):
-        with pytest.raises(ValueError, match=r"'output\[last_hidden_state\]' \[2, 4, 8\], 'output\[pooler_output\]'"):
+        with pytest.raises(ValueError, match=r"'output\[states\]' \[2, 4, 8\], 'output\[pooled\]'"):
             taps.default(role)
-    taps.require(["output[last_hidden_state]", "output[pooler_output]"])
-    assert taps.shapes["output[pooler_output]"] == (2, 8)
+    taps.require(["output[states]", "output[pooled]"])
+    assert taps.shapes["output[pooled]"] == (2, 8)
     alone = found(Tokens(lambda model, states: {"last_hidden_state": states}), IDS)
     assert alone.default("features") == "output[last_hidden_state]"
     sentence = found(Tokens(lambda model, states: {"tokens": states, "sentence_embedding": states.mean(1)}), IDS)
     assert sentence.default("features") == "output[sentence_embedding]"
+
+
+@pytest.mark.parametrize(
+    ("pooled", "words", "images"),
+    [
+        # A Linear and a bend on the first token are a classifier's, maybe untrained: what it takes, or all tokens.
+        (lambda model, states: model.pooler(states[:, 0]).tanh(), "output[last_hidden_state]", "input:pooler"),
+        (lambda model, states: model.pooler(states[:, 0]), "output[last_hidden_state]", "input:pooler"),
+        (lambda model, states: model.pooler(states.mean(1)).tanh(), *("output[last_hidden_state]",) * 2),
+        (lambda model, states: states[:, 0], *("output[pooler_output]",) * 2),
+        (lambda model, states: model.norm(states.mean(1)), *("output[pooler_output]",) * 2),
+    ],
+)
+def test_an_encoders_row_is_its_embedding_unless_a_linear_makes_it(pooled, words, images) -> None:
+    def end(model, states):
+        return {"last_hidden_state": states, "pooler_output": pooled(model, states)}
+
+    class Floats(Tokens):
+        def forward(self, x: Tensor):
+            return self.end(self, self.block(x))
+
+    assert found(Tokens(end), IDS).default("features") == words
+    assert found(Floats(end), torch.randn(2, 4, 8)).default("features") == images
+    with pytest.raises(ValueError, match="no default layer for 'logits'"):
+        found(Tokens(end), IDS).default("logits")
+
+
+def test_of_an_encoder_and_a_decoder_none_is_chosen() -> None:
+    def end(model, states):
+        return {"last_hidden_state": states, "encoder_last_hidden_state": model.norm(states)}
+
+    with pytest.raises(ValueError, match="its output has several parts"):
+        found(Tokens(end), IDS).default("features")
+
+
+def test_scores_beside_an_encoders_tokens_are_the_head() -> None:
+    def end(model, states):
+        return {"last_hidden_state": states, "scores": model.fc(states.mean(1))}
+
+    taps = found(Tokens(end), IDS)
+    assert (taps.default("features"), taps.default("logits")) == ("input:fc", "fc")
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,8 @@ def distill(
     teacher: Annotated[
         str | None,
         typer.Option(
-            help="A model of the zoo, package.module:callable, onnx:FILE, export:FILE or jit:FILE.",
+            help="A model of the zoo, package.module:callable, hf:FOLDER, st:FOLDER, timm:NAME, onnx:FILE, export:FILE "
+            "or jit:FILE.",
             rich_help_panel=_NO_CONFIG,
         ),
     ] = None,
@@ -92,7 +93,7 @@ def distill(
         allow(trust)
         run = _Quick(teacher, teacher_weights, student, data, epochs, _number(weight), set_ or ())
         loaded, splits = run.config(method or [quick.METHOD])
-        if teacher_weights is None and not named.split(teacher):
+        if teacher_weights is None and (not named.split(teacher) or named.is_drawn(teacher)):
             typer.echo(f"No --teacher-weights: the teacher is as '{teacher}' makes it, trained or not.", err=True)
         unlike = functools.partial(_other_classes, loaded, splits, trust)
         methods, told = quick.chosen(method or None, unlike, f"--method {quick.RELATIONAL}")

@@ -112,8 +112,9 @@ class InputsConfig(Table):
 class ModelConfig(Table):
     """A model: a name of the zoo, or a factory "package.module:callable" (which needs trust); and its weights' file.
 
-    Or "KIND:REST", as "onnx:FILE", "export:FILE" and "jit:FILE" (see `congruence.models.named`), which has its own
-    weights; the last two can run code and need trust.
+    Or "KIND:REST" (see `congruence.models.named`): "onnx:FILE", "export:FILE" and "jit:FILE", which have their own
+    weights (the last two can run code and need trust), "hf:FOLDER" of transformers, "st:FOLDER" of
+    sentence-transformers and "timm:NAME" (with a tag, "timm:NAME.TAG", its weights), which may get others.
 
     `start` is a file of a network trained on other classes, whose Linear layers are left out where they do not fit.
     `start_stage` is an earlier stage ("STAGE/NAME" of several students) with whose student's weights it begins.
@@ -170,6 +171,8 @@ class ModelConfig(Table):
             if begins or self.options:
                 said = f"expected none beside {self.model!r}, whose file says it."
                 raise Problems([(key, said) for key in (*begins, *(["options"] if self.options else []))])
+        elif parts is not None and self.options and parts[0] not in named.TAKE_OPTIONS:
+            raise Problems([("options", f"expected none beside {self.model!r}, whose folder says it.")])
         elif parts is None and self.model is not None:
             name = self.model
             with torch.device("meta"):  # Shapes alone: nothing is allocated or drawn.

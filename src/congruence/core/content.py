@@ -39,7 +39,7 @@ _APART_MODULES = (
     *("_io.", "io.", "_weakref.", "weakref.", "typing.", "torch.cuda.", "torch.distributed.", "torch._dynamo."),
 )
 # Private attributes of their classes change with their versions.
-_LIBRARIES = ("torch.", "torchvision.", "timm.", "transformers.", "torchmetrics.")
+_LIBRARIES = ("torch.", "torchvision.", "timm.", "transformers.", "sentence_transformers.", "peft.", "torchmetrics.")
 _OF_EVERY_MODULE = frozenset(vars(nn.Module())) | {"_compiled_call_impl"}
 _DESCRIBING = frozenset(
     (

@@ -16,6 +16,7 @@ from congruence.core.inputs import STUDENT, TEACHER, check_rows_agree, inputs_of
 from congruence.distiller.recall import StoredTeacher
 from congruence.methods.term import Term
 from congruence.models.layers import is_unflattened
+from congruence.models.parameters import common_parameters, shares_frozen_alone
 from congruence.models.teacher import Teacher, called, shares_parameters
 
 LOG = logging.getLogger("congruence")
@@ -91,16 +92,36 @@ def frozen_teacher(teacher: Any, students: Mapping[str, nn.Module], name: str = 
         wanted = "a torch module, a TeacherCache, several of them by name, or None"
         check.fail("Distiller", "teacher", wanted, type(teacher).__name__)
     module = teacher.module if isinstance(teacher, Teacher) else teacher
-    if any(shares_parameters(module, student) for student in students.values()):
+    common = [_in_common(module, student) for student in students.values()]
+    if not isinstance(teacher, Teacher):
+        teacher = Teacher(teacher, name=called(name))
+    elif name != TEACHER:
+        teacher.taps.name = called(name)
+    teacher.shared = {name: parameter for each in common for name, parameter in each.items()}
+    return teacher
+
+
+def _in_common(teacher: nn.Module, student: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the frozen parameters that a teacher has in common with a student.
+
+    Raises:
+        ValueError: where it has more in common: what trains, or layers, whose mode would be the one or the other's.
+    """
+    if not shares_parameters(teacher, student):
+        return {}
+    way = "give a copy (copy.deepcopy), or of a student with adapters congruence.models.without_adapters(student)."
+    if not shares_frozen_alone(teacher, student):
         raise ValueError(
             "`Distiller`: the teacher shares parameters with a student, so that training the student would move "
-            "the teacher: give a copy (copy.deepcopy)."
+            f"the teacher: {way}"
         )
-    if not isinstance(teacher, Teacher):
-        return Teacher(teacher, name=called(name))
-    if name != TEACHER:
-        teacher.taps.name = called(name)
-    return teacher
+    parts = set(map(id, teacher.modules()))
+    if any(id(part) in parts for part in student.modules()):
+        raise ValueError(
+            "`Distiller`: the teacher shares layers with a student, which would be in evaluation mode for the one and "
+            f"in training mode for the other: {way}"
+        )
+    return common_parameters(teacher, student)
 
 
 def examples_of(example: Any, students: Iterable[str], teachers: Iterable[str]) -> dict[str, Any]:

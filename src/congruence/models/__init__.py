@@ -1,5 +1,6 @@
 """Models: reading any layer, the frozen teacher, projectors, weights on disk, and a small zoo."""
 
+from congruence.models.adapters import input_of, save_native, without_adapters
 from congruence.models.heads import Head, WithHead, fit_head
 from congruence.models.onnx_model import OnnxModel
 from congruence.models.parameters import count_parameters, shares_parameters
@@ -22,13 +23,16 @@ __all__ = [
     "call",
     "count_parameters",
     "fit_head",
+    "input_of",
     "linear_projector",
     "load_into",
     "load_weights",
     "map_projector",
     "names",
     "rows",
+    "save_native",
     "save_weights",
     "shares_parameters",
     "start_from",
+    "without_adapters",
 ]

@@ -19,6 +19,8 @@ _ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (*_LOGITS, lambda z: z.so
 _NO_EMBEDDING = "its output holds probabilities that are not those of a Linear"
 # What makes an embedding of a Linear's values: no score of a class is bent like this.
 _BENDS: tuple[Callable[[Tensor], Tensor], ...] = (torch.tanh, torch.relu, F.gelu, F.normalize)
+# What encoders of transformers call their tokens, and the row that they make of them.
+_HIDDEN, _POOLED, _OF_ENCODER = "[last_hidden_state]", "[pooler_output]", "[encoder_last_hidden_state]"
 _BRANCHES = 8  # the last Linears of the output's shape that are tried for a sum
 # A part of an output that says by its name that it is an embedding: a Linear's values, maybe, but no scores of classes.
 _EMBEDDED = re.compile(r"\[\w*(embeds?|embeddings?)\]$")
@@ -56,7 +58,9 @@ class Defaults:
     why: Mapping[str, str] = field(default_factory=dict)
 
 
-def find_defaults(linears: Sequence[LinearCall], last: nn.Module | None, output: Any) -> Defaults:
+def find_defaults(
+    linears: Sequence[LinearCall], last: nn.Module | None, output: Any, *, words: bool = False
+) -> Defaults:
     """Return the layers that stand for "features" and "logits".
 
     The output decides, since it is what a model says: a Linear counts as the head where the output holds its values,
@@ -65,10 +69,15 @@ def find_defaults(linears: Sequence[LinearCall], last: nn.Module | None, output:
     embedding, and there are no logits. Any other output [B, C] stands for the logits. An output of several tensors is
     searched for the one with the head's values, or called "logits"; of several such none is chosen.
 
+    Of an encoder of transformers, "pooler_output" is the embedding, unless a Linear and a bend make it of the first
+    token: a classifier of its own, or one that nobody trained. Then words are read from all their tokens, and an image
+    from the first, as its classifiers are.
+
     Args:
         linears: every run of a Linear, in order.
         last: the last module with parameters of its own to run.
         output: the model's.
+        words: whether what was shown to the model has no numbers but tokens.
 
     Example:
         >>> z = torch.tensor([[1.0, 2.0], [0.0, 3.0]])
@@ -84,7 +93,7 @@ def find_defaults(linears: Sequence[LinearCall], last: nn.Module | None, output:
     """
     if isinstance(output, Tensor):
         return _of_tensor(linears, last, output)
-    return _of_several(linears, dict(_parts(output, "output")))
+    return _of_several(linears, dict(_parts(output, "output")), words)
 
 
 def default_layer(
@@ -219,12 +228,14 @@ def _sum_to_one(output: Tensor) -> bool:
     return bool(((output.float().sum(1) - 1).abs() < _CLOSE).all())
 
 
-def _of_several(linears: Sequence[LinearCall], parts: Mapping[str, Tensor]) -> Defaults:
+def _of_several(linears: Sequence[LinearCall], parts: Mapping[str, Tensor], words: bool) -> Defaults:
     if not parts:  # an object that shows no tensors
         final = linears[-1] if linears else None
         return Defaults() if final is None or final.left.dim() != 2 else _head(final.path)
     embedded = [part for part in parts if _EMBEDDED.search(part) and parts[part].dim() == 2]
-    others = {part: tensor for part, tensor in parts.items() if part not in embedded}
+    hidden = f"output{_HIDDEN}" if f"output{_HIDDEN}" in parts else ""
+    encoded = [part for part in parts if hidden and part.endswith((_HIDDEN, _POOLED))]
+    others = {part: tensor for part, tensor in parts.items() if part not in (*embedded, *encoded)}
     heads = {part: head for part, tensor in others.items() if (head := _equal_to(linears, tensor)) is not None}
     named = next((part for part in parts if part.endswith("[logits]") and parts[part].dim() == 2), None)
     listed = ", ".join(f"'{part}' {check.shape(tensor)}" for part, tensor in parts.items())
@@ -249,8 +260,25 @@ def _of_several(linears: Sequence[LinearCall], parts: Mapping[str, Tensor]) -> D
     for only in (embedded, rows):
         if embedding is None and len(only) == 1:
             embedding = only[0]
+    if embedding is None and hidden and not embedded and f"output{_OF_ENCODER}" not in parts:
+        embedding = _encoded(linears, parts[hidden], parts.get(f"output{_POOLED}"), words)
     why = f"none of the parts of its output ({listed}) is that of a Linear"
     return Defaults(features=embedding, why={"logits": why, "features": f"its output has several parts ({listed})"})
+
+
+def _encoded(linears: Sequence[LinearCall], hidden: Tensor, pooled: Tensor | None, words: bool) -> str:
+    """Return the embedding of an encoder by its tokens and the row that it makes of them."""
+    if pooled is None or pooled.is_meta:
+        return f"output{_HIDDEN if pooled is None else _POOLED}"
+    for call in reversed(linears):
+        if call.left.shape != pooled.shape:
+            continue
+        left = call.left.to(pooled.dtype)
+        if any(torch.allclose(bend(left), pooled, rtol=_CLOSE, equal_nan=True) for bend in (torch.clone, *_BENDS)):
+            first = hidden[:, 0]
+            is_first = call.entered is not None and call.entered.shape == first.shape and _alike(call.entered, first)
+            return f"input:{call.path}" if is_first and not words else f"output{_HIDDEN}"
+    return f"output{_POOLED}"
 
 
 def _parts(output: Any, path: str) -> Iterator[tuple[str, Tensor]]:

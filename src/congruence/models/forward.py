@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from congruence.core import check, rng
-from congruence.core.devices import on_tensors, private
+from congruence.core.devices import on_tensors, private, tensors
 from congruence.models.evaluating import set_mode
-from congruence.models.layers import LayerError, Layers
+from congruence.models.layers import LayerError, Layers, unwrap
 from congruence.models.neutral import unchanged
 
 _WHOLE = (torch.int32, torch.int64)
@@ -23,14 +23,20 @@ _WHOLE = (torch.int32, torch.int64)
 def call(model: nn.Module, inputs: Any) -> Any:
     """Run `model` on a tensor (or packed sequences), on a tuple or list of arguments, or on a mapping by keyword.
 
+    A SentenceTransformer takes a mapping as its one argument, and writes into it: it gets one of its own.
+
     Example:
         >>> call(torch.nn.Bilinear(2, 3, 1), (torch.ones(4, 2), torch.ones(4, 3))).shape
         torch.Size([4, 1])
     """
     if isinstance(inputs, Mapping):
-        return model(**inputs)
+        return model(dict(inputs)) if _takes_mapping(model) else model(**inputs)
     several = isinstance(inputs, (tuple, list)) and not isinstance(inputs, PackedSequence)
     return model(*inputs) if several else model(inputs)
+
+
+def _takes_mapping(model: nn.Module) -> bool:
+    return any(base.__name__ == "SentenceTransformer" for base in type(unwrap(model)).__mro__)
 
 
 def in_own_precision(model: nn.Module, inputs: Any) -> Any:
@@ -44,6 +50,17 @@ def in_own_precision(model: nn.Module, inputs: Any) -> Any:
     if kind not in (torch.bfloat16, torch.float16):
         return inputs
     return on_tensors(lambda tensor: tensor.to(kind) if tensor.dtype == torch.float32 else tensor, inputs)
+
+
+def are_words(inputs: Any) -> bool:
+    """Whether inputs have no numbers but those of tokens.
+
+    Example:
+        >>> are_words({"input_ids": torch.tensor([[2, 3]])}), are_words(torch.ones(2, 3))
+        (True, False)
+    """
+    given = tensors(inputs)
+    return bool(given) and not any(tensor.is_floating_point() or tensor.is_complex() for tensor in given)
 
 
 def version(tensor: Tensor) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 from torch import nn
 
@@ -11,17 +13,29 @@ from congruence.core import check
 from congruence.models.program_files import load_exported, load_onnx, load_script
 
 
-class Loader(Protocol):
-    """Makes the model that a text names; what can run code is refused unless it is trusted."""
+def _adapter(module: str, function: str) -> Callable[..., nn.Module]:
+    """Return the loader of an adapter, which is imported when it is called: adapters stand on what is here."""
 
-    def __call__(self, rest: str, *, trust: bool) -> nn.Module:
-        """Return the model of what follows "KIND:"."""
-        ...
+    def load(rest: str, **given: Any) -> nn.Module:
+        made: nn.Module = getattr(importlib.import_module(f"congruence.models.adapters.{module}"), function)(
+            rest, **given
+        )
+        return made
+
+    return load
 
 
-# By kind; a loader imports what it needs when it is called.
-LOADERS: dict[str, Loader] = {"jit": load_script, "export": load_exported, "onnx": load_onnx}
-OF_FILES = frozenset({"jit", "export", "onnx"})  # the kinds whose rest is a file or a folder
+# By kind, what makes the model of the rest, trusted or not, and of options; it imports what it needs when it is called.
+LOADERS: dict[str, Callable[..., nn.Module]] = {
+    "jit": load_script,
+    "export": load_exported,
+    "onnx": load_onnx,
+    "hf": _adapter("hugging_face", "load_hf"),
+    "st": _adapter("sentences", "load_st"),
+    "timm": _adapter("timm_models", "load_timm"),
+}
+OF_FILES = frozenset({"jit", "export", "onnx"})  # the kinds whose rest is a file, which says all of the model
+TAKE_OPTIONS = frozenset({"hf", "timm"})
 
 
 def split(name: str) -> tuple[str, str] | None:
@@ -38,13 +52,32 @@ def split(name: str) -> tuple[str, str] | None:
 def absolute(name: str) -> str:
     """Return the name with its file or folder from the root on, so that it can be read in another directory."""
     parts = split(name)
-    if parts is None or parts[0] not in OF_FILES:
+    if parts is None:
         return name
-    return f"{parts[0]}:{Path(parts[1]).expanduser().absolute()}"
+    kind, rest = parts
+    path = Path(rest).expanduser()
+    looks = rest.startswith((".", "~")) or (path.is_dir() and (kind != "timm" or "/" in rest))
+    return f"{kind}:{path.absolute()}" if kind in OF_FILES or looks else name
 
 
-def load(name: str, *, trust: bool = False) -> nn.Module:
-    """Make the model that "KIND:REST" names.
+def is_drawn(name: str) -> bool:
+    """Whether a name says an architecture of timm alone, without weights.
+
+    Example:
+        >>> is_drawn("timm:resnet18"), is_drawn("timm:resnet18.a1_in1k"), is_drawn("hf:bert"), is_drawn("resnet8")
+        (True, False, False, False)
+    """
+    parts = split(name)
+    return parts is not None and parts[0] == "timm" and "." not in parts[1] and "/" not in parts[1]
+
+
+def load(name: str, *, trust: bool = False, **options: Any) -> nn.Module:
+    """Make the model that "KIND:REST" names, in training mode where it has modes.
+
+    Args:
+        name: as "hf:FOLDER", "st:FOLDER", "timm:NAME", "onnx:FILE", "export:FILE" or "jit:FILE".
+        trust: whether code in it may run.
+        options: of those that have some: see `load_hf` and `load_timm`.
 
     Raises:
         ValueError: for a text without a kind, and as its loader does.
@@ -52,4 +85,6 @@ def load(name: str, *, trust: bool = False) -> nn.Module:
     parts = split(name)
     if parts is None:
         check.fail("load", "name", f"'KIND:REST' of a kind in {sorted(LOADERS)}", repr(name))
-    return LOADERS[parts[0]](parts[1], trust=trust)
+    if options and parts[0] not in TAKE_OPTIONS:
+        raise ValueError(f"The model '{name}' has no options, got {', '.join(options)}.")
+    return LOADERS[parts[0]](parts[1], trust=trust, **options)

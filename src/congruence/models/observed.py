@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from congruence.models.layers import LayerPath, Layers
-from congruence.models.layouts import MAPS, MOST, layout_of
+from congruence.models.layers import LayerPath, Layers, parse
+from congruence.models.layouts import MAPS, MOST, canonical_shape, layout_of
 
 _POOLING = re.compile(r"(?:Avg|Max|LP)Pool(\d)d$")
 _TRANSFORMERS = (
@@ -150,6 +150,10 @@ class Observed:
         if found:
             return found.pop() if len(found) == 1 else None
         return layout_of(len(shape), 1) if not before and len(shape) >= MAPS else None
+
+    def turned(self, layer: str, call: int, shape: torch.Size, otherwise: str) -> torch.Size:
+        """Return the shape of what a layer gave as methods see it; `otherwise` is its layout where nothing tells."""
+        return canonical_shape(shape, self.layout(parse(f"{layer}#{call}"), layer, shape) or otherwise)
 
     def _place(self, path: LayerPath, target: str, shape: torch.Size) -> int | None:
         """Return when the tapped tensor was seen."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -29,13 +30,44 @@ def shares_parameters(first: nn.Module, second: nn.Module) -> bool:
         >>> shares_parameters(nn.Sequential(layer), layer), shares_parameters(nn.Linear(3, 2), layer)
         (True, False)
     """
+    return not _all_places(first.parameters()).isdisjoint(_all_places(second.parameters()))
 
-    def places(model: nn.Module) -> set[object]:
-        parameters = list(model.parameters())
-        storages = [place for p in parameters if not p.is_meta for place in _places(p)]
-        return {id(p) for p in parameters} | {storage for storage in storages if storage[1] != 0}
 
-    return not places(first).isdisjoint(places(second))
+def _all_places(parameters: Iterable[nn.Parameter]) -> set[object]:
+    parameters = list(parameters)
+    storages = [place for p in parameters if not p.is_meta for place in _places(p)]
+    return {id(p) for p in parameters} | {storage for storage in storages if storage[1] != 0}
+
+
+def common_parameters(first: nn.Module, second: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters of a model that are another's, too, by their names in the first.
+
+    Example:
+        >>> layer = nn.Linear(3, 2)
+        >>> list(common_parameters(nn.Sequential(layer), layer))
+        ['0.weight', '0.bias']
+    """
+    theirs = {id(parameter) for parameter in second.parameters()}
+    return {name: each for name, each in first.named_parameters() if id(each) in theirs}
+
+
+def shares_frozen_alone(first: nn.Module, second: nn.Module) -> bool:
+    """Whether all that two models have in common are whole parameters that no training moves.
+
+    Example:
+        >>> one, other = nn.Linear(3, 2), nn.Linear(3, 2)
+        >>> other.weight = one.weight.requires_grad_(False)
+        >>> shares_frozen_alone(one, other), shares_frozen_alone(one, one)
+        (True, False)
+    """
+    common = common_parameters(first, second)
+    if any(each.requires_grad for each in common.values()):
+        return False
+    known = {id(each) for each in common.values()}
+    sides = first, second
+    rests = [_all_places(each for each in side.parameters() if id(each) not in known) for side in sides]
+    wholes = [_all_places(side.parameters()) for side in sides]
+    return rests[0].isdisjoint(wholes[1]) and rests[1].isdisjoint(wholes[0])
 
 
 def _places(tensor: Tensor) -> list[tuple[torch.device, int]]:

@@ -15,7 +15,7 @@ from congruence.core.devices import private
 from congruence.models.capture import Capture, Group
 from congruence.models.classifier import Defaults, LinearCall, default_layer, find_defaults, says_embedding
 from congruence.models.compiled import Compiled
-from congruence.models.forward import call, dry_forward, in_own_precision
+from congruence.models.forward import are_words, call, dry_forward, in_own_precision
 from congruence.models.layers import LayerError, LayerPath, Layers, class_name, parse
 from congruence.models.layouts import batch_sizes, canonical_shape
 from congruence.models.observed import Observed
@@ -106,12 +106,13 @@ class Taps:
                 stack.enter_context(_hook(module.register_forward_hook(self._leaving(layer, maps, tokens))))
             output = dry_forward(self._layers, example, training=training)
         linears = [LinearCall(self._named(layer, n), left, had, own) for layer, n, left, had, own in self._linears]
-        self.defaults, self.in_evaluation = find_defaults(linears, self._last, output), None
+        self.defaults, self.in_evaluation = find_defaults(linears, self._last, output, words=are_words(example)), None
         # No layer was seen: the output may be that of a head, unless it says what it is.
         if self._layers.root_closed and not says_embedding(self.defaults.features):
             self.defaults = replace(self.defaults, features=None)
         samples = batch_sizes(example)
         self.stages = self._last_of_each_size(maps, observed, samples)
+        tokens = [(layer, n, observed.turned(layer, n, shape, "BNC")) for layer, n, shape in tokens]
         last = [(self._named(layer, n), shape) for layer, n, shape in tokens if shape[0] in samples and shape[1] > 1]
         self.tokens = last[-1][0] if last else None
         if last and not self.stages:
@@ -141,10 +142,7 @@ class Taps:
         of a transformer, its only map, are no stage.
         """
         maps = [(layer, count, shape) for layer, count, shape in maps if shape[0] in samples] or maps
-        maps = [
-            (layer, n, canonical_shape(shape, observed.layout(parse(f"{layer}#{n}"), layer, shape) or "BCHW"))
-            for layer, n, shape in maps
-        ]
+        maps = [(layer, n, observed.turned(layer, n, shape, "BCHW")) for layer, n, shape in maps]
         self._sizes = [(shape[2], shape[3]) for _, _, shape in maps if len(shape) == 4]
         if len(maps) == 1 and any(left.dim() == 3 for _, _, left, *_ in self._linears):
             return {}
@@ -223,8 +221,7 @@ class Taps:
         """Return what the model says of the example, in the mode that was probed; all is as before afterwards."""
         if self._probed is None:
             raise RuntimeError(f"The {self.name}'s taps need `probe` before `dry_output`.")
-        example, training = self._probed
-        return dry_forward(self._layers, example, training=training)
+        return dry_forward(self._layers, self._probed[0], training=self._probed[1])
 
     def sides(self) -> set[tuple[str, str]]:
         """Return which sides ("input" or "output") of which modules the required paths read."""

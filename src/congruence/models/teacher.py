@@ -47,6 +47,7 @@ class Teacher:
         self.taps = Taps(module, name=name)
         self.module = module
         self.prepared: Prepared | None = None  # what `read` asks in its place
+        self.shared: dict[str, nn.Parameter] = {}  # that a student has, too: frozen ones
         for parameter in module.parameters():  # a ScriptModule has no `requires_grad_`
             if parameter.is_leaf:
                 parameter.requires_grad_(False)
@@ -84,7 +85,17 @@ class Teacher:
         return model_fingerprint(self.module, self.taps.scratch)
 
     def read(self, inputs: Any, *, only: Collection[str] | None = None) -> tuple[Any, dict[str, Tensor]]:
-        """Return the network's output and the tapped tensors (see `Taps.read`), without gradient."""
+        """Return the network's output and the tapped tensors (see `Taps.read`), without gradient.
+
+        Raises:
+            RuntimeError: where a parameter that it shares with a student trains there by now.
+        """
+        for name, parameter in self.shared.items():
+            if parameter.requires_grad:
+                raise RuntimeError(
+                    f"The {self.taps.name} shares its parameter '{name}' with the student, where it requires a "
+                    f"gradient by now: training would move the {self.taps.name}; freeze it, or give a copy."
+                )
         if self.prepared and self.prepared.stale(self.module):
             LOG.warning("The %s's weights have changed: from now on it is read as it is.", self.taps.name)
             self.prepared = None

@@ -55,16 +55,20 @@ def describe_model(
     config: ModelConfig, *, classes: int | None, in_channels: int | None, trust: bool = False
 ) -> dict[str, Any]:
     """Return what `rebuild` needs: the model's or factory's name, and all options."""
-    asked: set[str] = set() if named.split(config.model or "") else {"classes", "in_channels"}
+    words = {"classes": "classes", "in_channels": "in_channels"}
+    if named.split(config.model or ""):  # of timm's names without weights alone; any other says what it is
+        words = {"classes": "num_classes", "in_channels": "in_chans"} if named.is_drawn(config.model or "") else {}
     if config.factory is not None:
         parameters = inspect.signature(import_callable(config.factory, what="factory", trust=trust)).parameters.values()
-        asked &= {p.name for p in parameters if p.default is p.empty}
+        asked = {p.name for p in parameters if p.default is p.empty}
+        words = {name: word for name, word in words.items() if word in asked}
     given = {"classes": classes, "in_channels": in_channels}
-    options = {**{name: given[name] for name in sorted(asked)}, **config.options}
-    if "classes" in options and options["classes"] is None:
+    options = {**{word: given[name] for name, word in words.items()}, **config.options}
+    word = words.get("classes")
+    if word is not None and options[word] is None:
         raise ValueError(
-            "The data has no classes: say how many the model has, by options = { classes = 10 } in its table (for the "
-            "student of a run without a configuration: --set stages.student.student.options.classes=10)."
+            f"The data has no classes: say how many the model has, by options = {{ {word} = 10 }} in its table (for "
+            f"the student of a run without a configuration: --set stages.student.student.options.{word}=10)."
         )
     if "in_channels" in options and options["in_channels"] is None:
         who = f"The model '{config.model}'" if config.factory is None else f"The factory '{config.factory}'"
@@ -80,7 +84,7 @@ def describe_model(
 def rebuild(described: dict[str, Any], *, trust: bool = False) -> nn.Module:
     """Build a freshly initialised model from `describe_model`."""
     if named.split(described["model"] or ""):
-        return named.load(described["model"], trust=trust)
+        return named.load(described["model"], trust=trust, **described["options"])
     if described["model"] is not None:
         return models.build(described["model"], **described["options"])
     factory = described["factory"]

@@ -165,8 +165,9 @@ def distill(
             schedule=ScheduleOptions(**trained["schedule"]),
         )
         result = fit(distiller, train_loader, val_loader, options)
-        leave_best({"student": student}, result)
+        leave_best({"student": student}, result, out)
         report, measured_on = _measured(teacher, student, parts, batch_size, on)
+    student.to(on)  # frozen weights that it shares with the teacher went back with that
     return Distilled(student, result, report, measured_on)
 
 

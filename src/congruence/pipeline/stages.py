@@ -66,11 +66,11 @@ def run_stage(config: RunConfig, stage_name: str, context: RunContext) -> StageR
         if not directory.identity.exists():
             write_students(directory, built.models.described)
     result = fit(built.distiller, built.train_loader, built.val_loader, built.options)
-    return _finished(built, result)
+    return _finished(built, result, context.out)
 
 
-def _finished(built: Built, result: FitResult) -> StageRun:
-    leave_best(built.models.students, result)
+def _finished(built: Built, result: FitResult, out: Path | None) -> StageRun:
+    leave_best(built.models.students, result, out)
     classifies = teaches_classes(built.distiller)
     return StageRun(result, built.models.students, built.models.teachers, built.splits, classifies)
 

@@ -10,10 +10,12 @@ from typing import Any
 
 from torch import nn
 
-from congruence.core import check
+from congruence.core import check, ranks
 from congruence.core.files import write_json
 from congruence.data.datasets.model_facts import ModelFacts, check_prepared, check_same_classes, forget, remember
 from congruence.data.sources.load import Splits
+from congruence.models import named
+from congruence.models.adapters import kind_of, save_native
 from congruence.models.untaught import mark_parts
 from congruence.models.weights import load_into, load_weights
 from congruence.training.result import FitResult
@@ -27,8 +29,12 @@ def write_students(directory: RunDirectory, described: Mapping[str, Mapping[str,
     write_json(directory.students, described)
 
 
-def leave_best(students: Mapping[str, nn.Module], result: FitResult) -> None:
-    """Leave a run's students with their best epochs' weights in evaluation mode, and with what their files say."""
+def leave_best(students: Mapping[str, nn.Module], result: FitResult, out: str | Path | None = None) -> None:
+    """Leave a run's students with their best epochs' weights in evaluation mode, and with what their files say.
+
+    A student of transformers, sentence-transformers or timm is also written into a folder of its library's, beside its
+    file in `out`.
+    """
     for name, student in students.items():
         load_into(student, result.best_states[name], source="the best epoch")
         mark_parts(student, result.untaught.get(name, ()))
@@ -37,6 +43,14 @@ def leave_best(students: Mapping[str, nn.Module], result: FitResult) -> None:
         facts = facts_of(file) if file.is_file() else None
         if facts is not None:
             remember(students[name], facts, file)
+    for name, student in students.items() if out is not None and ranks.rank() == 0 else ():
+        kind = kind_of(student)
+        if kind is not None:
+            folder = RunDirectory(Path(out or "")).native_folder(name, kind)
+            try:
+                save_native(student, folder)
+            except Exception as error:  # of the library: the weights are in the student's file all the same
+                LOG.warning("The student is trained, and '%s' was not written: %s", folder, check.sentence(error))
 
 
 def load_student(
@@ -51,7 +65,8 @@ def load_student(
 
     Args:
         run_dir: the run's directory.
-        factory: makes the student's architecture; None where it is a model of the zoo, which the run wrote down.
+        factory: makes the student's architecture; None where it is a model of the zoo or of another library
+            ("hf:FOLDER"), which the run wrote down.
         name: which, where the run had several.
         last: take the last epoch's weights instead of the best one's.
         data: what it is to be used on: a dataset, a loader of one, or `Splits`, compared with what it was trained on.
@@ -111,10 +126,23 @@ def _made(directory: RunDirectory, factory: Callable[[], nn.Module] | None, name
 
     path = directory.students
     described = json.loads(path.read_text(encoding="utf8")).get(name) if path.is_file() else None
+    for kind, file in {"hf": "config.json", "st": "modules.json"}.items():
+        folder = directory.native_folder(name, kind)
+        if (folder / file).is_file():  # with the run, wherever that lies now
+            return named.load(f"{kind}:{folder.absolute()}", **_class_of(folder / file))
     if described is None or described["model"] is None:
         made_by = f" ('{described['factory']}' made it)" if described else ""
         raise ValueError(
             f"The student in '{directory.path}' is not a model of the zoo{made_by}: "
             f"give what makes it, load_student(run_dir, factory)."
         )
+    if named.is_drawn(bare := described["model"].partition(".")[0]):  # its weights are the run's
+        described = {**described, "model": bare}
     return rebuild(described)
+
+
+def _class_of(config: Path) -> dict[str, Any]:
+    """Return the class of a student that transformers saved, as `named.load` takes it: with whatever head it has."""
+    said = json.loads(config.read_text(encoding="utf8"))
+    known = isinstance(said, dict) and said.get("architectures") and not said.get("auto_map")
+    return {"architecture": said["architectures"][0]} if known else {}

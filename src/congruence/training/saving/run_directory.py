@@ -108,6 +108,10 @@ class RunDirectory:
         stem = _ONLY if name == _ONLY else f"{_ONLY}-{name}"
         return self.path / f"{stem}{_LAST if last else ''}{_SUFFIX}"
 
+    def native_folder(self, name: str, kind: str) -> Path:
+        """Return the folder of a student as another library saves it ("student-hf"; "student-NAME-hf" of several)."""
+        return self.path / f"{self.student_file(name).stem}-{kind}"
+
     def student_files(self, *, last: bool = False) -> dict[str, Path]:
         """Return the students' files that are there, by the students' names."""
         end = f"{_LAST}{_SUFFIX}" if last else _SUFFIX

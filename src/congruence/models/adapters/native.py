@@ -1,0 +1,134 @@
+"""What a model of another library takes, and the folder in which that library finds it again."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from congruence.core import check
+from congruence.models.adapters import hugging_face, sentences, timm_models
+from congruence.models.inputs import ImageInput, TextInput
+from congruence.models.layers import unwrap
+from congruence.models.weights import save_weights
+
+_CLASSES = {"SentenceTransformer": "st", "PeftModel": "hf", "PreTrainedModel": "hf"}
+
+
+def kind_of(model: nn.Module) -> str | None:
+    """Return whose a model is: "hf" of transformers (and peft), "st" of sentence-transformers, "timm"; None of none.
+
+    Example:
+        >>> kind_of(nn.Linear(2, 2)) is None
+        True
+    """
+    inner = unwrap(model)
+    for base in type(inner).__mro__:
+        library = base.__module__.partition(".")[0]
+        kind = _CLASSES.get(base.__name__)
+        if kind is not None and library in ("transformers", "sentence_transformers", "peft"):
+            return kind
+        if library == "timm":
+            return "timm"
+    return None
+
+
+def input_of(model: nn.Module) -> ImageInput | TextInput | None:
+    """Return what a model of transformers, sentence-transformers or timm takes; None where that is not known.
+
+    It is read from the model and from the files beside its weights: a tokenizer with the length that it is cut to, or
+    the size and the normalisation of images.
+
+    Raises:
+        ValueError: in one sentence where those files are damaged.
+
+    Example:
+        >>> input_of(nn.Linear(2, 2)) is None
+        True
+    """
+    inner: Any = unwrap(model)
+    kind = kind_of(inner)
+    if kind == "st":
+        return sentences.text_input(inner)
+    if kind == "timm":
+        return timm_models.image_input(inner)
+    folder = _folder_of(inner) if kind == "hf" else None
+    if folder is None:
+        return None
+    images = hugging_face.image_input(folder)
+    return images or hugging_face.text_input(folder, hugging_face.positions_of(_base(inner).config))
+
+
+def save_native(model: nn.Module, folder: str | Path) -> Path:
+    """Write a model into a folder of its own library, from which that loads it without this one.
+
+    Of transformers: what `save_pretrained` writes (of a peft model its adapters alone), with the tokenizer and the
+    processor from the folder that it came from. Of sentence-transformers: what its `save_pretrained` writes. Of timm:
+    model.safetensors, its state, for `timm.create_model(NAME, checkpoint_path=...)`.
+
+    Args:
+        model: trained; wrappers of torch around it are left out.
+        folder: is made anew: what was there is replaced when all is written.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: for a model of none of these libraries, or a folder in which somebody's other files are.
+
+    Example:
+        >>> save_native(nn.Linear(2, 2), "folder")
+        Traceback (most recent call last):
+        ValueError: `save_native`: `model` must be a model of transformers, sentence-transformers or timm, got Linear.
+    """
+    inner: Any = unwrap(model)
+    kind, folder = kind_of(inner), Path(folder)
+    if kind is None:
+        check.fail(
+            "save_native", "model", "a model of transformers, sentence-transformers or timm", type(inner).__name__
+        )
+    if folder.is_dir() and any(folder.iterdir()) and not any((folder / file).is_file() for file in _WRITTEN):
+        raise ValueError(f"`save_native`: the folder '{folder}' holds other files: choose another.")
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    if kind == "timm":
+        save_weights(inner.state_dict(), part / "model.safetensors")
+    elif kind == "st":
+        inner.save_pretrained(str(part), create_model_card=False)
+    else:
+        inner.save_pretrained(str(part))
+        _copy_beside(inner, part)
+    if folder.exists():
+        shutil.rmtree(folder)
+    part.replace(folder)
+    return folder
+
+
+_WRITTEN = ("config.json", "modules.json", "model.safetensors", "adapter_config.json")
+
+
+def _copy_beside(model: Any, folder: Path) -> None:
+    """Write the tokenizer and the processor from the folder that a model came from."""
+    source = _folder_of(model)
+    if source is None:
+        return
+    for file in hugging_face.PROCESSORS:
+        if (source / file).is_file():
+            shutil.copyfile(source / file, folder / file)
+    text = hugging_face.text_input(source)
+    if text is not None:
+        text.tokenizer.save_pretrained(str(folder))
+
+
+def _folder_of(model: Any) -> Path | None:
+    """Return the folder that a model of transformers came from, None where it came from none that is still there."""
+    name = getattr(_base(model), "name_or_path", "")
+    path = Path(name) if isinstance(name, str) and name else None
+    return path if path is not None and path.is_dir() else None
+
+
+def _base(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model

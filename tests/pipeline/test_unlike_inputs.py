@@ -260,6 +260,23 @@ def test_the_command_trains_and_measures_unlike_images(photos, factories, tmp_pa
     assert again.exit_code == 0, again.output
 
 
+def test_an_earlier_stages_student_is_held_to_its_own_part(photos, factories, tmp_path):
+    values = of_photos(photos, factories).model_dump(exclude_none=True)
+    stage = values["stages"].pop("s")
+    first = {"student": stage["teacher"], "terms": [{"key": "ce"}], "train": stage["train"]}
+    values["stages"] = {"teacher": first, "s": {**stage, "teacher": "teacher"}}
+    done = run(from_values(values, "test"), tmp_path / "run", trust=True)
+    assert done["teacher"].student.trained_on["shape"] == [3, 12, 12]
+    assert done["s"].student.trained_on["shape"] == [3, 6, 6]
+    assert measure(done["s"].student, done["s"].splits, teacher=done["s"].teacher).accuracy is not None
+    with pytest.raises(ValueError, match=r"was trained on images of .3, 6, 6.*, these are of .3, 8, 8."):
+        load_student(
+            tmp_path / "run",
+            lambda: sys.modules[factories].eye(6, 3, 2),
+            data=load_splits(from_values(values, "test").data),
+        )
+
+
 def test_one_call_takes_texts(texts, factories, tmp_path):
     bag = __import__(factories).bag
     splits = cg.data.load(texts / "texts.tsv", validation=6, test=8)

@@ -18,7 +18,7 @@ from congruence.config.problems import ConfigError
 from congruence.data import ImageInput, TextDataset, TextInput
 from congruence.data.datasets.model_facts import ModelFacts
 from congruence.evaluation import measure
-from congruence.pipeline import RunContext, build_stage, load_splits, load_student, run
+from congruence.pipeline import RunContext, build_stage, load_splits, load_student, run, taken
 
 FACTORIES = """
 import torch
@@ -169,7 +169,7 @@ def test_a_models_own_configuration_is_found_and_the_table_wins(photos, texts, f
     def input_of(model):
         return own if getattr(model, "body", None) is not None and model.fc.in_features == 9 else None
 
-    monkeypatch.setattr(models, "input_of", input_of, raising=False)
+    monkeypatch.setattr(models, "input_of", input_of)
     config = of_photos(photos, factories, 'stages.s.teacher.inputs={interpolation="bilinear"}')
     stage = config.stages["s"]
     bare = stage.teacher.model_copy(
@@ -180,13 +180,13 @@ def test_a_models_own_configuration_is_found_and_the_table_wins(photos, texts, f
     assert train.inputs["teacher"] == ImageInput(own.mean, own.std, size=(12, 12), interpolation="bilinear")
     assert train.inputs["student"].size == (6, 6)
     drawn = SimpleNamespace(is_drawn=lambda name: name == "cnn3")
-    monkeypatch.setattr(models, "input_of", lambda model: own, raising=False)
-    monkeypatch.setattr(models, "named", drawn, raising=False)
+    monkeypatch.setattr(models, "input_of", lambda model: own)
+    monkeypatch.setattr(taken, "named", drawn)
     student = stage.student.model_copy(update={"model": "cnn3", "factory": None, "options": {}, "inputs": None})
     config = config.model_copy(update={"stages": {"s": stage.model_copy(update={"student": student})}})
     train = build_stage(config, "s", RunContext(trust=True)).splits.train
     assert train.inputs["student"] == train.own_input
-    monkeypatch.setattr(models, "input_of", lambda model: TextInput(lambda texts: {}, max_length=3), raising=False)
+    monkeypatch.setattr(models, "input_of", lambda model: TextInput(lambda texts: {}, max_length=3))
     with pytest.raises(ValueError, match="The teacher takes texts, as the tokenizer of its model says, and the data"):
         build_stage(config, "s", RunContext(trust=True))
 

@@ -11,6 +11,7 @@ from torch import nn
 from congruence import data, models
 from congruence.core.inputs import STUDENT, TEACHER
 from congruence.data.datasets.texts import TextDataset
+from congruence.models import named
 from congruence.models.inputs import ImageInput, TextInput
 from congruence.models.teacher import called
 from congruence.models.tokenizers import load_tokenizer
@@ -107,9 +108,8 @@ def _own(taker: Taker) -> ImageInput | TextInput | None:
 
     What another library says of an architecture whose weights are drawn here binds nobody.
     """
-    find, named = getattr(models, "input_of", None), getattr(models, "named", None)
-    drawn = named is not None and taker.name is not None and named.is_drawn(taker.name)
-    return None if find is None or drawn else find(taker.model)
+    drawn = taker.name is not None and named.is_drawn(taker.name)
+    return None if drawn else models.input_of(taker.model)
 
 
 def _image_input(dataset: data.ImageDataset, who: str, taker: Taker) -> ImageInput:

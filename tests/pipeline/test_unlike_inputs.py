@@ -208,8 +208,20 @@ def test_each_of_several_teachers_has_its_own(photos, factories):
     values = of_photos(photos, factories).model_dump(exclude_none=True)
     stage = values["stages"]["s"]
     stage["student"] = {"anna": stage["student"], "bob": small}
-    with pytest.raises(ValueError, match=r"must take images alike, .*: 'anna' takes them with 6x6 .*'bob' with 4x4"):
+    with pytest.raises(ValueError, match=r"must take the data alike, .*: 'anna' takes it with 6x6 .*'bob' with 4x4"):
         build_stage(from_values(values, "test"), "s", RunContext(trust=True))
+
+
+def test_students_of_a_stage_share_a_tokenizer(texts, factories):
+    values = of_texts(texts, factories).model_dump(exclude_none=True)
+    small = values["stages"]["student"]["student"]
+    large = {**small, "inputs": {**small["inputs"], "tokenizer": str(texts / "large.json")}}
+    values["stages"]["student"]["student"] = {"anna": small, "bob": small}
+    inputs = next(iter(build_stage(from_values(values, "test"), "student", RunContext(trust=True)).train_loader))[0]
+    assert torch.equal(inputs["anna"]["input_ids"], inputs["bob"]["input_ids"])
+    values["stages"]["student"]["student"] = {"anna": small, "bob": large}
+    with pytest.raises(ValueError, match="The students of a stage must take the data alike"):
+        build_stage(from_values(values, "test"), "student", RunContext(trust=True))
 
 
 # Whole runs

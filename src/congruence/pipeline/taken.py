@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from torch import nn
@@ -76,13 +76,13 @@ def asked_of(
         asked = {name: _image_input(train, who[name], taker) for name, taker in takers.items()}
         if all(taken == train.own_input for taken in asked.values()):
             return {}
-        _same_of_students(asked, students)
     elif isinstance(train, TextDataset):
         asked = {name: _text_input(train, who[name], taker) for name, taker in takers.items()}
     else:
         return {}
     if not asked:
         return {}
+    _same_of_students(asked, students)
     if told:
         ways = (f"{who[name]} {_said(taken)}" for name, taken in asked.items())
         LOG.info("Each model takes the data its own way: %s.", "; ".join(ways))
@@ -137,15 +137,19 @@ def _image_input(dataset: data.ImageDataset, who: str, taker: Taker) -> ImageInp
     return ImageInput(taken.mean, taken.std) if at_home else taken
 
 
-def _same_of_students(asked: Mapping[str, ImageInput], students: Mapping[str, Taker]) -> None:
-    """Refuse students of one stage that take images differently: the run says once how they are prepared."""
+def _same_of_students(asked: Mapping[str, ImageInput | TextInput], students: Mapping[str, Taker]) -> None:
+    """Refuse students of one stage that take the data differently: the run says once how it is prepared."""
     first, *others = students or [""]
-    other = next((name for name in others if asked[name] != asked[first]), None)
+    other = next((name for name in others if _key(asked[name]) != _key(asked[first])), None)
     if other is not None:
         raise ValueError(
-            f"The students of a stage must take images alike, since its run says it of all in one place: '{first}' "
-            f"takes them with {_said(asked[first])}, '{other}' with {_said(asked[other])}. Give each a stage."
+            f"The students of a stage must take the data alike, since its run says it of all in one place: '{first}' "
+            f"takes it with {_said(asked[first])}, '{other}' with {_said(asked[other])}. Give each a stage."
         )
+
+
+def _key(taken: ImageInput | TextInput) -> Hashable:
+    return taken.key if isinstance(taken, TextInput) else taken
 
 
 def _text_input(dataset: TextDataset, who: str, taker: Taker) -> TextInput:

@@ -207,3 +207,23 @@ def test_a_stage_keeps_the_one_that_its_student_begins_as():
     )
     with pytest.raises(ValueError, match="its student begins as another stage's"):
         taught.with_teacher("file")
+
+
+def test_a_file_of_texts_is_named_as_a_folder_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    values = load_config("digits/kd").model_dump(exclude_none=True)
+    values["data"] = {"name": "texts.tsv", "validation": 5}
+    values["stages"]["student"]["student"]["inputs"] = {"tokenizer": "words.json", "max_length": 4}
+    config = from_values(values, "here")
+    assert config.data.name == str(tmp_path / "texts.tsv")
+    assert config.stages["student"].student.inputs.tokenizer == str(tmp_path / "words.json")
+
+
+def test_shared_caches_are_of_what_the_models_take(tmp_path):
+    def folder(*overrides):
+        config = load_config("digits/kd", ["stages.student.teacher_cache={views=2}", *overrides])
+        shared = config.with_teacher(tmp_path / "t.safetensors", cache=tmp_path)
+        return shared.stages["student"].teacher_cache.folder
+
+    taken = "stages.teacher.student.inputs={size=16}"
+    assert folder() == folder() != folder(taken) == folder(taken)

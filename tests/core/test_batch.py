@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from congruence.core.batch import Batch, grouped, parse, unpack
+from congruence.core.inputs import Inputs
 
 X, Y, I = torch.ones(4, 2), torch.arange(4), torch.arange(4) + 10  # noqa: E741
 
@@ -118,3 +119,10 @@ def test_labels_of_another_name_are_not_left_out_without_a_word(name):
         parse({"inputs": torch.ones(2, 3), name: torch.zeros(2)})
     assert parse({"inputs": torch.ones(2, 3), name: torch.zeros(2), "labels": torch.ones(2)}).labels is not None
     assert set(parse({name: torch.zeros(2), "x": torch.ones(2, 3)}).inputs) == {name, "x"}  # the model's own arguments
+
+
+def test_inputs_of_each_model_stay_what_they_are():
+    inputs = Inputs(teacher=X, student=Y)
+    assert parse(inputs).inputs is inputs
+    assert parse((inputs, Y)).inputs is inputs
+    assert unpack({"inputs": inputs, "labels": Y}).inputs is inputs

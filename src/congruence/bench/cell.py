@@ -19,6 +19,7 @@ from congruence.config.schema import RunConfig
 from congruence.config.tables import ModelConfig
 from congruence.core.content import same_content
 from congruence.core.files import read_lines, write_json
+from congruence.core.inputs import TEACHER
 from congruence.evaluation.embed import Embedded
 from congruence.evaluation.kept import KeptRows
 from congruence.evaluation.measure import embed_test, knows_classes, measured, of_seen, see
@@ -27,7 +28,7 @@ from congruence.evaluation.numbers import measured_in
 from congruence.evaluation.own import own_numbers
 from congruence.evaluation.stored import lacking
 from congruence.models.parameters import count_parameters
-from congruence.pipeline.build import build_teacher
+from congruence.pipeline.build import as_teachers_take, build_teacher
 from congruence.pipeline.context import RunContext
 from congruence.pipeline.stages import StageRun, run
 from congruence.pipeline.student import load_student
@@ -145,13 +146,15 @@ def measure_kept(cell: Cell, folder: Path, made: Made | None) -> Row:
             return before
     with _one_thread():
         context = RunContext().with_splits(cell.config.data)
-        teacher = build_teacher(cell.config, _taught_by_kept(cell), context)
+        stage = _taught_by_kept(cell)
+        teacher = build_teacher(cell.config, stage, context)
         if teacher is None or context.splits is None:
             raise ValueError(f"The row '{cell.row}' has no teacher.")
         facts = {"parameters": count_parameters(teacher)}
-        seen = see(teacher, context.splits, numbers, name="teacher", kept=_rows_of_teacher(folder))
-        classes = knows_classes(teacher, context.splits.train)
-        of = of_seen(seen._replace(test=seen.as_teacher(context.splits)))
+        splits = as_teachers_take(cell.config, stage, context.splits, {TEACHER: teacher})
+        seen = see(teacher, splits, numbers, name="teacher", kept=_rows_of_teacher(folder))
+        classes = knows_classes(teacher, splits.train)
+        of = of_seen(seen._replace(test=seen.as_teacher(splits)))
         row: Row = {}
         for number in numbers:
             row |= measured([number], None if number.last else of, facts=facts, classifies=classes)

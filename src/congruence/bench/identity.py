@@ -143,7 +143,8 @@ class Identities:
         key = _said(data)
         if key not in self._data:
             splits = self.splits(data)
-            augment = splits.train.augment if dataclasses.is_dataclass(splits.train.augment) else None
+            augment = getattr(splits.train, "augment", None)  # texts have none
+            augment = augment if dataclasses.is_dataclass(augment) else None
             self._data[key] = _short([[part.fingerprint() for part in splits], repr(augment)])
         return self._data[key]
 

@@ -161,15 +161,17 @@ def _number(weight: str | None) -> Any:
 
 def _other_classes(config: RunConfig, splits: Splits, trust: bool) -> str | None:
     """Say, in a clause, that the teacher tells other classes apart than the data has; None where it does not."""
+    from congruence.core.inputs import TEACHER
     from congruence.data.datasets.model_facts import ModelFacts
     from congruence.pipeline import RunContext, quick
-    from congruence.pipeline.build import build_teacher
+    from congruence.pipeline.build import as_teachers_take, build_teacher
 
     train = splits.train
     teacher = build_teacher(config, config.last, RunContext(splits, trust=trust))
     if teacher is None or train.classes is None:
         return None
-    return quick.knows_other_classes(teacher, train.batch([0]), ModelFacts.of(train))
+    shown = as_teachers_take(config, config.last, splits, {TEACHER: teacher}).train.batch([0])
+    return quick.knows_other_classes(teacher, shown, ModelFacts.of(train))
 
 
 def _model(name: str) -> dict[str, Any]:

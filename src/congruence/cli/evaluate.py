@@ -39,6 +39,7 @@ def evaluate(
 ) -> None:
     """Measure a student on the test set: accuracy, retrieval mAP, coherence with its teacher (GPCL), size, spread."""
     from congruence.cli.train import allow, measured_beside, table
+    from congruence.core.inputs import TEACHER
     from congruence.data.datasets.model_facts import ModelFacts, check_same_classes
     from congruence.evaluation.kept import KeptRows
     from congruence.evaluation.measure import knows_classes, measure_seen, run_numbers, see
@@ -59,7 +60,7 @@ def evaluate(
             check_same_classes(student, ModelFacts.of(splits.train))
     kept = KeptRows(directory.teacher_rows) if directory.path.is_dir() else None
     taught = {
-        name: see(teacher, splits, run_numbers(), name=called(name), device=device, kept=kept)
+        name: see(teacher, splits, run_numbers(), name=name, kind=TEACHER, device=device, kept=kept)
         for name, teacher in made.teachers.items()
     }
     beside = {name: seen.as_teacher(splits) for name, seen in taught.items()}
@@ -68,7 +69,7 @@ def evaluate(
         columns |= measured_beside(seen, numbers, beside, name, classifies=classifies)
         beside = {of: rows._replace(left_out="") for of, rows in beside.items()}  # which has been told
     for name, seen in taught.items():
-        known = knows_classes(seen.model, splits.train)
+        known = knows_classes(seen.model, splits.train, name)
         columns[called(name)] = measure_seen(seen, run_numbers(), classifies=known).to_dict()
     typer.echo(json.dumps(columns, indent=2) if as_json else table(columns, title="test set", detail=True))
 
@@ -105,7 +106,7 @@ def _made(
         raise ValueError(f"--weights is for one student, this run has {len(stage.students())}.")
     context = RunContext(teachers=teachers, trust=trust).with_splits(config.data)
     made = build_models(config, config.last, context)
-    splits = context.loaded(config.data)
+    splits = made.splits
     for name, module in made.students.items():
         path = Path(weights) if weights else directory.student_file(name, last=last)
         load_into(module, load_weights(path), source=f"'{path}'")

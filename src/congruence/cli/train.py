@@ -81,14 +81,14 @@ def _balanced(metrics: Path) -> dict[str, float]:
 
 def _taught(ended: StageRun, directory: RunDirectory, device: str) -> dict[str, Seen]:
     """Return what each teacher gives of the images, found in the run's folder or kept there."""
+    from congruence.core.inputs import TEACHER
     from congruence.evaluation.kept import KeptRows
     from congruence.evaluation.measure import run_numbers, see
-    from congruence.models.teacher import called
     from congruence.training.distributed import pick_device
 
     kept, on = KeptRows(directory.teacher_rows), pick_device(device)
     return {
-        name: see(teacher, ended.splits, run_numbers(), name=called(name), device=on, kept=kept)
+        name: see(teacher, ended.splits, run_numbers(), name=name, kind=TEACHER, device=on, kept=kept)
         for name, teacher in ended.teachers.items()
     }
 
@@ -145,7 +145,7 @@ def _tested(
         tested |= measured("last")
         load_into(student, best, source="the best epoch")
     for of, teacher in teachers.items():
-        known = knows_classes(teacher.model, train)
+        known = knows_classes(teacher.model, train, of)
         tested[called(of)] = measure_seen(teacher, run_numbers(), classifies=known).to_dict()
     tested = {column: {**before.get(column, {}), **values} for column, values in tested.items()}
     write_json(path, tested)

@@ -211,5 +211,7 @@ def _keys(table: KeyPath) -> Iterable[str]:
     }
     if table and table[-1] == "@photo":
         return tuple(training.PhotoAugmentConfig.model_fields)
+    if table and table[-1] == "inputs" and len(table) > 3:
+        return tuple(parts.InputsConfig.model_fields)
     schema_path = tuple("*" if depth == 1 else part for depth, part in enumerate(table) if not part.startswith("@"))
     return tuple(tables.get(schema_path, parts.ModelConfig).model_fields)

@@ -257,6 +257,8 @@ class RunConfig(Table):
             shared = shown[:-1] if stage.teacher_cache.seed is not None else shown
             views = sorted({view for term in stage.terms for view in term.term().needs.views} - {"main"})
             shared += [views] if views else []
+            takers = [model.inputs for model in (teacher, *stage.students().values())]
+            shared += [takers] if any(takers) else []
             folder = cache / f"cache-{hashlib.sha256(repr(shared).encode()).hexdigest()[:12]}"
             changed["teacher_cache"] = stage.teacher_cache.model_copy(update={"folder": absolute(str(folder))})
         return self._with({self.last: stage.model_copy(update=changed)})

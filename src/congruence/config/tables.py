@@ -12,11 +12,23 @@ from congruence.config.base import Count, Table, Whole, absolute
 from congruence.config.problems import Problems, expected, one_by_one
 from congruence.data.sources.catalogue import sources
 from congruence.data.sources.table import IMAGE_FOLDER
+from congruence.data.sources.texts import is_texts
 from congruence.methods.rows import current_parts
 from congruence.models import named
 
 Sides = Count | Annotated[tuple[Count, Count], Field(strict=False)]
 Channels = Annotated[tuple[float, ...], Field(strict=False, min_length=1)]
+
+
+def wrong_moments(mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> list[tuple[str, str]]:
+    """Return (key, sentence) for what is wrong with a mean and a deviation."""
+    problems = []
+    if (mean is None) != (std is None):
+        missing, given = ("mean", "std") if mean is None else ("std", "mean")
+        problems.append((missing, f"expected numbers too where `{given}` is given."))
+    if std is not None and min(std) <= 0:
+        problems.append(("std", f"expected numbers > 0, got {list(std)}."))
+    return problems
 
 
 class DataConfig(Table):
@@ -49,6 +61,8 @@ class DataConfig(Table):
         if name in sources() or name == IMAGE_FOLDER:
             return name
         path = Path(name).expanduser()
+        if is_texts(path):
+            return str(path.absolute())
         # What looks like a path may be a folder that is yet to come; anything else is a name written wrongly.
         if not path.is_dir() and path.name == name:
             raise ValueError(expected((*sources(), IMAGE_FOLDER), name, what="a folder or one of "))
@@ -56,16 +70,40 @@ class DataConfig(Table):
 
     @model_validator(mode="after")
     def _together(self) -> Self:
-        problems = []
-        if (self.mean is None) != (self.std is None):
-            missing = "mean" if self.mean is None else "std"
-            problems.append(
-                (missing, f"expected numbers too where `{'std' if missing == 'mean' else 'mean'}` is given.")
-            )
-        if self.std is not None and min(self.std) <= 0:
-            problems.append(("std", f"expected numbers > 0, got {list(self.std)}."))
+        problems = wrong_moments(self.mean, self.std)
         if self.resize is not None and self.stream is False:
             problems.append(("resize", f"expected none where `stream` is false, got {self.resize}."))
+        if problems:
+            raise Problems(problems)
+        return self
+
+
+class InputsConfig(Table):
+    """How a model takes its samples, where that is not as the data is; what is not said its own configuration says.
+
+    Of images: `size`, `mean` and `std` (of images scaled to [0, 1]) and `interpolation`, all applied to the pixels of
+    the data, augmented. Of texts: `tokenizer`, a folder or a tokenizer.json of the Hugging Face libraries or a JSON
+    file of words and their numbers, and `max_length`, to which all are cut or padded.
+    """
+
+    size: Sides | None = None
+    mean: Channels | None = None
+    std: Channels | None = None
+    interpolation: Literal["bilinear", "bicubic"] | None = None
+    tokenizer: str | None = None
+    max_length: Count | None = None
+
+    _tokenizer = field_validator("tokenizer")(absolute)
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        problems = wrong_moments(self.mean, self.std)
+        if self.mean is not None and self.std is not None and len(self.mean) != len(self.std):
+            problems.append(("std", f"expected {len(self.mean)} numbers, as the mean has, got {len(self.std)}."))
+        images = [key for key in ("size", "mean", "std", "interpolation") if getattr(self, key) is not None]
+        texts = [key for key in ("tokenizer", "max_length") if getattr(self, key) is not None]
+        if images and texts:
+            problems.append((texts[0], f"expected none beside `{images[0]}`, which is of images, got one."))
         if problems:
             raise Problems(problems)
         return self
@@ -81,6 +119,7 @@ class ModelConfig(Table):
     `start` is a file of a network trained on other classes, whose Linear layers are left out where they do not fit.
     `start_stage` is an earlier stage ("STAGE/NAME" of several students) with whose student's weights it begins.
     `unchecked = true` takes a teacher's weights from a run whatever images and classes that was trained on.
+    `inputs` says how it takes the samples, where that is not as the data is.
     """
 
     model: str | None = None
@@ -90,6 +129,7 @@ class ModelConfig(Table):
     start_stage: str | None = None
     unchecked: bool = False
     options: dict[str, Any] = Field(default_factory=dict)
+    inputs: InputsConfig | None = None
 
     _weights = field_validator("weights", "start")(absolute)
 

@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from congruence.core.devices import tensors, to_device
 from congruence.core.host_values import move_with_values
+from congruence.core.inputs import Inputs
 
 _LABELS = ("labels", "label")  # the first that a mapping has
 _MISNAMED = ("target", "targets", "y", "class", "classes")  # which would be left out without a word
@@ -66,9 +67,9 @@ class Batch:
 def parse(value: Any) -> Batch:
     """Take an item of a dataset, or a batch of such items, apart: the parts are as they were given.
 
-    `x`; `(x,)`; `(x, y)`; `(x, y, index)`, where an item may go on; or a mapping. A mapping may hold "labels" (or
-    "label"), "index" and "views". Where it holds "inputs", what else it holds is left out; of any other mapping all the
-    rest is the model's inputs, as text models have them.
+    `x`, `Inputs` among them; `(x,)`; `(x, y)`; `(x, y, index)`, where an item may go on; or a mapping. A mapping may
+    hold "labels" (or "label"), "index" and "views". Where it holds "inputs", what else it holds is left out; of any
+    other mapping all the rest is the model's inputs, as text models have them.
 
     Raises:
         ValueError: where there is nothing in it, or its labels have another name.
@@ -78,6 +79,8 @@ def parse(value: Any) -> Batch:
         >>> batch.inputs, batch.labels
         ({'input_ids': [3, 1]}, 0)
     """
+    if isinstance(value, Inputs):
+        return Batch(value)
     if isinstance(value, Mapping):
         apart = (*_LABELS, "index", "views")
         rest = {key: part for key, part in value.items() if key not in apart}

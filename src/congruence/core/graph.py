@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.autograd.graph import Node
 from torch.utils.checkpoint import CheckpointFunction
 
+_WITHOUT = ("NotImplemented", "torch::autograd::Error")  # of an operation that has no derivative
+
 
 def nodes(tensors: Sequence[Tensor]) -> Iterator[Node]:
     """Yield the nodes that the backward of some tensors goes through, each once.
@@ -22,6 +24,53 @@ def nodes(tensors: Sequence[Tensor]) -> Iterator[Node]:
     while stack:
         node = stack.pop()
         if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            stack += [before for before, _ in node.next_functions]
+
+
+def leaves(tensors: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Yield the tensors, parameters as a rule, to which some tensors give a gradient, each once.
+
+    Example:
+        >>> import torch
+        >>> weight = torch.ones(2, requires_grad=True)
+        >>> [leaf is weight for leaf in leaves([weight.exp()])], list(leaves([weight.exp().detach()]))
+        ([True], [])
+    """
+    yield from (tensor for tensor in tensors if tensor.requires_grad and tensor.grad_fn is None)
+    for node in _passing(tensors):
+        leaf = getattr(node, "variable", None)
+        if leaf is not None:
+            yield leaf
+
+
+def leads_to(tensors: Sequence[Tensor], sources: Sequence[Tensor]) -> bool:
+    """Whether a gradient goes from any of some tensors to any of the sources.
+
+    Example:
+        >>> import torch
+        >>> hidden = torch.ones(2, requires_grad=True) * 2
+        >>> leads_to([hidden.exp()], [hidden]), leads_to([hidden.detach().exp()], [hidden])
+        (True, False)
+    """
+    ends = {tensor.grad_fn for tensor in sources if tensor.grad_fn is not None}
+    ids = {id(tensor) for tensor in sources}
+    if any(id(tensor) in ids for tensor in tensors):
+        return True
+    return any(node in ends or id(getattr(node, "variable", None)) in ids for node in _passing(tensors))
+
+
+def _passing(tensors: Sequence[Tensor]) -> Iterator[Node]:
+    """Yield the nodes as `nodes` does, but none behind an operation that has no derivative.
+
+    Torch gives such an operation (a quantised one) a node that passes nothing on.
+    """
+    stack: list[Node | None] = [tensor.grad_fn for tensor in tensors]
+    seen: set[Node] = set()
+    while stack:
+        node = stack.pop()
+        if node is not None and node not in seen and not node.name().endswith(_WITHOUT):
             seen.add(node)
             yield node
             stack += [before for before, _ in node.next_functions]

@@ -3,10 +3,12 @@
 from congruence.data.augment.crops import Augment, normalize, pad_crop_flip
 from congruence.data.augment.photos import PhotoAugment
 from congruence.data.datasets.arrays import ArrayDataset, keep_labels
+from congruence.data.datasets.batched import BatchDataset
 from congruence.data.datasets.facts import DataFacts, facts
 from congruence.data.datasets.files import FileDataset
 from congruence.data.datasets.images import ImageDataset
 from congruence.data.datasets.indexed import indexed
+from congruence.data.datasets.texts import TextDataset
 from congruence.data.loading.batches import Loader, Sampler
 from congruence.data.loading.loader import loader
 from congruence.data.loading.samplers import ClassUniformSampler, SuperclassUniformSampler
@@ -26,6 +28,7 @@ __all__ = [
     "ArrayDataset",
     "Augment",
     "Available",
+    "BatchDataset",
     "ClassUniformSampler",
     "DataFacts",
     "FileDataset",
@@ -38,6 +41,7 @@ __all__ = [
     "Source",
     "Splits",
     "SuperclassUniformSampler",
+    "TextDataset",
     "TextInput",
     "available",
     "data_root",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from congruence.core import check
 from congruence.core.batch import why_no_index
-from congruence.core.inputs import STUDENT, TEACHER
+from congruence.core.inputs import STUDENT, TEACHER, check_rows_agree, inputs_of
 from congruence.distiller.recall import StoredTeacher
 from congruence.methods.term import Term
 from congruence.models.layers import is_unflattened
@@ -122,6 +122,13 @@ def _in_common(teacher: nn.Module, student: nn.Module) -> dict[str, nn.Parameter
             f"in training mode for the other: {way}"
         )
     return common_parameters(teacher, student)
+
+
+def examples_of(example: Any, students: Iterable[str], teachers: Iterable[str]) -> dict[str, Any]:
+    """Return what each model takes of an example."""
+    check_rows_agree(example)
+    kinds = dict.fromkeys(students, STUDENT) | dict.fromkeys(teachers, TEACHER)
+    return {name: inputs_of(example, name, kind) for name, kind in kinds.items()}
 
 
 def only(by_name: Mapping[str, Any], what: str) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from congruence.core import check
 from congruence.core.devices import to_device
-from congruence.core.inputs import STUDENT, TEACHER, check_rows_agree, inputs_of
+from congruence.core.inputs import TEACHER, inputs_of
 from congruence.core.numerics import widen
 from congruence.data.datasets.facts import DataFacts
 from congruence.distiller import arguments
@@ -24,6 +24,7 @@ from congruence.distiller.balance import Balance
 from congruence.distiller.bindings import Binding, bind, described, for_models, logits_paths, probed_in_evaluation
 from congruence.distiller.captured import Captured, Output
 from congruence.distiller.forwards import describe_sample, forwards, forwards_beside, read
+from congruence.distiller.gradient_cuts import GradientCuts
 from congruence.distiller.recall import StoredTeacher
 from congruence.distiller.signals import Shared, check_needs, embedded, features_of, loss_of, rerunner, without_gradient
 from congruence.distiller.sitting_out import SittingOut
@@ -95,7 +96,12 @@ class Distiller(nn.Module):
         self._taps = {name: Taps(module, name=name) for name, module in students.items()}
         for taps in self._taps.values():
             taps.may_drop = True
-        self._sitting_out, self._averaging, self._unmoved = SittingOut(), Averaging(), Unmoved()
+        self._sitting_out, self._averaging, self._unmoved, self._cuts = (
+            SittingOut(),
+            Averaging(),
+            Unmoved(),
+            GradientCuts(),
+        )
         self._readers: dict[str, Taps | Teacher] = dict(self._taps)
         self._taps |= {name: teacher.taps for name, teacher in self.teachers.items()}
         self._readers |= self.teachers
@@ -114,9 +120,7 @@ class Distiller(nn.Module):
             raise ValueError("`Distiller.build`: the layers are found already; make a new Distiller for other ones.")
         like = next((p for p in self.students.parameters() if p.is_floating_point()), torch.empty(0))
         example = to_device(example, like.device)
-        check_rows_agree(example)
-        kinds = dict.fromkeys(self.students, STUDENT) | dict.fromkeys(self.teachers, TEACHER)
-        of_model = {name: inputs_of(example, name, kind) for name, kind in kinds.items()}
+        of_model = arguments.examples_of(example, self.students, self.teachers)
         for name, taps in self._taps.items():
             taps.probe(of_model[name], training=name not in self.teachers)
         in_evaluation = probed_in_evaluation({name: self._taps[name] for name in self.students}, of_model)
@@ -187,25 +191,17 @@ class Distiller(nn.Module):
         terms = self._active()
         active = [self.bindings[term.name] for term in terms]
         caches = self.caches if self.training else {}  # they hold the training images
-        for each in given.values():
-            check_rows_agree(each)
         if index is not None and (caches or any(binding.method.needs.index for binding in active)):
             arguments.check_index(index)
         recall = {name: cache.at(index, self.clock.epoch, self.taught_by(name)) for name, cache in caches.items()}
-        tensors, outputs = forwards_beside(
-            [self.bindings[term.name] for term in terms if not term.watched],
-            [self.bindings[term.name] for term in terms if term.watched],
-            functools.partial(
-                forwards,
-                given=given,
-                readers=self._readers,
-                examples=self._examples,
-                recall=recall,
-                micro_batch=micro_batch,
-            ),
-            self.students,
-        )
-        return Captured(tensors, outputs, given, labels, index, micro_batch, tuple(self.teachers))
+        teaching, watching = ([self.bindings[t.name] for t in terms if t.watched is side] for side in (False, True))
+        of_batch: dict[str, Any] = {"given": given, "recall": recall, "micro_batch": micro_batch}
+        run = functools.partial(forwards, readers=self._readers, examples=self._examples, **of_batch)
+        tensors, outputs = forwards_beside(teaching, watching, run, self.students)
+        captured = Captured(tensors, outputs, given, labels, index, micro_batch, tuple(self.teachers))
+        if self.training and torch.is_grad_enabled():
+            self._cuts.look(captured, teaching, self._taps, self.terms, self.clock)
+        return captured
 
     def _active(self) -> list[Term]:
         active = [term for term in self.terms if term.active(self.clock)]

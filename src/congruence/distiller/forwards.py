@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from congruence.core.devices import row_count
-from congruence.core.inputs import STUDENT, TEACHER, inputs_of
+from congruence.core.inputs import STUDENT, TEACHER, check_rows_agree, inputs_of
 from congruence.distiller.as_found import as_found
 from congruence.distiller.bindings import Binding
 from congruence.distiller.micro import in_chunks
@@ -103,6 +103,8 @@ def forwards(
     """
     tensors: dict[Key, Tensor] = {}
     outputs: dict[tuple[str, str], Any] = {}
+    for inputs in given.values():
+        check_rows_agree(inputs)
     for (model, view), paths in paths_to_read(bindings, given).items():
         if not runs(model, view):
             continue

@@ -6,6 +6,7 @@ import contextlib
 import logging
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +14,8 @@ from torch import Tensor, nn
 from congruence.core.allocator import memory_kept
 from congruence.core.devices import row_count, take_rows, to_device
 from congruence.core.inputs import STUDENT, TEACHER, inputs_of
+from congruence.data.datasets.batched import BatchDataset
 from congruence.data.datasets.facts import declared_classes
-from congruence.data.datasets.images import ImageDataset
 from congruence.data.datasets.model_facts import ModelFacts, check_prepared
 from congruence.data.loading.loader import loader as batches_of
 from congruence.data.loading.source import BatchSource
@@ -29,10 +30,12 @@ from congruence.models.memory_order import prefers_channels_last
 from congruence.models.parameters import is_quantized
 from congruence.models.projectors import rows
 from congruence.models.taps import Taps
+from congruence.models.teacher import called
 from congruence.models.untaught import is_untaught
 
 LOG = logging.getLogger("congruence")
 _EXAMPLE = 4  # images on which it is found out how a model can be read
+_TOLD: WeakSet[nn.Module] = WeakSet()  # models of which it was said that their output is measured as their embedding
 
 
 class Embedded(NamedTuple):
@@ -97,13 +100,12 @@ def embed_all(
 
     Where batches hold `Inputs`, each model takes its own, or the teachers' where it is among these, else the students'.
     """
-    facts = ModelFacts.of(loader)
-    for model in models.values():
-        check_prepared(model, facts)
     readers = {
         name: _Reader(model, layers[name], name, device, TEACHER if name in teachers else STUDENT)
         for name, model in models.items()
     }
+    for name, model in models.items():
+        check_prepared(model, ModelFacts.of(loader, name, readers[name].kind))
     with contextlib.ExitStack() as stack:
         stack.enter_context(memory_kept())
         for model in models.values():
@@ -115,25 +117,27 @@ def embed_all(
 @torch.no_grad()
 def embed_images(
     model: nn.Module,
-    images: ImageDataset,
+    images: BatchDataset,
     *,
     name: str = "model",
+    kind: str = STUDENT,
     device: str | torch.device | None = None,
     kept: KeptRows | None = None,
 ) -> Embedded:
-    """Embed all images of a dataset as `embed` does, in batches that suit the device, or find what was kept of it.
+    """Embed all samples of a dataset as `embed` does, in batches that suit the device, or find what was kept of it.
 
     Args:
         model: as of `embed`.
         images: in their order.
-        name: of the model, in sentences.
+        name: of the model, in sentences and among the `Inputs` of a batch.
+        kind: "student" or "teacher", whose inputs it takes where there are none of its name.
         device: as of `embed`.
         kept: where rows are looked for, and kept. A model whose content cannot be read has none there.
     """
-    reader = _Reader(model, None, name, device)
+    reader = _Reader(model, None, name, device, kind)
     size = batch_of(reader.device)
     loader = batches_of(images, batch_size=size, shuffle=False)
-    check_prepared(model, ModelFacts.of(loader))
+    check_prepared(model, ModelFacts.of(loader, name, reader.kind))
     with contextlib.ExitStack() as stack:
         stack.enter_context(memory_kept())
         stack.enter_context(evaluating(model))
@@ -152,7 +156,7 @@ def embed_images(
                 kept.keep(identity, embedded.tensors())
             else:
                 embedded = reader.found(rows)
-    return _of_classes({name: embedded}, loader, embedded.labels)[name]
+    return _of_classes({reader.taps.name: embedded}, loader, embedded.labels)[reader.taps.name]
 
 
 def _read(readers: Iterable[_Reader], loader: Iterable[Any], stack: contextlib.ExitStack) -> Tensor | None:
@@ -205,8 +209,10 @@ class _Reader:
     ) -> None:
         first = next(model.parameters(), None)
         self.device = torch.device(device) if device is not None else first.device if first is not None else None
-        self.taps = Taps(model if device is None else model.to(self.device), name=name)
-        self.layer, self.name, self.kind = layer, name, TEACHER if name == TEACHER else kind
+        self.kind = TEACHER if name == TEACHER else kind
+        called_so = called(name) if self.kind == TEACHER else name
+        self.taps = Taps(model if device is None else model.to(self.device), name=called_so)
+        self.layer, self.name = layer, name
         self.paths: tuple[str, str | None] | None = None
         self.left_out = ""
         self.channels_last = False
@@ -258,10 +264,20 @@ class _Reader:
         heads = self.taps.defaults.made_of
         if heads and all(is_untaught(self.taps.module(head)) for head in heads):
             logits, self.left_out = None, f"no term taught the {self.taps.name}'s {', '.join(sorted(map(repr, heads)))}"
-        paths = (self.taps.default("features") if self.layer is None else self.layer, logits)
+        paths = (self._features(logits) if self.layer is None else self.layer, logits)
         self.taps.require([path for path in paths if path is not None])
         self.taps.layout(paths[0], "read a layer that gives one row a sample")
         return paths
+
+    def _features(self, logits: str | None) -> str:
+        """Return the layer of the embedding; of a model whose layers no hook reaches, what it says of classes."""
+        if self.taps.closed and self.taps.defaults.features is None and logits is not None:
+            if self.taps.model not in _TOLD:
+                _TOLD.add(self.taps.model)
+                text = "The %s's embedding cannot be read, because %s: its '%s' is measured in its place."
+                LOG.warning(text, self.taps.name, self.taps.closed, logits)
+            return logits
+        return self.taps.default("features")
 
     def identity(self) -> dict[str, Any] | None:
         """Return what decides the rows beside the images; None of a model whose content cannot be read."""

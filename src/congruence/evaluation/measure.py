@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from congruence.data.datasets.images import ImageDataset
+from congruence.core.inputs import STUDENT, TEACHER, inputs_of
+from congruence.data.datasets.batched import BatchDataset
 from congruence.data.datasets.model_facts import ModelFacts, check_same_classes, other_classes, remembered
 from congruence.data.sources.load import Splits
 from congruence.evaluation.embed import Embedded, beside, embed, embed_images, tell_left_out
@@ -18,6 +19,7 @@ from congruence.evaluation.kept import KeptRows
 from congruence.evaluation.number import Number, Value
 from congruence.evaluation.numbers import measured_in, numbers_in
 from congruence.models.parameters import count_parameters
+from congruence.models.teacher import called
 
 OTHER_CLASSES = "the teacher knows other classes"
 
@@ -69,7 +71,8 @@ def see(
     splits: Splits,
     numbers: Iterable[Number] = (),
     *,
-    name: str = "student",
+    name: str = STUDENT,
+    kind: str = STUDENT,
     device: str | torch.device | None = None,
     kept: KeptRows | None = None,
 ) -> Seen:
@@ -79,15 +82,18 @@ def see(
         model: a student, or a teacher.
         splits: the data.
         numbers: that will be measured of the model.
-        name: of the model, in sentences.
+        name: of the model, in sentences and among the `Inputs` of a batch.
+        kind: "student" or "teacher", whose inputs it takes where there are none of its name.
         device: to which the model is moved; None for where it is.
         kept: where rows of the model are looked for, and kept.
     """
-    test = embed_images(model, splits.test, name=name, device=device, kept=kept)
+    kind = TEACHER if name == TEACHER else kind
+    asked: dict[str, Any] = {"name": name, "kind": kind, "device": device, "kept": kept}
+    test = embed_images(model, splits.test, **asked)
     train = None
     if any("database" in number.needs for number in numbers):
-        train = embed_images(model, splits.train, name=name, device=device, kept=kept)
-    return Seen(model, test, train, name)
+        train = embed_images(model, splits.train, **asked)
+    return Seen(model, test, train, called(name) if kind == TEACHER else name)
 
 
 def measure(
@@ -189,8 +195,8 @@ def of_seen(seen: Seen, teacher: Embedded | None = None, *, classifies: bool = T
     return beside(seen.test, teacher, database=seen.train)
 
 
-def knows_classes(model: nn.Module, part: ImageDataset) -> bool:
-    """Whether a model tells apart the classes of some images, by their names where these are known, and their number.
+def knows_classes(model: nn.Module, part: BatchDataset, name: str = TEACHER) -> bool:
+    """Whether a teacher tells apart the classes of some samples, by their names where known, and their number.
 
     Example:
         >>> from congruence.data import ArrayDataset
@@ -199,10 +205,10 @@ def knows_classes(model: nn.Module, part: ImageDataset) -> bool:
         >>> [knows_classes(nn.Sequential(nn.Flatten(), nn.Linear(4, width)), part) for width in (2, 1000)]
         [True, False]
     """
-    return _same_classes(model, part, embed(model, [part.batch(range(min(2, len(part))))]))
+    return _same_classes(model, part, embed(model, [inputs_of(part.example(), name, TEACHER)]))
 
 
-def _same_classes(model: nn.Module, part: ImageDataset, found: Embedded) -> bool:
+def _same_classes(model: nn.Module, part: BatchDataset, found: Embedded) -> bool:
     known = remembered(model)
     if known is not None and other_classes(known[0], ModelFacts.of(part)) is not None:
         return False

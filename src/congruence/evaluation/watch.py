@@ -15,6 +15,7 @@ from congruence import data
 from congruence.core import check, ranks
 from congruence.core.rng import untouched
 from congruence.data.datasets import split
+from congruence.data.datasets.batched import BatchDataset
 from congruence.data.loading.source import BatchSource
 from congruence.distiller import Distiller
 from congruence.evaluation.channels import batch_of
@@ -172,7 +173,7 @@ def term_losses(distiller: Distiller, loader: Iterable[Any]) -> dict[str, float]
 
 
 def diagnostic_loader(
-    dataset: data.ImageDataset,
+    dataset: BatchDataset,
     samples: int | None = 1000,
     *,
     seed: int = 0,

@@ -17,6 +17,8 @@ from congruence.models.evaluating import set_mode
 from congruence.models.layers import LayerError, Layers, unwrap
 from congruence.models.neutral import unchanged
 
+_WHOLE = (torch.int32, torch.int64)
+
 
 def call(model: nn.Module, inputs: Any) -> Any:
     """Run `model` on a tensor (or packed sequences), on a tuple or list of arguments, or on a mapping by keyword.
@@ -66,10 +68,11 @@ def version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
-def dry_forward(layers: Layers, example: Any, *, training: bool) -> Any:
-    """Run the plain model once without gradient; it, the example and the generators are as before afterwards.
+def dry_forward(layers: Layers, example: Any, *, training: bool, gradients: bool = False) -> Any:
+    """Run the plain model once; it, the example and the generators are as before afterwards.
 
-    What the forward changed in the model and got back is noted in `layers.scratch`, see there.
+    What the forward changed in the model and got back is noted in `layers.scratch`, see there. A graph is made with
+    `gradients` alone.
 
     Raises:
         ValueError: one sentence with the model's name, the error's text and the example's shapes.
@@ -79,7 +82,7 @@ def dry_forward(layers: Layers, example: Any, *, training: bool) -> Any:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(rng.untouched())
         stack.enter_context(unchanged(layers.inner, layers.scratch, parameters=training))
-        stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.set_grad_enabled(gradients))
         # Re-entrant checkpointing warns that nothing needs gradient, which is so in a dry run.
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", message="None of the inputs have requires_grad=True")
@@ -89,11 +92,22 @@ def dry_forward(layers: Layers, example: Any, *, training: bool) -> Any:
         except LayerError:
             raise
         except Exception as error:
-            text = " ".join(str(error).split()) or type(error).__name__
+            text = (" ".join(str(error).split()) or type(error).__name__) + _beyond(error, example)
             raise ValueError(
                 f"The {layers.name}'s forward on the example {describe(example)} failed with "
                 f"{type(error).__name__}: {text}"
             ) from error
+
+
+def _beyond(error: Exception, example: Any) -> str:
+    """Say how large the numbers of an example are, where one may lie beyond a model's vocabulary or positions."""
+    if not isinstance(error, IndexError) or not isinstance(example, Mapping):
+        return ""
+    whole = {
+        name: rows for name, rows in example.items() if isinstance(rows, Tensor) and rows.dtype in _WHOLE and len(rows)
+    }
+    largest = ", ".join(f"{int(rows.max())} in {name}" for name, rows in whole.items())
+    return f" (the largest numbers are {largest}: does its vocabulary reach as far?)" if largest else ""
 
 
 def _beside(model: nn.Module, example: Any) -> Any:

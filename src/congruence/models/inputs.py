@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,6 +20,8 @@ _CHECKS: Mapping[str, check.Constraint] = {
     "interpolation": check.Choice(("bilinear", "bicubic")),
     "max_length": check.COUNT,
 }
+# What a tokenizer of transformers says outside its backend.
+_BESIDE = ("pad_token", "padding_side", "truncation_side", "model_input_names")
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,8 @@ class ImageInput:
         numbers = images.to(torch.float32)
         if self.size is not None and tuple(images.shape[2:]) != self.size:
             numbers = interpolate(numbers, self.size, mode=self.interpolation, antialias=True).clamp_(0, 255)
-        centre, scale = to_device(torch.tensor([self.mean, self.std]), images.device)[..., None, None]
+        moments = torch.tensor([self.mean, self.std], dtype=torch.float32)
+        centre, scale = to_device(moments, images.device)[..., None, None]
         return numbers.div_(255).sub_(centre).div_(scale)
 
     def describe(self) -> dict[str, Any]:
@@ -139,6 +143,15 @@ class TextInput:
         given = tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
         return dict(given)
 
+    @functools.cached_property
+    def key(self) -> Hashable:
+        """What is equal only for two that cut texts alike: by content where that can be read, else by identity."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", self.tokenizer)
+        if not callable(getattr(backend, "to_str", None)):
+            return id(self.tokenizer), self.max_length
+        beside = [getattr(self.tokenizer, name, None) for name in _BESIDE]
+        return _content(self.tokenizer), type(self.tokenizer).__name__, repr(beside), self.max_length
+
     def describe(self) -> dict[str, Any]:
         """Return it as plain values, which tell it from others."""
         return {"tokenizer": _content(self.tokenizer), "max_length": self.max_length}
@@ -148,7 +161,11 @@ def _content(tokenizer: Any) -> str:
     """Return a hash of what a tokenizer does, or a function's name."""
     backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
     if callable(getattr(backend, "to_str", None)):
-        return hashlib.sha256(backend.to_str().encode()).hexdigest()[:16]
+        text = backend.to_str()
+        if backend is not tokenizer:  # each call of a tokenizer of transformers leaves its own cut and padding there
+            settings = {key: value for key, value in json.loads(text).items() if key not in ("padding", "truncation")}
+            text = json.dumps(settings, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
     if callable(getattr(tokenizer, "get_vocab", None)):
         vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
         return hashlib.sha256(f"{type(tokenizer).__name__} {vocabulary}".encode()).hexdigest()[:16]

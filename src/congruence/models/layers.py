@@ -87,7 +87,7 @@ def _without_layers(module: nn.Module) -> str:
     if isinstance(module, OnnxModel):
         return "an ONNX file"
     if isinstance(module, torch.fx.GraphModule) and not _runs_parts(module):
-        return "an exported graph"
+        return "an exported graph (torch.export.unflatten(program) gives one with layers)"
     return ""
 
 

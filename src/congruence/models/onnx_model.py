@@ -52,12 +52,8 @@ class OnnxModel(nn.Module):
         super().__init__()
         if not (threads is None or check.COUNT.accepts(threads)):
             check.fail("OnnxModel", "threads", "None or a whole number >= 1", repr(threads))
-        self._session = _Session(Path(path).expanduser().absolute(), threads)
-
-    @property
-    def path(self) -> Path:
-        """The file."""
-        return self._session.path
+        self.path = Path(path).expanduser().absolute()
+        self._session = _Session(self.path, threads)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -113,8 +109,8 @@ class OnnxModel(nn.Module):
 
     def _run(self, fed: dict[str, Any]) -> list[Any]:
         """Run the file over a batch, in chunks where it has a batch size of its own."""
-        sizes = {each.name: each.shape[0] if each.shape else None for each in self._session.opened.get_inputs()}
-        rows = {name: len(array) if array.ndim else None for name, array in fed.items()}
+        sizes = {each.name: each.shape[0] if each.shape else 0 for each in self._session.opened.get_inputs()}
+        rows = {name: len(array) if array.ndim else 0 for name, array in fed.items()}
         if all(not isinstance(size, int) or size == rows[name] for name, size in sizes.items()):
             return self._session.run(fed)
         size, count = next(iter(sizes.values())), next(iter(rows.values()))
@@ -134,8 +130,8 @@ class OnnxModel(nn.Module):
         session = self._session.opened
         every = [*session.get_inputs(), *session.get_outputs()]
         raise ValueError(
-            f"The ONNX file '{self.path}' has fixed sizes ({', '.join(map(_described, every))}) that do not say how to run "
-            f"a batch of {got}: export it with a dynamic batch."
+            f"The ONNX file '{self.path}' has fixed sizes ({', '.join(map(_described, every))}) that do not say how to "
+            f"run a batch of {got}: export it with a dynamic batch."
         )
 
 

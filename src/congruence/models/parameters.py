@@ -89,9 +89,9 @@ def is_quantized(model: nn.Module) -> bool:
         >>> is_quantized(nn.Linear(3, 2))
         False
     """
-    tensors = (*model.parameters(), *model.buffers())
+    held: list[Any] = [*model.parameters(), *model.buffers()]
     return any(type(part).__module__.startswith("torch.ao.nn.") for part in model.modules()) or any(
-        is_traceable_wrapper_subclass(tensor) or tensor.is_quantized for tensor in tensors
+        is_traceable_wrapper_subclass(tensor) or tensor.is_quantized for tensor in held
     )
 
 

@@ -21,9 +21,7 @@ def load_script(rest: str, *, trust: bool) -> nn.Module:
         ValueError: without trust, since such a file can run code; for one that is absent or no TorchScript.
     """
     path = _trusted("jit", rest, trust)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=DeprecationWarning)  # the file is there, whatever is advised now
-        loaded: nn.Module = _read(lambda: torch.jit.load(str(path), map_location="cpu"), path, "TorchScript")
+    loaded: nn.Module = _read(lambda: torch.jit.load(str(path), map_location="cpu"), path, "TorchScript")
     return loaded
 
 
@@ -34,8 +32,7 @@ def load_exported(rest: str, *, trust: bool) -> nn.Module:
         ValueError: without trust, since such a file can run code; for one that is absent or no exported program.
     """
     path = _trusted("export", rest, trust)
-    program: Any = _read(lambda: torch.export.load(str(path)), path, "an exported program")
-    module: nn.Module = torch.export.unflatten(program)
+    module: nn.Module = _read(lambda: torch.export.unflatten(torch.export.load(str(path))), path, "an exported program")
     return module
 
 
@@ -55,6 +52,9 @@ def _trusted(kind: str, rest: str, trust: bool) -> Path:
 
 def _read(load: Callable[[], Any], path: Path, what: str) -> Any:
     try:
-        return load()
+        with warnings.catch_warnings():
+            for category in (DeprecationWarning, FutureWarning):  # the file is there, whatever is advised now
+                warnings.filterwarnings("ignore", category=category)
+            return load()
     except Exception as error:  # of torch's readers, whatever it is
         raise ValueError(f"The file '{path}' is not {what}, or is damaged ({check.sentence(error)[:200]}).") from error

@@ -124,6 +124,11 @@ class Taps:
             self.shapes[text] = canonical_shape(value.shape, self.layouts[text]) if self.layouts[text] else value.shape
 
     @property
+    def closed(self) -> str:
+        """Why hooks reach no layer of the model, in a clause; "" where they do."""
+        return self._layers.root_closed
+
+    @property
     def example(self) -> Any:
         """What `probe` ran the model on, None before."""
         return None if self._probed is None else self._probed[0]
@@ -216,8 +221,7 @@ class Taps:
         """Return what the model says of the example, in the mode that was probed; all is as before afterwards."""
         if self._probed is None:
             raise RuntimeError(f"The {self.name}'s taps need `probe` before `dry_output`.")
-        example, training = self._probed
-        return dry_forward(self._layers, example, training=training)
+        return dry_forward(self._layers, self._probed[0], training=self._probed[1])
 
     def sides(self) -> set[tuple[str, str]]:
         """Return which sides ("input" or "output") of which modules the required paths read."""

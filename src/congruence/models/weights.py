@@ -40,7 +40,7 @@ def save_weights(state_dict: Mapping[str, Tensor], path: str | Path, metadata: M
     for name, tensor in state_dict.items():
         if not isinstance(tensor, Tensor):
             check.fail("save_weights", "state_dict", "a mapping of tensors", f"{type(tensor).__name__} at '{name}'")
-        if is_traceable_wrapper_subclass(tensor) or tensor.is_quantized:
+        if not _is_plain(tensor):
             expected = "plain tensors, as safetensors holds (torch.save holds quantised ones)"
             check.fail("save_weights", "state_dict", expected, f"{type(tensor).__name__} at '{name}'")
         # A fresh copy of each, because safetensors refuses tensors that share memory.
@@ -48,6 +48,23 @@ def save_weights(state_dict: Mapping[str, Tensor], path: str | Path, metadata: M
     # "format" is what transformers asks for before it opens a file.
     with files.atomic(Path(path)) as file:
         file.write(in_order(save(tensors, metadata={"format": "pt", **metadata})))
+
+
+def not_writable(state_dict: Mapping[str, object]) -> str:
+    """Name the first tensor that `save_weights` refuses, as "'fc.weight' (Int8Tensor)"; "" where there is none.
+
+    Example:
+        >>> not_writable(nn.Linear(2, 1).state_dict())
+        ''
+    """
+    refused = (name for name, value in state_dict.items() if isinstance(value, Tensor) and not _is_plain(value))
+    return next((f"'{name}' ({type(state_dict[name]).__name__})" for name in refused), "")
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor has numbers of its own, not made of other tensors as quantised ones are."""
+    made_of: object = tensor
+    return not is_traceable_wrapper_subclass(made_of) and not tensor.is_quantized
 
 
 def load_weights(path: str | Path) -> dict[str, Tensor]:

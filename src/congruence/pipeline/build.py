@@ -14,18 +14,21 @@ from congruence import data
 from congruence.config.references import StudentRef
 from congruence.core import rng
 from congruence.core.devices import private
-from congruence.core.inputs import TEACHER
+from congruence.core.inputs import TEACHER, inputs_of
 from congruence.core.rng import seed_everything
+from congruence.data.datasets.batched import BatchDataset
 from congruence.data.datasets.model_facts import remember
 from congruence.distiller import Distiller
-from congruence.models import call, named
+from congruence.models import named
 from congruence.models.evaluating import set_mode
+from congruence.models.forward import call
 from congruence.models.untaught import mark_parts
 from congruence.models.weights import load_into, load_weights
 from congruence.pipeline.context import RunContext
 from congruence.pipeline.diagnose import make_diagnostics
 from congruence.pipeline.features import make_sampler, with_head
 from congruence.pipeline.models import build_model, describe_model
+from congruence.pipeline.taken import Taker, as_taken
 from congruence.teacher_cache import TeacherCache
 from congruence.training import FitOptions
 from congruence.training.distributed import join_process_group, pick_device
@@ -42,11 +45,12 @@ _TEACHER_SEED = 1_000_003  # added to a stage's: a seed for what its teacher's f
 
 @dataclass(frozen=True)
 class Models:
-    """The models of a stage; `described` says how to build each student again."""
+    """The models of a stage; `described` says how to build each student again, `splits` is the data as they take it."""
 
     students: dict[str, nn.Module]
     teachers: dict[str, nn.Module]
     described: dict[str, dict[str, Any]]
+    splits: data.Splits
 
     @property
     def teacher(self) -> nn.Module | None:
@@ -80,9 +84,9 @@ def build_stage(config: RunConfig, stage_name: str, context: RunContext) -> Buil
     stage = config.stages[stage_name]
     device = pick_device(stage.train.device)
     join_process_group(device)
-    splits = context.loaded(config.data)
-    context = replace(context, splits=splits)
+    context = context.with_splits(config.data)
     models = build_models(config, stage_name, context)
+    splits = models.splits
     trained = _labelled(config, stage, splits)
     for name, head in stage.heads().items():
         headed = with_head(models.teachers[name], head, trained, stage.train, context, name=name, device=device)
@@ -140,10 +144,12 @@ def rehearse(config: RunConfig, context: RunContext) -> RunConfig:
 def build_models(config: RunConfig, stage_name: str, context: RunContext) -> Models:
     """Build the models of one stage; they depend on the stage's seed alone."""
     stage, splits, trust = config.stages[stage_name], context.loaded(config.data), context.trust
-    channels, classes = splits.train.shape[0], splits.train.classes
+    channels, classes = _channels(splits), splits.train.classes
     teachers = _teachers(config, stage, context, classes=classes, in_channels=channels)
     if classes is None and teachers and _teaches_logits(stage):
-        classes = _outputs(next(iter(teachers.values())), _example(splits))
+        first = next(iter(teachers))
+        example = _example(as_teachers_take(config, stage_name, splits, teachers))
+        classes = _outputs(teachers[first], inputs_of(example, first, TEACHER))
     seed_everything(stage.train.seed)
     students, described = {}, {}
     for name, model in stage.students().items():
@@ -151,11 +157,30 @@ def build_models(config: RunConfig, stage_name: str, context: RunContext) -> Mod
         if model.start_stage is not None:
             _begin_as(students[name], model.start_stage, config, context, classes=classes, in_channels=channels)
         described[name] = describe_model(model, classes=classes, in_channels=channels, trust=trust)
-    return Models(students, teachers, described)
+    takers = {name: Taker.of(students[name], model) for name, model in stage.students().items()}
+    taken = as_taken(splits, takers, _takers(config, stage, teachers), told=not context.dry)
+    return Models(students, teachers, described, taken)
+
+
+def as_teachers_take(
+    config: RunConfig, stage_name: str, splits: data.Splits, teachers: Mapping[str, nn.Module]
+) -> data.Splits:
+    """Return the data as the teachers of a stage take it, where no student is at hand."""
+    return as_taken(splits, {}, _takers(config, config.stages[stage_name], teachers), told=False)
+
+
+def _takers(config: RunConfig, stage: StageConfig, teachers: Mapping[str, nn.Module]) -> dict[str, Taker]:
+    return {name: Taker.of(teachers[name], model) for name, model in config.teachers_of(stage).items()}
 
 
 def _begin_as(
-    student: nn.Module, stage: str, config: RunConfig, context: RunContext, *, classes: int | None, in_channels: int
+    student: nn.Module,
+    stage: str,
+    config: RunConfig,
+    context: RunContext,
+    *,
+    classes: int | None,
+    in_channels: int | None,
 ) -> None:
     """Give a student an earlier stage's weights; before that has trained, drawn ones, to see that they fit."""
     reference = StudentRef.parse(stage)
@@ -172,12 +197,12 @@ def _begin_as(
 def build_teacher(config: RunConfig, stage_name: str, context: RunContext) -> nn.Module | None:
     """Build the only teacher of one stage, as `build_models` does."""
     splits = context.loaded(config.data)
-    classes, channels = splits.train.classes, splits.train.shape[0]
+    classes, channels = splits.train.classes, _channels(splits)
     return _teachers(config, config.stages[stage_name], context, classes=classes, in_channels=channels).get(TEACHER)
 
 
 def _teachers(
-    config: RunConfig, stage: StageConfig, context: RunContext, *, classes: int | None, in_channels: int
+    config: RunConfig, stage: StageConfig, context: RunContext, *, classes: int | None, in_channels: int | None
 ) -> dict[str, nn.Module]:
     """Build the teachers, each a model of its own or an earlier stage's student with its weights."""
     teachers = {}
@@ -191,7 +216,7 @@ def _teachers(
 
 
 def _teacher(
-    model: ModelConfig, trained: Path | None, context: RunContext, *, classes: int | None, in_channels: int
+    model: ModelConfig, trained: Path | None, context: RunContext, *, classes: int | None, in_channels: int | None
 ) -> nn.Module:
     """Build a teacher, with an earlier stage's weights where it is its student."""
     weights: str | Path | None = trained or model.weights
@@ -214,11 +239,12 @@ def _teaches_logits(stage: StageConfig) -> bool:
 
 
 @torch.no_grad()
-def _outputs(teacher: nn.Module, example: Tensor) -> int | None:
+def _outputs(teacher: nn.Module, example: Any) -> int | None:
     """Return how many classes a teacher tells apart: the students of unlabelled data get as many."""
     set_mode(teacher, training=False)
     output = call(teacher, private(example))
-    output = output.get("logits") if isinstance(output, Mapping) else output
+    if isinstance(output, Mapping):  # as a file gives that has its embedding as an output, too
+        output = output.get("logits")
     return output.shape[1] if isinstance(output, Tensor) and output.dim() == 2 else None
 
 
@@ -249,8 +275,8 @@ def _cache_folder(cache: CacheConfig, context: RunContext) -> Path:
 # The data
 
 
-def _labelled(config: RunConfig, stage: StageConfig, splits: data.Splits) -> data.ImageDataset:
-    """Return the training images with the labels that the stage may see."""
+def _labelled(config: RunConfig, stage: StageConfig, splits: data.Splits) -> BatchDataset:
+    """Return the training samples with the labels that the stage may see."""
     per_class = stage.labels_per_class or config.data.labels_per_class
     if per_class is None:
         return splits.train
@@ -259,7 +285,7 @@ def _labelled(config: RunConfig, stage: StageConfig, splits: data.Splits) -> dat
 
 def _train_loader(
     stage: StageConfig,
-    trained: data.ImageDataset,
+    trained: BatchDataset,
     views: Sequence[str],
     sampler: data.Sampler | None,
     device: torch.device,
@@ -295,5 +321,10 @@ def _val_loader(
     )
 
 
-def _example(splits: data.Splits) -> Tensor:
-    return splits.train.batch(range(min(2, len(splits.train))))
+def _channels(splits: data.Splits) -> int | None:
+    """Return how many channels the images have; None of texts."""
+    return splits.train.shape[0] if isinstance(splits.train, data.ImageDataset) else None
+
+
+def _example(splits: data.Splits) -> Any:
+    return splits.train.example()

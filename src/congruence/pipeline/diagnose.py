@@ -9,6 +9,7 @@ import torch
 from congruence import data
 from congruence.config.diagnostics import DiagnosticsConfig
 from congruence.data.datasets import split
+from congruence.data.datasets.batched import BatchDataset
 from congruence.evaluation.diagnostics import without_teacher
 from congruence.evaluation.watch import Diagnostics, diagnostic_loader
 
@@ -46,7 +47,7 @@ def make_diagnostics(
         measures = without_teacher(measures)
     if not measures and not config.losses:
         return None
-    images: data.ArrayDataset = getattr(splits, config.images)
+    images: BatchDataset = getattr(splits, config.images)
     if len(images) == 0:
         raise ValueError(f"The diagnostics have no {config.images} images: choose others (images = ...), or keep some.")
     if dry:
@@ -62,7 +63,7 @@ def make_diagnostics(
     )
 
 
-def _few(images: data.ArrayDataset) -> torch.Tensor:
+def _few(images: BatchDataset) -> torch.Tensor:
     """Choose two images of each of a few classes."""
     labels = images.labels
     if labels is None or not bool((labels >= 0).any()):

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from congruence import data
 from congruence.core import check, ranks
-from congruence.core.inputs import TEACHER
+from congruence.core.inputs import TEACHER, inputs_of
+from congruence.data.datasets.batched import BatchDataset
 from congruence.evaluation.embed import embed_all
 from congruence.models import Head, WithHead, fit_head
 from congruence.models.fingerprint import model_fingerprint
@@ -27,7 +28,7 @@ _BATCH = 256
 
 def make_sampler(
     train: TrainConfig,
-    dataset: data.ImageDataset,
+    dataset: BatchDataset,
     teacher: nn.Module | None,
     context: RunContext,
     *,
@@ -80,7 +81,7 @@ def make_sampler(
 def with_head(
     teacher: nn.Module,
     config: HeadConfig,
-    dataset: data.ImageDataset,
+    dataset: BatchDataset,
     train: TrainConfig,
     context: RunContext,
     *,
@@ -104,8 +105,8 @@ def with_head(
     Raises:
         ValueError: for a layer that is not there, or a width that principal components cannot have.
     """
-    example = dataset.batch(range(min(2, len(dataset))))
-    in_width = _embedded(teacher, [example], config.layer, name).shape[1]
+    example = inputs_of(dataset.example(), name, TEACHER)
+    in_width = _embedded(teacher, [(example,)], config.layer, name).shape[1]
     head = Head(in_width, config.width)
     labels = dataset.labels
     if (labels is None or not bool((labels >= 0).any())) and config.width > min(in_width, len(dataset)):
@@ -129,7 +130,7 @@ def with_head(
 
 def _features(
     teacher: nn.Module,
-    dataset: data.ImageDataset,
+    dataset: BatchDataset,
     layer: str | None,
     device: torch.device,
     workers: int,

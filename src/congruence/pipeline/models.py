@@ -21,7 +21,7 @@ def build_model(
     config: ModelConfig,
     *,
     classes: int | None,
-    in_channels: int,
+    in_channels: int | None,
     weights: str | Path | None = None,
     trust: bool = False,
 ) -> nn.Module:
@@ -33,7 +33,7 @@ def build_model(
     Args:
         config: the model's table.
         classes: of the data.
-        in_channels: of the data.
+        in_channels: of the data, None where these are texts.
         weights: a file instead of the configuration's own.
         trust: whether code that the configuration names may be imported.
 
@@ -52,7 +52,7 @@ def build_model(
 
 
 def describe_model(
-    config: ModelConfig, *, classes: int | None, in_channels: int, trust: bool = False
+    config: ModelConfig, *, classes: int | None, in_channels: int | None, trust: bool = False
 ) -> dict[str, Any]:
     """Return what `rebuild` needs: the model's or factory's name, and all options."""
     words = {"classes": "classes", "in_channels": "in_channels"}
@@ -70,6 +70,14 @@ def describe_model(
             f"The data has no classes: say how many the model has, by options = {{ {word} = 10 }} in its table (for "
             f"the student of a run without a configuration: --set stages.student.student.options.{word}=10)."
         )
+    if "in_channels" in options and options["in_channels"] is None:
+        who = f"The model '{config.model}'" if config.factory is None else f"The factory '{config.factory}'"
+        way = (
+            "give a model of texts, by factory = 'package.module:callable'"
+            if config.factory is None
+            else ("say how many by options = { in_channels = 3 } in its table, where that is meant")
+        )
+        raise ValueError(f"{who} asks for the channels of images (in_channels), and the data are texts: {way}.")
     return {"model": config.model, "factory": config.factory, "options": options}
 
 

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from congruence import data as datasets
 from congruence.core import check, ranks
 from congruence.core.devices import row_count, take_rows, to_device
+from congruence.core.inputs import STUDENT, TEACHER
 from congruence.data.augment.crops import PLAIN_VIEWS
-from congruence.data.datasets.images import Spec
+from congruence.data.datasets.batched import BatchDataset, Spec
 from congruence.data.datasets.model_facts import ModelFacts
 from congruence.data.loading.source import BatchSource
 from congruence.distiller import Distiller
@@ -27,6 +28,7 @@ from congruence.pipeline import quick
 from congruence.pipeline.parts import Parts, parts_of
 from congruence.pipeline.quick import Weight
 from congruence.pipeline.student import leave_best
+from congruence.pipeline.taken import Taker, asked_of
 from congruence.training import FitOptions, FitResult, OptimizerOptions, ScheduleOptions, fit
 from congruence.training.distributed import join_process_group, pick_device
 
@@ -133,6 +135,7 @@ def distill(
             check.fail("distill", argument, "a torch module", type(model).__name__)
     asked = _listed(method)
     parts, on = parts_of(data, validation, test, seed=seed), pick_device(device)
+    parts = _as_taken(parts, teacher, student)
     join_process_group(on)
     with _left_as_it_was(teacher):
         teacher.to(on)
@@ -168,6 +171,14 @@ def distill(
     return Distilled(student, result, report, measured_on)
 
 
+def _as_taken(parts: Parts, teacher: nn.Module, student: nn.Module) -> Parts:
+    """Return parts of which each model takes its samples as its own configuration says, where it has one."""
+    asked = asked_of(parts.train, {STUDENT: Taker(student)}, {TEACHER: Taker(teacher)})
+    if not asked:
+        return parts
+    return Parts(*(part.for_models(**asked) if isinstance(part, BatchDataset) else part for part in parts))
+
+
 def _listed(method: Any) -> list[str | Term] | None:
     if method is None:
         return None
@@ -195,7 +206,7 @@ def _views(terms: Sequence[Term], dataset: Any) -> tuple[str, ...]:
     """Return the views that terms read, as far as the dataset can make them."""
     for term in terms:
         plain = [view for view in term.needs.views if view in PLAIN_VIEWS]
-        if plain and not isinstance(dataset, datasets.ImageDataset):
+        if plain and not isinstance(dataset, BatchDataset):
             raise ValueError(
                 f"`distill`: the method '{term.name}' reads each sample a second time as it is ('{plain[0]}'), which "
                 "only images of congruence.data can give: make `data` an ArrayDataset or a FileDataset."

@@ -12,8 +12,8 @@ from torch.utils.data import IterableDataset, Subset
 
 from congruence.core import check
 from congruence.data.datasets import split
+from congruence.data.datasets.batched import BatchDataset
 from congruence.data.datasets.facts import facts
-from congruence.data.datasets.images import ImageDataset
 from congruence.data.sources.load import Splits, load
 
 _FRACTION = check.Real(0, 1, closed="low")
@@ -103,7 +103,7 @@ def _held_out(dataset: Any, validation: Any, test: Any, seed: int) -> Parts:
 
 
 def _some(dataset: Any, rows: Tensor) -> Any:
-    if isinstance(dataset, ImageDataset):
+    if isinstance(dataset, BatchDataset):
         return dataset.subset(rows)
     positions: Sequence[int] = rows.tolist()
     return Subset(dataset, positions)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from torch import nn
 
 from congruence.core import check
+from congruence.core.inputs import STUDENT, TEACHER
 from congruence.data.datasets.model_facts import ModelFacts, other_classes, remembered
 from congruence.evaluation.embed import embed
 from congruence.methods import Needs, Term, row
@@ -112,8 +113,8 @@ def knows_other_classes(
     clause = None if known is None else other_classes(known[0], facts)
     if clause is not None:
         return f"The teacher {clause}"
-    widths = {"the data": facts.classes, "the student": _width(student, inputs)}
-    own = _width(teacher, inputs) if any(widths.values()) else None
+    widths = {"the data": facts.classes, "the student": _width(student, inputs, STUDENT)}
+    own = _width(teacher, inputs, TEACHER) if any(widths.values()) else None
     other = next(((who, width) for who, width in widths.items() if width not in (None, own)), None)
     # What cannot be found out here the run itself says, where it needs it.
     return None if own is None or other is None else f"The teacher has {own} classes, {other[0]} {other[1]}"
@@ -138,12 +139,12 @@ def train_tables(rate: float = RATE) -> dict[str, dict[str, Any]]:
     return {"optimizer": {"name": "adamw", "lr": rate}, "schedule": {"name": "cosine"}}
 
 
-def _width(model: nn.Module | None, inputs: Any) -> int | None:
+def _width(model: nn.Module | None, inputs: Any, name: str) -> int | None:
     """Return how many classes a model tells apart, None where it has no logits that can be found."""
     if model is None:
         return None
     try:
-        logits = embed(model, [(inputs,)]).logits
+        logits = embed(model, [(inputs,)], name=name).logits
     except ValueError:
         return None
     return None if logits is None else logits.shape[1]

@@ -146,7 +146,7 @@ def _made(directory: RunDirectory, factory: Callable[[], nn.Module] | None, name
 
 
 def _class_of(config: Path) -> dict[str, Any]:
-    """Return the class of a student that transformers saved, as `named.load` takes it: with its head, whatever it is."""
+    """Return the class of a student that transformers saved, as `named.load` takes it: with whatever head it has."""
     said = json.loads(config.read_text(encoding="utf8"))
     known = isinstance(said, dict) and said.get("architectures") and not said.get("auto_map")
     return {"architecture": said["architectures"][0]} if known else {}

@@ -51,8 +51,8 @@ class TeacherCache:
 
     With dtype "float32" a cached teacher gives what the live one gives, up to the rounding that a network's batch size
     makes (1e-6); "float16" halves the size and rounds to 3 digits (relative 5e-4). What is stored of an image does not
-    depend on the batch it came in. Where a teacher lets it (dynamic quantisation has one scale for a batch, some norms
-    the batch's statistics), it cannot be what every batch would give: this is found out and told, and the teacher
+    depend on the batch it came in. Where a teacher lets it (dynamic quantisation may have one scale for a batch, some
+    norms the batch's statistics), it cannot be what every batch would give: this is found out and told, and the teacher
     asked in one pass in the dataset's order, so that the cache is the same at least.
 
     Args:
@@ -233,9 +233,9 @@ class TeacherCache:
                 self._mates_matter = any(self._answers.depend_on_mates(inputs[view], paths[view]) for view in paths)
             if self._mates_matter:
                 LOG.warning(
-                    "The teacher's answer to a sample depends on the others in its batch (as dynamic quantisation has "
-                    "it, and statistics of a batch) or on chance: its cache holds that of one pass in the dataset's "
-                    "order, which is not what the batches of a run would give."
+                    "The teacher's answer to a sample depends on the others in its batch (as dynamic quantisation may "
+                    "have it, and statistics of a batch) or on chance: its cache holds that of one pass in the "
+                    "dataset's order, which is not what the batches of a run would give."
                 )
         return self._mates_matter
 

@@ -19,6 +19,7 @@ from congruence.data.datasets.model_facts import ModelFacts, check_prepared, che
 from congruence.data.loading.source import BatchSource
 from congruence.distiller.distiller import Distiller
 from congruence.methods.method import Clock
+from congruence.models.weights import not_writable
 from congruence.training.filling import open_answers
 from congruence.training.optim import make_optimizer
 from congruence.training.options import FitOptions
@@ -78,7 +79,7 @@ def rehearse_run(
 ) -> None:
     """Find out whether `fit` would refuse a run that is not to be trained now; nothing is told or written."""
     distiller.to(device)
-    teacher_knows(distiller, ModelFacts.of(loader))
+    teachers_know(distiller, loader)
     every_epoch_counts(distiller, extent(BatchSource(loader, "train_loader"), options))
     optimizers(distiller, options, None, None)
     rehearse_validation(distiller, val_loader, options, device, Best(tuple(distiller.students), options.monitor))
@@ -93,12 +94,13 @@ def every_epoch_counts(distiller: Distiller, extent: Extent) -> None:
             raise ValueError(f"`Distiller`: no term counts in epoch {epoch}: see start_epoch, stop_epoch and weight.")
 
 
-def teacher_knows(distiller: Distiller, data: ModelFacts) -> None:
+def teachers_know(distiller: Distiller, loader: Any) -> None:
     """Refuse a teacher from a run's file that saw other images or classes, as far as both are known.
 
     Classes count where a term reads the teacher's logits: relations between features are of any classes.
     """
     for name, teacher in distiller.teachers.items():
+        data = ModelFacts.of(loader, name, TEACHER)
         check_prepared(teacher.module, data)
         if any((TEACHER, "logits") in binding.paths for binding in distiller.taught_by(name)):
             check_same_classes(teacher.module, data)
@@ -111,7 +113,7 @@ def prepare(
     distiller.to(device)
     if not distiller.built:
         distiller.build(source.first().to(device).inputs)
-    teacher_knows(distiller, ModelFacts.of(source.loader))
+    teachers_know(distiller, source.loader)
     if options.teacher_speed == "auto":
         for teacher in distiller.teachers.values():
             teacher.prepare()
@@ -119,6 +121,12 @@ def prepare(
         cache.serves(source.loader)
     open_answers(distiller)
     every_epoch_counts(distiller, extent)
+    for name in distiller.students if options.out is not None else ():
+        if refused := not_writable(distiller.student_state_dict(name)):
+            raise ValueError(
+                f"`fit`: `out` must be left out where the {name} is quantised, since {refused} cannot be written as "
+                "safetensors: train in floating point and quantise afterwards."
+            )
     relational = [name for name, needs in distiller.needs().items() if needs.scope == "batch"]
     if options.accumulate > 1 and relational:
         sees = "one batch" if source.batch_size is None else f"{source.batch_size} samples"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, TypeVar, cast
 
@@ -19,10 +19,12 @@ from congruence.data.augment.crops import PLAIN_VIEWS, Augment, pad_crop_flip
 from congruence.data.augment.photos import PhotoAugment
 from congruence.data.augment.strong import STRONG_VIEWS, jitter_and_cut
 from congruence.data.datasets import split
-from congruence.data.datasets.images import ImageDataset, Indices, Spec
+from congruence.data.datasets.batched import BatchDataset, Indices, Spec
+from congruence.data.datasets.images import ImageDataset
+from congruence.models.inputs import ImageInput
 
 Images = Tensor | npt.NDArray[np.uint8]
-Some = TypeVar("Some", bound=ImageDataset)
+Some = TypeVar("Some", bound=BatchDataset)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -45,6 +47,7 @@ class ArrayDataset(ImageDataset):
         augment: what `augment=True` means for these images.
         class_names: one name a class, or none.
         rows: positions in `images` of the samples shown, None for all; `subset` sets it.
+        inputs: how each model takes the images, where not all take them so; `for_models` sets it.
 
     Raises:
         ValueError: where arguments do not fit together.
@@ -68,6 +71,7 @@ class ArrayDataset(ImageDataset):
     augment: Spec = field(default_factory=Augment)
     class_names: tuple[str, ...] = ()
     rows: Tensor | None = None
+    inputs: Mapping[str, ImageInput] | None = None
 
     def __post_init__(self) -> None:
         images = self.images
@@ -132,7 +136,8 @@ class ArrayDataset(ImageDataset):
 
     def fingerprint(self, *, labels: bool = True) -> str:
         """Return the SHA-256 of what the dataset yields: images, normalisation and, unless told otherwise, labels."""
-        head = {"shape": [len(self), *self.shape], "mean": list(self.mean), "std": list(self.std)}
+        head: dict[str, Any] = {"shape": [len(self), *self.shape], "mean": list(self.mean), "std": list(self.std)}
+        head |= self._inputs_head()
         digest = hashlib.sha256(json.dumps(head).encode())
         for block in self.index.split(4096):
             digest.update(self.raw(block).cpu().contiguous().numpy().data)
@@ -143,7 +148,7 @@ class ArrayDataset(ImageDataset):
 
 
 def keep_labels(dataset: Some, per_class: int, seed: int = 0) -> Some:
-    """Keep `per_class` labels of each class and forget the others (-1); all images stay.
+    """Keep `per_class` labels of each class and forget the others (-1); all samples stay.
 
     The labels kept with a smaller `per_class` are among those kept with a larger one and the same seed.
 
@@ -153,7 +158,7 @@ def keep_labels(dataset: Some, per_class: int, seed: int = 0) -> Some:
         seed: of the choice.
 
     Returns:
-        The same images with fewer labels.
+        The same samples with fewer labels.
 
     Raises:
         ValueError: where the dataset has no labels, or a class has too few.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from congruence.core.check import fail
-from congruence.data.datasets.images import ImageDataset
+from congruence.data.datasets.batched import BatchDataset
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,9 +25,9 @@ class DataFacts:
 def facts(dataset: Any) -> DataFacts:
     """Find out what a dataset tells about itself without reading its samples.
 
-    An `ArrayDataset` or a `FileDataset` tells all. Elsewhere labels are `targets` or `labels` (torchvision's names) or
-    the second tensor of a `TensorDataset`; subsets and `indexed` are seen through. Classes are counted from `classes`,
-    else as the largest label plus one.
+    An `ArrayDataset`, a `FileDataset` or a `TextDataset` tells all. Elsewhere labels are `targets` or `labels`
+    (torchvision's names) or the second tensor of a `TensorDataset`; subsets and `indexed` are seen through. Classes are
+    counted from `classes`, else as the largest label plus one.
 
     Args:
         dataset: any map-style dataset.
@@ -48,7 +48,7 @@ def facts(dataset: Any) -> DataFacts:
     if not isinstance(dataset, Sized):
         fail("facts", "dataset", "a map-style dataset with a length", type(dataset).__name__)
     size = len(dataset)
-    if isinstance(dataset, ImageDataset):
+    if isinstance(dataset, BatchDataset):
         return DataFacts(size, dataset.classes, dataset.labels)
     inner = getattr(dataset, "dataset", None)
     rows = getattr(dataset, "indices", None)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,8 +19,10 @@ from congruence.core.rng import keyed_uniform
 from congruence.data.augment.crops import PLAIN_VIEWS, Augment, pad_crop_flip, view_stream
 from congruence.data.augment.photos import DRAWS, Pair, PhotoAugment, augmented, evaluated
 from congruence.data.augment.strong import STRONG_VIEWS, jitter_and_cut
+from congruence.data.datasets.batched import Indices, Spec
 from congruence.data.datasets.decode import bytes_of, opened
-from congruence.data.datasets.images import ImageDataset, Indices, Spec
+from congruence.data.datasets.images import ImageDataset
+from congruence.models.inputs import ImageInput
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -49,6 +52,7 @@ class FileDataset(ImageDataset):
         augment: what `augment=True` means for these images.
         class_names: one name a class, or none.
         rows: positions in `files` of the samples shown, None for all; `subset` sets it.
+        inputs: how each model takes the images, where not all take them so; `for_models` sets it.
 
     Raises:
         ValueError: where arguments do not fit together; from a batch, in one sentence that names a file that is absent
@@ -78,6 +82,7 @@ class FileDataset(ImageDataset):
     augment: Spec = field(default_factory=PhotoAugment)
     class_names: tuple[str, ...] = ()
     rows: Tensor | None = None
+    inputs: Mapping[str, ImageInput] | None = None
 
     def __post_init__(self) -> None:
         self._check(self.shape[0])
@@ -146,7 +151,13 @@ class FileDataset(ImageDataset):
         """Return the SHA-256 of what decides the images without decoding them: names and lengths of the files, sizes,
         normalisation and, unless told otherwise, labels.
         """  # fmt: skip
-        head = {"files": [len(self), *self.shape], "resize": self.resize, "mean": self.mean, "std": self.std}
+        head: dict[str, Any] = {
+            "files": [len(self), *self.shape],
+            "resize": self.resize,
+            "mean": self.mean,
+            "std": self.std,
+        }
+        head |= self._inputs_head()
         digest = hashlib.sha256(json.dumps(head).encode())
         for row in self._rows(self.index).tolist():
             path = self.root / self.files[row]

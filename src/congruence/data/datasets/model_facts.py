@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, Subset
 
+from congruence.core.inputs import STUDENT, Inputs
+from congruence.data.datasets.batched import BatchDataset
 from congruence.data.datasets.images import ImageDataset
 from congruence.data.datasets.indexed import Indexed
 from congruence.models.heads import WithHead
@@ -57,18 +59,21 @@ class ModelFacts:
     class_names: tuple[str, ...] | None = None
 
     @classmethod
-    def of(cls, source: Any) -> ModelFacts:
-        """Find out what a dataset, or a loader of one, says about its samples, without reading any.
+    def of(cls, source: Any, model: str = STUDENT, kind: str = STUDENT) -> ModelFacts:
+        """Find out what a dataset, or a loader of one, says about a model's samples, without reading any.
 
-        An `ImageDataset` says all; of another the class names are `class_names` or `classes`, as torchvision calls
+        An `ImageDataset` says all, as the model takes its images (`model` and `kind` as in `congruence.Inputs`); a
+        `TextDataset` says the classes; of another the class names are `class_names` or `classes`, as torchvision calls
         them, or those of the one feature that has `names`, as Hugging Face's datasets have them. Loaders, subsets and
         `indexed` are seen through; of a dataset that wraps another only its classes count, since it may prepare the
         samples once more.
         """
-        return _of(source, 0)
+        return _of(source, model, kind, 0)
 
     def with_input(self, inputs: Any) -> ModelFacts:
         """Return the facts with the shape of a batch's samples, where it is not known: a floating tensor's [B, ...]."""
+        if isinstance(inputs, Inputs):
+            inputs = inputs.get(STUDENT)
         known = self.shape is not None or not isinstance(inputs, Tensor) or not inputs.is_floating_point()
         return self if known or inputs.dim() < 2 else replace(self, shape=tuple(inputs.shape[1:]))
 
@@ -107,24 +112,36 @@ class ModelFacts:
         return " ".join(parts)
 
 
-def _of(source: Any, depth: int) -> ModelFacts:
-    if isinstance(source, ImageDataset):
-        resize = getattr(source, "resize", None)
+def _of(source: Any, model: str, kind: str, depth: int) -> ModelFacts:
+    if isinstance(source, BatchDataset):
         names = tuple(source.class_names) or None
-        return ModelFacts(source.shape, tuple(source.mean), tuple(source.std), resize, source.classes, names)
+        facts = ModelFacts(classes=source.classes, class_names=names)
+        return replace(facts, **_image(source, model, kind)) if isinstance(source, ImageDataset) else facts
     if source is None or depth > _DEEPEST or isinstance(source, (Tensor, str, bytes)):
         return ModelFacts()
     if isinstance(source, ConcatDataset):
-        parts = [_of(part, depth + 1) for part in source.datasets]
+        parts = [_of(part, model, kind, depth + 1) for part in source.datasets]
         return parts[0] if parts and all(part == parts[0] for part in parts) else ModelFacts()
     inner = getattr(source, "dataset", None)
-    below = ModelFacts() if inner is None else _of(inner, depth + 1)
+    below = ModelFacts() if inner is None else _of(inner, model, kind, depth + 1)
     if isinstance(source, (Subset, Indexed)) or not hasattr(source, "__getitem__"):
         return below
     classes, names = _classes(source)
     if classes is None:
         classes, names = below.classes, below.class_names
     return ModelFacts(classes=classes, class_names=names)
+
+
+def _image(dataset: ImageDataset, model: str, kind: str) -> dict[str, Any]:
+    """Return shape, mean, std and resize of a dataset's images as a model takes them."""
+    taken, resize = dataset.model_input(model, kind), getattr(dataset, "resize", None)
+    channels, *own = dataset.shape
+    sides = list(taken.size or own)
+    if resize is not None and sides != own:  # the model's size is cut, so to say, from as many of its own pixels
+        before = list(resize) if isinstance(resize, tuple) else [resize] * 2
+        scaled = [round(b * side / o) for b, side, o in zip(before, sides, own, strict=True)]
+        resize = scaled[0] if isinstance(resize, int) and scaled[0] == scaled[1] else tuple(scaled)
+    return {"shape": (channels, *sides), "mean": taken.mean, "std": taken.std, "resize": resize}
 
 
 def _classes(dataset: Any) -> tuple[int | None, tuple[str, ...] | None]:

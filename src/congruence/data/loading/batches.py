@@ -14,8 +14,8 @@ from congruence.core import ranks
 from congruence.core.batch import Batch
 from congruence.core.check import Real, fail, hyperparameters
 from congruence.core.rng import keyed_generator
-from congruence.data.augment.crops import PLAIN_VIEWS, normalize
-from congruence.data.datasets.images import ImageDataset, Spec
+from congruence.data.augment.crops import PLAIN_VIEWS
+from congruence.data.datasets.batched import BatchDataset, Spec
 from congruence.data.loading.draws import ByteDraws, Draws, Refused, Request, with_views
 
 _ORDER = 201  # the stream of the order's generator; any number that no other use of the seed has
@@ -179,9 +179,11 @@ class Loader:
         return self._read([Request(drawn, batch.chunk(world)[rank]) for batch in self.plan(epoch)[start:]])
 
     def varies(self) -> bool:
-        """Whether an image may look otherwise in another epoch; a dataset's own transforms may always."""
-        augmented = any(self.augment[view] for view in self.views if view not in PLAIN_VIEWS)
-        return augmented or not isinstance(self.dataset, ImageDataset)
+        """Whether a sample may look otherwise in another epoch; a dataset's own transforms may always."""
+        dataset = self.dataset
+        if not isinstance(dataset, BatchDataset):
+            return True
+        return any(dataset.varies(self.augment[view]) for view in self.views if view not in PLAIN_VIEWS)
 
     def drawn_epoch(self, epoch: int) -> int:
         """Return the epoch whose augmentation an epoch has."""
@@ -208,17 +210,17 @@ class Loader:
     def _read(self, requests: list[Request]) -> Iterator[Batch]:
         """Yield the batches that were asked for, on the device."""
         dataset = self.dataset
-        if not isinstance(dataset, ImageDataset):
+        if not isinstance(dataset, BatchDataset):
             draws = Draws(dataset, self.views, self.view_seed)
             batches = self._by_workers(draws, requests) if self.workers else (draws[request] for request in requests)
         elif self.workers and not dataset.in_memory:
             drawn = self._by_workers(ByteDraws(dataset, self.augment, self.view_seed), requests)
-            batches = (self._normalized(batch) for batch in drawn)  # bytes cross the process, floats are made here
+            batches = (self._prepared(batch) for batch in drawn)  # bytes cross the process, floats are made here
         else:
-            batches = (self._images(dataset, request) for request in requests)
+            batches = (self._whole(dataset, request) for request in requests)
         return (batch.to(self.device) for batch in batches)
 
-    def _images(self, dataset: ImageDataset, request: Request) -> Batch:
+    def _whole(self, dataset: BatchDataset, request: Request) -> Batch:
         views = {
             view: dataset.batch(
                 request.samples,
@@ -233,14 +235,14 @@ class Loader:
         labels = None if dataset.labels is None else dataset.labels[request.samples]
         return with_views(views, labels, request.samples)
 
-    def _normalized(self, drawn: Batch | Refused) -> Batch:
-        """Turn the bytes that a worker sent into what the models take, on the device."""
+    def _prepared(self, drawn: Batch | Refused) -> Batch:
+        """Turn what a worker sent into what the models take, on the device."""
         if isinstance(drawn, Refused):
             raise ValueError(drawn.sentence)
         batch = drawn.to(self.device)
         views = batch.views or {self.views[0]: batch.inputs}  # "main" alone is no view of a batch
-        numbers = {view: normalize(images, self.dataset.mean, self.dataset.std) for view, images in views.items()}
-        return with_views(numbers, batch.labels, batch.index)
+        prepared = {view: self.dataset.prepared(each) for view, each in views.items()}
+        return with_views(prepared, batch.labels, batch.index)
 
     def _by_workers(self, draws: Dataset[Any], requests: list[Request]) -> Iterator[Any]:
         # A generator of its own: the stock loader would draw from the global one. Requests are its "samples".

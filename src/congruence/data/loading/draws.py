@@ -17,7 +17,7 @@ from congruence.core.batch import Batch, parse
 from congruence.core.check import fail
 from congruence.core.rng import keyed_uniform
 from congruence.data.augment.crops import view_stream
-from congruence.data.datasets.images import ImageDataset, Spec
+from congruence.data.datasets.batched import BatchDataset, Spec
 
 
 class Request(NamedTuple):
@@ -101,7 +101,7 @@ def _seed(key: int) -> None:
 class ByteDraws(Dataset[Batch | Refused]):
     """A map from requests to batches of bytes, still to be normalised: a quarter of what floats would send."""
 
-    dataset: ImageDataset
+    dataset: BatchDataset
     augment: Mapping[str, Spec | bool | None]
     seed: int
 

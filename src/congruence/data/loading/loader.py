@@ -12,7 +12,7 @@ from congruence.core import ranks
 from congruence.core.check import COUNT, Constraint, Flag, Real, fail, hyperparameters
 from congruence.data.augment.crops import PLAIN_VIEWS
 from congruence.data.datasets.arrays import ArrayDataset
-from congruence.data.datasets.images import ImageDataset, Spec
+from congruence.data.datasets.batched import BatchDataset, Spec
 from congruence.data.loading.batches import EpochOrder, Loader, Sampler, check_divides
 
 CONSTRAINTS: dict[str, Constraint] = {
@@ -48,10 +48,14 @@ def loader(
     samples' positions in the dataset; `labels` is None where the dataset has none, and -1 marks a sample without.
 
     An `ArrayDataset` is read, augmented and normalised a batch at a time on `device`. A `FileDataset` is decoded and
-    augmented by `workers`, or here without any, and normalised on `device`. Of any other map-style dataset
-    (items `x`, `(x, y)`, `(x, y, ...)` or mappings with "labels" or "label") each item is read once for each view with
-    Python's, NumPy's and torch's generators seeded by (seed, epoch, sample, view): its random transforms then resume
-    exactly too, the same with any number of workers, and the global generators are left as they were.
+    augmented by `workers`, or here without any, and normalised on `device`. A `TextDataset` is a gather of its tokens.
+    Of any other map-style dataset (items `x`, `(x, y)`, `(x, y, ...)` or mappings with "labels" or "label") each item
+    is read once for each view with Python's, NumPy's and torch's generators seeded by (seed, epoch, sample, view): its
+    random transforms then resume exactly too, the same with any number of workers, and the global generators are left
+    as they were.
+
+    Where models take their inputs differently (a dataset's `for_models`, items that are `congruence.Inputs`), `inputs`
+    are `congruence.Inputs` of the same samples, of which the distiller gives each model its own.
 
     Args:
         dataset: map-style.
@@ -139,9 +143,11 @@ def _augment(
         if not (value is None or isinstance(value, bool | Spec)):
             wanted = "an Augment, a PhotoAugment, True, False, None or one for each view"
             fail("loader", "augment", wanted, repr(value))
-        if isinstance(dataset, ImageDataset):
+        if isinstance(dataset, BatchDataset):
             dataset.check_augment(value)
-    if not isinstance(dataset, ImageDataset):
+    if isinstance(dataset, BatchDataset):
+        dataset.check_views(views)
+    else:
         if any(per_view.values()):
             fail("loader", "augment", "None for a dataset that transforms its own items", repr(augment))
         plain = [view for view in views if view in PLAIN_VIEWS]

@@ -1,4 +1,4 @@
-"""`load`: a named dataset or a folder of images, located, read, decoded where it is to be, and split into `Splits`.
+"""`load`: a named dataset, a folder of images or a file of texts, read, decoded where it is to be, and split.
 
 How the parts are chosen and made is in `splitting`.
 """
@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from congruence.core.check import COUNT, Flag, fail, hyperparameters
 from congruence.data.augment.crops import Augment
 from congruence.data.augment.photos import Pair
+from congruence.data.datasets.batched import BatchDataset
 from congruence.data.datasets.decode import opened, two_sides
-from congruence.data.datasets.images import ImageDataset
 from congruence.data.sources.catalogue import source, sources
 from congruence.data.sources.folder import decode_tree, list_folder
 from congruence.data.sources.locate import locate_or_raise
@@ -21,11 +21,14 @@ from congruence.data.sources.splitting import (
     DecodeOptions,
     SplitRequest,
     make_datasets,
+    make_text_datasets,
     put_unseen_classes_last,
     rows_by_part,
 )
-from congruence.data.sources.store import Arrays, Files, Tree
+from congruence.data.sources.store import Arrays, Files, Lines, Tree
 from congruence.data.sources.table import IMAGE_FOLDER, Source
+from congruence.data.sources.texts import is_texts, read_texts
+from congruence.models.inputs import ImageInput as ImageInput
 
 STREAM_ABOVE = 2 * 10**9  # decoded bytes, above which images stay in their files
 
@@ -36,9 +39,22 @@ class Splits(NamedTuple):
     With `test_classes` the labels of `test` are above those of the other two, and its names are of all classes.
     """
 
-    train: ImageDataset
-    validation: ImageDataset
-    test: ImageDataset
+    train: BatchDataset
+    validation: BatchDataset
+    test: BatchDataset
+
+    def for_models(self, **inputs: Any) -> Splits:
+        """Return the parts whose batches are `Inputs`, as each model takes the samples.
+
+        Args:
+            **inputs: an `ImageInput`, of texts a `TextInput`, by the model's name; as of the datasets' `for_models`.
+
+        Example:
+            >>> splits = load("digits").for_models(teacher=ImageInput((0.5,), (0.5,), size=(16, 16)))
+            >>> {name: tuple(images.shape) for name, images in splits.test.batch([0]).items()}
+            {'student': (1, 1, 8, 8), 'teacher': (1, 1, 16, 16)}
+        """
+        return Splits(*(part.for_models(**inputs) for part in self))
 
 
 def load(
@@ -57,7 +73,7 @@ def load(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> Splits:
-    """Load a named dataset, or a folder of images, as training, validation and test images.
+    """Load a named dataset, a folder of images or a file of texts, as training, validation and test parts.
 
     A published test set is the test part and is never split; where there is none, a part is held out. Parts are held
     out class by class in proportion, by `split_seed` alone, and keep the published order. Mean and deviation come from
@@ -68,8 +84,13 @@ def load(
     class by `split_seed`), a folder's images are grey where those 1000 are, and a stream alone has the whole
     photographs that `resize` and `PhotoAugment` work on.
 
+    A file of texts has a text a line (`.txt`), or labels too: `.tsv` with a first line of column names, or `.jsonl` of
+    objects, either with "text" and "label", a name or a whole number from 0 on (nothing or -1 where it is unknown). How
+    models take them is said by `Splits.for_models`.
+
     Args:
-        name_or_path: a named dataset ("digits", "cifar10"), "image-folder" (with `root`), or a folder's path.
+        name_or_path: a named dataset ("digits", "cifar10"), "image-folder" (with `root`), a folder's path, or that of a
+            file of texts.
         split_seed: of every choice made here.
         validation: how many images, or which fraction of those that are split, are held out for validation; None for
             the source's own (5000, or a tenth), 0 for none.
@@ -113,7 +134,7 @@ def load(
         hyperparameters("load", {"resize": COUNT}, resize=options.resize)
     original = _read(name_or_path, root, options)
     name = original.name
-    content, options = _decode_or_stream(original, options, stream)
+    content, options = _decode_or_stream(original, options, stream, moments)
     for part, given, value in (("test", content.test, test), ("validation", content.validation, validation)):
         if given is not None and value is not None:
             fail("load", part, f"left out for {name!r}, which has {part} images of its own", value)
@@ -139,16 +160,20 @@ def load(
         unseen=unseen,
     )
     content = put_unseen_classes_last(content, names, request)
+    rows = rows_by_part(content, request)
+    seen_names = (content.class_names if unseen else names)[:class_count]
+    if isinstance(content, Lines):
+        return Splits(**make_text_datasets(content, rows, name=name, class_names=seen_names, unseen=unseen))
     return Splits(
         **make_datasets(
             content,
-            rows_by_part(content, request),
+            rows,
             options,
             seed=split_seed,
             moments=moments,
             name=name,
             augment=original.augment or _default_augment(content, options),
-            class_names=(content.class_names if unseen else names)[:class_count],
+            class_names=seen_names,
             unseen=unseen,
         )
     )
@@ -158,7 +183,7 @@ class _Original(NamedTuple):
     """What a reader gave, and what the row (for a folder: the defaults) says about it."""
 
     name: str
-    content: Arrays | Tree
+    content: Arrays | Tree | Lines
     class_names: tuple[str, ...]
     shape: tuple[int, int, int] | None
     augment: Augment | None
@@ -174,6 +199,11 @@ def _read(path: str | Path, root: str | Path | None, options: DecodeOptions) -> 
         return _Original(name, content, names, row.shape, row.augment, row.validation)
     if name == IMAGE_FOLDER and root is None:
         fail("load", "root", f"a folder for {IMAGE_FOLDER!r}", None)
+    if is_texts(name):
+        if root is not None:
+            fail("load", "root", "None for a file of texts, whose path is all", root)
+        lines = read_texts(Path(path).expanduser())
+        return _Original(Path(path).name, lines, lines.class_names, None, None, 0.1)
     folder = Path(root if name == IMAGE_FOLDER and root is not None else path).expanduser()
     if name != IMAGE_FOLDER and not folder.is_dir():
         source(name)
@@ -204,10 +234,16 @@ def _check_shape(content: Arrays | Tree, shape: tuple[int, int, int] | None, whe
 
 
 def _decode_or_stream(
-    original: _Original, options: DecodeOptions, stream: bool | None
-) -> tuple[Arrays | Tree, DecodeOptions]:
-    """Decode a tree into an array, or leave it in its files with a size that is given."""
+    original: _Original, options: DecodeOptions, stream: bool | None, moments: Any
+) -> tuple[Arrays | Tree | Lines, DecodeOptions]:
+    """Decode a tree into an array, or leave it in its files with a size that is given; texts are what they are."""
     content, shape = original.content, original.shape
+    if isinstance(content, Lines):
+        of_images = {"size": options.size, "resize": options.resize, "stream": stream, "mean and std": moments}
+        for argument, value in of_images.items():
+            if value is not None:
+                fail("load", argument, f"left out for {original.name!r}, which holds texts", value)
+        return content, options
     if isinstance(content, Arrays):
         if stream or options.resize is not None:
             argument, value = ("stream", stream) if stream else ("resize", options.resize)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from congruence.core.check import near
 from congruence.data.datasets.files import FileDataset
+from congruence.data.datasets.images import ImageDataset
 from congruence.data.sources.catalogue import source
 from congruence.data.sources.load import Splits, load
 from congruence.data.sources.locate import locate_or_raise
@@ -57,7 +58,7 @@ def read_reid(
         raise ValueError(f"`read_reid`: `name` must be {names}, got {name!r}.{near(str(name), PEOPLE)}")
     splits = load(name, root=root, size=size, **more)
     people = PEOPLE[name](locate_or_raise(source(name), root)[0])
-    train = splits.train
+    train = cast(ImageDataset, splits.train)
     resize = train.resize if isinstance(train, FileDataset) else None
     as_trained: dict[str, Any] = {"resize": resize, "size": train.shape[1:], "mean": train.mean, "std": train.std}
 

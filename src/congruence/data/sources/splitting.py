@@ -16,11 +16,14 @@ from congruence.core.check import COUNT, fail, hyperparameters
 from congruence.data.augment.photos import Pair
 from congruence.data.datasets import split
 from congruence.data.datasets.arrays import ArrayDataset
+from congruence.data.datasets.batched import Spec
 from congruence.data.datasets.decode import is_grey
 from congruence.data.datasets.files import FileDataset
-from congruence.data.datasets.images import ImageDataset, Spec, byte_moments
-from congruence.data.sources.store import Arrays, Files, Part, Tree
+from congruence.data.datasets.images import ImageDataset, byte_moments
+from congruence.data.datasets.texts import TextDataset
+from congruence.data.sources.store import Arrays, Files, Lines, Part, Texts, Tree
 
+Content = Arrays | Tree | Lines
 SAMPLED = 1000  # training images from which mean and deviation of a stream are taken
 
 
@@ -42,11 +45,11 @@ class DecodeOptions(NamedTuple):
     resize: int | Pair | None
 
 
-def _count(part: Part | Files) -> int:
-    return len(part.files) if isinstance(part, Files) else len(part.images)
+def _count(part: Part | Files | Texts) -> int:
+    return len(part[0])
 
 
-def _labels(part: Part | Files) -> Tensor:
+def _labels(part: Part | Files | Texts) -> Tensor:
     return torch.full((_count(part),), -1) if part.labels is None else torch.from_numpy(np.array(part.labels))
 
 
@@ -59,7 +62,7 @@ def _held_out(argument: str, share: int | float, total: int) -> int:
     return count
 
 
-def put_unseen_classes_last(content: Arrays | Tree, names: tuple[str, ...], request: SplitRequest) -> Arrays | Tree:
+def put_unseen_classes_last(content: Content, names: tuple[str, ...], request: SplitRequest) -> Content:
     """Give the classes that are never trained on the last numbers; their images stay where they are.
 
     Raises:
@@ -80,7 +83,7 @@ def put_unseen_classes_last(content: Arrays | Tree, names: tuple[str, ...], requ
     return content._replace(**parts, class_names=(*(names[number] for number in order), *names[len(order) :]))
 
 
-def rows_by_part(content: Arrays | Tree, request: SplitRequest) -> dict[str, Tensor]:
+def rows_by_part(content: Content, request: SplitRequest) -> dict[str, Tensor]:
     """Say which rows each part takes; parts held out take rows of the training images.
 
     Raises:
@@ -166,6 +169,21 @@ def make_datasets(
             datasets[part] = ArrayDataset(origin.images, labels, **about)
         elif isinstance(content, Tree):
             datasets[part] = FileDataset(content.root, origin.files, labels, **about)
+    return datasets
+
+
+def make_text_datasets(
+    content: Lines, rows: dict[str, Tensor], *, name: str, class_names: tuple[str, ...], unseen: int = 0
+) -> dict[str, TextDataset]:
+    """Make the datasets of all parts of a file of texts; see `make_datasets`."""
+    datasets: dict[str, TextDataset] = {}
+    for part, chosen in rows.items():
+        texts = [content.train.texts[row] for row in chosen.tolist()]
+        names = class_names if part == "test" else class_names[: len(class_names) - unseen]
+        labels = None if content.train.labels is None else _labels(content.train)[chosen]
+        datasets[part] = TextDataset(
+            texts, labels, classes=len(names) or None, class_names=names, name=f"{name}/{part}"
+        )
     return datasets
 
 

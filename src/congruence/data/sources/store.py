@@ -57,6 +57,22 @@ class Tree(NamedTuple):
     grey: bool | None = False
 
 
+class Texts(NamedTuple):
+    """One part of a file of texts: these, and labels int64 [N], None where there are none."""
+
+    texts: tuple[str, ...]
+    labels: npt.NDArray[np.int64] | None
+
+
+class Lines(NamedTuple):
+    """What a file of texts holds."""
+
+    train: Texts
+    test: Texts | None = None
+    validation: Texts | None = None
+    class_names: tuple[str, ...] = ()
+
+
 def data_root() -> Path:
     """Return the folder of fetched datasets: $CONGRUENCE_DATA, else `congruence` in the user's cache folder."""
     chosen = os.environ.get("CONGRUENCE_DATA")

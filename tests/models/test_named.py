@@ -31,6 +31,6 @@ def test_a_loader_gets_the_rest_and_the_trust(monkeypatch):
     named.load("made:NAME", trust=True)
     assert asked == [("NAME", False), ("NAME", True)]
     with pytest.raises(
-        ValueError, match=r"`load`: `name` must be 'KIND:REST' of a kind in \['export', 'jit', 'made', 'onn"
+        ValueError, match=r"`load`: `name` must be 'KIND:REST' of a kind in \['export', 'hf', 'jit', 'made', 'onn"
     ):
         named.load("package.module:callable")

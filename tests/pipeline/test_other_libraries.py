@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from _harness.encoders import THIRD_PARTY, imported, of_images
+from _harness.encoders import THIRD_PARTY, WORDS, imported, of_images, save_bert, save_sentences
 from typer.testing import CliRunner
 
 import congruence as cg
@@ -80,6 +80,22 @@ def test_a_timm_name_without_weights_has_the_datas_classes_and_channels():
     assert describe_model(stage.teacher, classes=10, in_channels=1)["options"] == {}
     with pytest.raises(ValueError, match=r"no classes: .* options = \{ num_classes = 10 \}"):
         describe_model(stage.student, classes=None, in_channels=1)
+
+
+def test_a_sentence_encoder_teaches_a_text_model_each_with_its_own_tokenizer(tmp_path):
+    imported("sentence_transformers")
+    save_sentences(tmp_path)
+    save_bert(tmp_path / "base", num_hidden_layers=1, seed=3)
+    lines = [" ".join(WORDS[4 + (n * k) % 6] for k in range(1, 3 + n % 4)) for n in range(40)]
+    (tmp_path / "texts.txt").write_text("\n".join(lines), encoding="utf8")
+    given = values(f"st:{tmp_path / 'st'}", f"hf:{tmp_path / 'base'}")
+    given["data"] = {"name": str(tmp_path / "texts.txt"), "validation": 8, "test": 8}
+    given["stages"]["student"]["terms"] = [{"key": "pkt"}]
+    done = pipeline.run(from_values(given, "a test"), tmp_path / "run")["student"]
+    lengths = {name: taken.max_length for name, taken in done.splits.train.inputs.items()}
+    assert (lengths["teacher"], lengths["student"]) == (8, 9)
+    tokenizer = imported("transformers").AutoTokenizer.from_pretrained(tmp_path / "run" / "student-hf")
+    assert tokenizer("the world")["input_ids"] == [2, 8, 9, 3]
 
 
 def test_the_command_takes_folders(tmp_path):

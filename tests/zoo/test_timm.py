@@ -57,6 +57,13 @@ def test_its_state_goes_back_into_timm(tmp_path):
     torch.testing.assert_close(again.eval()(IMAGES), model(IMAGES))
 
 
+def test_a_folder_that_timm_saved_is_a_model(tmp_path):
+    options, _ = MODELS["resnet10t"]
+    model = named.load("timm:resnet10t", **options).eval()
+    timm.models.save_for_hf(model, str(tmp_path), model_args={"in_chans": 1})
+    torch.testing.assert_close(named.load(f"timm:{tmp_path}").eval()(IMAGES), model(IMAGES))
+
+
 @pytest.mark.parametrize(
     ("teacher", "student"),
     [

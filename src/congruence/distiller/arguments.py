@@ -97,7 +97,8 @@ def frozen_teacher(teacher: Any, students: Mapping[str, nn.Module], name: str = 
         teacher = Teacher(teacher, name=called(name))
     elif name != TEACHER:
         teacher.taps.name = called(name)
-    teacher.shared = {name: parameter for each in common for name, parameter in each.items()}
+    for each in common:
+        teacher.shared |= each
     return teacher
 
 

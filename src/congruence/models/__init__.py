@@ -2,6 +2,7 @@
 
 from congruence.models.adapters import input_of, save_native, without_adapters
 from congruence.models.heads import Head, WithHead, fit_head
+from congruence.models.named import load
 from congruence.models.onnx_model import OnnxModel
 from congruence.models.parameters import count_parameters, shares_parameters
 from congruence.models.projectors import linear_projector, map_projector, rows
@@ -25,6 +26,7 @@ __all__ = [
     "fit_head",
     "input_of",
     "linear_projector",
+    "load",
     "load_into",
     "load_weights",
     "map_projector",

@@ -23,7 +23,7 @@ _WHOLE = (torch.int32, torch.int64)
 def call(model: nn.Module, inputs: Any) -> Any:
     """Run `model` on a tensor (or packed sequences), on a tuple or list of arguments, or on a mapping by keyword.
 
-    A SentenceTransformer takes a mapping as its one argument, and writes into it: it gets one of its own.
+    A model of sentence-transformers takes a mapping as its one argument, and writes into it: it gets one of its own.
 
     Example:
         >>> call(torch.nn.Bilinear(2, 3, 1), (torch.ones(4, 2), torch.ones(4, 3))).shape
@@ -36,7 +36,7 @@ def call(model: nn.Module, inputs: Any) -> Any:
 
 
 def _takes_mapping(model: nn.Module) -> bool:
-    return any(base.__name__ == "SentenceTransformer" for base in type(unwrap(model)).__mro__)
+    return any(base.__module__.startswith("sentence_transformers.") for base in type(unwrap(model)).__mro__)
 
 
 def in_own_precision(model: nn.Module, inputs: Any) -> Any:

@@ -81,6 +81,11 @@ def load(name: str, *, trust: bool = False, **options: Any) -> nn.Module:
 
     Raises:
         ValueError: for a text without a kind, and as its loader does.
+
+    Example:
+        >>> load("hf:/no/such/folder")
+        Traceback (most recent call last):
+        ValueError: There is no folder '/no/such/folder' for the model 'hf:/no/such/folder'.
     """
     parts = split(name)
     if parts is None:

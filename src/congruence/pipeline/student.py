@@ -126,14 +126,18 @@ def _made(directory: RunDirectory, factory: Callable[[], nn.Module] | None, name
 
     path = directory.students
     described = json.loads(path.read_text(encoding="utf8")).get(name) if path.is_file() else None
+    why_not = ""
     for kind, file in {"hf": "config.json", "st": "modules.json"}.items():
         folder = directory.native_folder(name, kind)
         if (folder / file).is_file():  # with the run, wherever that lies now
-            return named.load(f"{kind}:{folder.absolute()}", **_class_of(folder / file))
+            try:
+                return named.load(f"{kind}:{folder.absolute()}", **_class_of(folder / file))
+            except ValueError as error:  # of a class of the user's own, say
+                why_not = f" ({check.sentence(error).rstrip('.')})"
     if described is None or described["model"] is None:
         made_by = f" ('{described['factory']}' made it)" if described else ""
         raise ValueError(
-            f"The student in '{directory.path}' is not a model of the zoo{made_by}: "
+            f"The student in '{directory.path}' is not a model of the zoo{made_by}{why_not}: "
             f"give what makes it, load_student(run_dir, factory)."
         )
     if named.is_drawn(bare := described["model"].partition(".")[0]):  # its weights are the run's

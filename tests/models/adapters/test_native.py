@@ -97,6 +97,21 @@ def test_a_student_with_another_head_comes_back_with_it(tmp_path):
     torch.testing.assert_close(again(**texts()).logits, student(**texts()).logits)
 
 
+def test_a_class_of_the_users_own_asks_for_what_makes_it(tmp_path):
+    class Mine(imported("transformers").BertModel):
+        """A class that transformers does not know."""
+
+    student = Mine(bert(num_hidden_layers=1).config)
+    data = [{name: tensor[i] for name, tensor in texts(16).items()} for i in range(16)]
+    cg.distill(bert(seed=1), student, data, "pkt", epochs=1, batch_size=8, out=tmp_path / "run", device="cpu")
+    with pytest.raises(
+        ValueError, match=r"has no class 'Mine' .* give what makes it, load_student\(run_dir, factory\)"
+    ):
+        cg.load_student(tmp_path / "run")
+    again = cg.load_student(tmp_path / "run", lambda: Mine(student.config))
+    torch.testing.assert_close(again(**texts()).pooler_output, student(**texts()).pooler_output)
+
+
 def test_a_distilled_student_lies_beside_its_file_and_is_found_without_its_factory(tmp_path):
     save_bert(tmp_path / "base", "BertForSequenceClassification", num_labels=3, num_hidden_layers=1)
     teacher, student = (

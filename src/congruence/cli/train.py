@@ -188,7 +188,11 @@ def table(columns: Numbers, *, title: str, detail: bool = False) -> str:
             lines.append((label, ["-" if value is None else format(value, number.form) for value in values]))
     longest = max(len(label) for label, _ in lines)
     width = max(16, longest + (longest > 16))
-    return "\n".join(label.ljust(width) + "".join(f"{cell:>10}" for cell in line) for label, line in lines)
+    widths = [max(10, len(column) + 2) for column in columns]
+    return "\n".join(
+        label.ljust(width) + "".join(cell.rjust(wide) for cell, wide in zip(line, widths, strict=True))
+        for label, line in lines
+    )
 
 
 def folder(out: Path | None, config: RunConfig, names: Sequence[str] = ()) -> Path:

@@ -9,7 +9,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test figures generated lint types bench loops zoo clean
+.PHONY: demo test figures generated lint types bench exported loops zoo clean
 
 demo: $(VENV)/ready
 	$(BIN)/congruence demo
@@ -51,6 +51,11 @@ bench: $(VENV)/ready
 	$(ONE_THREAD) $(BIN)/python benchmarks/memory_order.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/compiled_step.py
 	$(BIN)/python docs/update_benchmarks.py
+
+# Quantised and exported teachers, which `make test` skips where torchao and onnxruntime are not installed.
+exported: $(VENV)/ready
+	$(BIN)/pip install --quiet -e ".[export,quantised]"
+	$(ONE_THREAD) $(BIN)/pytest -n $(WORKERS) tests/models/test_onnx_model.py tests/models/test_quantised.py tests/distiller/test_gradient_cuts.py
 
 # The five-line loops for Accelerate, Lightning and the HF Trainer, which `make test` skips where they are not installed.
 loops: $(VENV)/ready

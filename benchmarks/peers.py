@@ -90,6 +90,21 @@ class Bench:
         """Of an epoch."""
         return math.ceil(self.arguments.images / self.arguments.batch)
 
+    def once(self, cell: tuple[str, str, int], run: Callable[[], dict[str, float]], **setting: Any) -> dict[str, float]:
+        """The accuracies of a seed, run unless a line of it in this setting is kept: a stage that is killed goes on."""
+        path = self.out / "accuracy-seeds.jsonl"
+        a = self.arguments
+        part = {name: getattr(a, name) for name in ("images", "batch", "lr", "teacher_epochs")} | setting
+        key = {"cell": list(cell), **part, "peers": self.commits}
+        for line in path.read_text(encoding="utf8").splitlines() if path.is_file() else ():
+            row = json.loads(line)
+            if {name: row.get(name) for name in key} == key:
+                return dict(row["accuracies"])
+        found = run()
+        with path.open("a", encoding="utf8") as file:
+            file.write(json.dumps({**key, "commit": commit(), "accuracies": found}) + "\n")
+        return found
+
     def keep(self, stage: str, figures: Sequence[dict[str, Any]], **setting: Any) -> None:
         """Add figures to those of a stage; a file of another setting is put aside."""
         a = self.arguments
@@ -194,6 +209,9 @@ def accuracies(bench: Bench) -> None:
     bench.teacher()
 
     def jobs(cell: tuple[str, str, int]) -> dict[str, float]:
+        return bench.once(cell, lambda: trained(cell), epochs=a.epochs)
+
+    def trained(cell: tuple[str, str, int]) -> dict[str, float]:
         student, method, seed = cell
         ways: dict[str, dict[str, Any]] = {name: {} for name in (*bench.folders, OURS)}
         ways[VIEWS_2] = {"views": 2}

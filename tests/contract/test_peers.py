@@ -194,6 +194,22 @@ def test_accuracies_are_compared_in_pairs(bench):
     assert bench.peers.compared("cnn3, kd", lower)[0]["reached"] is False
 
 
+def test_a_seed_is_trained_once_in_a_setting(bench, tmp_path):
+    arguments = bench.peers.parse(["accuracy", "--out", str(tmp_path)])
+    of, ran = bench.peers.Bench(arguments), []
+
+    def trained():
+        ran.append(1)
+        return {"ours": 56.0 + len(ran)}
+
+    asked = [
+        of.once(("cnn3", "rkd", seed), trained, epochs=epochs) for seed, epochs in ((0, 6), (1, 6), (0, 6), (0, 7))
+    ]
+    assert [each["ours"] for each in asked] == [57.0, 58.0, 57.0, 59.0]
+    lines = (tmp_path / "accuracy-seeds.jsonl").read_text().splitlines()
+    assert [json.loads(line)["cell"] for line in lines] == [["cnn3", "rkd", 0], ["cnn3", "rkd", 1], ["cnn3", "rkd", 0]]
+
+
 def test_exact_is_a_way_of_its_own_where_it_is_not_the_default(bench, monkeypatch):
     for fields, options in (
         ([("channels_last", bool, False)], {}),

@@ -60,6 +60,7 @@ METRICS = {
 BARS = {
     "balanced_weights": 1.02,
     "evaluate": None,
+    "tokens": None,
     "cached_epoch": EPOCHS,
     "memory_order": None,
     "compiled_step": None,

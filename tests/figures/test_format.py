@@ -26,6 +26,9 @@ def lines(path):
     return [json.loads(line) for line in path.read_text(encoding="utf8").splitlines()]
 
 
+DIFFERENCES = {"first_tries", "tokens"}  # whose values are gains, or losses
+
+
 @pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.stem)
 def test_a_benchmarks_figures_are_whole(path):
     result = json.loads(path.read_text(encoding="utf8"))
@@ -41,7 +44,7 @@ def test_a_benchmarks_figures_are_whole(path):
     assert len(set(names)) == len(names)
     for figure in result["figures"]:
         assert all(math.isfinite(value) for key, value in figure.items() if key != "name")
-        assert figure["value"] > 0
+        assert figure["value"] > 0 or name in DIFFERENCES
         assert ("bar" in figure) == ("within" in figure)
         assert "bar" not in figure or figure["within"] == (figure["value"] <= figure["bar"])
         assert ("least" in figure) == ("reached" in figure)

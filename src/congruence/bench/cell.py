@@ -152,7 +152,7 @@ def measure_kept(cell: Cell, folder: Path, made: Made | None) -> Row:
             raise ValueError(f"The row '{cell.row}' has no teacher.")
         facts = {"parameters": count_parameters(teacher)}
         splits = as_teachers_take(cell.config, stage, context.splits, {TEACHER: teacher})
-        seen = see(teacher, splits, numbers, name="teacher", kept=_rows_of_teacher(folder))
+        seen = see(teacher, splits, numbers, name=TEACHER, kind=TEACHER, kept=_rows_of_teacher(folder))
         classes = knows_classes(teacher, splits.train)
         of = of_seen(seen._replace(test=seen.as_teacher(splits)))
         row: Row = {}

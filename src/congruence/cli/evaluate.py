@@ -38,13 +38,11 @@ def evaluate(
     metric: Metric = None,
 ) -> None:
     """Measure a student on the test set: accuracy, retrieval mAP, coherence with its teacher (GPCL), size, spread."""
-    from congruence.cli.train import allow, measured_beside, table
-    from congruence.core.inputs import TEACHER
+    from congruence.cli.train import allow, measured_alone, measured_beside, seen_of, table
     from congruence.data.datasets.model_facts import ModelFacts, check_same_classes
     from congruence.evaluation.kept import KeptRows
-    from congruence.evaluation.measure import knows_classes, measure_seen, run_numbers, see
+    from congruence.evaluation.measure import run_numbers, see
     from congruence.evaluation.own import own_numbers
-    from congruence.models.teacher import called
     from congruence.training.distributed import pick_device
     from congruence.training.saving.run_directory import RunDirectory
 
@@ -59,18 +57,13 @@ def evaluate(
         for student in made.students.values():
             check_same_classes(student, ModelFacts.of(splits.train))
     kept = KeptRows(directory.teacher_rows) if directory.path.is_dir() else None
-    taught = {
-        name: see(teacher, splits, run_numbers(), name=name, kind=TEACHER, device=device, kept=kept)
-        for name, teacher in made.teachers.items()
-    }
+    taught = seen_of(made.teachers, splits, device, kept)
     beside = {name: seen.as_teacher(splits) for name, seen in taught.items()}
     for name, student in made.students.items():
         seen = see(student, splits, numbers, device=device)
         columns |= measured_beside(seen, numbers, beside, name, classifies=classifies)
         beside = {of: rows._replace(left_out="") for of, rows in beside.items()}  # which has been told
-    for name, seen in taught.items():
-        known = knows_classes(seen.model, splits.train, name)
-        columns[called(name)] = measure_seen(seen, run_numbers(), classifies=known).to_dict()
+    columns |= measured_alone(taught, splits.train)
     typer.echo(json.dumps(columns, indent=2) if as_json else table(columns, title="test set", detail=True))
 
 
@@ -136,7 +129,6 @@ def _same_teacher(name: str, module: nn.Module, directory: RunDirectory, splits:
     from congruence.models.teacher import Teacher
 
     before, teacher = directory.teachers().get(name), Teacher(module)
-    example = inputs_of(splits.train.batch(range(min(2, len(splits.train)))), name, TEACHER)
-    teacher.taps.probe(example, training=False)
+    teacher.taps.probe(inputs_of(splits.train.example(), name, TEACHER), training=False)
     now = teacher.fingerprint().content
     return None in (before, now) or before == now

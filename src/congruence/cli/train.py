@@ -15,10 +15,13 @@ from congruence.cli.progress import Reporter
 from congruence.cli.progress import numbers as written
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from congruence.config import RunConfig
-    from congruence.data import Splits
+    from congruence.data import BatchDataset, Splits
     from congruence.evaluation import Number
     from congruence.evaluation.embed import Embedded
+    from congruence.evaluation.kept import KeptRows
     from congruence.evaluation.measure import Seen
     from congruence.pipeline.stages import StageRun
     from congruence.training.saving.run_directory import RunDirectory
@@ -81,16 +84,10 @@ def _balanced(metrics: Path) -> dict[str, float]:
 
 def _taught(ended: StageRun, directory: RunDirectory, device: str) -> dict[str, Seen]:
     """Return what each teacher gives of the images, found in the run's folder or kept there."""
-    from congruence.core.inputs import TEACHER
     from congruence.evaluation.kept import KeptRows
-    from congruence.evaluation.measure import run_numbers, see
     from congruence.training.distributed import pick_device
 
-    kept, on = KeptRows(directory.teacher_rows), pick_device(device)
-    return {
-        name: see(teacher, ended.splits, run_numbers(), name=name, kind=TEACHER, device=on, kept=kept)
-        for name, teacher in ended.teachers.items()
-    }
+    return seen_of(ended.teachers, ended.splits, pick_device(device), KeptRows(directory.teacher_rows))
 
 
 def _tested(
@@ -111,10 +108,9 @@ def _tested(
     from congruence.core.content import same_content
     from congruence.core.files import write_json
     from congruence.data.datasets.model_facts import ModelFacts, check_same_classes
-    from congruence.evaluation.measure import knows_classes, measure_seen, run_numbers, see
+    from congruence.evaluation.measure import run_numbers, see
     from congruence.evaluation.stored import lacking
     from congruence.models import load_into, load_weights
-    from congruence.models.teacher import called
     from congruence.training.distributed import pick_device
     from congruence.training.saving.migrate import migrate_numbers
 
@@ -144,12 +140,30 @@ def _tested(
         load_into(student, last, source="the last epoch")
         tested |= measured("last")
         load_into(student, best, source="the best epoch")
-    for of, teacher in teachers.items():
-        known = knows_classes(teacher.model, train, of)
-        tested[called(of)] = measure_seen(teacher, run_numbers(), classifies=known).to_dict()
+    tested |= measured_alone(teachers, train)
     tested = {column: {**before.get(column, {}), **values} for column, values in tested.items()}
     write_json(path, tested)
     return tested
+
+
+def seen_of(teachers: Mapping[str, nn.Module], splits: Splits, device: Any, kept: KeptRows | None) -> dict[str, Seen]:
+    """Return what each teacher gives of the images."""
+    from congruence.core.inputs import TEACHER
+    from congruence.evaluation.measure import run_numbers, see
+
+    asked: dict[str, Any] = {"kind": TEACHER, "device": device, "kept": kept}
+    return {name: see(teacher, splits, run_numbers(), name=name, **asked) for name, teacher in teachers.items()}
+
+
+def measured_alone(teachers: Mapping[str, Seen], train: BatchDataset) -> dict[str, dict[str, Any]]:
+    """Return a column for each teacher, as a sentence calls it."""
+    from congruence.evaluation.measure import knows_classes, measure_seen, run_numbers
+    from congruence.models.teacher import called
+
+    return {
+        called(name): measure_seen(seen, run_numbers(), classifies=knows_classes(seen.model, train, name)).to_dict()
+        for name, seen in teachers.items()
+    }
 
 
 def measured_beside(

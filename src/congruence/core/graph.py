@@ -11,8 +11,11 @@ from torch.utils.checkpoint import CheckpointFunction
 _WITHOUT = ("NotImplemented", "torch::autograd::Error")  # of an operation that has no derivative
 
 
-def nodes(tensors: Sequence[Tensor]) -> Iterator[Node]:
+def nodes(tensors: Sequence[Tensor], *, passing: bool = False) -> Iterator[Node]:
     """Yield the nodes that the backward of some tensors goes through, each once.
+
+    With `passing`, none at or behind an operation that has no derivative: torch gives such an operation (a quantised
+    one) a node that passes nothing on.
 
     Example:
         >>> import torch
@@ -23,7 +26,7 @@ def nodes(tensors: Sequence[Tensor]) -> Iterator[Node]:
     seen: set[Node] = set()
     while stack:
         node = stack.pop()
-        if node is not None and node not in seen:
+        if node is not None and node not in seen and not (passing and node.name().endswith(_WITHOUT)):
             seen.add(node)
             yield node
             stack += [before for before, _ in node.next_functions]
@@ -39,7 +42,7 @@ def leaves(tensors: Sequence[Tensor]) -> Iterator[Tensor]:
         ([True], [])
     """
     yield from (tensor for tensor in tensors if tensor.requires_grad and tensor.grad_fn is None)
-    for node in _passing(tensors):
+    for node in nodes(tensors, passing=True):
         leaf = getattr(node, "variable", None)
         if leaf is not None:
             yield leaf
@@ -58,22 +61,7 @@ def leads_to(tensors: Sequence[Tensor], sources: Sequence[Tensor]) -> bool:
     ids = {id(tensor) for tensor in sources}
     if any(id(tensor) in ids for tensor in tensors):
         return True
-    return any(node in ends or id(getattr(node, "variable", None)) in ids for node in _passing(tensors))
-
-
-def _passing(tensors: Sequence[Tensor]) -> Iterator[Node]:
-    """Yield the nodes as `nodes` does, but none behind an operation that has no derivative.
-
-    Torch gives such an operation (a quantised one) a node that passes nothing on.
-    """
-    stack: list[Node | None] = [tensor.grad_fn for tensor in tensors]
-    seen: set[Node] = set()
-    while stack:
-        node = stack.pop()
-        if node is not None and node not in seen and not node.name().endswith(_WITHOUT):
-            seen.add(node)
-            yield node
-            stack += [before for before, _ in node.next_functions]
+    return any(node in ends or id(getattr(node, "variable", None)) in ids for node in nodes(tensors, passing=True))
 
 
 def function_of(node: Node) -> type | None:

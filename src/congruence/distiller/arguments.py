@@ -132,7 +132,7 @@ def examples_of(example: Any, students: Iterable[str], teachers: Iterable[str]) 
     return {name: inputs_of(example, name, kind) for name, kind in kinds.items()}
 
 
-def only(by_name: Mapping[str, Any], what: str) -> Any:
+def only(by_name: Mapping[str, Any] | nn.ModuleDict, what: str) -> Any:
     """Return the only one.
 
     Raises:

@@ -211,8 +211,8 @@ def described(binding: Binding, taps: Mapping[str, Taps]) -> str:
     parts = []
     for (model, role), paths in binding.paths.items():
         shapes = taps[binding.models[model]].shapes
-        called = binding.called(model) if model == TEACHER else model
-        parts.append(f"{called} {role} " + " + ".join(f"'{path}' {list(shapes[path])}" for path in paths))
+        who = binding.called(model) if model == TEACHER else model
+        parts.append(f"{who} {role} " + " + ".join(f"'{path}' {list(shapes[path])}" for path in paths))
     return ", ".join(parts)
 
 

@@ -96,12 +96,8 @@ class Distiller(nn.Module):
         self._taps = {name: Taps(module, name=name) for name, module in students.items()}
         for taps in self._taps.values():
             taps.may_drop = True
-        self._sitting_out, self._averaging, self._unmoved, self._cuts = (
-            SittingOut(),
-            Averaging(),
-            Unmoved(),
-            GradientCuts(),
-        )
+        self._sitting_out, self._averaging = SittingOut(), Averaging()
+        self._unmoved, self._cuts = Unmoved(), GradientCuts()
         self._readers: dict[str, Taps | Teacher] = dict(self._taps)
         self._taps |= {name: teacher.taps for name, teacher in self.teachers.items()}
         self._readers |= self.teachers
@@ -195,8 +191,14 @@ class Distiller(nn.Module):
             arguments.check_index(index)
         recall = {name: cache.at(index, self.clock.epoch, self.taught_by(name)) for name, cache in caches.items()}
         teaching, watching = ([self.bindings[t.name] for t in terms if t.watched is side] for side in (False, True))
-        of_batch: dict[str, Any] = {"given": given, "recall": recall, "micro_batch": micro_batch}
-        run = functools.partial(forwards, readers=self._readers, examples=self._examples, **of_batch)
+        run = functools.partial(
+            forwards,
+            given=given,
+            readers=self._readers,
+            examples=self._examples,
+            recall=recall,
+            micro_batch=micro_batch,
+        )
         tensors, outputs = forwards_beside(teaching, watching, run, self.students)
         captured = Captured(tensors, outputs, given, labels, index, micro_batch, tuple(self.teachers))
         if self.training and torch.is_grad_enabled():
@@ -345,7 +347,7 @@ class Distiller(nn.Module):
     @property
     def student(self) -> nn.Module:
         """The student; with several, `students` holds them by name."""
-        return arguments.only(dict(self.students.items()), "students")
+        return arguments.only(self.students, "students")
 
     @property
     def teacher(self) -> Teacher | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -44,7 +44,7 @@ class Cut:
 
     layer: str
     module: nn.Module
-    before: frozenset[int] = field(default=frozenset())
+    before: frozenset[int]
 
 
 class GradientCuts:
@@ -78,8 +78,8 @@ class GradientCuts:
         if self._looked or captured.micro_batch is not None or any(term.start_epoch > clock.epoch for term in terms):
             return
         read = captured.tensors
+        paths = {(b.models[model], path) for b in bindings for (model, _), each in b.paths.items() for path in each}
         for name, of_student in taps.items():
-            paths = {(b.models[model], path) for b in bindings for (model, _), each in b.paths.items() for path in each}
             keys = [key for key in read if key[0] == name and (name, key[2]) in paths]
             if keys and name not in captured.teachers:
                 reached = {id(leaf) for leaf in leaves([read[key] for key in keys])}

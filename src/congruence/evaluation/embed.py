@@ -68,6 +68,7 @@ def embed(
     *,
     layer: str | None = None,
     name: str = "model",
+    kind: str = STUDENT,
     device: str | torch.device | None = None,
 ) -> Embedded:
     """Embed every sample of a loader, in evaluation mode.
@@ -78,13 +79,15 @@ def embed(
             samples.
         layer: the layer that gives the embedding; by default what enters the last Linear. Maps and tokens are averaged
             over their positions, padded ones ("attention_mask" of the inputs) left out.
-        name: of the model, in sentences.
+        name: of the model, in sentences and among the `Inputs` of a batch.
+        kind: "student" or "teacher", whose inputs it takes where there are none of its name.
         device: to which the model is moved; None for where it is.
 
     Raises:
         ValueError: for a layer that is not there, or an empty loader.
     """
-    return embed_all({name: model}, loader, layers={name: layer}, device=device)[name]
+    teachers = (name,) if kind == TEACHER else (TEACHER,)
+    return embed_all({name: model}, loader, layers={name: layer}, device=device, teachers=teachers)[name]
 
 
 @torch.no_grad()
@@ -129,8 +132,8 @@ def embed_images(
     Args:
         model: as of `embed`.
         images: in their order.
-        name: of the model, in sentences and among the `Inputs` of a batch.
-        kind: "student" or "teacher", whose inputs it takes where there are none of its name.
+        name: as of `embed`.
+        kind: as of `embed`.
         device: as of `embed`.
         kept: where rows are looked for, and kept. A model whose content cannot be read has none there.
     """
@@ -205,14 +208,13 @@ class _Reader:
     """One model, and what it has given so far."""
 
     def __init__(
-        self, model: nn.Module, layer: str | None, name: str, device: str | torch.device | None, kind: str = STUDENT
+        self, model: nn.Module, layer: str | None, name: str, device: str | torch.device | None, kind: str
     ) -> None:
         first = next(model.parameters(), None)
         self.device = torch.device(device) if device is not None else first.device if first is not None else None
-        self.kind = TEACHER if name == TEACHER else kind
-        called_so = called(name) if self.kind == TEACHER else name
+        self.layer, self.name, self.kind = layer, name, kind
+        called_so = called(name) if kind == TEACHER else name
         self.taps = Taps(model if device is None else model.to(self.device), name=called_so)
-        self.layer, self.name = layer, name
         self.paths: tuple[str, str | None] | None = None
         self.left_out = ""
         self.channels_last = False

@@ -87,7 +87,6 @@ def see(
         device: to which the model is moved; None for where it is.
         kept: where rows of the model are looked for, and kept.
     """
-    kind = TEACHER if name == TEACHER else kind
     asked: dict[str, Any] = {"name": name, "kind": kind, "device": device, "kept": kept}
     test = embed_images(model, splits.test, **asked)
     train = None
@@ -183,7 +182,7 @@ def embed_test(
     model: nn.Module, splits: Splits, *, device: str | torch.device | None = None, kept: KeptRows | None = None
 ) -> Embedded:
     """Embed the test split as `measure` does, once for all students that are measured against it."""
-    return see(model, splits, name="teacher", device=device, kept=kept).as_teacher(splits)
+    return see(model, splits, name=TEACHER, kind=TEACHER, device=device, kept=kept).as_teacher(splits)
 
 
 def of_seen(seen: Seen, teacher: Embedded | None = None, *, classifies: bool = True) -> Embeddings:

@@ -30,10 +30,9 @@ class Diagnostics:
     """What `FitOptions(diagnose=...)` takes: numbers of every student at each epoch's end.
 
     They are lines {"step", "epoch", "diagnostics": {...}} of metrics.jsonl, cut back on resuming as its other lines
-    are; with several students each name ends in "/NAME", with several teachers, before that, in
-    "/TEACHER". Training is left alone, to the bit: the models run in
-    evaluation mode and without gradient, and no generator moves. The teacher is frozen and runs once, where the loader
-    is of `congruence.data` (another may change the order from pass to pass).
+    are; with several students each name ends in "/NAME", with several teachers, before that, in "/TEACHER". Training is
+    left alone, to the bit: the models run in evaluation mode and without gradient, and no generator moves. Teachers are
+    frozen and run once, where the loader is of `congruence.data` (another may change the order from pass to pass).
 
     Args:
         loader: of the images, re-iterable, in batches as `fit` takes them; `diagnostic_loader` makes one. The time

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -61,16 +62,9 @@ class LossMethod(Method):
         pairs = probe.pairs(role) if self.needs.teacher else list(zip(students, students, strict=True))
         self.projectors = nn.ModuleList()
         self.projectors.extend(_projector(*pair) if self.project else nn.Identity() for pair in pairs)
-        models = ("student", "teacher")
-        rows = {
-            (model, view, role): tuple(torch.zeros(shape) for shape in shapes)
-            for model, shapes in zip(models, zip(*pairs, strict=True), strict=True)
-            for view in self.needs.views
-        }
-        grids = {(model, view, role): probe.grids.get((model, role), ()) for model, view, _ in rows}
         labels = torch.zeros(students[0][0], dtype=torch.long) if self.needs.labels else None
         with torch.no_grad():
-            self.loss(self.embed(Signals(rows, ("student",), labels=labels, grids=grids)))
+            self.loss(self.embed(replace(probe.zeros(*self.needs.views), labels=labels)))
 
     def embed(self, signals: Signals) -> Signals:
         """Project the student's rows."""

@@ -154,6 +154,23 @@ class Probe:
     facts: DataFacts | None = None
     grids: Mapping[tuple[str, str], tuple[tuple[int, int] | None, ...]] = field(default_factory=dict)
 
+    def zeros(self, *views: str) -> Signals:
+        """Return signals of zeros in the shapes that were seen, of views ("main" by default), to try a loss on.
+
+        Example:
+            >>> probe = Probe({("student", "features"): (torch.Size([4, 3]),)}, {}, {}, ("student",))
+            >>> probe.zeros().one("student").shape
+            torch.Size([4, 3])
+        """
+        views = views or ("main",)
+        tensors = {
+            (model, view, role): tuple(torch.zeros(shape) for shape in shapes)
+            for (model, role), shapes in self.shapes.items()
+            for view in views
+        }
+        grids = {(model, view, role): of for (model, role), of in self.grids.items() for view in views}
+        return Signals(tensors, self.students, grids=grids)
+
     def width(self, model: str, role: str = "features", layer: int = 0) -> int:
         """Return the number of features (or channels) of a layer."""
         shape = self.shapes[model, role][layer]

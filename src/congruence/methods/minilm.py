@@ -80,12 +80,7 @@ class MiniLM(Method):
             if len(probe.paths[key]) not in (1, 3):
                 got = len(probe.paths[key])
                 raise ValueError(f"`MiniLM` reads queries, keys and values of one layer, got {got} of the {side}.")
-        zeros = {
-            (side, "main", "tokens"): tuple(torch.zeros(shape) for shape in probe.shapes[key])
-            for side, key in keys.items()
-        }
-        grids = {(side, "main", "tokens"): probe.grids[key] for side, key in keys.items()}
-        signals = _apart(Signals(zeros, ("student",), grids=grids))
+        signals = _apart(probe.zeros())
         widths = {tensor.shape[2] for side in _SIDES for tensor in signals.layers(side, "tokens")}
         self.criterion = AttentionRelationLoss(relation_heads=self.relation_heads or _divisor(math.gcd(*widths)))
         with torch.no_grad():

@@ -79,7 +79,6 @@ class Agglomerative(Method):
 
     def build(self, probe: Probe) -> None:
         """Make the heads, and try the loss on tensors of the probed shapes."""
-        zeros: dict[tuple[str, str, str], tuple[Tensor, ...]] = {}
         self._register()
         for role in _ROLES:
             pairs = probe.pairs(role)
@@ -87,11 +86,8 @@ class Agglomerative(Method):
                 raise ValueError(f"`Agglomerative` reads one layer of {role!r} a side, got {len(pairs)}.")
             widths = probe.width("student", role), probe.width("teacher", role)
             self.heads[role] = _head(widths[0], self.hidden or max(widths), widths[1])
-            for side, shape in zip(("student", "teacher"), pairs[0], strict=True):
-                zeros[side, "main", role] = (torch.zeros(shape),)
-        grids = {(side, "main", "tokens"): probe.grids[side, "tokens"] for side in ("student", "teacher")}
         with torch.no_grad():
-            self.loss(self.embed(Signals(zeros, ("student",), grids=grids)))
+            self.loss(self.embed(probe.zeros()))
 
     def embed(self, signals: Signals) -> Signals:
         """Send the student's side through the heads."""

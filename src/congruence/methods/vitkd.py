@@ -88,11 +88,8 @@ class ViTKD(Method):
         self.generator = nn.Sequential(
             nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1)
         )
-        sides = {side: (side, "tokens") for side in ("student", "teacher")}
-        zeros = {(side, "main", "tokens"): tuple(map(torch.zeros, probe.shapes[key])) for side, key in sides.items()}
-        grids = {(side, "main", "tokens"): probe.grids[key] for side, key in sides.items()}
         with torch.no_grad():
-            self.loss(Signals(zeros, ("student",), grids=grids))
+            self.loss(probe.zeros())
 
     def loss(self, signals: Signals) -> Mapping[str, Tensor]:
         """Return the two parts."""

@@ -24,6 +24,12 @@ _CHECKS: Mapping[str, check.Constraint] = {
 _BESIDE = ("pad_token", "padding_side", "truncation_side", "model_input_names")
 
 
+def normalized(numbers: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Return (x/255 − mean) / std for each channel of float32 images [B, C, H, W], in their own memory."""
+    centre, scale = to_device(torch.tensor([mean, std], dtype=torch.float32), numbers.device)[..., None, None]
+    return numbers.div_(255).sub_(centre).div_(scale)
+
+
 @dataclass(frozen=True)
 class ImageInput:
     """How a model takes images: resized to `size`, scaled to [0, 1], then (image − mean) / std for each channel.
@@ -73,9 +79,7 @@ class ImageInput:
         numbers = images.to(torch.float32)
         if self.size is not None and tuple(images.shape[2:]) != self.size:
             numbers = interpolate(numbers, self.size, mode=self.interpolation, antialias=True).clamp_(0, 255)
-        moments = torch.tensor([self.mean, self.std], dtype=torch.float32)
-        centre, scale = to_device(moments, images.device)[..., None, None]
-        return numbers.div_(255).sub_(centre).div_(scale)
+        return normalized(numbers, self.mean, self.std)
 
     def describe(self) -> dict[str, Any]:
         """Return it as plain values, which tell it from others."""

@@ -89,10 +89,20 @@ def is_quantized(model: nn.Module) -> bool:
         >>> is_quantized(nn.Linear(3, 2))
         False
     """
-    held: list[Any] = [*model.parameters(), *model.buffers()]
-    return any(type(part).__module__.startswith("torch.ao.nn.") for part in model.modules()) or any(
-        is_traceable_wrapper_subclass(tensor) or tensor.is_quantized for tensor in held
-    )
+    held = (*model.parameters(), *model.buffers())
+    of_torch = any(type(part).__module__.startswith("torch.ao.nn.") for part in model.modules())
+    return of_torch or not all(map(is_plain, held))
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor has numbers of its own, not made of other tensors as quantised ones are.
+
+    Example:
+        >>> is_plain(torch.ones(2))
+        True
+    """
+    made_of: object = tensor
+    return not is_traceable_wrapper_subclass(made_of) and not tensor.is_quantized
 
 
 def bits(tensor: Tensor) -> int | None:

@@ -8,10 +8,10 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from congruence.core import check, files
 from congruence.models.layers import unwrap
+from congruence.models.parameters import is_plain
 from congruence.models.weights_file import content_of, header_of, in_order, split_key, state_dict_in, why_not
 
 T = TypeVar("T")
@@ -40,7 +40,7 @@ def save_weights(state_dict: Mapping[str, Tensor], path: str | Path, metadata: M
     for name, tensor in state_dict.items():
         if not isinstance(tensor, Tensor):
             check.fail("save_weights", "state_dict", "a mapping of tensors", f"{type(tensor).__name__} at '{name}'")
-        if not _is_plain(tensor):
+        if not is_plain(tensor):
             expected = "plain tensors, as safetensors holds (torch.save holds quantised ones)"
             check.fail("save_weights", "state_dict", expected, f"{type(tensor).__name__} at '{name}'")
         # A fresh copy of each, because safetensors refuses tensors that share memory.
@@ -57,14 +57,8 @@ def not_writable(state_dict: Mapping[str, object]) -> str:
         >>> not_writable(nn.Linear(2, 1).state_dict())
         ''
     """
-    refused = (name for name, value in state_dict.items() if isinstance(value, Tensor) and not _is_plain(value))
+    refused = (name for name, value in state_dict.items() if isinstance(value, Tensor) and not is_plain(value))
     return next((f"'{name}' ({type(state_dict[name]).__name__})" for name in refused), "")
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor has numbers of its own, not made of other tensors as quantised ones are."""
-    made_of: object = tensor
-    return not is_traceable_wrapper_subclass(made_of) and not tensor.is_quantized
 
 
 def load_weights(path: str | Path) -> dict[str, Tensor]:

@@ -99,7 +99,7 @@ def build_stage(config: RunConfig, stage_name: str, context: RunContext) -> Buil
         _asked(stage, models.teachers, train_loader, context),
         models.students,
         terms,
-        example=_example(splits),
+        example=splits.train.example(),
         facts=data.facts(trained),
     )
     readers = [name for name, needs in distiller.needs().items() if needs.labels]
@@ -148,7 +148,7 @@ def build_models(config: RunConfig, stage_name: str, context: RunContext) -> Mod
     teachers = _teachers(config, stage, context, classes=classes, in_channels=channels)
     if classes is None and teachers and _teaches_logits(stage):
         first = next(iter(teachers))
-        example = _example(as_teachers_take(config, stage_name, splits, teachers))
+        example = as_teachers_take(config, stage_name, splits, teachers).train.example()
         classes = _outputs(teachers[first], inputs_of(example, first, TEACHER))
     seed_everything(stage.train.seed)
     students, described = {}, {}
@@ -324,7 +324,3 @@ def _val_loader(
 def _channels(splits: data.Splits) -> int | None:
     """Return how many channels the images have; None of texts."""
     return splits.train.shape[0] if isinstance(splits.train, data.ImageDataset) else None
-
-
-def _example(splits: data.Splits) -> Any:
-    return splits.train.example()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from congruence import data
 from congruence.core import check, ranks
 from congruence.core.inputs import TEACHER, inputs_of
 from congruence.data.datasets.batched import BatchDataset
-from congruence.evaluation.embed import embed_all
+from congruence.evaluation.embed import embed
 from congruence.models import Head, WithHead, fit_head
 from congruence.models.fingerprint import model_fingerprint
 from congruence.models.weights import load_weights, save_weights
@@ -106,7 +106,7 @@ def with_head(
         ValueError: for a layer that is not there, or a width that principal components cannot have.
     """
     example = inputs_of(dataset.example(), name, TEACHER)
-    in_width = _embedded(teacher, [(example,)], config.layer, name).shape[1]
+    in_width = embed(teacher, [(example,)], layer=config.layer, name=name, kind=TEACHER).features.shape[1]
     head = Head(in_width, config.width)
     labels = dataset.labels
     if (labels is None or not bool((labels >= 0).any())) and config.width > min(in_width, len(dataset)):
@@ -141,16 +141,9 @@ def _features(
     batches = data.loader(
         dataset, batch_size=_BATCH * ranks.world_size(), shuffle=False, device=device, workers=workers
     )
-    features = _embedded(teacher, batches, layer, name, device)
+    features = embed(teacher, batches, layer=layer, name=name, kind=TEACHER, device=device).features
     teacher.to(home)
     return features
-
-
-def _embedded(
-    teacher: nn.Module, loader: Any, layer: str | None, name: str, device: torch.device | None = None
-) -> Tensor:
-    layers = {name: layer}
-    return embed_all({name: teacher}, loader, layers=layers, device=device, teachers=(name,))[name].features
 
 
 def _once(

@@ -13,6 +13,7 @@ from torch import Tensor
 from congruence.core.check import Choice, Constraint, Flag, Real, fail, hyperparameters, shape
 from congruence.core.devices import to_device
 from congruence.core.rng import keyed_uniform
+from congruence.models.inputs import normalized
 
 CONSTRAINTS: dict[str, Constraint] = {
     "pad": Real(low=0, closed="low", integer=True),
@@ -143,5 +144,4 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
         fail("normalize", "images", "a uint8 tensor [B, C, H, W]", f"{images.dtype} of shape {shape(images)}")
     if not len(mean) == len(std) == images.shape[1]:
         fail("normalize", "mean and std", f"{images.shape[1]} numbers each", f"{len(mean)} and {len(std)}")
-    centre, scale = to_device(torch.tensor([mean, std], dtype=torch.float32), images.device)[..., None, None]
-    return images.to(torch.float32).div_(255).sub_(centre).div_(scale)
+    return normalized(images.to(torch.float32), mean, std)

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
@@ -130,6 +130,10 @@ class TextDataset(BatchDataset):
             object.__setattr__(self, "inputs", dict(self.inputs) or None)
 
     @property
+    def _tokens(self) -> Tokens:
+        return cast(Tokens, self.tokens)  # there from `__post_init__` on
+
+    @property
     def in_memory(self) -> bool:
         """True: a batch is one gather."""
         return True
@@ -171,7 +175,7 @@ class TextDataset(BatchDataset):
     ) -> Any:
         """Return what `batch` does."""
         self.check_augment(augment)
-        rows, tokens, inputs = self._rows(self._positions(indices)), self.tokens or Tokens(self.texts), self.inputs
+        rows, tokens, inputs = self._rows(self._positions(indices)), self._tokens, self.inputs
         if inputs is None:
             fail(
                 "TextDataset",
@@ -191,8 +195,8 @@ class TextDataset(BatchDataset):
         A vocabulary that does not reach as far is found out with them.
         """
         inputs = self.inputs.values() if isinstance(self.inputs, Mapping) else [self.inputs]
-        rows, tokens = self._rows(self.index), self.tokens or Tokens(self.texts)
-        large = [at for taken in inputs if taken is not None and len(self) for at in tokens.largest(taken, rows)]
+        rows = self._rows(self.index)
+        large = [at for taken in inputs if taken is not None and len(self) for at in self._tokens.largest(taken, rows)]
         return self.batch(list(dict.fromkeys([*large, *range(min(2, len(self)))])))
 
     def prepared(self, drawn: Any) -> Any:

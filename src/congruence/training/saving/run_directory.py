@@ -16,7 +16,7 @@ from congruence.core.files import atomic, damaged, writable, write_json
 from congruence.core.inputs import TEACHER
 from congruence.data.datasets.model_facts import ModelFacts, check_same_preparation, other_classes
 from congruence.models.weights import load_metadata, load_weights, save_weights
-from congruence.models.weights_file import split_key
+from congruence.models.weights_file import split_key, torch_content, why_not
 from congruence.training.saving.checkpoint import Checkpoints, naming_write_errors
 from congruence.training.saving.identity import check_goes_on, more_epochs
 from congruence.training.saving.migrate import migrate_identity, without_younger
@@ -294,7 +294,7 @@ class RunDirectory:
         """Return what `save_student` wrote of the best epoch."""
         path = self.student_file(name)
         beside = _beside(path)
-        more = torch.load(beside, map_location="cpu", weights_only=True) if beside.exists() else {}
+        more = _plain_content(beside) if beside.exists() else {}
         return {**load_weights(path), **more}
 
     def finish(self, summary: Mapping[str, Any]) -> None:
@@ -302,6 +302,13 @@ class RunDirectory:
         if self.writes:
             with naming_write_errors(self.summary_file):
                 write_json(self.summary_file, summary)
+
+
+def _plain_content(path: Path) -> dict[str, Any]:
+    try:
+        return dict(torch_content(path))
+    except Exception as error:  # damaged bytes fail in any way
+        raise damaged(path, why_not(error)) from None
 
 
 def _beside(path: Path) -> Path:

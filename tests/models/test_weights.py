@@ -65,6 +65,14 @@ def test_tied_names_with_two_values_are_refused() -> None:
         load_into(Tied(), state, source="a file")
 
 
+def test_tied_names_that_are_not_numbers_are_alike() -> None:
+    state = Tied().state_dict()
+    state |= {name: torch.full((7, 3), torch.nan) for name in ("embedding.weight", "head.weight")}
+    model = Tied()
+    load_into(model, state, source="the file")
+    assert model.head.weight.isnan().all()
+
+
 def test_views_strides_and_dtypes_survive(tmp_path: Path) -> None:
     base = torch.arange(24.0).view(2, 3, 4)
     state = {

@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import tarfile
 import tempfile
 import zipfile
@@ -52,20 +53,17 @@ def _sync_folder(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, *, wait: float | None = None) -> Iterator[None]:
     """Hold a lock file: another process that asks for it waits. A killed process lets go of it.
 
-    On a system without `fcntl` nothing is locked, and a warning says so.
+    Args:
+        path: of the file; its folder is made.
+        wait: seconds, after which `filelock.Timeout` is raised; None for as long as it takes.
     """
+    from filelock import FileLock
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:
-        LOG.warning("This system has no file locks (fcntl): let no other process write to '%s' now.", path.parent)
-        yield
-        return
-    with open(path, "ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with FileLock(path, timeout=-1 if wait is None else wait):
         yield
 
 
@@ -75,10 +73,32 @@ def _umask() -> int:
     return mask
 
 
+def sweep(folder: Path) -> None:
+    """Remove what killed writers left of `atomic` files in a folder, into which nobody writes now."""
+    for path in folder.glob(".*.tmp"):
+        if re.fullmatch(r"\..+\.\w{8}\.tmp", path.name):
+            path.unlink(missing_ok=True)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
     with atomic(path) as file:
         file.write((json.dumps(value, indent=2) + "\n").encode())
+
+
+def read_tables(path: Path) -> dict[str, dict[str, Any]]:
+    """Read what one of this library's JSON files holds: tables by name.
+
+    Raises:
+        ValueError: where it is damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf8"))
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict) or not all(isinstance(table, dict) for table in content.values()):
+        raise damaged(path, "it does not hold what a run writes there")
+    return content
 
 
 def append_line(path: Path, row: Mapping[str, Any]) -> None:

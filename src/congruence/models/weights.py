@@ -150,7 +150,7 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> 
     if other:
         shapes = [f"'{name}' {check.shape(state[name])} for {check.shape(own[name])}" for name in other]
         problems.append(f"differ in shape: {', '.join(shapes[:3])}{_more(shapes)}")
-    apart = [name for name, twin in twins if not torch.equal(state[name], state[twin])]
+    apart = [name for name, twin in twins if not _alike(state[name], state[twin])]
     if apart and not other:
         problems.append(f"differ between names that the model ties: {_few(apart)}")
     if problems:
@@ -192,6 +192,11 @@ def start_from(model: nn.Module, state: Mapping[str, Tensor], *, source: str) ->
     )
     load_into(bare, {**loaded, **{name: own[name] for name in fresh}}, source=source)
     return fresh
+
+
+def _alike(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors hold the same values; one that is not a number is like another."""
+    return first.shape == second.shape and bool(((first == second) | ((first != first) & (second != second))).all())
 
 
 def _few(names: list[str]) -> str:

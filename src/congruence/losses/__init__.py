@@ -23,6 +23,7 @@ from congruence.losses.intra_class import IntraClassContrastiveLoss, intra_class
 from congruence.losses.joint_wasserstein import JointWassersteinLoss, joint_wasserstein_loss
 from congruence.losses.kd import DistillationLoss, distillation_loss
 from congruence.losses.kda import KernelTransferLoss, kernel_transfer_loss
+from congruence.losses.lskd import StandardizedDistillationLoss, standardize_logits, standardized_distillation_loss
 from congruence.losses.mimic import MimicLoss, mimic_loss
 from congruence.losses.minilm import AttentionRelationLoss, attention_relation_loss
 from congruence.losses.mkt import (
@@ -98,6 +99,7 @@ __all__ = [
     "ScoreDistillationLoss",
     "SimilarityPreservingLoss",
     "SoftTargetCrossEntropy",
+    "StandardizedDistillationLoss",
     "TokenMimicLoss",
     "VariationalLoss",
     "WassersteinLoss",
@@ -144,6 +146,8 @@ __all__ = [
     "score_distillation_loss",
     "similarity_preserving_loss",
     "soft_target_cross_entropy",
+    "standardize_logits",
+    "standardized_distillation_loss",
     "token_mimic_loss",
     "variational_loss",
     "wasserstein_loss",

@@ -52,6 +52,7 @@ from congruence.losses.score_distill import ScoreDistillationLoss, score_distill
 from congruence.losses.similarity import RelativeSimilarityLoss, relative_similarity_loss
 from congruence.losses.soft_target_cross_entropy import SoftTargetCrossEntropy, soft_target_cross_entropy
 from congruence.losses.sp import SimilarityPreservingLoss, similarity_preserving_loss
+from congruence.losses.ttm import TransformedTeacherLoss, transformed_teacher_loss
 from congruence.losses.vid import VariationalLoss, variational_loss
 from congruence.losses.vitkd import MaskedGenerationLoss, TokenMimicLoss, masked_generation_loss, token_mimic_loss
 from congruence.losses.wasserstein import WassersteinLoss, wasserstein_loss
@@ -101,6 +102,7 @@ __all__ = [
     "SoftTargetCrossEntropy",
     "StandardizedDistillationLoss",
     "TokenMimicLoss",
+    "TransformedTeacherLoss",
     "VariationalLoss",
     "WassersteinLoss",
     "agglomerative_loss",
@@ -149,6 +151,7 @@ __all__ = [
     "standardize_logits",
     "standardized_distillation_loss",
     "token_mimic_loss",
+    "transformed_teacher_loss",
     "variational_loss",
     "wasserstein_loss",
 ]

@@ -39,6 +39,7 @@ from congruence.losses.mlld import (
     class_correlation_loss,
 )
 from congruence.losses.mmd import MmdLoss, mmd_loss
+from congruence.losses.nkd import NormalizedKdLoss, normalized_kd_loss
 from congruence.losses.nst import NeuronSelectivityLoss, neuron_selectivity_loss
 from congruence.losses.ofd import OverhaulLoss, batch_norm_margin, overhaul_loss
 from congruence.losses.patch_relation import PatchRelationLoss, patch_relation_loss
@@ -89,6 +90,7 @@ __all__ = [
     "MmdLoss",
     "MutualLearningLoss",
     "NeuronSelectivityLoss",
+    "NormalizedKdLoss",
     "OverhaulLoss",
     "PatchRelationLoss",
     "PerceptionCoherenceLoss",
@@ -137,6 +139,7 @@ __all__ = [
     "mmd_loss",
     "mutual_learning_loss",
     "neuron_selectivity_loss",
+    "normalized_kd_loss",
     "overhaul_loss",
     "patch_relation_loss",
     "perception_coherence_loss",

@@ -49,6 +49,7 @@ from congruence.losses.queue_relation import QueueRelationLoss, queue_relation_l
 from congruence.losses.radio import AgglomerativeLoss, agglomerative_loss
 from congruence.losses.reviewkd import HierarchicalContextLoss, hierarchical_context_loss
 from congruence.losses.rkd import RkdAngleLoss, RkdDistanceLoss, rkd_angle_loss, rkd_distance_loss
+from congruence.losses.rld import RefinedLogitLoss, refined_logit_loss
 from congruence.losses.score_distill import ScoreDistillationLoss, score_distillation_loss
 from congruence.losses.similarity import RelativeSimilarityLoss, relative_similarity_loss
 from congruence.losses.soft_target_cross_entropy import SoftTargetCrossEntropy, soft_target_cross_entropy
@@ -96,6 +97,7 @@ __all__ = [
     "PerceptionCoherenceLoss",
     "PktLoss",
     "QueueRelationLoss",
+    "RefinedLogitLoss",
     "RelativeSimilarityLoss",
     "RkdAngleLoss",
     "RkdDistanceLoss",
@@ -145,6 +147,7 @@ __all__ = [
     "perception_coherence_loss",
     "pkt_loss",
     "queue_relation_loss",
+    "refined_logit_loss",
     "relative_similarity_loss",
     "rkd_angle_loss",
     "rkd_distance_loss",

@@ -3,6 +3,7 @@
 Written by docs/update_losses.py from the files beside this one.
 """
 
+from congruence.losses.abkd import AlphaBetaLoss, alpha_beta_loss
 from congruence.losses.at import AttentionTransferLoss, attention_transfer_loss
 from congruence.losses.cckd import CorrelationCongruenceLoss, correlation_congruence_loss
 from congruence.losses.ce import CrossEntropyLoss, cross_entropy_loss
@@ -61,6 +62,7 @@ from congruence.losses.wasserstein import WassersteinLoss, wasserstein_loss
 
 __all__ = [
     "AgglomerativeLoss",
+    "AlphaBetaLoss",
     "AttentionRelationLoss",
     "AttentionTransferLoss",
     "BatchCorrelationLoss",
@@ -110,6 +112,7 @@ __all__ = [
     "VariationalLoss",
     "WassersteinLoss",
     "agglomerative_loss",
+    "alpha_beta_loss",
     "attention_relation_loss",
     "attention_transfer_loss",
     "batch_correlation_loss",

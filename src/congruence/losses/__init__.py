@@ -59,6 +59,13 @@ from congruence.losses.ttm import TransformedTeacherLoss, transformed_teacher_lo
 from congruence.losses.vid import VariationalLoss, variational_loss
 from congruence.losses.vitkd import MaskedGenerationLoss, TokenMimicLoss, masked_generation_loss, token_mimic_loss
 from congruence.losses.wasserstein import WassersteinLoss, wasserstein_loss
+from congruence.losses.wkd import (
+    GaussianFeatureLoss,
+    WassersteinLogitLoss,
+    class_cost_matrix,
+    gaussian_feature_loss,
+    wasserstein_logit_loss,
+)
 
 __all__ = [
     "AgglomerativeLoss",
@@ -77,6 +84,7 @@ __all__ = [
     "DistLoss",
     "DistillationLoss",
     "FspLoss",
+    "GaussianFeatureLoss",
     "GaussianKlLoss",
     "GaussianWassersteinLoss",
     "GramLoss",
@@ -110,6 +118,7 @@ __all__ = [
     "TokenMimicLoss",
     "TransformedTeacherLoss",
     "VariationalLoss",
+    "WassersteinLogitLoss",
     "WassersteinLoss",
     "agglomerative_loss",
     "alpha_beta_loss",
@@ -118,6 +127,7 @@ __all__ = [
     "batch_correlation_loss",
     "batch_norm_margin",
     "class_correlation_loss",
+    "class_cost_matrix",
     "class_gaussian_wasserstein_loss",
     "class_wasserstein_loss",
     "contrastive_representation_loss",
@@ -128,6 +138,7 @@ __all__ = [
     "dist_loss",
     "distillation_loss",
     "fsp_loss",
+    "gaussian_feature_loss",
     "gaussian_kl_loss",
     "gaussian_wasserstein_loss",
     "gram_loss",
@@ -162,5 +173,6 @@ __all__ = [
     "token_mimic_loss",
     "transformed_teacher_loss",
     "variational_loss",
+    "wasserstein_logit_loss",
     "wasserstein_loss",
 ]

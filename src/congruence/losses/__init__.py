@@ -5,6 +5,7 @@ Written by docs/update_losses.py from the files beside this one.
 
 from congruence.losses.abkd import AlphaBetaLoss, alpha_beta_loss
 from congruence.losses.at import AttentionTransferLoss, attention_transfer_loss
+from congruence.losses.catkd import ClassAttentionLoss, class_attention_loss
 from congruence.losses.cckd import CorrelationCongruenceLoss, correlation_congruence_loss
 from congruence.losses.ce import CrossEntropyLoss, cross_entropy_loss
 from congruence.losses.class_gaussian_wasserstein import ClassGaussianWassersteinLoss, class_gaussian_wasserstein_loss
@@ -73,6 +74,7 @@ __all__ = [
     "AttentionRelationLoss",
     "AttentionTransferLoss",
     "BatchCorrelationLoss",
+    "ClassAttentionLoss",
     "ClassCorrelationLoss",
     "ClassGaussianWassersteinLoss",
     "ClassWassersteinLoss",
@@ -126,6 +128,7 @@ __all__ = [
     "attention_transfer_loss",
     "batch_correlation_loss",
     "batch_norm_margin",
+    "class_attention_loss",
     "class_correlation_loss",
     "class_cost_matrix",
     "class_gaussian_wasserstein_loss",

@@ -42,6 +42,7 @@ from congruence.losses.mlld import (
 )
 from congruence.losses.mmd import MmdLoss, mmd_loss
 from congruence.losses.nkd import NormalizedKdLoss, normalized_kd_loss
+from congruence.losses.norm import NToOneLoss, n_to_one_loss
 from congruence.losses.nst import NeuronSelectivityLoss, neuron_selectivity_loss
 from congruence.losses.ofd import OverhaulLoss, batch_norm_margin, overhaul_loss
 from congruence.losses.patch_relation import PatchRelationLoss, patch_relation_loss
@@ -102,6 +103,7 @@ __all__ = [
     "MimicLoss",
     "MmdLoss",
     "MutualLearningLoss",
+    "NToOneLoss",
     "NeuronSelectivityLoss",
     "NormalizedKdLoss",
     "OverhaulLoss",
@@ -157,6 +159,7 @@ __all__ = [
     "mimic_loss",
     "mmd_loss",
     "mutual_learning_loss",
+    "n_to_one_loss",
     "neuron_selectivity_loss",
     "normalized_kd_loss",
     "overhaul_loss",

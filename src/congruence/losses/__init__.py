@@ -21,6 +21,7 @@ from congruence.losses.gaussian_kl import GaussianKlLoss, gaussian_kl_loss
 from congruence.losses.gaussian_wasserstein import GaussianWassersteinLoss, gaussian_wasserstein_loss
 from congruence.losses.gram import GramLoss, gram_loss
 from congruence.losses.hkd import HeterogeneousKdLoss, heterogeneous_kd_loss
+from congruence.losses.ickd import InterChannelCorrelationLoss, inter_channel_correlation_loss
 from congruence.losses.intra_class import IntraClassContrastiveLoss, intra_class_contrastive_loss
 from congruence.losses.joint_wasserstein import JointWassersteinLoss, joint_wasserstein_loss
 from congruence.losses.kd import DistillationLoss, distillation_loss
@@ -94,6 +95,7 @@ __all__ = [
     "HeterogeneousKdLoss",
     "HierarchicalContextLoss",
     "HintLoss",
+    "InterChannelCorrelationLoss",
     "IntraClassContrastiveLoss",
     "JointWassersteinLoss",
     "KernelTransferLoss",
@@ -150,6 +152,7 @@ __all__ = [
     "heterogeneous_kd_loss",
     "hierarchical_context_loss",
     "hint_loss",
+    "inter_channel_correlation_loss",
     "intra_class_contrastive_loss",
     "joint_wasserstein_loss",
     "kernel_transfer_loss",

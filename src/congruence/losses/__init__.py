@@ -55,6 +55,7 @@ from congruence.losses.reviewkd import HierarchicalContextLoss, hierarchical_con
 from congruence.losses.rkd import RkdAngleLoss, RkdDistanceLoss, rkd_angle_loss, rkd_distance_loss
 from congruence.losses.rld import RefinedLogitLoss, refined_logit_loss
 from congruence.losses.score_distill import ScoreDistillationLoss, score_distillation_loss
+from congruence.losses.sdd import ScaleDecoupledLoss, region_logits, scale_decoupled_loss
 from congruence.losses.similarity import RelativeSimilarityLoss, relative_similarity_loss
 from congruence.losses.soft_target_cross_entropy import SoftTargetCrossEntropy, soft_target_cross_entropy
 from congruence.losses.sp import SimilarityPreservingLoss, similarity_preserving_loss
@@ -117,6 +118,7 @@ __all__ = [
     "RelativeSimilarityLoss",
     "RkdAngleLoss",
     "RkdDistanceLoss",
+    "ScaleDecoupledLoss",
     "ScoreDistillationLoss",
     "SimilarityPreservingLoss",
     "SoftTargetCrossEntropy",
@@ -171,9 +173,11 @@ __all__ = [
     "pkt_loss",
     "queue_relation_loss",
     "refined_logit_loss",
+    "region_logits",
     "relative_similarity_loss",
     "rkd_angle_loss",
     "rkd_distance_loss",
+    "scale_decoupled_loss",
     "score_distillation_loss",
     "similarity_preserving_loss",
     "soft_target_cross_entropy",

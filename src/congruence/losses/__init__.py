@@ -13,6 +13,7 @@ from congruence.losses.class_wasserstein import ClassWassersteinLoss, class_wass
 from congruence.losses.cosine import CosineLoss, cosine_loss
 from congruence.losses.crd import ContrastiveRepresentationLoss, contrastive_representation_loss
 from congruence.losses.dist import DistLoss, dist_loss
+from congruence.losses.dist_plus import DistFeatureLoss, dist_feature_loss
 from congruence.losses.dkd import DecoupledKdLoss, decoupled_kd_loss
 from congruence.losses.dml import MutualLearningLoss, mutual_learning_loss
 from congruence.losses.fitnet import HintLoss, hint_loss
@@ -86,6 +87,7 @@ __all__ = [
     "CosineLoss",
     "CrossEntropyLoss",
     "DecoupledKdLoss",
+    "DistFeatureLoss",
     "DistLoss",
     "DistillationLoss",
     "FspLoss",
@@ -144,6 +146,7 @@ __all__ = [
     "cosine_loss",
     "cross_entropy_loss",
     "decoupled_kd_loss",
+    "dist_feature_loss",
     "dist_loss",
     "distillation_loss",
     "fsp_loss",

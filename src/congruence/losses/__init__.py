@@ -60,6 +60,7 @@ from congruence.losses.sdd import ScaleDecoupledLoss, region_logits, scale_decou
 from congruence.losses.similarity import RelativeSimilarityLoss, relative_similarity_loss
 from congruence.losses.soft_target_cross_entropy import SoftTargetCrossEntropy, soft_target_cross_entropy
 from congruence.losses.sp import SimilarityPreservingLoss, similarity_preserving_loss
+from congruence.losses.srd import LogPowerLoss, log_power_loss
 from congruence.losses.ttm import TransformedTeacherLoss, transformed_teacher_loss
 from congruence.losses.vid import VariationalLoss, variational_loss
 from congruence.losses.vitkd import MaskedGenerationLoss, TokenMimicLoss, masked_generation_loss, token_mimic_loss
@@ -102,6 +103,7 @@ __all__ = [
     "IntraClassContrastiveLoss",
     "JointWassersteinLoss",
     "KernelTransferLoss",
+    "LogPowerLoss",
     "MaskedGenerationLoss",
     "MetricTransferAbsoluteLoss",
     "MetricTransferRelativeLoss",
@@ -161,6 +163,7 @@ __all__ = [
     "intra_class_contrastive_loss",
     "joint_wasserstein_loss",
     "kernel_transfer_loss",
+    "log_power_loss",
     "masked_generation_loss",
     "metric_transfer_absolute_loss",
     "metric_transfer_relative_loss",

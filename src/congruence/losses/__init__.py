@@ -64,6 +64,7 @@ from congruence.losses.srd import LogPowerLoss, log_power_loss
 from congruence.losses.ttm import TransformedTeacherLoss, transformed_teacher_loss
 from congruence.losses.vid import VariationalLoss, variational_loss
 from congruence.losses.vitkd import MaskedGenerationLoss, TokenMimicLoss, masked_generation_loss, token_mimic_loss
+from congruence.losses.vkd import OrthogonalFeatureLoss, orthogonal_feature_loss
 from congruence.losses.wasserstein import WassersteinLoss, wasserstein_loss
 from congruence.losses.wkd import (
     GaussianFeatureLoss,
@@ -113,6 +114,7 @@ __all__ = [
     "NToOneLoss",
     "NeuronSelectivityLoss",
     "NormalizedKdLoss",
+    "OrthogonalFeatureLoss",
     "OverhaulLoss",
     "PatchRelationLoss",
     "PerceptionCoherenceLoss",
@@ -173,6 +175,7 @@ __all__ = [
     "n_to_one_loss",
     "neuron_selectivity_loss",
     "normalized_kd_loss",
+    "orthogonal_feature_loss",
     "overhaul_loss",
     "patch_relation_loss",
     "perception_coherence_loss",

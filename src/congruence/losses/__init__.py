@@ -8,6 +8,7 @@ from congruence.losses.at import AttentionTransferLoss, attention_transfer_loss
 from congruence.losses.catkd import ClassAttentionLoss, class_attention_loss
 from congruence.losses.cckd import CorrelationCongruenceLoss, correlation_congruence_loss
 from congruence.losses.ce import CrossEntropyLoss, cross_entropy_loss
+from congruence.losses.cka import LinearCkaLoss, linear_cka_loss
 from congruence.losses.class_gaussian_wasserstein import ClassGaussianWassersteinLoss, class_gaussian_wasserstein_loss
 from congruence.losses.class_wasserstein import ClassWassersteinLoss, class_wasserstein_loss
 from congruence.losses.cosine import CosineLoss, cosine_loss
@@ -104,6 +105,7 @@ __all__ = [
     "IntraClassContrastiveLoss",
     "JointWassersteinLoss",
     "KernelTransferLoss",
+    "LinearCkaLoss",
     "LogPowerLoss",
     "MaskedGenerationLoss",
     "MetricTransferAbsoluteLoss",
@@ -165,6 +167,7 @@ __all__ = [
     "intra_class_contrastive_loss",
     "joint_wasserstein_loss",
     "kernel_transfer_loss",
+    "linear_cka_loss",
     "log_power_loss",
     "masked_generation_loss",
     "metric_transfer_absolute_loss",

@@ -158,6 +158,16 @@ class TestAlphaBeta(LossTester):
             torch.testing.assert_close(value, alpha_beta_loss(student, far, alpha=alpha, beta=beta))
             assert all(torch.isfinite(g).all() for g in gradients(value, (student, teacher)))
 
+    @pytest.mark.parametrize("exponents", [(0.5, -0.5), (-0.3, -0.4), (-1, 2), (1, -2), (-0.5, 0), (0, -2)])
+    def test_negative_exponents_of_far_logits_are_finite_and_no_less_than_zero(self, exponents):
+        alpha, beta = exponents
+        for dtype in (torch.float32, torch.float64):
+            sides = leaves(tuple((1e4 * side).to(dtype) for side in logits(seeded(), 7)))
+            rows = alpha_beta_loss(*sides, alpha=alpha, beta=beta, reduction="none")
+            assert torch.isfinite(rows).all()
+            assert (rows >= 0).all()
+            assert all(torch.isfinite(g).all() for g in gradients(rows, sides))
+
     @pytest.mark.parametrize("bad", [MASK.float(), MASK[:, :2], MASK.tolist()])
     def test_masks_that_do_not_fit_are_refused(self, bad):
         sentence = "`alpha_beta_loss`: `mask` must be None or a boolean tensor of shape [4, 3], got "

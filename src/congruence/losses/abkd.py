@@ -18,7 +18,7 @@ CHECKS: Mapping[str, check.Constraint] = {
     "reduction": REDUCTION,
 }
 _NONE = 1e-6  # an exponent nearer to 0 counts as 0
-_LARGEST = 60.0  # e^60 = 1e26: sums of that stay finite in float32
+_LARGEST = 60.0  # of exponents: e^60 = 1e26, of which sums stay finite in float32
 
 
 @float32_island
@@ -53,8 +53,8 @@ def alpha_beta_loss(
         mask: bool, True for rows that count; None: all do. What the others hold changes nothing.
 
     Returns:
-        The loss, in float32 or float64; 0 with zero gradient where no row counts. With a negative exponent a power
-        above e^60 is kept at that, without gradient.
+        The loss, in float32 or float64; 0 with zero gradient where no row counts. With a negative exponent
+        probabilities of which a power is above e^60 are taken to be larger, without gradient.
 
     Raises:
         ValueError: for shapes or a mask that do not fit, a single class, or a hyper-parameter out of its range.
@@ -113,7 +113,11 @@ def _divergence(student: Tensor, teacher: Tensor, alpha: float, beta: float) -> 
     """
     both = student.isneginf() & teacher.isneginf()  # classes that are masked on both sides are not apart
     student, teacher = student.masked_fill(both, 0), teacher.masked_fill(both, 0)
-    apart, total = teacher - student, alpha + beta
+    total = alpha + beta
+    lowest = min(alpha, beta, total, -abs(alpha) if abs(total) < _NONE else 0.0)
+    if lowest < -_NONE:  # powers of small probabilities would not fit
+        student, teacher = (x.clamp(min=_LARGEST / lowest) for x in (student, teacher))
+    apart = teacher - student
     if abs(alpha) < _NONE and abs(beta) < _NONE:
         terms = apart.square() / 2
     elif abs(beta) < _NONE:
@@ -121,7 +125,7 @@ def _divergence(student: Tensor, teacher: Tensor, alpha: float, beta: float) -> 
     elif abs(alpha) < _NONE:
         terms = _one_sided(student, teacher, -apart, beta)
     elif abs(total) < _NONE:
-        terms = (torch.expm1((alpha * apart).clamp(max=_LARGEST)) - alpha * apart) / alpha**2
+        terms = (torch.expm1(alpha * apart) - alpha * apart) / alpha**2
     else:
         mixed = alpha * teacher + beta * student
         ours = _gap(total * student, mixed, -alpha * apart) / alpha
@@ -132,19 +136,15 @@ def _divergence(student: Tensor, teacher: Tensor, alpha: float, beta: float) -> 
 
 def _one_sided(first: Tensor, second: Tensor, apart: Tensor, power: float) -> Tensor:
     """Return (p^a ln(p^a/q^a) − p^a + q^a) / a² of ln p, ln q and ln p − ln q."""
-    share = _exp(power * first)
+    share = (power * first).exp()
     weighed = share * power * torch.where(share > 0, apart, torch.zeros_like(apart))
     return (weighed + _gap(power * second, power * first, -power * apart)) / power**2
 
 
 def _gap(high: Tensor, low: Tensor, step: Tensor) -> Tensor:
     """Return e^high − e^low where high − low = step, from the smaller factor: exact near 0, and without overflow."""
-    up = -_exp(high) * torch.expm1(-step.clamp(min=0))
-    return torch.where(step > 0, up, _exp(low) * torch.expm1(step.clamp(max=0)))
-
-
-def _exp(x: Tensor) -> Tensor:
-    return x.clamp(max=_LARGEST).exp()
+    up = -high.exp() * torch.expm1(-step.clamp(min=0))
+    return torch.where(step > 0, up, low.exp() * torch.expm1(step.clamp(max=0)))
 
 
 class AlphaBetaLoss(nn.Module):

@@ -192,9 +192,9 @@ def wasserstein_logit_loss(
             check.fail(
                 name, "weight", "1 where no `labels` are given, since it weighs classes beside a label's", weight
             )
-        shares = [(as_float64(z) / temperature).softmax(1) for z in (student_logits, teacher_logits)]
-        start = torch.full_like(shares[0], 1 / classes)
-        values = _transported(*shares, start, costs, regularization, iterations)
+        source, target = ((as_float64(z) / temperature).softmax(1) for z in (student_logits, teacher_logits))
+        start = torch.full_like(source, 1 / classes)
+        values = _transported(source, target, start, costs, regularization, iterations)
         return reduce(name, values.to(dtype), reduction)
     check.class_labels(name, classes, unlabelled=True, labels=labels)
     check.same_rows(name, student_logits=student_logits, labels=labels)
@@ -203,11 +203,11 @@ def wasserstein_logit_loss(
     student, teacher = (torch.where(labelled[:, None], as_float64(z), 0.0) for z in (student_logits, teacher_logits))
     targets = labels.long().clamp(min=0)
     own = teacher.detach().softmax(1).gather(1, targets[:, None])
-    target = -expectation(own, student.log_softmax(1).gather(1, targets[:, None]))
-    shares = [_beside(other_logits(z / temperature, targets).softmax(1), targets) for z in (student, teacher)]
+    of_label = -expectation(own, student.log_softmax(1).gather(1, targets[:, None]))
+    source, target = (_beside(other_logits(z / temperature, targets).softmax(1), targets) for z in (student, teacher))
     # A class without a share in u and v takes no part: the label's row and column need not be cut out of the cost.
-    start = _beside(torch.full_like(shares[0][:, 1:], 1 / (classes - 1)), targets)
-    values = target + weight * _transported(*shares, start, costs, regularization, iterations)
+    start = _beside(torch.full_like(source[:, 1:], 1 / (classes - 1)), targets)
+    values = of_label + weight * _transported(source, target, start, costs, regularization, iterations)
     values = torch.where(labelled, values, 0.0).to(dtype)
     if reduction == "mean":
         return values.sum() / labelled.sum().clamp(min=1)

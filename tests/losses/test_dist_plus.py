@@ -95,6 +95,15 @@ class TestDistFeature(LossTester):
         assert value.item() == 0
         assert not any(g.any() for g in gradients(value, sides))
 
+    def test_places_without_activation_have_no_gradient(self):
+        student, teacher = (torch.randn(3, 4, 2, 2, generator=seeded(k)).relu() for k in (0, 1))
+        student[:, :, 0, 0] = 0.1
+        student.requires_grad_()
+        for settings in ({"spatial_weight": 0.0}, {"channel_weight": 0.0}):
+            (gradient,) = gradients(dist_feature_loss(student, teacher, **settings), (student,))
+            assert not gradient[:, :, 0, 0].any()
+            assert 0 < gradient.abs().max() < 1
+
     def test_the_larger_map_is_pooled(self):
         small, large = (torch.randn(2, 3, side, side, generator=seeded(side)) for side in (2, 6))
         expected = dist_feature_loss(small, F.adaptive_avg_pool2d(large, 2))

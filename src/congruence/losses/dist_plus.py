@@ -46,7 +46,8 @@ def dist_feature_loss(
 
     Returns:
         The loss, in float32 or float64, to be added to `dist_loss` of the logits. ε leaves it a little above 0 for a
-        student equal to the teacher, and a constant vector correlates with none.
+        student equal to the teacher, and a constant vector correlates with none, with
+        zero gradient.
 
     Raises:
         ValueError: for shapes that do not fit or a hyper-parameter out of its range.
@@ -88,8 +89,14 @@ def dist_feature_loss(
 
 def _parts(first: Tensor, second: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return product and norms along a dimension of what is centred along it."""
-    first, second = (x - x.mean(dim, keepdim=True) for x in (first, second))
+    first, second = _centred(first, dim), _centred(second, dim)
     return (first * second).sum(dim), safe_norm(first, dim), safe_norm(second, dim)
+
+
+def _centred(x: Tensor, dim: int) -> Tensor:
+    # Of a constant vector (a place without any activation) nothing is left: its gradient would be of the order of 1/ε.
+    low, high = x.detach().aminmax(dim=dim, keepdim=True)
+    return (x - x.mean(dim, keepdim=True)).masked_fill(high - low == 0, 0)
 
 
 class DistFeatureLoss(nn.Module):

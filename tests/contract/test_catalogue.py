@@ -35,6 +35,10 @@ def test_a_term_takes_every_hyperparameter(key):
     assert cg.Term(key, **defaults).hyperparameters == defaults
 
 
+# Names of published functions; their rows give them under another one.
+RENAMED = {"wasserstein_logit_loss": {"weight"}, "WassersteinLogitLoss": {"weight"}}  # as `non_target_weight`
+
+
 def test_no_hyperparameter_of_a_loss_has_a_name_that_term_keeps():
     parameters = inspect.signature(cg.Term).parameters.values()
     own = {p.name for p in parameters if p.kind not in (p.POSITIONAL_ONLY, p.VAR_KEYWORD)}
@@ -43,6 +47,7 @@ def test_no_hyperparameter_of_a_loss_has_a_name_that_term_keeps():
         parameters = inspect.signature(getattr(cg.losses, name)).parameters.values()
         # `mask` of a loss is a tensor of the batch; a row never has it as a hyper-parameter.
         clash = own & {p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "mask"}
+        clash -= RENAMED.get(name, set())
         assert not clash, f"{name} has hyper-parameters that `Term` takes for itself: {sorted(clash)}"
 
 

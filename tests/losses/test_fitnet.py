@@ -1,6 +1,9 @@
+import pytest
 import torch
 import torch.nn.functional as F
-from _harness.losses import LossCase, LossTester, seeded
+from _harness import golden
+from _harness.learned import assert_golden, conv_norm
+from _harness.losses import LossCase, LossTester, leaves, seeded
 
 from congruence.losses import HintLoss, hint_loss
 from congruence.losses.fitnet import CHECKS
@@ -44,3 +47,15 @@ class TestHint(LossTester):
         expected = F.mse_loss(small, F.adaptive_avg_pool2d(large, 2))
         torch.testing.assert_close(hint_loss(small, large), expected)
         torch.testing.assert_close(hint_loss(large, small), expected)
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+    def test_behind_the_projector_of_simkd_it_equals_that_golden(self, dtype):
+        stored = golden.arrays("simkd_A")
+        student, teacher = leaves((stored["in_s"].to(dtype), stored["in_t"].to(dtype)))
+        projected = student
+        for place, padding in ((0, 0), (3, 1), (6, 0)):
+            names = f"param_transfer.{place}", f"param_transfer.{place + 1}"
+            projected = conv_norm(projected, stored, *names, padding=padding).relu()
+        assert_golden(hint_loss(projected, teacher), student, stored)
+        if dtype == torch.float64:
+            torch.testing.assert_close(projected, stored["out_projected"])

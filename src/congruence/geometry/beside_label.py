@@ -1,0 +1,56 @@
+"""Class logits taken apart at one class: its own, and those of all others."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def other_logits(logits: Tensor, classes: Tensor) -> Tensor:
+    """Return each row's logits without that of one class, in their order.
+
+    Where all others are masked (-inf) they are no distribution, and zeros are returned.
+
+    Shape:
+        `logits` [B, C], `classes` [B] in [0, C); returns [B, C − 1].
+
+    Example:
+        >>> other_logits(torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), torch.tensor([0, 1])).tolist()
+        [[2.0, 3.0], [4.0, 6.0]]
+    """
+    others = _others(logits, classes)
+    return torch.where(others.isneginf().all(1, keepdim=True), torch.zeros_like(others), others)
+
+
+def _others(logits: Tensor, classes: Tensor) -> Tensor:
+    places = torch.arange(logits.shape[1] - 1, device=logits.device)
+    return logits.gather(1, places + (places >= classes[:, None]))
+
+
+def one_against_others(logits: Tensor, classes: Tensor) -> Tensor:
+    """Return two logits a row, of one class and of all others together: their softmax is [p_c, 1 − p_c].
+
+    Shape:
+        `logits` [B, C], `classes` [B] in [0, C); returns [B, 2].
+
+    Example:
+        >>> one_against_others(torch.zeros(1, 4), torch.tensor([2])).softmax(1)
+        tensor([[0.2500, 0.7500]])
+    """
+    others = _others(logits, classes)
+    masked = others.isneginf().all(1, keepdim=True)  # their sum is 0, and the gradient of its logarithm is none
+    total = torch.where(masked, torch.zeros_like(others), others).logsumexp(1, keepdim=True)
+    return torch.cat([logits.gather(1, classes[:, None]), total.masked_fill(masked, -torch.inf)], 1)
+
+
+def expectation(shares: Tensor, logarithms: Tensor) -> Tensor:
+    """Return Σ_c p_c log q_c of each row; a share of 0 adds nothing, where the logarithm is -inf too.
+
+    Shape:
+        both [B, C]; returns [B].
+
+    Example:
+        >>> expectation(torch.tensor([[0.5, 0.5, 0.0]]), torch.tensor([[-2.0, -4.0, -torch.inf]]))
+        tensor([-3.])
+    """
+    return (shares * torch.where(shares > 0, logarithms, torch.zeros_like(logarithms))).sum(1)

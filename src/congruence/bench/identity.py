@@ -21,6 +21,7 @@ import torch
 from congruence import methods
 from congruence.bench.plan import Cell
 from congruence.bench.teachers import KeptTeacher, digest_of
+from congruence.config.protocol import ProtocolConfig
 from congruence.config.references import StudentRef
 from congruence.config.schema import RunConfig, StageConfig
 from congruence.config.tables import DataConfig, ModelConfig, TermConfig
@@ -118,10 +119,11 @@ class Identities:
         """Return what decides the numbers of an earlier stage's student; None where it cannot be told."""
         return self._made(config, config.upto(teacher.stage).stages, teacher.student)
 
-    def of_kept(self, teacher: KeptTeacher, data: DataConfig) -> Made:
-        """Return what decides the numbers of a kept teacher on the data of a plan."""
+    def of_kept(self, teacher: KeptTeacher, data: DataConfig, protocol: ProtocolConfig | None = None) -> Made:
+        """Return what decides the numbers of a kept teacher on the data of a plan, by its protocol."""
         torch_version = str(torch.__version__)
-        made: Made = {"settings": teacher.digest, "code": _short([COURSE]), "data": self._of(data), "teacher": None}
+        told = teacher.digest if protocol is None else _short([teacher.digest, _protocol(protocol)])
+        made: Made = {"settings": told, "code": _short([COURSE]), "data": self._of(data), "teacher": None}
         return {**made, "torch": torch_version, "weights": teacher.digest, "kept": teacher.name}
 
     def _made(self, config: RunConfig, stages: Mapping[str, StageConfig], teacher: str | None) -> Made | None:
@@ -170,7 +172,18 @@ def settings(config: RunConfig, stages: Mapping[str, StageConfig]) -> dict[str, 
             "teacher_stage": stage.teacher if isinstance(stage.teacher, str) and name != config.last else None,
         }
     labels = {"labels_per_class": config.data.labels_per_class, "split_seed": config.data.split_seed}
-    return {**config_identity({"stages": tables}), **labels}
+    published = {} if config.protocol is None else {"protocol": _protocol(config.protocol)}
+    return {**config_identity({"stages": tables}), **labels, **published}
+
+
+def _protocol(protocol: ProtocolConfig) -> dict[str, Any]:
+    """Return what a protocol is told, of a folder what lies there."""
+    told = protocol.model_dump(mode="json", exclude_none=True)
+    if protocol.distractors is not None:
+        folder = Path(protocol.distractors)
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        told["distractors"] = _short([[str(path.relative_to(folder)), path.stat().st_size] for path in files])
+    return told
 
 
 def _model(model: ModelConfig) -> dict[str, Any]:

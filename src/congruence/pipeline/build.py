@@ -27,6 +27,7 @@ from congruence.models.weights import load_into, load_weights
 from congruence.pipeline.context import RunContext
 from congruence.pipeline.diagnose import make_diagnostics
 from congruence.pipeline.features import make_sampler, with_head
+from congruence.pipeline.measured_by import protocol_of
 from congruence.pipeline.models import build_model, describe_model
 from congruence.pipeline.taken import Taker, as_taken
 from congruence.teacher_cache import TeacherCache
@@ -131,6 +132,7 @@ def rehearse(config: RunConfig, context: RunContext) -> RunConfig:
     """
     dry = replace(context, teachers={}, out=None, resume=False, callbacks=(), dry=True).with_splits(config.data)
     last: dict[str, dict[str, Any]] = {}
+    protocol_of(config, dry.loaded(config.data))  # which says what does not fit
     for name, stage in config.stages.items():
         built = build_stage(config, name, dry)
         options = settled(built.options, built.distiller, pick_device(stage.train.device))

@@ -122,7 +122,7 @@ def test_a_plan_has_them_as_columns(tmp_path: Path):
     )
     plan = tmp_path / "plan.toml"
     plan.write_text(f'name = "mine"\nseeds = [0]\nset = {json.dumps(FEW)}\n[methods]\nce = "{recipe}"\n')
-    result = invoke("bench", plan, "--out", tmp_path / "out")
+    result = invoke("bench", plan, "--out", tmp_path / "out", "--workers", 0)
     assert result.exit_code == 0, result.stderr + result.stdout
     row = json.loads((tmp_path / "out" / "results.jsonl").read_text().splitlines()[0])
     assert 0 <= row["retrieval_top_1"] <= 1

@@ -33,6 +33,7 @@ def test_configurations_without_one_are_what_they_were():
     assert "protocol" not in resolved_toml(config)
     # As they were before there were protocols, and data of one's own.
     assert digest(config) == "71089ab4cee6"
+    assert "factory" not in repr(config.data)  # by which caches are named
     assert "protocol" not in settings(config, {config.last: config.stages[config.last]})
 
 

@@ -135,7 +135,7 @@ def teach(cell: Cell, teacher: StudentRef, folder: Path, made: Made | None = Non
     return row
 
 
-def measure_kept(cell: Cell, folder: Path, made: Made | None) -> Row:
+def measure_kept(cell: Cell, folder: Path, made: Made | None, *, trust: bool = False) -> Row:
     """Measure a kept teacher on the cell's data, unless that was done; return its numbers.
 
     It was not trained here: it has no seconds, and no last epoch.
@@ -146,7 +146,7 @@ def measure_kept(cell: Cell, folder: Path, made: Made | None) -> Row:
         if before.get("made") == made and not lacking(before, numbers):
             return before
     with _one_thread():
-        context = RunContext().with_splits(cell.config.data)
+        context = RunContext(trust=trust).with_splits(cell.config.data)
         stage = _taught_by_kept(cell)
         teacher = build_teacher(cell.config, stage, context)
         if teacher is None or context.splits is None:

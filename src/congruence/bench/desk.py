@@ -33,7 +33,7 @@ class Desk:
     ) -> None:
         self.plan, self.out, self.metrics, self.trust = plan, out, metrics, trust
         self.shelf = Shelf(plan.results / plan.name if plan.results is not None and not afresh else None)
-        self._identities = Identities()
+        self._identities = Identities(trust=trust)
         self._taken: Counter[str] = Counter()
         self._older: Counter[str] = Counter()
 

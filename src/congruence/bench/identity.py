@@ -85,15 +85,16 @@ class Identities:
         ['code', 'data', 'settings', 'teacher', 'torch']
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, trust: bool = False) -> None:
+        self._trust = trust
         self._splits: dict[str, Splits] = {}
-        self._data: dict[str, str] = {}
+        self._data: dict[str, str | None] = {}
 
     def splits(self, data: DataConfig) -> Splits:
         """Return the data of a configuration, with all its labels."""
         key = _said(data)
         if key not in self._splits:
-            self._splits[key] = load_splits(data)
+            self._splits[key] = load_splits(data, trust=self._trust)
         return self._splits[key]
 
     def forget_data(self) -> None:
@@ -131,23 +132,26 @@ class Identities:
         terms = [term for stage in stages.values() for term in stage.terms]
         code = [code_of(term.key) for term in terms]
         code += [_code_from([_BALANCE])] if any(term.weight == "balanced" for term in terms) else []
-        if told is None or None in code:
+        data = self._of(config.data)
+        if told is None or data is None or None in code:
             return None
         return {
             "settings": _short(told),
             "code": _short([COURSE, code]),
-            "data": self._of(config.data),
+            "data": data,
             "teacher": teacher,
             "torch": str(torch.__version__),
         }
 
-    def _of(self, data: DataConfig) -> str:
+    def _of(self, data: DataConfig) -> str | None:
+        """Return a hash of what data yields; None where it cannot be told."""
         key = _said(data)
         if key not in self._data:
             splits = self.splits(data)
             augment = getattr(splits.train, "augment", None)  # texts have none
             augment = augment if dataclasses.is_dataclass(augment) else None
-            self._data[key] = _short([[part.fingerprint() for part in splits], repr(augment)])
+            told = all(getattr(part, "told", True) for part in splits)
+            self._data[key] = _short([[part.fingerprint() for part in splits], repr(augment)]) if told else None
         return self._data[key]
 
 

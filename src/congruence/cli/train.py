@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from congruence.evaluation.embed import Embedded
     from congruence.evaluation.kept import KeptRows
     from congruence.evaluation.measure import Seen
-    from congruence.evaluation.protocols import Fitted
+    from congruence.evaluation.protocol import Fitted
     from congruence.pipeline.stages import StageRun
     from congruence.training.saving.run_directory import RunDirectory
 

@@ -19,7 +19,7 @@ from congruence.evaluation.embeddings import Embeddings
 from congruence.evaluation.kept import KeptRows
 from congruence.evaluation.number import Number, Value
 from congruence.evaluation.numbers import measured_in, numbers_in
-from congruence.evaluation.protocols import Fitted
+from congruence.evaluation.protocol import Fitted
 from congruence.models.parameters import count_parameters
 from congruence.models.teacher import called
 
@@ -95,6 +95,8 @@ def see(
         protocol: that will be measured of the model, with samples of its own perhaps.
     """
     asked: dict[str, Any] = {"name": name, "kind": kind, "device": device, "kept": kept}
+    if any(not getattr(part, "told", True) for part in splits):
+        asked["kept"] = None  # nothing would tell whether rows are of these samples
     test = embed_images(model, splits.test, **asked)
     train, further = None, {}
     if any("database" in number.needs for number in numbers) or (protocol is not None and protocol.database):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from congruence.core.importing import import_callable
 from congruence.evaluation.number import Number, from_outside
 from congruence.evaluation.numbers import RESERVED, numbers_in
-from congruence.evaluation.protocols.published import published
+from congruence.evaluation.published import published
 
 
 def own_numbers(targets: Sequence[str], *, trust: bool = False) -> tuple[Number, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from congruence.evaluation.number import Number, Place
 from congruence.evaluation.numbers import ROWS, numbers_in
-from congruence.evaluation.protocols.published import published
+from congruence.evaluation.published import published
 
 
 def described(place: Place, stored: Iterable[str]) -> tuple[Number, ...]:

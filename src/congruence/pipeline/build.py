@@ -105,7 +105,7 @@ def build_stage(config: RunConfig, stage_name: str, context: RunContext) -> Buil
     )
     readers = [name for name, needs in distiller.needs().items() if needs.labels]
     if readers and trained.labels is None:
-        raise ValueError(f"The term '{readers[0]}' needs labels, the data '{config.data.name}' has none.")
+        raise ValueError(f"The term '{readers[0]}' needs labels, the data '{config.data.called}' has none.")
     val_loader = _val_loader(stage, splits, views, device)
     diagnose = make_diagnostics(
         config.diagnostics,
@@ -324,5 +324,8 @@ def _val_loader(
 
 
 def _channels(splits: data.Splits) -> int | None:
-    """Return how many channels the images have; None of texts."""
+    """Return how many channels the images have; None of texts, and of items that are none."""
+    if isinstance(splits.train, data.ItemDataset):
+        example = splits.train.example()
+        return example.shape[1] if isinstance(example, Tensor) and example.dim() == 4 else None
     return splits.train.shape[0] if isinstance(splits.train, data.ImageDataset) else None

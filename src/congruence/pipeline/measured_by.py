@@ -20,7 +20,7 @@ def protocol_of(config: RunConfig, splits: data.Splits) -> Fitted | None:
     Raises:
         ValueError: in one sentence, where the protocol does not fit the data.
     """
-    name = config.data.name or splits.train.name
+    name = config.data.called
     asked = None if config.protocol is None else config.protocol.protocol()
     if asked is None and name in PEOPLE and len(splits.test):
         asked = ReIdentification()

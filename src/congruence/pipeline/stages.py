@@ -18,7 +18,7 @@ from congruence.config.save import resolved_toml, write_resolved
 from congruence.core import check, ranks
 from congruence.core.files import writable
 from congruence.core.inputs import TEACHER
-from congruence.evaluation.protocols import Fitted
+from congruence.evaluation.protocol import Fitted
 from congruence.pipeline.build import Built, build_stage, rehearse
 from congruence.pipeline.context import RunContext
 from congruence.pipeline.measured_by import protocol_of

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from congruence.evaluation.embeddings import Embeddings, given
 from congruence.evaluation.number import Value
-from congruence.evaluation.protocols.protocol import Fitted, Protocol, ProtocolData
-from congruence.evaluation.protocols.published import rows
+from congruence.evaluation.protocol import Fitted, Protocol, ProtocolData
+from congruence.evaluation.published import rows
 from congruence.metrics import accuracy
 
 _FIVE = 5

@@ -15,6 +15,7 @@ from torch import nn
 import congruence as cg
 from congruence.data import load, loader, read_reid
 from congruence.evaluation import embed, measure
+from congruence.evaluation.identification import who_is_who
 from congruence.evaluation.own import own_numbers
 from congruence.evaluation.protocols import (
     KINDS,
@@ -25,9 +26,8 @@ from congruence.evaluation.protocols import (
     ProtocolData,
     ReIdentification,
 )
-from congruence.evaluation.protocols.identification import who_is_who
 from congruence.evaluation.stored import described
-from congruence.metrics import retrieval_map
+from congruence.metrics import precision_at_k, retrieval_map
 
 MSMT = {0: (3, 1), 1: (4, 2), 9: (2, 1)}
 
@@ -94,6 +94,7 @@ def test_retrieval(digits):
             order = torch.stack([cosine(row, other) for other in train.features]).argsort(stable=True)[:k]
             shares.append(float((train.labels[order] == label).double().mean()))
         assert found[f"retrieval_top_{k}"] == pytest.approx(sum(shares) / len(shares))
+        assert found[f"retrieval_top_{k}"] == pytest.approx(precision_at_k(*sides, k=k))
     default = ContentBased().fit(ProtocolData(digits, "digits"))
     assert [row.key for row in default.numbers][1:] == [f"retrieval_top_{k}" for k in (1, 5, 10, 50, 100)]
 

@@ -14,8 +14,8 @@ from congruence.data.sources.people import PEOPLE
 from congruence.data.sources.reid import Sides, read_sides
 from congruence.evaluation.embeddings import Embeddings
 from congruence.evaluation.number import Value
-from congruence.evaluation.protocols.protocol import Fitted, Protocol, ProtocolData, check_counts, check_settings
-from congruence.evaluation.protocols.published import rows
+from congruence.evaluation.protocol import Fitted, Protocol, ProtocolData, check_counts, check_settings
+from congruence.evaluation.published import rows
 from congruence.geometry.dissimilarity import DissimilarityName
 from congruence.metrics import reid_evaluate
 

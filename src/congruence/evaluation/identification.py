@@ -17,8 +17,8 @@ from congruence.data.sources.folder import list_part
 from congruence.data.sources.reid import alike
 from congruence.evaluation.embeddings import Embeddings
 from congruence.evaluation.number import Value
-from congruence.evaluation.protocols.protocol import Fitted, Protocol, ProtocolData, check_counts, check_settings
-from congruence.evaluation.protocols.published import rows
+from congruence.evaluation.protocol import Fitted, Protocol, ProtocolData, check_counts, check_settings
+from congruence.evaluation.published import rows
 from congruence.geometry.dissimilarity import DissimilarityName
 from congruence.metrics import identification_rate
 

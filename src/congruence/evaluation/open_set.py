@@ -11,8 +11,8 @@ from torch import Tensor
 
 from congruence.evaluation.embeddings import Embeddings, given
 from congruence.evaluation.number import Value
-from congruence.evaluation.protocols.protocol import Fitted, Protocol, ProtocolData, check_counts, check_settings
-from congruence.evaluation.protocols.published import rows
+from congruence.evaluation.protocol import Fitted, Protocol, ProtocolData, check_counts, check_settings
+from congruence.evaluation.published import rows
 from congruence.geometry.dissimilarity import DissimilarityName
 from congruence.metrics import recall_at_k
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from congruence.evaluation.protocols.classification import Classification
-from congruence.evaluation.protocols.content_based import ContentBased
-from congruence.evaluation.protocols.identification import Identification
-from congruence.evaluation.protocols.open_set import OpenSet
-from congruence.evaluation.protocols.protocol import Fitted, Protocol, ProtocolData
-from congruence.evaluation.protocols.re_identification import ReIdentification
+from congruence.evaluation.classification import Classification
+from congruence.evaluation.content_based import ContentBased
+from congruence.evaluation.identification import Identification
+from congruence.evaluation.open_set import OpenSet
+from congruence.evaluation.protocol import Fitted, Protocol, ProtocolData
+from congruence.evaluation.re_identification import ReIdentification
 
 KINDS: Mapping[str, type[Protocol]] = MappingProxyType(
     {each.kind: each for each in (Classification, ContentBased, ReIdentification, Identification, OpenSet)}

@@ -13,12 +13,15 @@ from torch import Tensor
 from congruence.core import check
 from congruence.evaluation.embeddings import Embeddings
 from congruence.evaluation.number import Value
-from congruence.evaluation.protocols.protocol import Fitted, Protocol, ProtocolData, check_counts
-from congruence.evaluation.protocols.published import rows
+from congruence.evaluation.protocol import Fitted, Protocol, ProtocolData, check_counts
+from congruence.evaluation.published import rows
 from congruence.evaluation.retrieval import halves, queries_and_database
-from congruence.metrics import precision_at_k, retrieval_map
+from congruence.geometry.dissimilarity import block_rows
+from congruence.metrics import retrieval_map
+from congruence.metrics.order import nearest
 
 KS = (1, 5, 10, 50, 100)
+_CHUNK_ENTRIES = 2**19  # of distances at a time
 
 
 @dataclass(frozen=True)
@@ -81,5 +84,20 @@ def _measure(of: Embeddings, _: Mapping[str, Tensor], *, ks: tuple[int, ...], qu
     mean = retrieval_map(*sides, interpolation="passalis", query_batch=query_batch)
     return {
         "retrieval_map_published": mean,
-        **{f"retrieval_top_{k}": precision_at_k(*with_mates, k=k) for k in ks if k <= len(database)},
+        **_precisions(*with_mates, [k for k in ks if k <= len(database)]),
     }
+
+
+def _precisions(
+    query: Tensor, query_labels: Tensor, database: Tensor, database_labels: Tensor, ks: list[int]
+) -> dict[str, Value]:
+    """Return `metrics.precision_at_k` for several k, all of one ranking."""
+    if not ks or not len(query):
+        return {}
+    rows_at_once = block_rows(len(database), _CHUNK_ENTRIES)
+    blocks = nearest(query, database, "cosine", max(ks), rows=rows_at_once)
+    sums = torch.zeros(max(ks), dtype=torch.int64)
+    for items, labels in zip(blocks, query_labels.split(rows_at_once), strict=True):
+        sums += (database_labels[items] == labels[:, None]).sum(0)
+    found = sums.cumsum(0)
+    return {f"retrieval_top_{k}": int(found[k - 1]) / (k * len(query)) for k in ks}

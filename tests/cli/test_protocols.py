@@ -10,7 +10,9 @@ from _harness import layouts
 from _harness.configs import quick
 from typer.testing import CliRunner
 
+from congruence.bench.identity import Identities
 from congruence.cli.main import app
+from congruence.config import load_config
 
 FEW = ["data.train_size=200", "data.validation=20", "data.test=40"]
 REID = ["rank_1", "rank_5", "rank_10", "reid_map"]
@@ -101,10 +103,15 @@ def test_people_are_measured_by_cameras(tmp_path: Path):
     assert {"rank-1", "re-id", "neighbour_overlap", "linear_cka"} <= {s.split()[0] for s in result.stdout.splitlines()}
     found = json.loads(invoke("evaluate", tmp_path / "run", "--json").stdout)
     assert {key: found["student"][key] for key in REID} == pytest.approx({key: tested["best"][key] for key in REID})
-    cosine = json.loads(
+    data = load_config(tmp_path / "run" / "config.toml").data
+    known = Identities()._of(data)
+    assert known == Identities()._of(data)
+    layouts.write_image(next((tmp_path / "data" / "test" / "0001").glob("*_14_*")), size=(30, 20))
+    assert known != Identities()._of(data)  # a plan's kept line is of another gallery
+    first = json.loads(
         invoke("evaluate", tmp_path / "run", "--json", *sets("protocol={kind='re-identification', ranks=[1]}")).stdout
     )
-    assert list(cosine["student"])[-2:] == ["rank_1", "reid_map"]
+    assert list(first["student"])[-2:] == ["rank_1", "reid_map"]
 
 
 def test_a_plan_has_them_as_columns(tmp_path: Path):

@@ -25,7 +25,9 @@ from congruence.config.protocol import ProtocolConfig
 from congruence.config.references import StudentRef
 from congruence.config.schema import RunConfig, StageConfig
 from congruence.config.tables import DataConfig, ModelConfig, TermConfig
-from congruence.data import Splits
+from congruence.data import ImageDataset, Splits
+from congruence.data.sources.people import PEOPLE
+from congruence.data.sources.reid import read_sides
 from congruence.methods.rows import Row
 from congruence.methods.term import Term
 from congruence.models import named
@@ -151,7 +153,11 @@ class Identities:
             augment = getattr(splits.train, "augment", None)  # texts have none
             augment = augment if dataclasses.is_dataclass(augment) else None
             told = all(getattr(part, "told", True) for part in splits)
-            self._data[key] = _short([[part.fingerprint() for part in splits], repr(augment)]) if told else None
+            content: list[Any] = [[part.fingerprint() for part in splits], repr(augment)]
+            if data.called in PEOPLE and isinstance(splits.train, ImageDataset):  # whose queries look up a gallery
+                _, gallery, *who = read_sides(data.called, data.root, splits.train)
+                content += [gallery.fingerprint(), [each.tolist() for each in who]]
+            self._data[key] = _short(content) if told else None
         return self._data[key]
 
 

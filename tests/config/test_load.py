@@ -132,7 +132,7 @@ train = {}
         "--set x: expected key=value, got 'x'.",
         "--set stages.studnt.train.epochs=3: stages.studnt.train.epochs: expected a stage of the file: student, third, "
         "got 'studnt'. Did you mean 'student'?",
-        "nmae: expected one of name, extends, data, diagnostics, stages, got 'nmae'. Did you mean 'name'?",
+        "nmae: expected one of name, extends, data, protocol, diagnostics, stages, got 'nmae'. Did you mean 'name'?",
         f"data.name: expected a folder or one of {', '.join(sources())}, image-folder, got 'digts'. "
         "Did you mean 'digits'?",
         "data.split_seed: expected an integer >= 0, got -1.",

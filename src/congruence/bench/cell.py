@@ -30,6 +30,7 @@ from congruence.evaluation.stored import lacking
 from congruence.models.parameters import count_parameters
 from congruence.pipeline.build import as_teachers_take, build_teacher
 from congruence.pipeline.context import RunContext
+from congruence.pipeline.measured_by import protocol_of
 from congruence.pipeline.stages import StageRun, run
 from congruence.pipeline.student import load_student
 from congruence.training import NonFiniteLossError
@@ -134,7 +135,7 @@ def teach(cell: Cell, teacher: StudentRef, folder: Path, made: Made | None = Non
     return row
 
 
-def measure_kept(cell: Cell, folder: Path, made: Made | None) -> Row:
+def measure_kept(cell: Cell, folder: Path, made: Made | None, *, trust: bool = False) -> Row:
     """Measure a kept teacher on the cell's data, unless that was done; return its numbers.
 
     It was not trained here: it has no seconds, and no last epoch.
@@ -145,19 +146,23 @@ def measure_kept(cell: Cell, folder: Path, made: Made | None) -> Row:
         if before.get("made") == made and not lacking(before, numbers):
             return before
     with _one_thread():
-        context = RunContext().with_splits(cell.config.data)
+        context = RunContext(trust=trust).with_splits(cell.config.data)
         stage = _taught_by_kept(cell)
         teacher = build_teacher(cell.config, stage, context)
         if teacher is None or context.splits is None:
             raise ValueError(f"The row '{cell.row}' has no teacher.")
         facts = {"parameters": count_parameters(teacher)}
         splits = as_teachers_take(cell.config, stage, context.splits, {TEACHER: teacher})
-        seen = see(teacher, splits, numbers, name=TEACHER, kind=TEACHER, kept=_rows_of_teacher(folder))
+        protocol = protocol_of(cell.config, splits)
+        asked: Row = {"kept": _rows_of_teacher(folder), "protocol": protocol}
+        seen = see(teacher, splits, numbers, name=TEACHER, kind=TEACHER, **asked)
         classes = knows_classes(teacher, splits.train)
         of = of_seen(seen._replace(test=seen.as_teacher(splits)))
         row: Row = {}
         for number in numbers:
             row |= measured([number], None if number.last else of, facts=facts, classifies=classes)
+        if protocol is not None:
+            row |= protocol.measure(of, seen.further, classifies=classes)
     row["made"] = made
     write_json(path, row)
     return row
@@ -250,7 +255,8 @@ def _numbers(
     """Return a row's numbers: those of the student of a name, whose rows are kept where that is given."""
     student, splits = trained.students[name], trained.splits
     facts = {"parameters": count_parameters(student), "seconds": round(trained.result.seconds, 3)}
-    of_best = of_seen(see(student, splits, numbers, kept=kept), teacher)
+    seen = see(student, splits, numbers, kept=kept, protocol=trained.protocol)
+    of_best = of_seen(seen, teacher)
     of_last = None
     if trained.classifies:
         best = {key: value.clone() for key, value in student.state_dict().items()}
@@ -262,4 +268,6 @@ def _numbers(
     for number in numbers:
         of = of_last if number.last else of_best
         values |= measured([number], of, facts=facts, classifies=trained.classifies)
+    if trained.protocol is not None:
+        values |= trained.protocol.measure(of_best, seen.further, classifies=trained.classifies)
     return values

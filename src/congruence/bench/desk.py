@@ -33,7 +33,7 @@ class Desk:
     ) -> None:
         self.plan, self.out, self.metrics, self.trust = plan, out, metrics, trust
         self.shelf = Shelf(plan.results / plan.name if plan.results is not None and not afresh else None)
-        self._identities = Identities()
+        self._identities = Identities(trust=trust)
         self._taken: Counter[str] = Counter()
         self._older: Counter[str] = Counter()
 
@@ -56,7 +56,9 @@ class Desk:
         """Return what decides the numbers of a cell's teacher."""
         if cell.teacher is not None:
             return self._identities.of_teacher(cell.config, cell.teacher)
-        return None if cell.kept is None else self._identities.of_kept(cell.kept, cell.config.data)
+        return (
+            None if cell.kept is None else self._identities.of_kept(cell.kept, cell.config.data, cell.config.protocol)
+        )
 
     def kept_teacher(self, cell: Cell) -> Row | None:
         """Return the kept numbers of a cell's teacher."""

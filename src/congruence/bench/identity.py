@@ -21,10 +21,13 @@ import torch
 from congruence import methods
 from congruence.bench.plan import Cell
 from congruence.bench.teachers import KeptTeacher, digest_of
+from congruence.config.protocol import ProtocolConfig
 from congruence.config.references import StudentRef
 from congruence.config.schema import RunConfig, StageConfig
 from congruence.config.tables import DataConfig, ModelConfig, TermConfig
-from congruence.data import Splits
+from congruence.data import ImageDataset, Splits
+from congruence.data.sources.people import PEOPLE
+from congruence.data.sources.reid import read_sides
 from congruence.methods.rows import Row
 from congruence.methods.term import Term
 from congruence.models import named
@@ -84,15 +87,16 @@ class Identities:
         ['code', 'data', 'settings', 'teacher', 'torch']
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, trust: bool = False) -> None:
+        self._trust = trust
         self._splits: dict[str, Splits] = {}
-        self._data: dict[str, str] = {}
+        self._data: dict[str, str | None] = {}
 
     def splits(self, data: DataConfig) -> Splits:
         """Return the data of a configuration, with all its labels."""
         key = _said(data)
         if key not in self._splits:
-            self._splits[key] = load_splits(data)
+            self._splits[key] = load_splits(data, trust=self._trust)
         return self._splits[key]
 
     def forget_data(self) -> None:
@@ -118,10 +122,11 @@ class Identities:
         """Return what decides the numbers of an earlier stage's student; None where it cannot be told."""
         return self._made(config, config.upto(teacher.stage).stages, teacher.student)
 
-    def of_kept(self, teacher: KeptTeacher, data: DataConfig) -> Made:
-        """Return what decides the numbers of a kept teacher on the data of a plan."""
+    def of_kept(self, teacher: KeptTeacher, data: DataConfig, protocol: ProtocolConfig | None = None) -> Made:
+        """Return what decides the numbers of a kept teacher on the data of a plan, by its protocol."""
         torch_version = str(torch.__version__)
-        made: Made = {"settings": teacher.digest, "code": _short([COURSE]), "data": self._of(data), "teacher": None}
+        told = teacher.digest if protocol is None else _short([teacher.digest, _protocol(protocol)])
+        made: Made = {"settings": told, "code": _short([COURSE]), "data": self._of(data), "teacher": None}
         return {**made, "torch": torch_version, "weights": teacher.digest, "kept": teacher.name}
 
     def _made(self, config: RunConfig, stages: Mapping[str, StageConfig], teacher: str | None) -> Made | None:
@@ -129,23 +134,30 @@ class Identities:
         terms = [term for stage in stages.values() for term in stage.terms]
         code = [code_of(term.key) for term in terms]
         code += [_code_from([_BALANCE])] if any(term.weight == "balanced" for term in terms) else []
-        if told is None or None in code:
+        data = self._of(config.data)
+        if told is None or data is None or None in code:
             return None
         return {
             "settings": _short(told),
             "code": _short([COURSE, code]),
-            "data": self._of(config.data),
+            "data": data,
             "teacher": teacher,
             "torch": str(torch.__version__),
         }
 
-    def _of(self, data: DataConfig) -> str:
+    def _of(self, data: DataConfig) -> str | None:
+        """Return a hash of what data yields; None where it cannot be told."""
         key = _said(data)
         if key not in self._data:
             splits = self.splits(data)
             augment = getattr(splits.train, "augment", None)  # texts have none
             augment = augment if dataclasses.is_dataclass(augment) else None
-            self._data[key] = _short([[part.fingerprint() for part in splits], repr(augment)])
+            told = all(getattr(part, "told", True) for part in splits)
+            content: list[Any] = [[part.fingerprint() for part in splits], repr(augment)]
+            if data.called in PEOPLE and isinstance(splits.train, ImageDataset):  # whose queries look up a gallery
+                _, gallery, *who = read_sides(data.called, data.root, splits.train)
+                content += [gallery.fingerprint(), [each.tolist() for each in who]]
+            self._data[key] = _short(content) if told else None
         return self._data[key]
 
 
@@ -170,7 +182,18 @@ def settings(config: RunConfig, stages: Mapping[str, StageConfig]) -> dict[str, 
             "teacher_stage": stage.teacher if isinstance(stage.teacher, str) and name != config.last else None,
         }
     labels = {"labels_per_class": config.data.labels_per_class, "split_seed": config.data.split_seed}
-    return {**config_identity({"stages": tables}), **labels}
+    published = {} if config.protocol is None else {"protocol": _protocol(config.protocol)}
+    return {**config_identity({"stages": tables}), **labels, **published}
+
+
+def _protocol(protocol: ProtocolConfig) -> dict[str, Any]:
+    """Return what a protocol is told, of a folder what lies there."""
+    told = protocol.model_dump(mode="json", exclude_none=True)
+    if protocol.distractors is not None:
+        folder = Path(protocol.distractors)
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        told["distractors"] = _short([[str(path.relative_to(folder)), path.stat().st_size] for path in files])
+    return told
 
 
 def _model(model: ModelConfig) -> dict[str, Any]:

@@ -181,7 +181,7 @@ def _teachers(cells: Sequence[Cell], pending: Collection[str], desk: Desk, optio
         trains = key in needed and cell.teacher is not None
         row = None if trains or (folder / "teacher.json").exists() else desk.kept_teacher(cell)
         if row is None and cell.teacher is None:
-            row = measure_kept(cell, folder, made)
+            row = measure_kept(cell, folder, made, trust=options.get("trust", False))
         elif row is None and cell.teacher is not None:
             row = teach(cell, cell.teacher, folder, made, **options)
         rows[key] = {"name": names[key]} | {k: v for k, v in (row or {}).items() if k != "name"}

@@ -43,7 +43,12 @@ def distill(
         str | None, typer.Option(help="A model of the zoo, or package.module:callable.", rich_help_panel=_NO_CONFIG)
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="A folder of images, or a dataset's name.", rich_help_panel=_NO_CONFIG)
+        str | None,
+        typer.Option(
+            help="A folder of images, a file of texts, a dataset's name, or package.module:function, which returns "
+            "datasets (with --trust).",
+            rich_help_panel=_NO_CONFIG,
+        ),
     ] = None,
     method: Annotated[
         list[str] | None,
@@ -91,7 +96,7 @@ def distill(
         if not (teacher and student and data):
             raise ValueError("Give a configuration (a file or a recipe's name), or --teacher, --student and --data.")
         allow(trust)
-        run = _Quick(teacher, teacher_weights, student, data, epochs, _number(weight), set_ or ())
+        run = _Quick(teacher, teacher_weights, student, data, epochs, _number(weight), set_ or (), trust)
         loaded, splits = run.config(method or [quick.METHOD])
         if teacher_weights is None and (not named.split(teacher) or named.is_drawn(teacher)):
             typer.echo(f"No --teacher-weights: the teacher is as '{teacher}' makes it, trained or not.", err=True)
@@ -113,6 +118,7 @@ class _Quick(NamedTuple):
     epochs: int | None
     weight: Any = "balanced"
     overrides: Sequence[str] = ()
+    trust: bool = False
 
     def config(self, methods: Sequence[str], splits: Splits | None = None) -> tuple[RunConfig, Splits]:
         """Return the configuration, and the data, whose labels decide its terms."""
@@ -126,7 +132,7 @@ class _Quick(NamedTuple):
         trained: dict[str, Any] = {"epochs": epochs, "augment": True, **quick.train_tables()}
         values = {
             "name": "-".join(methods),
-            "data": {"name": self.data},
+            "data": {"factory": self.data} if _is_factory(self.data) else {"name": self.data},
             "stages": {
                 "student": {
                     "teacher": _model(self.teacher) | ({"weights": self.weights} if self.weights else {}),
@@ -137,7 +143,7 @@ class _Quick(NamedTuple):
             },
         }
         config = from_values(values, "command line", overrides=self.overrides)
-        splits = load_splits(config.data) if splits is None else splits
+        splits = load_splits(config.data, trust=self.trust) if splits is None else splits
         if self.epochs is None:
             batch_size = config.stages["student"].train.batch_size
             trained["epochs"] = quick.epochs_of(len(splits.train), batch_size)
@@ -172,6 +178,13 @@ def _other_classes(config: RunConfig, splits: Splits, trust: bool) -> str | None
         return None
     shown = as_teachers_take(config, config.last, splits, {TEACHER: teacher}).train.batch([0])
     return quick.knows_other_classes(teacher, shown, ModelFacts.of(train))
+
+
+def _is_factory(name: str) -> bool:
+    """Whether --data names a function rather than something that lies there."""
+    from pathlib import Path
+
+    return ":" in name and not Path(name).expanduser().exists()
 
 
 def _model(name: str) -> dict[str, Any]:

@@ -37,12 +37,17 @@ def evaluate(
     trust: Trust = False,
     metric: Metric = None,
 ) -> None:
-    """Measure a student on the test set: accuracy, retrieval mAP, coherence with its teacher (GPCL), size, spread."""
+    """Measure a student on the test set: accuracy, retrieval mAP, coherence with its teacher (GPCL), size, spread.
+
+    Beside these what a protocol has: --set protocol.kind=retrieval (or classification, re-identification,
+    identification, open-set).
+    """
     from congruence.cli.train import allow, measured_alone, measured_beside, seen_of, table
     from congruence.data.datasets.model_facts import ModelFacts, check_same_classes
     from congruence.evaluation.kept import KeptRows
-    from congruence.evaluation.measure import run_numbers, see
+    from congruence.evaluation.measure import has_labels, run_numbers, see
     from congruence.evaluation.own import own_numbers
+    from congruence.pipeline.measured_by import protocol_of
     from congruence.training.distributed import pick_device
     from congruence.training.saving.run_directory import RunDirectory
 
@@ -51,19 +56,21 @@ def evaluate(
     config, splits, made = _made(run, weights, last=last, overrides=set_ or [], trust=trust, unchecked=unchecked)
     device = str(pick_device(config.stages[config.last].train.device))
     classifies = config.stages[config.last].classifies()
-    directory, numbers = RunDirectory(Path(run)), run_numbers(own, exact=exact)
+    directory = RunDirectory(Path(run))
+    numbers = run_numbers(own, exact=exact, labelled=has_labels(splits.test))
+    protocol = protocol_of(config, splits)
     columns: dict[str, Any] = {}
     if classifies:
         for student in made.students.values():
             check_same_classes(student, ModelFacts.of(splits.train))
     kept = KeptRows(directory.teacher_rows) if directory.path.is_dir() else None
-    taught = seen_of(made.teachers, splits, device, kept)
+    taught = seen_of(made.teachers, splits, device, kept, protocol)
     beside = {name: seen.as_teacher(splits) for name, seen in taught.items()}
     for name, student in made.students.items():
-        seen = see(student, splits, numbers, device=device)
-        columns |= measured_beside(seen, numbers, beside, name, classifies=classifies)
+        seen = see(student, splits, numbers, device=device, protocol=protocol)
+        columns |= measured_beside(seen, numbers, beside, name, classifies=classifies, protocol=protocol)
         beside = {of: rows._replace(left_out="") for of, rows in beside.items()}  # which has been told
-    columns |= measured_alone(taught, splits.train)
+    columns |= measured_alone(taught, splits.train, protocol)
     typer.echo(json.dumps(columns, indent=2) if as_json else table(columns, title="test set", detail=True))
 
 

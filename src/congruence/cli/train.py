@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from congruence.evaluation.embed import Embedded
     from congruence.evaluation.kept import KeptRows
     from congruence.evaluation.measure import Seen
+    from congruence.evaluation.protocol import Fitted
     from congruence.pipeline.stages import StageRun
     from congruence.training.saving.run_directory import RunDirectory
 
@@ -88,7 +89,8 @@ def _taught(ended: StageRun, directory: RunDirectory, device: str) -> dict[str, 
     from congruence.evaluation.kept import KeptRows
     from congruence.training.distributed import pick_device
 
-    return seen_of(ended.teachers, ended.splits, pick_device(device), KeptRows(directory.teacher_rows))
+    kept = KeptRows(directory.teacher_rows)
+    return seen_of(ended.teachers, ended.splits, pick_device(device), kept, ended.protocol)
 
 
 def _tested(
@@ -109,19 +111,21 @@ def _tested(
     from congruence.core.content import same_content
     from congruence.core.files import read_tables, write_json
     from congruence.data.datasets.model_facts import ModelFacts, check_same_classes
-    from congruence.evaluation.measure import run_numbers, see
+    from congruence.evaluation.measure import has_labels, run_numbers, see
     from congruence.evaluation.stored import lacking
     from congruence.models import load_into, load_weights
     from congruence.training.distributed import pick_device
     from congruence.training.saving.migrate import migrate_numbers
 
-    path, before, numbers = directory.test_file(name), {}, run_numbers(own)
+    path, before, protocol = directory.test_file(name), {}, ended.protocol
+    numbers = run_numbers(own, labelled=has_labels(ended.splits.test))
+    wanted = (*numbers, *(protocol.numbers if protocol is not None else ()))
     if path.exists():
         try:
             before = {column: migrate_numbers(values) for column, values in read_tables(path).items()}
         except ValueError as error:
             LOG.warning("%s The student is measured again.", error)
-        if before and not lacking(next(iter(before.values())), numbers):
+        if before and not lacking(next(iter(before.values())), wanted):
             return before
     student, teachers, train = ended.students[name], taught(), ended.splits.train
     beside = {of: teacher.as_teacher(ended.splits) for of, teacher in teachers.items()}
@@ -129,8 +133,8 @@ def _tested(
     def measured(weights: str) -> dict[str, dict[str, Any]]:
         if ended.classifies:
             check_same_classes(student, ModelFacts.of(train))
-        seen = see(student, ended.splits, numbers, device=pick_device(device))
-        columns = measured_beside(seen, numbers, beside, weights, classifies=ended.classifies)
+        seen = see(student, ended.splits, numbers, device=pick_device(device), protocol=protocol)
+        columns = measured_beside(seen, numbers, beside, weights, classifies=ended.classifies, protocol=protocol)
         beside.update({of: rows._replace(left_out="") for of, rows in beside.items()})  # which has been told
         return columns
 
@@ -143,43 +147,60 @@ def _tested(
         load_into(student, last, source="the last epoch")
         tested |= measured("last")
         load_into(student, best, source="the best epoch")
-    tested |= measured_alone(teachers, train)
+    tested |= measured_alone(teachers, train, protocol)
     tested = {column: {**before.get(column, {}), **values} for column, values in tested.items()}
     write_json(path, tested)
     return tested
 
 
-def seen_of(teachers: Mapping[str, nn.Module], splits: Splits, device: Any, kept: KeptRows | None) -> dict[str, Seen]:
-    """Return what each teacher gives of the images."""
+def seen_of(
+    teachers: Mapping[str, nn.Module],
+    splits: Splits,
+    device: Any,
+    kept: KeptRows | None,
+    protocol: Fitted | None = None,
+) -> dict[str, Seen]:
+    """Return what each teacher gives of the images, those that a protocol looks at among them."""
     from congruence.core.inputs import TEACHER
     from congruence.evaluation.measure import run_numbers, see
 
-    asked: dict[str, Any] = {"kind": TEACHER, "device": device, "kept": kept}
+    asked: dict[str, Any] = {"kind": TEACHER, "device": device, "kept": kept, "protocol": protocol}
     return {name: see(teacher, splits, run_numbers(), name=name, **asked) for name, teacher in teachers.items()}
 
 
-def measured_alone(teachers: Mapping[str, Seen], train: BatchDataset) -> dict[str, dict[str, Any]]:
+def measured_alone(
+    teachers: Mapping[str, Seen], train: BatchDataset, protocol: Fitted | None = None
+) -> dict[str, dict[str, Any]]:
     """Return a column for each teacher, as a sentence calls it."""
     from congruence.evaluation.measure import knows_classes, measure_seen, run_numbers
     from congruence.models.teacher import called
 
     return {
-        called(name): measure_seen(seen, run_numbers(), classifies=knows_classes(seen.model, train, name)).to_dict()
+        called(name): measure_seen(
+            seen, run_numbers(), classifies=knows_classes(seen.model, train, name), protocol=protocol
+        ).to_dict()
         for name, seen in teachers.items()
     }
 
 
 def measured_beside(
-    seen: Seen, numbers: Sequence[Number], teachers: Mapping[str, Embedded], column: str, *, classifies: bool
+    seen: Seen,
+    numbers: Sequence[Number],
+    teachers: Mapping[str, Embedded],
+    column: str,
+    *,
+    classifies: bool,
+    protocol: Fitted | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Return a student's columns: one, or, of several teachers, one beside each."""
     from congruence.evaluation.measure import measure_seen
 
+    how: dict[str, Any] = {"classifies": classifies, "protocol": protocol}
     if not teachers:
-        return {column: measure_seen(seen, numbers, classifies=classifies).to_dict()}
+        return {column: measure_seen(seen, numbers, **how).to_dict()}
     return {
         column if len(teachers) == 1 else f"{column}, {of}": measure_seen(
-            seen, numbers, teacher=teacher, classifies=classifies
+            seen, numbers, teacher=teacher, **how
         ).to_dict()
         for of, teacher in teachers.items()
     }

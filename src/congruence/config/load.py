@@ -234,13 +234,14 @@ def _origin(key: str, origins: Mapping[KeyPath, str], source: str) -> str:
 
 def _keys(table: KeyPath) -> Iterable[str]:
     """Return the keys that the table at a location of the schema may have."""
-    from congruence.config import diagnostics, schema, training
+    from congruence.config import diagnostics, protocol, schema, training
     from congruence.config import tables as parts
 
     tables: dict[KeyPath, type[BaseModel]] = {
         (): schema.RunConfig,
         ("data",): parts.DataConfig,
         ("diagnostics",): diagnostics.DiagnosticsConfig,
+        ("protocol",): protocol.ProtocolConfig,
         ("stages", "*"): schema.StageConfig,
         ("stages", "*", "train"): training.TrainConfig,
         ("stages", "*", "train", "optimizer"): training.OptimizerConfig,

@@ -13,6 +13,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 from congruence.config.base import Count, Table, absolute, table_or
 from congruence.config.diagnostics import DiagnosticsConfig
 from congruence.config.problems import Problems, expected
+from congruence.config.protocol import ProtocolConfig
 from congruence.config.references import StudentRef
 from congruence.config.tables import CacheConfig, DataConfig, HeadConfig, ModelConfig, TermConfig
 from congruence.config.training import TrainConfig
@@ -192,6 +193,7 @@ class RunConfig(Table):
     name: str = ""
     extends: str | None = None
     data: DataConfig
+    protocol: ProtocolConfig | None = None
     diagnostics: DiagnosticsConfig | None = None
     stages: Annotated[dict[str, StageConfig], Field(min_length=1)]
 

@@ -32,14 +32,34 @@ def wrong_moments(mean: tuple[float, ...] | None, std: tuple[float, ...] | None)
     return problems
 
 
+def importable(factory: str | None) -> str | None:
+    """Check that a text names something in a module.
+
+    Raises:
+        ValueError: where it does not.
+    """
+    module, _, name = (factory or "m:f").partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
+        raise ValueError(f"expected 'package.module:callable', got {factory!r}.")
+    return factory
+
+
+_OF_FACTORIES = {"factory", "options", "labels_per_class", "split_seed"}  # keys of data that a factory makes
+
+
 class DataConfig(Table):
     """What `congruence.data.load` gets. Paths are relative to the working directory.
+
+    Or `factory`, "package.module:function" (which needs trust), that is called with `options` and returns `Splits`, or
+    any datasets: see `congruence.pipeline.own_data`.
 
     `labels_per_class` keeps so many labels of each class of the training images and forgets the others; a stage may say
     its own.
     """
 
-    name: str
+    name: str | None = None
+    factory: str | None = None
+    options: dict[str, Any] | None = None
     root: str | None = None
     split_seed: Whole = 0
     validation: int | float | None = None
@@ -55,11 +75,22 @@ class DataConfig(Table):
     std: Channels | None = None
 
     _root = field_validator("root")(absolute)
+    _importable = field_validator("factory")(importable)
+
+    def __repr_args__(self) -> Any:
+        """Yield what data is told; folders are named by it, as before there were factories."""
+        told = dict(super().__repr_args__())
+        return [(key, value) for key, value in told.items() if key not in ("factory", "options") or value is not None]
+
+    @property
+    def called(self) -> str:
+        """The name, or the factory's."""
+        return self.name or self.factory or ""
 
     @field_validator("name")
     @classmethod
-    def _known(cls, name: str) -> str:
-        if name in sources() or name == IMAGE_FOLDER:
+    def _known(cls, name: str | None) -> str | None:
+        if name is None or name in sources() or name == IMAGE_FOLDER:
             return name
         path = Path(name).expanduser()
         if is_texts(path):
@@ -72,6 +103,15 @@ class DataConfig(Table):
     @model_validator(mode="after")
     def _together(self) -> Self:
         problems = wrong_moments(self.mean, self.std)
+        if self.factory is not None:
+            given = [key for key in self.model_fields_set - _OF_FACTORIES if getattr(self, key) is not None]
+            problems = [
+                (key, "expected none beside `factory`, whose options say it, got one.") for key in sorted(given)
+            ]
+        elif self.name is None:
+            problems.append(("name", "expected a value, got nothing."))
+        elif self.options is not None:
+            problems.append(("options", "expected none without `factory`, got some."))
         if self.resize is not None and self.stream is False:
             problems.append(("resize", f"expected none where `stream` is false, got {self.resize}."))
         if problems:
@@ -149,13 +189,7 @@ class ModelConfig(Table):
             raise ValueError(expected(models.ZOO, name))
         return name
 
-    @field_validator("factory")
-    @classmethod
-    def _importable(cls, factory: str | None) -> str | None:
-        module, _, name = (factory or "m:f").partition(":")
-        if not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
-            raise ValueError(f"expected 'package.module:callable', got {factory!r}.")
-        return factory
+    _importable = field_validator("factory")(importable)
 
     @model_validator(mode="after")
     def _one(self) -> Self:

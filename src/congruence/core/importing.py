@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from congruence.core import check
@@ -39,3 +40,35 @@ def import_callable(target: str, *, what: str, trust: bool) -> Callable[..., Any
     if not callable(value):
         raise ValueError(f"The {what} '{target}' must be callable, got {type(value).__name__}.")
     return value
+
+
+def made_by(target: str, options: Mapping[str, Any], *, what: str, trust: bool) -> Any:
+    """Return what "package.module:name", called with options, gives.
+
+    Args:
+        target: the text.
+        options: keyword arguments.
+        what: it is, in sentences: "factory".
+        trust: as of `import_callable`.
+
+    Raises:
+        ValueError: in one sentence, as of `import_callable`; for options that it does not take; for whatever it raises.
+
+    Example:
+        >>> made_by("fractions:Fraction", {"numerator": 3, "denominator": 4}, what="factory", trust=True)
+        Fraction(3, 4)
+    """
+    make = import_callable(target, what=what, trust=trust)
+    try:
+        inspect.signature(make).bind(**options)
+    except TypeError as error:
+        raise ValueError(
+            f"The {what} '{target}' cannot be called with the options {dict(options)}: {error}; its arguments belong "
+            "into the options of its table (options = { NAME = VALUE })."
+        ) from None
+    except ValueError:  # built into Python, without a signature
+        pass
+    try:
+        return make(**options)
+    except Exception as error:  # of the user's code, whatever it is
+        raise ValueError(f"The {what} '{target}' failed with {check.sentence(error)}") from error

@@ -10,6 +10,7 @@ from congruence.data.datasets.images import ImageDataset
 from congruence.data.datasets.indexed import indexed
 from congruence.data.datasets.texts import TextDataset
 from congruence.data.loading.batches import Loader, Sampler
+from congruence.data.loading.items import ItemDataset
 from congruence.data.loading.loader import loader
 from congruence.data.loading.samplers import ClassUniformSampler, SuperclassUniformSampler
 from congruence.data.sources.fetch import Available, available, fetch
@@ -34,6 +35,7 @@ __all__ = [
     "FileDataset",
     "ImageDataset",
     "ImageInput",
+    "ItemDataset",
     "Loader",
     "PhotoAugment",
     "Reid",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from congruence.core.inputs import STUDENT, TEACHER, inputs_of
 from congruence.data.datasets.batched import BatchDataset
@@ -18,10 +19,13 @@ from congruence.evaluation.embeddings import Embeddings
 from congruence.evaluation.kept import KeptRows
 from congruence.evaluation.number import Number, Value
 from congruence.evaluation.numbers import measured_in, numbers_in
+from congruence.evaluation.protocol import Fitted
 from congruence.models.parameters import count_parameters
 from congruence.models.teacher import called
 
 OTHER_CLASSES = "the teacher knows other classes"
+_LABEL_FREE = ("neighbour_overlap", "linear_cka")  # of the diagnostics, in the place of what asks for labels
+_NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -52,13 +56,14 @@ class Measurement:
 class Seen(NamedTuple):
     """A model, and what it gives of the test split and, where a number looks images up among them, the training split.
 
-    `name` is the model's in sentences.
+    `name` is the model's in sentences, `further` its features of what else a protocol looks at.
     """
 
     model: nn.Module
     test: Embedded
     train: Embedded | None = None
     name: str = "student"
+    further: Mapping[str, Tensor] = _NOTHING
 
     def as_teacher(self, splits: Splits) -> Embedded:
         """Return the test split as a teacher's: where its classes are not those of the data, its logits say nothing."""
@@ -75,6 +80,7 @@ def see(
     kind: str = STUDENT,
     device: str | torch.device | None = None,
     kept: KeptRows | None = None,
+    protocol: Fitted | None = None,
 ) -> Seen:
     """Let a model see each image once: those of the test split, and of the training split where a number needs them.
 
@@ -86,13 +92,20 @@ def see(
         kind: "student" or "teacher", whose inputs it takes where there are none of its name.
         device: to which the model is moved; None for where it is.
         kept: where rows of the model are looked for, and kept.
+        protocol: that will be measured of the model, with samples of its own perhaps.
     """
     asked: dict[str, Any] = {"name": name, "kind": kind, "device": device, "kept": kept}
+    if any(not getattr(part, "told", True) for part in splits):
+        asked["kept"] = None  # nothing would tell whether rows are of these samples
     test = embed_images(model, splits.test, **asked)
-    train = None
-    if any("database" in number.needs for number in numbers):
+    train, further = None, {}
+    if any("database" in number.needs for number in numbers) or (protocol is not None and protocol.database):
         train = embed_images(model, splits.train, **asked)
-    return Seen(model, test, train, called(name) if kind == TEACHER else name)
+    for part, samples in ({} if protocol is None else protocol.parts).items():
+        inputs = getattr(splits.test, "inputs", None)  # as each model takes the test split
+        taken = samples.for_models(**inputs) if isinstance(inputs, Mapping) else samples
+        further[part] = embed_images(model, taken, **asked).features
+    return Seen(model, test, train, called(name) if kind == TEACHER else name, further)
 
 
 def measure(
@@ -104,6 +117,7 @@ def measure(
     classifies: bool = True,
     device: str | torch.device | None = None,
     exact: bool = False,
+    protocol: Fitted | None = None,
 ) -> Measurement:
     """Measure a model on the test split.
 
@@ -116,6 +130,7 @@ def measure(
         classifies: False for a student whose terms teach no class: it has no accuracy.
         device: to which the models are moved; None for where they are.
         exact: measure also what is there on request alone: W2² by the exact plan, which may take minutes.
+        protocol: whose numbers are measured too (`congruence.evaluation.protocols`), fitted to these splits.
 
     Returns:
         Measurement: the numbers that the table shows of a run.
@@ -126,25 +141,54 @@ def measure(
     """
     if classifies:
         check_same_classes(student, ModelFacts.of(splits.train))
-    numbers = run_numbers(own, exact=exact)
-    seen = see(student, splits, numbers, device=device)
+    numbers = run_numbers(own, exact=exact, labelled=has_labels(splits.test))
+    seen = see(student, splits, numbers, device=device, protocol=protocol)
     if isinstance(teacher, nn.Module):
         teacher = embed_test(teacher, splits, device=device)
-    return measure_seen(seen, numbers, teacher=teacher, classifies=classifies)
+    return measure_seen(seen, numbers, teacher=teacher, classifies=classifies, protocol=protocol)
 
 
-def run_numbers(own: Sequence[Number] = (), *, exact: bool = False) -> tuple[Number, ...]:
-    """Return what a run's student is measured by; with `exact` also by what is there on request alone."""
-    return (*(numbers_in("run").values() if exact else measured_in("run")), *own)
+def run_numbers(own: Sequence[Number] = (), *, exact: bool = False, labelled: bool = True) -> tuple[Number, ...]:
+    """Return what a run's student is measured by.
+
+    Args:
+        own: further numbers.
+        exact: also what is there on request alone.
+        labelled: whether a test sample has a label; else the neighbours that student and teacher share and their CKA
+            stand in the place of what asks for labels.
+    """
+    rows = numbers_in("run").values() if exact else measured_in("run")
+    there = {number.key for number in rows}
+    free = () if labelled else [numbers_in("diagnostics")[key] for key in _LABEL_FREE if key not in there]
+    return (*rows, *free, *own)
+
+
+def has_labels(part: BatchDataset) -> bool:
+    """Whether a sample has a label.
+
+    Example:
+        >>> from congruence.data import load
+        >>> has_labels(load("digits").test)
+        True
+    """
+    return part.labels is not None and bool((part.labels >= 0).any())
 
 
 def measure_seen(
-    seen: Seen, numbers: Sequence[Number], *, teacher: Embedded | None = None, classifies: bool = True
+    seen: Seen,
+    numbers: Sequence[Number],
+    *,
+    teacher: Embedded | None = None,
+    classifies: bool = True,
+    protocol: Fitted | None = None,
 ) -> Measurement:
     """Measure a model by what it has seen; see `measure`."""
     of = of_seen(seen, teacher, classifies=classifies)
     facts = {"parameters": count_parameters(seen.model)}
-    return Measurement(measured(numbers, of, facts=facts, classifies=classifies))
+    values = measured(numbers, of, facts=facts, classifies=classifies)
+    if protocol is not None:
+        values |= protocol.measure(of, seen.further, classifies=classifies)
+    return Measurement(values)
 
 
 def measured(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from congruence.core.importing import import_callable
 from congruence.evaluation.number import Number, from_outside
 from congruence.evaluation.numbers import RESERVED, numbers_in
+from congruence.evaluation.published import published
 
 
 def own_numbers(targets: Sequence[str], *, trust: bool = False) -> tuple[Number, ...]:
@@ -31,7 +32,7 @@ def own_numbers(targets: Sequence[str], *, trust: bool = False) -> tuple[Number,
             raise ValueError(f"A metric is named package.module:function, got '{target}'.")
         function = import_callable(target, what="metric", trust=trust)
         key = target.rpartition(":")[2].rpartition(".")[2]
-        if key in taken or key in rows:
+        if key in taken or key in rows or published(key) is not None:
             raise ValueError(f"The metric '{target}' needs another name: a number is called '{key}' already.")
         rows[key] = from_outside(Number(key, function, shown=("run", "plan")), target)
     return tuple(rows.values())

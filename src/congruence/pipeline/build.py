@@ -27,6 +27,7 @@ from congruence.models.weights import load_into, load_weights
 from congruence.pipeline.context import RunContext
 from congruence.pipeline.diagnose import make_diagnostics
 from congruence.pipeline.features import make_sampler, with_head
+from congruence.pipeline.measured_by import protocol_of
 from congruence.pipeline.models import build_model, describe_model
 from congruence.pipeline.taken import Taker, as_taken
 from congruence.teacher_cache import TeacherCache
@@ -104,7 +105,7 @@ def build_stage(config: RunConfig, stage_name: str, context: RunContext) -> Buil
     )
     readers = [name for name, needs in distiller.needs().items() if needs.labels]
     if readers and trained.labels is None:
-        raise ValueError(f"The term '{readers[0]}' needs labels, the data '{config.data.name}' has none.")
+        raise ValueError(f"The term '{readers[0]}' needs labels, the data '{config.data.called}' has none.")
     val_loader = _val_loader(stage, splits, views, device)
     diagnose = make_diagnostics(
         config.diagnostics,
@@ -131,6 +132,7 @@ def rehearse(config: RunConfig, context: RunContext) -> RunConfig:
     """
     dry = replace(context, teachers={}, out=None, resume=False, callbacks=(), dry=True).with_splits(config.data)
     last: dict[str, dict[str, Any]] = {}
+    protocol_of(config, dry.loaded(config.data))  # which says what does not fit
     for name, stage in config.stages.items():
         built = build_stage(config, name, dry)
         options = settled(built.options, built.distiller, pick_device(stage.train.device))
@@ -322,5 +324,8 @@ def _val_loader(
 
 
 def _channels(splits: data.Splits) -> int | None:
-    """Return how many channels the images have; None of texts."""
+    """Return how many channels the images have; None of texts, and of items that are none."""
+    if isinstance(splits.train, data.ItemDataset):
+        example = splits.train.example()
+        return example.shape[1] if isinstance(example, Tensor) and example.dim() == 4 else None
     return splits.train.shape[0] if isinstance(splits.train, data.ImageDataset) else None

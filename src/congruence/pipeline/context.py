@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from congruence import data
+from congruence.pipeline.own_data import made_splits
 from congruence.training.options import Callback
 from congruence.training.saving.run_directory import RunDirectory
 
@@ -47,14 +48,21 @@ class RunContext:
 
     def loaded(self, config: DataConfig) -> data.Splits:
         """Return the data."""
-        return load_splits(config) if self.splits is None else self.splits
+        return load_splits(config, trust=self.trust) if self.splits is None else self.splits
 
     def with_splits(self, config: DataConfig) -> RunContext:
         """Return the context with its data loaded."""
         return replace(self, splits=self.loaded(config))
 
 
-def load_splits(config: DataConfig) -> data.Splits:
-    """Load the data of a configuration, with all its labels."""
-    values = config.model_dump(exclude={"name", "labels_per_class"})
-    return data.load(config.name, **values)
+def load_splits(config: DataConfig, *, trust: bool = False) -> data.Splits:
+    """Load the data of a configuration, with all its labels.
+
+    Args:
+        config: the table.
+        trust: whether its factory may be imported.
+    """
+    if config.factory is not None:
+        return made_splits(config.factory, config.options or {}, trust=trust)
+    values = config.model_dump(exclude={"name", "labels_per_class", "factory", "options"})
+    return data.load(config.called, **values)

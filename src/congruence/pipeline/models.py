@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from congruence import models
-from congruence.core import check
-from congruence.core.importing import import_callable
+from congruence.core.importing import import_callable, made_by
 from congruence.models import named
 
 if TYPE_CHECKING:
@@ -88,18 +87,7 @@ def rebuild(described: dict[str, Any], *, trust: bool = False) -> nn.Module:
     if described["model"] is not None:
         return models.build(described["model"], **described["options"])
     factory = described["factory"]
-    make, options = import_callable(factory, what="factory", trust=trust), described["options"]
-    try:
-        inspect.signature(make).bind(**options)
-    except TypeError as error:
-        raise ValueError(
-            f"The factory '{factory}' cannot be called with the options {options}: {error}; its arguments belong into "
-            "the options of its table (options = { NAME = VALUE })."
-        ) from None
-    try:
-        made = make(**options)
-    except Exception as error:  # of the user's code, whatever it is
-        raise ValueError(f"The factory '{factory}' failed with {check.sentence(error)}") from error
+    made = made_by(factory, described["options"], what="factory", trust=trust)
     if not isinstance(made, nn.Module):
         raise ValueError(f"The factory '{factory}' must return a torch module, got {type(made).__name__}.")
     return made

@@ -18,8 +18,10 @@ from congruence.config.save import resolved_toml, write_resolved
 from congruence.core import check, ranks
 from congruence.core.files import writable
 from congruence.core.inputs import TEACHER
+from congruence.evaluation.protocol import Fitted
 from congruence.pipeline.build import Built, build_stage, rehearse
 from congruence.pipeline.context import RunContext
+from congruence.pipeline.measured_by import protocol_of
 from congruence.pipeline.student import leave_best, write_students
 from congruence.training import FitResult, fit
 from congruence.training.distributed import join_process_group, pick_device
@@ -36,7 +38,8 @@ if TYPE_CHECKING:
 class StageRun:
     """What a stage ended with: the students with their best weights in evaluation mode, their teachers and the data.
 
-    `classifies` is False where no term teaches the classes: a student's accuracy then means nothing.
+    `classifies` is False where no term teaches the classes: a student's accuracy then means nothing. `protocol` is what
+    else is measured of it.
     """
 
     result: FitResult
@@ -44,6 +47,7 @@ class StageRun:
     teachers: dict[str, nn.Module]
     splits: data.Splits
     classifies: bool = True
+    protocol: Fitted | None = None
 
     @property
     def teacher(self) -> nn.Module | None:
@@ -65,14 +69,15 @@ def run_stage(config: RunConfig, stage_name: str, context: RunContext) -> StageR
         directory = RunDirectory(context.out, writes=True)
         if not directory.identity.exists():
             write_students(directory, built.models.described)
+    protocol = protocol_of(config, built.splits)
     result = fit(built.distiller, built.train_loader, built.val_loader, built.options)
-    return _finished(built, result, context.out)
+    return _finished(built, result, context.out, protocol)
 
 
-def _finished(built: Built, result: FitResult, out: Path | None) -> StageRun:
+def _finished(built: Built, result: FitResult, out: Path | None, protocol: Fitted | None) -> StageRun:
     leave_best(built.models.students, result, out)
     classifies = teaches_classes(built.distiller)
-    return StageRun(result, built.models.students, built.models.teachers, built.splits, classifies)
+    return StageRun(result, built.models.students, built.models.teachers, built.splits, classifies, protocol)
 
 
 def run(

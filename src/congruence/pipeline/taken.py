@@ -79,6 +79,12 @@ def asked_of(
     elif isinstance(train, TextDataset):
         asked = {name: _text_input(train, who[name], taker) for name, taker in takers.items()}
     else:
+        told_so = next((who[name] for name, taker in takers.items() if taker.table is not None), None)
+        if told_so is not None:
+            raise ValueError(
+                f"The table `inputs` of {told_so} cannot be followed: the items of the data '{train.name}' are what "
+                "the models take (`congruence.Inputs` where these differ)."
+            )
         return {}
     if not asked:
         return {}

@@ -1,7 +1,11 @@
-"""`read_reid`: splits to train a person re-identification model on, and queries and a gallery to measure it on."""
+"""`read_reid`: splits to train a person re-identification model on, and queries and a gallery to measure it on.
+
+`read_sides` gives the queries and the gallery alone, and `alike` any image files as a dataset prepares its own.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -14,7 +18,18 @@ from congruence.data.datasets.images import ImageDataset
 from congruence.data.sources.catalogue import source
 from congruence.data.sources.load import Splits, load
 from congruence.data.sources.locate import locate_or_raise
-from congruence.data.sources.people import PEOPLE, Seen
+from congruence.data.sources.people import PEOPLE
+
+
+class Sides(NamedTuple):
+    """Queries and a gallery, and of each image who is seen by which camera; see `Reid`."""
+
+    query: FileDataset
+    gallery: FileDataset
+    query_ids: Tensor
+    gallery_ids: Tensor
+    query_cameras: Tensor
+    gallery_cameras: Tensor
 
 
 class Reid(NamedTuple):
@@ -57,20 +72,40 @@ def read_reid(
         names = " or ".join(repr(key) for key in PEOPLE)
         raise ValueError(f"`read_reid`: `name` must be {names}, got {name!r}.{near(str(name), PEOPLE)}")
     splits = load(name, root=root, size=size, **more)
+    return Reid(splits, *read_sides(name, root, cast(ImageDataset, splits.train)))
+
+
+def read_sides(name: str, root: str | Path | None, train: ImageDataset) -> Sides:
+    """Read the queries and the gallery of a layout that `PEOPLE` has, prepared as the training images are."""
     people = PEOPLE[name](locate_or_raise(source(name), root)[0])
-    train = cast(ImageDataset, splits.train)
-    resize = train.resize if isinstance(train, FileDataset) else None
-    as_trained: dict[str, Any] = {"resize": resize, "size": train.shape[1:], "mean": train.mean, "std": train.std}
+    query, gallery = people.query, people.gallery
+    return Sides(
+        alike(train, people.root, query.files, f"{name}/query"),
+        alike(train, people.root, gallery.files, f"{name}/gallery"),
+        *(torch.tensor(each.identities) for each in (query, gallery)),
+        *(torch.tensor(each.cameras) for each in (query, gallery)),
+    )
 
-    def part(which: str, seen: Seen) -> FileDataset:
-        return FileDataset(
-            people.root, seen.files, None, classes=None, name=f"{name}/{which}", augment=train.augment, **as_trained
-        )
 
-    return Reid(
-        splits,
-        part("query", people.query),
-        part("gallery", people.gallery),
-        *(torch.tensor(seen.identities) for seen in (people.query, people.gallery)),
-        *(torch.tensor(seen.cameras) for seen in (people.query, people.gallery)),
+def alike(train: ImageDataset, root: Path, files: Sequence[str], name: str) -> FileDataset:
+    """Return image files without labels as a dataset that prepares them as another one does its images.
+
+    Args:
+        train: whose size and normalisation they have.
+        root: the folder that `files` are in.
+        files: paths below it.
+        name: for messages.
+    """
+    return FileDataset(
+        root,
+        files,
+        None,
+        size=train.shape[1:],
+        resize=train.resize if isinstance(train, FileDataset) else None,
+        grey=train.shape[0] == 1,
+        classes=None,
+        mean=train.mean,
+        std=train.std,
+        name=name,
+        augment=train.augment,
     )

@@ -24,10 +24,11 @@ OPTIONS_APART = frozenset(
         *("gradient_norms", "checkpoint_seconds", "tensorboard"),
     )
 )
-# Of a configuration, "*" for any name: the same, and where the data and the teacher's answers lie.
+# Of a configuration, "*" for any name: the same, where the data and the teacher's answers lie, and what is measured.
 CONFIG_APART = (
     "data.root",
     "diagnostics",
+    "protocol",
     "stages.*.teacher_cache.folder",
     *(f"stages.*.train.{key}" for key in ("device", "workers", "gradient_norms", "checkpoint_seconds", "tensorboard")),
 )

@@ -1,0 +1,103 @@
+"""Content-based retrieval: test samples look up the training samples of their class."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from congruence.core import check
+from congruence.evaluation.embeddings import Embeddings
+from congruence.evaluation.number import Value
+from congruence.evaluation.protocol import Fitted, Protocol, ProtocolData, check_counts
+from congruence.evaluation.published import rows
+from congruence.evaluation.retrieval import halves, queries_and_database
+from congruence.geometry.dissimilarity import block_rows
+from congruence.metrics import retrieval_map
+from congruence.metrics.order import nearest
+
+KS = (1, 5, 10, 50, 100)
+_CHUNK_ENTRIES = 2**19  # of distances at a time
+
+
+@dataclass(frozen=True)
+class ContentBased(Protocol):
+    """Mean average precision and precision at k, by cosine: of 11 points (`retrieval_map`, which every run has), and:
+
+    - `retrieval_map_published`: as the code behind the published tables reckons it (`retrieval_map` of
+      `congruence.metrics` with `interpolation="passalis"`), which depends on `query_batch`; for comparison with these.
+    - `retrieval_top_K`: the share of the K nearest that have the query's class, averaged over queries. The top-k of the
+      published tables is interpolated, at or above this one.
+
+    In an open set, where no test sample has a training class, half of the test samples of each class, always the same,
+    are the database of the others.
+
+    Args:
+        ks: values of K; None: those of 1, 5, 10, 50 and 100 that the database has.
+        query_batch: queries that the published code ranks at a time.
+
+    Example:
+        >>> from congruence.data import load
+        >>> fitted = ContentBased(ks=(1, 10)).fit(ProtocolData(load("digits"), "digits"))
+        >>> [number.key for number in fitted.numbers]
+        ['retrieval_map_published', 'retrieval_top_1', 'retrieval_top_10']
+    """
+
+    kind: ClassVar[str] = "retrieval"
+    ks: tuple[int, ...] | None = None
+    query_batch: int = 128
+
+    def __post_init__(self) -> None:
+        if self.ks is not None:
+            check_counts("ContentBased", "ks", self.ks)
+        check.hyperparameters("ContentBased", {"query_batch": check.COUNT}, query_batch=self.query_batch)
+
+    def fit(self, data: ProtocolData) -> Fitted:
+        """Return the protocol on data with labels on both sides.
+
+        Raises:
+            ValueError: where a side has none, or the database has fewer samples than are to be looked at.
+        """
+        labels, train = self.test_labels(data), data.splits.train.labels
+        if train is None or not bool((train >= 0).any()):
+            raise self.refuse("labelled training samples, its database", data, "none")
+        size = len(halves(labels[labels >= 0])[0]) if self.of_new_classes(data) else int((train >= 0).sum())
+        ks = tuple(k for k in KS if k <= size) if self.ks is None else self.ks
+        if not size or max(ks) > size:
+            raise self.refuse(f"a database of {max(ks, default=1)} labelled samples or more (`ks`)", data, str(size))
+        keys = ["retrieval_map_published", *(f"retrieval_top_{k}" for k in ks)]
+        measure = functools.partial(_measure, ks=ks, query_batch=self.query_batch)
+        return Fitted(self.kind, rows(keys), measure, database=True)
+
+
+def _measure(of: Embeddings, _: Mapping[str, Tensor], *, ks: tuple[int, ...], query_batch: int) -> dict[str, Value]:
+    sides = queries_and_database(of)
+    if sides is None:
+        return {}
+    query, query_labels, database, database_labels = sides
+    kept = torch.isin(query_labels, database_labels)  # of the others `retrieval_map` tells
+    with_mates = query[kept], query_labels[kept], database, database_labels
+    mean = retrieval_map(*sides, interpolation="passalis", query_batch=query_batch)
+    return {
+        "retrieval_map_published": mean,
+        **_precisions(*with_mates, [k for k in ks if k <= len(database)]),
+    }
+
+
+def _precisions(
+    query: Tensor, query_labels: Tensor, database: Tensor, database_labels: Tensor, ks: list[int]
+) -> dict[str, Value]:
+    """Return `metrics.precision_at_k` for several k, all of one ranking."""
+    if not ks or not len(query):
+        return {}
+    rows_at_once = block_rows(len(database), _CHUNK_ENTRIES)
+    blocks = nearest(query, database, "cosine", max(ks), rows=rows_at_once)
+    sums = torch.zeros(max(ks), dtype=torch.int64)
+    for items, labels in zip(blocks, query_labels.split(rows_at_once), strict=True):
+        sums += (database_labels[items] == labels[:, None]).sum(0)
+    found = sums.cumsum(0)
+    return {f"retrieval_top_{k}": int(found[k - 1]) / (k * len(query)) for k in ks}

@@ -1,0 +1,29 @@
+"""The protocols by which test numbers are published: `KINDS` by the names that configurations give them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from congruence.evaluation.classification import Classification
+from congruence.evaluation.content_based import ContentBased
+from congruence.evaluation.identification import Identification
+from congruence.evaluation.open_set import OpenSet
+from congruence.evaluation.protocol import Fitted, Protocol, ProtocolData
+from congruence.evaluation.re_identification import ReIdentification
+
+KINDS: Mapping[str, type[Protocol]] = MappingProxyType(
+    {each.kind: each for each in (Classification, ContentBased, ReIdentification, Identification, OpenSet)}
+)
+
+__all__ = [
+    "KINDS",
+    "Classification",
+    "ContentBased",
+    "Fitted",
+    "Identification",
+    "OpenSet",
+    "Protocol",
+    "ProtocolData",
+    "ReIdentification",
+]

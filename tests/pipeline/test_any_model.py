@@ -1,6 +1,5 @@
 """A model by a word: each kind of word, how it takes the data, and the sentence of a word that names nothing."""
 
-import json
 import logging
 import sys
 

@@ -201,7 +201,7 @@ def test_a_report_has_worst_classes_changed_samples_and_what_was_left_out():
         "small: the samples that changed most",
         "  sample      index  label  change",
         "  cats/7.png      1     c0  0.5000",
-        "  -               9       -  0.2500",
+        "  -               9      -  0.2500",
         "",
         "left out: accuracy, top_5_accuracy (the data has no labels)",
         "left out of small: mmd (widths differ)",

@@ -1,6 +1,7 @@
 """`congruence distill` and `teach`: with and without a configuration."""
 
 import json
+import shutil
 import sys
 import tomllib
 
@@ -96,6 +97,17 @@ def test_evaluate_measures_the_same(finished):
     assert measured["teacher"] == pytest.approx(tested["teacher"])
     last = json.loads(invoke("evaluate", out, "--json", "--last").stdout)
     assert last["student"] == pytest.approx(tested["last"])
+
+
+@pytest.mark.parametrize("content", ["", '{"best": {"accur', "[1]", '{"best": 3}', "{}"])
+def test_damaged_test_numbers_are_measured_again(finished, tmp_path, caplog, content):
+    out = shutil.copytree(finished[0], tmp_path / "run")
+    tested = (out / "test.json").read_text()
+    (out / "test.json").write_text(content)
+    result = invoke("distill", "recipes/digits/pkt.toml", "--out", out, "--resume", *SMALL)
+    assert result.exit_code == 0, result.stderr
+    assert (content == "{}") != ("test.json' is damaged" in caplog.text)
+    assert json.loads((out / "test.json").read_text()) == json.loads(tested)
 
 
 def test_evaluate_weights_with_a_configuration(finished):

@@ -115,6 +115,7 @@ def test_resume_starts_an_absent_run(tmp_path, caplog):
 def test_what_a_run_leaves(whole):
     result, distiller, out = whole
     assert sorted(path.name for path in out.iterdir()) == [
+        ".lock",
         "checkpoints",
         "metrics.jsonl",
         "model.json",
@@ -166,6 +167,69 @@ def test_a_checkpoint_of_other_methods_is_told(tmp_path):
     cg.fit(made(24), loader, options=constant(epochs=1, out=out))
     with pytest.raises(ValueError, match=r"is of other models or methods: .*size mismatch for methods.Bank.bank"):
         cg.fit(made(30), loader, options=constant(epochs=1, out=out, resume=True))
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_run_without_run_json_is_left_alone(tmp_path, resume):
+    loader, out = cg.data.loader(data(), batch_size=8), tmp_path / "run"
+    cg.fit(distiller(), loader, options=constant(epochs=1, out=out))
+    (out / "run.json").unlink()
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=r"holds checkpoints or metrics and no run\.json, which says whose they are"):
+        cg.fit(distiller(), loader, options=constant(epochs=1, out=out, resume=resume))
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_two_runs_in_one_folder(tmp_path, monkeypatch):
+    from congruence.training.saving import run_directory
+
+    monkeypatch.setattr(run_directory, "_WAIT", 0.05)
+    loader, out = cg.data.loader(data(), batch_size=8), tmp_path / "run"
+
+    def second(event):
+        if event.kind == "start":
+            with pytest.raises(ValueError, match=r"run' is written to by another run now: choose another `out`, or"):
+                cg.fit(distiller(), loader, options=constant(epochs=1, out=out, resume=True))
+
+    cg.fit(distiller(), loader, options=constant(epochs=1, out=out, callbacks=(second,)))
+    cg.fit(distiller(), loader, options=constant(epochs=2, out=out, resume=True))  # the lock is let go of
+
+
+def test_what_a_killed_run_left_half_written_is_removed(tmp_path):
+    loader, out = cg.data.loader(data(), batch_size=8), tmp_path / "run"
+    (out / "checkpoints").mkdir(parents=True)
+    left = [out / "checkpoints/.step-000000002.pt.ab_12xyz.tmp", out / ".student.safetensors.abcdefgh.tmp"]
+    mine = out / ".notes.tmp"
+    for path in (*left, mine):
+        path.write_bytes(b"half")
+    cg.fit(distiller(), loader, options=constant(epochs=1, out=out))
+    assert not any(path.exists() for path in left)
+    assert mine.exists()
+
+
+def test_lost_lines_of_metrics_are_told(tmp_path, caplog):
+    loader, out = cg.data.loader(data(), batch_size=8), tmp_path / "run"
+
+    def remove(event):
+        if event.kind == "epoch" and event.epoch == 0:
+            (out / "metrics.jsonl").unlink()
+
+    cg.fit(distiller(), loader, options=constant(epochs=2, out=out, callbacks=(remove,)))
+    (told,) = [line for line in caplog.messages if "shorter" in line]
+    assert told.endswith("what the run wrote into it before is lost.")
+    caplog.clear()
+    (out / "metrics.jsonl").unlink()
+    cg.fit(distiller(), loader, options=constant(epochs=3, out=out, resume=True))
+    assert len([line for line in caplog.messages if "metrics.jsonl' is shorter (0 bytes) than it was" in line]) == 1
+
+
+@pytest.mark.parametrize("content", ['{"seconds": 1.', "[]", "3", '{"untaught": 3}'])
+def test_a_damaged_summary_is_told(tmp_path, content):
+    loader, out = cg.data.loader(data(), batch_size=8), tmp_path / "run"
+    cg.fit(distiller(), loader, options=constant(epochs=1, out=out))
+    (out / "summary.json").write_text(content)
+    with pytest.raises(ValueError, match=r"^The file '.*summary\.json' is damaged: it does not hold what a run writes"):
+        cg.fit(distiller(), loader, options=constant(epochs=1, out=out, resume=True))
 
 
 def test_lost_checkpoints_are_told(tmp_path):

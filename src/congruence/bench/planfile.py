@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import tomllib
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from congruence.bench.halving import Halving
 from congruence.bench.plan import PLAIN, Plan, Tune
+from congruence.config.load import NotTomlError, check_sizes, parsed
 from congruence.config.shipped import shipped
 from congruence.core import check
 
@@ -72,11 +73,12 @@ def load_plan(path_or_name: str, *, overrides: tuple[str, ...] = (), seeds: tupl
     Raises:
         ValueError: naming file, key, what was expected and what is there.
     """
-    path = Path(path_or_name) if Path(path_or_name).is_file() else shipped("plans", path_or_name)
+    path = Path(path_or_name) if os.path.isfile(path_or_name) else shipped("plans", path_or_name)
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf8"))
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path}: not TOML: {error}.") from None
+        raw = parsed(path.read_text(encoding="utf8"))
+    except NotTomlError as error:
+        raise ValueError(f"{path}: not TOML: {error}") from None
+    check_sizes(raw, str(path), {})
     if seeds:
         raw = {**{key: value for key, value in raw.items() if key != "seeds_of"}, "seeds": list(seeds)}
     problems = [f"{path}: {problem}" for problem in _problems(raw)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import json
+import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from congruence.pipeline.stages import StageRun
     from congruence.training.saving.run_directory import RunDirectory
 
+LOG = logging.getLogger("congruence")
 Numbers = Mapping[str, Mapping[str, Any]]
 
 
@@ -76,9 +77,9 @@ def allow(trust: bool) -> None:
 
 def _balanced(metrics: Path) -> dict[str, float]:
     """Return the weights that were measured, as a run logged them last."""
-    lines = metrics.read_text(encoding="utf8").splitlines() if metrics.is_file() else []
-    rows = (json.loads(line) for line in reversed(lines))
-    found: dict[str, float] = next((row["weights"] for row in rows if row.get("weights")), {})
+    from congruence.core.files import read_lines
+
+    found: dict[str, float] = next((row["weights"] for row in reversed(read_lines(metrics)) if row.get("weights")), {})
     return found
 
 
@@ -106,7 +107,7 @@ def _tested(
     its weights are measured once.
     """
     from congruence.core.content import same_content
-    from congruence.core.files import write_json
+    from congruence.core.files import read_tables, write_json
     from congruence.data.datasets.model_facts import ModelFacts, check_same_classes
     from congruence.evaluation.measure import run_numbers, see
     from congruence.evaluation.stored import lacking
@@ -116,9 +117,11 @@ def _tested(
 
     path, before, numbers = directory.test_file(name), {}, run_numbers(own)
     if path.exists():
-        columns = json.loads(path.read_text(encoding="utf8"))
-        before = {column: migrate_numbers(values) for column, values in columns.items()}
-        if not lacking(next(iter(before.values())), numbers):
+        try:
+            before = {column: migrate_numbers(values) for column, values in read_tables(path).items()}
+        except ValueError as error:
+            LOG.warning("%s The student is measured again.", error)
+        if before and not lacking(next(iter(before.values())), numbers):
             return before
     student, teachers, train = ended.students[name], taught(), ended.splits.train
     beside = {of: teacher.as_teacher(ended.splits) for of, teacher in teachers.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,11 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 from congruence.config.problems import ConfigError, expected, explain
 from congruence.config.shipped import shipped
+from congruence.config.sizes import DEEPEST, brief, cut, problems
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from congruence.config.schema import RunConfig
+
+
+class NotTomlError(ValueError):
+    """A text is no TOML; the message says where, and what is wrong there."""
+
+
+class TooLargeError(NotTomlError):
+    """A text is deeper, or has longer numbers, than Python's reader takes."""
+
 
 KeyPath = tuple[str, ...]  # ("stages", "student", "train"): keys from the root of the file inward
 _LINE = re.compile(r"(.*) \(at line (\d+), column \d+\)", re.DOTALL)
@@ -43,7 +54,7 @@ def load_config(path_or_name: str | Path, overrides: Sequence[str] = ()) -> RunC
         (3, ['teacher', 'student'])
     """
     path = Path(path_or_name).expanduser()
-    if not path.is_file():
+    if not os.path.isfile(path):
         path = shipped("recipes", str(path_or_name))
     origins: dict[KeyPath, str] = {}
     values = _read(path, (), origins)
@@ -68,8 +79,10 @@ def from_values(
     Raises:
         ConfigError: with a line for each thing that is wrong.
     """
+    check_sizes(values, source, origins or {})
     changed, named = copy.deepcopy(dict(values)), dict(origins or {})
     wrong = _override(changed, overrides, named)
+    check_sizes(changed, source, named)
     try:
         config = _checked(changed, source, named)
     except ConfigError as error:
@@ -77,6 +90,13 @@ def from_values(
     if wrong:
         raise ConfigError(wrong)
     return config
+
+
+def check_sizes(values: Any, source: str, origins: Mapping[KeyPath, str]) -> None:
+    """Refuse what is too large to mean anything, before it is looked at closely."""
+    lines = [f"{_origin(key, origins, source)}: {key or 'file'}: {sentence}" for key, sentence in problems(values)]
+    if lines:
+        raise ConfigError(lines)
 
 
 def _checked(values: Mapping[str, Any], source: str, origins: Mapping[KeyPath, str]) -> RunConfig:
@@ -87,10 +107,10 @@ def _checked(values: Mapping[str, Any], source: str, origins: Mapping[KeyPath, s
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        problems = [pair for problem in error.errors() for pair in explain(problem, _keys)]
+        found = [pair for problem in error.errors() for pair in explain(problem, _keys)]
         # The schema links stages only once each is right by itself.
-        problems += wrong_links(values.get("stages"))
-        lines = [f"{_origin(key, origins, source)}: {key or 'file'}: {sentence}" for key, sentence in problems]
+        found += wrong_links(values.get("stages"))
+        lines = [f"{_origin(key, origins, source)}: {key or 'file'}: {sentence}" for key, sentence in found]
         raise ConfigError(lines) from None
 
 
@@ -101,21 +121,37 @@ def _read(path: Path, above: tuple[Path, ...], origins: dict[KeyPath, str]) -> d
         chain = " extends ".join(f"'{file.name}'" for file in (*above[above.index(path) :], path))
         raise ConfigError([f"{above[-1]}: extends: expected a chain that ends, got {chain}."])
     try:
-        values = tomllib.loads(path.read_text(encoding="utf8"))
-    except tomllib.TOMLDecodeError as error:
-        match = _LINE.fullmatch(str(error))
-        where, what = (f"line {match[2]}", match[1]) if match else ("the file's end", str(error).split(" (at")[0])
-        raise ConfigError([f"{path}: {where}: {what}."]) from None
+        values = parsed(path.read_text(encoding="utf8"))
+    except NotTomlError as error:
+        raise ConfigError([f"{path}: {error}"]) from None
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigError([f"{path}: the file cannot be read: {reason}."]) from None
     base: dict[str, Any] = {}
     extends = values.pop("extends", None)
     if extends is not None:
-        if not isinstance(extends, str) or not (path.parent / extends).is_file():
-            raise ConfigError([f"{path}: extends: expected a file beside this one, got {extends!r}."])
+        if not isinstance(extends, str) or not os.path.isfile(path.parent / extends):
+            raise ConfigError([f"{path}: extends: expected a file beside this one, got {brief(extends)}."])
         base = _read(path.parent / extends, (*above, path), origins)
     return _merge(base, values, str(path), origins, ())
+
+
+def parsed(text: str) -> dict[str, Any]:
+    """Read TOML.
+
+    Raises:
+        NotTomlError: "line 3: ...", also for what Python's reader gives up on.
+    """
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        match = _LINE.fullmatch(str(error))
+        where, what = (f"line {match[2]}", match[1]) if match else ("the file's end", str(error).split(" (at")[0])
+        raise NotTomlError(f"{where}: {cut(what)}.") from None
+    except RecursionError:
+        raise TooLargeError(f"expected tables and lists at most {DEEPEST} deep in each other.") from None
+    except ValueError:  # Python reads no longer ones
+        raise TooLargeError("expected numbers of at most 19 digits, got one of more than 4,300.") from None
 
 
 def _merge(
@@ -135,24 +171,30 @@ def _merge(
 
 def _override(values: dict[str, Any], overrides: Iterable[str], origins: dict[KeyPath, str]) -> list[str]:
     """Apply overrides; return a line for each that cannot be."""
-    problems = []
+    wrong = []
     for text in overrides:
+        shown = cut(text)
         key, equals, written = text.partition("=")
         key_path = tuple(key.strip().split("."))
         if not equals or not all(key_path):
-            problems.append(f"--set {text}: expected key=value, got {text!r}.")
+            wrong.append(f"--set {shown}: expected key=value, got {shown!r}.")
             continue
-        problem = _set(values, key_path, _value(written.strip()))
+        try:
+            problem = _set(values, key_path, _value(written.strip()))
+        except TooLargeError as error:
+            problem = str(error)
         if problem:
-            problems.append(f"--set {text}: {key.strip()}: {problem}")
-        origins[key_path] = f"--set {text}"
-    return problems
+            wrong.append(f"--set {shown}: {cut(key.strip())}: {problem}")
+        origins[key_path] = f"--set {shown}"
+    return wrong
 
 
 def _value(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return parsed(f"value = {text}")["value"]
+    except TooLargeError:
+        raise
+    except NotTomlError:
         return text
 
 
@@ -167,13 +209,13 @@ def _set(values: dict[str, Any], key_path: KeyPath, value: Any) -> str | None:
         last = depth == len(key_path) - 1
         if isinstance(container, list):
             if not key.isdigit() or int(key) >= len(container):
-                return f"expected an item from 0 to {len(container) - 1} of the list, got {key!r}."
+                return f"expected an item from 0 to {len(container) - 1} of the list, got {brief(key)}."
             if last:
                 container[int(key)] = value
             else:
                 container = container[int(key)]
         elif not isinstance(container, dict):
-            return f"expected a table at '{'.'.join(key_path[:depth])}', got {container!r}."
+            return f"expected a table at '{'.'.join(key_path[:depth])}', got {brief(container)}."
         elif last:
             container[key] = value
         else:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from congruence.config.sizes import brief
 from congruence.core import check
 
 _SENTENCE = re.compile(r"`\w+`: `(\w+)` must be (.+), got (.+)\.", re.DOTALL)
@@ -71,7 +72,7 @@ def one_by_one(make: Callable[..., Any], values: Mapping[str, Any], **always: An
 def expected(names: Iterable[str], got: str, *, what: str = "one of ") -> str:
     """Write "expected one of a, b, got 'c'. Did you mean 'a'?"."""
     choices = tuple(names)
-    return f"expected {what}{', '.join(choices)}, got {got!r}.{check.near(got, choices)}"
+    return f"expected {what}{', '.join(choices)}, got {brief(got)}.{check.near(got, choices)}"
 
 
 def reworded(sentence: str, key: str) -> str:
@@ -104,11 +105,11 @@ def explain(error: Mapping[str, Any], keys: Callable[[tuple[str, ...]], Iterable
     elif kind == "literal_error":
         text = expected(re.findall(r"'(\w+)'", error["ctx"]["expected"]), str(got))
     elif kind == "greater_than_equal":
-        text = f"expected an integer >= {error['ctx']['ge']}, got {got!r}."
+        text = f"expected an integer >= {error['ctx']['ge']}, got {brief(got)}."
     elif kind == "too_short":
         text = "expected at least one, got none."
     elif kind in _WORDS:
-        text = f"expected {_WORDS[kind]}, got {'nothing' if kind == 'missing' else repr(got)}."
+        text = f"expected {_WORDS[kind]}, got {'nothing' if kind == 'missing' else brief(got)}."
     else:
-        text = f"{error['msg'].rstrip('.').replace('Input should be', 'expected')}, got {got!r}."
+        text = f"{error['msg'].rstrip('.').replace('Input should be', 'expected')}, got {brief(got)}."
     return [(".".join(key_path), text)]

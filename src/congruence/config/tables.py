@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -64,7 +65,7 @@ class DataConfig(Table):
         if is_texts(path):
             return str(path.absolute())
         # What looks like a path may be a folder that is yet to come; anything else is a name written wrongly.
-        if not path.is_dir() and path.name == name:
+        if not os.path.isdir(path) and path.name == name:
             raise ValueError(expected((*sources(), IMAGE_FOLDER), name, what="a folder or one of "))
         return str(path.absolute())
 

@@ -7,12 +7,15 @@ import hashlib
 import json
 import logging
 import os
+import re
 import tarfile
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+_FOLDER = 0x10  # an attribute in a zip archive; torch reads nothing from such an entry, and goes on
 LOG = logging.getLogger("congruence")
 
 
@@ -50,20 +53,17 @@ def _sync_folder(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, *, wait: float | None = None) -> Iterator[None]:
     """Hold a lock file: another process that asks for it waits. A killed process lets go of it.
 
-    On a system without `fcntl` nothing is locked, and a warning says so.
+    Args:
+        path: of the file; its folder is made.
+        wait: seconds, after which `filelock.Timeout` is raised; None for as long as it takes.
     """
+    from filelock import FileLock
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:
-        LOG.warning("This system has no file locks (fcntl): let no other process write to '%s' now.", path.parent)
-        yield
-        return
-    with open(path, "ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with FileLock(path, timeout=-1 if wait is None else wait):
         yield
 
 
@@ -73,10 +73,32 @@ def _umask() -> int:
     return mask
 
 
+def sweep(folder: Path) -> None:
+    """Remove what killed writers left of `atomic` files in a folder, into which nobody writes now."""
+    for path in folder.glob(".*.tmp"):
+        if re.fullmatch(r"\..+\.\w{8}\.tmp", path.name):
+            path.unlink(missing_ok=True)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
     with atomic(path) as file:
         file.write((json.dumps(value, indent=2) + "\n").encode())
+
+
+def read_tables(path: Path) -> dict[str, dict[str, Any]]:
+    """Read what one of this library's JSON files holds: tables by name.
+
+    Raises:
+        ValueError: where it is damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf8"))
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict) or not all(isinstance(table, dict) for table in content.values()):
+        raise damaged(path, "it does not hold what a run writes there")
+    return content
 
 
 def append_line(path: Path, row: Mapping[str, Any]) -> None:
@@ -106,6 +128,24 @@ def sha256(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def archive_fault(path: Path) -> str:
+    """Return the first entry of a zip archive whose bytes are not those that were written.
+
+    `torch.load` reads such archives without a look at their checksums. "" of a whole one, of another kind of file, and
+    of an archive without checksums.
+    """
+    try:
+        if not zipfile.is_zipfile(path):
+            return ""
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            folders = [entry.filename for entry in entries if entry.external_attr & _FOLDER]
+            written = any(entry.CRC for entry in entries)
+            return folders[0] if folders else (archive.testzip() or "") if written else ""
+    except Exception as error:  # a damaged archive can fail in any way
+        return f"its list of entries ({type(error).__name__})"
 
 
 def writable(folder: Path) -> Path:

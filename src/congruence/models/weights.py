@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from congruence.core import check, files
 from congruence.models.layers import unwrap
 from congruence.models.parameters import is_plain
-from congruence.models.weights_file import content_of, header_of, in_order, split_key, state_dict_in, why_not
+from congruence.models.weights_file import (
+    CHECKSUM,
+    content_of,
+    header_of,
+    in_order,
+    split_key,
+    state_dict_in,
+    why_not,
+)
 
 T = TypeVar("T")
 
@@ -73,7 +81,8 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
         path: of the file; "FILE#KEY" says below which key, where there are several.
 
     Raises:
-        ValueError: in one sentence for a file that is absent, cut short, not weights, or of several state dicts.
+        ValueError: in one sentence for a file that is absent, cut short, not weights, or of several state dicts, or
+            whose checksums (of torch's archives, and of what `save_weights` wrote) do not hold.
     """
     path, key = split_key(Path(path))
     if not path.is_file():
@@ -88,7 +97,7 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 def load_metadata(path: str | Path) -> dict[str, str]:
-    """Return the strings in the header of a safetensors file; none of any other file, or of one that is absent.
+    """Return the strings in the header of a safetensors file but its checksum; none of another file, or an absent one.
 
     Example:
         >>> import tempfile
@@ -99,7 +108,7 @@ def load_metadata(path: str | Path) -> dict[str, str]:
     """
     path, _ = split_key(Path(path))
     metadata = header_of(path).get("__metadata__", {}) if path.suffix == ".safetensors" else {}
-    return dict(metadata) if isinstance(metadata, dict) else {}
+    return {key: value for key, value in metadata.items() if key != CHECKSUM} if isinstance(metadata, dict) else {}
 
 
 def _strip(state: dict[str, T]) -> dict[str, T]:
@@ -141,7 +150,7 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> 
     if other:
         shapes = [f"'{name}' {check.shape(state[name])} for {check.shape(own[name])}" for name in other]
         problems.append(f"differ in shape: {', '.join(shapes[:3])}{_more(shapes)}")
-    apart = [name for name, twin in twins if not torch.equal(state[name], state[twin])]
+    apart = [name for name, twin in twins if not _alike(state[name], state[twin])]
     if apart and not other:
         problems.append(f"differ between names that the model ties: {_few(apart)}")
     if problems:
@@ -183,6 +192,11 @@ def start_from(model: nn.Module, state: Mapping[str, Tensor], *, source: str) ->
     )
     load_into(bare, {**loaded, **{name: own[name] for name in fresh}}, source=source)
     return fresh
+
+
+def _alike(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors hold the same values; one that is not a number is like another."""
+    return first.shape == second.shape and bool(((first == second) | ((first != first) & (second != second))).all())
 
 
 def _few(names: list[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import logging
 import re
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from congruence.core.files import archive_fault
 
 LOG = logging.getLogger("congruence")
 # By which state dicts go in other people's checkpoints; they come before keys that nobody knows.
@@ -25,6 +28,11 @@ _KNOWN = frozenset(
 )
 _NEVER = re.compile("optim|sched|scaler")  # the tensors under such a key are no model's
 _DEEPEST = 3
+CHECKSUM = "sha256"  # in the header of a file of `save_weights`: of the header without it, and of the tensors
+
+
+class ChangedError(ValueError):
+    """A file holds other bytes than were written: a flipped bit, a copy cut short."""
 
 
 def split_key(path: Path) -> tuple[Path, str | None]:
@@ -38,9 +46,42 @@ def content_of(path: Path) -> Any:
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
-        return load_file(path)
+        tensors = load_file(path)  # first: of a file that is cut short it says so
+        _check_sum(path)
+        return tensors
     with torch.serialization.safe_globals(_harmless()):
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch_content(path)
+
+
+def torch_content(path: Path) -> Any:
+    """Read a file of torch's own format, without executing a pickle, whose archive's checksums hold.
+
+    Raises:
+        ChangedError: where they do not.
+        Exception: what `torch.load` raises of what it cannot read.
+    """
+    fault = archive_fault(path)
+    if fault:
+        raise ChangedError(f"it holds other bytes than were written, in {fault}")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _check_sum(path: Path) -> None:
+    """Hold a file to the checksum in its header, where `save_weights` wrote it."""
+    header = header_of(path)
+    metadata = header.get("__metadata__")
+    kept = metadata.pop(CHECKSUM, None) if isinstance(metadata, dict) else None
+    if kept is None:
+        return
+    with open(path, "rb") as file:
+        file.seek(8 + int.from_bytes(file.read(8), "little"))
+        tensors = hashlib.file_digest(file, "sha256").hexdigest()
+    if kept != _sum(header, tensors):
+        raise ChangedError("it holds other bytes than were written")
+
+
+def _sum(header: Mapping[str, Any], tensors: str) -> str:
+    return hashlib.sha256(f"{json.dumps(header, sort_keys=True)} {tensors}".encode()).hexdigest()
 
 
 def _harmless() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
@@ -56,6 +97,8 @@ def _harmless() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
 def why_not(error: Exception) -> str:
     """Say why a file cannot be read, with a way on where Python objects are in it."""
     text = str(error)
+    if isinstance(error, ChangedError):
+        return text
     if "weights_only" not in text and "Weights only load failed" not in text:
         return f"it is cut short or in another format ({type(error).__name__})"
     found = re.search(r"GLOBAL ([\w.]+)", text)
@@ -142,10 +185,14 @@ def header_of(path: Path) -> dict[str, Any]:
 
 
 def in_order(file: bytes) -> bytes:
-    """Return a safetensors file with its metadata in the order of their keys: the library's differs between writes."""
+    """Return a safetensors file with its metadata in the order of their keys, and a checksum among them.
+
+    The library's own order differs between writes.
+    """
     size = int.from_bytes(file[:8], "little")
     header = json.loads(file[8 : 8 + size])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    checksum = _sum(header, hashlib.sha256(memoryview(file)[8 + size :]).hexdigest())
+    header["__metadata__"] = dict(sorted({**header["__metadata__"], CHECKSUM: checksum}.items()))
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of eight
     return len(text).to_bytes(8, "little") + text + file[8 + size :]

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from congruence.core import check, ranks
-from congruence.core.files import write_json
+from congruence.core.files import read_tables, write_json
 from congruence.data.datasets.model_facts import ModelFacts, check_prepared, check_same_classes, forget, remember
 from congruence.data.sources.load import Splits
 from congruence.models import named
@@ -125,7 +125,7 @@ def _made(directory: RunDirectory, factory: Callable[[], nn.Module] | None, name
     from congruence.pipeline.models import rebuild
 
     path = directory.students
-    described = json.loads(path.read_text(encoding="utf8")).get(name) if path.is_file() else None
+    described = read_tables(path).get(name) if path.is_file() else None
     why_not = ""
     for kind, file in {"hf": "config.json", "st": "modules.json"}.items():
         folder = directory.native_folder(name, kind)
@@ -134,8 +134,8 @@ def _made(directory: RunDirectory, factory: Callable[[], nn.Module] | None, name
                 return named.load(f"{kind}:{folder.absolute()}", **_class_of(folder / file))
             except ValueError as error:  # of a class of the user's own, say
                 why_not = f" ({check.sentence(error).rstrip('.')})"
-    if described is None or described["model"] is None:
-        made_by = f" ('{described['factory']}' made it)" if described else ""
+    if described is None or described.get("model") is None:
+        made_by = f" ('{described['factory']}' made it)" if described and "factory" in described else ""
         raise ValueError(
             f"The student in '{directory.path}' is not a model of the zoo{made_by}{why_not}: "
             f"give what makes it, load_student(run_dir, factory)."

@@ -48,6 +48,7 @@ class Recorder:
         self.norms: dict[str, Tensor] = {}
         self.weights: dict[str, Tensor] = {}  # balanced ones, as of the last step
         self._compared = False
+        self._length = self.offset  # of metrics.jsonl, as far as it was written by this run
         self._events: Callable[..., Any] | None = None
         if tensorboard and directory:
             self._events = functools.partial(event_writer(), str(directory.tensorboard))
@@ -155,8 +156,10 @@ class Recorder:
     def write(self, row: Mapping[str, Any]) -> None:
         """Write a line, and its numbers as TensorBoard scalars."""
         if self.path:
+            self._tell_if_cut()
             with naming_write_errors(self.path):
                 append_line(self.path, row)
+            self._length = self.offset
         if self._events:
             # Events that a killed run left beyond this step are hidden.
             self._writer = self._writer or self._events(purge_step=row["step"])
@@ -180,9 +183,20 @@ class Recorder:
         self.norms = {name: value.to(device) for name, value in state["norms"].items()}
         self.weights = {name: value.to(device) for name, value in state.get("weights", {}).items()}
         self.counts = dict(state["counts"])
+        self._length = state["offset"]
+        self._tell_if_cut()
         if self.path and self.offset > state["offset"]:
             with open(self.path, "r+b") as file:
                 file.truncate(state["offset"])
+
+    def _tell_if_cut(self) -> None:
+        """Say that lines which were written are gone: somebody has removed the file, or cut it."""
+        if self.path and self.offset < self._length:
+            LOG.warning(
+                "'%s' is shorter (%d bytes) than it was (%d): what the run wrote into it before is lost.",
+                *(self.path, self.offset, self._length),
+            )
+            self._length = self.offset
 
     def close(self) -> None:
         """Close the event files."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import time
@@ -76,11 +77,20 @@ class Run:
         self.identity: dict[str, Any] = {}
         self.ended_before = False
         self._sigterm = Sigterm()
+        self._held = contextlib.ExitStack()  # the directory's lock
         self._saved_at = time.monotonic()
 
     # Opening and closing
 
     def __enter__(self) -> Run:
+        try:
+            self._begin()
+        except BaseException:
+            self._held.close()
+            raise
+        return self
+
+    def _begin(self) -> None:
         state = self._open() if self.options.out is not None else None
         self.recorder = Recorder(
             self.directory if ranks.rank() == 0 else None,
@@ -100,13 +110,13 @@ class Run:
             if state is None:
                 self.save()  # a run that is killed in its first epoch starts again with the same first weights
             self._tell("start", {})
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.recorder.close()
         self.distiller._sitting_out.in_step = False
         del self.objective  # its DDP module must not outlive the process group
         self._sigterm.__exit__()
+        self._held.close()
 
     def _open(self) -> dict[str, Any] | None:
         """Claim the run directory; return the checkpoint to go on from."""
@@ -120,6 +130,7 @@ class Run:
         )
         ranks.on_rank_zero(lambda: RunDirectory(path, writes=True))  # made, or refused on every rank alike
         self.directory = directory = RunDirectory(path, writes=ranks.rank() == 0)
+        ranks.on_rank_zero(lambda: self._held.enter_context(directory.held()))
         state, self.ended_before = ranks.on_rank_zero(
             lambda: (directory.open(identity, resume=self.options.resume, facts=self.facts), directory.ended(identity))
         )

@@ -42,6 +42,65 @@ def test_classes_directly_in_the_folder(tmp_path: Path) -> None:
     assert arrays.validation is None
 
 
+@pytest.mark.parametrize(
+    ("train", "test", "validation"),
+    [
+        ("training", "testing", "dev"),
+        ("Train", "Test", "Val"),
+        ("TRAIN", "Testing", "eval"),
+        ("train", "test", "Valid"),
+    ],
+)
+def test_parts_by_their_other_names(tmp_path: Path, train: str, test: str, validation: str) -> None:
+    layouts.write_classes(tmp_path / train, {"a": 3, "b": 1})
+    layouts.write_classes(tmp_path / test, {"a": 1})
+    layouts.write_classes(tmp_path / validation, {"b": 2})
+    arrays, names = read(tmp_path)
+    assert names == ("a", "b")
+    assert [len(part.images) for part in arrays[:3]] == [4, 1, 2]
+
+
+def test_two_folders_of_one_part_are_refused(tmp_path: Path) -> None:
+    layouts.write_classes(tmp_path / "train", {"a": 1})
+    layouts.write_classes(tmp_path / "val", {"a": 1})
+    layouts.write_classes(tmp_path / "dev", {"a": 1})
+    with pytest.raises(ValueError, match=r"^The folder '.*' has dev/ and val/, which name one part: leave one of them"):
+        list_folder(tmp_path)
+
+
+def test_a_part_for_testing_alone_is_no_class(tmp_path: Path) -> None:
+    layouts.write_classes(tmp_path / "eval", {"a": 1})
+    layouts.write_classes(tmp_path / "Test", {"a": 1})
+    with pytest.raises(ValueError, match=r"^The folder '.*' has Test/, eval/ and no train/: call the folder"):
+        list_folder(tmp_path)
+
+
+def test_a_class_that_is_called_train(tmp_path: Path) -> None:
+    arrays, names = read(layouts.write_classes(tmp_path, {"cat": 12, "dog": 12, "train": 12}))
+    assert names == ("cat", "dog", "train")
+    assert arrays.train.labels.tolist() == [0] * 12 + [1] * 12 + [2] * 12
+
+
+def test_what_is_left_out_beside_the_parts_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    layouts.write_classes(tmp_path / "train", {"a": 2, "b": 1})
+    layouts.write_classes(tmp_path / "extra", {"a": 2})
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/licence.txt").write_text("free")
+    assert read(tmp_path)[1] == ("a", "b")
+    assert caplog.messages == [f"'{tmp_path}': read are train/; extra/ beside them, which name no part, are left out."]
+
+
+def test_linked_folders_are_read(tmp_path: Path) -> None:
+    layouts.write_classes(tmp_path / "elsewhere", {"more": 2})
+    layouts.write_classes(tmp_path / "data", {"a": 1, "b": 1})
+    (tmp_path / "data/a/linked").symlink_to(tmp_path / "elsewhere/more", target_is_directory=True)
+    (tmp_path / "data/b/round").symlink_to(tmp_path / "data", target_is_directory=True)
+    (tmp_path / "data/c").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    arrays, names = read(tmp_path / "data")
+    assert names == ("a", "b", "c")
+    assert np.bincount(arrays.train.labels).tolist() == [3, 1, 2]
+
+
 def test_images_without_classes(tmp_path: Path) -> None:
     for number in range(3):
         layouts.write_image(tmp_path / f"{number}.png")
@@ -65,6 +124,25 @@ def test_sixteen_bits_keep_the_upper_byte(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     Image.fromarray(values).save(tmp_path / "a/0.png")
     assert np.array_equal(read(tmp_path)[0].train.images[0, 0], values >> 8)
+
+
+def test_pixels_without_a_white_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)).save(tmp_path / "a/0.tif")
+    with pytest.raises(ValueError, match=r"^The image '.*0\.tif' has pixels that are floats, of which nothing says"):
+        read(tmp_path)
+    Image.fromarray(np.arange(64, dtype=np.int32).reshape(8, 8) * 2000).save(tmp_path / "a/0.tif")
+    with pytest.raises(ValueError, match=r"^The image '.*0\.tif' has pixels from 0 to 126000, beyond 16 bits: convert"):
+        read(tmp_path)
+
+
+def test_twelve_bits_in_sixteen_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a").mkdir()
+    for name in "01":
+        Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 65).save(tmp_path / f"a/{name}.png")
+    read(tmp_path)
+    (told,) = caplog.messages
+    assert told.startswith(f"'{tmp_path / 'a/0.png'}' has 16 bits and no pixel above 4095 of 65535, so that few")
 
 
 def test_photographs_stand_upright(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Published layouts, whole and damaged."""
 
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,6 +50,20 @@ def test_cifar100_pickles_have_the_fine_labels(tmp_path: Path, text: bool) -> No
 
 def test_house_numbers_have_a_zero(tmp_path: Path) -> None:
     assert same(read_svhn(layouts.write_svhn(tmp_path, COLOUR)), COLOUR)
+
+
+@pytest.mark.parametrize("label", [3.7, 2.5, float("nan"), float("inf"), 1e30, True, "3", [3], [[3], [3]], None])
+def test_labels_are_whole_numbers(tmp_path: Path, label: object) -> None:
+    folder = layouts.write_cifar_pickles(tmp_path, COLOUR)
+    content = pickle.loads((folder / "data_batch_2").read_bytes())
+    key = next(key for key in content if key in ("labels", b"labels"))
+    for right in ([float(number) for number in content[key]], np.array(content[key], np.float32)):
+        (folder / "data_batch_2").write_bytes(pickle.dumps({**content, key: right}))
+        assert same(read_cifar_pickles(folder), COLOUR)
+    some = [label, *content[key][1:]] if label is not True else np.ones(len(content[key]), bool)
+    (folder / "data_batch_2").write_bytes(pickle.dumps({**content, key: some}))
+    with pytest.raises(ValueError, match=r"^The file '.*data_batch_2' is damaged: its labels are not "):
+        read_cifar_pickles(folder)
 
 
 def test_cifar_rows(tmp_path: Path) -> None:

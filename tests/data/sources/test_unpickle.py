@@ -98,3 +98,15 @@ def test_damaged_or_strange_files_are_one_sentence(tmp_path: Path, value: bytes)
 def test_an_absent_file_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be read: No such file"):
         plain_pickle(tmp_path / "file")
+
+
+def test_shared_lists_are_read_once(tmp_path: Path) -> None:
+    shared: list[object] = [1]
+    for _ in range(40):
+        shared = [shared, shared]  # 2**40 numbers to one who copies them
+    (tmp_path / "file").write_bytes(pickle.dumps({"labels": shared}))
+    got = plain_pickle(tmp_path / "file")["labels"]
+    assert got[0] is got[1]
+    for _ in range(40):
+        got = got[0]
+    assert got == [1]

@@ -34,6 +34,26 @@ def test_other_files_are_left_alone(tmp_path):
     assert kept.load()["step"] == 3
 
 
+def test_a_flipped_bit_is_never_loaded(tmp_path):
+    kept = Checkpoints(tmp_path)
+    state = {"step": 2, "tensor": torch.randn(50), "words": ["a", "b"], "rate": 0.25}
+    kept.save(1, {"step": 1})
+    newest = kept.save(2, state)
+    content = newest.read_bytes()
+    fell_back = 0
+    for position in range(0, len(content), 7):
+        flipped = bytearray(content)
+        flipped[position] ^= 1 << position % 8
+        newest.write_bytes(flipped)
+        loaded = kept.load()
+        if loaded["step"] == 1:
+            fell_back += 1
+        else:
+            assert torch.equal(loaded["tensor"], state["tensor"])
+            assert [loaded[key] for key in ("words", "rate")] == [["a", "b"], 0.25]
+    assert fell_back > len(content) // 7 // 3  # the rest of the file is padding, and names that nobody reads
+
+
 @pytest.mark.parametrize("damage", ["truncated", "empty", "foreign", "pickle", "other"])
 def test_a_damaged_one_makes_way_for_the_one_before(damage, tmp_path, caplog):
     kept = Checkpoints(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from congruence.core.check import COUNT, fail, hyperparameters
 from congruence.core.files import absent, damaged
 from congruence.data.augment.photos import Pair, evaluated
 
+_WHITE, _FEW_BITS = 2**16 - 1, 2**12  # white of 16 bits; 12-bit values are below
+LOG = logging.getLogger("congruence")
+_TOLD: set[Path] = set()  # folders
 _GREY = frozenset(("1", "L", "LA", "I", "I;16", "I;16L", "I;16B"))
 
 
@@ -79,25 +83,54 @@ def is_grey(path: Path) -> bool:
         return str(image.mode) in _GREY
 
 
-def _eight_bits(image: Any) -> Any:
-    """Keep the upper byte of 16-bit grey, which Pillow would cut off at 255."""
+def _eight_bits(image: Any, path: Path) -> Any:
+    """Keep the upper byte of 16-bit grey, which Pillow would cut off at 255; what has another scale is refused."""
     from PIL import Image
 
+    if image.mode == "F":
+        raise ValueError(
+            f"The image '{path}' has pixels that are floats, of which nothing says what is white: convert it to 8 or "
+            "16 bits."
+        )
     if not image.mode.startswith("I"):
         return image
-    return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    values = np.asarray(image)
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > _WHITE:
+        raise ValueError(
+            f"The image '{path}' has pixels from {low} to {high}, beyond 16 bits: convert it to 8 or 16 bits."
+        )
+    if 0 < high < _FEW_BITS:
+        _tell_dark(path, high)
+    return Image.fromarray((values >> 8).astype(np.uint8))
+
+
+def _tell_dark(path: Path, high: int) -> None:
+    """Say, once a folder, of a file that becomes almost black, since it may have 10 or 12 bits in 16."""
+    if path.parent not in _TOLD:
+        _TOLD.add(path.parent)
+        LOG.warning(
+            "'%s' has 16 bits and no pixel above %d of %d, so that few of its levels remain: where its camera gives 10 "
+            "or 12 bits, scale its pixels to 16 first.",
+            path,
+            high,
+            _WHITE,
+        )
 
 
 def opened(path: Path, *, grey: bool = False) -> Any:
     """Decode one file to a Pillow image of mode "L" or "RGB", turned as its camera says.
 
     Raises:
-        ValueError: that names the file, where it is absent or cannot be decoded.
+        ValueError: that names the file, where it is absent or cannot be decoded, or its pixels are floats or beyond
+            16 bits.
     """
     from PIL import Image, ImageOps
 
     with _file(path) as image:
         try:
-            return _eight_bits(ImageOps.exif_transpose(image)).convert("L" if grey else "RGB")
+            upright = ImageOps.exif_transpose(image)
+            upright.load()
         except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
             raise damaged(path, "it cannot be decoded as an image") from None
+    return _eight_bits(upright, path).convert("L" if grey else "RGB")

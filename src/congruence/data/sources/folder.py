@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,18 +21,36 @@ from congruence.data.datasets.texts import TextDataset
 from congruence.data.sources.store import Arrays, Files, Part, Tree
 
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"))
-PART_NAMES = {"train": ("train",), "test": ("test",), "validation": ("val", "validation", "valid")}
+# In lower case; what lies in such a folder is no class, whatever the case of its name.
+PART_NAMES = {
+    "train": ("train", "training"),
+    "test": ("test", "testing"),
+    "validation": ("val", "valid", "validation", "dev", "eval"),
+}
+LOG = logging.getLogger("congruence")
 
 
 def _images(folder: Path) -> list[str]:
-    """List the images in a folder and below, in the order of their paths' parts, by one walk and no look at files."""
+    """List the images in a folder and below, in the order of their paths' parts, by one walk and no look at files.
+
+    Links to folders are followed, each folder once on the way down to it.
+    """
     paths = []
-    for directory, _, files in os.walk(folder):
+    for directory, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not _leads_back(directory, name)]
         below = os.path.relpath(directory, folder)
         for name in files:
             if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("."):
                 paths.append(name if below == "." else os.path.join(below, name))
     return sorted(paths, key=lambda file: file.split(os.sep))
+
+
+def _leads_back(directory: str, name: str) -> bool:
+    """Whether a folder is a link to one that it lies in, below which it would be found again without an end."""
+    path = os.path.join(directory, name)
+    if not os.path.islink(path):
+        return False
+    return os.path.realpath(path) in {os.path.realpath(above) for above in (Path(directory), *Path(directory).parents)}
 
 
 def class_folders(folder: Path) -> tuple[str, ...]:
@@ -64,23 +83,23 @@ def _image_paths(root: Path, folder: Path) -> tuple[str, ...]:
 def list_folder(root: Path) -> Tree:
     """List DIR/train/CLASS/*, DIR/val/CLASS/* and DIR/test/CLASS/*, or DIR/CLASS/*, or images without any class.
 
+    The parts' folders may have any of the names in `PART_NAMES`. Where `train` and others hold images and no folders
+    of classes, while there are folders that name no part, all are classes: of vehicles, say.
+
     Args:
         root: the folder; of the parts only `train` is needed, and none where classes lie directly in `root`.
 
     Returns:
-        The files; labels count the class names in alphabetical order, and images are grey where all of them are.
+        The files; labels count the class names in alphabetical order, and images are grey where all of them are. Beside
+        parts, folders with images that are none are left out, which is logged.
 
     Raises:
-        ValueError: in one sentence that names the folder, where there is no image, or a class without one.
+        ValueError: in one sentence that names the folder, where there is no image, or a class without one, two folders
+            of one part, or a part for testing without one for training.
     """
     if not root.is_dir():
         raise ValueError(f"The folder '{root}' is absent.")
-    parts = {
-        part: next((root / name for name in names if (root / name).is_dir()), None)
-        for part, names in PART_NAMES.items()
-    }
-    if parts["train"] is None:
-        parts = {"train": root, "test": None, "validation": None}
+    parts = _parts(root)
     train = parts["train"] or root
     classes = class_folders(train)
     files = {part: list_part(root, folder, classes) for part, folder in parts.items() if folder is not None}
@@ -92,6 +111,37 @@ def list_folder(root: Path) -> Tree:
         if label not in present:
             raise ValueError(f"The folder '{train / name}' of a class holds no image.")
     return Tree(root, files["train"], files.get("test"), files.get("validation"), classes, grey=None)
+
+
+def _parts(root: Path) -> dict[str, Path | None]:
+    """Return the folders of the parts; `root` is the training part where its folders are classes."""
+    names = class_folders(root)
+    found = {part: [name for name in names if name.lower() in words] for part, words in PART_NAMES.items()}
+    of_parts = {name for some in found.values() for name in some}
+    alone: dict[str, Path | None] = {"train": root, "test": None, "validation": None}
+    if not of_parts:
+        return alone
+    others = [name for name in names if name not in of_parts and _images(root / name)]
+    if others and not any(class_folders(root / name) for name in of_parts):
+        return alone
+    for some in found.values():
+        if len(some) > 1:
+            raise ValueError(
+                f"The folder '{root}' has {some[0]}/ and {some[1]}/, which name one part: leave one of them."
+            )
+    if not found["train"]:
+        raise ValueError(
+            f"The folder '{root}' has {', '.join(f'{name}/' for name in sorted(of_parts))} and no train/: call the "
+            "folder of the training images train, or, where these are classes, put all of them into one."
+        )
+    if others:
+        LOG.warning(
+            "'%s': read are %s; %s beside them, which name no part, are left out.",
+            root,
+            ", ".join(f"{some[0]}/" for some in found.values() if some),
+            ", ".join(f"{name}/" for name in others),
+        )
+    return {part: root / some[0] if some else None for part, some in found.items()}
 
 
 def decode_tree(tree: Tree, size: Pair | None = None) -> Arrays:

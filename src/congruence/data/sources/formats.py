@@ -60,10 +60,16 @@ def read_mnist_layout(folder: Path) -> Arrays:
 
 
 def _part(images: npt.NDArray[np.uint8], labels: Any, path: Path, *, classes: int = 10) -> Part:
+    if isinstance(labels, list) and not all(isinstance(label, int | float) for label in labels):
+        raise damaged(path, "its labels are not integers")  # lists in lists may be longer than the file's bytes
     try:
-        numbers = np.asarray(labels, dtype=np.int64)
+        given = np.asarray(labels)
+        with np.errstate(invalid="ignore"):  # of not-a-number, which is unequal below
+            numbers = given.astype(np.int64)
     except (ValueError, TypeError, OverflowError):
         raise damaged(path, "its labels are not integers") from None
+    if given.dtype.kind not in "iuf" or not np.array_equal(given, numbers):
+        raise damaged(path, "its labels are not integers")
     if numbers.shape != images.shape[:1]:
         raise damaged(path, f"it holds {numbers.size} labels for {len(images)} images")
     if len(numbers) and not (numbers.min() >= 0 and numbers.max() < classes):

@@ -93,14 +93,19 @@ class _Plain(pickle.Unpickler):
             raise _Refused(f"{module}.{name}") from None
 
 
-def _resolved(value: Any) -> Any:
+def _resolved(value: Any, known: dict[int, Any] | None = None) -> Any:
+    """Put arrays in the places of their stand-ins; what several places share is resolved once, and shared again."""
+    known = {} if known is None else known
     if isinstance(value, _Array):
         return value.value
-    if isinstance(value, dict):
-        return {_resolved(key): _resolved(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_resolved(item) for item in value]
-    return value
+    if not isinstance(value, dict | list | tuple):
+        return value
+    if id(value) not in known:
+        if isinstance(value, dict):
+            known[id(value)] = {_resolved(key, known): _resolved(item, known) for key, item in value.items()}
+        else:
+            known[id(value)] = [_resolved(item, known) for item in value]
+    return known[id(value)]
 
 
 def plain_pickle(path: Path) -> Any:

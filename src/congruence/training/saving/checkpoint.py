@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from congruence.core.files import atomic
+from congruence.models.weights_file import ChangedError, torch_content
 from congruence.training.saving.migrate import FORMAT, migrate_checkpoint
 
 LOG = logging.getLogger("congruence")
@@ -69,7 +70,11 @@ class Checkpoints:
         reasons = []
         for path in files:
             try:
-                content = torch.load(path, map_location="cpu", weights_only=True)
+                content = torch_content(path)
+            except ChangedError as error:
+                reasons.append(f"'{path.name}' is damaged: {error}")
+                LOG.warning("%s: trying the one before.", reasons[-1])
+                continue
             except Exception as error:  # bytes that are no checkpoint fail in any way
                 reasons.append(f"'{path.name}' is truncated or foreign ({type(error).__name__})")
                 LOG.warning("%s: trying the one before.", reasons[-1])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ import torch
 from torch import Tensor
 
 from congruence.core import check
-from congruence.core.files import atomic, damaged, writable, write_json
+from congruence.core.files import atomic, damaged, locked, sweep, writable, write_json
 from congruence.core.inputs import TEACHER
 from congruence.data.datasets.model_facts import ModelFacts, check_same_preparation, other_classes
 from congruence.models.weights import load_metadata, load_weights, save_weights
-from congruence.models.weights_file import split_key
+from congruence.models.weights_file import split_key, torch_content, why_not
 from congruence.training.saving.checkpoint import Checkpoints, naming_write_errors
 from congruence.training.saving.identity import check_goes_on, more_epochs
 from congruence.training.saving.migrate import migrate_identity, without_younger
@@ -27,6 +28,7 @@ NO_FACTS = ModelFacts()
 _SUFFIX = ".safetensors"
 _LAST = "-last"
 _ONLY = "student"  # the name of a single student
+_WAIT = 10.0  # seconds for another run's lock: loader workers of a killed run hold it until they have noticed
 
 
 def facts_of(weights: str | Path) -> ModelFacts | None:
@@ -137,6 +139,11 @@ class RunDirectory:
         """
         now = json.loads(json.dumps(identity))
         before = self._recorded_identity()
+        if before is None and self._begun():
+            raise ValueError(
+                f"The folder '{self.path}' holds checkpoints or metrics and no {self.identity.name}, which says whose "
+                "they are: put it back, or choose another `out`. Nothing in it was changed."
+            )
         same = self._like(now if before is None else before, identity)
         if before is None or ((before != same or not resume) and not self._begun()):
             if resume:
@@ -233,8 +240,44 @@ class RunDirectory:
         return self.checkpoints.last() > 0 or (self.metrics.exists() and self.metrics.stat().st_size > 0)
 
     def summary(self) -> dict[str, Any] | None:
-        """Return the summary of a finished run."""
-        return json.loads(self.summary_file.read_text(encoding="utf8")) if self.summary_file.exists() else None
+        """Return the summary of a finished run.
+
+        Raises:
+            ValueError: where it is damaged.
+        """
+        if not self.summary_file.exists():
+            return None
+        try:
+            summary = json.loads(self.summary_file.read_text(encoding="utf8"))
+        except ValueError:
+            summary = None
+        if not isinstance(summary, dict) or not isinstance(summary.get("untaught", {}), dict):
+            raise damaged(self.summary_file, "it does not hold what a run writes there")
+        return summary
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the folder while a run writes into it, and remove what a killed one left half written.
+
+        Raises:
+            ValueError: where another process holds it.
+        """
+        from filelock import Timeout
+
+        lock = locked(self.path / ".lock", wait=_WAIT)
+        try:
+            lock.__enter__()
+        except Timeout:
+            raise ValueError(
+                f"The folder '{self.path}' is written to by another run now: choose another `out`, or wait until it "
+                "has ended. Nothing in it was changed."
+            ) from None
+        try:
+            for folder in (self.path, self.checkpoints.folder):
+                sweep(folder)
+            yield
+        finally:
+            lock.__exit__(None, None, None)
 
     def save_student(
         self, name: str, state: Mapping[str, Any], *, last: bool = False, facts: ModelFacts = NO_FACTS
@@ -294,7 +337,7 @@ class RunDirectory:
         """Return what `save_student` wrote of the best epoch."""
         path = self.student_file(name)
         beside = _beside(path)
-        more = torch.load(beside, map_location="cpu", weights_only=True) if beside.exists() else {}
+        more = _plain_content(beside) if beside.exists() else {}
         return {**load_weights(path), **more}
 
     def finish(self, summary: Mapping[str, Any]) -> None:
@@ -302,6 +345,13 @@ class RunDirectory:
         if self.writes:
             with naming_write_errors(self.summary_file):
                 write_json(self.summary_file, summary)
+
+
+def _plain_content(path: Path) -> dict[str, Any]:
+    try:
+        return dict(torch_content(path))
+    except Exception as error:  # damaged bytes fail in any way
+        raise damaged(path, why_not(error)) from None
 
 
 def _beside(path: Path) -> Path:

@@ -79,7 +79,7 @@ def compare(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
 ) -> None:
     """Compare students with their teacher on the same samples: what was lost, where, and what each model costs."""
-    import congruence as cg
+    from congruence import evaluation
     from congruence.cli.train import allow
     from congruence.core.inputs import TEACHER
     from congruence.data import loader
@@ -108,7 +108,7 @@ def compare(
     splits = as_taken(splits, takers, {TEACHER: taught}, told=not as_json, alike=False)
     part, size = _part(splits, split), batch_size or batch_of(place)
     batches: dict[str, Any] = {"batch_size": size, "shuffle": False, "device": place}
-    found = cg.compare(
+    found = evaluation.compare(
         taught.model,
         {name: taker.model for name, taker in takers.items()},
         loader(part, **batches),

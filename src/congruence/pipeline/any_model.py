@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from congruence.config.load import load_config
 from congruence.config.problems import explain
 from congruence.config.tables import InputsConfig, ModelConfig
 from congruence.core import check, rng
+from congruence.core.files import read_tables
 from congruence.data.datasets.model_facts import remembered
 from congruence.models import named
 from congruence.models.evaluating import set_mode
@@ -158,7 +158,7 @@ def _of_run(path: Path, name: str | None, splits: data.Splits, *, who: str, trus
 def _made_by_factory(directory: RunDirectory, name: str, *, trust: bool) -> Any:
     """Return what makes a student that a factory has made; None of another, which the run itself describes."""
     path = directory.students
-    described = json.loads(path.read_text(encoding="utf8")).get(name) if path.is_file() else None
+    described = read_tables(path).get(name) if path.is_file() else None
     if not described or not described.get("factory"):
         return None
     made = rebuild(described, trust=trust)

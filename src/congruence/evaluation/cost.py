@@ -72,7 +72,8 @@ def cost(
       batch on the device. On a processor it is that of as many threads as torch has.
     - `peak_memory_mb`: what a forward of the largest batch needs beyond weights and inputs, in 10⁶ bytes: on CUDA the
       allocator's peak (whose statistics are reset), elsewhere the tensors that operations return and that live at one
-      time. What an operation takes inside itself is not seen there.
+      time. What an operation takes inside itself is not seen there: of networks of convolutions that is below a tenth
+      of the whole, of recurrent layers it may be more than is seen. Encoder layers of torch count unfused.
 
     Models that run outside torch (`OnnxModel`) have times alone. The model is left as it was: modes, buffers, the
     process's generators; it is on `device` afterwards.

@@ -1,6 +1,7 @@
 """Floor 7: what a student is worth: test numbers, and how faithful it is to its teacher."""
 
-from congruence.evaluation.compare import Comparison, compare
+from congruence.evaluation.compare import compare
+from congruence.evaluation.comparison import Comparison, Comparisons
 from congruence.evaluation.diagnostics import DIAGNOSTICS, diagnose
 from congruence.evaluation.embed import Embedded, embed
 from congruence.evaluation.embeddings import Embeddings
@@ -11,6 +12,7 @@ from congruence.evaluation.watch import Diagnostics, diagnostic_loader, term_los
 __all__ = [
     "DIAGNOSTICS",
     "Comparison",
+    "Comparisons",
     "Diagnostics",
     "Embedded",
     "Embeddings",

@@ -1,6 +1,7 @@
 """Floor 7: what a student is worth: test numbers, and how faithful it is to its teacher."""
 
 from congruence.evaluation.compare import Comparison, compare
+from congruence.evaluation.comparison import Comparison, Comparisons
 from congruence.evaluation.cost import Cost, cost, costs
 from congruence.evaluation.diagnostics import DIAGNOSTICS, diagnose
 from congruence.evaluation.embed import Embedded, embed
@@ -12,6 +13,7 @@ from congruence.evaluation.watch import Diagnostics, diagnostic_loader, term_los
 __all__ = [
     "DIAGNOSTICS",
     "Comparison",
+    "Comparisons",
     "Cost",
     "Diagnostics",
     "Embedded",

@@ -20,6 +20,9 @@ from torch import nn
 def net(classes):
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.ReLU(), nn.Linear(6, classes))
 
+def wide(classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.ReLU(), nn.Linear(9, classes))
+
 def large(classes):
     return nn.Sequential(nn.Flatten(), nn.Linear(256, 9), nn.ReLU(), nn.Linear(9, classes))
 """
@@ -66,19 +69,19 @@ def test_three_kinds_of_words_are_in_one_json(run, here):
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
     assert list(found["students"]) == ["run", "small", "net"]
-    for numbers in (found["teacher"], *found["students"].values()):
-        assert {key for key in COSTS if numbers[key] is not None} == set(COSTS)
-        assert 0 <= numbers["accuracy"] <= 1
+    for prefix, numbers in (("", found["teacher"]), *(("student_", each) for each in found["students"].values())):
+        assert all(numbers[f"{prefix}{key}"] > 0 for key in COSTS)
+        assert 0 <= numbers[f"{prefix}accuracy"] <= 1
     for numbers in found["students"].values():
         assert 0 <= numbers["agreement"] <= 1
         assert "asymmetric_retrieval_map" in numbers
     small = models.build("cnn3", classes=10, in_channels=1)
-    assert found["students"]["small"]["parameters"] == sum(p.numel() for p in small.parameters())
+    assert found["students"]["small"]["student_parameters"] == sum(p.numel() for p in small.parameters())
 
 
 def test_a_newcomers_folder_is_a_table_with_the_names_of_files(here):
     save_photos(here / "photos", 8)
-    given = ("--teacher", "compared_nets:net", "--student", "compared_nets:net", "--data", "photos", "--trust")
+    given = ("--teacher", "compared_nets:wide", "--student", "compared_nets:net", "--data", "photos", "--trust")
     result = invoke(*given, "--set", "data.test=8", "--batch-size", "3", "--device", "cpu")
     assert result.exit_code == 0, result.stderr
     lines = result.stdout.splitlines()
@@ -101,7 +104,7 @@ def test_models_take_images_of_their_own_sizes_and_know_their_classes(here):
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)["students"]
     assert found["large"]["agreement"] == 1
-    assert all(found[name].get("latency_1_ms") is None for name in found)
+    assert all(found[name]["student_latency_1_ms"] is None for name in found)
     (here / "photos" / "cats").rename(here / "photos" / "wolves")
     result = invoke(*given)
     assert result.exit_code == 2
@@ -185,13 +188,15 @@ class Several(dict):
 
 def test_a_report_has_worst_classes_changed_samples_and_what_was_left_out():
     worst = [{"class": f"c{n}", "teacher_accuracy": 1.0, "student_accuracy": 0.25, "samples": 12} for n in range(7)]
-    changed = [{"index": 1, "label": "c0", "change": 0.5}, {"index": 9, "label": None, "change": 0.25}]
-    no_labels = {"accuracy": "the data has no labels.", "top_5_accuracy": "the data has no labels."}
+    kept = {"class": "kept", "teacher_accuracy": 1.0, "student_accuracy": 1.0, "samples": 12}  # which lost nothing
+    changed = [{"index": 1, "label": "c0", "phi": 0.5}, {"index": 0, "label": None, "phi": 0.25}]
+    no_labels = {"teacher_accuracy": "the data has no labels.", "student_accuracy": "the data has no labels."}
+    no_labels |= {"wasserstein": "measured with exact=True", "student_knn_accuracy": "needs images (train_loader)"}
     found = Several(
-        small=Said({**no_labels, "mmd": "widths differ"}, worst_classes=worst, changed=changed),
-        tiny=Said(no_labels, worst_classes=[], changed=[]),
+        small=Said({**no_labels, "mmd": "widths differ"}, worst_classes=[*worst, kept], changed=changed),
+        tiny=Said(no_labels, worst_classes=[kept], changed=[]),
     )
-    assert report(found, ["a", "cats/7.png"]).splitlines() == [
+    assert report(found, ["", "cats/7.png"]).splitlines() == [
         "the table",
         "",
         "small: the classes that lost most (5 of 7; all with --json)",
@@ -199,11 +204,13 @@ def test_a_report_has_worst_classes_changed_samples_and_what_was_left_out():
         *(f"  c{n}               1.0000            0.2500       12" for n in range(5)),
         "",
         "small: the samples that changed most",
-        "  sample      index  label  change",
+        "  sample      index  label     phi",
         "  cats/7.png      1     c0  0.5000",
-        "  -               9      -  0.2500",
+        "                  0      -  0.2500",
         "",
-        "left out: accuracy, top_5_accuracy (the data has no labels)",
+        "left out: accuracy (the data has no labels)",
+        "left out: wasserstein (measured with --exact)",
+        "left out: student_knn_accuracy (needs images (--probe))",
         "left out of small: mmd (widths differ)",
     ]
     assert _left_out({"a": {}, "b": {}}) == []

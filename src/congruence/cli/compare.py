@@ -244,7 +244,7 @@ def report(found: Any, sample_names: Sequence[str] | None = None) -> str:
     parts = [found.table()]
     for name, comparison in found.items():
         values = comparison.to_dict()
-        worst, changed = values.get("worst_classes") or [], values.get("changed") or []
+        worst, changed = [row for row in values["worst_classes"] if _lost(row)], values["changed"]
         if worst:
             title = f"{name}: the classes that lost most{_of(worst)}"
             parts.append(_Table(title, worst[:_SHOWN]).text())
@@ -255,6 +255,10 @@ def report(found: Any, sample_names: Sequence[str] | None = None) -> str:
     return "\n\n".join([*parts, *(["\n".join(left_out)] if left_out else [])])
 
 
+def _lost(row: Mapping[str, Any]) -> bool:
+    return bool(row["student_accuracy"] < row["teacher_accuracy"])
+
+
 def _of(rows: Rows) -> str:
     return f" ({_SHOWN} of {len(rows)}; all with --json)" if len(rows) > _SHOWN else ""
 
@@ -263,14 +267,12 @@ def _plain(found: Any, sample_names: Sequence[str] | None) -> dict[str, Any]:
     """Return comparisons as JSON has them, the changed samples with their names."""
     values: dict[str, Any] = json.loads(found.to_json())
     for student in values["students"].values():
-        student["changed"] = [_with_name(row, sample_names) for row in student.get("changed") or ()]
+        student["changed"] = [_with_name(row, sample_names) for row in student["changed"]]
     return values
 
 
 def _with_name(row: Mapping[str, Any], names: Sequence[str] | None) -> Mapping[str, Any]:
-    if names is None or not isinstance(row.get("index"), int) or row["index"] >= len(names):
-        return row
-    return {"sample": names[row["index"]], **row}
+    return row if names is None else {"sample": names[row["index"]], **row}
 
 
 def _cell(value: Any) -> str:
@@ -288,9 +290,28 @@ def _left_out(by_student: Mapping[str, Mapping[str, str]]) -> list[str]:
             whose = tuple(name for name, reasons in by_student.items() if reasons.get(key) == reason)
             lines.setdefault((whose, reason), []).append(key)
     return [
-        f"left out{_whose(whose, by_student)}: {', '.join(keys)} ({reason.rstrip('.')})"
+        f"left out{_whose(whose, by_student)}: {', '.join(_of_both(keys))} ({_as_option(reason).rstrip('.')})"
         for (whose, reason), keys in lines.items()
     ]
+
+
+def _of_both(keys: Sequence[str]) -> list[str]:
+    """Return keys, those of the teacher's and the student's same number as one.
+
+    Example:
+        >>> _of_both(["kl", "teacher_ece", "student_ece", "teacher_accuracy"])
+        ['kl', 'ece', 'teacher_accuracy']
+    """
+    bare = {key: key.removeprefix("teacher_").removeprefix("student_") for key in keys}
+    both = {name for name in bare.values() if f"teacher_{name}" in bare and f"student_{name}" in bare}
+    return list(dict.fromkeys(bare[key] if bare[key] in both else key for key in keys))
+
+
+def _as_option(reason: str) -> str:
+    """Return a reason with the command's options in place of the function's arguments."""
+    for argument, option in (("exact=True", "exact"), ("probe=True", "probe"), ("latency=True", "latency")):
+        reason = reason.replace(argument, f"--{option}")
+    return reason.replace("train_loader", "--probe")
 
 
 def _whose(names: Sequence[str], all_names: Iterable[str]) -> str:

@@ -1,6 +1,6 @@
 """Floor 7: what a student is worth: test numbers, and how faithful it is to its teacher."""
 
-from congruence.evaluation.compare import Comparison, compare
+from congruence.evaluation.compare import compare
 from congruence.evaluation.comparison import Comparison, Comparisons
 from congruence.evaluation.cost import Cost, cost, costs
 from congruence.evaluation.diagnostics import DIAGNOSTICS, diagnose

@@ -214,3 +214,14 @@ def test_a_report_has_worst_classes_changed_samples_and_what_was_left_out():
         "left out of small: mmd (widths differ)",
     ]
     assert _left_out({"a": {}, "b": {}}) == []
+
+
+def test_a_probe_is_fitted_on_the_training_part_and_what_was_seen_is_kept(run, here):
+    given = ("--teacher", run / "teacher", "--student", run, "--data", "digits", "--no-latency", "--json")
+    first = invoke(*given, "--probe", "--keep", "kept", "--set", "data.test=40", "--set", "data.train_size=200")
+    assert first.exit_code == 0, first.stderr
+    found = json.loads(first.stdout)
+    assert found["teacher"]["linear_probe_accuracy"] > 0.2
+    assert found["students"]["run"]["student_linear_probe_accuracy"] > 0.2
+    assert any((here / "kept").rglob("*.*"))
+    assert invoke(*given, "--split", "validation", "--set", "data.validation=20").exit_code == 0

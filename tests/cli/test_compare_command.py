@@ -62,10 +62,15 @@ def save_photos(folder, side, count=10):
             Image.fromarray(pixels).save(folder / name / f"{each}.png")
 
 
-def test_three_kinds_of_words_are_in_one_json(run, here):
+def test_three_kinds_of_words_are_in_one_table_and_one_json(run, here):
     students = ("--student", run, "--student", "small=cnn3", "--student-weights", "small=small.safetensors")
-    more = ("--student", "compared_nets:net", "--trust", "--json", *FEW)
-    result = invoke("--teacher", run / "teacher", *students, "--data", "digits", *more)
+    given = ("--teacher", run / "teacher", *students, "--student", "compared_nets:net", "--data", "digits", "--trust")
+    result = invoke(*given, *FEW, "--no-latency")
+    assert result.exit_code == 0, result.stderr
+    rows = [line.split()[1] for line in result.stdout.split("\n\n")[0].splitlines()[2:]]
+    assert rows == ["teacher", "run", "small", "net"]
+    assert "(measured with --exact)" in result.stdout
+    result = invoke(*given, *FEW, "--json")
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
     assert list(found["students"]) == ["run", "small", "net"]

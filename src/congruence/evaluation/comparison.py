@@ -109,7 +109,9 @@ class Comparisons(Mapping[str, Comparison]):
 
         The teacher's have no "teacher_" before their keys; the students' are those of `Comparison.to_dict`.
         """
-        students, teacher, reasons = {}, {}, {}
+        students: dict[str, Any] = {}
+        teacher: dict[str, Any] = {}
+        reasons: dict[str, str] = {}
         for name, comparison in self.items():
             values = comparison.to_dict()
             of_teacher, of_student = _apart(values)

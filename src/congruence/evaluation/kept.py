@@ -84,7 +84,7 @@ class KeptRows:
             with atomic(path) as file:
                 file.write(head)
                 for name in sorted(rows):
-                    file.write(memoryview(rows[name].contiguous().numpy()).cast("B"))
+                    file.write(rows[name].contiguous().numpy().data)
         except OSError as error:
             LOG.info("What was embedded cannot be kept in '%s': %s.", self.folder, error.strerror or error)
 

@@ -33,7 +33,7 @@ def project(features: Tensor, projection: Any, width: int, *, name: str = "stude
         [[3.0], [3.0], [3.0]]
     """
     wide = features.shape[1]
-    if isinstance(projection, Tensor) and not isinstance(projection, nn.Module):
+    if isinstance(projection, Tensor):
         if tuple(projection.shape) != (width, wide):
             expected = f"of shape [{width}, {wide}] (the teacher's width, the {name}'s)"
             check.fail("compare", "projection", expected, f"a tensor of shape {check.shape(projection)}")

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from congruence import data, evaluation, geometry, losses, metrics, models
     from congruence.core.inputs import Inputs
     from congruence.distiller import Captured, Distiller, Output
-    from congruence.evaluation.compare import Comparison, compare
+    from congruence.evaluation.compare import compare
+    from congruence.evaluation.comparison import Comparison, Comparisons
     from congruence.methods import Clock, Method, Needs, Probe, Signals, Term
     from congruence.pipeline.one_call import Distilled, distill
     from congruence.pipeline.student import load_student
@@ -35,7 +36,7 @@ _PACKAGES = ("data", "evaluation", "geometry", "losses", "metrics", "models", "t
 _HOMES = {
     "congruence.core.inputs": ("Inputs",),
     "congruence.distiller": ("Captured", "Distiller", "Output"),
-    "congruence.evaluation": ("Comparison", "compare"),
+    "congruence.evaluation": ("Comparison", "Comparisons", "compare"),
     "congruence.methods": ("Clock", "Method", "Needs", "Probe", "Signals", "Term"),
     "congruence.pipeline.one_call": ("Distilled", "distill"),
     "congruence.pipeline.student": ("load_student",),
@@ -56,6 +57,7 @@ __all__ = [
     "Captured",
     "Clock",
     "Comparison",
+    "Comparisons",
     "Distilled",
     "Distiller",
     "Event",

@@ -60,6 +60,7 @@ METRICS = {
 BARS = {
     "balanced_weights": 1.02,
     "evaluate": None,
+    "compare": {"time over forward passes": 2.0, "peak memory, megabytes": None},
     "tokens": None,
     "cached_epoch": EPOCHS,
     "memory_order": None,

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from congruence.evaluation.layout import text as text  # laid out as all tables are
 from congruence.evaluation.number import Number
 from congruence.evaluation.numbers import RESERVED
 from congruence.evaluation.stored import described
@@ -84,15 +85,3 @@ def _numbers(rows: Sequence[Mapping[str, Any]], columns: Sequence[Number]) -> li
 
 def _number(mean: float, sd: float | None, digits: int) -> str:
     return f"{mean:.{digits}f}" if sd is None else f"{mean:.{digits}f} ± {sd:.{digits}f}"
-
-
-def text(lines: Sequence[Sequence[str]]) -> str:
-    """Lay a table out as Markdown with aligned columns, which reads well in a terminal too."""
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-
-    def row(line: Sequence[str]) -> str:
-        padded = [cell.rjust(width) for cell, width in zip(line, widths, strict=True)]
-        return f"| {' | '.join([line[0].ljust(widths[0]), *padded[1:]])} |"
-
-    rules = ["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]
-    return "\n".join([row(lines[0]), f"|{'|'.join(rules)}|", *(row(line) for line in lines[1:])])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from congruence.cli.options import Metric, Out, Resume, Set, Trust
+from congruence.cli.options import Metric, Out, Resume, Set, Trust, data_table
 
 if TYPE_CHECKING:
     from congruence.config import RunConfig
@@ -132,7 +132,7 @@ class _Quick(NamedTuple):
         trained: dict[str, Any] = {"epochs": epochs, "augment": True, **quick.train_tables()}
         values = {
             "name": "-".join(methods),
-            "data": {"factory": self.data} if _is_factory(self.data) else {"name": self.data},
+            "data": data_table(self.data),
             "stages": {
                 "student": {
                     "teacher": _model(self.teacher) | ({"weights": self.weights} if self.weights else {}),
@@ -178,13 +178,6 @@ def _other_classes(config: RunConfig, splits: Splits, trust: bool) -> str | None
         return None
     shown = as_teachers_take(config, config.last, splits, {TEACHER: teacher}).train.batch([0])
     return quick.knows_other_classes(teacher, shown, ModelFacts.of(train))
-
-
-def _is_factory(name: str) -> bool:
-    """Whether --data names a function rather than something that lies there."""
-    from pathlib import Path
-
-    return ":" in name and not Path(name).expanduser().exists()
 
 
 def _model(name: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from congruence.cli.bench import bench, demo
+from congruence.cli.compare import compare
 from congruence.cli.data import app as data_app
 from congruence.cli.distill import distill
 from congruence.cli.errors import one_line
@@ -39,7 +40,7 @@ def program(
     """Make a small model see the world the way a big one does."""
 
 
-for verb in (demo, teach, distill, evaluate, bench, methods, toy):
+for verb in (demo, teach, distill, evaluate, compare, bench, methods, toy):
     app.command()(one_line(verb))
 app.add_typer(data_app, name="data")
 

@@ -25,3 +25,13 @@ Metric = Annotated[
     list[str] | None,
     typer.Option("--metric", help="A metric of yours, package.module:function; repeatable.", metavar="PKG:FN"),
 ]
+
+
+def data_table(word: str) -> dict[str, str]:
+    """Return the table [data] of --data: by name, or by a function that makes it, where nothing of that name is there.
+
+    Example:
+        >>> data_table("digits"), data_table("package.module:make")
+        ({'name': 'digits'}, {'factory': 'package.module:make'})
+    """
+    return {"factory": word} if ":" in word and not Path(word).expanduser().exists() else {"name": word}

@@ -1,6 +1,8 @@
 """Floor 7: what a student is worth: test numbers, and how faithful it is to its teacher."""
 
-from congruence.evaluation.compare import Comparison, compare
+from congruence.evaluation.compare import compare
+from congruence.evaluation.comparison import Comparison, Comparisons
+from congruence.evaluation.cost import Cost, cost, costs
 from congruence.evaluation.diagnostics import DIAGNOSTICS, diagnose
 from congruence.evaluation.embed import Embedded, embed
 from congruence.evaluation.embeddings import Embeddings
@@ -11,12 +13,16 @@ from congruence.evaluation.watch import Diagnostics, diagnostic_loader, term_los
 __all__ = [
     "DIAGNOSTICS",
     "Comparison",
+    "Comparisons",
+    "Cost",
     "Diagnostics",
     "Embedded",
     "Embeddings",
     "Measurement",
     "Number",
     "compare",
+    "cost",
+    "costs",
     "diagnose",
     "diagnostic_loader",
     "embed",

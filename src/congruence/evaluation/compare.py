@@ -1,116 +1,289 @@
-"""What was lost: a teacher and a student on the same samples."""
+"""What was lost: a teacher and one or several students on the same samples."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import nn
 
 from congruence.core import check
+from congruence.core.inputs import STUDENT, TEACHER, inputs_of
 from congruence.data.datasets.model_facts import ModelFacts, check_same_classes, unrelated_classes
-from congruence.evaluation.embed import beside, embed_all, tell_left_out
-from congruence.evaluation.measure import OTHER_CLASSES, measured
-from congruence.evaluation.number import Value
+from congruence.evaluation.changed import classes_of, most_changed, worst
+from congruence.evaluation.compared import coherence_of_samples, plain
+from congruence.evaluation.comparison import Comparison, Comparisons
+from congruence.evaluation.embed import Embedded, beside, of_classes, tell_left_out
+from congruence.evaluation.embeddings import NEEDS, Embeddings
+from congruence.evaluation.kept import KeptRows
+from congruence.evaluation.measure import OTHER_CLASSES
+from congruence.evaluation.number import Number, Value
 from congruence.evaluation.numbers import numbers_in
+from congruence.evaluation.projection import Projection, project
+from congruence.evaluation.streamed import stream
 from congruence.models.parameters import count_parameters
 
-
-@dataclass(frozen=True)
-class Comparison:
-    """How faithful a student is to its teacher; numbers that need labels or logits are None without them.
-
-    Args:
-        samples: compared.
-        teacher_accuracy: top-1, a fraction.
-        student_accuracy: top-1, a fraction.
-        agreement: fraction of samples to which both give the same class.
-        gpcl: global perception coherence of the embeddings, by cosine.
-        teacher_parameters: of the teacher.
-        student_parameters: of the student.
-
-    `more` has the numbers of the table beyond these (a package's); `to_dict` has them too.
-    """
-
-    samples: int
-    teacher_accuracy: float | None
-    student_accuracy: float | None
-    agreement: float | None
-    gpcl: float
-    teacher_parameters: int
-    student_parameters: int
-    more: dict[str, Value] = field(init=False, default_factory=dict, hash=False)
-
-    def to_dict(self) -> dict[str, float | int | None]:
-        """Return the numbers as plain values."""
-        values = asdict(self)
-        return values | values.pop("more")
-
-    def to_json(self) -> str:
-        """Return the numbers as JSON."""
-        return json.dumps(self.to_dict(), indent=2)
+_MOST = 2**34  # bytes of kept embeddings
+_PROBE = "linear_probe_accuracy"
+_COSTS = ("multiply_adds", "latency_1_ms", "latency_64_ms", "peak_memory_mb")
+_OF_LOGITS = {NEEDS[need] for need in ("student_logits", "teacher_logits", "classes", "six_classes", "every_label")}
 
 
+class _Asked(NamedTuple):
+    """What is measured on request alone."""
+
+    exact: bool
+    probe: bool
+
+
+@overload
 def compare(
     teacher: nn.Module,
     student: nn.Module,
     loader: Iterable[Any],
     *,
     teacher_layer: str | None = None,
-    student_layer: str | None = None,
+    student_layer: str | Mapping[str, str | None] | None = None,
     device: str | torch.device | None = None,
-) -> Comparison:
-    """Compare a student with its teacher on the samples of a loader.
+    train_loader: Iterable[Any] | None = None,
+    keep: str | Path | None = None,
+    exact: bool = False,
+    probe: bool = False,
+    latency: bool = False,
+    projection: Projection | Mapping[str, Projection] | None = None,
+) -> Comparison: ...
+
+
+@overload
+def compare(
+    teacher: nn.Module,
+    student: Mapping[str, nn.Module],
+    loader: Iterable[Any],
+    *,
+    teacher_layer: str | None = None,
+    student_layer: str | Mapping[str, str | None] | None = None,
+    device: str | torch.device | None = None,
+    train_loader: Iterable[Any] | None = None,
+    keep: str | Path | None = None,
+    exact: bool = False,
+    probe: bool = False,
+    latency: bool = False,
+    projection: Projection | Mapping[str, Projection] | None = None,
+) -> Comparisons: ...
+
+
+def compare(
+    teacher: nn.Module,
+    student: nn.Module | Mapping[str, nn.Module],
+    loader: Iterable[Any],
+    *,
+    teacher_layer: str | None = None,
+    student_layer: str | Mapping[str, str | None] | None = None,
+    device: str | torch.device | None = None,
+    train_loader: Iterable[Any] | None = None,
+    keep: str | Path | None = None,
+    exact: bool = False,
+    probe: bool = False,
+    latency: bool = False,
+    projection: Projection | Mapping[str, Projection] | None = None,
+) -> Comparison | Comparisons:
+    """Compare a student, or several, with their teacher on the samples of a loader.
+
+    Each model reads the loader once. What grows with the square of the samples is bounded: perception coherence is
+    exact up to 2,000 samples (beyond, three subsets of 2,000, and each sample's φ among 1,000); neighbours and
+    retrieval look 1,000 samples up among all, nearest training samples 2,000; similarities within and between classes
+    and the Gaussians' W2² are of 4,000, the maximum mean discrepancy of 1,000. The draws are the same for every model.
 
     Args:
         teacher: the large model.
-        student: the small one.
+        student: the small one, or several by name.
         loader: of batches as `fit` takes them; read once.
         teacher_layer: the layer that gives the teacher's embedding; by default what enters the last Linear.
-        student_layer: the same for the student.
-        device: to which both are moved; None for where they are.
+        student_layer: the same for the student; of several one for all, or by name.
+        device: to which all are moved; None for where they are.
+        train_loader: of training samples, for the accuracy by nearest neighbours and that of a linear probe.
+        keep: a folder where embeddings are kept (16 GB at most; the oldest make way), and found again while weights and
+            data are the same. What a loader gives can be told of `congruence.data.loader` around datasets of
+            `congruence.data`; of others that it cannot is said, and they are read again.
+        exact: measure the exact W2² of 2,000 samples too, which may take minutes.
+        probe: fit linear probes too.
+        latency: measure what the models cost too (multiply-adds, time, memory), on the first batch.
+        projection: brings the student's features to the teacher's width, for the student's queries in the teacher's
+            index: a weight [D_t, D_s], a module or a function; of several students one for all, or by name.
 
     Returns:
-        Comparison: see there for units.
+        Comparison, or Comparisons by name: see there for keys and units.
 
     Raises:
-        ValueError: for a layer that is not there, a loader that is empty, embeddings or logits that are not finite, or
-            a model of `load_student` that was trained on images prepared otherwise, or on classes of other names or
-            another order. A teacher of other classes altogether is let pass, without its accuracy and agreement.
+        ValueError: for a layer that is not there, a loader that is empty, embeddings or logits that are not finite, a
+            model of `load_student` that was trained on images prepared otherwise, or on classes of other names or
+            another order, no student, one that is called "teacher", or a projection to another width. A teacher of
+            other classes altogether is let pass, without its accuracy and agreement.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
-        >>> compare(model, model, [(torch.randn(6, 4), torch.arange(6) % 3)]).agreement
+        >>> batches = [(torch.randn(6, 4), torch.arange(6) % 3)]
+        >>> compare(model, model, batches).agreement
         1.0
+        >>> found = compare(model, {"same": model, "small": nn.Linear(4, 3)}, batches)
+        >>> found["same"].gpcl, list(found)
+        (1.0, ['same', 'small'])
     """
-    for argument, model in (("teacher", teacher), ("student", student)):
-        if not isinstance(model, nn.Module):
-            check.fail("compare", argument, "a torch module", type(model).__name__)
+    students = _students(teacher, student)
+    layers = {name: _of(student_layer, name, "student_layer", students) for name in students}
+    projections = {name: _of(projection, name, "projection", students) for name in students}
     facts = ModelFacts.of(loader)
-    check_same_classes(student, facts, more=True)
+    for model in students.values():
+        check_same_classes(model, facts, more=True)
     unrelated = unrelated_classes(teacher, facts)
     if not unrelated:
         check_same_classes(teacher, facts, more=True)
-    layers = {"teacher": teacher_layer, "student": student_layer}
-    embedded = embed_all({"teacher": teacher, "student": student}, loader, layers=layers, device=device)
+    models = {TEACHER: teacher, **students}
+    reading: dict[str, Any] = {"layers": {TEACHER: teacher_layer, **layers}, "device": device}
+    reading["kept"] = None if keep is None else KeptRows(Path(keep), most=_MOST)
+    rows, example = stream(models, loader, **reading)
+    trained = {} if train_loader is None else stream(models, train_loader, **reading).rows
     if unrelated:
-        embedded["teacher"] = embedded["teacher"].without_classes(OTHER_CLASSES)
-    tell_left_out(embedded)
-    pair = beside(embedded["student"], embedded["teacher"])
-    pair.require_finite("compare")
-    sides = {"teacher": (beside(embedded["teacher"]), teacher), "student": (beside(embedded["student"]), student)}
-    values: dict[str, Value] = {"samples": len(pair.student_features)}
+        rows[TEACHER] = rows[TEACHER].without_classes(OTHER_CLASSES)
+    costs = {name: _cost(model, example, name, device) if latency else {} for name, model in models.items()}
+    asked = _Asked(exact, probe)
+    labels, told = rows[TEACHER].labels, set()
+    alone: dict[tuple[str, bool], tuple[dict[str, Value], dict[str, str]]] = {}
+
+    def of_one(name: str, embedded: Embedded) -> tuple[dict[str, Value], dict[str, str]]:
+        """Measure a model by itself; the teacher beside all students, unless its logits count beside some alone."""
+        key = (name, embedded.logits is None)
+        if key not in alone:
+            of = beside(embedded, database=trained.get(name))
+            of.require_finite("compare", own=name)
+            alone[key] = _alone(of, embedded, asked, count_parameters(models[name]), costs[name], latency)
+        return alone[key]
+
+    found = {}
+    for name in students:
+        # Classes are told pair by pair, so that a student's numbers do not depend on the students beside it.
+        pair = of_classes({TEACHER: rows[TEACHER], name: rows[name]}, loader, labels)
+        new = {each: pair[each] for each in pair if (each, pair[each].left_out) not in told}
+        tell_left_out(new)
+        told |= {(each, embedded.left_out) for each, embedded in new.items()}
+        ours, theirs = pair[name], pair[TEACHER]
+        projected = None
+        if projections[name] is not None:
+            projected = project(ours.features, projections[name], theirs.features.shape[1], name=name)
+        both = beside(ours, theirs, projected=projected)
+        both.require_finite("compare", own=name)
+        sides = {TEACHER: of_one(TEACHER, theirs), STUDENT: of_one(name, ours)}
+        found[name] = _comparison(both, (ours.left_out or theirs.left_out), sides, asked, facts.class_names)
+    return found[STUDENT] if isinstance(student, nn.Module) else Comparisons(found)
+
+
+def _students(teacher: Any, student: Any) -> dict[str, nn.Module]:
+    """Check the models, and return the students by name."""
+    several = isinstance(student, Mapping)
+    students = dict(student) if several else {STUDENT: student}
+    if not isinstance(teacher, nn.Module):
+        check.fail("compare", "teacher", "a torch module", type(teacher).__name__)
+    if not students:
+        check.fail("compare", "student", "a model, or several by name", "an empty mapping")
+    for name, model in students.items():
+        if not isinstance(name, str) or name in ("", TEACHER):
+            check.fail("compare", "student", 'names other than "teacher" and ""', repr(name))
+        if not isinstance(model, nn.Module):
+            argument = f"student['{name}']" if several else "student"
+            check.fail("compare", argument, "a torch module", type(model).__name__)
+    return students
+
+
+def _of(value: Any, name: str, argument: str, students: Mapping[str, nn.Module]) -> Any:
+    """Return what is one student's of an argument that may be by name."""
+    if not isinstance(value, Mapping):
+        return value
+    unknown = [each for each in value if each not in students]
+    if unknown:
+        check.fail("compare", argument, f"for students among {', '.join(students)}", repr(unknown[0]))
+    return value.get(name)
+
+
+def _comparison(
+    both: Embeddings,
+    no_logits: str,
+    sides: Mapping[str, tuple[dict[str, Value], dict[str, str]]],
+    asked: _Asked,
+    names: tuple[str, ...] | None,
+) -> Comparison:
+    """Put together what is measured of a student, by itself and beside its teacher."""
+    values: dict[str, Value] = {"samples": len(both.student_features)}
+    left_out: dict[str, str] = {}
     for number in numbers_in("compare").values():
         if "teacher" in number.needs:
-            values |= measured([number], pair)
-        else:
-            for side, (of, model) in sides.items():
-                of_side = measured([number], of, facts={"parameters": count_parameters(model)})
-                values |= {f"{side}_{key}": value for key, value in of_side.items()}
-    own_fields: dict[str, Any] = {entry.name: values.pop(entry.name) for entry in fields(Comparison) if entry.init}
-    comparison = Comparison(**own_fields)
+            measured, why = _measured(number, both, asked, no_logits)
+            values |= measured
+            left_out |= why
+    for side, (measured, why) in sides.items():
+        values |= {f"{side}_{key}": value for key, value in measured.items()}
+        left_out |= {f"{side}_{key}": reason for key, reason in why.items()}
+    own: dict[str, Any] = {entry.name: values.pop(entry.name) for entry in fields(Comparison) if entry.init}
+    comparison = Comparison(**own)
     comparison.more.update(values)
+    coherence = coherence_of_samples(*both.both())
+    comparison.changed.extend(most_changed(both, coherence, names))
+    if both.missing(("labels",)):
+        left_out |= dict.fromkeys(("classes", "worst_classes"), f"needs {NEEDS['labels']}")
+    else:
+        comparison.classes.extend(classes_of(both, coherence, names))
+        comparison.worst_classes.extend(worst(comparison.classes))
+        if not comparison.worst_classes:
+            left_out["worst_classes"] = no_logits or "needs class logits of both sides for every label"
+    comparison.left_out.update(left_out)
     return comparison
+
+
+def _alone(
+    of: Embeddings, embedded: Embedded, asked: _Asked, parameters: int, costs: Mapping[str, Value], latency: bool
+) -> tuple[dict[str, Value], dict[str, str]]:
+    """Measure what a model has by itself: numbers, and why some are left out."""
+    values: dict[str, Value] = {}
+    left_out: dict[str, str] = {}
+    for number in numbers_in("compare").values():
+        if number.function is None:
+            values[number.key] = parameters if number.key == "parameters" else None
+        elif "teacher" not in number.needs:
+            measured, why = _measured(number, of, asked, embedded.left_out)
+            values |= measured
+            left_out |= {key: reason.replace(" of the student", "") for key, reason in why.items()}
+    for key in _COSTS:
+        values[key] = costs.get(key)
+        if values[key] is None:
+            left_out[key] = "cannot be told of this model" if latency else "measured with latency=True"
+    return values, left_out
+
+
+def _measured(number: Number, of: Embeddings, asked: _Asked, no_logits: str) -> tuple[dict[str, Value], dict[str, str]]:
+    """Measure a row: its numbers, and why those are None that are."""
+    option = "probe" if number.key == _PROBE else "exact"
+    missing = of.missing(number.needs)
+    if missing:
+        reason = f"needs {', '.join(missing)}"
+        if NEEDS["database"] in missing:
+            reason += " (train_loader)"
+        elif no_logits and _OF_LOGITS & set(missing):
+            reason = no_logits
+    else:
+        reason = "not defined on these samples (too few, without labels, or not finite)"
+    wanted = not number.on_request or (asked.probe if option == "probe" else asked.exact)
+    if wanted:
+        values = {key: plain(value) for key, value in number.measure(of).items()}
+    else:
+        values = dict.fromkeys(number.names or (number.key,))
+        reason = reason if missing else f"measured with {option}=True"
+    return values, {key: reason for key, value in values.items() if value is None}
+
+
+def _cost(model: nn.Module, example: Any, name: str, device: str | torch.device | None) -> dict[str, Value]:
+    from congruence.evaluation.cost import cost
+
+    inputs = inputs_of(example, name, TEACHER if name == TEACHER else STUDENT)
+    return dict(cost(model, inputs, device=device))

@@ -21,6 +21,7 @@ from congruence.data.loading.loader import loader as batches_of
 from congruence.data.loading.source import BatchSource
 from congruence.evaluation.channels import batch_of, channels_last, reads_alike
 from congruence.evaluation.embeddings import Embeddings, given
+from congruence.evaluation.gathered import Gathered
 from congruence.evaluation.kept import KeptRows
 from congruence.models.evaluating import evaluating
 from congruence.models.fingerprint import model_fingerprint
@@ -104,7 +105,7 @@ def embed_all(
     Where batches hold `Inputs`, each model takes its own, or the teachers' where it is among these, else the students'.
     """
     readers = {
-        name: _Reader(model, layers[name], name, device, TEACHER if name in teachers else STUDENT)
+        name: Reader(model, layers[name], name, device, TEACHER if name in teachers else STUDENT)
         for name, model in models.items()
     }
     for name, model in models.items():
@@ -113,8 +114,8 @@ def embed_all(
         stack.enter_context(memory_kept())
         for model in models.values():
             stack.enter_context(evaluating(model))
-        labels = _read(readers.values(), loader, stack)
-    return _of_classes({name: reader.embedded(labels) for name, reader in readers.items()}, loader, labels)
+        labels = read_all(readers.values(), loader, stack)
+    return of_classes({name: reader.embedded(labels) for name, reader in readers.items()}, loader, labels)
 
 
 @torch.no_grad()
@@ -137,7 +138,7 @@ def embed_images(
         device: as of `embed`.
         kept: where rows are looked for, and kept. A model whose content cannot be read has none there.
     """
-    reader = _Reader(model, None, name, device, kind)
+    reader = Reader(model, None, name, device, kind)
     size = batch_of(reader.device)
     loader = batches_of(images, batch_size=size, shuffle=False)
     check_prepared(model, ModelFacts.of(loader, name, reader.kind))
@@ -149,27 +150,33 @@ def embed_images(
             reader.begin(images.batch(range(min(size, len(images)))), stack)
             identity = reader.identity()
         if kept is None or identity is None:
-            labels = _read([reader], loader, stack)
+            labels = read_all([reader], loader, stack)
             embedded = reader.embedded(labels)
         else:
             identity |= {"images": images.fingerprint(), "batch": size}
             rows = kept.find(identity)
             if rows is None:
-                embedded = reader.embedded(_read([reader], loader, stack))
+                embedded = reader.embedded(read_all([reader], loader, stack))
                 kept.keep(identity, embedded.tensors())
             else:
                 embedded = reader.found(rows)
-    return _of_classes({reader.taps.name: embedded}, loader, embedded.labels)[reader.taps.name]
+    return of_classes({reader.taps.name: embedded}, loader, embedded.labels)[reader.taps.name]
 
 
-def _read(readers: Iterable[_Reader], loader: Iterable[Any], stack: contextlib.ExitStack) -> Tensor | None:
+def read_all(
+    readers: Iterable[Reader], loader: Iterable[Any], stack: contextlib.ExitStack, first: list[Any] | None = None
+) -> Tensor | None:
     """Let models read a loader, and return its labels, None where they are none of classes.
 
-    How a model is held while it reads is undone by `stack`.
+    How a model is held while it reads is undone by `stack`. `first` is given what the first batch holds for models.
     """
     labels: list[Tensor] = []
-    for batch in BatchSource(loader).share():
+    source = BatchSource(loader)
+    for number, batch in enumerate(source.share()):
+        if number == 0 and first is not None:
+            first.append(batch.inputs)
         for reader in readers:
+            reader.batches = source.steps() if number == 0 else reader.batches
             reader.read(batch.inputs, stack)
         if batch.labels is not None:
             labels.append(batch.labels.cpu())
@@ -180,7 +187,7 @@ def _read(readers: Iterable[_Reader], loader: Iterable[Any], stack: contextlib.E
     return torch.cat(labels) if labels else None
 
 
-def _of_classes(embedded: Mapping[str, Embedded], loader: Iterable[Any], labels: Tensor | None) -> dict[str, Embedded]:
+def of_classes(embedded: Mapping[str, Embedded], loader: Iterable[Any], labels: Tensor | None) -> dict[str, Embedded]:
     """Leave out logits that are not of the data's classes."""
     classes = _classes(declared_classes(getattr(loader, "dataset", None)), embedded.values(), labels)
     of_classes = {}
@@ -204,7 +211,7 @@ def _classes(declared: int | None, embedded: Iterable[Embedded], labels: Tensor 
     return min((width for width in widths if width >= counted), default=None)
 
 
-class _Reader:
+class Reader:
     """One model, and what it has given so far."""
 
     def __init__(
@@ -218,8 +225,8 @@ class _Reader:
         self.paths: tuple[str, str | None] | None = None
         self.left_out = ""
         self.channels_last = False
-        self.features: list[Tensor] = []
-        self.logits: list[Tensor] = []
+        self.batches: int | None = None  # how many will come, as far as the loader says
+        self.features, self.logits = Gathered(), Gathered()
 
     def begin(self, inputs: Any, stack: contextlib.ExitStack) -> None:
         """Find out on a batch which layers are read, and how the model is best run; `stack` ends that."""
@@ -252,10 +259,11 @@ class _Reader:
         mask = token_mask(tapped, inputs, None, what, "read a layer that gives one row a sample", look=True)
         if mask is None:
             self.taps.turned.check_own_mask(features, "`embed`")
-        self.features.append(rows(tapped, mask).float().cpu())
+        self.features.add(rows(tapped, mask).float().cpu(), self.batches)
         if classes is not None and read[classes].dim() == 2:
             logits = read[classes].float().cpu()
-            self.logits.append(logits.log() if classes == self.taps.defaults.probabilities else logits)
+            logits = logits.log() if classes == self.taps.defaults.probabilities else logits
+            self.logits.add(logits, self.batches)
 
     def _find(self, example: Any) -> tuple[str, str | None]:
         self.taps.probe(example, training=False)
@@ -303,7 +311,7 @@ class _Reader:
         """Return all that was read."""
         if not self.features:
             raise ValueError("`embed`: `loader` must hold at least one batch, got none: is the dataset empty?")
-        rows = {"features": torch.cat(self.features)} | ({"logits": torch.cat(self.logits)} if self.logits else {})
+        rows = {"features": self.features.joined()} | ({"logits": self.logits.joined()} if self.logits else {})
         return self.found(rows if labels is None else {**rows, "labels": labels})
 
     def found(self, rows: Mapping[str, Tensor]) -> Embedded:
@@ -339,13 +347,20 @@ def tell_left_out(embedded: Mapping[str, Embedded | None]) -> None:
             LOG.warning("The %s's accuracy, agreement and entropy are left out: %s.", name, each.left_out)
 
 
-def beside(student: Embedded, teacher: Embedded | None = None, *, database: Embedded | None = None) -> Embeddings:
+def beside(
+    student: Embedded,
+    teacher: Embedded | None = None,
+    *,
+    database: Embedded | None = None,
+    projected: Tensor | None = None,
+) -> Embeddings:
     """Return what numbers are measured on: a student's embeddings beside its teacher's of the same samples.
 
     Args:
         student: has the labels.
         teacher: of the same samples in the same order.
         database: the student's of the training images.
+        projected: the student's features, brought to the teacher's width.
     """
     return Embeddings(
         student.features,
@@ -355,4 +370,5 @@ def beside(student: Embedded, teacher: Embedded | None = None, *, database: Embe
         student.labels,
         None if teacher is None else teacher.head,
         None if database is None else (database.features, database.labels),
+        projected,
     )

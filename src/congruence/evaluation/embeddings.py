@@ -23,9 +23,11 @@ NEEDS = {
     "student_logits": "class logits of the student",
     "teacher_logits": "class logits of the teacher",
     "classes": "equal classes on both sides",
+    "six_classes": "logits of six classes or more of the student",
     "every_label": "logits of the student for every label",
     "teacher_head": "the teacher's last Linear right behind its features, for every label",
     "database": "training images",
+    "projected": "features of one width, or a projection to the teacher's",
 }
 T = TypeVar("T")
 
@@ -39,12 +41,13 @@ class Embeddings:
     """What two models say of the same samples; None where there is no teacher, no logits or no labels.
 
     `teacher_head` is weight and bias of the Linear that makes the teacher's logits of its features. `database` is the
-    student's features and the labels of the training images, among which the samples may be looked up.
+    student's features and the labels of the training images, among which the samples may be looked up. `projected` is
+    the student's features brought to the teacher's width.
 
     Shape:
         `student_features` [N, D_s], `teacher_features` [N, D_t], `student_logits` [N, C_s], `teacher_logits` [N, C_t],
         `labels` int64 [N], -1 where a sample has none; `teacher_head` [C_t, D_t] and [C_t] or None; `database`
-        [M, D_s] and [M] or None.
+        [M, D_s] and [M] or None; `projected` [N, D_t].
     """
 
     student_features: Tensor
@@ -54,6 +57,7 @@ class Embeddings:
     labels: Tensor | None = None
     teacher_head: tuple[Tensor, Tensor | None] | None = None
     database: tuple[Tensor, Tensor | None] | None = None
+    projected: Tensor | None = None
 
     def missing(self, needs: Sequence[str]) -> list[str]:
         """Say which needs of a number are not met, in words."""
@@ -80,9 +84,12 @@ class Embeddings:
             "student_logits": student is not None,
             "teacher_logits": teacher is not None,
             "classes": student is not None and teacher is not None and student.shape[1] == teacher.shape[1],
+            "six_classes": student is not None and student.shape[1] > 5,
             "every_label": student is not None and student.shape[1] >= least,
             "teacher_head": head is not None and head[0].shape[0] >= least,
             "database": self.database is not None,
+            "projected": sides[1] is not None
+            and (self.projected is not None or sides[0].shape[1] == sides[1].shape[1]),
         }
         return [NEEDS[need] for need in needs if not met[need]]
 
@@ -98,6 +105,7 @@ class Embeddings:
             f"the {own}'s logits": self.student_logits,
             "the teacher's embeddings": self.teacher_features,
             "the teacher's logits": self.teacher_logits,
+            f"the {own}'s projected embeddings": self.projected,
             f"the {own}'s embeddings of the training images": None if self.database is None else self.database[0],
         }
         for what, rows in sides.items():

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from congruence.core import check
 from congruence.core.files import atomic
-from congruence.models.weights_file import in_order
 
 LOG = logging.getLogger("congruence")
 FORMAT = 1  # of the files, and of how `embed` makes rows: another one finds nothing
 _SUFFIX = ".safetensors"
+_DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8"}
 _CHECKS: Mapping[str, check.Constraint] = {"most": check.COUNT}
 
 
@@ -71,19 +71,20 @@ class KeptRows:
 
     def keep(self, identity: Mapping[str, Any], rows: Mapping[str, Tensor]) -> None:
         """Write rows, unless there are too many."""
-        from safetensors.torch import save
-
         text = _text(identity)
         path = self._path(text)
-        content = {name: tensor.contiguous() for name, tensor in rows.items()}
-        data = in_order(save(content, metadata={"identity": text, "content": _digest(rows)}))
-        if len(data) > self.most:
-            LOG.info("What was embedded (%.0f MB) is too large to be kept in '%s'.", len(data) / 1e6, self.folder)
+        held = sum(tensor.numel() * tensor.element_size() for tensor in rows.values())
+        head = b"" if held > self.most else _head(rows, {"identity": text, "content": _digest(rows)})
+        size = len(head) + held
+        if size > self.most:
+            LOG.info("What was embedded (%.0f MB) is too large to be kept in '%s'.", size / 1e6, self.folder)
             return
         try:
-            self._make_way(len(data), path)
+            self._make_way(size, path)
             with atomic(path) as file:
-                file.write(data)
+                file.write(head)
+                for name in sorted(rows):
+                    file.write(rows[name].contiguous().numpy().data)
         except OSError as error:
             LOG.info("What was embedded cannot be kept in '%s': %s.", self.folder, error.strerror or error)
 
@@ -99,6 +100,23 @@ class KeptRows:
 
     def _path(self, text: str) -> Path:
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}{_SUFFIX}"
+
+
+def _head(rows: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """Return what stands before the tensors in a safetensors file, which are written one by one, never copied."""
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+    start = 0
+    for name in sorted(rows):
+        end = start + rows[name].numel() * rows[name].element_size()
+        header[name] = {
+            "dtype": _DTYPES[rows[name].dtype],
+            "shape": list(rows[name].shape),
+            "data_offsets": [start, end],
+        }
+        start = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of eight
+    return len(text).to_bytes(8, "little") + text
 
 
 def _text(identity: Mapping[str, Any]) -> str:

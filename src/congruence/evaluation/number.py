@@ -36,7 +36,8 @@ class Number:
         detail: only in the long tables, those of `bench` and `evaluate`, and there only where somebody has it.
         last: of the weights of the last epoch, where others are of the best (in a plan).
         of_classes: means nothing of a student whose terms teach no class.
-        on_request: measured of a run only where it is asked for (`evaluate --exact`), since it takes long.
+        on_request: measured only where it is asked for (`evaluate --exact`, `compare(exact=True)`): it takes long.
+        names: of the numbers that the function gives, where it gives several: each is None where a need is not met.
         teacher_too: the diagnostics measure it of the teacher alone as well, under "teacher_" and its name.
     """
 
@@ -55,6 +56,7 @@ class Number:
     of_classes: bool = False
     on_request: bool = False
     teacher_too: bool = False
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for argument, words, among in (("needs", self.needs, tuple(NEEDS)), ("shown", self.shown, PLACES)):
@@ -65,7 +67,7 @@ class Number:
     def measure(self, of: Embeddings) -> dict[str, Value]:
         """Return the number under its key, or what the function names; None where a need is not met."""
         if self.function is None or of.missing(self.needs):
-            return {self.key: None}
+            return dict.fromkeys(self.names or (self.key,))
         value = self.function(of)
         return dict(value) if isinstance(value, Mapping) else {self.key: value}
 

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from congruence.core.plugins import contributed
-from congruence.evaluation import from_embeddings, retrieval
+from congruence.evaluation import compared, from_embeddings, retrieval
+from congruence.evaluation.compared_rows import COMPARED
 from congruence.evaluation.number import PLACES, Number, Place, from_outside
 
 GROUP = "congruence.metrics"
@@ -19,6 +20,7 @@ _TEACHER: tuple[str, ...] = ("teacher",)
 _LABEL_LOGITS = ("labels", "every_label")
 _BOTH_LOGITS = ("teacher", "student_logits", "teacher_logits")
 _DIAGNOSTICS: tuple[Place, ...] = ("diagnostics",)
+_COMPARE: tuple[Place, ...] = ("compare",)
 ROWS: tuple[Number, ...] = (
     # A run's test numbers and a plan's columns, in the order in which they are stored and shown.
     Number(
@@ -64,7 +66,24 @@ ROWS: tuple[Number, ...] = (
         digits=1,
         higher_is_better=True,
     ),
-    Number("gpcl", from_embeddings.gpcl, _TEACHER, title="GPCL", label="coherence GPCL", higher_is_better=True),
+    Number(
+        "gpcl",
+        from_embeddings.gpcl,
+        _TEACHER,
+        shown=("run", "plan", "diagnostics"),
+        title="GPCL",
+        label="coherence GPCL",
+        higher_is_better=True,
+    ),
+    Number(
+        "gpcl",
+        compared.coherence,
+        _TEACHER,
+        shown=_COMPARE,
+        title="GPCL",
+        higher_is_better=True,
+        names=("gpcl", "gpcl_spread"),
+    ),
     Number(
         "kernel_transfer_error",
         from_embeddings.kernel_transfer_error,
@@ -98,7 +117,7 @@ ROWS: tuple[Number, ...] = (
         "sliced_wasserstein",
         from_embeddings.sliced_wasserstein,
         ("teacher", "one_width"),
-        shown=("run", "plan"),
+        shown=("run", "plan", "compare"),
         title="sliced W2²",
         label="sliced W2²",
         digits=2,
@@ -109,7 +128,7 @@ ROWS: tuple[Number, ...] = (
         "wasserstein",
         from_embeddings.wasserstein_of_first,
         ("teacher", "one_width"),
-        shown=("run", "plan"),
+        shown=("run", "plan", "compare"),
         title="W2²",
         label="W2² of 2,000",
         digits=2,
@@ -187,7 +206,15 @@ ROWS: tuple[Number, ...] = (
         shown=_DIAGNOSTICS,
         higher_is_better=False,
     ),
-    Number("linear_cka", from_embeddings.linear_cka, _TEACHER, shown=_DIAGNOSTICS, higher_is_better=True),
+    Number(
+        "linear_cka",
+        from_embeddings.linear_cka,
+        _TEACHER,
+        shown=("compare", "diagnostics"),
+        title="linear CKA",
+        higher_is_better=True,
+        detail=True,
+    ),
     Number(
         "neighbour_overlap",
         from_embeddings.neighbour_overlap,
@@ -222,6 +249,7 @@ ROWS: tuple[Number, ...] = (
         teacher_too=True,
     ),
     Number("wasserstein", from_embeddings.wasserstein, _TEACHER, shown=_DIAGNOSTICS, higher_is_better=False),
+    *COMPARED,
 )
 
 

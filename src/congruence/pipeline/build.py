@@ -146,7 +146,7 @@ def rehearse(config: RunConfig, context: RunContext) -> RunConfig:
 def build_models(config: RunConfig, stage_name: str, context: RunContext) -> Models:
     """Build the models of one stage; they depend on the stage's seed alone."""
     stage, splits, trust = config.stages[stage_name], context.loaded(config.data), context.trust
-    channels, classes = _channels(splits), splits.train.classes
+    channels, classes = channels_of(splits), splits.train.classes
     teachers = _teachers(config, stage, context, classes=classes, in_channels=channels)
     if classes is None and teachers and _teaches_logits(stage):
         first = next(iter(teachers))
@@ -199,7 +199,7 @@ def _begin_as(
 def build_teacher(config: RunConfig, stage_name: str, context: RunContext) -> nn.Module | None:
     """Build the only teacher of one stage, as `build_models` does."""
     splits = context.loaded(config.data)
-    classes, channels = splits.train.classes, _channels(splits)
+    classes, channels = splits.train.classes, channels_of(splits)
     return _teachers(config, config.stages[stage_name], context, classes=classes, in_channels=channels).get(TEACHER)
 
 
@@ -213,14 +213,22 @@ def _teachers(
         seed_everything(stage.train.seed + _TEACHER_SEED + position)
         said = stage.teachers()[name]
         trained = context.teachers.get(StudentRef.parse(said)) if isinstance(said, str) else None
-        teachers[name] = _teacher(model, trained, context, classes=classes, in_channels=in_channels)
+        teachers[name] = trained_model(model, trained, context, classes=classes, in_channels=in_channels)
     return teachers
 
 
-def _teacher(
+def trained_model(
     model: ModelConfig, trained: Path | None, context: RunContext, *, classes: int | None, in_channels: int | None
 ) -> nn.Module:
-    """Build a teacher, with an earlier stage's weights where it is its student."""
+    """Build a model that is not trained any more, which knows what its file says of its training data.
+
+    Args:
+        model: its table.
+        trained: an earlier stage's weights, where it is its student.
+        context: says whether factories may be imported.
+        classes: of the data; a model of the zoo has as many as its weights.
+        in_channels: of the data, None where these are texts.
+    """
     weights: str | Path | None = trained or model.weights
     if model.model is not None and weights is not None and not named.split(model.model):
         # A trained teacher has the classes it was trained on, whatever those of the data are.
@@ -323,7 +331,7 @@ def _val_loader(
     )
 
 
-def _channels(splits: data.Splits) -> int | None:
+def channels_of(splits: data.Splits) -> int | None:
     """Return how many channels the images have; None of texts, and of items that are none."""
     if isinstance(splits.train, data.ItemDataset):
         example = splits.train.example()

@@ -21,7 +21,8 @@ from congruence.data.datasets.batched import BatchDataset, Spec
 from congruence.data.datasets.model_facts import ModelFacts
 from congruence.data.loading.source import BatchSource
 from congruence.distiller import Distiller
-from congruence.evaluation.compare import Comparison, compare
+from congruence.evaluation.compare import compare
+from congruence.evaluation.comparison import Comparison
 from congruence.methods import Term
 from congruence.models.evaluating import evaluating
 from congruence.pipeline import quick

@@ -36,15 +36,25 @@ class Taker(NamedTuple):
 
 
 def as_taken(
-    splits: data.Splits, students: Mapping[str, Taker], teachers: Mapping[str, Taker], *, told: bool = True
+    splits: data.Splits,
+    students: Mapping[str, Taker],
+    teachers: Mapping[str, Taker],
+    *,
+    told: bool = True,
+    alike: bool = True,
 ) -> data.Splits:
     """Return data whose batches are what each model takes, see `asked_of`; as it is where all take it so."""
-    asked = asked_of(splits.train, students, teachers, told=told)
+    asked = asked_of(splits.train, students, teachers, told=told, alike=alike)
     return splits.for_models(**asked) if asked else splits
 
 
 def asked_of(
-    train: Any, students: Mapping[str, Taker], teachers: Mapping[str, Taker], *, told: bool = True
+    train: Any,
+    students: Mapping[str, Taker],
+    teachers: Mapping[str, Taker],
+    *,
+    told: bool = True,
+    alike: bool = True,
 ) -> dict[str, Any]:
     """Return how models take a dataset, by their names as of its `for_models`; nothing where all take it as it is.
 
@@ -57,6 +67,7 @@ def asked_of(
         students: by name.
         teachers: by name.
         told: whether the log says it, in one line.
+        alike: whether all students must take it alike, as those that are trained together must.
 
     Raises:
         ValueError: in one sentence where a model cannot take the data.
@@ -88,7 +99,8 @@ def asked_of(
         return {}
     if not asked:
         return {}
-    _same_of_students(asked, students)
+    if alike:
+        _same_of_students(asked, students)
     if told:
         ways = (f"{who[name]} {_said(taken)}" for name, taken in asked.items())
         LOG.info("Each model takes the data its own way: %s.", "; ".join(ways))

@@ -8,8 +8,9 @@ import pytest
 from _harness import layouts
 from PIL import Image
 
+from congruence.data import TextDataset, load
 from congruence.data.datasets.decode import two_sides
-from congruence.data.sources.folder import decode_tree, list_folder
+from congruence.data.sources.folder import decode_tree, list_folder, sample_names
 from congruence.data.sources.store import Arrays
 
 
@@ -192,3 +193,17 @@ def test_nothing_to_read_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "train/zebra").mkdir()
     with pytest.raises(ValueError, match=r"The folder '.*train.zebra' of a class holds no image"):
         read(tmp_path)
+
+
+def test_samples_are_found_again_by_their_files(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for each in range(6):
+            Image.new("L", (4, 4), 10 * each + (100 if name == "b" else 0)).save(tmp_path / name / f"{each}.png")
+    for splits in (load(tmp_path), load(tmp_path, size=4, stream=True)):
+        for part in (splits.test, splits.train, splits.train.subset([3, 0])):
+            names = sample_names(part, tmp_path)
+            pixels = part.raw(range(len(part)))[:, 0, 0, 0].tolist()
+            assert [np.asarray(Image.open(tmp_path / name))[0, 0] for name in names] == pixels
+    assert sample_names(load("digits").test) is None
+    assert sample_names(TextDataset(["x", "y"], [0, 1]).subset([1])) == ["y"]

@@ -1,4 +1,7 @@
-"""The reader of any folder of images, one folder a class: `list_folder` lists it, `decode_tree` decodes it at once."""
+"""The reader of any folder of images, one folder a class: `list_folder` lists it, `decode_tree` decodes it at once.
+
+`sample_names` says of a dataset which files its samples are.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from congruence.data.augment.photos import Pair
+from congruence.data.datasets.arrays import ArrayDataset
+from congruence.data.datasets.batched import BatchDataset
 from congruence.data.datasets.decode import decoded, is_grey
+from congruence.data.datasets.files import FileDataset
+from congruence.data.datasets.texts import TextDataset
 from congruence.data.sources.store import Arrays, Files, Part, Tree
 
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"))
@@ -159,3 +166,24 @@ def decode_tree(tree: Tree, size: Pair | None = None) -> Arrays:
         arrays[name] = Part(images[start : start + len(part.files)], part.labels)
         start += len(part.files)
     return Arrays(arrays["train"], arrays.get("test"), arrays.get("validation"), tree.class_names)
+
+
+def sample_names(images: BatchDataset, folder: Path | None = None) -> list[str] | None:
+    """Return what a reader finds the samples of a dataset again by: their files below the folder, or their texts.
+
+    Args:
+        images: of `load`.
+        folder: from which it was loaded, where it was one; decoded images do not say it themselves.
+
+    Returns:
+        A name for each sample in their order, None where there are none.
+    """
+    rows = images.index if images.rows is None else images.rows
+    if isinstance(images, TextDataset):
+        return [images.texts[row] for row in rows.tolist()]
+    files = images.files if isinstance(images, FileDataset) else ()
+    if isinstance(images, ArrayDataset) and folder is not None:
+        tree = list_folder(folder)
+        # A part held out lies in the training images.
+        files = (getattr(tree, images.name.rpartition("/")[2], None) or tree.train).files
+    return [files[row] for row in rows.tolist()] if len(files) == images.held else None

@@ -1,0 +1,323 @@
+"""`congruence compare`: one teacher and one or several trained students on the same samples."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from congruence.cli.options import Trust, data_table
+
+if TYPE_CHECKING:
+    from congruence.data import BatchDataset, Splits
+
+_WORDS = (
+    "a run's folder, a model of the zoo, package.module:callable, hf:FOLDER, st:FOLDER, timm:NAME, or a file: "
+    "onnx:FILE, export:FILE, jit:FILE"
+)
+_NAMED = re.compile(r"([\w.-]+)=(.+)")
+_SHOWN = 5  # rows of worst classes, and of changed samples, of each student
+_LONGEST = 50  # letters of a cell: of a path its end, of a text its beginning
+Rows = Sequence[Mapping[str, Any]]
+
+
+def compare(
+    teacher: Annotated[str, typer.Option(help=f"The large model: {_WORDS}.", show_default=False)],
+    student: Annotated[
+        list[str],
+        typer.Option(
+            help="A small model by the same words; repeatable. NAME=WORD gives it a name.",
+            metavar="[NAME=]WORD",
+            show_default=False,
+        ),
+    ],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="A folder of images, a file of texts, a dataset's name, or package.module:function (with --trust).",
+            show_default=False,
+        ),
+    ],
+    split: Annotated[str, typer.Option(help="Which part is compared on: test, validation or train.")] = "test",
+    teacher_weights: Annotated[
+        str | None, typer.Option(help="The teacher's weights, where its word names none.", show_default=False)
+    ] = None,
+    student_weights: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A student's weights, where its word names none; repeatable. Of one student FILE is enough.",
+            metavar="[NAME=]FILE",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")] = False,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Measure W2² by the exact plan as well, which takes long.")
+    ] = False,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Fit a linear classifier on each model's features of the training part.")
+    ] = False,
+    latency: Annotated[
+        bool,
+        typer.Option(
+            "--latency/--no-latency", help="Measure what a call of each model costs: time, multiply-adds, memory."
+        ),
+    ] = True,
+    keep: Annotated[
+        Path | None,
+        typer.Option(help="A folder where what the models give is kept for the next time.", show_default=False),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="How the data is loaded: data.size=64.", metavar="data.KEY=VALUE"),
+    ] = None,
+    trust: Trust = False,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Samples a batch; by default what suits the device.", min=1, show_default=False),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+) -> None:
+    """Compare students with their teacher on the same samples: what was lost, where, and what each model costs."""
+    from congruence import evaluation
+    from congruence.cli.train import allow
+    from congruence.core.inputs import TEACHER
+    from congruence.data import loader
+    from congruence.evaluation.channels import batch_of
+    from congruence.pipeline.any_model import any_model, is_untrained
+    from congruence.pipeline.taken import as_taken
+    from congruence.training.distributed import pick_device
+
+    allow(trust)
+    words = _named(student)
+    weights = _weights(student_weights or (), words)
+    if is_untrained(teacher) and teacher_weights is None:
+        raise ValueError(f"Give --teacher-weights: the teacher '{teacher}' has none of its own.")
+    splits, folder = _loaded(data, set_ or (), trust=trust)
+    _part(splits, split)
+    place = pick_device(device)
+    asked: dict[str, Any] = {"trust": trust}
+    taught = any_model(teacher, splits, who="the teacher", weights=teacher_weights, **asked)
+    takers = {
+        name: any_model(word, splits, who=f"the student '{name}'", weights=weights.get(name), **asked)
+        for name, word in words.items()
+    }
+    for name, word in words.items():
+        if is_untrained(word) and name not in weights:
+            typer.echo(f"No --student-weights for '{name}': '{word}' is compared as drawn, untrained.", err=True)
+    splits = as_taken(splits, takers, {TEACHER: taught}, told=not as_json, alike=False)
+    part, size = _part(splits, split), batch_size or batch_of(place)
+    batches: dict[str, Any] = {"batch_size": size, "shuffle": False, "device": place}
+    found = evaluation.compare(
+        taught.model,
+        {name: taker.model for name, taker in takers.items()},
+        loader(part, **batches),
+        device=place,
+        train_loader=loader(splits.train, **batches) if probe else None,
+        keep=keep,
+        exact=exact,
+        probe=probe,
+        latency=latency,
+    )
+    names = _names(part, folder)
+    typer.echo(json.dumps(_plain(found, names), indent=2) if as_json else report(found, names))
+
+
+# What is asked
+
+
+def _named(words: Iterable[str]) -> dict[str, str]:
+    """Return the students' words by their names: those that are given, else short ones that tell them apart."""
+    given = [(match[1], match[2]) if (match := _NAMED.fullmatch(word)) else (None, word) for word in words]
+    short = [name or _short(word) for name, word in given]
+    names = [
+        name or (word if short.count(brief) > 1 or brief == "teacher" else brief)
+        for (name, word), brief in zip(given, short, strict=True)
+    ]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"Two students are called '{twice}': tell them apart by --student NAME=WORD.")
+    if "teacher" in names:
+        raise ValueError("A student cannot be called 'teacher': give it another name by --student NAME=WORD.")
+    return {name: word for name, (_, word) in zip(names, given, strict=True)}
+
+
+def _short(word: str) -> str:
+    """Return what a table calls the model of a word.
+
+    Example:
+        >>> [_short(word) for word in ("runs/pkt", "onnx:out/small.onnx", "timm:resnet18.a1_in1k", "nets:small")]
+        ['pkt', 'small', 'resnet18.a1_in1k', 'small']
+    """
+    path = Path(word.rpartition(":")[2].rstrip("/") or word)
+    return path.stem if path.suffix in (".onnx", ".pt2", ".pt") else path.name or word
+
+
+def _weights(given: Iterable[str], words: Mapping[str, str]) -> dict[str, str]:
+    weights: dict[str, str] = {}
+    for text in given:
+        name, equals, file = text.partition("=")
+        if not equals or (name not in words and len(words) == 1):
+            if len(words) > 1:
+                raise ValueError(
+                    f"Say whose weights '{text}' are: --student-weights NAME=FILE, a NAME of {', '.join(words)}."
+                )
+            name, file = next(iter(words)), text
+        if name not in words:
+            raise ValueError(f"--student-weights {text}: there is no student '{name}', only {', '.join(words)}.")
+        if name in weights:
+            raise ValueError(f"--student-weights: '{name}' has two files, '{weights[name]}' and '{file}'.")
+        weights[name] = file
+    return weights
+
+
+def _loaded(word: str, overrides: Sequence[str], *, trust: bool) -> tuple[Splits, Path | None]:
+    """Return the data, and the folder where it is one."""
+    from congruence.config import from_values
+    from congruence.data.sources.catalogue import sources
+    from congruence.pipeline import load_splits
+
+    wrong = next((text for text in overrides if not text.strip().startswith("data.")), None)
+    if wrong is not None:
+        raise ValueError(f"--set {wrong}: expected data.KEY=VALUE, which says how the data is loaded.")
+    # A configuration has a stage; its data alone is used.
+    stage = {"student": {"model": "cnn3"}, "terms": [{"key": "ce"}], "train": {"epochs": 1}}
+    values = {"name": "compare", "data": data_table(word), "stages": {"student": stage}}
+    config = from_values(values, "command line", overrides=overrides).data
+    place = Path(config.root or config.called)
+    folder = config.factory is None and config.name not in sources() and place.is_dir()
+    return load_splits(config, trust=trust), place if folder else None
+
+
+def _part(splits: Splits, name: str) -> BatchDataset:
+    parts: dict[str, BatchDataset] = splits._asdict()
+    if name not in parts:
+        raise ValueError(f"--split must be one of test, validation, train, got '{name}'.")
+    if not len(parts[name]):
+        others = ", ".join(f"--split {other}" for other, part in parts.items() if len(part))
+        raise ValueError(f"The data has no {name} samples: choose {others}.")
+    return parts[name]
+
+
+def _names(part: BatchDataset, folder: Path | None) -> list[str] | None:
+    from congruence.data.sources.folder import sample_names
+
+    return sample_names(part, folder)
+
+
+# What is said
+
+
+class _Table(NamedTuple):
+    """Rows of a table, and the line above it."""
+
+    title: str
+    rows: Rows
+
+    def text(self) -> str:
+        """Write the rows below their keys."""
+        keys = list(dict.fromkeys(key for row in self.rows for key in row))
+        lines = [[key.replace("_", " ") for key in keys], *([_cell(row.get(key)) for key in keys] for row in self.rows)]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(keys))]
+        left = [all(isinstance(row.get(key, ""), str) for row in self.rows) for key in keys]
+        return "\n".join(
+            [
+                self.title,
+                *(
+                    "  "
+                    + "  ".join(
+                        cell.ljust(width) if to_left else cell.rjust(width)
+                        for cell, width, to_left in zip(line, widths, left, strict=True)
+                    ).rstrip()
+                    for line in lines
+                ),
+            ]
+        )
+
+
+def report(found: Any, sample_names: Sequence[str] | None = None) -> str:
+    """Write comparisons as the command prints them.
+
+    Args:
+        found: `congruence.Comparisons`.
+        sample_names: of the samples in the order of the loader, None where they have none.
+    """
+    parts = [found.table()]
+    for name, comparison in found.items():
+        values = comparison.to_dict()
+        worst, changed = [row for row in values["worst_classes"] if _lost(row)], values["changed"]
+        if worst:
+            title = f"{name}: the classes that lost most{_of(worst)}"
+            parts.append(_Table(title, worst[:_SHOWN]).text())
+        if changed:
+            title = f"{name}: the samples that changed most{_of(changed)}"
+            parts.append(_Table(title, [_with_name(row, sample_names) for row in changed[:_SHOWN]]).text())
+    left_out = _left_out({name: comparison.left_out for name, comparison in found.items()})
+    return "\n\n".join([*parts, *(["\n".join(left_out)] if left_out else [])])
+
+
+def _lost(row: Mapping[str, Any]) -> bool:
+    return bool(row["student_accuracy"] < row["teacher_accuracy"])
+
+
+def _of(rows: Rows) -> str:
+    return f" ({_SHOWN} of {len(rows)}; all with --json)" if len(rows) > _SHOWN else ""
+
+
+def _plain(found: Any, sample_names: Sequence[str] | None) -> dict[str, Any]:
+    """Return comparisons as JSON has them, the changed samples with their names."""
+    values: dict[str, Any] = json.loads(found.to_json())
+    for student in values["students"].values():
+        student["changed"] = [_with_name(row, sample_names) for row in student["changed"]]
+    return values
+
+
+def _with_name(row: Mapping[str, Any], names: Sequence[str] | None) -> Mapping[str, Any]:
+    return row if names is None else {"sample": names[row["index"]], **row}
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    text = f"{value:.4f}" if isinstance(value, float) else " ".join(str(value).split())
+    return text if len(text) <= _LONGEST else f"…{text[1 - _LONGEST :]}" if "/" in text else f"{text[: _LONGEST - 1]}…"
+
+
+def _left_out(by_student: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Return a line for each reason, which names the students where it is not one of all."""
+    lines: dict[tuple[tuple[str, ...], str], list[str]] = {}
+    for key in dict.fromkeys(key for reasons in by_student.values() for key in reasons):
+        for reason in dict.fromkeys(reasons[key] for reasons in by_student.values() if key in reasons):
+            whose = tuple(name for name, reasons in by_student.items() if reasons.get(key) == reason)
+            lines.setdefault((whose, reason), []).append(key)
+    return [
+        f"left out{_whose(whose, by_student)}: {', '.join(_of_both(keys))} ({_as_option(reason).rstrip('.')})"
+        for (whose, reason), keys in lines.items()
+    ]
+
+
+def _of_both(keys: Sequence[str]) -> list[str]:
+    """Return keys, those of the teacher's and the student's same number as one.
+
+    Example:
+        >>> _of_both(["kl", "teacher_ece", "student_ece", "teacher_accuracy"])
+        ['kl', 'ece', 'teacher_accuracy']
+    """
+    bare = {key: key.removeprefix("teacher_").removeprefix("student_") for key in keys}
+    both = {name for name in bare.values() if f"teacher_{name}" in bare and f"student_{name}" in bare}
+    return list(dict.fromkeys(bare[key] if bare[key] in both else key for key in keys))
+
+
+def _as_option(reason: str) -> str:
+    """Return a reason with the command's options in place of the function's arguments."""
+    for argument, option in (("exact=True", "exact"), ("probe=True", "probe"), ("latency=True", "latency")):
+        reason = reason.replace(argument, f"--{option}")
+    return reason.replace("train_loader", "--probe")
+
+
+def _whose(names: Sequence[str], all_names: Iterable[str]) -> str:
+    return "" if list(names) == list(all_names) else f" of {', '.join(names)}"

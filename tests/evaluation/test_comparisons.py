@@ -1,0 +1,229 @@
+"""Several students beside one teacher, what is left out, and embeddings that are kept."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+
+import pytest
+import torch
+from _harness.fits import data, net
+from torch import nn
+
+import congruence as cg
+
+KEYS = {
+    "kl",
+    "gpcl_spread",
+    "kernel_transfer_error",
+    "cosine_kernel_transfer_error",
+    "linear_cka",
+    "sliced_wasserstein",
+    "wasserstein",
+    "gaussian_wasserstein",
+    "gaussian_kl",
+    "mmd",
+    *(f"neighbour_overlap_{k}" for k in (1, 10, 100)),
+    *(f"asymmetric_retrieval_{name}" for name in ("map", "top_1", "top_5", "top_10")),
+    *(
+        f"{side}_{key}"
+        for side in ("teacher", "student")
+        for key in (
+            "top_5_accuracy",
+            "ece",
+            "intra_class_similarity",
+            "inter_class_similarity",
+            "retrieval_map",
+            "retrieval_top_1",
+            "retrieval_top_5",
+            "retrieval_top_10",
+            "knn_accuracy",
+            "linear_probe_accuracy",
+            "multiply_adds",
+            "latency_1_ms",
+            "latency_64_ms",
+            "peak_memory_mb",
+        )
+    ),
+}
+
+
+class Counting(nn.Module):
+    """A net of images that counts those it sees."""
+
+    def __init__(self, seed, width=12):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.body, self.head = nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.Tanh()), nn.Linear(width, 10)
+        self.fingerprint = f"counting {seed}"
+        self.seen = [0]
+
+    def forward(self, images):
+        self.seen[0] += len(images)
+        return self.head(self.body(images))
+
+
+@pytest.fixture
+def digits():
+    return cg.data.load("digits", train_size=130, validation=10, test=60)
+
+
+def loader_of(part, **options):
+    return cg.data.loader(part, batch_size=25, shuffle=False, **options)
+
+
+def test_all_keys_are_there_and_none_has_a_reason(digits):
+    found = cg.compare(Counting(0), Counting(1), loader_of(digits.test))
+    values = found.to_dict()
+    assert set(values) >= KEYS
+    none = {key for key, value in values.items() if value is None}
+    assert none == set(found.left_out)
+    assert found.left_out["wasserstein"] == "measured with exact=True"
+    assert found.left_out["student_knn_accuracy"] == "needs training images (train_loader)"
+    assert found.left_out["teacher_latency_1_ms"] == "measured with latency=True"
+    assert json.loads(found.to_json()) == values
+    assert len(found.classes) == 10
+    assert len(found.worst_classes) == 10
+    assert len(found.changed) == 20
+    assert found.gpcl == pytest.approx(sum(each["phi"] * each["samples"] for each in found.classes) / 60)
+
+
+def test_several_are_each_alone_to_the_bit(digits):
+    teacher = Counting(0)
+    students = {
+        "same": teacher,
+        "small": Counting(1, 5),
+        "wide": Counting(2),
+        "few": nn.Sequential(nn.Flatten(), nn.Linear(64, 3)),
+    }
+    test, train = loader_of(digits.test), loader_of(digits.train)
+    options = {"train_loader": train, "projection": {"small": torch.ones(12, 5).cumsum(1)}}
+    found = cg.compare(teacher, students, test, **options)
+    assert list(found) == list(students)
+    for name, student in students.items():
+        own = {**options, "projection": options["projection"].get(name)}
+        one = cg.compare(teacher, student, test, **own).to_dict()
+        several = found[name].to_dict()
+        assert several.keys() == one.keys()
+        for key in one:
+            if key != "left_out":
+                assert several[key] == one[key], key
+    assert found["same"].changed == []
+    assert found["same"].more["kl"] == 0
+    assert found["same"].more["asymmetric_retrieval_map"] == found["same"].more["student_retrieval_map"]
+    assert found["small"].more["asymmetric_retrieval_map"] is not None
+    assert found["few"].student_accuracy is None
+    assert "3 columns, the data 10 classes" in found["few"].left_out["student_accuracy"]
+    values = found.to_dict()
+    assert json.loads(found.to_json()) == values
+    assert values["teacher"]["accuracy"] == found["small"].teacher_accuracy
+    assert not any(key.startswith("teacher_") for each in values["students"].values() for key in each)
+    lines = found.table().splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:]] == ["teacher", *students]
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_each_model_streams_once(digits):
+    models = {name: Counting(seed) for seed, name in enumerate(("a", "b", "c"))}
+    teacher = Counting(9)
+    cg.compare(teacher, models, loader_of(digits.test))
+    for model in (teacher, *models.values()):
+        assert 60 <= model.seen[0] <= 60 + 60  # and dry runs that find the layers
+
+
+def test_kept_embeddings_are_found_again_while_weights_and_data_are_the_same(digits, tmp_path):
+    teacher, students = Counting(0), {"a": Counting(1), "b": Counting(2)}
+    first = cg.compare(teacher, students, loader_of(digits.train), keep=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
+    models = (teacher, *students.values())
+
+    def again(part, **changes):
+        for model in models:
+            model.seen[0] = 0
+        found = cg.compare(teacher, students, loader_of(part), keep=tmp_path, **changes)
+        return found, [model.seen[0] >= 130 for model in models]
+
+    found, read = again(digits.train)
+    assert read == [False, False, False]
+    assert found.to_dict() == first.to_dict()
+    with torch.no_grad():
+        students["b"].head.bias[0] += 0.5
+    found, read = again(digits.train)
+    assert read == [False, False, True]
+    assert found["a"].to_dict() == first["a"].to_dict()
+    assert found["b"].more["kl"] != first["b"].more["kl"]
+    assert again(digits.train.subset(range(129, -1, -1)))[1] == [True, True, True]
+    assert again(digits.train, student_layer={"a": "body.1"})[1] == [False, True, False]
+
+
+def test_where_data_cannot_be_told_that_is_said(tmp_path, caplog):
+    teacher, student = net(0, 7), net(1)
+    for _ in range(2):
+        caplog.clear()
+        cg.compare(teacher, student, [data().tensors], keep=tmp_path / "rows")
+        assert f"Embeddings are not kept in '{tmp_path / 'rows'}': what the list gives cannot be told" in caplog.text
+    assert not (tmp_path / "rows").exists()
+
+
+def test_without_labels_logits_or_one_width():
+    points, labels = data().tensors
+    teacher, student = net(0, 7), net(1)
+    found = cg.compare(teacher, student, [points])
+    for key in ("classes", "worst_classes", "student_accuracy", "teacher_retrieval_map", "asymmetric_retrieval_map"):
+        assert "labelled" in found.left_out[key] or "two images of one class" in found.left_out[key], key
+    assert (found.classes, found.worst_classes) == ([], [])
+    assert found.changed[0]["label"] is None
+    assert found.left_out["mmd"] == "needs features of one width on both sides"
+    labelled = cg.compare(teacher, student, [(points, labels)])
+    assert (
+        labelled.left_out["asymmetric_retrieval_map"] == "needs features of one width, or a projection to the teacher's"
+    )
+    assert labelled.left_out["student_top_5_accuracy"] == "needs logits of six classes or more"
+    assert labelled.more["neighbour_overlap_100"] is None
+    bare = cg.compare(nn.Sequential(nn.Linear(6, 5), nn.Tanh()), student, [(points, labels)], teacher_layer="output")
+    assert bare.agreement is None
+    assert bare.more["kl"] is None
+    assert set(bare.to_dict()) == set(labelled.to_dict())
+
+
+def test_training_samples_give_neighbours_and_probes(digits):
+    teacher, student = Counting(0), Counting(1)
+    asked = {"train_loader": loader_of(digits.train)}
+    found = cg.compare(teacher, student, loader_of(digits.test), probe=True, exact=True, **asked)
+    rows = {
+        name: cg.evaluation.embed(student, loader_of(part))
+        for name, part in (("train", digits.train), ("test", digits.test))
+    }
+    sides = (rows["train"].features, rows["train"].labels, rows["test"].features, rows["test"].labels)
+    assert found.more["student_linear_probe_accuracy"] == cg.metrics.linear_probe(*sides)
+    assert found.more["student_knn_accuracy"] == pytest.approx(cg.metrics.knn_accuracy(*sides[2:], *sides[:2]))
+    theirs = cg.evaluation.embed(teacher, loader_of(digits.test)).features
+    assert found.more["wasserstein"] == pytest.approx(cg.metrics.wasserstein_discrepancy(sides[2], theirs))
+    without = cg.compare(teacher, student, loader_of(digits.test), **asked)
+    assert without.left_out["student_linear_probe_accuracy"] == "measured with probe=True"
+
+
+def test_costs_are_those_of_cost(digits, monkeypatch):
+    stub = types.ModuleType("congruence.evaluation.cost")
+    stub.cost = lambda model, inputs, *, batches=(1, 64), device=None: {"latency_1_ms": float(len(inputs))}
+    monkeypatch.setitem(sys.modules, "congruence.evaluation.cost", stub)
+    found = cg.compare(Counting(0), {"a": Counting(1)}, loader_of(digits.test), latency=True)["a"]
+    assert found.more["student_latency_1_ms"] == 25
+    assert found.left_out["student_multiply_adds"] == "cannot be told of this model"
+
+
+@pytest.mark.parametrize(
+    ("student", "change", "sentence"),
+    [
+        ({}, {}, "`compare`: `student` must be a model, or several by name, got an empty mapping"),
+        ({"teacher": net(1)}, {}, '`student` must be names other than "teacher" and "", got \'teacher\''),
+        ({"a": 3}, {}, r"`student\['a'\]` must be a torch module, got int"),
+        ({"a": net(1)}, {"student_layer": {"b": "0"}}, "`student_layer` must be for students among a, got 'b'"),
+        ({"a": net(1)}, {"student_layer": "nine"}, r"The a .*'nine'"),
+        ({"a": net(1)}, {"projection": torch.ones(2, 2)}, r"`projection` must be of shape \[7, 5\]"),
+    ],
+)
+def test_refused_in_one_sentence(student, change, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        cg.compare(net(0, 7), student, [data().tensors], **change)

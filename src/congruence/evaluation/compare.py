@@ -40,7 +40,7 @@ class _Asked(NamedTuple):
 
 
 @overload
-def compare(
+def compare(  # noqa: D418  # the house asks for a docstring of every public function
     teacher: nn.Module,
     student: nn.Module,
     loader: Iterable[Any],
@@ -59,7 +59,7 @@ def compare(
 
 
 @overload
-def compare(
+def compare(  # noqa: D418
     teacher: nn.Module,
     student: Mapping[str, nn.Module],
     loader: Iterable[Any],

@@ -187,6 +187,18 @@ def test_without_labels_logits_or_one_width():
     assert set(bare.to_dict()) == set(labelled.to_dict())
 
 
+@pytest.mark.parametrize("count", [1, 2, 40])
+@pytest.mark.parametrize("equal", [False, True])
+def test_few_samples_and_equal_features_give_numbers_that_json_has(count, equal):
+    points = torch.ones(count, 6) if equal else data(40).tensors[0][:count]
+    batch = (points, torch.arange(count) % 3)
+    found = cg.compare(net(0, 7), net(1), [batch], train_loader=[data().tensors])
+    text = json.dumps(found.to_dict(), allow_nan=False)
+    assert json.loads(text) == found.to_dict()
+    none = {key for key, value in found.to_dict().items() if value is None}
+    assert none <= set(found.left_out)
+
+
 def test_training_samples_give_neighbours_and_probes(digits):
     teacher, student = Counting(0), Counting(1)
     asked = {"train_loader": loader_of(digits.train)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -28,17 +28,23 @@ def classes_of(of: Embeddings, coherence: Tensor, names: Sequence[str] | None = 
         [{'class': 'cat', 'samples': 2, 'teacher_accuracy': 0.5, 'student_accuracy': 0.5, 'phi': 0.75}]
     """
     labels = given(of.labels)
-    right = {side: _right(logits, labels) for side, logits in _sides(of).items()}
-    entries = []
-    for number in labels[labels >= 0].unique().tolist():
-        own = labels == number
-        accuracies = {
-            f"{side}_accuracy": None if hits is None else float(hits[own].double().mean())
-            for side, hits in right.items()
-        }
-        phi = float(coherence[own].double().mean())
-        entries.append({"class": _name(number, names), "samples": int(own.sum()), **accuracies, "phi": phi})
-    return entries
+    known = labels >= 0
+    numbers, place = labels[known].unique(return_inverse=True)
+    counts = place.bincount(minlength=len(numbers))
+
+    def means(values: Tensor) -> list[float]:
+        sums = torch.zeros(len(numbers), dtype=torch.float64).index_add_(0, place, values[known].double())
+        return cast("list[float]", (sums / counts).tolist())
+
+    columns: dict[str, Sequence[Any]] = {
+        "class": [_name(number, names) for number in numbers.tolist()],
+        "samples": counts.tolist(),
+    }
+    for side, logits in _sides(of).items():
+        hits = _right(logits, labels)
+        columns[f"{side}_accuracy"] = [None] * len(numbers) if hits is None else means(hits)
+    columns["phi"] = means(coherence)
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def worst(classes: Sequence[Mapping[str, Any]]) -> list[Entry]:

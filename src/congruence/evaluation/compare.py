@@ -40,7 +40,7 @@ class _Asked(NamedTuple):
 
 
 @overload
-def compare(
+def compare(  # noqa: D418  # the house asks for a docstring of every public function
     teacher: nn.Module,
     student: nn.Module,
     loader: Iterable[Any],
@@ -54,11 +54,12 @@ def compare(
     probe: bool = False,
     latency: bool = False,
     projection: Projection | Mapping[str, Projection] | None = None,
-) -> Comparison: ...
+) -> Comparison:
+    """Compare one student."""
 
 
 @overload
-def compare(
+def compare(  # noqa: D418
     teacher: nn.Module,
     student: Mapping[str, nn.Module],
     loader: Iterable[Any],
@@ -72,7 +73,8 @@ def compare(
     probe: bool = False,
     latency: bool = False,
     projection: Projection | Mapping[str, Projection] | None = None,
-) -> Comparisons: ...
+) -> Comparisons:
+    """Compare several students."""
 
 
 def compare(
@@ -95,7 +97,7 @@ def compare(
     Each model reads the loader once. What grows with the square of the samples is bounded: perception coherence is
     exact up to 2,000 samples (beyond, three subsets of 2,000, and each sample's φ among 1,000); neighbours and
     retrieval look 1,000 samples up among all, nearest training samples 2,000; similarities within and between classes
-    and the Gaussians' W2² are of 4,000, the maximum mean discrepancy of 1,000. The draws are the same for every model.
+    and the Gaussians' W2² are of 3,000, the maximum mean discrepancy of 1,000. The draws are the same for every model.
 
     Args:
         teacher: the large model.

@@ -22,7 +22,7 @@ EXACT = 2000  # samples up to which perception coherence is exact
 SUBSETS = 3  # beyond: subsets of as many samples
 REFERENCES = 1000  # beyond: samples among which each sample's neighbours are ranked
 QUERIES = 1000  # samples that are looked up among all
-PAIRED = 4000  # samples whose pairs are summed, and to which Gaussians are fitted
+PAIRED = 3000  # samples whose pairs are summed, and to which Gaussians are fitted
 KERNELS = 1000  # samples of the maximum mean discrepancy
 SEARCHED = 2000  # samples that are looked up among the training images
 DEPTHS = (1, 10, 100)
@@ -100,7 +100,7 @@ def coherence_of_samples(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def intra_class_similarity(of: Embeddings) -> float | None:
-    """Mean e^cosine of two samples of one class, of at most 4,000 labelled samples."""
+    """Mean e^cosine of two samples of one class, of at most 3,000 labelled samples."""
     features, labels = _few_labelled(of)
     if int(labels.unique(return_counts=True)[1].max()) < 2:
         return None
@@ -108,7 +108,7 @@ def intra_class_similarity(of: Embeddings) -> float | None:
 
 
 def inter_class_similarity(of: Embeddings) -> float | None:
-    """Mean e^cosine of two samples of two classes, of at most 4,000 labelled samples."""
+    """Mean e^cosine of two samples of two classes, of at most 3,000 labelled samples."""
     features, labels = _few_labelled(of)
     return metrics.inter_class_similarity(features, labels) if len(labels.unique()) > 1 else None
 
@@ -139,7 +139,7 @@ def neighbour_overlaps(of: Embeddings) -> dict[str, Value]:
 
 
 def gaussian_wasserstein(of: Embeddings) -> float:
-    """Squared W2 between the Gaussians that fit the features of at most 4,000 samples, of one width."""
+    """Squared W2 between the Gaussians that fit the features of at most 3,000 samples, of one width."""
     return metrics.gaussian_wasserstein_discrepancy(*_few_pairs(of, PAIRED))
 
 

@@ -46,7 +46,7 @@ def slow_search(query, gallery, labels):
             at = [sum(hits[: place + 1]) / (place + 1) for place, hit in enumerate(hits) if hit]
             precisions.append(sum(at) / len(at))
             first.append(hits.index(True) + 1)
-    tops = {f"top_{k}": sum(rank <= k for rank in first) / len(first) for k in (1, 5, 10)}
+    tops = {f"recall_at_{k}": sum(rank <= k for rank in first) / len(first) for k in (1, 5, 10)}
     return {"map": sum(precisions) / len(precisions), **tops}
 
 
@@ -66,7 +66,7 @@ def test_queries_are_drawn_and_the_gallery_is_cut_into_blocks(of, monkeypatch):
     assert retrieval.leave_one_out(of)["retrieval_map"] == pytest.approx(whole, abs=1e-12)
     monkeypatch.setattr(retrieval, "QUERIES", 3)
     few = retrieval.leave_one_out(of)
-    assert few["retrieval_top_1"] * 3 == pytest.approx(round(few["retrieval_top_1"] * 3))
+    assert few["retrieval_recall_at_1"] * 3 == pytest.approx(round(few["retrieval_recall_at_1"] * 3))
 
 
 @pytest.mark.parametrize("order", ["sorted", "mixed", "reversed"])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-import types
 
 import pytest
 import torch
@@ -25,7 +23,7 @@ KEYS = {
     "gaussian_kl",
     "mmd",
     *(f"neighbour_overlap_{k}" for k in (1, 10, 100)),
-    *(f"asymmetric_retrieval_{name}" for name in ("map", "top_1", "top_5", "top_10")),
+    *(f"asymmetric_retrieval_{name}" for name in ("map", "recall_at_1", "recall_at_5", "recall_at_10")),
     *(
         f"{side}_{key}"
         for side in ("teacher", "student")
@@ -35,9 +33,9 @@ KEYS = {
             "intra_class_similarity",
             "inter_class_similarity",
             "retrieval_map",
-            "retrieval_top_1",
-            "retrieval_top_5",
-            "retrieval_top_10",
+            "retrieval_recall_at_1",
+            "retrieval_recall_at_5",
+            "retrieval_recall_at_10",
             "knn_accuracy",
             "linear_probe_accuracy",
             "multiply_adds",
@@ -216,13 +214,30 @@ def test_training_samples_give_neighbours_and_probes(digits):
     assert without.left_out["student_linear_probe_accuracy"] == "measured with probe=True"
 
 
-def test_costs_are_those_of_cost(digits, monkeypatch):
-    stub = types.ModuleType("congruence.evaluation.cost")
-    stub.cost = lambda model, inputs, *, batches=(1, 64), device=None: {"latency_1_ms": float(len(inputs))}
-    monkeypatch.setitem(sys.modules, "congruence.evaluation.cost", stub)
-    found = cg.compare(Counting(0), {"a": Counting(1)}, loader_of(digits.test), latency=True)["a"]
-    assert found.more["student_latency_1_ms"] == 25
-    assert found.left_out["student_multiply_adds"] == "cannot be told of this model"
+def test_costs_are_those_of_costs(digits):
+    student = Counting(1)
+    found = cg.compare(Counting(0), {"a": student}, loader_of(digits.test), latency=True)["a"]
+    alone = cg.evaluation.cost(student, next(iter(loader_of(digits.test)))[0], calls=3)
+    for key in ("multiply_adds", "peak_memory_mb"):
+        assert found.more[f"student_{key}"] == alone[key] > 0
+    assert found.more["student_latency_1_ms"] > 0
+    assert not any("latency" in key for key in found.left_out)
+
+
+def test_costs_that_cannot_be_told_say_why(digits):
+    class Pairs(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = torch.nn.Linear(64, 10)
+
+        def forward(self, images):
+            if len(images) > 30:
+                raise RuntimeError("at most 30")
+            return self.fc(images.flatten(1))
+
+    found = cg.compare(Counting(0), Pairs(), loader_of(digits.test), latency=True)
+    assert found.more["student_latency_64_ms"] is None
+    assert "at most 30" in found.left_out["student_latency_64_ms"]
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from congruence.core import check
-from congruence.core.inputs import STUDENT, TEACHER, inputs_of
+from congruence.core.inputs import STUDENT, TEACHER
 from congruence.data.datasets.model_facts import ModelFacts, check_same_classes, unrelated_classes
 from congruence.evaluation.changed import classes_of, most_changed, worst
 from congruence.evaluation.compared import coherence_of_samples, plain
 from congruence.evaluation.comparison import Comparison, Comparisons
+from congruence.evaluation.cost import Cost, costs
 from congruence.evaluation.embed import Embedded, beside, of_classes, tell_left_out
 from congruence.evaluation.embeddings import NEEDS, Embeddings
 from congruence.evaluation.kept import KeptRows
@@ -150,7 +151,7 @@ def compare(
     trained = {} if train_loader is None else stream(models, train_loader, **reading).rows
     if unrelated:
         rows[TEACHER] = rows[TEACHER].without_classes(OTHER_CLASSES)
-    costs = {name: _cost(model, example, name, device) if latency else {} for name, model in models.items()}
+    found_costs = costs(models, example, device=device) if latency else {}
     asked = _Asked(exact, probe)
     labels, told = rows[TEACHER].labels, set()
     alone: dict[tuple[str, bool], tuple[dict[str, Value], dict[str, str]]] = {}
@@ -161,7 +162,7 @@ def compare(
         if key not in alone:
             of = beside(embedded, database=trained.get(name))
             of.require_finite("compare", own=name)
-            alone[key] = _alone(of, embedded, asked, count_parameters(models[name]), costs[name], latency)
+            alone[key] = _alone(of, embedded, asked, count_parameters(models[name]), found_costs.get(name))
         return alone[key]
 
     found = {}
@@ -244,7 +245,7 @@ def _comparison(
 
 
 def _alone(
-    of: Embeddings, embedded: Embedded, asked: _Asked, parameters: int, costs: Mapping[str, Value], latency: bool
+    of: Embeddings, embedded: Embedded, asked: _Asked, parameters: int, costs: Cost | None
 ) -> tuple[dict[str, Value], dict[str, str]]:
     """Measure what a model has by itself: numbers, and why some are left out."""
     values: dict[str, Value] = {}
@@ -256,11 +257,9 @@ def _alone(
             measured, why = _measured(number, of, asked, embedded.left_out)
             values |= measured
             left_out |= {key: reason.replace(" of the student", "") for key, reason in why.items()}
-    for key in _COSTS:
-        values[key] = costs.get(key)
-        if values[key] is None:
-            left_out[key] = "cannot be told of this model" if latency else "measured with latency=True"
-    return values, left_out
+    if costs is None:
+        return {**values, **dict.fromkeys(_COSTS)}, {**left_out, **dict.fromkeys(_COSTS, "measured with latency=True")}
+    return {**values, **costs}, {**left_out, **costs.left_out}
 
 
 def _measured(number: Number, of: Embeddings, asked: _Asked, no_logits: str) -> tuple[dict[str, Value], dict[str, str]]:
@@ -282,10 +281,3 @@ def _measured(number: Number, of: Embeddings, asked: _Asked, no_logits: str) -> 
         values = dict.fromkeys(number.names or (number.key,))
         reason = reason if missing else f"measured with {option}=True"
     return values, {key: reason for key, value in values.items() if value is None}
-
-
-def _cost(model: nn.Module, example: Any, name: str, device: str | torch.device | None) -> dict[str, Value]:
-    from congruence.evaluation.cost import cost
-
-    inputs = inputs_of(example, name, TEACHER if name == TEACHER else STUDENT)
-    return dict(cost(model, inputs, device=device))

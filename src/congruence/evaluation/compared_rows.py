@@ -10,7 +10,7 @@ from congruence.evaluation.number import Number, Value
 
 _LABEL_LOGITS = ("labels", "every_label")
 _ONE_WIDTH = ("teacher", "one_width")
-_SEARCH = ("map", *(f"top_{k}" for k in compared.TOPS))
+_SEARCH = ("map", *(f"recall_at_{k}" for k in compared.TOPS))
 
 
 def _row(

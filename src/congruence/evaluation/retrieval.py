@@ -56,7 +56,7 @@ def halves(labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def leave_one_out(of: Embeddings) -> dict[str, Value]:
-    """Retrieval of the samples by one another, by cosine: mAP and top-k, see `search`."""
+    """Retrieval of the samples by one another, by cosine: mAP and recall at k, see `search`."""
     return {f"retrieval_{name}": value for name, value in search(of.student_features, of.student_features, of).items()}
 
 
@@ -70,10 +70,10 @@ def asymmetric(of: Embeddings) -> dict[str, Value]:
 def search(query: Tensor, gallery: Tensor, of: Embeddings) -> dict[str, Value]:
     """Look labelled samples up among the others by cosine; relevant is what has the query's class.
 
-    `map` is the mean over queries of the mean precision at the relevant items; `top_k` is the share of queries with a
-    relevant item among the k nearest. At most 1,000 drawn queries, among all labelled samples but themselves; those
-    alone in their class are left out. Equal distances go by a shuffle of the gallery, so that its order by classes
-    rewards nobody. Memory is linear in the samples.
+    `map` is the mean over queries of the mean precision at the relevant items; `recall_at_k` is the share of queries
+    with a relevant item among the k nearest. At most 1,000 drawn queries, among all labelled samples but themselves;
+    those alone in their class are left out. Equal distances go by a shuffle of the gallery, so that its order by
+    classes rewards nobody. Memory is linear in the samples.
 
     Shape:
         `query` and `gallery` [N, D], of the samples of `of`.
@@ -99,6 +99,6 @@ def search(query: Tensor, gallery: Tensor, of: Embeddings) -> dict[str, Value]:
         start += len(block)
     nearest = torch.cat(first)
     if not len(nearest):
-        return dict.fromkeys(("map", *(f"top_{k}" for k in TOPS)))
-    tops: dict[str, Value] = {f"top_{k}": float((nearest <= k).double().mean()) for k in TOPS}
+        return dict.fromkeys(("map", *(f"recall_at_{k}" for k in TOPS)))
+    tops: dict[str, Value] = {f"recall_at_{k}": float((nearest <= k).double().mean()) for k in TOPS}
     return {"map": float(torch.cat(precision).mean()), **tops}

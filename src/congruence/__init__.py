@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from congruence.distiller import Captured, Distiller, Output
     from congruence.evaluation.compare import Comparison, compare
     from congruence.methods import Clock, Method, Needs, Probe, Signals, Term
+    from congruence.pipeline.export import Exported, export
     from congruence.pipeline.one_call import Distilled, distill
     from congruence.pipeline.student import load_student
     from congruence.teacher_cache import TeacherCache
@@ -37,6 +38,7 @@ _HOMES = {
     "congruence.distiller": ("Captured", "Distiller", "Output"),
     "congruence.evaluation": ("Comparison", "compare"),
     "congruence.methods": ("Clock", "Method", "Needs", "Probe", "Signals", "Term"),
+    "congruence.pipeline.export": ("Exported", "export"),
     "congruence.pipeline.one_call": ("Distilled", "distill"),
     "congruence.pipeline.student": ("load_student",),
     "congruence.teacher_cache": ("TeacherCache",),
@@ -59,6 +61,7 @@ __all__ = [
     "Distilled",
     "Distiller",
     "Event",
+    "Exported",
     "FitOptions",
     "FitResult",
     "Inputs",
@@ -77,6 +80,7 @@ __all__ = [
     "data",
     "distill",
     "evaluation",
+    "export",
     "fit",
     "geometry",
     "load_student",

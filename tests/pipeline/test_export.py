@@ -64,9 +64,9 @@ def test_a_run_as_a_program_of_torch(run_dir, tmp_path, caplog):
 
 def test_a_map_is_taken_of_the_student_that_is_exported_alone(run_dir, tmp_path):
     folder, _ = run_dir
-    with pytest.raises(ValueError, match="has no term 'mimc', only ce, mimic. Did you mean 'mimic'"):
+    with pytest.raises(ValueError, match=r"has no term 'mimc', only ce, mimic. Did you mean 'mimic'"):
         cg.export(folder, tmp_path / "a", to="torch-export", factory=net, projection="mimc")
-    with pytest.raises(ValueError, match="The term 'ce' has trained no linear map from the student's embedding"):
+    with pytest.raises(ValueError, match=r"The term 'ce' has trained no linear map from the student's embedding"):
         cg.export(folder, tmp_path / "a", to="torch-export", factory=net, projection="ce")
     moved = tmp_path / "moved"
     moved.mkdir()
@@ -78,7 +78,7 @@ def test_a_map_is_taken_of_the_student_that_is_exported_alone(run_dir, tmp_path)
     for path in (folder / "checkpoints").iterdir():
         (moved / "checkpoints" / path.name).write_bytes(path.read_bytes())
     save_weights(net().state_dict(), moved / "student.safetensors")
-    with pytest.raises(ValueError, match="No checkpoint left in .* is of the student that is exported"):
+    with pytest.raises(ValueError, match=r"No checkpoint left in .* is of the student that is exported"):
         cg.export(moved, tmp_path / "a", to="torch-export", factory=net, projection="mimic")
     assert not (tmp_path / "a").exists()
 
@@ -129,6 +129,14 @@ def test_accuracy_counts_each_sample_once():
     assert (found.accuracy, found.exported_accuracy, found.agreement) == (1.0, 0.9, 0.9)
 
 
+def test_small_scores_must_give_the_same_class():
+    scores = torch.eye(3)[torch.arange(12) % 3] * 1e-6
+    samples = Samples.of_batch("the example", torch.arange(12))
+    assert compare_runs(lambda at: {"logits": scores[at]}, lambda at: {"logits": scores[at]}, samples)[1]
+    assert not compare_runs(lambda at: {"logits": scores[at]}, lambda at: {"logits": scores[at].flip(1)}, samples)[1]
+    assert compare_runs(lambda at: {"features": scores[at]}, lambda at: {"features": scores[at].flip(1)}, samples)[1]
+
+
 def test_nan_in_a_file_is_a_difference():
     samples = Samples.of_batch("the example", torch.ones(3, 2))
     found, alike = compare_runs(lambda x: {"logits": x}, lambda x: {"logits": x * float("nan")}, samples)
@@ -176,7 +184,7 @@ def test_a_fixed_batch_is_a_sentence(tmp_path):
         def forward(self, x):
             return self.fc(x.reshape(2, 6))
 
-    with pytest.raises(ValueError, match="cannot be exported by torch.export: "):
+    with pytest.raises(ValueError, match=r"cannot be exported by torch.export: "):
         cg.export(Fixed(), tmp_path / "out", to="torch-export", example=torch.randn(2, 6))
 
 

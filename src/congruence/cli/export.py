@@ -72,7 +72,9 @@ def export(
     for line in _told(done):
         typer.echo(line)
     if license_ is None or teacher_license is None:
-        typer.echo("The card names no licence for all of it: look them up before sharing (--license, --teacher-license).")
+        typer.echo(
+            "The card names no licence for all of it: look them up before sharing (--license, --teacher-license)."
+        )
 
 
 def _told(done: Exported) -> list[str]:

@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ class _Source:
     validation: Samples | None = None
     interpolation: str = "bilinear"
     made_by: Any = None
-    card: CardFacts = CardFacts()
+    card: CardFacts = field(default_factory=CardFacts)
     projection: nn.Module | None = None
     layer: str | None = None
 
@@ -175,9 +175,7 @@ def _of_model(model: nn.Module, *, example: Any, data: Any, layer: str | None, p
     return _with_data(_Source(model, facts, samples, projection=projection, layer=layer), splits)
 
 
-def _of_run(
-    run: str | Path, *, example: Any, data: Any, layer: str | None, projection: Any, **more: Any
-) -> _Source:
+def _of_run(run: str | Path, *, example: Any, data: Any, layer: str | None, projection: Any, **more: Any) -> _Source:
     of_run = student_of(run, given=_splits(data), **more)
     known = remembered(of_run.model)
     facts = ModelFacts() if known is None else known[0]
@@ -218,7 +216,9 @@ def _with_data(source: _Source, splits: datasets.Splits | None) -> _Source:
     if splits is None:
         return source
     taken = splits.train.model_input()
-    part, what = (splits.validation, "the validation data") if len(splits.validation) else (splits.test, "the test data")
+    part, what = (
+        (splits.validation, "the validation data") if len(splits.validation) else (splits.test, "the test data")
+    )
     return replace(
         source,
         train=Samples.of_dataset("the training data", splits.train),
@@ -246,7 +246,8 @@ def _written(source: _Source, folder: Path, to: str, *, features: bool, int8: bo
             **source.facts.to_dict(),
             **({"interpolation": source.interpolation} if source.facts.mean is not None else {}),
             "parameters": count_parameters(source.model),
-            "export": {"to": to, "files": list(done.files), "torch": torch.__version__, "made_by": source.made_by} | facts,
+            "export": {"to": to, "files": list(done.files), "torch": torch.__version__, "made_by": source.made_by}
+            | facts,
         }
         write_json(part / FACTS, told)
         write_card(part / CARD, source.card, told)
@@ -288,9 +289,7 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _traced(
-    source: _Source, part: Path, to: str, *, features: bool, int8: bool
-) -> tuple[Exported, dict[str, Any]]:
+def _traced(source: _Source, part: Path, to: str, *, features: bool, int8: bool) -> tuple[Exported, dict[str, Any]]:
     """Write and compare a graph; return what model.json says of it."""
     samples = source.samples
     if samples is None or not samples.count:
@@ -342,7 +341,9 @@ def _weights(source: _Source, part: Path, to: str) -> tuple[Exported, dict[str, 
         path = part / "student.safetensors"
         save_weights(model.state_dict(), path, {"model": json.dumps(source.facts.to_dict())})
         read, state = load_weights(path), model.state_dict()
-        if any(not torch.equal(read[key], value.cpu()) and not bool(value.isnan().any()) for key, value in state.items()):
+        if any(
+            not torch.equal(read[key], value.cpu()) and not bool(value.isnan().any()) for key, value in state.items()
+        ):
             raise ValueError(f"The weights in '{path.name}' are not those that were written: is the disk full?")
         files: tuple[str, ...] = (path.name,)
     else:

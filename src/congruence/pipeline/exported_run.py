@@ -146,7 +146,9 @@ def projection_of(run: RunStudent, term: str) -> tuple[nn.Linear, str | None]:
     terms = {each["name"]: each for each in _identity(run.directory).get("terms", [])}
     if term not in terms:
         names = ", ".join(terms) or "none"
-        raise ValueError(f"The run in '{run.directory.path}' has no term '{term}', only {names}.{check.near(term, terms)}")
+        raise ValueError(
+            f"The run in '{run.directory.path}' has no term '{term}', only {names}.{check.near(term, terms)}"
+        )
     state = _state_with(run)
     prefix = f"methods.{term}."
     if not any(key.startswith(prefix) for key in state) and any(k.startswith(f"methods.{term}:") for k in state):
@@ -199,7 +201,8 @@ def _state_with(run: RunStudent) -> dict[str, Tensor]:
         )
     raise ValueError(
         f"No checkpoint left in '{run.directory.path}' is of the student that is exported (the last two are kept, the "
-        "best epoch may be older; an averaged student is in none): the last epoch's student has one (last=True, --last)."
+        "best epoch may be older; an averaged student is in none): the last epoch's student has one (last=True, "
+        "--last)."
     )
 
 
@@ -219,7 +222,9 @@ def card_of(run: RunStudent) -> CardFacts:
         training["optimizer"] = f"{options['optimizer']['name']} (rate {options['optimizer']['lr']})"
     measured, teacher = _measured(run)
     return CardFacts(
-        name=run.config.name.replace("/", "-") if run.config is not None and run.config.name else run.directory.path.name,
+        name=run.config.name.replace("/", "-")
+        if run.config is not None and run.config.name
+        else run.directory.path.name,
         student=_in_words(run.described.get("model"), run.described.get("factory")),
         teachers=tuple(_teachers(run)) or (("a teacher that was given",) if identity.get("teacher") else ()),
         terms=terms,
@@ -241,7 +246,9 @@ def _in_words(model: str | None, factory: str | None, weights: str | None = None
     name = model or factory
     if name is None:
         return ""
-    return f"`{Path(name).name if '/' in name else name}`" + (f" with the weights {Path(weights).name}" if weights else "")
+    return f"`{Path(name).name if '/' in name else name}`" + (
+        f" with the weights {Path(weights).name}" if weights else ""
+    )
 
 
 def _teachers(run: RunStudent) -> Iterator[str]:

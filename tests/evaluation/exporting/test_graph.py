@@ -52,10 +52,14 @@ def test_maps_are_averaged_and_modes_are_kept():
 
 
 def test_a_projection_comes_after_the_embedding():
-    model, x, projection = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)), torch.randn(4, 3), nn.Linear(5, 7)
+    model, x, projection = (
+        nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)),
+        torch.randn(4, 3),
+        nn.Linear(5, 7),
+    )
     given = Graph(model, x, features=True, projection=projection).outputs(x)
     torch.testing.assert_close(given["features"], projection(model[:2](x)))
-    with pytest.raises(ValueError, match="takes embeddings of width 6, and the layer 'input:2' gives 5"):
+    with pytest.raises(ValueError, match=r"takes embeddings of width 6, and the layer 'input:2' gives 5"):
         Graph(model, x, features=True, projection=nn.Linear(6, 7))
 
 
@@ -76,12 +80,17 @@ def test_inputs_by_name_and_by_position():
 
 
 def test_what_cannot_be_exported_is_a_sentence():
-    with pytest.raises(ValueError, match="A model that torch.compile runs cannot be exported"):
+    with pytest.raises(ValueError, match=r"A model that torch.compile runs cannot be exported"):
         plain_float32(torch.compile(nn.Linear(2, 2), backend="eager"))
     with pytest.raises(ValueError, match="on the device 'meta' has no weights"):
         plain_float32(nn.Linear(2, 2, device="meta"))
-    with pytest.raises(ValueError, match="`export`: `example` must be a batch of inputs"):
+    with pytest.raises(ValueError, match=r"`export`: `example` must be a batch of inputs"):
         two_rows(torch.tensor(3.0))
     half = nn.Linear(2, 2).bfloat16()
     assert plain_float32(half).weight.dtype == torch.float32
     assert half.weight.dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="The model's output is not one tensor"):
+        Graph(nn.LSTM(3, 4, batch_first=True), torch.randn(2, 5, 3))
+    assert Graph(nn.LSTM(3, 4, batch_first=True), torch.randn(2, 5, 3), layer="output[0]").paths == {
+        "features": "output[0]"
+    }

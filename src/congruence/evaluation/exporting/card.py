@@ -94,7 +94,9 @@ def _listed(key: str, values: Iterable[str]) -> list[str]:
 def _yaml(text: str) -> str:
     """Write text as YAML reads it back: as it is where it is plain words, else in quotes."""
     plain = _PLAIN.fullmatch(text) and text.strip() == text
-    return text if plain and text.lower() not in ("yes", "no", "on", "off", "true", "false", "null") else json.dumps(text)
+    return (
+        text if plain and text.lower() not in ("yes", "no", "on", "off", "true", "false", "null") else json.dumps(text)
+    )
 
 
 def _what(facts: CardFacts, exported: Mapping[str, Any]) -> str:
@@ -168,9 +170,7 @@ def _input(exported: Mapping[str, Any]) -> str:
     resize = exported.get("resize")
     how = f"resized to {resize} ({exported['interpolation']}) and cropped at the centre to" if resize else "of"
     lines = ["## Input", "", f"Images {how} {height}×{width} with {channels} channel{'s' if channels > 1 else ''},"]
-    lines[-1] += (
-        f" scaled to [0, 1], then (image − mean) / std with mean {exported['mean']} and std {exported['std']}."
-    )
+    lines[-1] += f" scaled to [0, 1], then (image − mean) / std with mean {exported['mean']} and std {exported['std']}."
     if exported.get("class_names"):
         names = ", ".join(exported["class_names"][:20])
         lines += ["", f"Classes in the order of the outputs: {names}{' …' if exported['classes'] > 20 else ''}."]

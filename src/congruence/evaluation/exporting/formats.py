@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -114,7 +115,7 @@ def run_onnx(path: Path, graph: Graph) -> Run:
 
 def run_program(path: Path, graph: Graph) -> Run:
     """Return what runs an exported program on a batch of inputs."""
-    with _quiet():
+    with quiet():
         module = torch.export.load(str(path)).module()
 
     @torch.no_grad()
@@ -134,7 +135,7 @@ def _any_batch(arguments: tuple[Any, ...]) -> dict[str, Any]:
 @contextlib.contextmanager
 def _tracing(graph: Graph, what: str) -> Iterator[None]:
     """Hold a graph in evaluation mode, and say in one sentence why it cannot be traced."""
-    with evaluating(graph), torch.no_grad(), _quiet():
+    with evaluating(graph), torch.no_grad(), quiet():
         try:
             yield
         except Exception as error:  # of torch's exporters, whatever it is
@@ -142,17 +143,17 @@ def _tracing(graph: Graph, what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep back what the exporters tell about themselves."""
-    log = logging.getLogger("torch.onnx")
-    before = log.level
-    log.setLevel(logging.ERROR)
+def quiet() -> Iterator[None]:
+    """Keep back what exporters tell about themselves: by loggers of their own, and graphs that they print."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    unread = io.StringIO()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stdout(unread), contextlib.redirect_stderr(unread):
             warnings.simplefilter("ignore")
             yield
     finally:
-        log.setLevel(before)
+        logging.disable(before)
 
 
 def _reason(error: BaseException) -> str:

@@ -32,14 +32,14 @@ def plain_float32(model: nn.Module) -> nn.Module:
     """
     if has_compiled(model):
         raise ValueError(
-            "A model that torch.compile runs cannot be exported: give the plain module (of torch.compile(model) that is "
-            "`model._orig_mod`)."
+            "A model that torch.compile runs cannot be exported: give the plain module (of torch.compile(model) that "
+            "is `model._orig_mod`)."
         )
     inner = unwrap(model)
     if is_quantized(inner):
         raise ValueError(
-            f"A quantised model ({type(inner).__name__}) cannot be exported: give the one in float32 (int8=True makes an "
-            "int8 file of it)."
+            f"A quantised model ({type(inner).__name__}) cannot be exported: give the one in float32 (int8=True makes "
+            "an int8 file of it)."
         )
     held = [*inner.parameters(), *inner.buffers()]
     if any(tensor.is_meta for tensor in held):
@@ -189,6 +189,11 @@ def _outputs(taps: Taps, *, features: bool, layer: str | None) -> dict[str, str]
         outputs[FEATURES] = layer
     elif not outputs:
         found = _default(taps, FEATURES)
+        if found is None and not isinstance(taps.dry_output(), Tensor):
+            raise ValueError(
+                "The model's output is not one tensor, and nothing tells which part is its logits or its embedding: name "
+                "the layer to export (layer=, --layer), as 'output[0]' or 'output[NAME]'."
+            )
         outputs = {OUTPUT: OUTPUT} if found is None else {FEATURES: found}
     return outputs
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import tempfile
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,7 @@ import torch
 
 from congruence.core import check
 from congruence.core.devices import tensors
-from congruence.evaluation.exporting.formats import require
+from congruence.evaluation.exporting.formats import quiet, require
 from congruence.evaluation.exporting.graph import Graph
 from congruence.evaluation.exporting.sameness import Samples
 
@@ -44,7 +41,7 @@ def quantise(source: Path, path: Path, graph: Graph, samples: Samples | None) ->
     if samples is None:
         raise ValueError("int8 needs training data to find the ranges of the activations: give data= (--data).")
     whole = _are_whole(samples)
-    with _quiet(), tempfile.TemporaryDirectory(dir=path.parent) as folder:
+    with quiet(), tempfile.TemporaryDirectory(dir=path.parent) as folder:
         from onnxruntime import quantization
         from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -82,11 +79,10 @@ def _reader(graph: Graph, samples: Samples) -> Any:
         for at in samples.spread(CALIBRATED_ON).split(_BATCH):
             arguments = graph.arguments(samples.take(at))
             yield {
-                name: np.ascontiguousarray(tensor.numpy())
-                for name, tensor in zip(graph.inputs, arguments, strict=True)
+                name: np.ascontiguousarray(tensor.numpy()) for name, tensor in zip(graph.inputs, arguments, strict=True)
             }
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
+    class Reader(CalibrationDataReader):
         """The batches, once."""
 
         def __init__(self) -> None:
@@ -97,17 +93,3 @@ def _reader(graph: Graph, samples: Samples) -> Any:
             return next(self.left, None)
 
     return Reader()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep back what onnxruntime advises while it quantises."""
-    log = logging.getLogger()
-    before = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.setLevel(before)

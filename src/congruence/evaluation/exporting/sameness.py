@@ -77,10 +77,10 @@ class Sameness:
 
 
 def compare_runs(model: Run, file: Run, samples: Samples) -> tuple[Sameness, bool]:
-    """Run a model and its file on the same samples, and tell whether all numbers are within `TOLERANCE`.
+    """Run a model and its file on the same samples, and tell whether they say the same.
 
-    A number may be off by `TOLERANCE`, or by that part of the largest of its output where this is more than 1. NaN
-    equals NaN alone.
+    A number may be off by `TOLERANCE`, or by that part of the largest of its output where this is more than 1; the
+    class must be the same but for ties. NaN equals NaN alone.
 
     Raises:
         ValueError: where the file gives other shapes.
@@ -112,8 +112,16 @@ def compare_runs(model: Run, file: Run, samples: Samples) -> tuple[Sameness, boo
             alike = alike and off <= TOLERANCE * max(1.0, float(size))
             if name in CLASSES and value.dim() == 2:
                 classes.append((at, value.argmax(1), other.argmax(1)))
+                alike = alike and not _flipped(value, classes[-1][2])
     found = Sameness(samples.what, min(samples.count, MOST), SIZES, largest, *_of_classes(classes, samples.labels))
     return found, alike
+
+
+def _flipped(scores: Tensor, classes: Tensor) -> bool:
+    """Whether a file has another class than the model where that is no tie: small scores are apart by little."""
+    best = scores.max(1).values
+    lost = best - scores.gather(1, classes[:, None])[:, 0]
+    return bool((lost > TOLERANCE * scores.abs().max(1).values).any())
 
 
 def _batches(count: int) -> Iterator[Tensor]:

@@ -188,6 +188,26 @@ def test_a_fixed_batch_is_a_sentence(tmp_path):
         cg.export(Fixed(), tmp_path / "out", to="torch-export", example=torch.randn(2, 6))
 
 
+def test_the_folder_of_transformers(tmp_path):
+    from transformers import ViTConfig, ViTForImageClassification
+
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    model = ViTForImageClassification(ViTConfig(**sizes, image_size=8, patch_size=4, num_channels=1)).eval()
+    done = cg.export(model, tmp_path / "out", to="hf")
+    assert done.files == ("model.safetensors", "config.json", "model.json", "README.md")
+    again, x = ViTForImageClassification.from_pretrained(tmp_path / "out"), torch.randn(2, 1, 8, 8)
+    assert torch.equal(again(x).logits, model(x).logits)
+    assert "library_name: transformers" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+def test_a_quantised_model_is_refused(tmp_path):
+    model = nn.Sequential(nn.Linear(6, 3))
+    model.register_buffer("codes", torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8))
+    with pytest.raises(ValueError, match=r"A quantised model \(Sequential\) cannot be exported"):
+        cg.export(model, tmp_path / "out", to="torch-export", example=torch.randn(2, 6))
+
+
 def test_missing_packages_name_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     monkeypatch.setitem(sys.modules, "onnx", None)
@@ -198,7 +218,6 @@ def test_missing_packages_name_the_extra(tmp_path, monkeypatch):
 # With onnxruntime
 
 
-@pytest.fixture
 def digits_run(tmp_path):
     """A student of digits in a run's folder, with a configuration and test numbers."""
     torch.manual_seed(0)
@@ -215,12 +234,12 @@ def digits_run(tmp_path):
     return directory.path, splits, model
 
 
-def test_onnx_in_a_clean_process_gives_the_accuracy_of_the_run(digits_run, tmp_path):
+def test_onnx_in_a_clean_process_gives_the_accuracy_of_the_run(tmp_path):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     import numpy as np
 
-    folder, splits, model = digits_run
+    folder, splits, model = digits_run(tmp_path)
     done = cg.export(folder, features=True, int8=True)
     assert done.files == ("student.onnx", "student.int8.onnx", "model.json", "README.md")
     assert done.check.agreement == 1.0

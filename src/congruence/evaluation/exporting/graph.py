@@ -191,8 +191,8 @@ def _outputs(taps: Taps, *, features: bool, layer: str | None) -> dict[str, str]
         found = _default(taps, FEATURES)
         if found is None and not isinstance(taps.dry_output(), Tensor):
             raise ValueError(
-                "The model's output is not one tensor, and nothing tells which part is its logits or its embedding: name "
-                "the layer to export (layer=, --layer), as 'output[0]' or 'output[NAME]'."
+                "The model's output is not one tensor, and nothing tells which part is its logits or its embedding: "
+                "name the layer to export (layer=, --layer), as 'output[0]' or 'output[NAME]'."
             )
         outputs = {OUTPUT: OUTPUT} if found is None else {FEATURES: found}
     return outputs

@@ -246,6 +246,7 @@ def test_onnx_in_a_clean_process_gives_the_accuracy_of_the_run(tmp_path):
     assert done.check.samples == len(splits.test)
     assert max(done.check.largest_difference.values()) < 1e-4
     assert done.int8.agreement > 0.8
+    assert done.int8.how == "static: calibrated on 256 training samples"
     alone = tmp_path / "alone"
     alone.mkdir()
     (alone / "student.onnx").write_bytes(done.file.read_bytes())  # nothing beside it but what says how to use it

@@ -21,7 +21,7 @@ from congruence.data.datasets.model_facts import ModelFacts, remembered
 from congruence.evaluation.exporting import formats
 from congruence.evaluation.exporting.card import CardFacts, write_card
 from congruence.evaluation.exporting.graph import Graph, plain_float32, two_rows
-from congruence.evaluation.exporting.int8 import CALIBRATED_ON, quantise
+from congruence.evaluation.exporting.int8 import quantise
 from congruence.evaluation.exporting.sameness import SIZES, TOLERANCE, Sameness, Samples, compare_runs
 from congruence.models.adapters import save_native
 from congruence.models.inputs import ImageInput
@@ -328,8 +328,8 @@ def _traced(source: _Source, part: Path, to: str, *, features: bool, int8: bool)
     how = quantise(path, part / formats.INT8, graph, source.train)
     measured = source.validation or samples
     lost, _ = compare_runs(graph.outputs, formats.run_onnx(part / formats.INT8, graph), measured)
-    calibrated = min(CALIBRATED_ON, source.train.count) if source.train is not None and how == "static" else 0
-    facts["int8"] = {"how": how, "calibrated_on": calibrated, **asdict(lost)}
+    lost = replace(lost, how=how)
+    facts["int8"] = asdict(lost)
     return replace(done, files=(path.name, formats.INT8), int8=lost), facts
 
 

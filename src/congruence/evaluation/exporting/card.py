@@ -143,7 +143,7 @@ def _numbers(facts: CardFacts, exported: Mapping[str, Any]) -> str:
     of = exported["export"]
     for title, checked in (("The file", of.get("check")), ("The int8 file", of.get("int8"))):
         if checked:
-            lines += ["", f"{title} beside the model: {told_of(checked)}."]
+            lines += ["", *([] if lines else ["## Numbers", ""]), f"{title} beside the model: {told_of(checked)}."]
     return "\n".join(lines).strip()
 
 
@@ -160,7 +160,8 @@ def told_of(checked: Mapping[str, Any]) -> str:
         parts.append(f"agreement {checked['agreement']:.4f}")
     if checked.get("accuracy") is not None:
         parts.append(f"accuracy {checked['exported_accuracy']:.4f} (the model's {checked['accuracy']:.4f})")
-    return f"{', '.join(parts)}, on {checked['samples']} samples of {checked['on']}"
+    how = f" ({checked['how']})" if checked.get("how") else ""
+    return f"{', '.join(parts)}, on {checked['samples']} samples of {checked['on']}{how}"
 
 
 def _input(exported: Mapping[str, Any]) -> str:

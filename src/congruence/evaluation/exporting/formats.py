@@ -36,8 +36,7 @@ def check_format(to: str, model: nn.Module | None = None) -> None:
     Example:
         >>> check_format("onx")
         Traceback (most recent call last):
-        ValueError: `export`: `to` must be one of onnx, torch-export, safetensors, hf, st, timm, got 'onx'. Did you mean
-        'onnx'?
+        ValueError: `export`: `to` must be one of onnx, torch-export, safetensors, hf, st, timm, got 'onx'. Did you...
     """
     if to not in FORMATS:
         check.fail("export", "to", f"one of {', '.join(FORMATS)}", f"{to!r}.{check.near(str(to), FORMATS)}"[:-1])

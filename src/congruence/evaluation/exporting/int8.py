@@ -16,13 +16,13 @@ from congruence.evaluation.exporting.formats import quiet, require
 from congruence.evaluation.exporting.graph import Graph
 from congruence.evaluation.exporting.sameness import Samples
 
-STATIC, DYNAMIC = "static", "dynamic"
+DYNAMIC = "dynamic: activations scaled by the range of each batch"
 CALIBRATED_ON = 256  # samples
 _BATCH = 32
 
 
 def quantise(source: Path, path: Path, graph: Graph, samples: Samples | None) -> str:
-    """Write an ONNX file in int8 and return how: "static" for images, "dynamic" for inputs of whole numbers.
+    """Write an ONNX file in int8 and return how, in words: static for images, dynamic for inputs of whole numbers.
 
     Static: weights (a scale a channel) and activations in int8; the activations' ranges are those of `CALIBRATED_ON`
     samples, so that what a sample gets does not depend on its batch. Dynamic: weights in int8, activations as each
@@ -63,7 +63,7 @@ def quantise(source: Path, path: Path, graph: Graph, samples: Samples | None) ->
             )
         except Exception as error:  # of onnxruntime, whatever it is
             raise ValueError(f"onnxruntime cannot make an int8 file of the model: {check.sentence(error)}") from error
-    return STATIC
+    return f"static: calibrated on {min(CALIBRATED_ON, samples.count)} training samples"
 
 
 def _are_whole(samples: Samples) -> bool:

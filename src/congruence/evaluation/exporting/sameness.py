@@ -65,6 +65,7 @@ class Sameness:
         agreement: fraction of samples to which both give the same class; None without classes.
         accuracy: of the model on the labelled samples; None without labels.
         exported_accuracy: of the file.
+        how: the file was quantised; "" of one that was not.
     """
 
     on: str
@@ -74,6 +75,7 @@ class Sameness:
     agreement: float | None = None
     accuracy: float | None = None
     exported_accuracy: float | None = None
+    how: str = ""
 
 
 def compare_runs(model: Run, file: Run, samples: Samples) -> tuple[Sameness, bool]:

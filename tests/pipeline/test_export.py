@@ -101,6 +101,11 @@ def test_a_folder_of_other_files_is_left_alone(run_dir, tmp_path):
     cg.export(model, out, to="safetensors", overwrite=True)
     assert torch.equal(cg.models.load_weights(out / "student.safetensors")["0.weight"], model[0].weight)
     assert (out / "notes.txt").read_text() == "mine"
+    said = json.loads((out / "model.json").read_text())
+    said["export"]["files"] += ["..", "../../out", 3]
+    (out / "model.json").write_text(json.dumps(said))
+    cg.export(model, out, to="safetensors", overwrite=True)
+    assert (out / "notes.txt").exists()
     (out / "model.json").unlink()
     with pytest.raises(ValueError, match="holds files that are no export"):
         cg.export(net(), out, to="safetensors", overwrite=True)

@@ -233,7 +233,7 @@ def _with_data(source: _Source, splits: datasets.Splits | None) -> _Source:
 def _written(source: _Source, folder: Path, to: str, *, features: bool, int8: bool, overwrite: bool) -> Exported:
     """Write an export beside the folder, and put it in its place when all has gone well."""
     before = _claimed(folder, overwrite=overwrite)
-    part = writable(folder.absolute().parent) / f".{folder.name}.part"
+    part = writable(folder.absolute().parent) / f".{folder.absolute().name}.part"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
     try:
@@ -279,7 +279,7 @@ def _claimed(folder: Path, *, overwrite: bool) -> list[str]:
         files = json.loads((folder / FACTS).read_text(encoding="utf8"))["export"]["files"]
     except (OSError, ValueError, KeyError, TypeError):
         raise ValueError(f"The folder '{folder}' holds files that are no export ({few}): choose another.") from None
-    return [name for name in files if isinstance(name, str) and Path(name).name == name]
+    return [name for name in files if isinstance(name, str) and Path(name).name == name != ".."]
 
 
 def _remove(path: Path) -> None:

@@ -80,6 +80,7 @@ class Graph(nn.Module):
 
     Attributes:
         paths: the layer of each output.
+        layers: of the embedding and of the logits, exported or not; None where nothing tells.
         inputs: the names of the inputs, in order.
 
     Raises:
@@ -110,7 +111,7 @@ class Graph(nn.Module):
         taps.probe(example, training=False)
         self.paths = _outputs(taps, features=features, layer=layer)
         taps.require(self.paths.values())
-        self.layers = {role: _default(taps, role) for role in (FEATURES, LOGITS)}
+        self.layers = {FEATURES: self.paths.get(FEATURES) or _default(taps, FEATURES), LOGITS: _default(taps, LOGITS)}
         layers = Layers(model, "model")
         parsed = {path: parse(path) for path in self.paths.values()}
         self._read = (layers, parsed, {text: layers.resolve(path) for text, path in parsed.items()})

@@ -52,10 +52,10 @@ bench: $(VENV)/ready
 	$(ONE_THREAD) $(BIN)/python benchmarks/compiled_step.py
 	$(BIN)/python docs/update_benchmarks.py
 
-# Quantised and exported teachers, which `make test` skips where torchao and onnxruntime are not installed.
+# Quantised and exported teachers, and exports to ONNX, which `make test` skips where torchao and onnxruntime are not installed.
 exported: $(VENV)/ready
 	$(BIN)/pip install --quiet -e ".[export,quantised]"
-	$(ONE_THREAD) $(BIN)/pytest -n $(WORKERS) tests/models/test_onnx_model.py tests/models/test_quantised.py tests/distiller/test_gradient_cuts.py
+	$(ONE_THREAD) $(BIN)/pytest -n $(WORKERS) tests/models/test_onnx_model.py tests/models/test_quantised.py tests/distiller/test_gradient_cuts.py tests/pipeline/test_export.py tests/evaluation/exporting
 
 # The five-line loops for Accelerate, Lightning and the HF Trainer, which `make test` skips where they are not installed.
 loops: $(VENV)/ready

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from congruence.evaluation.compare import compare
     from congruence.evaluation.comparison import Comparison, Comparisons
     from congruence.methods import Clock, Method, Needs, Probe, Signals, Term
+    from congruence.pipeline.export import Exported, export
     from congruence.pipeline.one_call import Distilled, distill
     from congruence.pipeline.student import load_student
     from congruence.teacher_cache import TeacherCache
@@ -38,6 +39,7 @@ _HOMES = {
     "congruence.distiller": ("Captured", "Distiller", "Output"),
     "congruence.evaluation": ("Comparison", "Comparisons", "compare"),
     "congruence.methods": ("Clock", "Method", "Needs", "Probe", "Signals", "Term"),
+    "congruence.pipeline.export": ("Exported", "export"),
     "congruence.pipeline.one_call": ("Distilled", "distill"),
     "congruence.pipeline.student": ("load_student",),
     "congruence.teacher_cache": ("TeacherCache",),
@@ -61,6 +63,7 @@ __all__ = [
     "Distilled",
     "Distiller",
     "Event",
+    "Exported",
     "FitOptions",
     "FitResult",
     "Inputs",
@@ -79,6 +82,7 @@ __all__ = [
     "data",
     "distill",
     "evaluation",
+    "export",
     "fit",
     "geometry",
     "load_student",

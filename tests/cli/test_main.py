@@ -17,7 +17,7 @@ def test_help_names_every_verb():
     assert result.exit_code == 0
     assert all(
         f" {verb} " in result.stdout
-        for verb in ("demo", "teach", "distill", "evaluate", "compare", "bench", "methods", "toy", "data")
+        for verb in ("demo", "teach", "distill", "evaluate", "compare", "export", "bench", "methods", "toy", "data")
     )
 
 

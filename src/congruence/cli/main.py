@@ -13,6 +13,7 @@ from congruence.cli.data import app as data_app
 from congruence.cli.distill import distill
 from congruence.cli.errors import one_line
 from congruence.cli.evaluate import evaluate
+from congruence.cli.export import export
 from congruence.cli.methods import methods
 from congruence.cli.teach import teach
 from congruence.cli.toy import toy
@@ -40,7 +41,7 @@ def program(
     """Make a small model see the world the way a big one does."""
 
 
-for verb in (demo, teach, distill, evaluate, compare, bench, methods, toy):
+for verb in (demo, teach, distill, evaluate, compare, export, bench, methods, toy):
     app.command()(one_line(verb))
 app.add_typer(data_app, name="data")
 

@@ -1,0 +1,96 @@
+"""`congruence export`: a run's student in a format that is used without this library."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from congruence.cli.options import Trust
+
+if TYPE_CHECKING:
+    from congruence.pipeline.export import Exported
+
+
+def export(
+    run: Annotated[str, typer.Argument(help="A run's folder.", metavar="RUN")],
+    to: Annotated[
+        str, typer.Option("--to", help="The format: onnx, torch-export, safetensors, hf, st or timm.")
+    ] = "onnx",
+    out: Annotated[
+        Path | None, typer.Option(help="The folder; export-FORMAT in the run's by default.", show_default=False)
+    ] = None,
+    features: Annotated[
+        bool, typer.Option("--features", help="Give the embedding, too: outputs logits, features.")
+    ] = False,
+    with_projection: Annotated[
+        str | None,
+        typer.Option(
+            "--with-projection",
+            help="Give the embedding through the map to the teacher's width that this term has trained.",
+            metavar="TERM",
+        ),
+    ] = None,
+    layer: Annotated[
+        str | None, typer.Option(help="The layer that gives the embedding; by default what enters the last Linear.")
+    ] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Write an int8 file, too, and say what it loses on the validation data.")
+    ] = False,
+    data: Annotated[
+        str | None, typer.Option(help="Data to compare on, a name or a folder; by default the run's own.")
+    ] = None,
+    student: Annotated[str | None, typer.Option(help="Which student, where the run had several.")] = None,
+    last: Annotated[bool, typer.Option("--last", help="Take the last epoch's weights, not the best one's.")] = False,
+    license_: Annotated[str | None, typer.Option("--license", help="The model's licence, for its card.")] = None,
+    teacher_license: Annotated[
+        str | None, typer.Option("--teacher-license", help="The teacher's licence, for the card.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the export that is in the folder.")] = False,
+    trust: Trust = False,
+) -> None:
+    """Write a run's best student as ONNX or in another format, compared with the model, and with a model card."""
+    from congruence.pipeline.export import export as write
+
+    done = write(
+        run,
+        out,
+        to=to,
+        data=data,
+        features=features,
+        layer=layer,
+        projection=with_projection,
+        int8=int8,
+        name=student,
+        last=last,
+        trust=trust,
+        license=license_,
+        teacher_license=teacher_license,
+        overwrite=overwrite,
+    )
+    for line in _told(done):
+        typer.echo(line)
+    if license_ is None or teacher_license is None:
+        typer.echo(
+            "The card names no licence for all of it: look them up before sharing (--license, --teacher-license)."
+        )
+
+
+def _told(done: Exported) -> list[str]:
+    """Say what was written and found."""
+    from dataclasses import asdict
+
+    from congruence.evaluation.exporting.card import told_of
+
+    gives = f", which gives {', '.join(done.outputs)}" if done.outputs else ""
+    size = done.file.stat().st_size
+    lines = [f"{done.to}: {done.file} ({size / 1e6:.2f} MB){gives}"]
+    if done.check is not None:
+        lines.append(f"beside the model: {told_of(asdict(done.check))}")
+    if done.int8 is not None:
+        path = done.folder / done.files[1]
+        lines.append(f"int8: {path} ({path.stat().st_size / 1e6:.2f} MB)")
+        lines.append(f"beside the model: {told_of(asdict(done.int8))}")
+    lines.append(f"also: {', '.join(done.files[2 if done.int8 is not None else 1 :])}")
+    return lines

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from scipy.stats import t as student_t
 
 from congruence import methods
+from congruence.bench.failed import whole
 from congruence.evaluation.number import Number
 from congruence.evaluation.numbers import RESERVED
 from congruence.evaluation.stored import described
@@ -59,6 +60,7 @@ def against(rows: Sequence[Row], baseline: str) -> list[list[str]]:
     that bears the method's name: at the end by what it was after the first epoch, and by what it is of the baseline's
     student, where that watched it.
     """
+    rows = whole(rows)
     own = {row["seed"]: row for row in rows if row["method"] == baseline}
     others = [name for name in dict.fromkeys(row["method"] for row in rows) if name != baseline]
     groups = {name: [row for row in rows if row["method"] == name and row["seed"] in own] for name in others}

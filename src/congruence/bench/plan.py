@@ -197,6 +197,7 @@ class Plan:
         weight: "balanced" or "published" for the terms whose weight would be searched, of the rows whose own overrides
             say no weight; None: as the recipes say.
         baseline: the row of the tables that the others are held against, seed by seed.
+        resources: of a cell in a cluster: `cpus`, `gpus` and `memory` in bytes; workers of this machine do not ask.
     """
 
     name: str
@@ -213,6 +214,7 @@ class Plan:
     results: Path | None = None
     weight: str | None = None
     baseline: str | None = None
+    resources: Mapping[str, float] = field(default_factory=dict)
 
     def only(self, *variants: str, methods: Sequence[str] = ()) -> Plan:
         """Return the plan with some of its variants, and of its methods where some are named.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from congruence.bench import on_ray
 from congruence.bench.cell import FAILURE, Job, Loaded, Row, attempt, measure_kept, teach
 from congruence.bench.desk import Desk
 from congruence.bench.failed import FAILED, sentence
@@ -63,6 +64,7 @@ def run_plan(
     say: Callable[[str], object] = LOG.info,
     afresh: bool = False,
     retry: bool = False,
+    ray: str | None = None,
 ) -> Results:
     """Run every cell that has no result yet, and write `results.jsonl`, one line a cell.
 
@@ -90,6 +92,8 @@ def run_plan(
         say: called with a sentence about what was taken over, and what was not.
         afresh: take nothing over.
         retry: run again what failed before.
+        ray: run cells in a Ray cluster: "local" for one of this machine with `workers` processors, "auto" for the one
+            that is there, or its address.
 
     Raises:
         ValueError: where `out` holds another plan's cells, or cannot be written to; before a teacher is trained also
@@ -97,6 +101,8 @@ def run_plan(
     """
     check.hyperparameters("run_plan", {"workers": _WORKERS}, workers=workers)
     own_numbers(metrics, trust=trust)
+    if ray is not None:
+        on_ray.find()
     writable(out)
     desk = Desk(plan, out, metrics=tuple(metrics), trust=trust, afresh=afresh, retry=retry)
     rung, cells = plan.trials(), plan.cells()
@@ -122,6 +128,9 @@ def run_plan(
             report(row, done, total)
 
     def execute(todo: Mapping[str, Job], record: Record) -> None:
+        if ray is not None and todo:
+            on_ray.in_ray(todo, ray, record, workers=workers, resources=plan.resources)
+            return
         count = min(os.cpu_count() or 1 if workers is None else workers, len(todo))
         if count:
             in_workers(todo, count, record)

@@ -46,6 +46,10 @@ def bench(
     afresh: Annotated[bool, typer.Option("--afresh", help="Train what results/ keeps of the plan, too.")] = False,
     retry: Retry = False,
     status: Annotated[bool, typer.Option("--status", help="Say how far it has come, and run nothing.")] = False,
+    ray: Annotated[
+        str | None,
+        typer.Option(help="Cells in a Ray cluster: local (of this machine, with --workers processors), or an address."),
+    ] = None,
     trust: Trust = False,
     metric: Metric = None,
 ) -> None:
@@ -61,7 +65,7 @@ def bench(
     if status:
         _tell(loaded, out)
         return
-    run(loaded, out, workers, more=True, trust=trust, metrics=metric or (), afresh=afresh, retry=retry)
+    run(loaded, out, workers, more=True, trust=trust, metrics=metric or (), afresh=afresh, retry=retry, ray=ray)
 
 
 def _tell(plan: Plan, out: Path) -> None:
@@ -83,8 +87,10 @@ def run(
     metrics: Sequence[str] = (),
     afresh: bool = False,
     retry: bool = False,
+    ray: str | None = None,
 ) -> None:
     """Run a plan with progress, and print its tables and where the best student is; where cells failed, exit with 1."""
+    from congruence.bench import front
     from congruence.bench.against import against, told
     from congruence.bench.failed import failures, whole
     from congruence.bench.runner import run_plan
@@ -106,14 +112,17 @@ def run(
             say=typer.echo,
             afresh=afresh,
             retry=retry,
+            ray=ray,
         )
         watch.close()
     for title, rows in split(results.rows).items():
         print(f"\n{title}".rstrip())
         print(text(cells(rows, list(results.teachers.values()), more=more)))
-        if plan.baseline and (differences := against(rows, plan.baseline)):
-            print(f"\n{told(plan.baseline)}\n{text(differences)}")
+        if plan.baseline and (differences := against(rows, plan.baseline, corrected=True)):
+            print(f"\n{told(plan.baseline, corrected=True)}\n{text(differences)}")
     print()
+    if best := front.told(results.rows):
+        print(best)
     if lost := failures(results.rows):
         print("\n".join(lost) + "\n")
     counts = sorted({len(plan.seeds_in(variant)) for variant in plan.variants})

@@ -50,6 +50,7 @@ bench: $(VENV)/ready
 	$(ONE_THREAD) $(BIN)/python benchmarks/method_cost.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/memory_order.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/compiled_step.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/plan_overhead.py
 	$(BIN)/python docs/update_benchmarks.py
 
 # Quantised and exported teachers, which `make test` skips where torchao and onnxruntime are not installed.

@@ -43,6 +43,19 @@ def split(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]
     return tables
 
 
+def together(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the rows of all variants for one table: each bears its method's and its variant's name, methods together.
+
+    Example:
+        >>> rows = [{"method": m, "variant": v} for v in ("small", "large") for m in ("ce", "kd")]
+        >>> [row["method"] for row in together(rows)]
+        ['ce, small', 'ce, large', 'kd, small', 'kd, large']
+    """
+    order = list(dict.fromkeys(row["method"] for row in rows))
+    named = sorted(rows, key=lambda row: order.index(row["method"]))
+    return [{**row, "method": ", ".join(filter(None, (row["method"], row.get("variant"))))} for row in named]
+
+
 def cells(
     rows: Sequence[Mapping[str, Any]], teachers: Sequence[Mapping[str, Any]] = (), *, more: bool = False
 ) -> list[list[str]]:

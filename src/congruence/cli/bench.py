@@ -46,6 +46,9 @@ def bench(
     afresh: Annotated[bool, typer.Option("--afresh", help="Train what results/ keeps of the plan, too.")] = False,
     retry: Retry = False,
     status: Annotated[bool, typer.Option("--status", help="Say how far it has come, and run nothing.")] = False,
+    one_table: Annotated[
+        bool, typer.Option("--one-table", help="All variants in one table, a line for each method in each.")
+    ] = False,
     ray: Annotated[
         str | None,
         typer.Option(help="Cells in a Ray cluster: local (of this machine, with --workers processors), or an address."),
@@ -65,7 +68,18 @@ def bench(
     if status:
         _tell(loaded, out)
         return
-    run(loaded, out, workers, more=True, trust=trust, metrics=metric or (), afresh=afresh, retry=retry, ray=ray)
+    run(
+        loaded,
+        out,
+        workers,
+        more=True,
+        trust=trust,
+        metrics=metric or (),
+        afresh=afresh,
+        retry=retry,
+        ray=ray,
+        one=one_table,
+    )
 
 
 def _tell(plan: Plan, out: Path) -> None:
@@ -88,13 +102,14 @@ def run(
     afresh: bool = False,
     retry: bool = False,
     ray: str | None = None,
+    one: bool = False,
 ) -> None:
     """Run a plan with progress, and print its tables and where the best student is; where cells failed, exit with 1."""
     from congruence.bench import front
     from congruence.bench.against import against, told
     from congruence.bench.failed import failures, whole
     from congruence.bench.runner import run_plan
-    from congruence.bench.table import cells, split, text
+    from congruence.bench.table import cells, split, text, together
     from congruence.cli.progress import Cells, progress
     from congruence.cli.train import allow
 
@@ -115,9 +130,14 @@ def run(
             ray=ray,
         )
         watch.close()
+    teachers = list(results.teachers.values())
+    if one:
+        print(f"\n{text(cells(together(results.rows), teachers, more=more))}")
     for title, rows in split(results.rows).items():
-        print(f"\n{title}".rstrip())
-        print(text(cells(rows, list(results.teachers.values()), more=more)))
+        if not one or plan.baseline:
+            print(f"\n{title}".rstrip())
+        if not one:
+            print(text(cells(rows, teachers, more=more)))
         if plan.baseline and (differences := against(rows, plan.baseline, corrected=True)):
             print(f"\n{told(plan.baseline, corrected=True)}\n{text(differences)}")
     print()

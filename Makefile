@@ -9,7 +9,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test figures generated lint types bench exported loops zoo clean
+.PHONY: demo test figures generated lint types bench exported loops ray zoo clean
 
 demo: $(VENV)/ready
 	$(BIN)/congruence demo
@@ -50,6 +50,7 @@ bench: $(VENV)/ready
 	$(ONE_THREAD) $(BIN)/python benchmarks/method_cost.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/memory_order.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/compiled_step.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/plan_overhead.py
 	$(BIN)/python docs/update_benchmarks.py
 
 # Quantised and exported teachers, and exports to ONNX, which `make test` skips where torchao and onnxruntime are not installed.
@@ -61,6 +62,11 @@ exported: $(VENV)/ready
 loops: $(VENV)/ready
 	$(BIN)/pip install --quiet -e ".[loops]"
 	$(ONE_THREAD) $(BIN)/pytest -n $(WORKERS) tests/training/test_other_loops.py
+
+# A plan's cells in a Ray cluster of this machine, which `make test` skips where Ray is not installed.
+ray: $(VENV)/ready
+	$(BIN)/pip install --quiet -e ".[ray]"
+	$(ONE_THREAD) $(BIN)/pytest tests/bench/test_on_ray.py
 
 # Real models of timm, whose torchvision does not import beside the torch of constraints.txt: an environment of its own.
 zoo: $(ZOO)/ready

@@ -20,6 +20,7 @@ from generated import OF_EVERY_ROW, OWN_KEYS, ROOT, filled, lines, origin, resul
 
 from congruence.bench.against import against, told
 from congruence.bench.desk import Desk
+from congruence.bench.failed import whole
 from congruence.bench.identity import NO_RECORD, WORDS, differs
 from congruence.bench.kept import is_trial, name_of
 from congruence.bench.plan import Cell, Plan, teacher_names
@@ -54,6 +55,7 @@ def keep(folder: Path) -> list[str]:
     about = origin(f"congruence bench {name} --out runs/{name}")
     judge = Judge(plan, folder)
     told: list[str] = []
+    run, trials = whole(run), whole(trials)  # what failed is no result
     stored = {"results.jsonl": run, "tuning.jsonl": trials}
     for file, of_run in stored.items():
         before = lines(target / file)

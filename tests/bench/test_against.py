@@ -4,8 +4,9 @@ import math
 import statistics
 
 import pytest
+from scipy.stats import ttest_rel
 
-from congruence.bench.against import against, difference, own_loss
+from congruence.bench.against import against, difference, holm, own_loss, probability
 from congruence.bench.planfile import load_plan
 from congruence.bench.table import cells, text
 
@@ -101,3 +102,27 @@ def test_a_plan_names_its_baseline(tmp_path):
         plan('"cee"')
     with pytest.raises(ValueError, match=r"baseline: expected the name of a method, or of a variant, got 3"):
         plan("3")
+
+
+def test_p_is_of_the_paired_t_test():
+    one, other = [0.5, 0.7, 0.65, 0.9], [0.45, 0.71, 0.6, 0.7]
+    differences = [a - b for a, b in zip(one, other, strict=True)]
+    assert probability(differences) == pytest.approx(ttest_rel(one, other).pvalue, rel=1e-12)
+    assert [probability(values) for values in ([1.0], [2.0, 2.0], [0.0, 0.0])] == [None, 0.0, 1.0]
+
+
+def test_holm_multiplies_by_how_many_are_left():
+    assert holm([0.02, 0.01, 0.9, None]) == pytest.approx([0.04, 0.03, 0.9, None])
+    assert holm([0.03, 0.031]) == pytest.approx([0.06, 0.06])  # never smaller than the one before
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_corrected_tables_state_p():
+    rows = [row(m, s, a) for m, s, a in [("ce", 0, 0.5), ("ce", 1, 0.6), ("kd", 0, 0.53), ("kd", 1, 0.65)]]
+    rows += [row("pkt", 0, 0.5), row("pkt", 1, 0.61), {"method": "ce", "variant": "", "seed": 2, "failed": "It was."}]
+    plain, told = against(rows, "ce"), against(rows, "ce", corrected=True)
+    p = holm([probability([3.0, 5.0]), probability([0.0, 1.0])])
+    assert [line[1] for line in told[1:]] == [
+        f"{line[1]} p {each:.3f}" for line, each in zip(plain[1:], p, strict=True)
+    ]

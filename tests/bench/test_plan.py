@@ -260,3 +260,16 @@ def test_absent_and_broken_plans(tmp_path):
         load_plan("demmo")
     with pytest.raises(ValueError, match="not TOML"):
         load_plan(written(tmp_path, "name = "))
+
+
+def test_resources_are_numbers_that_a_plan_may_ask_for(tmp_path):
+    def read(resources):
+        path = tmp_path / "mine.toml"
+        path.write_text(f'name = "mine"\nseeds = [0]\nmethods = {{ ce = "digits/ce" }}\n[resources]\n{resources}\n')
+        return load_plan(str(path)).resources
+
+    assert read("cpus = 2\nmemory = 1e9") == {"cpus": 2, "memory": 1e9}
+    with pytest.raises(ValueError, match=r"resources\.cpu: unknown key\. Did you mean 'cpus'"):
+        read("cpu = 2")
+    with pytest.raises(ValueError, match=r"resources\.gpus: expected a number >= 0, got -1"):
+        read("gpus = -1")

@@ -95,3 +95,28 @@ def test_demo_on_data_without_a_plan_or_not_fetched(call, monkeypatch, tmp_path)
     found = call("demo", "--data", "cifar10")
     assert found.exit_code == 2
     assert "congruence data fetch cifar10" in found.stderr
+
+
+def test_failed_cells_are_told_and_the_exit_status_is_1(call, tmp_path):
+    (tmp_path / "plan.toml").write_text(PLAN + '[overrides]\nce = ["stages.student.train.optimizer.lr=1e30"]\n')
+    words = ("bench", "plan.toml", "--out", "out", "--workers", "0", "--set", "data.train_size=100")
+    before = call(*words, "--status")
+    assert before.exit_code == 0, before.output
+    assert not (tmp_path / "out").exists()
+    found = call(*words)
+    assert found.exit_code == 1, found.output
+    printed = found.output.strip().splitlines()
+    assert printed[-1] == (
+        "1 of 2 cells failed, and the others are done: the same command with --retry runs them again."
+    )
+    assert any(line.startswith("failed: ce, seed 0: ") and "not finite" in line for line in printed)
+    (line,) = (line for line in printed if line.startswith("| ce "))
+    assert line.split("|")[-2].strip() == "failed: 1 of 1"
+    assert "The best student (kd, seed 0)" in found.output
+    (tmp_path / "out" / "cells" / "kd-seed0" / "cell.json").unlink()
+    status = [line.split("|")[1:-1] for line in call(*words, "--status").output.splitlines() if line.startswith("|")]
+    assert [[cell.strip() for cell in line] for line in status[2:]] == [
+        ["ce", "", "0", "0", "1", "0"],
+        ["kd", "", "0", "0", "0", "1"],
+        ["all", "", "0", "0", "1", "1"],
+    ]

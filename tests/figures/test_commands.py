@@ -72,6 +72,7 @@ BARS = {
     "method_cost": None,
     "one_epoch": 100.0,
     "first_tries": None,
+    "plan_overhead": 0.15,
     "shares": None,
     "peers": None,  # what they are to reach is `least`
     "softrank": SOFT_RANK,

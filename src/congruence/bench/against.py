@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from scipy.stats import t as student_t
 
 from congruence import methods
+from congruence.bench.failed import whole
 from congruence.evaluation.number import Number
 from congruence.evaluation.numbers import RESERVED
 from congruence.evaluation.stored import described
@@ -51,14 +52,50 @@ def difference(values: Sequence[float], *, higher_is_better: bool | None = None)
     return Difference(mean, mean - wide, mean + wide, count, better)
 
 
-def against(rows: Sequence[Row], baseline: str) -> list[list[str]]:
+def probability(values: Sequence[float]) -> float | None:
+    """Return p of the two-sided paired t-test of differences against 0; None of fewer than two.
+
+    Example:
+        >>> round(probability([1.0, 2.0, 3.0]), 4)
+        0.0742
+    """
+    if len(values) < 2:
+        return None
+    mean, sd = statistics.fmean(values), statistics.stdev(values)
+    if sd == 0:
+        return 1.0 if mean == 0 else 0.0
+    return float(2 * student_t.sf(abs(mean) / (sd / math.sqrt(len(values))), len(values) - 1))
+
+
+def holm(probabilities: Sequence[float | None]) -> list[float | None]:
+    """Return p-values corrected for their number by Holm's method; None stays None, and does not count.
+
+    The i-th smallest of n is multiplied by n − i + 1, is at least as large as the one before, and at most 1.
+
+    Example:
+        >>> holm([0.01, None, 0.04, 0.03])
+        [0.03, None, 0.06, 0.06]
+    """
+    known = sorted((p, place) for place, p in enumerate(probabilities) if p is not None)
+    corrected: list[float | None] = [None] * len(probabilities)
+    largest = 0.0
+    for rank, (p, place) in enumerate(known):
+        largest = max(largest, min(1.0, p * (len(known) - rank)))
+        corrected[place] = largest
+    return corrected
+
+
+def against(rows: Sequence[Row], baseline: str, *, corrected: bool = False) -> list[list[str]]:
     """Return the lines of a table of one variant's rows against the baseline's, the heading first; none without it.
 
     Each number that is measured of a student has a column: the mean difference, its interval, and in how many of
     the seeds it is the better one. Where the plan's diagnostics have losses there are two more, of the loss of the term
     that bears the method's name: at the end by what it was after the first epoch, and by what it is of the baseline's
     student, where that watched it.
+
+    With `corrected` a number's cells also have p of the paired t-test, corrected for the rows of the table (`holm`).
     """
+    rows = whole(rows)
     own = {row["seed"]: row for row in rows if row["method"] == baseline}
     others = [name for name in dict.fromkeys(row["method"] for row in rows) if name != baseline]
     groups = {name: [row for row in rows if row["method"] == name and row["seed"] in own] for name in others}
@@ -69,24 +106,37 @@ def against(rows: Sequence[Row], baseline: str) -> list[list[str]]:
     numbers = [n for n in described("plan", had) if n.key in had and n.function is not None]
     with_losses = any(_losses(row, "last") for row in rows)
     heading = ["", *(number.title or number.key for number in numbers)]
+    tested = {number.key: _tested(list(groups.values()), own, number) if corrected else [] for number in numbers}
     table = [[*heading, *([f"{_LOSS_TITLE}, by the first epoch's", f"by {baseline}'s"] if with_losses else [])]]
-    for name, group in groups.items():
-        line = [name, *(_cell(group, own, number) for number in numbers)]
+    for place, (name, group) in enumerate(groups.items()):
+        line = [name]
+        for number in numbers:
+            p = tested[number.key][place] if corrected else None
+            line.append(_cell(group, own, number) + ("" if p is None else f" p {p:.3f}"))
         table.append(line + (_of_losses(group, own) if with_losses else []))
     return table
 
 
-def told(baseline: str) -> str:
+def told(baseline: str, *, corrected: bool = False) -> str:
     """Return the sentence above the table."""
+    p = " p: of the paired t-test, corrected by Holm's method for the rows of a column." if corrected else ""
     return (
         f"Against {baseline}, seed by seed: the mean difference [its {CERTAIN:.0%} interval], and in how many seeds it "
-        "is better."
+        f"is better.{p}"
     )
 
 
-def _cell(group: Sequence[Row], own: Mapping[int, Row], number: Number) -> str:
+def _tested(groups: Sequence[Sequence[Row]], own: Mapping[int, Row], number: Number) -> list[float | None]:
+    return holm([probability(_differences(group, own, number)) for group in groups])
+
+
+def _differences(group: Sequence[Row], own: Mapping[int, Row], number: Number) -> list[float]:
     pairs = [(row.get(number.key), own[row["seed"]].get(number.key)) for row in group]
-    values = [number.scale * (one - other) for one, other in pairs if one is not None and other is not None]
+    return [number.scale * (one - other) for one, other in pairs if one is not None and other is not None]
+
+
+def _cell(group: Sequence[Row], own: Mapping[int, Row], number: Number) -> str:
+    values = _differences(group, own, number)
     if not values:
         return NONE
     found = difference(values, higher_is_better=number.higher_is_better)

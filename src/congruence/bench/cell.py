@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import socket
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +14,7 @@ from typing import Any
 
 import torch
 
+from congruence.bench.failed import FAILED, sentence
 from congruence.bench.identity import Made
 from congruence.bench.plan import Cell
 from congruence.bench.teachers import digest_of
@@ -20,6 +24,7 @@ from congruence.config.tables import ModelConfig
 from congruence.core.content import same_content
 from congruence.core.files import read_lines, write_json
 from congruence.core.inputs import TEACHER
+from congruence.data import Splits
 from congruence.evaluation.embed import Embedded
 from congruence.evaluation.kept import KeptRows
 from congruence.evaluation.measure import embed_test, knows_classes, measured, of_seen, see
@@ -37,8 +42,9 @@ from congruence.training import NonFiniteLossError
 from congruence.training.saving.migrate import migrate_numbers
 from congruence.training.saving.run_directory import RunDirectory
 
-RESULT = "cell.json"
+RESULT, FAILURE, RUNNING = "cell.json", "failed.json", ".running"
 Row = dict[str, Any]
+_NAME = ("method", "variant", "seed")
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,20 @@ class Job:
                 "Nothing was changed."
             )
         return migrate_numbers(stored["result"])
+
+    def failed(self) -> Row | None:
+        """Return the row of a job that failed before; None where it did not, or was another one."""
+        path = self.folder / FAILURE
+        stored = json.loads(path.read_text(encoding="utf8")) if path.exists() else {}
+        return stored["result"] if stored.get("key") == self.cell.key() else None
+
+    def fail(self, why: str, trace: str = "") -> Row:
+        """Store why there are no numbers, and return the row that says so; a trial has no accuracy then."""
+        about = self.asked() | {"accuracy": None} if self.trial else {key: self.asked()[key] for key in _NAME}
+        row = {**about, FAILED: why}
+        told = {"traceback": trace.splitlines()} if trace else {}
+        write_json(self.folder / FAILURE, {"key": self.cell.key(), "result": row, **told})
+        return row
 
     def asked(self) -> Row:
         """Return what the row says of which run it is."""
@@ -174,16 +194,55 @@ def _taught_by_kept(cell: Cell) -> str:
     return next(name for name, stage in stages if isinstance(stage.teacher, ModelConfig) and stage.teacher.weights)
 
 
-def run_cell(job: Job) -> Row:
+class Loaded:
+    """The data of the last configuration that was asked for: the cells that a process runs have it in common."""
+
+    def __init__(self) -> None:
+        self._key = ""
+        self._splits: Splits | None = None
+
+    def splits(self, config: RunConfig, *, trust: bool) -> Splits | None:
+        """Return the data of a configuration."""
+        key = repr(config.data)
+        if key != self._key:
+            self._splits = None  # before the next is read
+            self._splits, self._key = RunContext(trust=trust).with_splits(config.data).splits, key
+        return self._splits
+
+
+def attempt(job: Job, loaded: Loaded | None = None) -> Row:
+    """Run a cell, and return its row; of one that fails the row that says why."""
+    try:
+        with _marked(job.folder):
+            return run_cell(job, loaded)
+    except Exception as error:
+        return job.fail(sentence(error), traceback.format_exc())
+
+
+@contextlib.contextmanager
+def _marked(folder: Path) -> Iterator[None]:
+    """Say in a folder which process is at work there."""
+    mark = folder / RUNNING
+    folder.mkdir(parents=True, exist_ok=True)
+    mark.write_text(f"{socket.gethostname()} {os.getpid()}", encoding="utf8")
+    try:
+        yield
+    finally:
+        mark.unlink(missing_ok=True)
+
+
+def run_cell(job: Job, loaded: Loaded | None = None) -> Row:
     """Run a cell with one thread, and return its row."""
     config, began = job.config(), _began(job.folder, job.made)
+    splits = (loaded or Loaded()).splits(config, trust=job.trust)
     with _one_thread():
-        numbers = _tried(config, job) if job.trial else _measured(config, job)
+        numbers = _tried(config, job, splits) if job.trial else _measured(config, job, splits)
     before = job.stored()
     row = {**job.asked(), **(before or {}), **numbers}  # what was measured by another metric before stays
     made = row.pop("made", None) if before else began
     row |= {} if made is None else {"made": made}  # last in the line
     write_json(job.folder / RESULT, {"key": job.cell.key(), "result": row})
+    (job.folder / FAILURE).unlink(missing_ok=True)  # of a try before
     return row
 
 
@@ -209,9 +268,9 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _measured(config: RunConfig, job: Job) -> Row:
+def _measured(config: RunConfig, job: Job, splits: Splits | None) -> Row:
     numbers = job.numbers()  # what cannot be imported shows before the training
-    trained = run(config, job.folder, resume=True, trust=job.trust)[config.last]
+    trained = run(config, job.folder, resume=True, trust=job.trust, splits=splits)[config.last]
     first = next(iter(trained.students))  # of several that teach each other
     taught = None
     if trained.teacher is not None:  # common to cells: its rows lie beside its weights, or where the plan's cells are
@@ -230,10 +289,10 @@ def _rows_of_teacher(folder: Path) -> KeptRows:
     return KeptRows(RunDirectory(folder).teacher_rows)
 
 
-def _tried(config: RunConfig, job: Job) -> Row:
+def _tried(config: RunConfig, job: Job, splits: Splits | None) -> Row:
     """Return a trial's validation accuracy (of the first student), 0 where its weight made the loss overflow."""
     try:
-        trained = run(config, job.folder, resume=True, trust=job.trust)[config.last]
+        trained = run(config, job.folder, resume=True, trust=job.trust, splits=splits)[config.last]
     except NonFiniteLossError:
         return {"accuracy": 0.0, "diverged": True}
     name, best = next(iter(trained.result.best.items()))

@@ -26,16 +26,25 @@ class Desk:
         metrics: as of `run_plan`.
         trust: as of `run_plan`.
         afresh: as of `run_plan`.
+        retry: as of `run_plan`.
     """
 
     def __init__(
-        self, plan: Plan, out: Path, *, metrics: tuple[str, ...] = (), trust: bool = False, afresh: bool = False
+        self,
+        plan: Plan,
+        out: Path,
+        *,
+        metrics: tuple[str, ...] = (),
+        trust: bool = False,
+        afresh: bool = False,
+        retry: bool = False,
     ) -> None:
-        self.plan, self.out, self.metrics, self.trust = plan, out, metrics, trust
+        self.plan, self.out, self.metrics, self.trust, self.retry = plan, out, metrics, trust, retry
         self.shelf = Shelf(plan.results / plan.name if plan.results is not None and not afresh else None)
         self._identities = Identities(trust=trust)
         self._taken: Counter[str] = Counter()
         self._older: Counter[str] = Counter()
+        self._failed = 0
 
     def splits(self, data: DataConfig) -> Splits:
         """Return the data of a configuration."""
@@ -107,7 +116,7 @@ class Desk:
         return None if cell.kept is None else cell.kept.weights
 
     def take(self, jobs: Mapping[str, Job]) -> dict[str, Row]:
-        """Return the rows of the jobs that are done, having stored those that are kept."""
+        """Return the rows of the jobs that are done, having stored those that are kept, and of those that failed."""
         rows = {}
         for name, job in jobs.items():
             row = job.finished()
@@ -119,6 +128,9 @@ class Desk:
                 if line is not None:
                     row = job.take_over(line)
                     self._taken["trial" if job.trial else "cell"] += 1
+                else:
+                    row = self._failure(job)
+                    self._failed += row is not None
             if row is not None:
                 rows[name] = row
         return rows
@@ -147,8 +159,11 @@ class Desk:
         return missing | {cell.row for cell in others if cell.name not in there}
 
     def _there(self, jobs: Mapping[str, Job]) -> dict[str, Row]:
-        rows = {name: job.finished() or self._kept(job) for name, job in jobs.items()}
+        rows = {name: job.finished() or self._kept(job) or self._failure(job) for name, job in jobs.items()}
         return {name: row for name, row in rows.items() if row is not None}
+
+    def _failure(self, job: Job) -> Row | None:
+        return None if self.retry else job.failed()
 
     def _kept(self, job: Job) -> Row | None:
         """Return the kept line of a job, unless it lacks one of the numbers."""
@@ -169,6 +184,9 @@ class Desk:
         if self._older:
             reasons = ", ".join(f"{count} × other {why}" for why, count in self._older.items())
             told.append(f"Done in '{self.out}' before, and left as they are: {reasons}.")
+        if self._failed:
+            told.append(f"Failed in '{self.out}' before, and left so: {self._failed}; `retry` runs them again.")
+            self._failed = 0
         for each in (self._taken, self.shelf.why, self._older):
             each.clear()
         return [sentence for sentence in told if sentence]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from congruence.bench.failed import whole
 from congruence.bench.identity import NOT_TOLD, Made, differs
 from congruence.core.files import read_lines
 from congruence.training.saving.migrate import migrate_numbers
@@ -38,7 +39,7 @@ class Shelf:
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
         self.lines = {
-            name: [] if folder is None else list(map(migrate_numbers, read_lines(folder / name)))
+            name: [] if folder is None else [migrate_numbers(line) for line in whole(read_lines(folder / name))]
             for name in (RESULTS, TUNING, TEACHERS)
         }
         self._by_name = {

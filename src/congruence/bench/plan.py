@@ -197,6 +197,7 @@ class Plan:
         weight: "balanced" or "published" for the terms whose weight would be searched, of the rows whose own overrides
             say no weight; None: as the recipes say.
         baseline: the row of the tables that the others are held against, seed by seed.
+        resources: of a cell in a cluster: `cpus`, `gpus` and `memory` in bytes; workers of this machine do not ask.
     """
 
     name: str
@@ -213,6 +214,7 @@ class Plan:
     results: Path | None = None
     weight: str | None = None
     baseline: str | None = None
+    resources: Mapping[str, float] = field(default_factory=dict)
 
     def only(self, *variants: str, methods: Sequence[str] = ()) -> Plan:
         """Return the plan with some of its variants, and of its methods where some are named.
@@ -270,12 +272,12 @@ class Plan:
                 trials += [cell.weighted(factor) for factor in tune.factors]
         return trials
 
-    def next_trials(self, trials: Sequence[Cell], accuracies: Mapping[str, float]) -> list[Cell]:
+    def next_trials(self, trials: Sequence[Cell], accuracies: Mapping[str, float | None]) -> list[Cell]:
         """Return the next rung: of each row the trials that did best, with more epochs; none after the last.
 
         Args:
             trials: of one rung.
-            accuracies: of each, on validation, by `Cell.trial`.
+            accuracies: of each, on validation, by `Cell.trial`; None of those that failed, which do not go on.
         """
         tune, later = self.tune, list[Cell]()
         if not isinstance(tune, Halving) or not trials or trials[0].rung + 1 >= tune.rungs:
@@ -283,7 +285,8 @@ class Plan:
         rung = trials[0].rung + 1
         for row in dict.fromkeys(trial.row for trial in trials):
             of_row = [trial for trial in trials if trial.row == row]
-            best = sorted(of_row, key=lambda trial: -accuracies[trial.trial])[: tune.survivors(rung)]
+            judged = [(accuracy, t) for t in of_row if (accuracy := accuracies[t.trial]) is not None]
+            best = [t for _, t in sorted(judged, key=lambda pair: -pair[0])][: tune.survivors(rung)]
             passed = {trial.candidate for trial in best}
             later += [t.longer(tune.epochs(t.course, rung), rung) for t in of_row if t.candidate in passed]
         return later
@@ -291,7 +294,7 @@ class Plan:
     def chosen(
         self, cells: Sequence[Cell], trials: Sequence[Cell], rows: Mapping[str, Mapping[str, Any]]
     ) -> list[Cell]:
-        """Return cells with what the best trial of each row had, the first of equal ones.
+        """Return cells with what the best trial of each row had, the first of equal ones; none that failed.
 
         Args:
             cells: of the plan.
@@ -300,6 +303,8 @@ class Plan:
         """
         best: dict[str, Cell] = {}
         for trial in trials:
+            if rows[trial.trial]["accuracy"] is None:
+                continue
             before = best.get(trial.row)
             if before is None or rows[trial.trial]["accuracy"] > rows[before.trial]["accuracy"]:
                 best[trial.row] = trial

@@ -46,6 +46,7 @@ _KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "overrides": (_table_of(_list_of(str)), f"for each method {_SETTINGS}"),
     "variants": (_table_of(_list_of(str, empty=True)), f"for each variant {_SETTINGS}"),
     "tune": (lambda value: isinstance(value, dict), "a table"),
+    "resources": (lambda value: isinstance(value, dict), "a table"),
     "weight": (lambda value: value in ("balanced", "published"), "'balanced' or 'published'"),
     "teacher": (lambda value: isinstance(value, str) and bool(value), "the name of a kept teacher"),
     "baseline": (lambda value: isinstance(value, str), "the name of a method, or of a variant"),
@@ -57,6 +58,10 @@ _TUNE_KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "set": (_list_of(str), _SETTINGS),
     "variants": (_table_of(_list_of(str)), f"for each variant {_SETTINGS}"),
 }
+_RESOURCES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    key: (lambda value: type(value) in (int, float) and 0 <= value < float("inf"), "a number >= 0")
+    for key in ("cpus", "gpus", "memory")
+}
 _HALVING_KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "candidates": (_count(2), "a whole number > 1"),
     "rungs": (_count(1), "a whole number > 0"),
@@ -64,7 +69,18 @@ _HALVING_KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "ranges": (_table_of(_range), "for each key two rising numbers > 0"),
     **{key: _TUNE_KEYS[key] for key in ("seed", "set", "variants")},
 }
-_OPTIONAL = ("set", "overrides", "variants", "tune", "seeds_of", "teacher", "teachers", "weight", "baseline")
+_OPTIONAL = (
+    "set",
+    "overrides",
+    "variants",
+    "tune",
+    "seeds_of",
+    "teacher",
+    "teachers",
+    "weight",
+    "baseline",
+    "resources",
+)
 
 
 def load_plan(path_or_name: str, *, overrides: tuple[str, ...] = (), seeds: tuple[int, ...] | None = None) -> Plan:
@@ -102,6 +118,7 @@ def load_plan(path_or_name: str, *, overrides: tuple[str, ...] = (), seeds: tupl
         results=_results_beside(path),
         weight=raw.get("weight"),
         baseline=raw.get("baseline"),
+        resources=raw.get("resources", {}),
     )
 
 
@@ -143,6 +160,8 @@ def _problems(raw: Mapping[str, Any]) -> list[str]:
         named = tune.get("variants", {})
         unknown = [name for name in named if name not in variants] if isinstance(named, dict) else []
         problems += [f"tune.variants.{name}: unknown variant.{check.near(name, variants)}" for name in unknown]
+    if isinstance(raw.get("resources"), dict):
+        problems += _wrong(raw["resources"], _RESOURCES, tuple(_RESOURCES), "resources.")
     methods = raw.get("methods")
     for key in ("overrides", "teachers"):
         own = raw.get(key)

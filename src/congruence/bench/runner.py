@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
-import multiprocessing.connection
 import os
-import threading
+import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from congruence.bench.cell import Job, Row, measure_kept, run_cell, teach
+from congruence.bench import on_ray
+from congruence.bench.cell import FAILURE, Job, Loaded, Row, attempt, measure_kept, teach
 from congruence.bench.desk import Desk
+from congruence.bench.failed import FAILED, sentence
 from congruence.bench.kept import RESULTS, TEACHERS, TUNING
 from congruence.bench.plan import Cell, Plan, teacher_names
+from congruence.bench.pool import Record, in_workers
 from congruence.core import check
-from congruence.core.files import atomic, read_lines, writable
+from congruence.core.files import append_line, atomic, read_lines, writable, write_json
 from congruence.evaluation.own import own_numbers
 from congruence.pipeline.build import rehearse
 from congruence.pipeline.context import RunContext
 
 LOG = logging.getLogger("congruence")
 Report = Callable[[Row, int, int], None]
+Taught = tuple[dict[str, Row], dict[str, str]]
 _WORKERS = check.Real(low=0, closed="low", integer=True, optional=True)
 
 
@@ -34,7 +35,7 @@ class Results:
     """What a plan gave.
 
     Args:
-        rows: one a cell, in the plan's order.
+        rows: one a cell, in the plan's order; one that failed has `failed`, a sentence, in the place of its numbers.
         teachers: the measurements of the teachers, by the key that cells share.
         path: of results.jsonl.
         cells: the folders of the cells, in the same order as `rows`.
@@ -44,6 +45,11 @@ class Results:
     teachers: dict[str, Row]
     path: Path
     cells: tuple[Path, ...]
+
+    @property
+    def failed(self) -> tuple[Row, ...]:
+        """The rows of the cells that failed."""
+        return tuple(row for row in self.rows if FAILED in row)
 
 
 def run_plan(
@@ -57,8 +63,14 @@ def run_plan(
     trust: bool = False,
     say: Callable[[str], object] = LOG.info,
     afresh: bool = False,
+    retry: bool = False,
+    ray: str | None = None,
 ) -> Results:
     """Run every cell that has no result yet, and write `results.jsonl`, one line a cell.
+
+    A cell that fails is a line with its reason, and the others go on; so are the cells of a teacher that fails, and
+    those of a row all of whose trials did. Another call leaves them as they are, unless it is told to `retry`. A cell
+    whose process is killed is begun again twice before it counts as failed.
 
     Lines of rows that the plan does not ask for this time stay: of one that is run a few rows at a time, all do.
 
@@ -79,6 +91,9 @@ def run_plan(
         trust: whether these, and the factories of configurations, may be imported.
         say: called with a sentence about what was taken over, and what was not.
         afresh: take nothing over.
+        retry: run again what failed before.
+        ray: run cells in a Ray cluster: "local" for one of this machine with `workers` processors, "auto" for the one
+            that is there, or its address.
 
     Raises:
         ValueError: where `out` holds another plan's cells, or cannot be written to; before a teacher is trained also
@@ -86,12 +101,17 @@ def run_plan(
     """
     check.hyperparameters("run_plan", {"workers": _WORKERS}, workers=workers)
     own_numbers(metrics, trust=trust)
+    if ray is not None:
+        on_ray.find()
     writable(out)
-    desk = Desk(plan, out, metrics=tuple(metrics), trust=trust, afresh=afresh)
+    desk = Desk(plan, out, metrics=tuple(metrics), trust=trust, afresh=afresh, retry=retry)
     rung, cells = plan.trials(), plan.cells()
+    searched = {trial.row for trial in rung}
     pending = desk.pending(cells, rung)
     _rehearse([*desk.jobs(rung, trial=True).values(), *desk.jobs(cells).values()], pending, desk)
-    taught = _teachers(cells, pending, desk, {"trust": trust, **(teacher_options or {})})
+    taught, untaught = _teachers(cells, pending, desk, {"trust": trust, **(teacher_options or {})})
+    for why in dict.fromkeys(untaught.values()):
+        say(f"A teacher failed: {why}")
     desk.settled()
     asked, names = {(cell.method, cell.variant) for cell in cells}, {row["name"] for row in taught.values()}
     _write(out / TEACHERS, [*_left(out / TEACHERS, lambda row: row.get("name") in names), *taught.values()])
@@ -107,52 +127,79 @@ def run_plan(
         if report is not None:
             report(row, done, total)
 
+    def execute(todo: Mapping[str, Job], record: Record) -> None:
+        if ray is not None and todo:
+            on_ray.in_ray(todo, ray, record, workers=workers, resources=plan.resources)
+            return
+        count = min(os.cpu_count() or 1 if workers is None else workers, len(todo))
+        if count:
+            in_workers(todo, count, record)
+            return
+        loaded = Loaded()
+        for name, job in todo.items():
+            record(name, attempt(job, loaded))
+
     while rung:
         jobs = desk.jobs(rung, trial=True)
         finished = desk.take(jobs)
         _say(desk, say)
-        tried = _run(jobs, finished, workers, out / TUNING, told, [*others[out / TUNING], *trials.values()])
+        finished |= _hopeless(jobs, finished, untaught)
+        tried = _run(jobs, finished, execute, out / TUNING, told, [*others[out / TUNING], *trials.values()])
         trials |= {name: tried[name] for name in jobs}
         last, rung = rung, plan.next_trials(rung, {name: row["accuracy"] for name, row in tried.items()})
     jobs = desk.jobs(plan.chosen(cells, last, trials))
     finished = desk.take(jobs)
     _say(desk, say)
-    rows = _run(jobs, finished, workers, out / RESULTS, told, others[out / RESULTS])
+    found = {trial.row for trial in last if trials[trial.trial]["accuracy"] is not None}
+    finished |= _hopeless(jobs, finished, untaught, searched - found)
+    rows = _run(jobs, finished, execute, out / RESULTS, told, others[out / RESULTS])
     folders = tuple(job.folder for job in jobs.values())
     return Results(tuple(rows[name] for name in jobs), taught, out / RESULTS, folders)
 
 
 def _say(desk: Desk, say: Callable[[str], object]) -> None:
-    for sentence in desk.sentences():
-        say(sentence)
+    for told in desk.sentences():
+        say(told)
+
+
+def _hopeless(
+    jobs: Mapping[str, Job], finished: Mapping[str, Row], untaught: Mapping[str, str], unfound: Collection[str] = ()
+) -> dict[str, Row]:
+    """Return the rows of jobs that cannot be run: by why their teachers failed, or for want of a trial."""
+    rows = {}
+    for name, job in jobs.items():
+        key = job.cell.teacher_key() if job.cell.has_teacher else ""
+        if name not in finished and key in untaught:
+            rows[name] = job.fail(f"Its teacher failed: {untaught[key]}")
+        elif name not in finished and job.cell.row in unfound:
+            rows[name] = job.fail("Every trial of its search failed.")
+    return rows
 
 
 def _run(
     jobs: Mapping[str, Job],
     finished: Mapping[str, Row],
-    workers: int | None,
+    execute: Callable[[Mapping[str, Job], Record], None],
     path: Path,
     report: Callable[[Row], object],
     before: Sequence[Row] = (),
 ) -> dict[str, Row]:
-    """Run the jobs that are not finished yet, and keep a file of all rows up to date, after those from before."""
-    done: dict[str, Row] = {}
+    """Run the jobs that are not finished yet; a file has the rows from before and those done, at the end in order."""
+    done = {name: finished[name] for name in jobs if name in finished}
+    _write(path, [*before, *done.values()])
+    for row in done.values():
+        report(row)
 
     def record(name: str, row: Row) -> None:
         done[name] = row
-        _write(path, [*before, *(done[name] for name in jobs if name in done)])
+        append_line(path, row)  # the whole file for each of n cells would be n² lines
         report(row)
 
-    for name, row in finished.items():
-        record(name, row)
-    todo = {name: job for name, job in jobs.items() if name not in done}
-    count = min(os.cpu_count() or 1 if workers is None else workers, len(todo))
-    if count:
-        _in_workers(todo, count, record)
-    for name, job in todo.items():
-        if name not in done:
-            record(name, run_cell(job))
-    return done
+    execute({name: job for name, job in jobs.items() if name not in done}, record)
+    ordered = {name: done[name] for name in jobs}
+    if list(ordered) != list(done):
+        _write(path, [*before, *ordered.values()])
+    return ordered
 
 
 def _rehearse(jobs: Sequence[Job], pending: Collection[str], desk: Desk) -> None:
@@ -168,51 +215,33 @@ def _rehearse(jobs: Sequence[Job], pending: Collection[str], desk: Desk) -> None
             rehearse(config, RunContext(desk.splits(config.data), trust=job.trust))
 
 
-def _teachers(cells: Sequence[Cell], pending: Collection[str], desk: Desk, options: dict[str, Any]) -> dict[str, Row]:
-    """Return the teachers' numbers by the key that cells share; train those that rows still need."""
+def _teachers(cells: Sequence[Cell], pending: Collection[str], desk: Desk, options: dict[str, Any]) -> Taught:
+    """Return the teachers' numbers by the key that cells share, and why others failed; train those still needed."""
     needed = {cell.teacher_key() for cell in cells if cell.row in pending and cell.has_teacher}
-    rows: dict[str, Row] = {}
+    rows, failed = dict[str, Row](), dict[str, str]()
     names = teacher_names(cells)
     for cell in cells:
         key = cell.teacher_key() if cell.has_teacher else None
-        if key is None or key in rows:
+        if key is None or key in rows or key in failed:
             continue
         folder, made = desk.folder_of(cell), desk.made_of_teacher(cell)
         trains = key in needed and cell.teacher is not None
         row = None if trains or (folder / "teacher.json").exists() else desk.kept_teacher(cell)
-        if row is None and cell.teacher is None:
-            row = measure_kept(cell, folder, made, trust=options.get("trust", False))
-        elif row is None and cell.teacher is not None:
-            row = teach(cell, cell.teacher, folder, made, **options)
-        rows[key] = {"name": names[key]} | {k: v for k, v in (row or {}).items() if k != "name"}
-    return rows
-
-
-def _in_workers(todo: Mapping[str, Job], workers: int, record: Callable[[str, Row], None]) -> None:
-    """Run cells in fresh processes; the first that fails ends the plan, and what is done stays."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
-        futures: dict[Future[Row], str] = {pool.submit(run_cell, job): name for name, job in todo.items()}
+        if row is None and not trains and (folder / FAILURE).exists():  # those that need it are left as they are
+            failed[key] = json.loads((folder / FAILURE).read_text(encoding="utf8"))[FAILED]
+            continue
         try:
-            for future in as_completed(futures):
-                record(futures[future], future.result())
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
-                process.terminate()
-            raise
-
-
-def _end_with_parent() -> None:
-    """End this worker when the process that started it is gone, however it was killed."""
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        if parent is not None:
-            multiprocessing.connection.wait([parent.sentinel])
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+            if row is None and cell.teacher is None:
+                row = measure_kept(cell, folder, made, trust=options.get("trust", False))
+            elif row is None and cell.teacher is not None:
+                row = teach(cell, cell.teacher, folder, made, **options)
+        except Exception as error:
+            failed[key] = sentence(error)
+            write_json(folder / FAILURE, {FAILED: failed[key], "traceback": traceback.format_exc().splitlines()})
+            continue
+        (folder / FAILURE).unlink(missing_ok=True)
+        rows[key] = {"name": names[key]} | {k: v for k, v in (row or {}).items() if k != "name"}
+    return rows, failed
 
 
 def _left(path: Path, asked: Callable[[Row], bool]) -> list[Row]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from congruence.bench.failed import whole
 from congruence.evaluation.layout import text as text  # laid out as all tables are
 from congruence.evaluation.number import Number
 from congruence.evaluation.numbers import RESERVED
@@ -42,14 +44,29 @@ def split(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]
     return tables
 
 
+def together(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the rows of all variants for one table: each bears its method's and its variant's name, methods together.
+
+    Example:
+        >>> rows = [{"method": m, "variant": v} for v in ("small", "large") for m in ("ce", "kd")]
+        >>> [row["method"] for row in together(rows)]
+        ['ce, small', 'ce, large', 'kd, small', 'kd, large']
+    """
+    order = list(dict.fromkeys(row["method"] for row in rows))
+    named = sorted(rows, key=lambda row: order.index(row["method"]))
+    return [{**row, "method": ", ".join(filter(None, (row["method"], row.get("variant"))))} for row in named]
+
+
 def cells(
     rows: Sequence[Mapping[str, Any]], teachers: Sequence[Mapping[str, Any]] = (), *, more: bool = False
 ) -> list[list[str]]:
     """Return the table's lines, the heading first: teachers, then the methods in their order.
 
     A number that no run has is "–". A teacher is called what its `name` says, or "teacher". With `more` there are also
-    the table's details that some run has, and what a search found: the weight's factor, or the settings.
+    the table's details that some run has, and what a search found: the weight's factor, or the settings. Rows that
+    failed are in no mean; where there are some, the last column says how many of how many.
     """
+    everything, rows = rows, whole(rows)
     stored = [(key, value) for row in (*rows, *teachers) for key, value in row.items() if key not in RESERVED]
     names, had = dict(stored), {key for key, value in stored if value is not None}
     columns = [
@@ -60,14 +77,20 @@ def cells(
     found = more and any(row.get("found") for row in rows)
     tuned = more and not found and any(row.get("factor", 1.0) != 1.0 for row in rows)
     titles = [number.title or number.key for number in columns]
-    lines = [["", *titles, *(["weight ×"] if tuned else ["found"] if found else []), _SIZE]]
+    failing = len(rows) < len(everything)
+    last = ["failed"] if failing else []
+    lines = [["", *titles, *(["weight ×"] if tuned else ["found"] if found else []), _SIZE, *last]]
     groups = [(teacher.get("name", "teacher"), [teacher]) for teacher in teachers]
-    for method in dict.fromkeys(row["method"] for row in rows):
+    for method in dict.fromkeys(row["method"] for row in everything):
         groups.append((method, [row for row in rows if row["method"] == method]))
-    for name, group in groups:
-        factor = [f"{group[0]['factor']:g}" if "factor" in group[0] else "–"] if tuned else []
-        factor += [_found(group[0])] if found else []
-        lines.append([name, *_numbers(group, columns), *factor, f"{group[0][_SIZE]:,}"])
+    counts = Counter(row["method"] for row in everything)
+    for place, (name, group) in enumerate(groups):
+        first = group[0] if group else {}
+        factor = [f"{first['factor']:g}" if "factor" in first else "–"] if tuned else []
+        factor += [_found(first)] if found else []
+        lost = 0 if place < len(teachers) else counts[name] - len(group)
+        last = ([f"failed: {lost} of {counts[name]}"] if lost else [""]) if failing else []
+        lines.append([name, *_numbers(group, columns), *factor, f"{first[_SIZE]:,}" if first else "–", *last])
     return lines
 
 

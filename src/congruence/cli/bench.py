@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from congruence.cli.errors import FAILED
 from congruence.cli.options import Metric, Trust
 
 if TYPE_CHECKING:
     from congruence.bench.plan import Plan
+    from congruence.bench.runner import Results
 
+Retry = Annotated[bool, typer.Option("--retry", help="Run again what failed before.")]
 _DEMOS = {"digits": "demo", "fashion-mnist": "demo-fashion-mnist", "cifar10": "demo-cifar10"}
 
 
@@ -22,6 +25,7 @@ def demo(
         Path | None, typer.Option(help="Where everything goes; a second run goes on from there. [default: runs/demo]")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; by default one a core.")] = None,
+    retry: Retry = False,
 ) -> None:
     """Distil a small student from a teacher in five ways, over three seeds, and print what each is worth."""
     from congruence.bench.planfile import load_plan
@@ -29,7 +33,7 @@ def demo(
 
     if data not in _DEMOS:
         raise ValueError(f"--data must be one of {', '.join(_DEMOS)}, got '{data}'.{check.near(data, _DEMOS)}")
-    run(load_plan(_DEMOS[data]), out or Path("runs", _DEMOS[data]), workers, more=False)
+    run(load_plan(_DEMOS[data]), out or Path("runs", _DEMOS[data]), workers, more=False, retry=retry)
 
 
 def bench(
@@ -40,17 +44,51 @@ def bench(
     variant: Annotated[list[str] | None, typer.Option(help="Only this variant; may be given again.")] = None,
     method: Annotated[list[str] | None, typer.Option(help="Only this method; may be given again.")] = None,
     afresh: Annotated[bool, typer.Option("--afresh", help="Train what results/ keeps of the plan, too.")] = False,
+    retry: Retry = False,
+    status: Annotated[bool, typer.Option("--status", help="Say how far it has come, and run nothing.")] = False,
+    one_table: Annotated[
+        bool, typer.Option("--one-table", help="All variants in one table, a line for each method in each.")
+    ] = False,
+    ray: Annotated[
+        str | None,
+        typer.Option(help="Cells in a Ray cluster: local (of this machine, with --workers processors), or an address."),
+    ] = None,
     trust: Trust = False,
     metric: Metric = None,
 ) -> None:
     """Run a plan: its methods × variants × seeds, each cell once, after the search that it may ask for.
+
+    A cell that fails is told with its reason, and the others go on.
 
     In a checkout, cells that results/NAME/ keeps are taken over where all that decides their numbers is the same.
     """
     from congruence.bench.planfile import load_plan
 
     loaded = load_plan(plan, overrides=tuple(set_ or ())).only(*(variant or ()), methods=method or ())
-    run(loaded, out, workers, more=True, trust=trust, metrics=metric or (), afresh=afresh)
+    if status:
+        _tell(loaded, out)
+        return
+    run(
+        loaded,
+        out,
+        workers,
+        more=True,
+        trust=trust,
+        metrics=metric or (),
+        afresh=afresh,
+        retry=retry,
+        ray=ray,
+        one=one_table,
+    )
+
+
+def _tell(plan: Plan, out: Path) -> None:
+    from congruence.bench.status import begun, status
+    from congruence.bench.table import text
+
+    print(text(status(plan, out)))
+    if told := begun(out):
+        print(told)
 
 
 def run(
@@ -62,11 +100,16 @@ def run(
     trust: bool = False,
     metrics: Sequence[str] = (),
     afresh: bool = False,
+    retry: bool = False,
+    ray: str | None = None,
+    one: bool = False,
 ) -> None:
-    """Run a plan with progress, and print its tables and where the best student is."""
+    """Run a plan with progress, and print its tables and where the best student is; where cells failed, exit with 1."""
+    from congruence.bench import front
     from congruence.bench.against import against, told
+    from congruence.bench.failed import failures, whole
     from congruence.bench.runner import run_plan
-    from congruence.bench.table import cells, split, text
+    from congruence.bench.table import cells, split, text, together
     from congruence.cli.progress import Cells, progress
     from congruence.cli.train import allow
 
@@ -83,19 +126,39 @@ def run(
             trust=trust,
             say=typer.echo,
             afresh=afresh,
+            retry=retry,
+            ray=ray,
         )
         watch.close()
+    teachers = list(results.teachers.values())
+    if one:
+        print(f"\n{text(cells(together(results.rows), teachers, more=more))}")
     for title, rows in split(results.rows).items():
-        print(f"\n{title}".rstrip())
-        print(text(cells(rows, list(results.teachers.values()), more=more)))
-        if plan.baseline and (differences := against(rows, plan.baseline)):
-            print(f"\n{told(plan.baseline)}\n{text(differences)}")
+        if not one or plan.baseline:
+            print(f"\n{title}".rstrip())
+        if not one:
+            print(text(cells(rows, teachers, more=more)))
+        if plan.baseline and (differences := against(rows, plan.baseline, corrected=True)):
+            print(f"\n{told(plan.baseline, corrected=True)}\n{text(differences)}")
     print()
-    best = _best(results.rows)
+    if best := front.told(results.rows):
+        print(best)
+    if lost := failures(results.rows):
+        print("\n".join(lost) + "\n")
     counts = sorted({len(plan.seeds_in(variant)) for variant in plan.variants})
     seeds = " or ".join(map(str, counts))
     print(f"Mean ± standard deviation over {seeds} seeds, on test images read once. Best: on validation.")
     print(f"Every number: {results.path}")
+    if whole(results.rows):
+        _tell_best(results)
+    if lost:
+        again = "the same command with --retry runs them again"
+        print(f"{len(lost)} of {len(results.rows)} cells failed, and the others are done: {again}.")
+        raise typer.Exit(FAILED)
+
+
+def _tell_best(results: Results) -> None:
+    best = _best(results.rows)
     row, folder = results.rows[best], results.cells[best]
     single = folder / "student.safetensors"
     if any(folder.glob("student*.safetensors")):
@@ -107,6 +170,7 @@ def run(
 
 def _best(rows: Sequence[Mapping[str, Any]]) -> int:
     """Return the index of the row with the largest accuracy, or mAP where one has no accuracy; the first of equals."""
-    key = "retrieval_map" if any(row["accuracy_best"] is None for row in rows) else "accuracy_best"
-    values = [-1.0 if row[key] is None else row[key] for row in rows]
+    classified = all("failed" in row or row["accuracy_best"] is not None for row in rows)
+    key = "accuracy_best" if classified else "retrieval_map"
+    values = [-1.0 if row.get(key) is None else row[key] for row in rows]
     return values.index(max(values))

@@ -88,7 +88,9 @@ class Cells:
     def __call__(self, row: Mapping[str, Any], done: int, total: int) -> None:
         """Show a finished cell."""
         name = " ".join(part for part in (row["method"], row["variant"]) if part)
-        if "accuracy" in row:  # a trial
+        if "failed" in row:
+            text = f"{name}, seed {row['seed']}: failed: {row['failed']}"
+        elif "accuracy" in row:  # a trial
             found = row.get("found", {}) if "candidate" in row else {"weight ×": row["factor"]}
             tried = ", ".join(f"{key} {value:g}" for key, value in found.items()) or "as it is"
             rung = f", {row['epochs']} epochs" if "candidate" in row else ""

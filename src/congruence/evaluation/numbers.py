@@ -254,7 +254,7 @@ ROWS: tuple[Number, ...] = (
 
 
 # What else a plan's rows are stored with: no number has such a name.
-RESERVED = ("name", "method", "variant", "seed", "factor", "found", "diagnosed", "made")
+RESERVED = ("name", "method", "variant", "seed", "factor", "found", "diagnosed", "made", "failed")
 
 
 def table(rows: Iterable[Number]) -> Mapping[Place, Mapping[str, Number]]:

@@ -1,0 +1,47 @@
+"""`front`: the rows of a plan that no other row beats in accuracy and cost at once."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from congruence.bench.failed import whole
+
+
+def front(
+    rows: Sequence[Mapping[str, Any]], *, value: str = "accuracy_best", cost: str = "parameters"
+) -> list[tuple[str, str]]:
+    """Return (method, variant) of the rows on the Pareto front, the cheapest first.
+
+    A row is on it where no other one is at least as good in the mean of `value` over its seeds and in `cost`, and
+    better in one of them. Rows without such numbers are left out, as are cells that failed.
+
+    Example:
+        >>> small, large = {"variant": "small", "parameters": 9}, {"variant": "large", "parameters": 90}
+        >>> front([{"method": "ce", "accuracy_best": 0.7, **small}, {"method": "kd", "accuracy_best": 0.8, **small},
+        ...        {"method": "ce", "accuracy_best": 0.75, **large}, {"method": "kd", "accuracy_best": 0.9, **large}])
+        [('kd', 'small'), ('kd', 'large')]
+    """
+    seeds: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for row in whole(rows):
+        if row.get(value) is not None and row.get(cost) is not None:
+            seeds.setdefault((row["method"], row.get("variant", "")), []).append((row[value], row[cost]))
+    points = {
+        name: (statistics.fmean(good for good, _ in pairs), statistics.fmean(costly for _, costly in pairs))
+        for name, pairs in seeds.items()
+    }
+    best = [name for name, point in points.items() if not any(_beats(other, point) for other in points.values())]
+    return sorted(best, key=lambda name: (points[name][1], points[name][0]))
+
+
+def told(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say which rows are on the front of accuracy against parameters; "" where all students are of one size."""
+    if len({row.get("parameters") for row in whole(rows)}) < 2:
+        return ""
+    names = [" ".join(part for part in name if part) for name in front(rows)]
+    return f"No other row has as good a mean accuracy with as few parameters as: {', '.join(names)}." if names else ""
+
+
+def _beats(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    return one[0] >= other[0] and one[1] <= other[1] and one != other

@@ -1,0 +1,95 @@
+"""`status`: how far a plan has come, from its folder alone; it loads no data and changes nothing, so it may run beside.
+
+A cell is running where the process that `cell.RUNNING` names lives; of another machine that cannot be told, and it
+counts as running.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from congruence.bench.cell import FAILURE, RESULT, RUNNING
+from congruence.bench.plan import Plan
+
+DONE, AT_WORK, FAILED, PENDING = STATES = ("done", "running", "failed", "pending")
+
+
+def state_of(folder: Path) -> str:
+    """Say in a word how far a cell is: done, running, failed or pending."""
+    if _at_work(folder / RUNNING):
+        return AT_WORK
+    if (folder / RESULT).exists():
+        return DONE
+    return FAILED if (folder / FAILURE).exists() else PENDING
+
+
+def status(plan: Plan, out: Path) -> list[list[str]]:
+    """Return a table, the heading first: of each row of a plan how many cells are in which state, and of all.
+
+    What `results/` keeps of the plan is pending until a run has taken it over.
+
+    Example:
+        >>> from congruence.bench.planfile import load_plan
+        >>> status(load_plan("demo"), Path("no such folder"))[-1]
+        ['all', '', '0', '0', '0', '15']
+    """
+    counts = {
+        (variant, method): Counter(
+            state_of(out / "cells" / f"{method}{f'-{variant}' if variant else ''}-seed{seed}")
+            for seed in plan.seeds_in(variant)
+        )
+        for variant in plan.variants
+        for method in plan.recipes
+    }
+    lines = [["", "variant", *STATES]]
+    for (variant, method), count in counts.items():
+        lines.append([method, variant, *_numbers(count)])
+    return [*lines, ["all", "", *_numbers(sum(counts.values(), Counter()))]]
+
+
+def begun(out: Path) -> str:
+    """Say how many teachers and trials of a search there are; "" where a plan has begun none of them.
+
+    Example:
+        >>> begun(Path("no such folder"))
+        ''
+    """
+    told = []
+    teachers = Counter(
+        DONE if (folder / "teacher.json").exists() else FAILED if (folder / FAILURE).exists() else "begun"
+        for folder in _folders(out / "teachers")
+    )
+    for kind, count in (("Teachers", teachers), ("Trials", Counter(map(state_of, _folders(out / "trials"))))):
+        if count:
+            told.append(f"{kind}: {', '.join(f'{number} {state}' for state, number in sorted(count.items()))}.")
+    return " ".join(told)
+
+
+def _numbers(count: Counter[str]) -> Iterable[str]:
+    return (str(count[state]) for state in STATES)
+
+
+def _folders(path: Path) -> list[Path]:
+    return [folder for folder in path.iterdir() if folder.is_dir()] if path.is_dir() else []
+
+
+def _at_work(mark: Path) -> bool:
+    try:
+        host, number = mark.read_text(encoding="utf8").split()
+        process = int(number)
+    except (OSError, ValueError):  # absent, or just being written
+        return False
+    if host != socket.gethostname() or sys.platform == "win32":  # there os.kill would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

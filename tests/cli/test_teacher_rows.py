@@ -31,7 +31,7 @@ def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("rows") / "run"
     read = Reads()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(EMBED, "_read", read)
+        patch.setattr(EMBED, "read_all", read)
         invoke("distill", "recipes/digits/pkt.toml", "--out", out, *SMALL)
     return out, read.whole
 
@@ -40,7 +40,7 @@ class Reads:
     """Which models have read how many images, in batches of a dataset."""
 
     def __init__(self):
-        self.whole, self.inner = [], EMBED._read
+        self.whole, self.inner = [], EMBED.read_all
 
     def __call__(self, readers, loader, stack):
         readers = list(readers)
@@ -60,7 +60,7 @@ def test_each_image_is_embedded_once_by_each_model(run):
 
 def test_evaluate_finds_the_teacher_that_distill_embedded(run, monkeypatch):
     read = Reads()
-    monkeypatch.setattr(EMBED, "_read", read)
+    monkeypatch.setattr(EMBED, "read_all", read)
     found = columns(run[0])
     assert {name for name, _ in read.whole} == {"student"}
     tested = json.loads((run[0] / "test.json").read_text())
@@ -84,7 +84,7 @@ def test_another_teacher_finds_nothing_of_the_first(run, tmp_path, monkeypatch):
     save_weights({name: torch.zeros_like(value) for name, value in load_weights(weights).items()}, weights)
     monkeypatch.setattr(KeptRows, "keep", lambda *_: None)
     read = Reads()
-    monkeypatch.setattr(EMBED, "_read", read)
+    monkeypatch.setattr(EMBED, "read_all", read)
     found = columns(out, "--unchecked")
     assert ("teacher", 40) in read.whole
     assert found["teacher"] != columns(run[0])["teacher"]

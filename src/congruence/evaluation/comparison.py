@@ -31,7 +31,7 @@ _OF_BOTH = (
 _COSTS = (
     ("latency_1_ms", "ms for 1", 1.0, 2),
     ("latency_64_ms", "ms for 64", 1.0, 2),
-    ("peak_memory_mb", "MB", 1.0, 1),
+    ("peak_memory_mb", "peak MB", 1.0, 1),
     ("multiply_adds", "multiply-adds", 1.0, 0),
     ("parameters", "parameters", 1.0, 0),
 )

@@ -20,6 +20,7 @@ from congruence.bench.plan import Cell, Plan, teacher_names
 from congruence.bench.pool import Record, in_workers
 from congruence.core import check
 from congruence.core.files import append_line, atomic, read_lines, writable, write_json
+from congruence.core.importing import UntrustedError, import_callable
 from congruence.evaluation.own import own_numbers
 from congruence.pipeline.build import rehearse
 from congruence.pipeline.context import RunContext
@@ -97,7 +98,7 @@ def run_plan(
 
     Raises:
         ValueError: where `out` holds another plan's cells, or cannot be written to; before a teacher is trained also
-            for what does not fit in a row that it teaches.
+            for what does not fit in a row that it teaches, and for code of the user's own without `trust`.
     """
     check.hyperparameters("run_plan", {"workers": _WORKERS}, workers=workers)
     own_numbers(metrics, trust=trust)
@@ -106,6 +107,8 @@ def run_plan(
     writable(out)
     desk = Desk(plan, out, metrics=tuple(metrics), trust=trust, afresh=afresh, retry=retry)
     rung, cells = plan.trials(), plan.cells()
+    if not trust:
+        _check_trust(cells)
     searched = {trial.row for trial in rung}
     pending = desk.pending(cells, rung)
     _rehearse([*desk.jobs(rung, trial=True).values(), *desk.jobs(cells).values()], pending, desk)
@@ -202,6 +205,20 @@ def _run(
     return ordered
 
 
+def _check_trust(cells: Sequence[Cell]) -> None:
+    """Refuse factories of the user's own, which nobody trusts, before anything is trained."""
+    for cell in cells:
+        config = cell.config
+        models = [
+            model
+            for stage in config.stages.values()
+            for model in (*stage.students().values(), *config.teachers_of(stage).values())
+        ]
+        for factory in (config.data.factory, *(model.factory for model in models)):
+            if factory is not None:
+                import_callable(factory, what="factory", trust=False)
+
+
 def _rehearse(jobs: Sequence[Job], pending: Collection[str], desk: Desk) -> None:
     """Find out whether the rows fit whose teacher is still to be trained, or a kept one; seeds of a row fit alike.
 
@@ -235,6 +252,8 @@ def _teachers(cells: Sequence[Cell], pending: Collection[str], desk: Desk, optio
                 row = measure_kept(cell, folder, made, trust=options.get("trust", False))
             elif row is None and cell.teacher is not None:
                 row = teach(cell, cell.teacher, folder, made, **options)
+        except UntrustedError:  # no failure of a cell: the call lacks a word
+            raise
         except Exception as error:
             failed[key] = sentence(error)
             write_json(folder / FAILURE, {FAILED: failed[key], "traceback": traceback.format_exc().splitlines()})

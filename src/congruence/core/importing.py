@@ -10,6 +10,10 @@ from typing import Any
 from congruence.core import check
 
 
+class UntrustedError(ValueError):
+    """Code of the user's own is named that is not trusted."""
+
+
 def import_callable(target: str, *, what: str, trust: bool) -> Callable[..., Any]:
     """Import what "package.module:name" names; `name` may lead into a class.
 
@@ -26,7 +30,9 @@ def import_callable(target: str, *, what: str, trust: bool) -> Callable[..., Any
         5.0
     """
     if not trust:
-        raise ValueError(f"The {what} '{target}' imports and runs code of yours: allow it with trust=True, or --trust.")
+        raise UntrustedError(
+            f"The {what} '{target}' imports and runs code of yours: allow it with trust=True, or --trust."
+        )
     module_name, _, name = target.partition(":")
     try:
         value: Any = importlib.import_module(module_name)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from congruence.core import check
+from congruence.core.importing import UntrustedError
 from congruence.models.onnx_model import OnnxModel
 
 
@@ -43,7 +44,7 @@ def load_onnx(rest: str, *, trust: bool) -> nn.Module:
 
 def _trusted(kind: str, rest: str, trust: bool) -> Path:
     if not trust:
-        raise ValueError(f"The file of '{kind}:{rest}' can run code: allow it with trust=True, or --trust.")
+        raise UntrustedError(f"The file of '{kind}:{rest}' can run code: allow it with trust=True, or --trust.")
     path = Path(rest).expanduser()
     if not path.is_file():
         raise ValueError(f"There is no file '{path}'.")

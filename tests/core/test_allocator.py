@@ -33,7 +33,7 @@ def resident():
 torch.set_num_threads(1)
 with memory_kept():
     with memory_kept():
-        for _ in range(3):  # the second and third may still lay their pieces out anew
+        for _ in range(6):  # the second to fourth may still lay their pieces out anew
             step()
     kept = faults(steps)
     full = resident()
@@ -46,7 +46,7 @@ PAGES = 4 * 2**28 / resource.getpagesize()  # that four steps write to: each is 
 def test_pages_stay_mapped_between_steps() -> None:
     ran = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
     kept, returned = map(int, ran.stdout.split())
-    assert kept < PAGES / 20
+    assert kept < PAGES / 50
     assert returned > 100 * 2**20
 
 

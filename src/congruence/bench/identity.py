@@ -152,7 +152,7 @@ class Identities:
             splits = self.splits(data)
             augment = getattr(splits.train, "augment", None)  # texts have none
             augment = augment if dataclasses.is_dataclass(augment) else None
-            told = all(getattr(part, "told", True) for part in splits)
+            told = all(part.told for part in splits)
             content: list[Any] = [[part.fingerprint() for part in splits], repr(augment)]
             if data.called in PEOPLE and isinstance(splits.train, ImageDataset):  # whose queries look up a gallery
                 _, gallery, *who = read_sides(data.called, data.root, splits.train)

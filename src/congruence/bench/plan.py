@@ -42,6 +42,21 @@ class Tune:
     variants: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
+def row_name(method: str, variant: str) -> str:
+    """Return what a row of a plan is called: its method and, where there are several, its variant."""
+    return f"{method}-{variant}" if variant else method
+
+
+def cell_name(method: str, variant: str, seed: int) -> str:
+    """Return what a cell's folder is called.
+
+    Example:
+        >>> cell_name("kd", "few", 3), cell_name("kd", "", 3)
+        ('kd-few-seed3', 'kd-seed3')
+    """
+    return f"{row_name(method, variant)}-seed{seed}"
+
+
 @dataclass(frozen=True)
 class Cell:
     """One run of a plan: a method, in a variant, with a seed.
@@ -73,12 +88,12 @@ class Cell:
     @property
     def row(self) -> str:
         """The cell's method and variant."""
-        return f"{self.method}-{self.variant}" if self.variant else self.method
+        return row_name(self.method, self.variant)
 
     @property
     def name(self) -> str:
         """The cell's folder."""
-        return f"{self.row}-seed{self.seed}"
+        return cell_name(self.method, self.variant, self.seed)
 
     @property
     def trial(self) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from congruence.bench.cell import FAILURE, RESULT, RUNNING
-from congruence.bench.plan import Plan
+from congruence.bench.plan import Plan, cell_name
 
 DONE, AT_WORK, FAILED, PENDING = STATES = ("done", "running", "failed", "pending")
 
@@ -40,8 +40,7 @@ def status(plan: Plan, out: Path) -> list[list[str]]:
     """
     counts = {
         (variant, method): Counter(
-            state_of(out / "cells" / f"{method}{f'-{variant}' if variant else ''}-seed{seed}")
-            for seed in plan.seeds_in(variant)
+            state_of(out / "cells" / cell_name(method, variant, seed)) for seed in plan.seeds_in(variant)
         )
         for variant in plan.variants
         for method in plan.recipes
@@ -90,6 +89,6 @@ def _at_work(mark: Path) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
+    except PermissionError:  # it lives, and is another user's
         pass
     return True

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -87,6 +87,7 @@ def compare(
     from congruence.cli.train import allow
     from congruence.core.inputs import TEACHER
     from congruence.data import loader
+    from congruence.data.sources.folder import sample_names
     from congruence.evaluation.channels import batch_of
     from congruence.pipeline.any_model import any_model, is_untrained
     from congruence.pipeline.taken import as_taken
@@ -100,10 +101,9 @@ def compare(
     splits, folder = _loaded(data, set_ or (), trust=trust)
     _part(splits, split)
     place = pick_device(device)
-    asked: dict[str, Any] = {"trust": trust}
-    taught = any_model(teacher, splits, who="the teacher", weights=teacher_weights, **asked)
+    taught = any_model(teacher, splits, who="the teacher", weights=teacher_weights, trust=trust)
     takers = {
-        name: any_model(word, splits, who=f"the student '{name}'", weights=weights.get(name), **asked)
+        name: any_model(word, splits, who=f"the student '{name}'", weights=weights.get(name), trust=trust)
         for name, word in words.items()
     }
     for name, word in words.items():
@@ -123,7 +123,7 @@ def compare(
         probe=probe,
         latency=latency,
     )
-    names = _names(part, folder)
+    names = sample_names(part, folder)
     typer.echo(json.dumps(_plain(found, names), indent=2) if as_json else report(found, names))
 
 
@@ -203,48 +203,30 @@ def _part(splits: Splits, name: str) -> BatchDataset:
     return parts[name]
 
 
-def _names(part: BatchDataset, folder: Path | None) -> list[str] | None:
-    from congruence.data.sources.folder import sample_names
-
-    return sample_names(part, folder)
-
-
 # What is said
 
 
-class _Table(NamedTuple):
-    """Rows of a table, and the line above it."""
+def _table(title: str, rows: Rows) -> str:
+    """Write rows below their keys, and a line above them."""
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    lines = [[key.replace("_", " ") for key in keys], *([_cell(row.get(key)) for key in keys] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(keys))]
+    left = [all(isinstance(row.get(key, ""), str) for row in rows) for key in keys]
 
-    title: str
-    rows: Rows
+    def written(line: Sequence[str]) -> str:
+        cells = zip(line, widths, left, strict=True)
+        padded = (cell.ljust(width) if to_left else cell.rjust(width) for cell, width, to_left in cells)
+        return f"  {'  '.join(padded)}".rstrip()
 
-    def text(self) -> str:
-        """Write the rows below their keys."""
-        keys = list(dict.fromkeys(key for row in self.rows for key in row))
-        lines = [[key.replace("_", " ") for key in keys], *([_cell(row.get(key)) for key in keys] for row in self.rows)]
-        widths = [max(len(line[column]) for line in lines) for column in range(len(keys))]
-        left = [all(isinstance(row.get(key, ""), str) for row in self.rows) for key in keys]
-        return "\n".join(
-            [
-                self.title,
-                *(
-                    "  "
-                    + "  ".join(
-                        cell.ljust(width) if to_left else cell.rjust(width)
-                        for cell, width, to_left in zip(line, widths, left, strict=True)
-                    ).rstrip()
-                    for line in lines
-                ),
-            ]
-        )
+    return "\n".join([title, *map(written, lines)])
 
 
-def report(found: Any, sample_names: Sequence[str] | None = None) -> str:
+def report(found: Any, names: Sequence[str] | None = None) -> str:
     """Write comparisons as the command prints them.
 
     Args:
         found: `congruence.Comparisons`.
-        sample_names: of the samples in the order of the loader, None where they have none.
+        names: of the samples in the order of the loader, None where they have none.
     """
     parts = [found.table()]
     for name, comparison in found.items():
@@ -252,10 +234,10 @@ def report(found: Any, sample_names: Sequence[str] | None = None) -> str:
         worst, changed = [row for row in values["worst_classes"] if _lost(row)], values["changed"]
         if worst:
             title = f"{name}: the classes that lost most{_of(worst)}"
-            parts.append(_Table(title, worst[:_SHOWN]).text())
+            parts.append(_table(title, worst[:_SHOWN]))
         if changed:
             title = f"{name}: the samples that changed most{_of(changed)}"
-            parts.append(_Table(title, [_with_name(row, sample_names) for row in changed[:_SHOWN]]).text())
+            parts.append(_table(title, [_with_name(row, names) for row in changed[:_SHOWN]]))
     left_out = _left_out({name: comparison.left_out for name, comparison in found.items()})
     return "\n\n".join([*parts, *(["\n".join(left_out)] if left_out else [])])
 
@@ -268,11 +250,11 @@ def _of(rows: Rows) -> str:
     return f" ({_SHOWN} of {len(rows)}; all with --json)" if len(rows) > _SHOWN else ""
 
 
-def _plain(found: Any, sample_names: Sequence[str] | None) -> dict[str, Any]:
+def _plain(found: Any, names: Sequence[str] | None) -> dict[str, Any]:
     """Return comparisons as JSON has them, the changed samples with their names."""
     values: dict[str, Any] = json.loads(found.to_json())
     for student in values["students"].values():
-        student["changed"] = [_with_name(row, sample_names) for row in student["changed"]]
+        student["changed"] = [_with_name(row, names) for row in student["changed"]]
     return values
 
 

@@ -8,11 +8,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from congruence.evaluation.embeddings import Embeddings, given
+from congruence.evaluation.compared import top_5_accuracy
+from congruence.evaluation.embeddings import Embeddings
 from congruence.evaluation.number import Value
 from congruence.evaluation.protocol import Fitted, Protocol, ProtocolData
 from congruence.evaluation.published import rows
-from congruence.metrics import accuracy
 
 _FIVE = 5
 
@@ -44,7 +44,6 @@ class Classification(Protocol):
 
 
 def _measure(of: Embeddings, _: Mapping[str, Tensor]) -> dict[str, Value]:
-    if of.missing(("labels", "every_label")) or given(of.student_logits).shape[1] <= _FIVE:
+    if of.missing(("labels", "every_label", "six_classes")):
         return {}
-    samples, labels = of.labelled()
-    return {"top_5_accuracy": accuracy(given(of.student_logits)[samples], labels, topk=(_FIVE,))[0]}
+    return {"top_5_accuracy": top_5_accuracy(of)}

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from congruence.core.inputs import STUDENT, TEACHER
 from congruence.evaluation.layout import text
 from congruence.evaluation.number import Value
 
-TEACHER, STUDENT = "teacher", "student"
 # Of the table for several students: the key behind "teacher_" and "student_", or of both; title, scale, digits.
 _OF_ONE = (
     ("accuracy", "accuracy (%)", 100.0, 1),

@@ -16,12 +16,10 @@ from congruence.evaluation.number import Value
 from congruence.evaluation.protocol import Fitted, Protocol, ProtocolData, check_counts
 from congruence.evaluation.published import rows
 from congruence.evaluation.retrieval import halves, queries_and_database
-from congruence.geometry.dissimilarity import block_rows
 from congruence.metrics import retrieval_map
-from congruence.metrics.order import nearest
+from congruence.metrics.retrieval import nearest_hits
 
 KS = (1, 5, 10, 50, 100)
-_CHUNK_ENTRIES = 2**19  # of distances at a time
 
 
 @dataclass(frozen=True)
@@ -94,10 +92,8 @@ def _precisions(
     """Return `metrics.precision_at_k` for several k, all of one ranking."""
     if not ks or not len(query):
         return {}
-    rows_at_once = block_rows(len(database), _CHUNK_ENTRIES)
-    blocks = nearest(query, database, "cosine", max(ks), rows=rows_at_once)
     sums = torch.zeros(max(ks), dtype=torch.int64)
-    for items, labels in zip(blocks, query_labels.split(rows_at_once), strict=True):
-        sums += (database_labels[items] == labels[:, None]).sum(0)
+    for hits in nearest_hits(query, query_labels, database, database_labels, max(ks), "cosine"):
+        sums += hits.sum(0)
     found = sums.cumsum(0)
     return {f"retrieval_top_{k}": int(found[k - 1]) / (k * len(query)) for k in ks}

@@ -104,18 +104,31 @@ def embed_all(
 
     Where batches hold `Inputs`, each model takes its own, or the teachers' where it is among these, else the students'.
     """
-    readers = {
-        name: Reader(model, layers[name], name, device, TEACHER if name in teachers else STUDENT)
-        for name, model in models.items()
-    }
-    for name, model in models.items():
-        check_prepared(model, ModelFacts.of(loader, name, readers[name].kind))
+    readers = readers_of(models, loader, layers=layers, device=device, teachers=teachers)
     with contextlib.ExitStack() as stack:
         stack.enter_context(memory_kept())
         for model in models.values():
             stack.enter_context(evaluating(model))
         labels = read_all(readers.values(), loader, stack)
     return of_classes({name: reader.embedded(labels) for name, reader in readers.items()}, loader, labels)
+
+
+def readers_of(
+    models: Mapping[str, nn.Module],
+    loader: Iterable[Any],
+    *,
+    layers: Mapping[str, str | None],
+    device: str | torch.device | None,
+    teachers: Collection[str] = (TEACHER,),
+) -> dict[str, Reader]:
+    """Return what lets models read a loader, whose images are prepared as those that each was trained on."""
+    readers = {
+        name: Reader(model, layers[name], name, device, TEACHER if name in teachers else STUDENT)
+        for name, model in models.items()
+    }
+    for name, model in models.items():
+        check_prepared(model, ModelFacts.of(loader, name, readers[name].kind))
+    return readers
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from congruence.core import check
 from congruence.core.files import atomic
+from congruence.models.weights_file import head_of
 
 LOG = logging.getLogger("congruence")
 FORMAT = 1  # of the files, and of how `embed` makes rows: another one finds nothing
@@ -114,9 +115,7 @@ def _head(rows: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
             "data_offsets": [start, end],
         }
         start = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of eight
-    return len(text).to_bytes(8, "little") + text
+    return head_of(header)
 
 
 def _text(identity: Mapping[str, Any]) -> str:

@@ -95,7 +95,7 @@ def see(
         protocol: that will be measured of the model, with samples of its own perhaps.
     """
     asked: dict[str, Any] = {"name": name, "kind": kind, "device": device, "kept": kept}
-    if any(not getattr(part, "told", True) for part in splits):
+    if not all(part.told for part in splits):
         asked["kept"] = None  # nothing would tell whether rows are of these samples
     test = embed_images(model, splits.test, **asked)
     train, further = None, {}

@@ -11,12 +11,11 @@ import torch
 from torch import nn
 
 from congruence.core.allocator import memory_kept
-from congruence.core.inputs import STUDENT, TEACHER, Inputs
+from congruence.core.inputs import Inputs
 from congruence.data.datasets.batched import BatchDataset
-from congruence.data.datasets.model_facts import ModelFacts, check_prepared
 from congruence.data.loading.batches import EpochOrder, Loader
 from congruence.data.loading.source import BatchSource
-from congruence.evaluation.embed import Embedded, Reader, read_all
+from congruence.evaluation.embed import Embedded, Reader, read_all, readers_of
 from congruence.evaluation.kept import KeptRows
 from congruence.models.evaluating import evaluating
 
@@ -52,12 +51,7 @@ def stream(
     Raises:
         ValueError: as `embed`.
     """
-    readers = {
-        name: Reader(model, layers[name], name, device, TEACHER if name == TEACHER else STUDENT)
-        for name, model in models.items()
-    }
-    for name, reader in readers.items():
-        check_prepared(models[name], ModelFacts.of(loader, name, reader.kind))
+    readers = readers_of(models, loader, layers=layers, device=device)
     embedded: dict[str, Embedded] = {}
     first: list[Any] = []
     with contextlib.ExitStack() as stack:

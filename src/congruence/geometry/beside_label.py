@@ -22,9 +22,28 @@ def other_logits(logits: Tensor, classes: Tensor) -> Tensor:
     return torch.where(others.isneginf().all(1, keepdim=True), torch.zeros_like(others), others)
 
 
+def among_all(others: Tensor, classes: Tensor) -> Tensor:
+    """Return values of the other classes among all classes, 0 at the one: what `other_logits` took apart.
+
+    Shape:
+        `others` [B, C − 1], `classes` [B] in [0, C); returns [B, C].
+
+    Example:
+        >>> among_all(torch.tensor([[2.0, 3.0]]), torch.tensor([1])).tolist()
+        [[2.0, 0.0, 3.0]]
+    """
+    count = others.shape[1]
+    return others.new_zeros(len(others), count + 1).scatter(1, _places(count, classes), others)
+
+
 def _others(logits: Tensor, classes: Tensor) -> Tensor:
-    places = torch.arange(logits.shape[1] - 1, device=logits.device)
-    return logits.gather(1, places + (places >= classes[:, None]))
+    return logits.gather(1, _places(logits.shape[1] - 1, classes))
+
+
+def _places(count: int, classes: Tensor) -> Tensor:
+    """Return where the other classes stand among all [B, count]."""
+    places = torch.arange(count, device=classes.device)
+    return places + (places >= classes[:, None])
 
 
 def one_against_others(logits: Tensor, classes: Tensor) -> Tensor:

@@ -92,10 +92,7 @@ def alpha_beta_loss(
     if abs(alpha + beta) < 1e-2:
         student, teacher = as_float64(student), as_float64(teacher)  # the sum of the exponents is divided by
     values = _divergence((student / temperature).log_softmax(-1), (teacher / temperature).log_softmax(-1), alpha, beta)
-    values = values.to(dtype)
-    if mask is not None and reduction == "mean":
-        return values.sum() / mask.sum().clamp(min=1)
-    return reduce(name, values, reduction)
+    return reduce(name, values.to(dtype), reduction, counted=mask)
 
 
 def _check_mask(function: str, mask: Tensor, logits: Tensor) -> None:

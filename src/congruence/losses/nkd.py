@@ -85,9 +85,7 @@ def normalized_kd_loss(
     ours, theirs = (other_logits(z / temperature, classes) for z in (student, teacher))
     others = expectation(theirs.softmax(1), ours.log_softmax(1))
     values = torch.where(labelled, -target - gamma * temperature**2 * others, 0.0)
-    if reduction == "mean":
-        return values.sum() / labelled.sum().clamp(min=1)
-    return reduce(name, values, reduction)
+    return reduce(name, values, reduction, counted=labelled)
 
 
 class NormalizedKdLoss(nn.Module):

@@ -110,9 +110,7 @@ def refined_logit_loss(
         (z / temperature).masked_fill(~(below | none), -torch.inf).masked_fill(none, 0) for z in (student, teacher)
     )
     values = alpha * sure**2 * confidence + beta * temperature**2 * divergence(ours, theirs)
-    if reduction == "mean":
-        return values.sum() / labelled.sum().clamp(min=1)
-    return reduce(name, values, reduction)
+    return reduce(name, values, reduction, counted=labelled)
 
 
 class RefinedLogitLoss(nn.Module):

@@ -187,9 +187,7 @@ def scale_decoupled_loss(
     right = teacher_regions.argmax(1) == labels[:, None]
     weights = torch.where(right != right[:, :1], complementary_weight, 1.0).to(values.dtype)
     values = torch.where(labelled, (weights * values.reshape(rows, regions)).mean(1), 0.0)
-    if reduction == "mean":
-        return values.sum() / labelled.sum().clamp(min=1)
-    return reduce(name, values, reduction)
+    return reduce(name, values, reduction, counted=labelled)
 
 
 class ScaleDecoupledLoss(nn.Module):

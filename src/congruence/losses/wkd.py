@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from congruence.core import check
 from congruence.core.numerics import as_float64, float32_island, rescaled, safe_sqrt
 from congruence.core.reduce import REDUCTION, Reduction, reduce
-from congruence.geometry.beside_label import expectation, other_logits
+from congruence.geometry.beside_label import among_all, expectation, other_logits
 from congruence.geometry.maps import pooled_alike
 
 __all__ = [
@@ -204,21 +204,12 @@ def wasserstein_logit_loss(
     targets = labels.long().clamp(min=0)
     own = teacher.detach().softmax(1).gather(1, targets[:, None])
     of_label = -expectation(own, student.log_softmax(1).gather(1, targets[:, None]))
-    source, target = (_beside(other_logits(z / temperature, targets).softmax(1), targets) for z in (student, teacher))
+    source, target = (among_all(other_logits(z / temperature, targets).softmax(1), targets) for z in (student, teacher))
     # A class without a share in u and v takes no part: the label's row and column need not be cut out of the cost.
-    start = _beside(torch.full_like(source[:, 1:], 1 / (classes - 1)), targets)
+    start = among_all(torch.full_like(source[:, 1:], 1 / (classes - 1)), targets)
     values = of_label + weight * _transported(source, target, start, costs, regularization, iterations)
     values = torch.where(labelled, values, 0.0).to(dtype)
-    if reduction == "mean":
-        return values.sum() / labelled.sum().clamp(min=1)
-    return reduce(name, values, reduction)
-
-
-def _beside(others: Tensor, targets: Tensor) -> Tensor:
-    """Return values of the other classes [B, C − 1] among all classes, 0 at the target."""
-    places = torch.arange(others.shape[1], device=others.device)
-    places = places + (places >= targets[:, None])
-    return others.new_zeros(len(others), others.shape[1] + 1).scatter(1, places, others)
+    return reduce(name, values, reduction, counted=labelled)
 
 
 def _transported(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -155,11 +156,19 @@ def precision_at_k(
         return math.nan
     bound = check.Real(low=1, high=database.shape[0], closed="both", integer=True)
     check.hyperparameters("precision_at_k", {"k": bound}, k=k)
+    blocks = nearest_hits(query, query_labels, database, database_labels, k, metric)
+    scores = torch.cat([hits.double().mean(1) for hits in blocks])
+    return _mean("precision_at_k", scores[torch.isin(query_labels, database_labels)], query.shape[0])
+
+
+def nearest_hits(
+    query: Tensor, query_labels: Tensor, database: Tensor, database_labels: Tensor, k: int, metric: DissimilarityName
+) -> Iterator[Tensor]:
+    """Yield, of so many queries at a time, whether each of the k nearest items has the query's class: bool [b, k]."""
     rows = block_rows(len(database), _CHUNK_ENTRIES)
     blocks = nearest(query, database, metric, k, rows=rows)
-    parts = zip(blocks, query_labels.split(rows), strict=True)
-    scores = torch.cat([(database_labels[items] == labels[:, None]).double().mean(1) for items, labels in parts])
-    return _mean("precision_at_k", scores[torch.isin(query_labels, database_labels)], query.shape[0])
+    for items, labels in zip(blocks, query_labels.split(rows), strict=True):
+        yield database_labels[items] == labels[:, None]
 
 
 def _labelled(

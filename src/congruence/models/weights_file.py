@@ -193,6 +193,16 @@ def in_order(file: bytes) -> bytes:
     header = json.loads(file[8 : 8 + size])
     checksum = _sum(header, hashlib.sha256(memoryview(file)[8 + size :]).hexdigest())
     header["__metadata__"] = dict(sorted({**header["__metadata__"], CHECKSUM: checksum}.items()))
+    return head_of(header) + file[8 + size :]
+
+
+def head_of(header: Mapping[str, Any]) -> bytes:
+    """Return what stands before the tensors in a safetensors file.
+
+    Example:
+        >>> head_of({"a": 1})
+        b'\\x08\\x00\\x00\\x00\\x00\\x00\\x00\\x00{"a":1} '
+    """
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of eight
-    return len(text).to_bytes(8, "little") + text + file[8 + size :]
+    return len(text).to_bytes(8, "little") + text

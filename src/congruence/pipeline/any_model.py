@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +9,20 @@ from pydantic import ValidationError
 from torch import nn
 
 from congruence import data, models
-from congruence.config.load import load_config
 from congruence.config.problems import explain
 from congruence.config.tables import InputsConfig, ModelConfig
 from congruence.core import check, rng
-from congruence.core.files import read_tables
 from congruence.data.datasets.model_facts import remembered
 from congruence.models import named
 from congruence.models.evaluating import set_mode
 from congruence.pipeline.build import channels_of, trained_model
 from congruence.pipeline.context import RunContext
 from congruence.pipeline.models import rebuild
+from congruence.pipeline.run_config import configured
 from congruence.pipeline.student import load_student
 from congruence.pipeline.taken import Taker
 from congruence.training.saving.run_directory import RunDirectory
 
-LOG = logging.getLogger("congruence")
 _PROGRAMS = {".onnx": "onnx", ".pt2": "export"}
 _OTHERS = {"config.json": "hf", "modules.json": "st"}
 _KINDS = "package.module:callable, a run's folder, hf:FOLDER, st:FOLDER, timm:NAME, onnx:FILE, export:FILE or jit:FILE"
@@ -151,34 +148,24 @@ def _of_run(path: Path, name: str | None, splits: data.Splits, *, who: str, trus
     with rng.untouched():
         rng.seed_everything(0)
         model = load_student(path, _made_by_factory(directory, name, trust=trust), name=name)
-    table = _table_of(path, name)
+    table = _table_of(directory, name)
     return Taker(model, _as_trained(model, splits) if table is None else table)
 
 
 def _made_by_factory(directory: RunDirectory, name: str, *, trust: bool) -> Any:
     """Return what makes a student that a factory has made; None of another, which the run itself describes."""
-    path = directory.students
-    described = read_tables(path).get(name) if path.is_file() else None
+    described = directory.described(name)
     if not described or not described.get("factory"):
         return None
     made = rebuild(described, trust=trust)
     return lambda: made
 
 
-def _table_of(path: Path, name: str) -> InputsConfig | None:
-    """Return what a run's configuration says of how its student takes the data: in its folder, or above a stage's."""
-    for folder, stage in ((path, None), (path.absolute().parent, path.absolute().name)):
-        file = RunDirectory(folder).config
-        if not file.is_file():
-            continue
-        try:
-            config = load_config(file)
-        except ValueError as error:  # older than a change of the schema
-            LOG.warning("'%s' is not read, how its student takes the data is not known: %s", file, error)
-            return None
-        students = config.stages[stage or config.last].students() if (stage or config.last) in config.stages else {}
-        return students[name].inputs if name in students else None
-    return None
+def _table_of(directory: RunDirectory, name: str) -> InputsConfig | None:
+    """Return what a run's configuration says of how its student takes the data."""
+    _, stage = configured(directory)
+    students = {} if stage is None else stage.students()
+    return students[name].inputs if name in students else None
 
 
 def _as_trained(model: nn.Module, splits: data.Splits) -> InputsConfig | None:

@@ -28,7 +28,7 @@ from congruence.models.inputs import ImageInput
 from congruence.models.layers import unwrap
 from congruence.models.parameters import count_parameters
 from congruence.models.weights import load_weights, save_weights
-from congruence.pipeline.exported_run import RunStudent, card_of, projection_of, student_of
+from congruence.pipeline.exported_run import card_of, projection_of, student_of
 
 LOG = logging.getLogger("congruence")
 FACTS, CARD = "model.json", "README.md"
@@ -187,13 +187,8 @@ def _of_run(run: str | Path, *, example: Any, data: Any, layer: str | None, proj
         noise = torch.randn(sum(SIZES), *facts.shape, generator=torch.Generator().manual_seed(0))
         LOG.warning("The run does not say its data: the file is compared on random inputs (give data=, --data).")
         samples = Samples.of_batch("random inputs", noise)
-    made_by = _made_by(of_run)
-    source = _Source(of_run.model, facts, samples, made_by=made_by, card=card_of(of_run))
+    source = _Source(of_run.model, facts, samples, made_by=dict(of_run.described) or None, card=card_of(of_run))
     return _with_data(replace(source, projection=projection, layer=layer), of_run.splits)
-
-
-def _made_by(run: RunStudent) -> dict[str, Any] | None:
-    return dict(run.described) or None
 
 
 def _splits(data: Any) -> datasets.Splits | None:

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from congruence import data
-from congruence.config import load_config
 from congruence.config.references import StudentRef
 from congruence.core import check
 from congruence.data.datasets.model_facts import ModelFacts, check_prepared
 from congruence.evaluation.exporting.card import CardFacts
 from congruence.pipeline.context import load_splits
 from congruence.pipeline.models import rebuild
+from congruence.pipeline.run_config import configured
 from congruence.pipeline.student import load_student
 from congruence.pipeline.taken import Taker, as_taken
 from congruence.training.saving.run_directory import RunDirectory
@@ -88,13 +88,12 @@ def student_of(
     if name is None and files and "student" not in files:
         raise ValueError(f"The run in '{run}' has the students {', '.join(files)}: say which (name=, --student).")
     chosen = name or "student"
-    path = directory.students
-    described = json.loads(path.read_text(encoding="utf8")).get(chosen) or {} if path.is_file() else {}
+    described = directory.described(chosen) or {}
     if factory is None and described.get("factory") and trust:
         factory = _made_again(described)
     model = load_student(run, factory, name=name, last=last)
-    config, stage = _configured(directory)
-    splits = given if given is not None else _data(config)
+    config, stage = configured(directory)
+    splits = given if given is not None else _data(config, trust=trust)
     if splits is not None:
         table = None if stage is None else stage.students().get(chosen)
         taker = Taker(model) if table is None else Taker.of(model, table)
@@ -107,26 +106,11 @@ def _made_again(described: dict[str, Any]) -> Callable[[], nn.Module]:
     return lambda: rebuild(described, trust=True)
 
 
-def _configured(directory: RunDirectory) -> tuple[RunConfig | None, StageConfig | None]:
-    """Return a run's configuration and the stage whose student lies in the folder: an earlier stage's is below it."""
-    for folder, stage in ((directory, None), (RunDirectory(directory.path.absolute().parent), directory.path.name)):
-        if not folder.config.is_file():
-            continue
-        try:
-            config = load_config(folder.config)
-        except ValueError as error:  # of another version
-            LOG.warning("'%s' cannot be read, so that nothing is taken from it: %s", folder.config, error)
-            return None, None
-        if stage is None or stage in config.stages:
-            return config, config.stages[stage or config.last]
-    return None, None
-
-
-def _data(config: RunConfig | None) -> data.Splits | None:
+def _data(config: RunConfig | None, *, trust: bool) -> data.Splits | None:
     if config is None:
         return None
     try:
-        return load_splits(config.data)
+        return load_splits(config.data, trust=trust)
     except (ValueError, OSError) as error:
         LOG.warning("The run's data is not here, so that the export is not tried on it: %s", check.sentence(error))
         return None
@@ -143,7 +127,7 @@ def projection_of(run: RunStudent, term: str) -> tuple[nn.Linear, str | None]:
     Raises:
         ValueError: where the run has no such term, its term no such map, or the checkpoint is gone.
     """
-    terms = {each["name"]: each for each in _identity(run.directory).get("terms", [])}
+    terms = {each["name"]: each for each in run.directory.terms()}
     if term not in terms:
         names = ", ".join(terms) or "none"
         raise ValueError(
@@ -174,13 +158,6 @@ def projection_of(run: RunStudent, term: str) -> tuple[nn.Linear, str | None]:
     return linear.eval(), layer if isinstance(layer, str) else None
 
 
-def _identity(directory: RunDirectory) -> dict[str, Any]:
-    if not directory.identity.is_file():
-        return {}
-    recorded: dict[str, Any] = json.loads(directory.identity.read_text(encoding="utf8"))
-    return recorded
-
-
 def _state_with(run: RunStudent) -> dict[str, Tensor]:
     """Return the distiller's state of the checkpoint that has the student's weights."""
     own = run.model.state_dict()
@@ -188,9 +165,9 @@ def _state_with(run: RunStudent) -> dict[str, Tensor]:
     files = run.directory.checkpoints.files()
     for file in files:
         try:
-            state = torch.load(file, map_location="cpu", weights_only=True)["distiller"]
-        except Exception:  # what cannot be read is passed over, as a resumed run does
-            LOG.warning("'%s' cannot be read: trying the one before.", file)
+            state = run.directory.checkpoints.read(file)["distiller"]
+        except ValueError as error:  # what cannot be read is passed over, as a resumed run does
+            LOG.warning("%s: trying the one before.", error)
             continue
         mine = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
         if all(key in mine and torch.equal(mine[key], value) for key, value in own.items()):
@@ -211,10 +188,10 @@ def _state_with(run: RunStudent) -> dict[str, Tensor]:
 
 def card_of(run: RunStudent) -> CardFacts:
     """Return what a card says of a run's student."""
-    identity, options = _identity(run.directory), _identity(run.directory).get("options", {})
+    options = run.directory.options()
     terms = tuple(
         (each["method"], _weight(each), each.get("hyperparameters") or {})
-        for each in identity.get("terms", [])
+        for each in run.directory.terms()
         if each.get("student") in (None, run.name)
     )
     training = {"epochs": options.get("epochs"), "seed": options.get("seed"), "precision": options.get("precision")}
@@ -226,10 +203,10 @@ def card_of(run: RunStudent) -> CardFacts:
         if run.config is not None and run.config.name
         else run.directory.path.name,
         student=_in_words(run.described.get("model"), run.described.get("factory")),
-        teachers=tuple(_teachers(run)) or (("a teacher that was given",) if identity.get("teacher") else ()),
+        teachers=tuple(_teachers(run)) or (("a teacher that was given",) if run.directory.teachers() else ()),
         terms=terms,
         training={key: value for key, value in training.items() if value is not None},
-        data=None if run.config is None else run.config.data.name,
+        data=None if run.config is None else run.config.data.called,
         measured=measured,
         teacher_numbers=teacher,
     )

@@ -45,7 +45,7 @@ def made_splits(factory: str, options: Mapping[str, Any], *, trust: bool = False
     if not len(train):
         raise ValueError(f"The data factory '{factory}' must return training samples, got none.")
     splits = data.Splits(*(wrapped.get(name, train.subset([])) for name in data.Splits._fields))
-    if any(not getattr(part, "told", True) for part in splits):
+    if not all(part.told for part in splits):
         LOG.warning(
             "The data of '%s' has no `fingerprint()`: whether it is still the same, where a run is resumed or what is "
             "kept of it is read, is told by its number of samples, its labels and its first samples alone.",

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from congruence.core import check, ranks
-from congruence.core.files import read_tables, write_json
+from congruence.core.files import write_json
 from congruence.data.datasets.model_facts import ModelFacts, check_prepared, check_same_classes, forget, remember
 from congruence.data.sources.load import Splits
 from congruence.models import named
@@ -124,9 +124,7 @@ def _made(directory: RunDirectory, factory: Callable[[], nn.Module] | None, name
         return made
     from congruence.pipeline.models import rebuild
 
-    path = directory.students
-    described = read_tables(path).get(name) if path.is_file() else None
-    why_not = ""
+    described, why_not = directory.described(name), ""
     for kind, file in {"hf": "config.json", "st": "modules.json"}.items():
         folder = directory.native_folder(name, kind)
         if (folder / file).is_file():  # with the run, wherever that lies now

@@ -42,6 +42,11 @@ class BatchDataset(Dataset[tuple[Any, int]], ABC):
         """Whether batches are quicker made than sent from another process."""
 
     @property
+    def told(self) -> bool:
+        """Whether `fingerprint` is one of the whole content."""
+        return True
+
+    @property
     @abstractmethod
     def held(self) -> int:
         """How many samples there are before `rows` are chosen."""

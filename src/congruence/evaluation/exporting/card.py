@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-_LIBRARY = {"hf": "transformers", "st": "sentence-transformers", "timm": "timm", "onnx": "onnx"}
+from congruence.evaluation.exporting.formats import LIBRARIES
+
+_LIBRARY = {**LIBRARIES, "onnx": "onnx"}
 _UNKNOWN = "unknown"
 _SHOWN = {
     "accuracy": "accuracy",

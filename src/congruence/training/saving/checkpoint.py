@@ -60,6 +60,24 @@ class Checkpoints:
             old.unlink(missing_ok=True)
         return path
 
+    @staticmethod
+    def read(path: Path) -> dict[str, Any]:
+        """Return what a checkpoint holds.
+
+        Raises:
+            ValueError: in a clause, where it is damaged, or no checkpoint of this library.
+        """
+        try:
+            content = torch_content(path)
+        except ChangedError as error:
+            raise ValueError(f"'{path.name}' is damaged: {error}") from None
+        except Exception as error:  # bytes that are no checkpoint fail in any way
+            raise ValueError(f"'{path.name}' is truncated or foreign ({type(error).__name__})") from None
+        state = migrate_checkpoint(content) if isinstance(content, dict) else None
+        if state is None:
+            raise ValueError(f"'{path.name}' was not written by this version of congruence")
+        return state
+
     def load(self) -> dict[str, Any] | None:
         """Load the newest checkpoint that is whole, None where there is none at all.
 
@@ -70,21 +88,10 @@ class Checkpoints:
         reasons = []
         for path in files:
             try:
-                content = torch_content(path)
-            except ChangedError as error:
-                reasons.append(f"'{path.name}' is damaged: {error}")
-                LOG.warning("%s: trying the one before.", reasons[-1])
-                continue
-            except Exception as error:  # bytes that are no checkpoint fail in any way
-                reasons.append(f"'{path.name}' is truncated or foreign ({type(error).__name__})")
-                LOG.warning("%s: trying the one before.", reasons[-1])
-                continue
-            state = migrate_checkpoint(content) if isinstance(content, dict) else None
-            if state is None:
-                reasons.append(f"'{path.name}' was not written by this version of congruence")
-                LOG.warning("%s: trying the one before.", reasons[-1])
-                continue
-            return state
+                return self.read(path)
+            except ValueError as error:
+                reasons.append(str(error))
+                LOG.warning("%s: trying the one before.", error)
         if files:
             raise ValueError(f"No checkpoint in '{self.folder}' can be read: {'; '.join(reasons)}.")
         return None

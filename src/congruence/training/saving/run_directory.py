@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from congruence.core import check
-from congruence.core.files import atomic, damaged, locked, sweep, writable, write_json
+from congruence.core.files import atomic, damaged, locked, read_tables, sweep, writable, write_json
 from congruence.core.inputs import TEACHER
 from congruence.data.datasets.model_facts import ModelFacts, check_same_preparation, other_classes
 from congruence.models.weights import load_metadata, load_weights, save_weights
@@ -231,6 +231,18 @@ class RunDirectory:
         recorded = (self._recorded_identity() or {}).get("teacher")
         return recorded if isinstance(recorded, dict) else {} if recorded is None else {TEACHER: recorded}
 
+    def terms(self) -> list[dict[str, Any]]:
+        """Return what the terms of the run that is here were told, none where there is none."""
+        return list((self._recorded_identity() or {}).get("terms", ()))
+
+    def described(self, name: str = _ONLY) -> dict[str, Any] | None:
+        """Return how a student is built again; None where that was not written down.
+
+        Raises:
+            ValueError: where the file that says it is damaged.
+        """
+        return read_tables(self.students).get(name) if self.students.is_file() else None
+
     def options(self) -> dict[str, Any]:
         """Return the options of the run that is here, none where there is none."""
         return dict((self._recorded_identity() or {}).get("options", {}))
@@ -264,20 +276,17 @@ class RunDirectory:
         """
         from filelock import Timeout
 
-        lock = locked(self.path / ".lock", wait=_WAIT)
-        try:
-            lock.__enter__()
-        except Timeout:
-            raise ValueError(
-                f"The folder '{self.path}' is written to by another run now: choose another `out`, or wait until it "
-                "has ended. Nothing in it was changed."
-            ) from None
-        try:
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.path / ".lock", wait=_WAIT))
+            except Timeout:
+                raise ValueError(
+                    f"The folder '{self.path}' is written to by another run now: choose another `out`, or wait until "
+                    "it has ended. Nothing in it was changed."
+                ) from None
             for folder in (self.path, self.checkpoints.folder):
                 sweep(folder)
             yield
-        finally:
-            lock.__exit__(None, None, None)
 
     def save_student(
         self, name: str, state: Mapping[str, Any], *, last: bool = False, facts: ModelFacts = NO_FACTS

@@ -181,6 +181,7 @@ def _check_holds(directory: RunDirectory, config: RunConfig, *, resume: bool) ->
     before, now = (
         config_identity(tomllib.loads(text)) for text in (_completed(directory.config), resolved_toml(config))
     )
+    before = _where_moved(before, now)
     longer = resume and _longer(before, now, config.last, directory)
     if before != now and not longer:
         raise ValueError(
@@ -193,6 +194,24 @@ def _check_holds(directory: RunDirectory, config: RunConfig, *, resume: bool) ->
             f"Nothing in it was changed."
         )
     return longer
+
+
+def _where_moved(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration before with the files of teachers' weights that lie elsewhere now.
+
+    `fit` finds out itself whether the network in them is the run's teacher.
+    """
+    before = copy.deepcopy(before)
+    for name, stage in before.get("stages", {}).items():
+        teachers = [each.get("stages", {}).get(name, {}).get("teacher") for each in (before, now)]
+        if not all(isinstance(each, dict) for each in teachers):
+            continue
+        pairs = [teachers, *([old, teachers[1].get(key)] for key, old in stage["teacher"].items())]
+        for old, new in (pair for pair in pairs if all(isinstance(each, dict) for each in pair)):
+            there = [isinstance(each.get("weights"), str) and Path(each["weights"]).is_file() for each in (old, new)]
+            if "weights" in old and there == [False, True]:
+                old["weights"] = new["weights"]
+    return before
 
 
 def _longer(before: dict[str, Any], now: dict[str, Any], last: str, directory: RunDirectory) -> bool:

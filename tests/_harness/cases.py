@@ -14,17 +14,28 @@ NOT_ZERO_AT_EQUAL = {
     "ce": "it compares with the labels",
     "crd": "its projections are trained, and it compares with the bank",
     "dist": "the ε beside its norms leaves about 1e-6",
+    "dist_plus": "the ε beside its norms leaves about 1e-7",
     "dml": "it has no teacher",
     "fitnet": "its regressor is trained",
+    "ickd": "its convolution is trained",
     "intra_class": "it has no teacher",
     "mlld": "it compares with the labels",
+    "nkd": "it is a cross-entropy",
+    "norm": "its convolution is trained",
     "ofd": "its connectors are trained",
+    "pefd": "its linear maps are trained",
     "perception_coherence": "its default temperatures differ",
     "reviewkd": "its fusions are trained",
     "radio": "its heads are trained",
+    "rld": "it moves the teacher's confidence to the label where the teacher errs",
     "similarity": "its relative part wants a margin",
+    "srd": "its linear map is trained, and its floor is a logarithm",
+    "ttm": "a power of the teacher is another distribution",
     "vid": "its regressors are trained, and a likelihood is not 0",
     "vitkd": "its generator is trained",
+    "vkd": "it compares with the layer-normalised teacher, through a trained map",
+    "wkd_f": "its convolution is trained",
+    "wkd_l": "it compares with the labels, and Sinkhorn's ε spreads the plan",
 }
 # What a few steps of a small model need to come to a loss at all.
 HYPERPARAMETERS = {"intra_class": {"margin_threshold": -0.9, "pipeline_size": 3}, "kda": {"warmup": 1}}
@@ -34,6 +45,7 @@ LAYERS = {
     "ofd": {"maps": "norm"},
     "minilm": {"tokens": ["first", "norm", "relu"]},
     "vitkd": {"tokens": ["first", "relu", "second"]},
+    **{key: {"maps": "second"} for key in ("catkd", "sdd")},  # what the classifier gets, pooled
 }
 CASES = [
     Case(key, HYPERPARAMETERS.get(key, {}), *[LAYERS.get(key)] * 2, zero_at_equal=key not in NOT_ZERO_AT_EQUAL)

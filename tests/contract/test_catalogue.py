@@ -49,6 +49,7 @@ def test_no_hyperparameter_of_a_loss_has_a_name_that_term_keeps():
         clash = own & {p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "mask"}
         clash -= RENAMED.get(name, set())
         assert not clash, f"{name} has hyper-parameters that `Term` takes for itself: {sorted(clash)}"
+    assert row("wkd_l").defaults()["non_target_weight"] == 600.0
 
 
 def test_a_key_twice_raises():

@@ -51,7 +51,10 @@ _PACKAGES = ("congruence.losses.", "congruence.methods.", "congruence.geometry."
 # What all methods stand on: a change there is one of `COURSE`.
 _SHARED = frozenset(
     f"congruence.methods.{name}"
-    for name in ("catalogue", "loss_method", "method", "rows", "rows_compared", "rows_founding", "rows_modern", "term")
+    for name in (
+        *("catalogue", "loss_method", "method", "term"),
+        *("rows", "rows_compared", "rows_founding", "rows_modern", "rows_recent"),
+    )
 )
 _BALANCE = "congruence.distiller.balance"  # of weights that balance themselves
 # What a term itself says, or what says nothing.

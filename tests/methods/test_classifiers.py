@@ -1,0 +1,159 @@
+"""Methods that read the networks' own classifiers: class maps, regions, the default cost of wkd_l."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from _harness import golden
+from torch import nn
+
+import congruence as cg
+from congruence.losses import class_attention_loss, class_cost_matrix, region_logits, scale_decoupled_loss
+from congruence.methods import Probe, Signals, row
+
+
+def network(width, classes=4, seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(1, width, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes)
+    )
+
+
+IMAGES, LABELS = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(3)), torch.arange(6) % 4
+
+
+def distiller(key, student=None, teacher=None, **words):
+    student, teacher = student or network(3), teacher or network(5, seed=1)
+    return cg.Distiller(teacher, student, [cg.Term(key, **words)], example=IMAGES[:2])
+
+
+def test_the_mean_of_a_class_map_is_the_logit():
+    made = distiller("catkd", resolution=1)
+    (student, teacher), images = (made.student, made.teacher.module), IMAGES
+    expected = (student(images) - teacher(images)).square().mean()
+    torch.testing.assert_close(made(images, LABELS).terms["catkd"], expected)
+
+
+def test_class_maps_are_pooled_and_brought_to_length_one():
+    made = distiller("catkd", resolution=2, normalize=True)
+    maps = []
+    for model in (made.student, made.teacher.module):
+        features = model[1](model[0](IMAGES))
+        maps.append(torch.einsum("cd,bdhw->bchw", model[4].weight, features) + model[4].bias[:, None, None])
+    expected = class_attention_loss(*maps, resolution=2, normalize=True)
+    torch.testing.assert_close(made(IMAGES, LABELS).terms["catkd"], expected)
+
+
+@pytest.mark.parametrize("words", [{}, {"base": "dkd", "beta": 8.0}, {"base": "nkd", "complementary_weight": 1.0}])
+def test_regions_are_those_of_the_functions(words):
+    made = distiller("sdd", **words)
+    regions = [
+        region_logits(model[1](model[0](IMAGES)), model[4].weight, model[4].bias)
+        for model in (made.student, made.teacher.module)
+    ]
+    out = made(IMAGES, LABELS)
+    torch.testing.assert_close(out.terms["sdd"], scale_decoupled_loss(*regions, LABELS, **words))
+    out.loss.backward()
+    assert made.student[4].weight.grad.any()
+    assert made.student[0].weight.grad.any()
+
+
+@pytest.mark.parametrize("key", ["catkd", "sdd"])
+def test_the_classifiers_are_not_the_method_s_own(key):
+    made = distiller(key)
+    assert not list(made.methods.parameters())
+    assert not made.methods.state_dict()
+    assert {name for name, _ in made.student.named_parameters()} == set(made.student_state_dict())
+
+
+@pytest.mark.parametrize("key", ["catkd", "sdd"])
+def test_two_passes_are_one(key):
+    found = []
+    for micro_batch in (None, 4):
+        made = distiller(key).double()
+        made(IMAGES.double(), LABELS, micro_batch=micro_batch).loss.backward()
+        found.append([parameter.grad for parameter in made.student.parameters()])
+    torch.testing.assert_close(found[1], found[0])
+
+
+def two_heads():
+    model = network(3)
+    model.insert(4, nn.Linear(3, 3))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ({"student": network(3, classes=5)}, "got 5 of the student and 4 of the teacher."),
+        ({"student_classifier": "5"}, "a Linear of 3 features, as its map has channels, '5' is none: name it"),
+        ({"student_layer": {"maps": ["0", "1"]}, "teacher_layer": {"maps": ["0", "1"]}}, "reads one map [B, C, H, W]"),
+        (
+            {"teacher": nn.Sequential(*network(5)[:4], nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 4))},
+            "got 4 of the student and 7 of the teacher.",
+        ),
+    ],
+)
+@pytest.mark.parametrize("key", ["catkd", "sdd"])
+def test_what_has_no_such_classifier_is_told(key, words, sentence):
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        distiller(key, **words)
+
+
+def test_a_classifier_may_be_named():
+    made = distiller("catkd", student=two_heads(), student_classifier="5")
+    assert made.methods["catkd"]._classifiers.student is made.student[5]
+    assert distiller("catkd", student=two_heads()).methods["catkd"]._classifiers.student.out_features == 4
+
+
+def of_costs(cost, **words):
+    stored = golden.arrays("wkd_l_sep_A")
+    stored = {name: value.double() if value.is_floating_point() else value for name, value in stored.items()}
+    method = row("wkd_l").make(cost=cost(stored), **words)
+    shapes = {(side, "logits"): (stored["in_s"].shape,) for side in ("student", "teacher")}
+    method.build(Probe(shapes, {}, {}, ("student",)))
+    student = stored["in_s"].requires_grad_()
+    logits = {("student", "main", "logits"): (student,), ("teacher", "main", "logits"): (stored["in_t"],)}
+    return method.double(), stored, Signals(logits, ("student",), labels=stored["in_y"].long())
+
+
+def test_wkd_l_equals_the_golden():
+    words = {"non_target_weight": 30.0, "temperature": 4.0}
+    method, stored, signals = of_costs(lambda stored: stored["in_cost"], **words)
+    method.costs.copy_(stored["in_cost"])  # in float64
+    value = method.loss(signals)["loss"]
+    torch.testing.assert_close(value, stored["loss"], rtol=1e-10, atol=0)
+    value.backward()
+    torch.testing.assert_close(stored["in_s"].grad, stored["grad_s"], rtol=1e-8, atol=1e-9)
+
+
+def test_the_default_cost_is_that_between_the_teachers_classes():
+    teacher = nn.Linear(2, 4, bias=False)
+    teacher.weight.data = torch.tensor([[2.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -3.0]]) + torch.tensor([5.0, 7.0])
+    made = cg.Distiller(teacher, nn.Linear(2, 4), [cg.Term("wkd_l", sharpness=0.0)], example=torch.randn(2, 2))
+    centred = torch.tensor([[1.75, 0.5], [-1.25, 0.5], [-0.25, 1.5], [-0.25, -2.5]])
+    cosines = torch.nn.functional.cosine_similarity(centred[:, None], centred[None], dim=2)
+    expected = (1 - cosines.clamp(min=0)) * (1 - torch.eye(4))
+    torch.testing.assert_close(made.methods["wkd_l"].costs, expected)
+    sharp = cg.Distiller(teacher, nn.Linear(2, 4), [cg.Term("wkd_l", sharpness=2.0)], example=torch.randn(2, 2))
+    torch.testing.assert_close(sharp.methods["wkd_l"].costs, 1 - (-2 * expected).exp())
+
+
+def test_a_cost_of_features_may_be_given():
+    features = torch.randn(4, 6, 3, generator=torch.Generator().manual_seed(0))
+    cost = class_cost_matrix(features, compared="covariances")
+    made = distiller("wkd_l", cost=cost)
+    assert torch.equal(made.methods["wkd_l"].costs, cost)
+    made(IMAGES, LABELS).loss.backward()
+    for wrong in (cost[:3, :3], cost[:, :3], -cost, [[0.0, "a"], [1.0, 0.0]], float("nan") * cost):
+        with pytest.raises(ValueError, match="`WassersteinLogits`: `cost` must be"):
+            distiller("wkd_l", cost=wrong)
+
+
+def test_a_teacher_without_a_linear_needs_a_cost():
+    logits = nn.Sequential(nn.Conv2d(1, 4, 8), nn.Flatten())
+    layers = {"student_layer": "1", "teacher_layer": "1"}
+    with pytest.raises(ValueError, match="The teacher's classifier must be a Linear, there is none"):
+        distiller("wkd_l", network(3), logits, **{**layers, "student_layer": "4"})

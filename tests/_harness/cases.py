@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from congruence.methods import row
 from congruence.methods.catalogue import ROWS
+from congruence.methods.changed_logits import ChangedLogits
 from congruence.testing import Case
 
 # Tests speak of these: `keys()` also has the rows of packages that happen to be installed.
@@ -50,4 +54,28 @@ LAYERS = {
 CASES = [
     Case(key, HYPERPARAMETERS.get(key, {}), *[LAYERS.get(key)] * 2, zero_at_equal=key not in NOT_ZERO_AT_EQUAL)
     for key in OWN_KEYS
+]
+
+
+CHANGES = {"standardize": True, "regions": True, "uncertainty": 0.3}
+
+
+class ChangedDkd(ChangedLogits):
+    """What `Term("dkd", **CHANGES)` makes."""
+
+    def __init__(self) -> None:
+        super().__init__(row("dkd").make(), **CHANGES)
+
+
+class StandardizedMlld(ChangedLogits):
+    """What `Term("mlld", standardize=True)` makes."""
+
+    def __init__(self) -> None:
+        super().__init__(row("mlld").make(), standardize=True)
+
+
+# Two terms that change their logits.
+CHANGED = [
+    Case(replace(row("dkd"), part=ChangedDkd, needs=ChangedDkd().needs), {}, *[{"maps": "second"}] * 2),
+    Case(replace(row("mlld"), part=StandardizedMlld)),
 ]

@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from _harness.cases import CASES, NOT_ZERO_AT_EQUAL, OWN_KEYS
+from _harness.cases import CASES, CHANGED, NOT_ZERO_AT_EQUAL, OWN_KEYS
 from _harness.fresh import in_a_fresh_process, install
 from _harness.outside import ROW
 
@@ -26,7 +26,7 @@ def test_a_row_keeps_the_contract(case):
 
 def test_two_ranks_are_one():
     assert set(NOT_ZERO_AT_EQUAL) <= set(OWN_KEYS)
-    check_rows_on_two_ranks(*CASES)
+    check_rows_on_two_ranks(*CASES, *CHANGED)
 
 
 @pytest.mark.parametrize("key", OWN_KEYS)

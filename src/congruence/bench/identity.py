@@ -57,6 +57,7 @@ _SHARED = frozenset(
     )
 )
 _BALANCE = "congruence.distiller.balance"  # of weights that balance themselves
+_CHANGES = "congruence.methods.changed_logits"  # of terms that change their logits
 # What a term itself says, or what says nothing.
 _NOT_OF_A_ROW = (
     *("key", "summary", "reference", "part", "function", "weight", "share"),
@@ -137,6 +138,7 @@ class Identities:
         terms = [term for stage in stages.values() for term in stage.terms]
         code = [code_of(term.key) for term in terms]
         code += [_code_from([_BALANCE])] if any(term.weight == "balanced" for term in terms) else []
+        code += [_code_from([_CHANGES])] if any(term.term().changes for term in terms) else []
         data = self._of(config.data)
         if told is None or data is None or None in code:
             return None

@@ -10,6 +10,8 @@ from typing import Any, Literal
 from torch import nn
 
 from congruence.core import check
+from congruence.methods.changed_logits import CHECKS as CHANGES
+from congruence.methods.changed_logits import ChangedLogits
 from congruence.methods.method import Clock, Method
 from congruence.methods.rows import Row, current_parts, current_words
 from congruence.models.layouts import check_layout
@@ -28,6 +30,8 @@ _SCHEDULE = {
 }
 # Of metrics.jsonl.
 _COLUMNS = ("loss", "gradient_norm", "gradient_norms", "weights", "lr", "step", "epoch", "validation", "diagnostics")
+# Of `Term`, and told only where they are not the default: descriptions are compared with those of older versions.
+_NEW = ("standardize", "regions", "uncertainty")
 
 
 class Term:
@@ -61,6 +65,11 @@ class Term:
         pool: which row stands for a sample where features are read from tokens [B, N, C]: "cls" the first token, "mean"
             the mean over an image's patches alone; or one for each model. By default the mean over all tokens. "none"
             leaves the tokens themselves, as methods of tokens and maps read them anyway; others refuse it.
+        standardize: whether logits are standardised before the method compares them: each sample's at mean 0 and
+            deviation 1, on both sides. Of a method of logits, as are the next two; the three go together.
+        regions: whether the logits are those of 1, 4 and 16 regions of the last map, each compared by itself.
+        uncertainty: γ > 0 for samples that count Σ_c p_c^γ times, p the teacher's probabilities: more where it is
+            unsure. See `congruence.methods.changed_logits.ChangedLogits`.
         start_epoch: the first epoch in which the term counts.
         stop_epoch: the first epoch in which it no longer does; None for never.
         warmup_epochs: epochs over which the weight grows to its full value.
@@ -88,6 +97,7 @@ class Term:
         "layout",
         "mask",
         "pool",
+        *_NEW,
         "start_epoch",
         "stop_epoch",
         "warmup_epochs",
@@ -109,6 +119,9 @@ class Term:
         layout: Layout | None = None,
         mask: Mask | Mapping[str, Mask] = None,
         pool: Pool | Mapping[str, Pool] = None,
+        standardize: bool = False,
+        regions: bool = False,
+        uncertainty: float | None = None,
         start_epoch: int = 0,
         stop_epoch: int | None = None,
         warmup_epochs: float = 0,
@@ -118,6 +131,8 @@ class Term:
         check.hyperparameters(
             "Term", _SCHEDULE, start_epoch=start_epoch, stop_epoch=stop_epoch, warmup_epochs=warmup_epochs, decay=decay
         )
+        check.hyperparameters("Term", CHANGES, standardize=standardize, regions=regions, uncertainty=uncertainty)
+        self.standardize, self.regions, self.uncertainty = standardize, regions, uncertainty
         self.hyperparameters = hyperparameters
         self._given = method if isinstance(method, Method) else None
         published: float | Mapping[str, float] = 1.0
@@ -130,6 +145,9 @@ class Term:
             if hyperparameters:
                 names = ", ".join(f"`{key}`" for key in hyperparameters)
                 raise ValueError(f"`Term`: {names} must be set on the {type(method).__name__} itself, got them here.")
+            if self.changes:
+                names = ", ".join(f"`{key}`" for key in self.changes)
+                raise ValueError(f"`Term`: {names} must be left out beside a Method, which may change its own logits.")
             self.key, self.needs = type(method).__name__, method.needs
         else:
             check.fail("Term", "method", "a key of the catalogue or a Method", _kind(method))
@@ -210,7 +228,15 @@ class Term:
 
     def make(self) -> Method:
         """Return the method, new for a key, the given one for an instance."""
-        return self._row().make(**self.hyperparameters) if self._given is None else self._given
+        if self._given is not None:
+            return self._given
+        method = self._row().make(**self.hyperparameters)
+        return ChangedLogits(method, **self.changes) if self.changes else method
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What the term changes of the logits, where it does."""
+        return {name: value for name in _NEW if (value := getattr(self, name)) not in (False, None)}
 
     def for_student(self, student: str) -> Term:
         """Return this term for one of several students, with a method of its own."""
@@ -316,7 +342,7 @@ class Term:
     def describe(self) -> dict[str, Any]:
         """Return the term as plain values, for the run's record."""
         plain = {key: getattr(value, "__qualname__", str(value)) for key, value in self.hyperparameters.items()}
-        values = {name: getattr(self, name) for name in self.RESERVED}
+        values = {name: getattr(self, name) for name in self.RESERVED if name not in _NEW} | self.changes
         # Words that had another meaning once: a description that does not say so is of then.
         today = {} if self._given is not None or not self._row().older else {"words": "of today"}
         return {"method": self.key, **values, "hyperparameters": plain, **today}
@@ -325,7 +351,7 @@ class Term:
         words = [repr(self.key), f"weight={self.weight}"]
         if self.name != self.key:
             words.append(f"name={self.name!r}")
-        words += [f"{key}={value!r}" for key, value in self.hyperparameters.items()]
+        words += [f"{key}={value!r}" for key, value in {**self.changes, **self.hyperparameters}.items()]
         return f"Term({', '.join(words)})"
 
 

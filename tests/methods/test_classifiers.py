@@ -1,4 +1,4 @@
-"""Methods that read the networks' own classifiers: class maps, regions, the default cost of wkd_l."""
+"""Methods that read the networks' own classifiers: class maps and regions."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import re
 
 import pytest
 import torch
-from _harness import golden
 from torch import nn
 
 import congruence as cg
-from congruence.losses import class_attention_loss, class_cost_matrix, region_logits, scale_decoupled_loss
-from congruence.methods import Probe, Signals, row
+from congruence.losses import class_attention_loss, region_logits, scale_decoupled_loss
 
 
 def network(width, classes=4, seed=0):
@@ -106,54 +104,3 @@ def test_a_classifier_may_be_named():
     made = distiller("catkd", student=two_heads(), student_classifier="5")
     assert made.methods["catkd"]._classifiers.student is made.student[5]
     assert distiller("catkd", student=two_heads()).methods["catkd"]._classifiers.student.out_features == 4
-
-
-def of_costs(cost, **words):
-    stored = golden.arrays("wkd_l_sep_A")
-    stored = {name: value.double() if value.is_floating_point() else value for name, value in stored.items()}
-    method = row("wkd_l").make(cost=cost(stored), **words)
-    shapes = {(side, "logits"): (stored["in_s"].shape,) for side in ("student", "teacher")}
-    method.build(Probe(shapes, {}, {}, ("student",)))
-    student = stored["in_s"].requires_grad_()
-    logits = {("student", "main", "logits"): (student,), ("teacher", "main", "logits"): (stored["in_t"],)}
-    return method.double(), stored, Signals(logits, ("student",), labels=stored["in_y"].long())
-
-
-def test_wkd_l_equals_the_golden():
-    words = {"non_target_weight": 30.0, "temperature": 4.0}
-    method, stored, signals = of_costs(lambda stored: stored["in_cost"], **words)
-    method.costs.copy_(stored["in_cost"])  # in float64
-    value = method.loss(signals)["loss"]
-    torch.testing.assert_close(value, stored["loss"], rtol=1e-10, atol=0)
-    value.backward()
-    torch.testing.assert_close(stored["in_s"].grad, stored["grad_s"], rtol=1e-8, atol=1e-9)
-
-
-def test_the_default_cost_is_that_between_the_teachers_classes():
-    teacher = nn.Linear(2, 4, bias=False)
-    teacher.weight.data = torch.tensor([[2.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -3.0]]) + torch.tensor([5.0, 7.0])
-    made = cg.Distiller(teacher, nn.Linear(2, 4), [cg.Term("wkd_l", sharpness=0.0)], example=torch.randn(2, 2))
-    centred = torch.tensor([[1.75, 0.5], [-1.25, 0.5], [-0.25, 1.5], [-0.25, -2.5]])
-    cosines = torch.nn.functional.cosine_similarity(centred[:, None], centred[None], dim=2)
-    expected = (1 - cosines.clamp(min=0)) * (1 - torch.eye(4))
-    torch.testing.assert_close(made.methods["wkd_l"].costs, expected)
-    sharp = cg.Distiller(teacher, nn.Linear(2, 4), [cg.Term("wkd_l", sharpness=2.0)], example=torch.randn(2, 2))
-    torch.testing.assert_close(sharp.methods["wkd_l"].costs, 1 - (-2 * expected).exp())
-
-
-def test_a_cost_of_features_may_be_given():
-    features = torch.randn(4, 6, 3, generator=torch.Generator().manual_seed(0))
-    cost = class_cost_matrix(features, compared="covariances")
-    made = distiller("wkd_l", cost=cost)
-    assert torch.equal(made.methods["wkd_l"].costs, cost)
-    made(IMAGES, LABELS).loss.backward()
-    for wrong in (cost[:3, :3], cost[:, :3], -cost, [[0.0, "a"], [1.0, 0.0]], float("nan") * cost):
-        with pytest.raises(ValueError, match="`WassersteinLogits`: `cost` must be"):
-            distiller("wkd_l", cost=wrong)
-
-
-def test_a_teacher_without_a_linear_needs_a_cost():
-    logits = nn.Sequential(nn.Conv2d(1, 4, 8), nn.Flatten())
-    layers = {"student_layer": "1", "teacher_layer": "1"}
-    with pytest.raises(ValueError, match="The teacher's classifier must be a Linear, there is none"):
-        distiller("wkd_l", network(3), logits, **{**layers, "student_layer": "4"})

@@ -46,7 +46,7 @@ def classifiers(probe: Probe, student: str | None, teacher: str | None) -> Class
     return found
 
 
-def find_classifier(model: nn.Module, side: str, width: int | None, path: str | None) -> nn.Linear:
+def find_classifier(model: nn.Module, side: str, width: int, path: str | None) -> nn.Linear:
     """Return a model's Linear of so many features: at a path, or the last that fits.
 
     Raises:
@@ -58,14 +58,13 @@ def find_classifier(model: nn.Module, side: str, width: int | None, path: str | 
         Linear(in_features=3, out_features=2, bias=True)
     """
     linears = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
-    fitting = {name: layer for name, layer in linears.items() if width is None or layer.in_features == width}
+    fitting = {name: layer for name, layer in linears.items() if layer.in_features == width}
     name = next(reversed(fitting), None) if path is None else path
     if name is None or name not in fitting:
-        wanted = "a Linear" if width is None else f"a Linear of {width} features, as its map has channels"
         got = "there is none" if path is None else f"'{path}' is none{check.near(path, fitting)}"
         raise ValueError(
-            f"The {side}'s classifier must be {wanted}, {got}: name it with {side}_classifier=, or the map before its "
-            f"pooling with {side}_layer=."
+            f"The {side}'s classifier must be a Linear of {width} features, as its map has channels, {got}: name it "
+            f"with {side}_classifier=, or the map before its pooling with {side}_layer=."
         )
     return fitting[name]
 

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from congruence.core import check
 from congruence.losses.wkd import CHECKS as LOSS_CHECKS
-from congruence.losses.wkd import COST_CHECKS, WassersteinLogitLoss
-from congruence.methods.classifiers import find_classifier
+from congruence.losses.wkd import COST_CHECKS, Compared, WassersteinLogitLoss, class_cost_matrix
 from congruence.methods.method import Method, Needs, Probe, Signals
 
 CHECKS: Mapping[str, check.Constraint] = {
     **{name: LOSS_CHECKS[name] for name in ("temperature", "regularization", "iterations")},
     "non_target_weight": LOSS_CHECKS["weight"],
-    "sharpness": COST_CHECKS["sharpness"],
+    **COST_CHECKS,
+    "samples": check.Real(low=2, closed="low", integer=True),
 }
 
 
@@ -27,24 +29,26 @@ class WassersteinLogits(Method):
     L = mean_b [ −p_y log q_y + w ⟨P, M⟩ ] with P the plan that a few of Sinkhorn's iterations give between the softened
     outputs over the classes other than the label's, and M their cost.
 
-    The cost is given, as `class_cost_matrix` makes it of the teacher's training features; by default it is that between
-    the rows of the teacher's last Linear, less their mean: 1 − exp(−κ (1 − max(cos, 0))).
+    The cost is `class_cost_matrix` of the teacher's features of the first samples of each class that the first epoch
+    shows, made at its end and kept in checkpoints; until then all classes are equally unlike, at the cost
+    1 − exp(−κ). Or it is given.
 
     Shape:
-        logits [B, C] of both sides, labels [B]; a loss of shape [].
+        logits [B, C] and features [B, D] of both sides (the student's features are not read), labels [B]; a loss of
+        shape [].
 
     Args:
         non_target_weight: w >= 0, the `weight` of the function.
         temperature: T > 0.
         regularization: ε > 0, of the iteration.
         iterations: how many; the published 10 are far from converged.
-        sharpness: κ >= 0 of the default cost; 0 leaves it as it is.
-        cost: [C, C], nothing else than finite numbers >= 0; None for the default.
-        teacher_classifier: path of the Linear whose rows give the default cost; None for the last one.
+        sharpness: κ >= 0 of the cost; 0 leaves it as it is.
+        compared: "covariances" or "samples", of `class_cost_matrix`.
+        samples: of each class for the cost, two or more; C · samples · D numbers are held for the first epoch.
+        cost: [C, C], finite numbers >= 0; None for the one from the features.
 
     Raises:
-        ValueError: for a hyper-parameter out of its range, a cost of another size, or a teacher without a Linear where
-            no cost is given.
+        ValueError: for a hyper-parameter out of its range, or a cost of another size than the logits.
 
     Example:
         >>> WassersteinLogits(cost=[[0.0, 1.0], [1.0, 0.0]]).needs.labels
@@ -56,14 +60,17 @@ class WassersteinLogits(Method):
         cosine, on CIFAR-100 from the 150th of 240 epochs on.
 
     Deviations:
-        The authors take the cost from the CKA of the classes' training features, whose samples they pair by position:
-        another order within a class gives other costs. Give `cost=class_cost_matrix(features)` for theirs, or
-        `compared="covariances"` for what no order changes. The weight is constant here unless the term says otherwise
-        (`decay`).
+        The authors make the cost before training, and pair the samples of two classes by position ("samples"): another
+        order within a class gives other costs. The mean over all orders says nothing of which classes are alike: the
+        mean of ‖X_jᵀ P X_i‖²_F over permutations P of n centred samples is ‖X_i‖²_F ‖X_j‖²_F / (n − 1). Covariances are
+        compared by default instead, which need no pairs. A class of which fewer samples came is compared by these; one
+        of which none came is as unlike all others as can be. The weight is constant unless the term says otherwise.
     """
 
-    needs = Needs(roles=("logits",), labels=True, scope="labelled")
+    needs = Needs(roles=("logits", "features"), labels=True, scope="labelled", epochs=True)
     costs: Tensor
+    gathered: Tensor  # [C · samples + 1, D], the last row for what is not kept; empty once the costs are there
+    counts: Tensor
 
     def __init__(
         self,
@@ -73,8 +80,9 @@ class WassersteinLogits(Method):
         regularization: float = 0.05,
         iterations: int = 10,
         sharpness: float = 1.0,
+        compared: Compared = "covariances",
+        samples: int = 16,
         cost: Tensor | Sequence[Sequence[float]] | None = None,
-        teacher_classifier: str | None = None,
     ) -> None:
         super().__init__()
         table = {
@@ -83,42 +91,76 @@ class WassersteinLogits(Method):
             "regularization": regularization,
             "iterations": iterations,
             "sharpness": sharpness,
+            "compared": compared,
+            "samples": samples,
         }
         check.hyperparameters("WassersteinLogits", CHECKS, **table)
         self.criterion = WassersteinLogitLoss(
             weight=non_target_weight, temperature=temperature, regularization=regularization, iterations=iterations
         )
-        self.sharpness = sharpness
+        self.sharpness, self.compared, self.samples = sharpness, compared, samples
         self.given = None if cost is None else _checked(cost)
-        self.path = teacher_classifier
-        self.register_buffer("costs", torch.empty(0))
+        if self.given is not None:
+            self.needs = replace(self.needs, roles=("logits",), epochs=False)
+        for name in ("costs", "gathered", "counts"):
+            self.register_buffer(name, torch.empty(0))
 
     def build(self, probe: Probe) -> None:
-        """Find the costs, and try the loss on tensors of the probed shapes."""
-        ((student, _),) = probe.pairs("logits")
-        costs = self._of_teacher(probe) if self.given is None else self.given
-        if costs.shape != (student[1], student[1]):
-            check.fail("WassersteinLogits", "cost", f"of shape [{student[1]}, {student[1]}]", check.shape(costs))
-        self.register_buffer("costs", costs.clone())
+        """Make the buffers, and try the loss on tensors of the probed shapes."""
+        classes = probe.width("student", "logits")
+        if self.given is not None:
+            self.costs = self.given.clone()
+        else:
+            highest = -math.expm1(-self.sharpness) if self.sharpness > 0 else 1.0
+            self.costs = highest * (1 - torch.eye(classes))
+            self.gathered = torch.zeros(classes * self.samples + 1, probe.width("teacher"))
+            self.counts = torch.zeros(classes, dtype=torch.int64)
+        if self.costs.shape != (classes, classes):
+            check.fail("WassersteinLogits", "cost", f"of shape [{classes}, {classes}]", check.shape(self.costs))
+        labels = torch.zeros(probe.shapes["student", "logits"][0][0], dtype=torch.long)
         with torch.no_grad():
-            ((ours, theirs),) = probe.zeros().pairs("logits")
-            self._of(ours, theirs, torch.zeros(len(ours), dtype=torch.long))
+            self.loss(replace(probe.zeros(), labels=labels))
 
     def loss(self, signals: Signals) -> Mapping[str, Tensor]:
         """Return the loss of the batch."""
-        if signals.labels is None:
-            raise ValueError("`WassersteinLogits` needs labels, the batch has none.")
-        return {"loss": self._of(signals.one("student", "logits"), signals.one("teacher", "logits"), signals.labels)}
+        student, teacher = (signals.one(side, "logits") for side in ("student", "teacher"))
+        return {"loss": self.criterion(student, teacher, self.costs.to(student.device), signals.labels)}
 
-    def _of(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-        value: Tensor = self.criterion(student, teacher, self.costs.to(student.device), labels)
-        return value
+    def update(self, signals: Signals) -> None:
+        """Keep the teacher's features of the first samples of each class."""
+        if not self.gathered.numel() or signals.labels is None:
+            return
+        classes, last = len(self.counts), len(self.gathered) - 1
+        labels = signals.labels.long()
+        of_class = labels[:, None] == torch.arange(classes, device=labels.device)  # none of an unlabelled sample
+        own = labels.clamp(min=0)
+        places = self.counts[own] + of_class.cumsum(0).gather(1, own[:, None]).squeeze(1) - 1
+        kept = (labels >= 0) & (places < self.samples)
+        places = torch.where(kept, own * self.samples + places, last)
+        self.gathered.index_copy_(0, places, signals.one("teacher").to(self.gathered.dtype))
+        self.counts.add_(of_class.sum(0)).clamp_(max=self.samples)
 
-    def _of_teacher(self, probe: Probe) -> Tensor:
-        rows = find_classifier(probe.modules["teacher"], "teacher", None, self.path).weight.detach().double()
-        rows = F.normalize(rows - rows.mean(0), dim=1)
-        costs = (1 - (rows @ rows.T).clamp(min=0)).clamp(min=0).fill_diagonal_(0)
-        return (-torch.expm1(-self.sharpness * costs) if self.sharpness > 0 else costs).float()
+    def end_epoch(self) -> None:
+        """Make the costs of what the first epoch showed, and let go of it."""
+        if not self.gathered.numel() or not self.counts.any():
+            return
+        features = self.gathered[:-1].unflatten(0, (-1, self.samples))
+        missing = torch.arange(self.samples, device=features.device) >= self.counts[:, None]
+        features = features.masked_fill(missing[:, :, None], 0)
+        # In the place of a missing sample stands the class's mean, which adds nothing to its covariance.
+        means = features.sum(1) / self.counts.clamp(min=1)[:, None]
+        features = torch.where(missing[:, :, None], means[:, None], features)
+        costs = class_cost_matrix(features, sharpness=self.sharpness, compared=self.compared)
+        self.costs = costs.to(self.costs)
+        self.gathered, self.counts = self.gathered.new_empty(0), self.counts.new_empty(0)
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
+        """Take the lengths that the state's buffers have."""
+        for name, buffer in list(self.named_buffers(recurse=False)):
+            stored = state_dict.get(f"{prefix}{name}")
+            if stored is not None:
+                setattr(self, name, buffer.new_empty(stored.shape))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 def _checked(cost: Tensor | Sequence[Sequence[float]]) -> Tensor:

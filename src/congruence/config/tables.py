@@ -265,6 +265,7 @@ class TermConfig(BaseModel):
     stop_epoch: int | None = None
     warmup_epochs: float = 0.0
     decay: float = 1.0
+    cosine_from: int | None = None
 
     @model_validator(mode="before")
     @classmethod

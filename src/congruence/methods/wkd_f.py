@@ -38,7 +38,7 @@ class GaussianFeatures(Projected):
         ImageNet. They let the weight fall as half a cosine, on CIFAR-100 from the 150th of 240 epochs on.
 
     Deviations:
-        The weight is constant here unless the term says otherwise (`decay`).
+        None where the term has `cosine_from`; by default its weight stays.
     """
 
     needs = Needs(roles=("maps",), stages=1)

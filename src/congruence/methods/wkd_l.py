@@ -64,7 +64,7 @@ class WassersteinLogits(Method):
         order within a class gives other costs. The mean over all orders says nothing of which classes are alike: the
         mean of ‖X_jᵀ P X_i‖²_F over permutations P of n centred samples is ‖X_i‖²_F ‖X_j‖²_F / (n − 1). Covariances are
         compared by default instead, which need no pairs. A class of which fewer samples came is compared by these; one
-        of which none came is as unlike all others as can be. The weight is constant unless the term says otherwise.
+        of which none came is as unlike all others as can be.
     """
 
     needs = Needs(roles=("logits", "features"), labels=True, scope="labelled", epochs=True)

@@ -104,3 +104,14 @@ def test_a_classifier_may_be_named():
     made = distiller("catkd", student=two_heads(), student_classifier="5")
     assert made.methods["catkd"]._classifiers.student is made.student[5]
     assert distiller("catkd", student=two_heads()).methods["catkd"]._classifiers.student.out_features == 4
+
+
+def test_a_cached_teacher_is_a_live_one(tmp_path):
+    data = torch.utils.data.TensorDataset(IMAGES, LABELS)
+    train = cg.data.loader(data, batch_size=3, seed=0, view_cycle=1)
+    cache = cg.TeacherCache(network(5, seed=1), train, tmp_path / "cache", dtype="float32")
+    found = []
+    for teacher in (network(5, seed=1), cache):
+        made = cg.Distiller(teacher, network(3), ["sdd", "catkd"], example=IMAGES[:2])
+        found.append([made(*batch).loss.item() for batch in train.batches(0)])
+    assert found[0] == pytest.approx(found[1], rel=1e-6)

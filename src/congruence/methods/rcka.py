@@ -37,12 +37,13 @@ class RelationBasedCka(Method):
 
     Deviations:
         The code gives −15 CKA for each part: this is 30 more, and 0 where the logits agree. Despite its name it centres
-        nothing, which is followed.
+        nothing (`centered=False`): on the digits, with ten labels a class, the student of the recipe then stays at an
+        accuracy of 0.38; centred it has 0.92.
     """
 
     needs = Needs(roles=("logits",))
 
-    def __init__(self, *, centered: bool = False) -> None:
+    def __init__(self, *, centered: bool = True) -> None:
         super().__init__()
         check.hyperparameters("RelationBasedCka", CHECKS, centered=centered)
         self.centered = centered

@@ -45,6 +45,7 @@ bench: $(VENV)/ready
 	$(ONE_THREAD) $(BIN)/python benchmarks/softrank.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/transport.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/crd.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/wkd.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/cached_epoch.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/balanced_weights.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/method_cost.py

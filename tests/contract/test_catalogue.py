@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from _harness.cases import CASES, NOT_ZERO_AT_EQUAL, OWN_KEYS
+from _harness.cases import CASES, CHANGED, NOT_ZERO_AT_EQUAL, OWN_KEYS
 from _harness.fresh import in_a_fresh_process, install
 from _harness.outside import ROW
 
@@ -26,7 +26,7 @@ def test_a_row_keeps_the_contract(case):
 
 def test_two_ranks_are_one():
     assert set(NOT_ZERO_AT_EQUAL) <= set(OWN_KEYS)
-    check_rows_on_two_ranks(*CASES)
+    check_rows_on_two_ranks(*CASES, *CHANGED)
 
 
 @pytest.mark.parametrize("key", OWN_KEYS)
@@ -49,6 +49,7 @@ def test_no_hyperparameter_of_a_loss_has_a_name_that_term_keeps():
         clash = own & {p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "mask"}
         clash -= RENAMED.get(name, set())
         assert not clash, f"{name} has hyper-parameters that `Term` takes for itself: {sorted(clash)}"
+    assert row("wkd_l").defaults()["non_target_weight"] == 600.0
 
 
 def test_a_key_twice_raises():

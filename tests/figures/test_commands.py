@@ -78,6 +78,7 @@ BARS = {
     "softrank": SOFT_RANK,
     "crd": CRD,
     "transport": None,
+    "wkd": 0.2,
     "metrics": METRICS,
     "gpu": None,
 }

@@ -9,8 +9,8 @@ from torch import nn
 
 import congruence as cg
 from congruence.methods import row
+from congruence.methods.descriptions import current_descriptions
 from congruence.methods.rows import current_words
-from congruence.methods.term import current_descriptions
 
 # What a run was given then, and what it must be given today to be that run.
 SAME = [

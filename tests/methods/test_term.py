@@ -13,7 +13,7 @@ from torch import nn
 
 from congruence.losses import PktLoss
 from congruence.methods import Clock, LossMethod, Needs, Term, row
-from congruence.methods.term import current_descriptions
+from congruence.methods.descriptions import current_descriptions
 
 
 @pytest.mark.parametrize(
@@ -68,6 +68,21 @@ def test_the_weight_s_course():
     weights = [term.weight_of("loss", Clock(epoch)) for epoch in range(8)]
     assert weights == [0, 0, 2 * 0.25, 2 * 0.5 * 0.5, 2 * 0.75 * 0.25, 2 * 0.125, 2 * 0.0625, 0]
     assert [term.active(Clock(epoch)) for epoch in range(8)] == [False] * 2 + [True] * 5 + [False]
+
+
+def test_a_weight_that_falls_as_a_cosine():
+    """As WKD's: w ½ (1 + cos π (e − c)/(E − c))."""
+    whole = Term("kd", weight=2.0, cosine_from=2)
+    weights = [whole.weight_of("loss", Clock(epoch, epochs=6)) for epoch in range(6)]
+    assert weights == pytest.approx([2, 2, 2, 1 + 0.5**0.5, 1, 1 - 0.5**0.5])
+    stopped = Term("kd", weight=2.0, warmup_epochs=1, stop_epoch=2, cosine_from=0)
+    assert [stopped.weight_of("loss", Clock(epoch)) for epoch in range(3)] == pytest.approx([1, 1, 0])
+    assert whole.describe() == {**Term("kd", weight=2.0).describe(), "cosine_from": 2}
+    assert whole.weight_of("loss", Clock(2)) == 2.0
+    with pytest.raises(ValueError, match=r"falls as a cosine to the end of the run, which nothing tells: give stop_ep"):
+        whole.weight_of("loss", Clock(3))
+    with pytest.raises(ValueError, match=r"`Term`: `cosine_from` must be an integer >= 0 or None, got 1\.5"):
+        Term("kd", cosine_from=1.5)
 
 
 def test_a_weight_for_each_part():

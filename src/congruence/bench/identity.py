@@ -51,9 +51,13 @@ _PACKAGES = ("congruence.losses.", "congruence.methods.", "congruence.geometry."
 # What all methods stand on: a change there is one of `COURSE`.
 _SHARED = frozenset(
     f"congruence.methods.{name}"
-    for name in ("catalogue", "loss_method", "method", "rows", "rows_compared", "rows_founding", "rows_modern", "term")
+    for name in (
+        *("catalogue", "loss_method", "method", "term"),
+        *("rows", "rows_compared", "rows_founding", "rows_modern", "rows_recent"),
+    )
 )
 _BALANCE = "congruence.distiller.balance"  # of weights that balance themselves
+_CHANGES = "congruence.methods.changed_logits"  # of terms that change their logits
 # What a term itself says, or what says nothing.
 _NOT_OF_A_ROW = (
     *("key", "summary", "reference", "part", "function", "weight", "share"),
@@ -138,6 +142,7 @@ class Identities:
         terms = [term for stage in stages.values() for term in stage.terms]
         code = [code_of(term.key) for term in terms]
         code += [code_of_balance()] if any(term.weight == "balanced" for term in terms) else []
+        code += [_code_from([_CHANGES])] if any(term.term().changes for term in terms) else []
         code = [each if each is None else self._same.get(each, each) for each in code]
         data = self._of(config.data)
         if told is None or data is None or None in code:

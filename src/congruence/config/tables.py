@@ -258,10 +258,14 @@ class TermConfig(BaseModel):
     layout: str | dict[str, Any] | None = None
     mask: str | int | bool | dict[str, Any] | None = None
     pool: str | dict[str, Any] | None = None
+    standardize: bool = False
+    regions: bool = False
+    uncertainty: float | None = None
     start_epoch: int = 0
     stop_epoch: int | None = None
     warmup_epochs: float = 0.0
     decay: float = 1.0
+    cosine_from: int | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -171,6 +171,18 @@ def check_trainable(students: nn.ModuleDict) -> None:
         )
 
 
+def groups(students: nn.Module, terms: nn.Module, spared: Iterable[nn.Parameter]) -> list[dict[str, Any]]:
+    """Return what is trained in named groups for an optimizer, those that weight decay must spare in one without it."""
+    without = {id(parameter) for parameter in spared}
+    found: list[dict[str, Any]] = []
+    for name, module in (("students", students), ("terms", terms)):
+        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        found.append({"name": name, "params": [p for p in trained if id(p) not in without]})
+        if kept := [p for p in trained if id(p) in without]:
+            found.append({"name": f"{name} without decay", "params": kept, "weight_decay": 0.0})
+    return [group for group in found if group["params"]]
+
+
 def tell_modes(students: nn.ModuleDict) -> None:
     """Warn of a student all of which is in evaluation mode in training, as `from_pretrained` leaves models."""
     for name, student in students.items():

@@ -336,13 +336,15 @@ class Distiller(nn.Module):
         return [term for term in self.terms if term.name in self.bindings]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return what the optimizer trains: the students' parameters and the terms' own, never the teacher's."""
+        """Return what the optimizer trains: the students' parameters and the terms' own, never the teacher's.
+
+        Those of the terms that weight decay would spoil are a group of their own, without any.
+        """
         if not self.built:
             raise ValueError("`Distiller`: give `example=` (two inputs do), so that the terms' own parts are there.")
-        parts = {"students": self.students, "terms": self.methods}
-        groups = [{"name": n, "params": [p for p in m.parameters() if p.requires_grad]} for n, m in parts.items()]
         check_trainable(self.students)
-        return [group for group in groups if group["params"]]
+        spared = [p for binding in self.bindings.values() for p in binding.method.without_decay()]
+        return arguments.groups(self.students, self.methods, spared)
 
     @property
     def student(self) -> nn.Module:

@@ -12,9 +12,10 @@ from congruence.methods.rows import Row
 from congruence.methods.rows_compared import COMPARED
 from congruence.methods.rows_founding import FOUNDING
 from congruence.methods.rows_modern import MODERN
+from congruence.methods.rows_recent import RECENT
 
 GROUP = "congruence.methods"
-ROWS: tuple[Row, ...] = COMPARED + FOUNDING + MODERN
+ROWS: tuple[Row, ...] = COMPARED + FOUNDING + MODERN + RECENT
 
 
 def table(rows: tuple[Row, ...]) -> Mapping[str, Row]:

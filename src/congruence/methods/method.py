@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
@@ -220,6 +220,10 @@ class Method(nn.Module, abc.ABC):
     @abc.abstractmethod
     def loss(self, signals: Signals) -> Mapping[str, Tensor]:
         """Return named, unweighted losses of shape []; reads state and never writes it."""
+
+    def without_decay(self) -> Iterable[nn.Parameter]:
+        """Return those of the method's parameters that weight decay would spoil: an optimizer's group of their own."""
+        return ()
 
     def update(self, signals: Signals) -> None:
         """Write banks, queues and running means, without gradient, once a batch and after the loss."""

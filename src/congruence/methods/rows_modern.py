@@ -1,4 +1,4 @@
-"""The rows of newer methods: relations between tokens, to a queue, and between sentences."""
+"""The rows of newer methods of tokens, queues and sentences; those of logits and maps are in `rows_recent.py`."""
 
 from __future__ import annotations
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from torch import nn
 
 from congruence.core import check
+from congruence.methods.changed_logits import CHECKS as CHANGES
+from congruence.methods.changed_logits import ChangedLogits
 from congruence.methods.method import Clock, Method
-from congruence.methods.rows import Row, current_parts, current_words
+from congruence.methods.rows import Row, current_parts
 from congruence.models.layouts import check_layout
 from congruence.models.masks import Mask, check_mask
 
@@ -25,9 +28,12 @@ _SCHEDULE = {
     "stop_epoch": check.Real(low=1, closed="low", integer=True, optional=True),
     "warmup_epochs": check.NOT_NEGATIVE,
     "decay": check.POSITIVE,
+    "cosine_from": check.Real(low=0, closed="low", integer=True, optional=True),
 }
 # Of metrics.jsonl.
 _COLUMNS = ("loss", "gradient_norm", "gradient_norms", "weights", "lr", "step", "epoch", "validation", "diagnostics")
+# Told only where they are not the default: descriptions are compared with those of older versions.
+_NEW = (*CHANGES, "cosine_from")
 
 
 class Term:
@@ -61,10 +67,17 @@ class Term:
         pool: which row stands for a sample where features are read from tokens [B, N, C]: "cls" the first token, "mean"
             the mean over an image's patches alone; or one for each model. By default the mean over all tokens. "none"
             leaves the tokens themselves, as methods of tokens and maps read them anyway; others refuse it.
+        standardize: whether logits are standardised before the method compares them: each sample's at mean 0 and
+            deviation 1, on both sides. Of a method of logits, as are the next two; the three go together.
+        regions: whether the logits are those of 1, 4 and 16 regions of the last map, each compared by itself.
+        uncertainty: γ > 0 for samples that count Σ_c p_c^γ times, p the teacher's probabilities: more where it is
+            unsure. See `congruence.methods.changed_logits.ChangedLogits`.
         start_epoch: the first epoch in which the term counts.
         stop_epoch: the first epoch in which it no longer does; None for never.
         warmup_epochs: epochs over which the weight grows to its full value.
         decay: factor by which the weight changes from epoch to epoch.
+        cosine_from: the epoch c from which on the weight falls as half a cosine, ½ (1 + cos(π (e − c)/(E − c))), with E
+            of `stop_epoch` or of the run's end; None for never.
         **hyperparameters: of the method.
 
     Raises:
@@ -88,10 +101,12 @@ class Term:
         "layout",
         "mask",
         "pool",
+        *CHANGES,
         "start_epoch",
         "stop_epoch",
         "warmup_epochs",
         "decay",
+        "cosine_from",
     )
 
     def __init__(
@@ -109,15 +124,20 @@ class Term:
         layout: Layout | None = None,
         mask: Mask | Mapping[str, Mask] = None,
         pool: Pool | Mapping[str, Pool] = None,
+        standardize: bool = False,
+        regions: bool = False,
+        uncertainty: float | None = None,
         start_epoch: int = 0,
         stop_epoch: int | None = None,
         warmup_epochs: float = 0,
         decay: float = 1.0,
+        cosine_from: int | None = None,
         **hyperparameters: Any,
     ) -> None:
-        check.hyperparameters(
-            "Term", _SCHEDULE, start_epoch=start_epoch, stop_epoch=stop_epoch, warmup_epochs=warmup_epochs, decay=decay
-        )
+        course = {"start_epoch": start_epoch, "stop_epoch": stop_epoch, "warmup_epochs": warmup_epochs, "decay": decay}
+        check.hyperparameters("Term", _SCHEDULE, **course, cosine_from=cosine_from)
+        check.hyperparameters("Term", CHANGES, standardize=standardize, regions=regions, uncertainty=uncertainty)
+        self.standardize, self.regions, self.uncertainty = standardize, regions, uncertainty
         self.hyperparameters = hyperparameters
         self._given = method if isinstance(method, Method) else None
         published: float | Mapping[str, float] = 1.0
@@ -130,6 +150,9 @@ class Term:
             if hyperparameters:
                 names = ", ".join(f"`{key}`" for key in hyperparameters)
                 raise ValueError(f"`Term`: {names} must be set on the {type(method).__name__} itself, got them here.")
+            if self.changes:
+                names = ", ".join(f"`{key}`" for key in self.changes)
+                raise ValueError(f"`Term`: {names} must be left out beside a Method, which may change its own logits.")
             self.key, self.needs = type(method).__name__, method.needs
         else:
             check.fail("Term", "method", "a key of the catalogue or a Method", _kind(method))
@@ -143,7 +166,7 @@ class Term:
         self.student, self.teacher = student, teacher
         self.layout, self.mask, self.pool = layout, mask, pool
         self.start_epoch, self.stop_epoch = start_epoch, stop_epoch
-        self.warmup_epochs, self.decay = warmup_epochs, decay
+        self.warmup_epochs, self.decay, self.cosine_from = warmup_epochs, decay, cosine_from
         self._check()
 
     def _check(self) -> None:
@@ -210,7 +233,15 @@ class Term:
 
     def make(self) -> Method:
         """Return the method, new for a key, the given one for an instance."""
-        return self._row().make(**self.hyperparameters) if self._given is None else self._given
+        if self._given is not None:
+            return self._given
+        method = self._row().make(**self.hyperparameters)
+        return ChangedLogits(method, **self.changes) if self.changes else method
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What the term changes of the logits, where it does."""
+        return {name: value for name in CHANGES if (value := getattr(self, name)) not in (False, None)}
 
     def for_student(self, student: str) -> Term:
         """Return this term for one of several students, with a method of its own."""
@@ -288,7 +319,18 @@ class Term:
         age = clock.epoch - self.start_epoch
         if age < 0 or (self.stop_epoch is not None and clock.epoch >= self.stop_epoch):
             return 0.0
-        return min(1.0, (age + 1) / (self.warmup_epochs + 1)) * float(self.decay) ** age
+        return min(1.0, (age + 1) / (self.warmup_epochs + 1)) * float(self.decay) ** age * self._cosine(clock)
+
+    def _cosine(self, clock: Clock) -> float:
+        if self.cosine_from is None or clock.epoch <= self.cosine_from:
+            return 1.0
+        end = clock.epochs if self.stop_epoch is None else self.stop_epoch
+        if end is None:
+            raise ValueError(
+                f"The term '{self.name}' falls as a cosine to the end of the run, which nothing tells: give "
+                "stop_epoch=, or distiller.begin_epoch a Clock with epochs=."
+            )
+        return 0.5 * (1 + math.cos(math.pi * (clock.epoch - self.cosine_from) / (end - self.cosine_from)))
 
     def given(self, part: str) -> float:
         """Return the weight of a part of the loss before its schedule; that of a balanced term is the published one."""
@@ -316,7 +358,8 @@ class Term:
     def describe(self) -> dict[str, Any]:
         """Return the term as plain values, for the run's record."""
         plain = {key: getattr(value, "__qualname__", str(value)) for key, value in self.hyperparameters.items()}
-        values = {name: getattr(self, name) for name in self.RESERVED}
+        values = {name: getattr(self, name) for name in self.RESERVED if name not in _NEW} | self.changes
+        values |= {} if self.cosine_from is None else {"cosine_from": self.cosine_from}
         # Words that had another meaning once: a description that does not say so is of then.
         today = {} if self._given is not None or not self._row().older else {"words": "of today"}
         return {"method": self.key, **values, "hyperparameters": plain, **today}
@@ -325,31 +368,8 @@ class Term:
         words = [repr(self.key), f"weight={self.weight}"]
         if self.name != self.key:
             words.append(f"name={self.name!r}")
-        words += [f"{key}={value!r}" for key, value in self.hyperparameters.items()]
+        words += [f"{key}={value!r}" for key, value in {**self.changes, **self.hyperparameters}.items()]
         return f"Term({', '.join(words)})"
-
-
-def current_descriptions(terms: Any) -> Any:
-    """Return what `Term.describe` would give today for terms that an older version described in a file.
-
-    What is no description comes back as it is.
-    """
-    if not isinstance(terms, list):
-        return terms
-    return [_current(term) if isinstance(term, Mapping) else term for term in terms]
-
-
-def _current(description: Mapping[str, Any]) -> dict[str, Any]:
-    from congruence.methods import catalogue  # late, as in `Term`
-
-    unsaid = dict.fromkeys(("share", "teacher", "layout", "mask", "pool"))
-    values, rows = {**unsaid, **description}, catalogue.keys()
-    if "weight" in values and values.get("method") in rows:
-        row = catalogue.row(values["method"])
-        values["weight"] = current_parts(row, values["weight"])
-        if row.older and "words" not in values:
-            values |= {"hyperparameters": current_words(row, values.get("hyperparameters", {})), "words": "of today"}
-    return values
 
 
 def _leaves(value: Any) -> list[Any]:

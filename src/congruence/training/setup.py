@@ -90,7 +90,7 @@ def rehearse_run(
 def every_epoch_counts(distiller: Distiller, extent: Extent) -> None:
     """Refuse a run with an epoch in which no term counts."""
     for epoch in range(min(extent.epochs or 1, 10_000)):
-        if not any(term.counts(Clock(epoch)) for term in distiller.terms):
+        if not any(term.counts(Clock(epoch, epochs=extent.epochs)) for term in distiller.terms):
             raise ValueError(f"`Distiller`: no term counts in epoch {epoch}: see start_epoch, stop_epoch and weight.")
 
 

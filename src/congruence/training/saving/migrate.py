@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from congruence.methods.term import current_descriptions
+from congruence.methods.descriptions import current_descriptions
 
 FORMAT = 3  # of a checkpoint
 ANY_MONITOR = "*"  # of a checkpoint from before it said by which number the best epoch was chosen

@@ -1,0 +1,215 @@
+"""The rows of methods since 2021 that compare logits, maps or embeddings."""
+
+from __future__ import annotations
+
+from congruence import losses
+from congruence.methods.catkd import ClassAttention
+from congruence.methods.ickd import InterChannelCorrelation
+from congruence.methods.method import Needs
+from congruence.methods.norm import NToOne
+from congruence.methods.pefd import ProjectorEnsemble
+from congruence.methods.rcka import RelationBasedCka
+from congruence.methods.rows import Row
+from congruence.methods.sdd import ScaleDecoupled
+from congruence.methods.srd import SimpleRecipe
+from congruence.methods.vkd import OrthogonalProjection
+from congruence.methods.wkd_f import GaussianFeatures
+from congruence.methods.wkd_l import WassersteinLogits
+
+_LOGITS = Needs(roles=("logits",), scope="sample")
+# Means over the labelled samples, of which ranks may hold different numbers.
+_LABELLED = Needs(roles=("logits",), labels=True, scope="labelled")
+
+RECENT: tuple[Row, ...] = (
+    Row(
+        key="lskd",
+        summary="Softened class probabilities of logits that are standardised first, sample by sample.",
+        reference=(
+            "Sun et al., Logit Standardization in Knowledge Distillation, CVPR 2024, "
+            "https://github.com/sunshangquan/logit-standardization-KD"
+        ),
+        part=losses.StandardizedDistillationLoss,
+        function=losses.standardized_distillation_loss,
+        needs=_LOGITS,
+        weight=9.0,
+    ),
+    Row(
+        key="ttm",
+        summary="A power of the teacher's probabilities, which the student meets without a temperature.",
+        reference=(
+            "Zheng and Yang, Knowledge Distillation Based on Transformed Teacher Matching, ICLR 2024, "
+            "https://github.com/zkxufo/TTM"
+        ),
+        part=losses.TransformedTeacherLoss,
+        function=losses.transformed_teacher_loss,
+        needs=_LOGITS,
+        weight=45.0,
+    ),
+    Row(
+        key="nkd",
+        summary="Soft labels in two parts, each normalised: the label's class, and the others among themselves.",
+        reference=(
+            "Yang et al., From Knowledge Distillation to Self-Knowledge Distillation, ICCV 2023, "
+            "https://github.com/yzd-v/cls_KD"
+        ),
+        part=losses.NormalizedKdLoss,
+        function=losses.normalized_kd_loss,
+        needs=_LABELLED,
+    ),
+    Row(
+        key="rld",
+        summary="The teacher's confidence for the label, and its order of the classes that it holds for less likely.",
+        reference=(
+            "Sun et al., Knowledge Distillation with Refined Logits, ICCV 2025, arXiv 2408.07703, "
+            "https://github.com/zju-SWJ/RLD"
+        ),
+        part=losses.RefinedLogitLoss,
+        function=losses.refined_logit_loss,
+        needs=_LABELLED,
+    ),
+    Row(
+        key="abkd",
+        summary="Class probabilities by the α-β divergence, between the forward and the reverse KL.",
+        reference=(
+            "Wang et al., ABKD: Knowledge Distillation via α-β-Divergence, ICML 2025, https://github.com/ghwang-s/abkd"
+        ),
+        part=losses.AlphaBetaLoss,
+        function=losses.alpha_beta_loss,
+        needs=_LOGITS,
+    ),
+    Row(
+        key="dist_plus",
+        summary="The maps' part of DIST+, beside `dist`: correlations over channels, and over the samples of a batch.",
+        reference=(
+            "Huang et al., the extension of Knowledge Distillation from a Stronger Teacher, TPAMI 2025, "
+            "https://github.com/hunto/DIST_KD"
+        ),
+        part=losses.DistFeatureLoss,
+        function=losses.dist_feature_loss,
+        needs=Needs(roles=("maps",), stages=1),
+        project=True,
+    ),
+    Row(
+        key="cka",
+        summary="The pattern of similarities within a batch, by centred kernel alignment.",
+        reference=(
+            "Kornblith et al., Similarity of Neural Network Representations Revisited, ICML 2019, "
+            "https://arxiv.org/abs/1905.00414"
+        ),
+        part=losses.LinearCkaLoss,
+        function=losses.linear_cka_loss,
+    ),
+    Row(
+        key="rcka",
+        summary="The alignment of the logits' patterns, between samples and between classes.",
+        reference=(
+            "Zhou et al., Rethinking Centered Kernel Alignment in Knowledge Distillation, IJCAI 2024, "
+            "https://github.com/Klayand/PCKA"
+        ),
+        part=RelationBasedCka,
+        function=RelationBasedCka,
+        needs=RelationBasedCka.needs,
+        weight={"samples": 15.0, "classes": 15.0},
+    ),
+    Row(
+        key="ickd",
+        summary="Which channels of a map see the same things.",
+        reference=(
+            "Liu et al., Exploring Inter-Channel Correlation for Diversity-Preserved Knowledge Distillation, ICCV "
+            "2021, https://github.com/ADLab-AutoDrive/ICKD"
+        ),
+        part=InterChannelCorrelation,
+        function=losses.inter_channel_correlation_loss,
+        needs=InterChannelCorrelation.needs,
+        weight=2.5,
+    ),
+    Row(
+        key="norm",
+        summary="The teacher's map at once from several groups of the student's widened channels.",
+        reference=(
+            "Liu et al., NORM: Knowledge Distillation via N-to-One Representation Matching, ICLR 2023, "
+            "https://github.com/OSVAI/NORM"
+        ),
+        part=NToOne,
+        function=losses.n_to_one_loss,
+        needs=NToOne.needs,
+    ),
+    Row(
+        key="wkd_f",
+        summary="Each channel's Gaussian over a map, by Wasserstein's distance.",
+        reference=(
+            "Lv et al., Wasserstein Distance Rivals Kullback-Leibler Divergence for Knowledge Distillation, NeurIPS "
+            "2024, https://github.com/JiamingLv/WKD"
+        ),
+        part=GaussianFeatures,
+        function=GaussianFeatures,
+        needs=GaussianFeatures.needs,
+        weight=0.08,
+    ),
+    Row(
+        key="wkd_l",
+        summary="Class probabilities by the cost of moving them between classes that are more or less alike.",
+        reference=(
+            "Lv et al., Wasserstein Distance Rivals Kullback-Leibler Divergence for Knowledge Distillation, NeurIPS "
+            "2024, https://github.com/JiamingLv/WKD"
+        ),
+        part=WassersteinLogits,
+        function=WassersteinLogits,
+        needs=WassersteinLogits.needs,
+    ),
+    Row(
+        key="srd",
+        summary="Embeddings normalised over the batch, by the logarithm of a high power of their distance.",
+        reference=(
+            "Miles and Mikolajczyk, Understanding the Role of the Projector in Knowledge Distillation, AAAI 2024, "
+            "https://github.com/roymiles/Simple-Recipe-Distillation"
+        ),
+        part=SimpleRecipe,
+        function=losses.log_power_loss,
+        needs=SimpleRecipe.needs,
+        weight=2.0,
+    ),
+    Row(
+        key="vkd",
+        summary="The teacher's normalised embedding, through a trained map that turns but never stretches.",
+        reference=(
+            "Miles et al., VkD: Improving Knowledge Distillation using Orthogonal Projections, CVPR 2024, "
+            "https://github.com/roymiles/vkd"
+        ),
+        part=OrthogonalProjection,
+        function=losses.orthogonal_feature_loss,
+        needs=OrthogonalProjection.needs,
+    ),
+    Row(
+        key="pefd",
+        summary="The direction of the teacher's embedding, by the mean of several trained maps.",
+        reference=(
+            "Chen et al., Improved Feature Distillation via Projector Ensemble, NeurIPS 2022, "
+            "https://github.com/chenyd7/PEFD"
+        ),
+        part=ProjectorEnsemble,
+        function=ProjectorEnsemble,
+        needs=ProjectorEnsemble.needs,
+        weight=25.0,
+    ),
+    Row(
+        key="catkd",
+        summary="Where in the image each network sees each class.",
+        reference=(
+            "Guo et al., Class Attention Transfer Based Knowledge Distillation, CVPR 2023, "
+            "https://github.com/GzyAftermath/CAT-KD"
+        ),
+        part=ClassAttention,
+        function=losses.class_attention_loss,
+        needs=ClassAttention.needs,
+        weight=15.0,
+    ),
+    Row(
+        key="sdd",
+        summary="Soft labels of an image's regions, more of those that disagree with the whole.",
+        reference=("Wei et al., Scale Decoupled Distillation, CVPR 2024, https://github.com/shicaiwei123/SDD-CVPR2024"),
+        part=ScaleDecoupled,
+        function=losses.scale_decoupled_loss,
+        needs=ScaleDecoupled.needs,
+    ),
+)

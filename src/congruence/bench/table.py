@@ -90,7 +90,8 @@ def cells(
         factor += [_found(first)] if found else []
         lost = 0 if place < len(teachers) else counts[name] - len(group)
         last = ([f"failed: {lost} of {counts[name]}"] if lost else [""]) if failing else []
-        lines.append([name, *_numbers(group, columns), *factor, f"{first[_SIZE]:,}" if first else "–", *last])
+        size = first.get(_SIZE)
+        lines.append([name, *_numbers(group, columns), *factor, "–" if size is None else f"{size:,}", *last])
     return lines
 
 

@@ -172,7 +172,7 @@ def _best(rows: Sequence[Mapping[str, Any]]) -> int:
     """Return the index of the row with the largest accuracy, or mAP where one has no accuracy; the first of equals."""
     from congruence.bench.failed import whole
 
-    classified = all(row["accuracy_best"] is not None for row in whole(rows))
+    classified = all(row.get("accuracy_best") is not None for row in whole(rows))
     key = "accuracy_best" if classified else "retrieval_map"
     values = [-1.0 if row.get(key) is None else row[key] for row in rows]
     return values.index(max(values))

@@ -80,7 +80,8 @@ def _balanced(metrics: Path) -> dict[str, float]:
     """Return the weights that were measured, as a run logged them last."""
     from congruence.core.files import read_lines
 
-    found: dict[str, float] = next((row["weights"] for row in reversed(read_lines(metrics)) if row.get("weights")), {})
+    rows = read_lines(metrics, {"weights?": {"*": float}, "*": object})
+    found: dict[str, float] = next((row["weights"] for row in reversed(rows) if row.get("weights")), {})
     return found
 
 
@@ -109,10 +110,10 @@ def _tested(
     its weights are measured once.
     """
     from congruence.core.content import same_content
-    from congruence.core.files import read_tables, write_json
+    from congruence.core.files import write_json
     from congruence.data.datasets.model_facts import ModelFacts, check_same_classes
     from congruence.evaluation.measure import has_labels, run_numbers, see
-    from congruence.evaluation.stored import lacking
+    from congruence.evaluation.stored import lacking, test_numbers
     from congruence.models import load_into, load_weights
     from congruence.training.distributed import pick_device
     from congruence.training.saving.migrate import migrate_numbers
@@ -122,7 +123,7 @@ def _tested(
     wanted = (*numbers, *(protocol.numbers if protocol is not None else ()))
     if path.exists():
         try:
-            before = {column: migrate_numbers(values) for column, values in read_tables(path).items()}
+            before = {column: migrate_numbers(values) for column, values in test_numbers(path).items()}
         except ValueError as error:
             LOG.warning("%s The student is measured again.", error)
         if before and not lacking(next(iter(before.values())), wanted):

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from congruence.core.kinds import ANY_TABLE, Kind, fault
+
 _FOLDER = 0x10  # an attribute in a zip archive; torch reads nothing from such an entry, and goes on
 LOG = logging.getLogger("congruence")
 
@@ -86,18 +88,26 @@ def write_json(path: Path, value: Any) -> None:
         file.write((json.dumps(value, indent=2) + "\n").encode())
 
 
-def read_tables(path: Path) -> dict[str, dict[str, Any]]:
-    """Read what one of this library's JSON files holds: tables by name.
+def read_json(path: Path, kind: Kind, *, holds: str = "it does not hold what a run writes there") -> Any:
+    """Read a JSON file that this library wrote.
+
+    Args:
+        path: of the file.
+        kind: what the reader needs of it.
+        holds: what is said of one that holds something else.
 
     Raises:
-        ValueError: where it is damaged.
+        ValueError: that names the file, and the key that is missing or of another kind.
     """
     try:
         content = json.loads(path.read_text(encoding="utf8"))
+    except OSError as error:
+        raise ValueError(f"The file '{path}' cannot be read: {error.strerror or error}.") from None
     except (ValueError, RecursionError):
-        content = None
-    if not isinstance(content, dict) or not all(isinstance(table, dict) for table in content.values()):
-        raise damaged(path, "it does not hold what a run writes there")
+        raise damaged(path, holds) from None
+    wrong = fault(content, kind)
+    if wrong:
+        raise damaged(path, f"{holds} ({wrong})")
     return content
 
 
@@ -107,20 +117,33 @@ def append_line(path: Path, row: Mapping[str, Any]) -> None:
         file.write(json.dumps(row) + "\n")
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read JSON lines; a last line cut short by a kill is left out."""
+def read_lines(path: Path, kind: Kind = ANY_TABLE) -> list[dict[str, Any]]:
+    """Read JSON lines, a table each; a last line cut short by a kill is left out.
+
+    Raises:
+        ValueError: that names the file, the line, and what of it is missing or of another kind.
+    """
     if not path.exists():
         return []
+    try:
+        lines = path.read_text(encoding="utf8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ValueError(f"The file '{path}' cannot be read: {reason}.") from None
     rows = []
-    lines = path.read_text(encoding="utf8").split("\n")
     for position, line in enumerate(lines):
         if not line:
             continue
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            if position != len(lines) - 1:
-                raise ValueError(f"`{path}`: line {position + 1} is not JSON.") from None
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            if position == len(lines) - 1:
+                continue
+            raise damaged(path, f"line {position + 1} is not JSON") from None
+        wrong = fault(row, kind)
+        if wrong:
+            raise damaged(path, f"in line {position + 1} {wrong}")
+        rows.append(row)
     return rows
 
 

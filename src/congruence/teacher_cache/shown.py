@@ -1,4 +1,4 @@
-"""What decides the images that a teacher's answers are of: the loader's content, and that of files read when asked for."""
+"""What decides the images that a teacher's answers are of: of a loader, and of files read when asked for."""
 
 from __future__ import annotations
 

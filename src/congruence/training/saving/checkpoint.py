@@ -13,6 +13,7 @@ import torch
 
 from congruence.core.files import atomic
 from congruence.models.weights_file import ChangedError, torch_content
+from congruence.training.saving import outline
 from congruence.training.saving.migrate import FORMAT, migrate_checkpoint
 
 LOG = logging.getLogger("congruence")
@@ -54,8 +55,9 @@ class Checkpoints:
     def save(self, step: int, state: dict[str, Any]) -> Path:
         """Write a checkpoint (temporary file, fsync, rename) and drop all but the last two."""
         path = self.folder / f"step-{step:09d}.pt"
+        whole = {"congruence": FORMAT, **state}
         with naming_write_errors(path), atomic(path) as file:
-            torch.save({"congruence": FORMAT, **state}, file)
+            torch.save({**whole, outline.KEY: outline.outline(whole)}, file)
         for old in self.files()[KEPT:]:
             old.unlink(missing_ok=True)
         return path
@@ -73,9 +75,16 @@ class Checkpoints:
             raise ValueError(f"'{path.name}' is damaged: {error}") from None
         except Exception as error:  # bytes that are no checkpoint fail in any way
             raise ValueError(f"'{path.name}' is truncated or foreign ({type(error).__name__})") from None
-        state = migrate_checkpoint(content) if isinstance(content, dict) else None
+        present = isinstance(content, dict) and content.get("congruence") == FORMAT
+        if present and (changed := outline.fault(content)):
+            raise ValueError(f"'{path.name}' is damaged: {changed}")
+        try:
+            state = migrate_checkpoint(content) if isinstance(content, dict) else None
+        except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:  # of an older one
+            raise ValueError(f"'{path.name}' is damaged: its parts are not those of a checkpoint ({error})") from None
         if state is None:
             raise ValueError(f"'{path.name}' was not written by this version of congruence")
+        state.pop(outline.KEY, None)
         return state
 
     def load(self) -> dict[str, Any] | None:

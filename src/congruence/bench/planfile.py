@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from congruence.bench.halving import Halving
-from congruence.bench.plan import PLAIN, Plan, Tune
+from congruence.bench.naming import PLAIN, misnamed
+from congruence.bench.plan import Plan, Tune
 from congruence.config.load import NotTomlError, check_sizes, parsed
 from congruence.config.shipped import shipped
 from congruence.core import check
@@ -163,6 +164,8 @@ def _problems(raw: Mapping[str, Any]) -> list[str]:
     if isinstance(raw.get("resources"), dict):
         problems += _wrong(raw["resources"], _RESOURCES, tuple(_RESOURCES), "resources.")
     methods = raw.get("methods")
+    if isinstance(raw.get("name"), str) and isinstance(methods, dict) and isinstance(variants, dict):
+        problems += misnamed(raw["name"], methods, variants or [PLAIN])
     for key in ("overrides", "teachers"):
         own = raw.get(key)
         if isinstance(methods, dict) and isinstance(own, dict) and isinstance(variants, dict):

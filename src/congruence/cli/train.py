@@ -234,6 +234,20 @@ def table(columns: Numbers, *, title: str, detail: bool = False) -> str:
     )
 
 
-def folder(out: Path | None, config: RunConfig, names: Sequence[str] = ()) -> Path:
-    """Return the run's folder: the one given, or runs/NAME."""
-    return out or Path("runs", *names, config.name)
+def folder(out: Path | None, config: RunConfig) -> Path:
+    """Return the run's folder: the one given, or runs/NAME.
+
+    Raises:
+        ValueError: for a name whose folder would lie elsewhere, or can be none.
+    """
+    from congruence.config.sizes import brief
+    from congruence.core import names
+
+    parts = config.name.split("/")
+    wrong = next(filter(None, map(names.wrong, parts)), "")
+    if out is None and wrong:
+        got = brief(config.name)
+        raise ValueError(
+            f"The name of the configuration must be of parts {wrong}, got {got}: rename it, or give --out."
+        )
+    return out or Path("runs", *parts)

@@ -10,6 +10,7 @@ import typer
 
 from congruence.cli.errors import FAILED
 from congruence.cli.options import Metric, Trust
+from congruence.cli.say import say
 
 if TYPE_CHECKING:
     from congruence.bench.plan import Plan
@@ -86,9 +87,9 @@ def _tell(plan: Plan, out: Path) -> None:
     from congruence.bench.status import begun, status
     from congruence.bench.table import text
 
-    print(text(status(plan, out)))
+    say(text(status(plan, out)), lines=True)
     if told := begun(out):
-        print(told)
+        say(told)
 
 
 def run(
@@ -124,7 +125,7 @@ def run(
             teacher_options={"callbacks": (callback,)},
             metrics=metrics,
             trust=trust,
-            say=typer.echo,
+            say=say,
             afresh=afresh,
             retry=retry,
             ray=ray,
@@ -132,28 +133,31 @@ def run(
         watch.close()
     teachers = list(results.teachers.values())
     if one:
-        print(f"\n{text(cells(together(results.rows), teachers, more=more))}")
+        say(f"\n{text(cells(together(results.rows), teachers, more=more))}", lines=True)
     for title, rows in split(results.rows).items():
         if not one or plan.baseline:
-            print(f"\n{title}".rstrip())
+            say()
+            if title:
+                say(title)
         if not one:
-            print(text(cells(rows, teachers, more=more)))
+            say(text(cells(rows, teachers, more=more)), lines=True)
         if plan.baseline and (differences := against(rows, plan.baseline, corrected=True)):
-            print(f"\n{told(plan.baseline, corrected=True)}\n{text(differences)}")
-    print()
+            say(f"\n{told(plan.baseline, corrected=True)}\n{text(differences)}", lines=True)
+    say()
     if best := front.told(results.rows):
-        print(best)
+        say(best)
     if lost := failures(results.rows):
-        print("\n".join(lost) + "\n")
+        for line in (*lost, ""):
+            say(line)
     counts = sorted({len(plan.seeds_in(variant)) for variant in plan.variants})
     seeds = " or ".join(map(str, counts))
-    print(f"Mean ± standard deviation over {seeds} seeds, on test images read once. Best: on validation.")
-    print(f"Every number: {results.path}")
+    say(f"Mean ± standard deviation over {seeds} seeds, on test images read once. Best: on validation.")
+    say(f"Every number: {results.path}")
     if whole(results.rows):
         _tell_best(results)
     if lost:
         again = "the same command with --retry runs them again"
-        print(f"{len(lost)} of {len(results.rows)} cells failed, and the others are done: {again}.")
+        say(f"{len(lost)} of {len(results.rows)} cells failed, and the others are done: {again}.")
         raise typer.Exit(FAILED)
 
 
@@ -165,7 +169,7 @@ def _tell_best(results: Results) -> None:
         where: object = single if single.exists() else folder  # of several students
     else:
         where = "taken over from the kept results, without weights" if row.get("made") else single
-    print(f"The best student ({row['method']}, seed {row['seed']}): {where}")
+    say(f"The best student ({row['method']}, seed {row['seed']}): {where}")
 
 
 def _best(rows: Sequence[Mapping[str, Any]]) -> int:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
 
 import typer
 
+from congruence.cli.interrupts import INTERRUPTED
+from congruence.cli.say import say
+
 P = ParamSpec("P")
 R = TypeVar("R")
-BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+BAD_INPUT, FAILED = 2, 1
 
 
 def one_line(verb: Callable[P, R]) -> Callable[P, R]:
@@ -27,15 +30,23 @@ def one_line(verb: Callable[P, R]) -> Callable[P, R]:
         except (typer.Exit, typer.Abort):
             raise
         except KeyboardInterrupt:
-            typer.secho("Interrupted: --resume goes on from the last checkpoint.", err=True, fg="red")
+            say("Interrupted: --resume goes on from the last checkpoint.", err=True, colour="red")
             raise typer.Exit(INTERRUPTED) from None
         except Exception as error:
             if os.environ.get("CONGRUENCE_DEBUG") == "1":
                 raise
-            typer.secho(_sentence(error), err=True, fg="red")
+            for line in _sentences(error):
+                say(line, err=True, colour="red")
             raise typer.Exit(BAD_INPUT if isinstance(error, ValueError) else FAILED) from None
 
     return wrapper
+
+
+def _sentences(error: Exception) -> Sequence[str]:
+    """Return a line for each thing that is wrong with a configuration or plan, of another error one."""
+    from congruence.config.problems import ConfigError
+
+    return error.lines if isinstance(error, ConfigError) else (_sentence(error),)
 
 
 def _sentence(error: Exception) -> str:

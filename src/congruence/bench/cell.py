@@ -22,7 +22,7 @@ from congruence.config.references import StudentRef
 from congruence.config.schema import RunConfig
 from congruence.config.tables import ModelConfig
 from congruence.core.content import same_content
-from congruence.core.files import read_json, read_lines, write_json
+from congruence.core.files import naming, read_json, read_lines, write_json
 from congruence.core.inputs import TEACHER
 from congruence.core.kinds import ANY_TABLE
 from congruence.data import Splits
@@ -225,7 +225,8 @@ def _marked(folder: Path) -> Iterator[None]:
     """Say in a folder which process is at work there."""
     mark = folder / RUNNING
     folder.mkdir(parents=True, exist_ok=True)
-    mark.write_text(f"{socket.gethostname()} {os.getpid()}", encoding="utf8")
+    with naming(mark):
+        mark.write_text(f"{socket.gethostname()} {os.getpid()}", encoding="utf8")
     try:
         yield
     finally:

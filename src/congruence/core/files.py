@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -18,26 +19,61 @@ from typing import IO, Any
 from congruence.core.kinds import ANY_TABLE, Kind, fault
 
 _FOLDER = 0x10  # an attribute in a zip archive; torch reads nothing from such an entry, and goes on
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 LOG = logging.getLogger("congruence")
 
 
 @contextlib.contextmanager
-def atomic(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary file that becomes `path` when the block ends well (fsync, rename) and vanishes when it fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+def naming(path: Path, *, wanted: int | None = None) -> Iterator[None]:
+    """Let the error of a disk that is full, or fails, name the file that is written in the block, as few do.
+
+    Args:
+        path: of the file.
+        wanted: its bytes, where they are known, which is said of a full disk.
+
+    Raises:
+        OSError: with the file's name.
+    """
     try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
-        raise
-    _sync_folder(path.parent)
+        yield
+    except (OSError, RuntimeError) as error:
+        hidden = error.__context__  # torch.save raises an error of its own over the disk's, and so does closing
+        if isinstance(hidden, OSError) and hidden.filename == str(path):
+            raise hidden from None
+        cause = hidden if isinstance(error, RuntimeError) and isinstance(hidden, OSError) else error
+        if not isinstance(cause, OSError) or cause.filename is not None:
+            raise
+        number = cause.errno or errno.EIO
+        reason = cause.strerror or str(cause)
+        if wanted is not None and number in _FULL:
+            reason += f" ({wanted:,} bytes were wanted)"
+        raise OSError(number, reason, str(path)) from error
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[IO[bytes]]:
+    """Open a temporary file that becomes `path` when the block ends well (fsync, rename) and vanishes when it fails.
+
+    Errors of the disk name `path`, as `naming` has it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with naming(path):
+        try:
+            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror) from None
+        try:
+            with os.fdopen(handle, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o666 & ~_umask())
+            os.replace(name, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
+            raise
+        _sync_folder(path.parent)
 
 
 def _sync_folder(path: Path) -> None:
@@ -82,10 +118,18 @@ def sweep(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def write(file: IO[bytes], content: bytes, path: Path) -> None:
+    """Write the content of `path` into a file of `atomic`; a full disk is told how much was wanted."""
+    with naming(path, wanted=len(content)):
+        file.write(content)
+        file.flush()
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
+    content = (json.dumps(value, indent=2) + "\n").encode()
     with atomic(path) as file:
-        file.write((json.dumps(value, indent=2) + "\n").encode())
+        write(file, content, path)
 
 
 def read_json(path: Path, kind: Kind, *, holds: str = "it does not hold what a run writes there") -> Any:
@@ -113,7 +157,7 @@ def read_json(path: Path, kind: Kind, *, holds: str = "it does not hold what a r
 
 def append_line(path: Path, row: Mapping[str, Any]) -> None:
     """Append one JSON line and flush it to the operating system."""
-    with open(path, "a", encoding="utf8") as file:
+    with naming(path), open(path, "a", encoding="utf8") as file:
         file.write(json.dumps(row) + "\n")
 
 

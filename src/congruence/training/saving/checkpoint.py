@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from congruence.core.files import atomic
+from congruence.core.files import atomic, naming
 from congruence.models.weights_file import ChangedError, torch_content
 from congruence.training.saving import outline
 from congruence.training.saving.migrate import FORMAT, migrate_checkpoint
@@ -27,7 +27,7 @@ def naming_write_errors(path: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:
         hidden = error.__context__  # torch.save raises an error of its own over the disk's
-        cause = hidden if isinstance(hidden, OSError) else error
+        cause = hidden if isinstance(hidden, OSError) and not isinstance(error, OSError) else error
         reason = (isinstance(cause, OSError) and cause.strerror) or str(cause).split("\n")[0]
         raise ValueError(f"'{path}' could not be written: {reason}. The checkpoints before it are whole.") from error
 
@@ -56,7 +56,8 @@ class Checkpoints:
         """Write a checkpoint (temporary file, fsync, rename) and drop all but the last two."""
         path = self.folder / f"step-{step:09d}.pt"
         whole = {"congruence": FORMAT, **state}
-        with naming_write_errors(path), atomic(path) as file:
+        wanted = outline.size(whole)
+        with naming_write_errors(path), atomic(path) as file, naming(path, wanted=wanted):
             torch.save({**whole, outline.KEY: outline.outline(whole)}, file)
         for old in self.files()[KEPT:]:
             old.unlink(missing_ok=True)

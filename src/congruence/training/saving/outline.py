@@ -29,6 +29,20 @@ def outline(value: Any) -> dict[str, str]:
     return lines
 
 
+def size(value: Any) -> int:
+    """Return how many bytes the tensors in nested tables and lists have.
+
+    Example:
+        >>> import torch
+        >>> size({"weight": torch.ones(2, 3), "step": 3, "more": [torch.ones(1)]})
+        28
+    """
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size()
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return sum(map(size, inner))
+
+
 def fault(content: Mapping[str, Any]) -> str:
     """Say in a clause in what a checkpoint is not what its outline says; "" of one that is, or is older and has none.
 

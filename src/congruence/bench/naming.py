@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from congruence.config.sizes import brief
 from congruence.core import names
+from congruence.core.brevity import brief
 
 PLAIN = ""  # the variant of a plan that has none
 

@@ -16,9 +16,9 @@ from congruence.bench.teachers import KeptTeacher, load_kept
 from congruence.config.load import load_config
 from congruence.config.references import StudentRef
 from congruence.config.schema import RunConfig
-from congruence.config.sizes import brief
 from congruence.config.tables import TermConfig
 from congruence.core import check
+from congruence.core.brevity import brief
 from congruence.methods.term import Term
 from congruence.training.saving.identity import TEACHER_APART
 

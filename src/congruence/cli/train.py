@@ -240,8 +240,8 @@ def folder(out: Path | None, config: RunConfig) -> Path:
     Raises:
         ValueError: for a name whose folder would lie elsewhere, or can be none.
     """
-    from congruence.config.sizes import brief
     from congruence.core import names
+    from congruence.core.brevity import brief
 
     parts = config.name.split("/")
     wrong = next(filter(None, map(names.wrong, parts)), "")

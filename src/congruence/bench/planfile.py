@@ -152,7 +152,7 @@ def _problems(raw: Mapping[str, Any]) -> list[str]:
     """Return a line for each thing that is wrong with a plan."""
     problems = _wrong(raw, _KEYS, _OPTIONAL, "")
     seeds, tune, variants = raw.get("seeds"), raw.get("tune"), raw.get("variants", {})
-    if _seeds(seeds) and len(set(seeds)) < len(seeds):
+    if isinstance(seeds, list) and _seeds(seeds) and len(set(seeds)) < len(seeds):
         problems.append(f"seeds: expected different whole numbers, got {brief(seeds)}.")
     if seeds and isinstance(raw.get("seeds_of"), dict):
         unknown = [name for name in raw["seeds_of"] if name not in variants]

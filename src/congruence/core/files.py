@@ -191,6 +191,26 @@ def read_lines(path: Path, kind: Kind = ANY_TABLE) -> list[dict[str, Any]]:
     return rows
 
 
+def read_array(path: Path, *, mapped: bool = False) -> Any:
+    """Read a NumPy file, or map it into memory.
+
+    Raises:
+        FileNotFoundError: where it is absent.
+        ValueError: where it holds no single array.
+    """
+    import numpy as np
+
+    try:
+        array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+    except FileNotFoundError:
+        raise
+    except Exception:  # a damaged header is read as Python, and fails in any way
+        array = None
+    if not isinstance(array, np.ndarray):
+        raise damaged(path, "it holds no array of NumPy's")
+    return array
+
+
 def sha256(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file."""
     with open(path, "rb") as file:

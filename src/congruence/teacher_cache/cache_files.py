@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from congruence.core import check
-from congruence.core.files import atomic, locked, read_json, writable, write_json
+from congruence.core.files import atomic, locked, read_array, read_json, writable, write_json
 from congruence.core.kinds import Kind
 from congruence.teacher_cache.stored_rows import StoredRows, not_written
 
@@ -161,8 +161,8 @@ class CacheFiles:
     def _marks(self, name: str, shape: tuple[int, ...] | None = None) -> npt.NDArray[Any]:
         path = self._marks_of(name)
         try:
-            marks = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+            marks = read_array(path)
+        except (OSError, ValueError):
             marks = None
         if marks is None or marks.dtype != bool or shape not in (None, marks.shape):
             raise ValueError(f"The teacher's cache '{self.folder}' is damaged: '{path.name}' cannot be read.")

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from congruence.core.batch import unpack
 from congruence.core.devices import tensors
-from congruence.core.files import atomic
+from congruence.core.files import atomic, read_array
 from congruence.data.datasets.files import FileDataset
 from congruence.data.loading.batches import Loader
 from congruence.teacher_cache.stored_rows import StoredRows, not_written
@@ -94,10 +94,10 @@ class FileStamps:
 def _stored(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
     """Return the stamps of a file; none of one that is absent, or was left by a cache of other images."""
     try:
-        stored = np.load(path, allow_pickle=False)
+        stored = read_array(path)
     except FileNotFoundError:
         stored = None
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError):
         raise ValueError(f"The teacher's cache '{path.parent}' is damaged: '{path.name}' cannot be read.") from None
     fits = stored is not None and stored.shape == shape and stored.dtype == np.int64
     return stored if fits else np.zeros(shape, np.int64)

@@ -132,6 +132,18 @@ def test_errors_of_single_lines():
     assert outcome(FileNotFoundError(2, "No such file", NASTY)) == [f"No such file: '{SHOWN}'."]
 
 
+def test_long_arguments_are_cut(monkeypatch, capsys):
+    monkeypatch.setattr(logging, "lastResort", logging.StreamHandler())
+    for arguments in (["methods", "x" * 5000], ["bench", "x" * 5000, "--out", "x"], ["evaluate", "é " * 5000]):
+        monkeypatch.setattr(sys, "argv", ["congruence", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        assert (ended.value.code, out) == (2, "")
+        [line] = err.splitlines()
+        assert len(line) < 600
+
+
 def test_printable():
     assert printable(NASTY) == SHOWN
     assert printable("été ± 你好 []") == "été ± 你好 []"

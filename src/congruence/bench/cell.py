@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import traceback
@@ -18,12 +17,14 @@ from congruence.bench.failed import FAILED, sentence
 from congruence.bench.identity import Made
 from congruence.bench.plan import Cell
 from congruence.bench.teachers import digest_of
+from congruence.bench.written import MADE, NUMBERS, ROW, TRIAL
 from congruence.config.references import StudentRef
 from congruence.config.schema import RunConfig
 from congruence.config.tables import ModelConfig
 from congruence.core.content import same_content
-from congruence.core.files import read_lines, write_json
+from congruence.core.files import naming, read_json, read_lines, write_json
 from congruence.core.inputs import TEACHER
+from congruence.core.kinds import ANY_TABLE
 from congruence.data import Splits
 from congruence.evaluation.embed import Embedded
 from congruence.evaluation.kept import KeptRows
@@ -87,7 +88,7 @@ class Job:
         path = self.folder / RESULT
         if not path.exists():
             return None
-        stored = json.loads(path.read_text(encoding="utf8"))
+        stored = read_json(path, {"key": str, "result": TRIAL if self.trial else ROW})
         if stored["key"] != self.cell.key():
             raise ValueError(
                 f"The folder '{self.folder}' holds a cell of another plan or config: choose another --out. "
@@ -98,7 +99,7 @@ class Job:
     def failed(self) -> Row | None:
         """Return the row of a job that failed before; None where it did not, or was another one."""
         path = self.folder / FAILURE
-        stored = json.loads(path.read_text(encoding="utf8")) if path.exists() else {}
+        stored = read_json(path, {"key": str, "result": {**ROW, "failed": str}, "*": object}) if path.exists() else {}
         return stored["result"] if stored.get("key") == self.cell.key() else None
 
     def fail(self, why: str, trace: str = "") -> Row:
@@ -140,7 +141,7 @@ def teach(cell: Cell, teacher: StudentRef, folder: Path, made: Made | None = Non
     """
     path = folder / "teacher.json"
     numbers = measured_in("plan")
-    before = migrate_numbers(json.loads(path.read_text(encoding="utf8"))) if path.exists() else {}
+    before = migrate_numbers(read_json(path, NUMBERS)) if path.exists() else {}
     if before and not lacking(before, numbers):
         return before
     made = _began(folder, made)
@@ -162,7 +163,7 @@ def measure_kept(cell: Cell, folder: Path, made: Made | None, *, trust: bool = F
     """
     path, numbers = folder / "teacher.json", measured_in("plan")
     if path.exists():
-        before = migrate_numbers(json.loads(path.read_text(encoding="utf8")))
+        before = migrate_numbers(read_json(path, NUMBERS))
         if before.get("made") == made and not lacking(before, numbers):
             return before
     with one_thread():
@@ -224,7 +225,8 @@ def _marked(folder: Path) -> Iterator[None]:
     """Say in a folder which process is at work there."""
     mark = folder / RUNNING
     folder.mkdir(parents=True, exist_ok=True)
-    mark.write_text(f"{socket.gethostname()} {os.getpid()}", encoding="utf8")
+    with naming(mark):
+        mark.write_text(f"{socket.gethostname()} {os.getpid()}", encoding="utf8")
     try:
         yield
     finally:
@@ -250,7 +252,7 @@ def _began(folder: Path, made: Made | None) -> Made | None:
     """Return what decides a run's numbers, None of one that began under something else and goes on."""
     path = folder / "made.json"
     if path.exists():
-        return made if json.loads(path.read_text(encoding="utf8")) == made else None
+        return made if read_json(path, MADE) == made else None
     if made is None or RunDirectory(folder).identity.exists():
         return None
     write_json(path, made)
@@ -281,7 +283,8 @@ def _measured(config: RunConfig, job: Job, splits: Splits | None) -> Row:
 
 def _diagnosed(folder: Path) -> Row:
     """Return what the diagnostics, where the plan has them, said after the first and the last epoch they looked at."""
-    lines = [line["diagnostics"] for line in read_lines(RunDirectory(folder).metrics) if "diagnostics" in line]
+    rows = read_lines(RunDirectory(folder).metrics, {"diagnostics?": ANY_TABLE, "*": object})
+    lines = [row["diagnostics"] for row in rows if "diagnostics" in row]
     return {"diagnosed": {"first": lines[0], "last": lines[-1]}} if lines else {}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from congruence.bench.failed import whole
 from congruence.bench.identity import NOT_TOLD, Made, differs
+from congruence.bench.written import NUMBERS, ROW, TRIAL
 from congruence.core.files import read_lines, read_tables
 from congruence.training.saving.migrate import migrate_numbers
 
@@ -42,8 +43,8 @@ class Shelf:
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
         self.lines = {
-            name: [] if folder is None else [migrate_numbers(line) for line in whole(read_lines(folder / name))]
-            for name in (RESULTS, TUNING, TEACHERS)
+            name: [] if folder is None else [migrate_numbers(line) for line in whole(read_lines(folder / name, kind))]
+            for name, kind in ((RESULTS, ROW), (TUNING, TRIAL), (TEACHERS, NUMBERS))
         }
         self.same = {} if folder is None else _same(folder / SAME)
         self._by_name = {

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from congruence.bench.halving import Halving
+from congruence.bench.naming import PLAIN, cell_name, misnamed, row_name
 from congruence.bench.published import Published
 from congruence.bench.teachers import KeptTeacher, load_kept
 from congruence.config.load import load_config
@@ -18,11 +19,11 @@ from congruence.config.references import StudentRef
 from congruence.config.schema import RunConfig
 from congruence.config.tables import TermConfig
 from congruence.core import check
+from congruence.core.brevity import brief
 from congruence.methods.term import Term
 from congruence.training.saving.identity import TEACHER_APART
 
 _WEIGHT = re.compile(r"\bweight\s*=")
-PLAIN = ""  # the variant of a plan that has none
 
 
 @dataclass(frozen=True)
@@ -41,21 +42,6 @@ class Tune:
     seed: int
     overrides: tuple[str, ...] = ()
     variants: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-
-def row_name(method: str, variant: str) -> str:
-    """Return what a row of a plan is called: its method and, where there are several, its variant."""
-    return f"{method}-{variant}" if variant else method
-
-
-def cell_name(method: str, variant: str, seed: int) -> str:
-    """Return what a cell's folder is called.
-
-    Example:
-        >>> cell_name("kd", "few", 3), cell_name("kd", "", 3)
-        ('kd-few-seed3', 'kd-seed3')
-    """
-    return f"{row_name(method, variant)}-seed{seed}"
 
 
 @dataclass(frozen=True)
@@ -215,6 +201,9 @@ class Plan:
         baseline: the row of the tables that the others are held against, seed by seed.
         resources: of a cell in a cluster: `cpus`, `gpus` and `memory` in bytes; workers of this machine do not ask.
         published: what a paper has for its rows; None: nothing is shown beside them.
+
+    Raises:
+        ValueError: for names that cannot be folders, or rows that would share one.
     """
 
     name: str
@@ -233,6 +222,10 @@ class Plan:
     baseline: str | None = None
     resources: Mapping[str, float] = field(default_factory=dict)
     published: Published | None = None
+
+    def __post_init__(self) -> None:
+        if lines := misnamed(self.name, self.recipes, self.variants):
+            raise ValueError(f"The plan {brief(self.name)}: {lines[0]}")
 
     def only(self, *variants: str, methods: Sequence[str] = ()) -> Plan:
         """Return the plan with some of its variants, and of its methods where some are named.

@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from congruence.bench.halving import Halving
-from congruence.bench.plan import PLAIN, Plan, Tune
+from congruence.bench.naming import PLAIN, misnamed
+from congruence.bench.plan import Plan, Tune
 from congruence.bench.published import Published
 from congruence.bench.published import problems as published_problems
-from congruence.config.load import NotTomlError, check_sizes, parsed
+from congruence.config.load import NotTomlError, check_sizes, parsed, unread
+from congruence.config.problems import ConfigError
 from congruence.config.shipped import shipped
+from congruence.config.sizes import LARGEST
 from congruence.core import check
+from congruence.core.brevity import brief
 
 
 def _list_of(*kinds: type, empty: bool = False) -> Callable[[Any], bool]:
@@ -34,10 +38,11 @@ def _range(value: Any) -> bool:
     return _list_of(int, float)(value) and len(value) == 2 and 0 < value[0] < value[1] < float("inf")
 
 
-def _count(least: int) -> Callable[[Any], bool]:
-    return lambda value: type(value) is int and value >= least
+def _count(least: int, most: int = LARGEST) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and least <= value <= most
 
 
+_MOST = 10_000  # candidates, each of which is trained
 _SETTINGS = "a list of KEY=VALUE"
 _KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "name": (lambda value: isinstance(value, str), "a string"),
@@ -66,7 +71,7 @@ _RESOURCES: dict[str, tuple[Callable[[Any], bool], str]] = {
     for key in ("cpus", "gpus", "memory")
 }
 _HALVING_KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "candidates": (_count(2), "a whole number > 1"),
+    "candidates": (_count(2, _MOST), f"a whole number from 2 to {_MOST:,}"),
     "rungs": (_count(1), "a whole number > 0"),
     "eta": (_count(2), "a whole number > 1"),
     "ranges": (_table_of(_range), "for each key two rising numbers > 0"),
@@ -91,19 +96,22 @@ def load_plan(path_or_name: str, *, overrides: tuple[str, ...] = (), seeds: tupl
     """Read a plan: a TOML file, or the name of a shipped one.
 
     Raises:
-        ValueError: naming file, key, what was expected and what is there.
+        ConfigError: with a line for each thing that is wrong: file, key, what was expected and what is there.
+        ValueError: where there is no such plan, or it cannot be read.
     """
     path = Path(path_or_name) if os.path.isfile(path_or_name) else shipped("plans", path_or_name)
     try:
         raw = parsed(path.read_text(encoding="utf8"))
     except NotTomlError as error:
         raise ValueError(f"{path}: not TOML: {error}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{path}: {unread(error)}"]) from None
     check_sizes(raw, str(path), {})
     if seeds:
         raw = {**{key: value for key, value in raw.items() if key != "seeds_of"}, "seeds": list(seeds)}
     problems = [f"{path}: {problem}" for problem in _problems(raw)]
     if problems:
-        raise ValueError("\n".join(problems))
+        raise ConfigError(problems)
     variants = {name: tuple(value) for name, value in raw.get("variants", {PLAIN: ()}).items()}
     settings = tuple(raw.get("set", ()))
     own = {name: tuple(value) for name, value in raw.get("overrides", {}).items()}
@@ -149,14 +157,14 @@ def _problems(raw: Mapping[str, Any]) -> list[str]:
     """Return a line for each thing that is wrong with a plan."""
     problems = _wrong(raw, _KEYS, _OPTIONAL, "")
     seeds, tune, variants = raw.get("seeds"), raw.get("tune"), raw.get("variants", {})
-    if isinstance(seeds, list) and any(seed in seeds[:position] for position, seed in enumerate(seeds)):
-        problems.append(f"seeds: expected different whole numbers, got {seeds}.")
+    if isinstance(seeds, list) and _seeds(seeds) and len(set(seeds)) < len(seeds):
+        problems.append(f"seeds: expected different whole numbers, got {brief(seeds)}.")
     if seeds and isinstance(raw.get("seeds_of"), dict):
         unknown = [name for name in raw["seeds_of"] if name not in variants]
         problems += [f"seeds_of.{name}: unknown variant.{check.near(name, variants)}" for name in unknown]
         for name, own_seeds in raw["seeds_of"].items():
             if _seeds(own_seeds) and len(set(own_seeds)) < len(own_seeds):
-                problems.append(f"seeds_of.{name}: expected different whole numbers, got {own_seeds}.")
+                problems.append(f"seeds_of.{name}: expected different whole numbers, got {brief(own_seeds)}.")
     if isinstance(tune, dict):
         halving = any(key in tune for key in ("candidates", "rungs", "eta", "ranges"))
         problems += _wrong(tune, _HALVING_KEYS if halving else _TUNE_KEYS, ("set", "variants"), "tune.")
@@ -168,6 +176,8 @@ def _problems(raw: Mapping[str, Any]) -> list[str]:
     if isinstance(raw.get("resources"), dict):
         problems += _wrong(raw["resources"], _RESOURCES, tuple(_RESOURCES), "resources.")
     methods = raw.get("methods")
+    if isinstance(raw.get("name"), str) and isinstance(methods, dict) and isinstance(variants, dict):
+        problems += misnamed(raw["name"], methods, variants or [PLAIN])
     rows = []
     if isinstance(methods, dict) and isinstance(variants, dict):
         rows = [*methods, *(f"{method}-{variant}" for method in methods for variant in variants)]
@@ -188,10 +198,13 @@ def _problems(raw: Mapping[str, Any]) -> list[str]:
 
 def _undecided(tune: Mapping[str, Any]) -> list[str]:
     """Say where the last rung, the full course, would have nothing left to decide."""
-    most = tune["eta"] ** (tune["rungs"] - 1)
+    most, last = 1, 1
+    while most < tune["candidates"] and last < tune["rungs"]:
+        most, last = most * tune["eta"], last + 1
     if tune["candidates"] > most:
         return []
-    got = f"eta^(rungs - 1) = {most}, so that two are left for the full course, got {tune['candidates']}."
+    power = most if last == tune["rungs"] else f"at least {most}"
+    got = f"eta^(rungs - 1) = {power}, so that two are left for the full course, got {tune['candidates']}."
     return [f"tune.candidates: expected more than {got}"]
 
 
@@ -206,6 +219,6 @@ def _wrong(
         if key not in raw and key not in optional:
             problems.append(f"{prefix}{key}: missing.")
         elif key in raw and not accepts(raw[key]):
-            got = f", got {raw[key]!r}" if raw[key] else ""
+            got = f", got {brief(raw[key])}" if raw[key] else ""
             problems.append(f"{prefix}{key}: expected {expected}{got}.")
     return problems

@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 
 from congruence.bench.cell import Job, Loaded, Row, attempt
+from congruence.core.printable import printable_output
 
 Record = Callable[[str, Row], object]
 TRIES = 3  # of a job whose process is killed
@@ -108,6 +109,7 @@ def _ended(worker: _Worker) -> str:
 def _work(connection: Connection) -> None:
     """Run the jobs that come through a connection until it is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
+    printable_output()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     loaded = Loaded()
     with contextlib.suppress(EOFError, OSError):

@@ -18,8 +18,9 @@ from congruence.bench.failed import FAILED, sentence
 from congruence.bench.kept import RESULTS, TEACHERS, TUNING
 from congruence.bench.plan import Cell, Plan, teacher_names
 from congruence.bench.pool import Record, in_workers
+from congruence.bench.written import NUMBERS, ROW
 from congruence.core import check
-from congruence.core.files import append_line, atomic, read_lines, writable, write_json
+from congruence.core.files import append_line, atomic, read_json, read_lines, writable, write_json
 from congruence.core.importing import UntrustedError, import_callable
 from congruence.evaluation.own import own_numbers
 from congruence.pipeline.build import rehearse
@@ -245,7 +246,7 @@ def _teachers(cells: Sequence[Cell], pending: Collection[str], desk: Desk, optio
         trains = key in needed and cell.teacher is not None
         row = None if trains or (folder / "teacher.json").exists() else desk.kept_teacher(cell)
         if row is None and not trains and (folder / FAILURE).exists():  # those that need it are left as they are
-            failed[key] = json.loads((folder / FAILURE).read_text(encoding="utf8"))[FAILED]
+            failed[key] = read_json(folder / FAILURE, {FAILED: str, "*": object})[FAILED]
             continue
         try:
             if row is None and cell.teacher is None:
@@ -265,7 +266,7 @@ def _teachers(cells: Sequence[Cell], pending: Collection[str], desk: Desk, optio
 
 def _left(path: Path, asked: Callable[[Row], bool]) -> list[Row]:
     """Return the lines of a file that are not asked for now."""
-    return [row for row in read_lines(path) if not asked(row)]
+    return [row for row in read_lines(path, NUMBERS if path.name == TEACHERS else ROW) if not asked(row)]
 
 
 def _write(path: Path, rows: Sequence[Row]) -> None:

@@ -14,7 +14,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from congruence.bench.cell import FAILURE, RESULT, RUNNING
-from congruence.bench.plan import Plan, cell_name
+from congruence.bench.naming import cell_name
+from congruence.bench.plan import Plan
 
 DONE, AT_WORK, FAILED, PENDING = STATES = ("done", "running", "failed", "pending")
 

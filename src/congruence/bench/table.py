@@ -103,7 +103,8 @@ def cells(
         factor += [_found(first)] if found else []
         lost = 0 if place < len(teachers) else counts[name] - len(group)
         last = ([f"failed: {lost} of {counts[name]}"] if lost else [""]) if failing else []
-        size = [f"{first[_SIZE]:,}" if first else "–", *(_cost(first, key) for key in shown)]
+        parameters = first.get(_SIZE)
+        size = ["–" if parameters is None else f"{parameters:,}", *(_cost(first, key) for key in shown)]
         numbers = _numbers(group, columns, shown_beside)
         lines.append([name, *numbers, *factor, *size, *last])
     return lines

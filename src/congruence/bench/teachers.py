@@ -15,7 +15,7 @@ import torch
 from congruence.config.references import StudentRef
 from congruence.config.schema import RunConfig
 from congruence.config.tables import ModelConfig, TermConfig
-from congruence.core import check
+from congruence.core import check, names
 from congruence.core.files import damaged
 from congruence.models.weights import load_weights
 
@@ -104,7 +104,7 @@ def load_kept(results: Path | None, name: str, plan: str) -> KeptTeacher:
             f"(results/{FOLDER}/{name}.safetensors) and not in the installed package: run it in a checkout."
         )
     weights, about = folder / f"{name}.safetensors", folder / f"{name}.json"
-    if not weights.is_file() or not about.is_file():
+    if names.wrong(name) or not weights.is_file() or not about.is_file():
         there = sorted(path.stem for path in folder.glob("*.json"))
         listing = ", ".join(there) or "none"
         near = check.near(name, there)

@@ -10,6 +10,7 @@ import typer
 
 from congruence.cli.errors import FAILED
 from congruence.cli.options import Metric, Trust
+from congruence.cli.say import say
 
 if TYPE_CHECKING:
     from congruence.bench.plan import Plan
@@ -86,9 +87,9 @@ def _tell(plan: Plan, out: Path) -> None:
     from congruence.bench.status import begun, status
     from congruence.bench.table import text
 
-    print(text(status(plan, out)))
+    say(text(status(plan, out)), lines=True)
     if told := begun(out):
-        print(told)
+        say(told)
 
 
 def run(
@@ -125,7 +126,7 @@ def run(
             teacher_options={"callbacks": (callback,)},
             metrics=metrics,
             trust=trust,
-            say=typer.echo,
+            say=say,
             afresh=afresh,
             retry=retry,
             ray=ray,
@@ -139,30 +140,33 @@ def run(
     if plan.published is not None:
         every, teachers = plan.published.beside(every), plan.published.beside(teachers)
     if one:
-        print(f"\n{text(cells(together(every), teachers, more=more))}")
+        say(f"\n{text(cells(together(every), teachers, more=more))}", lines=True)
     for title, rows in split(every).items():
         if not one or plan.baseline:
-            print(f"\n{title}".rstrip())
+            say()
+            if title:
+                say(title)
         if not one:
-            print(text(cells(rows, teachers, more=more)))
+            say(text(cells(rows, teachers, more=more)), lines=True)
         if plan.baseline and (differences := against(rows, plan.baseline, corrected=True)):
-            print(f"\n{told(plan.baseline, corrected=True)}\n{text(differences)}")
-    print()
+            say(f"\n{told(plan.baseline, corrected=True)}\n{text(differences)}", lines=True)
+    say()
     if best := front.told(every):
-        print(best)
+        say(best, lines=True)
     if lost := failures(results.rows):
-        print("\n".join(lost) + "\n")
+        for line in (*lost, ""):
+            say(line)
     counts = sorted({len(plan.seeds_in(variant)) for variant in plan.variants})
     seeds = " or ".join(map(str, counts))
-    print(f"Mean ± standard deviation over {seeds} seeds, on test images read once. Best: on validation.")
+    say(f"Mean ± standard deviation over {seeds} seeds, on test images read once. Best: on validation.")
     if plan.published is not None:
-        print(plan.published.told())
-    print(f"Every number: {results.path}")
+        say(plan.published.told())
+    say(f"Every number: {results.path}")
     if whole(results.rows):
         _tell_best(results)
     if lost:
         again = "the same command with --retry runs them again"
-        print(f"{len(lost)} of {len(results.rows)} cells failed, and the others are done: {again}.")
+        say(f"{len(lost)} of {len(results.rows)} cells failed, and the others are done: {again}.")
         raise typer.Exit(FAILED)
 
 
@@ -174,14 +178,14 @@ def _tell_best(results: Results) -> None:
         where: object = single if single.exists() else folder  # of several students
     else:
         where = "taken over from the kept results, without weights" if row.get("made") else single
-    print(f"The best student ({row['method']}, seed {row['seed']}): {where}")
+    say(f"The best student ({row['method']}, seed {row['seed']}): {where}")
 
 
 def _best(rows: Sequence[Mapping[str, Any]]) -> int:
     """Return the index of the row with the largest accuracy, or mAP where one has no accuracy; the first of equals."""
     from congruence.bench.failed import whole
 
-    classified = all(row["accuracy_best"] is not None for row in whole(rows))
+    classified = all(row.get("accuracy_best") is not None for row in whole(rows))
     key = "accuracy_best" if classified else "retrieval_map"
     values = [-1.0 if row.get(key) is None else row[key] for row in rows]
     return values.index(max(values))

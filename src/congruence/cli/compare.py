@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from congruence.cli.options import Trust, data_table
+from congruence.cli.say import say
+from congruence.core.printable import printable
 
 if TYPE_CHECKING:
     from congruence.data import BatchDataset, Splits
@@ -109,7 +111,7 @@ def compare(
     }
     for name, word in words.items():
         if is_untrained(word) and name not in weights:
-            typer.echo(f"No --student-weights for '{name}': '{word}' is compared as drawn, untrained.", err=True)
+            say(f"No --student-weights for '{name}': '{word}' is compared as drawn, untrained.", err=True)
     splits = as_taken(splits, takers, {TEACHER: taught}, told=not as_json, alike=False)
     maps = {name: run_projection(word, takers[name].model, taught.model) for name, word in words.items()}
     part, size = _part(splits, split), batch_size or batch_of(place)
@@ -127,7 +129,7 @@ def compare(
         projection={name: each for name, each in maps.items() if each is not None},
     )
     names = sample_names(part, folder)
-    typer.echo(json.dumps(_plain(found, names), indent=2) if as_json else report(found, names))
+    say(json.dumps(_plain(found, names), indent=2) if as_json else report(found, names), lines=True)
 
 
 # What is asked
@@ -268,7 +270,7 @@ def _with_name(row: Mapping[str, Any], names: Sequence[str] | None) -> Mapping[s
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
-    text = f"{value:.4f}" if isinstance(value, float) else " ".join(str(value).split())
+    text = f"{value:.4f}" if isinstance(value, float) else printable(" ".join(str(value).split()))
     return text if len(text) <= _LONGEST else f"…{text[1 - _LONGEST :]}" if "/" in text else f"{text[: _LONGEST - 1]}…"
 
 

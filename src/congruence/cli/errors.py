@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
 
 import typer
 
+from congruence.cli.interrupts import INTERRUPTED
+from congruence.cli.say import say
+from congruence.core.brevity import cut
+
 P = ParamSpec("P")
 R = TypeVar("R")
-BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+BAD_INPUT, FAILED = 2, 1
+_LONG_WORD = re.compile(r"\S{240,}")  # no path is as long, as a rule
+_LONGEST = 800  # characters of a line
 
 
 def one_line(verb: Callable[P, R]) -> Callable[P, R]:
@@ -27,15 +35,30 @@ def one_line(verb: Callable[P, R]) -> Callable[P, R]:
         except (typer.Exit, typer.Abort):
             raise
         except KeyboardInterrupt:
-            typer.secho("Interrupted: --resume goes on from the last checkpoint.", err=True, fg="red")
+            say("Interrupted: --resume goes on from the last checkpoint.", err=True, colour="red")
             raise typer.Exit(INTERRUPTED) from None
         except Exception as error:
             if os.environ.get("CONGRUENCE_DEBUG") == "1":
                 raise
-            typer.secho(_sentence(error), err=True, fg="red")
-            raise typer.Exit(BAD_INPUT if isinstance(error, ValueError) else FAILED) from None
+            for line in _sentences(error):
+                say(_short(line), err=True, colour="red")
+            bad = isinstance(error, ValueError) or (isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG)
+            raise typer.Exit(BAD_INPUT if bad else FAILED) from None
 
     return wrapper
+
+
+def _short(line: str) -> str:
+    """Cut an argument of thousands of letters in the middle, and a line that is long all the same."""
+    words = _LONG_WORD.sub(lambda found: cut(found[0]), line)
+    return words if len(words) <= _LONGEST else cut(words, _LONGEST // 2)
+
+
+def _sentences(error: Exception) -> Sequence[str]:
+    """Return a line for each thing that is wrong with a configuration or plan, of another error one."""
+    from congruence.config.problems import ConfigError
+
+    return error.lines if isinstance(error, ConfigError) else (_sentence(error),)
 
 
 def _sentence(error: Exception) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from congruence.cli.options import Metric, Set, Trust
+from congruence.cli.say import say
 
 if TYPE_CHECKING:
     from torch import nn
@@ -71,7 +72,7 @@ def evaluate(
         columns |= measured_beside(seen, numbers, beside, name, classifies=classifies, protocol=protocol)
         beside = {of: rows._replace(left_out="") for of, rows in beside.items()}  # which has been told
     columns |= measured_alone(taught, splits.train, protocol)
-    typer.echo(json.dumps(columns, indent=2) if as_json else table(columns, title="test set", detail=True))
+    say(json.dumps(columns, indent=2) if as_json else table(columns, title="test set", detail=True), lines=True)
 
 
 def _made(

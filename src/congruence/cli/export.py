@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from congruence.cli.options import Trust
+from congruence.cli.say import say
 
 if TYPE_CHECKING:
     from congruence.pipeline.export import Exported
@@ -70,11 +71,9 @@ def export(
         overwrite=overwrite,
     )
     for line in _told(done):
-        typer.echo(line)
+        say(line)
     if license_ is None or teacher_license is None:
-        typer.echo(
-            "The card names no licence for all of it: look them up before sharing (--license, --teacher-license)."
-        )
+        say("The card names no licence for all of it: look them up before sharing (--license, --teacher-license).")
 
 
 def _told(done: Exported) -> list[str]:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Annotated
+from congruence.cli.interrupts import INTERRUPTED, quiet
 
-import typer
+with quiet():  # the imports are what takes time before a verb begins
+    import importlib
+    import signal
+    import sys
+    from typing import Annotated
 
-from congruence.cli.bench import bench, demo
-from congruence.cli.compare import compare
-from congruence.cli.data import app as data_app
-from congruence.cli.distill import distill
-from congruence.cli.errors import one_line
-from congruence.cli.evaluate import evaluate
-from congruence.cli.export import export
-from congruence.cli.methods import methods
-from congruence.cli.teach import teach
-from congruence.cli.toy import toy
+    import typer
+
+    from congruence.cli.bench import bench, demo
+    from congruence.cli.compare import compare
+    from congruence.cli.data import app as data_app
+    from congruence.cli.distill import distill
+    from congruence.cli.errors import one_line
+    from congruence.cli.evaluate import evaluate
+    from congruence.cli.export import export
+    from congruence.cli.methods import methods
+    from congruence.cli.say import say
+    from congruence.cli.teach import teach
+    from congruence.cli.toy import toy
+    from congruence.core.printable import printable_output
 
 app = typer.Typer(
     name="congruence",
@@ -28,7 +35,7 @@ app = typer.Typer(
 
 def _say_version(asked: bool) -> None:
     if asked:
-        typer.echo(f"congruence {importlib.import_module('congruence').__version__}")
+        say(f"congruence {importlib.import_module('congruence').__version__}")
         raise typer.Exit
 
 
@@ -48,4 +55,21 @@ app.add_typer(data_app, name="data")
 
 def main() -> None:
     """Run the program."""
-    app()
+    printable_output()
+    try:
+        status = app(standalone_mode=False) or 0
+    except KeyboardInterrupt:
+        say("Interrupted.", err=True)
+        status = INTERRUPTED
+    except typer.Abort:
+        say("Aborted.", err=True)
+        status = 1
+    except Exception as error:
+        if not hasattr(error, "format_message") or not hasattr(error, "exit_code"):
+            raise
+        if told := error.format_message().strip():  # of the arguments, which hold anything; "" where help was shown
+            say(f"{told} (--help lists what there is.)", err=True, colour="red")
+        status = error.exit_code
+    if status == INTERRUPTED:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # who is impatient presses again
+    sys.exit(status)

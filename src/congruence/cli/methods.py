@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from congruence.cli.say import say
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -23,11 +25,11 @@ def methods(
     from congruence.methods import keys, row
 
     if key is not None:
-        typer.echo(card(row(key)))
+        say(card(row(key)), lines=True)
         return
     width = max(map(len, keys()))
     for name in keys():
-        typer.echo(f"{name:{width}}  {row(name).summary}")
+        say(f"{name:{width}}  {row(name).summary}")
 
 
 def _home(function: Callable[..., object]) -> str:

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-import typer
+from congruence.cli.say import say
+from congruence.core.printable import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -53,10 +54,10 @@ class Reporter:
         def show(event: Event) -> None:
             nonlocal task
             if task is None:
-                task = progress.add_task(stage, total=event.steps, shown="")
-            progress.update(task, completed=event.step, description=f"{stage} {_epoch(event)}")
+                task = progress.add_task(printable(stage), total=event.steps, shown="")
+            progress.update(task, completed=event.step, description=printable(f"{stage} {_epoch(event)}"))
             if event.kind in ("log", "epoch"):
-                progress.update(task, shown=numbers(event.metrics))
+                progress.update(task, shown=printable(numbers(event.metrics)))
 
         return show
 
@@ -65,8 +66,9 @@ def _started() -> Progress:
     """Start bars with a description, a count, the time left and what their field `shown` says."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    bars = Progress(*columns, TextColumn("{task.fields[shown]}"))
+    # No markup: a name such as "[/x]" is text.
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    bars = Progress(*columns, TextColumn("{task.fields[shown]}", markup=False))
     bars.start()
     return bars
 
@@ -98,12 +100,12 @@ class Cells:
         else:
             text = f"{name}, seed {row['seed']}: {_result(row)}"
         if not self.live:
-            typer.echo(f"{done}/{total}  {text}")
+            say(f"{done}/{total}  {text}")
             return
         if self._progress is None:
             self._progress = _started()
             self._task = self._progress.add_task("students", total=total, shown="")
-        self._progress.update(self._task, completed=done, shown=text)
+        self._progress.update(self._task, completed=done, shown=printable(text))
 
     def close(self) -> None:
         """Leave the terminal as it was."""
@@ -130,7 +132,7 @@ def _lines(stage: str) -> Callback:
             trained = numbers(event.metrics)
         if event.kind == "epoch":
             validated = f"  validation: {numbers(event.metrics)}" if event.metrics else ""
-            typer.echo(f"{stage}: {_epoch(event)}, step {event.step}/{event.steps}  {trained}{validated}")
+            say(f"{stage}: {_epoch(event)}, step {event.step}/{event.steps}  {trained}{validated}")
 
     return show
 

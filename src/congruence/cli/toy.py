@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from congruence.cli.say import say
+
 
 def toy(
     name: Annotated[str, typer.Argument(help="two-moons, clusters or clusters3d.", metavar="NAME")],
@@ -27,6 +29,6 @@ def toy(
     with typer.progressbar(length=epochs, label=name) as bar:
         run = transfer(points, batch=batch, epochs=epochs, seed=seed, report=lambda _: bar.update(1))
     stem = f"{name}-batch{batch}"
-    typer.echo(f"GPCL before {run.before:.4f}, after {run.after:.4f}")
-    typer.echo(f"{write_png(run, out / f'{stem}.png')}")
-    typer.echo(f"{write_gif(run, out / f'{stem}.gif')}")
+    say(f"GPCL before {run.before:.4f}, after {run.after:.4f}")
+    say(f"{write_png(run, out / f'{stem}.png')}")
+    say(f"{write_gif(run, out / f'{stem}.gif')}")

@@ -9,10 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from congruence.cli.progress import Reporter
 from congruence.cli.progress import numbers as written
+from congruence.cli.say import say
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,18 +55,18 @@ def train(
     stage = only or config.last
     ended = finished[stage]
     if not len(ended.splits.test):
-        typer.echo("The data holds no test images: nothing was measured on them.", err=True)
+        say("The data holds no test images: nothing was measured on them.", err=True)
     taught = functools.cache(functools.partial(_taught, ended, RunDirectory(out), config.stages[stage].train.device))
     for name in ended.students if len(ended.splits.test) else ():
         several = len(ended.students) > 1
         tested = _tested(ended, name, RunDirectory(out), config.stages[stage].train.device, own, taught)
-        typer.echo(table(tested, title=name if several else "test set"))
+        say(table(tested, title=name if several else "test set"), lines=True)
     if weights := _balanced(RunDirectory(out).metrics):
-        typer.echo(f"balanced weights, as of the last line of metrics.jsonl: {written(weights)}")
+        say(f"balanced weights, as of the last line of metrics.jsonl: {written(weights)}")
     for name, path in ended.result.student_files.items():
-        typer.echo(f"{name}: {path}")
+        say(f"{name}: {path}")
     if config.diagnostics is not None:
-        typer.echo(f"diagnostics: {RunDirectory(out).metrics}")
+        say(f"diagnostics: {RunDirectory(out).metrics}")
 
 
 def allow(trust: bool) -> None:
@@ -80,7 +79,8 @@ def _balanced(metrics: Path) -> dict[str, float]:
     """Return the weights that were measured, as a run logged them last."""
     from congruence.core.files import read_lines
 
-    found: dict[str, float] = next((row["weights"] for row in reversed(read_lines(metrics)) if row.get("weights")), {})
+    rows = read_lines(metrics, {"weights?": {"*": float}, "*": object})
+    found: dict[str, float] = next((row["weights"] for row in reversed(rows) if row.get("weights")), {})
     return found
 
 
@@ -109,10 +109,10 @@ def _tested(
     its weights are measured once.
     """
     from congruence.core.content import same_content
-    from congruence.core.files import read_tables, write_json
+    from congruence.core.files import write_json
     from congruence.data.datasets.model_facts import ModelFacts, check_same_classes
     from congruence.evaluation.measure import has_labels, run_numbers, see
-    from congruence.evaluation.stored import lacking
+    from congruence.evaluation.stored import lacking, test_numbers
     from congruence.models import load_into, load_weights
     from congruence.training.distributed import pick_device
     from congruence.training.saving.migrate import migrate_numbers
@@ -122,7 +122,7 @@ def _tested(
     wanted = (*numbers, *(protocol.numbers if protocol is not None else ()))
     if path.exists():
         try:
-            before = {column: migrate_numbers(values) for column, values in read_tables(path).items()}
+            before = {column: migrate_numbers(values) for column, values in test_numbers(path).items()}
         except ValueError as error:
             LOG.warning("%s The student is measured again.", error)
         if before and not lacking(next(iter(before.values())), wanted):
@@ -215,24 +215,39 @@ def table(columns: Numbers, *, title: str, detail: bool = False) -> str:
         accuracy            0.5000
         parameters           1,200
     """
+    from congruence.core.printable import printable
     from congruence.evaluation.stored import described
 
-    lines = [(title, list(columns))]
+    lines = [(printable(title), list(map(printable, columns)))]
     numbers = described("run", [key for column in columns.values() for key in column])
     for number in sorted(numbers, key=lambda number: number.detail):
-        label = number.key if number.label is None else number.label
+        label = printable(number.key) if number.label is None else number.label
         values = [column.get(number.key) for column in columns.values()]
         if label and (detail or not number.detail) and any(value is not None for value in values):
             lines.append((label, ["-" if value is None else format(value, number.form) for value in values]))
     longest = max(len(label) for label, _ in lines)
     width = max(16, longest + (longest > 16))
-    widths = [max(10, len(column) + 2) for column in columns]
+    widths = [max(10, len(column) + 2) for column in lines[0][1]]
     return "\n".join(
         label.ljust(width) + "".join(cell.rjust(wide) for cell, wide in zip(line, widths, strict=True))
         for label, line in lines
     )
 
 
-def folder(out: Path | None, config: RunConfig, names: Sequence[str] = ()) -> Path:
-    """Return the run's folder: the one given, or runs/NAME."""
-    return out or Path("runs", *names, config.name)
+def folder(out: Path | None, config: RunConfig) -> Path:
+    """Return the run's folder: the one given, or runs/NAME.
+
+    Raises:
+        ValueError: for a name whose folder would lie elsewhere, or can be none.
+    """
+    from congruence.core import names
+    from congruence.core.brevity import brief
+
+    parts = config.name.split("/")
+    wrong = next(filter(None, map(names.wrong, parts)), "")
+    if out is None and wrong:
+        got = brief(config.name)
+        raise ValueError(
+            f"The name of the configuration must be of parts {wrong}, got {got}: rename it, or give --out."
+        )
+    return out or Path("runs", *parts)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from congruence.config.problems import ConfigError, expected, explain
 from congruence.config.shipped import shipped
-from congruence.config.sizes import DEEPEST, brief, cut, problems
+from congruence.config.sizes import DEEPEST, problems
+from congruence.core.brevity import brief, cut
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -125,8 +126,7 @@ def _read(path: Path, above: tuple[Path, ...], origins: dict[KeyPath, str]) -> d
     except NotTomlError as error:
         raise ConfigError([f"{path}: {error}"]) from None
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigError([f"{path}: the file cannot be read: {reason}."]) from None
+        raise ConfigError([f"{path}: {unread(error)}"]) from None
     base: dict[str, Any] = {}
     extends = values.pop("extends", None)
     if extends is not None:
@@ -134,6 +134,12 @@ def _read(path: Path, above: tuple[Path, ...], origins: dict[KeyPath, str]) -> d
             raise ConfigError([f"{path}: extends: expected a file beside this one, got {brief(extends)}."])
         base = _read(path.parent / extends, (*above, path), origins)
     return _merge(base, values, str(path), origins, ())
+
+
+def unread(error: OSError | UnicodeDecodeError) -> str:
+    """Say why a file cannot be read."""
+    reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+    return f"the file cannot be read: {reason}."
 
 
 def parsed(text: str) -> dict[str, Any]:
@@ -177,7 +183,7 @@ def _override(values: dict[str, Any], overrides: Iterable[str], origins: dict[Ke
         key, equals, written = text.partition("=")
         key_path = tuple(key.strip().split("."))
         if not equals or not all(key_path):
-            wrong.append(f"--set {shown}: expected key=value, got {shown!r}.")
+            wrong.append(f"--set {shown}: expected key=value, got {brief(text)}.")
             continue
         try:
             problem = _set(values, key_path, _value(written.strip()))

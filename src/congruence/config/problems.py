@@ -6,12 +6,14 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from congruence.config.sizes import brief
 from congruence.core import check
+from congruence.core.brevity import brief, listed
+from congruence.core.printable import printable
 
 _SENTENCE = re.compile(r"`\w+`: `(\w+)` must be (.+), got (.+)\.", re.DOTALL)
 # What pydantic adds to a location for each type that a value might have had: no key of the file.
 _BRANCH = re.compile(r"int|float|str|constrained-\w+|(list|dict|tuple)\[.*\]")
+MOST = 30  # lines: who has more to mend begins with these
 _WORDS = {
     "bool_type": "true or false",
     "int_type": "an integer",
@@ -34,7 +36,9 @@ class ConfigError(ValueError):
     """
 
     def __init__(self, lines: Iterable[str]) -> None:
-        self.lines = tuple(dict.fromkeys(lines))
+        every = tuple(dict.fromkeys(map(printable, lines)))
+        more = (f"... and {len(every) - MOST:,} more.",) if len(every) > MOST else ()
+        self.lines = (*every[:MOST], *more)
         super().__init__("\n".join(self.lines))
 
 
@@ -72,7 +76,7 @@ def one_by_one(make: Callable[..., Any], values: Mapping[str, Any], **always: An
 def expected(names: Iterable[str], got: str, *, what: str = "one of ") -> str:
     """Write "expected one of a, b, got 'c'. Did you mean 'a'?"."""
     choices = tuple(names)
-    return f"expected {what}{', '.join(choices)}, got {brief(got)}.{check.near(got, choices)}"
+    return f"expected {what}{listed(choices)}, got {brief(got)}.{check.near(got, choices)}"
 
 
 def reworded(sentence: str, key: str) -> str:

@@ -17,6 +17,7 @@ from congruence.config.protocol import ProtocolConfig
 from congruence.config.references import StudentRef
 from congruence.config.tables import CacheConfig, DataConfig, HeadConfig, ModelConfig, TermConfig
 from congruence.config.training import TrainConfig
+from congruence.core.brevity import brief
 from congruence.core.inputs import TEACHER
 from congruence.training.saving.run_directory import RunDirectory
 
@@ -150,18 +151,18 @@ def wrong_links(stages: Any) -> list[tuple[str, str]]:
     earlier: list[str] = []
     for name, stage in stages.items() if isinstance(stages, Mapping) else ():
         if not _NAME.fullmatch(name) or name in RunDirectory.FOLDERS:
-            problems.append((f"stages.{name}", f"expected a name of letters, digits, '-' and '_', got {name!r}."))
+            problems.append((f"stages.{name}", f"expected a name of letters, digits, '-' and '_', got {brief(name)}."))
         teacher, student = (stage.get(key) if isinstance(stage, Mapping) else None for key in ("teacher", "student"))
         for key, each in _taught_by(teacher).items():
             if each not in earlier:
                 if earlier:
                     text = expected(earlier, each, what="a model's table or an earlier stage: ")
                 else:
-                    text = f"expected a model's table, since no stage comes before, got {each!r}."
+                    text = f"expected a model's table, since no stage comes before, got {brief(each)}."
                 problems.append((f"stages.{name}.{key}", text))
         for key, begin in _begins(student).items():
             if begin not in earlier:
-                nothing = f"expected none, since no stage comes before, got {begin!r}."
+                nothing = f"expected none, since no stage comes before, got {brief(begin)}."
                 text = expected(earlier, begin, what="an earlier stage: ") if earlier else nothing
                 problems.append((f"stages.{name}.{key}", text))
         several = isinstance(student, Mapping) and _one_or_several(student) == "@several"

@@ -2,40 +2,14 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Iterator
 from typing import Any
+
+from congruence.core.brevity import brief
 
 DEEPEST = 20  # tables and lists in each other
 LONGEST = 4096  # characters of a text, as of a path
 LARGEST = 2**63 - 1
-_SHOWN = 80  # characters of a value in a sentence
-
-
-def brief(value: Any) -> str:
-    """Write a value as Python does, cut in the middle where it is long.
-
-    Example:
-        >>> brief("a" * 100_000) == repr("a" * 38 + "..." + "a" * 39), len(brief([[1] * 99] * 99)) < 400
-        (True, True)
-        >>> brief(10**9999)
-        'a number of more than 4,300 digits'
-    """
-    writer = reprlib.Repr()
-    writer.maxstring = writer.maxother = writer.maxlong = _SHOWN + 2
-    writer.maxdict = writer.maxlist = writer.maxtuple = 8
-    try:
-        return writer.repr(value)
-    except ValueError:  # Python writes no longer ones
-        return "a number of more than 4,300 digits"
-    except RecursionError:
-        return "tables or lists that are nested too deeply"
-
-
-def cut(text: str) -> str:
-    """Return a text, cut in the middle where it is longer than a sentence bears."""
-    half = _SHOWN // 2
-    return text if len(text) <= 2 * _SHOWN else f"{text[:half]}...{text[-half:]}"
 
 
 def problems(values: Any) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from congruence import methods, models
 from congruence.config.base import Count, Table, Whole, absolute
 from congruence.config.problems import Problems, expected, one_by_one
+from congruence.core.brevity import brief
 from congruence.data.sources.catalogue import sources
 from congruence.data.sources.table import IMAGE_FOLDER
 from congruence.data.sources.texts import is_texts
@@ -40,7 +41,7 @@ def importable(factory: str | None) -> str | None:
     """
     module, _, name = (factory or "m:f").partition(":")
     if not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
-        raise ValueError(f"expected 'package.module:callable', got {factory!r}.")
+        raise ValueError(f"expected 'package.module:callable', got {brief(factory)}.")
     return factory
 
 

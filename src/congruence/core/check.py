@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from congruence.core.brevity import brief, cut
 from congruence.core.host_values import extremes
 
 
@@ -27,7 +28,7 @@ def fail(function: str, argument: str, expected: str, got: object) -> NoReturn:
         Traceback (most recent call last):
         ValueError: `dkd_loss`: `temperature` must be a number > 0, got -4.0.
     """
-    raise ValueError(f"`{function}`: `{argument}` must be {expected}, got {got}.")
+    raise ValueError(f"`{function}`: `{argument}` must be {expected}, got {cut(str(got), 160)}.")
 
 
 def sentence(error: BaseException) -> str:
@@ -48,7 +49,7 @@ def near(name: str, names: Iterable[str], *, most: int = 3) -> str:
         >>> near("layer4.cnv2", ["layer4.conv1", "layer4.conv2", "fc"], most=1)
         " Did you mean 'layer4.conv2'?"
     """
-    close = difflib.get_close_matches(name, list(names), n=most, cutoff=0.5)
+    close = difflib.get_close_matches(name, [each for each in names if isinstance(each, str)], n=most, cutoff=0.5)
     return f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
 
 
@@ -100,9 +101,14 @@ class Real:
         if value is None:
             return self.optional
         kind = numbers.Integral if self.integer else numbers.Real
-        if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(float(value)):
+        if isinstance(value, bool) or not isinstance(value, kind):
             return False
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError:  # of an integer beyond all numbers
+            return False
+        if not math.isfinite(number):
+            return False
         above = number >= self.low if self.closed in ("both", "low") else number > self.low
         below = number <= self.high if self.closed in ("both", "high") else number < self.high
         return above and below
@@ -182,7 +188,7 @@ def hyperparameters(function: str, constraints: Mapping[str, Constraint], /, **v
     """
     for name, value in values.items():
         if not constraints[name].accepts(value):
-            fail(function, name, constraints[name].describe(), repr(value))
+            fail(function, name, constraints[name].describe(), brief(value))
 
 
 def shape(tensor: Tensor) -> str:

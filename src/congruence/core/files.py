@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -15,27 +16,64 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from congruence.core.kinds import ANY_TABLE, Kind, fault
+
 _FOLDER = 0x10  # an attribute in a zip archive; torch reads nothing from such an entry, and goes on
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 LOG = logging.getLogger("congruence")
 
 
 @contextlib.contextmanager
-def atomic(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary file that becomes `path` when the block ends well (fsync, rename) and vanishes when it fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+def naming(path: Path, *, wanted: int | None = None) -> Iterator[None]:
+    """Let the error of a disk that is full, or fails, name the file that is written in the block, as few do.
+
+    Args:
+        path: of the file.
+        wanted: its bytes, where they are known, which is said of a full disk.
+
+    Raises:
+        OSError: with the file's name.
+    """
     try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
-        raise
-    _sync_folder(path.parent)
+        yield
+    except (OSError, RuntimeError) as error:
+        hidden = error.__context__  # torch.save raises an error of its own over the disk's, and so does closing
+        if isinstance(hidden, OSError) and hidden.filename == str(path):
+            raise hidden from None
+        cause = hidden if isinstance(error, RuntimeError) and isinstance(hidden, OSError) else error
+        if not isinstance(cause, OSError) or cause.filename is not None:
+            raise
+        number = cause.errno or errno.EIO
+        reason = cause.strerror or str(cause)
+        if wanted is not None and number in _FULL:
+            reason += f" ({wanted:,} bytes were wanted)"
+        raise OSError(number, reason, str(path)) from error
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[IO[bytes]]:
+    """Open a temporary file that becomes `path` when the block ends well (fsync, rename) and vanishes when it fails.
+
+    Errors of the disk name `path`, as `naming` has it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with naming(path):
+        try:
+            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror) from None
+        try:
+            with os.fdopen(handle, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o666 & ~_umask())
+            os.replace(name, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
+            raise
+        _sync_folder(path.parent)
 
 
 def _sync_folder(path: Path) -> None:
@@ -80,48 +118,97 @@ def sweep(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def write(file: IO[bytes], content: bytes, path: Path) -> None:
+    """Write the content of `path` into a file of `atomic`; a full disk is told how much was wanted."""
+    with naming(path, wanted=len(content)):
+        file.write(content)
+        file.flush()
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
+    content = (json.dumps(value, indent=2) + "\n").encode()
     with atomic(path) as file:
-        file.write((json.dumps(value, indent=2) + "\n").encode())
+        write(file, content, path)
 
 
-def read_tables(path: Path) -> dict[str, dict[str, Any]]:
-    """Read what one of this library's JSON files holds: tables by name.
+def read_json(path: Path, kind: Kind, *, holds: str = "it does not hold what a run writes there") -> Any:
+    """Read a JSON file that this library wrote.
+
+    Args:
+        path: of the file.
+        kind: what the reader needs of it.
+        holds: what is said of one that holds something else.
 
     Raises:
-        ValueError: where it is damaged.
+        ValueError: that names the file, and the key that is missing or of another kind.
     """
     try:
         content = json.loads(path.read_text(encoding="utf8"))
+    except OSError as error:
+        raise ValueError(f"The file '{path}' cannot be read: {error.strerror or error}.") from None
     except (ValueError, RecursionError):
-        content = None
-    if not isinstance(content, dict) or not all(isinstance(table, dict) for table in content.values()):
-        raise damaged(path, "it does not hold what a run writes there")
+        raise damaged(path, holds) from None
+    wrong = fault(content, kind)
+    if wrong:
+        raise damaged(path, f"{holds} ({wrong})")
     return content
 
 
 def append_line(path: Path, row: Mapping[str, Any]) -> None:
     """Append one JSON line and flush it to the operating system."""
-    with open(path, "a", encoding="utf8") as file:
+    with naming(path), open(path, "a", encoding="utf8") as file:
         file.write(json.dumps(row) + "\n")
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read JSON lines; a last line cut short by a kill is left out."""
+def read_lines(path: Path, kind: Kind = ANY_TABLE) -> list[dict[str, Any]]:
+    """Read JSON lines, a table each; a last line cut short by a kill is left out.
+
+    Raises:
+        ValueError: that names the file, the line, and what of it is missing or of another kind.
+    """
     if not path.exists():
         return []
+    try:
+        lines = path.read_text(encoding="utf8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ValueError(f"The file '{path}' cannot be read: {reason}.") from None
     rows = []
-    lines = path.read_text(encoding="utf8").split("\n")
     for position, line in enumerate(lines):
         if not line:
             continue
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            if position != len(lines) - 1:
-                raise ValueError(f"`{path}`: line {position + 1} is not JSON.") from None
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            if position == len(lines) - 1:
+                continue
+            raise damaged(path, f"line {position + 1} is not JSON") from None
+        wrong = fault(row, kind)
+        if wrong:
+            raise damaged(path, f"in line {position + 1} {wrong}")
+        rows.append(row)
     return rows
+
+
+def read_array(path: Path, *, mapped: bool = False) -> Any:
+    """Read a NumPy file, or map it into memory.
+
+    Raises:
+        FileNotFoundError: where it is absent.
+        ValueError: where it holds no single array.
+    """
+    import numpy as np
+
+    try:
+        array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+    except FileNotFoundError:
+        raise
+    except Exception:  # a damaged header is read as Python, and fails in any way
+        array = None
+    if not isinstance(array, np.ndarray):
+        raise damaged(path, "it holds no array of NumPy's")
+    return array
 
 
 def sha256(path: Path) -> str:

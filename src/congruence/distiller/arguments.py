@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from congruence.core import check
+from congruence.core import check, names
 from congruence.core.batch import why_no_index
 from congruence.core.inputs import STUDENT, TEACHER, check_rows_agree, inputs_of
 from congruence.distiller.recall import StoredTeacher
@@ -49,8 +49,11 @@ def named_students(student: Any) -> dict[str, nn.Module]:
                 "Distiller", "student", "a module of its own parameters", "computed ones, as a copied ScriptModule has"
             )
         taken = name in ("", "teacher") or str(name).endswith("last") or hasattr(nn.ModuleDict(), str(name))
-        if not isinstance(name, str) or taken or "." in name or "/" in name:
+        if not isinstance(name, str) or taken or "." in name or names.wrong(name):
             check.fail("Distiller", "student", "modules under names that are words and not taken", repr(name))
+    same = names.twice(students)
+    if same is not None:
+        check.fail("Distiller", "student", "modules under names that differ in more than case", " and ".join(same))
     return students
 
 
@@ -79,7 +82,7 @@ def named_teachers(teacher: Any, students: Collection[str]) -> dict[str, Any]:
     if not teacher:
         check.fail("Distiller", "teacher", "a module, or modules by name", "none")
     for name in teacher:
-        if not isinstance(name, str) or not name or name == STUDENT or name in students or set(name) & set("./:"):
+        if not isinstance(name, str) or name in (STUDENT, *students) or "." in name or names.wrong(name):
             check.fail("Distiller", "teacher", "modules under names that are words and no student's", repr(name))
     return dict(teacher)
 

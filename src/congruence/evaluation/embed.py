@@ -16,6 +16,7 @@ from congruence.core.devices import row_count, take_rows, to_device
 from congruence.core.inputs import STUDENT, TEACHER, inputs_of
 from congruence.data.datasets.batched import BatchDataset
 from congruence.data.datasets.facts import declared_classes
+from congruence.data.datasets.files import files_changed
 from congruence.data.datasets.model_facts import ModelFacts, check_prepared
 from congruence.data.loading.loader import loader as batches_of
 from congruence.data.loading.source import BatchSource
@@ -166,7 +167,7 @@ def embed_images(
             labels = read_all([reader], loader, stack)
             embedded = reader.embedded(labels)
         else:
-            identity |= {"images": images.fingerprint(), "batch": size}
+            identity |= {"images": images.fingerprint(), "batch": size, **files_changed(images)}
             rows = kept.find(identity)
             if rows is None:
                 embedded = reader.embedded(read_all([reader], loader, stack))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from congruence.core.printable import printable
+
 
 def text(lines: Sequence[Sequence[str]]) -> str:
     """Lay a table out as Markdown with aligned columns, which reads well in a terminal too.
@@ -14,6 +16,7 @@ def text(lines: Sequence[Sequence[str]]) -> str:
         |-------|---------:|
         | small |      0.9 |
     """
+    lines = [[printable(cell) for cell in line] for line in lines]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
 
     def row(line: Sequence[str]) -> str:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
-from congruence.evaluation.number import Number, Place
+from congruence.core.files import damaged, read_json
+from congruence.core.kinds import Kind
+from congruence.evaluation.number import Number, Place, Value
 from congruence.evaluation.numbers import ROWS, numbers_in
 from congruence.evaluation.published import published
+
+_COLUMNS: Kind = {"*": {"*": (float,)}}
 
 
 def described(place: Place, stored: Iterable[str]) -> tuple[Number, ...]:
@@ -23,3 +28,17 @@ def lacking(stored: Iterable[str], numbers: Iterable[Number]) -> bool:
     """
     names = {name.partition(".")[0] for name in stored}
     return any(number.key not in names for number in numbers if number not in ROWS)
+
+
+def test_numbers(path: Path) -> dict[str, dict[str, Value]]:
+    """Read a run's test.json: the numbers of the best and the last weights, and of the teachers, by column.
+
+    Raises:
+        ValueError: where it is damaged: both weights are measured by the same numbers, beside the same teachers.
+    """
+    columns: dict[str, dict[str, Value]] = read_json(path, _COLUMNS)
+    best = {name.removeprefix("best"): set(values) for name, values in columns.items() if name.startswith("best")}
+    last = {name.removeprefix("last"): set(values) for name, values in columns.items() if name.startswith("last")}
+    if not best or best != last:
+        raise damaged(path, "its columns 'best' and 'last' do not hold the same numbers")
+    return columns

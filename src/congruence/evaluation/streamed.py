@@ -13,6 +13,7 @@ from torch import nn
 from congruence.core.allocator import memory_kept
 from congruence.core.inputs import Inputs
 from congruence.data.datasets.batched import BatchDataset
+from congruence.data.datasets.files import files_changed
 from congruence.data.loading.batches import EpochOrder, Loader
 from congruence.data.loading.source import BatchSource
 from congruence.evaluation.embed import Embedded, Reader, read_all, readers_of
@@ -98,6 +99,7 @@ def _identities(
     data = {
         **loader.describe(),
         "dataset": loader.dataset.fingerprint(),
+        **files_changed(loader.dataset),
         "views": list(loader.views),
         "loaded_on": str(loader.device),
     }

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from congruence.core import check, rng
 from congruence.models.masks import token_mask
+from congruence.models.parameters import check_fits
 from congruence.models.projectors import rows
 from congruence.models.taps import Taps
 
@@ -28,6 +29,7 @@ class Head(nn.Module):
     def __init__(self, in_width: int, width: int) -> None:
         super().__init__()
         check.hyperparameters("Head", {"in_width": check.COUNT, "width": check.COUNT}, in_width=in_width, width=width)
+        check_fits("Head", "width", width, 4.0 * width * in_width)
         self.weight = nn.Parameter(torch.zeros(width, in_width))
         self.bias = nn.Parameter(torch.zeros(width))
 

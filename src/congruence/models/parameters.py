@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from congruence.core import check
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -20,6 +23,31 @@ def count_parameters(model: nn.Module) -> int:
         8
     """
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def check_fits(function: str, argument: str, got: object, size: float) -> None:
+    """Refuse weights that this machine's memory cannot hold, before any are made.
+
+    Args:
+        function: whose argument says their number.
+        argument: its name.
+        got: its value.
+        size: of the weights, in bytes.
+
+    Raises:
+        ValueError: with both sizes.
+
+    Example:
+        >>> check_fits("build", "width", 10**9, 1e18)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ValueError: `build`: `width` must be of weights that fit into this machine's ... GB, got 1000000000.
+    """
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # a system that does not say
+        return
+    if size > memory:
+        check.fail(function, argument, f"of weights that fit into this machine's {memory / 1e9:,.0f} GB", got)
 
 
 def shares_parameters(first: nn.Module, second: nn.Module) -> bool:

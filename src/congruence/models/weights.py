@@ -54,8 +54,9 @@ def save_weights(state_dict: Mapping[str, Tensor], path: str | Path, metadata: M
         # A fresh copy of each, because safetensors refuses tensors that share memory.
         tensors[name] = tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format).contiguous()
     # "format" is what transformers asks for before it opens a file.
+    content = in_order(save(tensors, metadata={"format": "pt", **metadata}))
     with files.atomic(Path(path)) as file:
-        file.write(in_order(save(tensors, metadata={"format": "pt", **metadata})))
+        files.write(file, content, Path(path))
 
 
 def not_writable(state_dict: Mapping[str, object]) -> str:

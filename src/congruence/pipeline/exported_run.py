@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +17,7 @@ from congruence.config.references import StudentRef
 from congruence.core import check
 from congruence.data.datasets.model_facts import ModelFacts, check_prepared
 from congruence.evaluation.exporting.card import CardFacts
+from congruence.evaluation.stored import test_numbers
 from congruence.pipeline.context import load_splits
 from congruence.pipeline.models import rebuild
 from congruence.pipeline.run_config import configured
@@ -165,10 +165,11 @@ def _state_with(run: RunStudent) -> dict[str, Tensor]:
     files = run.directory.checkpoints.files()
     for file in files:
         try:
-            state = run.directory.checkpoints.read(file)["distiller"]
+            state = run.directory.checkpoints.read(file).get("distiller")
         except ValueError as error:  # what cannot be read is passed over, as a resumed run does
             LOG.warning("%s: trying the one before.", error)
             continue
+        state = state if isinstance(state, dict) else {}  # an older one may have lost it
         mine = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
         if all(key in mine and torch.equal(mine[key], value) for key, value in own.items()):
             return dict(state)
@@ -270,7 +271,7 @@ def glob_safe(name: str) -> str:
 def _test_numbers(directory: RunDirectory, name: str) -> dict[str, Any]:
     path = directory.test_file(name)
     try:
-        found = json.loads(path.read_text(encoding="utf8")) if path.is_file() else {}
-    except ValueError:
+        return dict(test_numbers(path)) if path.is_file() else {}
+    except ValueError as error:
+        LOG.warning("%s The card says no test numbers of it.", error)
         return {}
-    return found if isinstance(found, dict) else {}

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from congruence.core import check, ranks
-from congruence.core.files import write_json
+from congruence.core.files import damaged, write_json
 from congruence.data.datasets.model_facts import ModelFacts, check_prepared, check_same_classes, forget, remember
 from congruence.data.sources.load import Splits
 from congruence.models import named
@@ -140,7 +140,12 @@ def _made(directory: RunDirectory, factory: Callable[[], nn.Module] | None, name
         )
     if named.is_drawn(bare := described["model"].partition(".")[0]):  # its weights are the run's
         described = {**described, "model": bare}
-    return rebuild(described)
+    try:
+        return rebuild(described)
+    except (TypeError, KeyError, AttributeError) as error:  # options that no run wrote
+        raise damaged(
+            directory.students, f"it does not say how '{name}' is built ({check.sentence(error).rstrip('.')})"
+        ) from None
 
 
 def _class_of(config: Path) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import logging
 import operator
 import time
@@ -18,9 +17,10 @@ from torch import Tensor, nn
 
 from congruence.core import check, ranks, rng
 from congruence.core.batch import unpack
-from congruence.core.devices import tensors, to_device
+from congruence.core.devices import to_device
 from congruence.core.host_values import extremes, on_host
 from congruence.core.inputs import TEACHER, inputs_of
+from congruence.data.datasets.files import FileDataset
 from congruence.data.loading.batches import Loader
 from congruence.distiller.bindings import Binding
 from congruence.distiller.forwards import paths_to_read
@@ -29,6 +29,7 @@ from congruence.models.layouts import is_plain
 from congruence.models.teacher import Teacher
 from congruence.teacher_cache.answers import Answers, Array
 from congruence.teacher_cache.cache_files import CacheFiles, Key, megabytes
+from congruence.teacher_cache.shown import FileStamps, content
 from congruence.teacher_cache.stored_rows import StoredRows
 
 LOG = logging.getLogger("congruence")
@@ -63,7 +64,8 @@ class TeacherCache:
 
     Raises:
         ValueError: for a loader that is another's or does not repeat. When the files are made or opened: for a folder
-            whose cache is of another teacher, other images or another augmentation (which is said), for one that is
+            whose cache is of another teacher, other images or another augmentation (which is said), also where image
+            files that are read as batches ask for them have changed under the same names and lengths, for one that is
             damaged, a disk that is too small, a layer whose numbers float16 cannot hold, or a teacher that holds what
             cannot be read (a session, say): `teacher.fingerprint = "NAME"` then tells it from others.
 
@@ -100,6 +102,7 @@ class TeacherCache:
         self._name = TEACHER  # in a distiller of several teachers
         self._arithmetic = ""  # of the teacher when the files were opened
         self._files: CacheFiles | None = None
+        self._stamps: FileStamps | None = None  # of images that are read as batches ask for them
         self._opened: list[Binding] = []
         self._arrays: dict[Key, StoredRows] = {}  # by view and path
         self._stored_names: dict[Key, Key] = {}  # under which the files have them
@@ -108,7 +111,7 @@ class TeacherCache:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy starts with: it opens the files anew, since a copy of a map is no map."""
-        opened: dict[str, Any] = {"_files": None, "_opened": [], "_arrays": {}, "_stored_names": {}}
+        opened: dict[str, Any] = {"_files": None, "_stamps": None, "_opened": [], "_arrays": {}, "_stored_names": {}}
         return {**vars(self), **opened, "_mates_matter": None, "filling": None}
 
     @property
@@ -122,7 +125,7 @@ class TeacherCache:
 
     @functools.cached_property
     def _content(self) -> dict[str, Any]:
-        return _content(self.loader)
+        return content(self.loader)
 
     def describe(self) -> dict[str, Any]:
         """Return what of it makes a run the run it is."""
@@ -138,7 +141,7 @@ class TeacherCache:
             return
         if not isinstance(loader, Loader):
             check.fail("fit", "train_loader", "the one that the TeacherCache was made with", type(loader).__name__)
-        mine, other = self._content, _content(loader)
+        mine, other = self._content, content(loader)
         if mine != other:
             other_way = check.difference(mine, other)
             check.fail("fit", "train_loader", "one that shows what the TeacherCache holds", f"another ({other_way})")
@@ -203,6 +206,10 @@ class TeacherCache:
             self._files = self._files or CacheFiles(self.folder, self._identity(), self.dtype)
             LOG.info("The teacher's cache '%s': %s.", self.folder, megabytes(self._files.size(arrays)))
             opened = self._files.open(arrays)
+            dataset: Any = self.loader.dataset
+            if self._stamps is None and isinstance(dataset, FileDataset):
+                with self._files.locked():
+                    self._stamps = FileStamps(self.folder, dataset)
             self._stored_names |= {path_of[key]: key for key in opened}
             self._arrays |= {path_of[key]: rows for key, rows in opened.items()}
             self._mates_matter = None
@@ -221,6 +228,8 @@ class TeacherCache:
 
     def _share(self, *, held: bool = False) -> None:
         """Publish what this process stored, and learn what others did."""
+        if self._stamps is not None:
+            self._stamps.flush()
         if self._files is not None:
             self._files.share({self._stored_names[key]: rows for key, rows in self._arrays.items()}, held=held)
 
@@ -298,6 +307,8 @@ class TeacherCache:
         """Store answers; those that are there already stay."""
         rows = self._arrays[view, path]
         new = rows.missing(number, samples)
+        if self._stamps is not None:
+            self._stamps.take(samples[new])
         rows.write(number, samples[new], values[new])
 
     def at(self, index: Tensor | None, epoch: int, bindings: Iterable[Binding]) -> Recall:
@@ -373,24 +384,3 @@ class Filling:
         self.share()
         if any(rows.lost for rows in self._cache._arrays.values()):
             vars(self._cache).update(self._cache.__getstate__())  # the next run lays them out anew
-
-
-def _content(loader: Loader) -> dict[str, Any]:
-    """Return what decides the images that a loader shows, but for their order."""
-    fingerprinted = getattr(loader.dataset, "fingerprint", None)
-    return {
-        "images": fingerprinted(labels=False) if callable(fingerprinted) else _first_images(loader),
-        "samples": len(loader.dataset),
-        "augment": {view: repr(augment) for view, augment in loader.augment.items()},
-        "view_seed": loader.view_seed if loader.varies() else None,
-        "view_cycle": loader.view_cycle if loader.varies() else None,
-    }
-
-
-def _first_images(loader: Loader) -> str:
-    """Return a hash of the first samples of a dataset that gives no fingerprint of its own."""
-    batch = unpack(next(iter(loader.in_order(0, BATCH))))
-    digest = hashlib.sha256()
-    for tensor in tensors(batch.inputs):
-        digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).data)
-    return f"first {BATCH}: {digest.hexdigest()}"

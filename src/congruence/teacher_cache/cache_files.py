@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -14,10 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from congruence.core import check
-from congruence.core.files import atomic, locked, writable, write_json
+from congruence.core.files import atomic, locked, read_array, read_json, writable, write_json
+from congruence.core.kinds import Kind
 from congruence.teacher_cache.stored_rows import StoredRows, not_written
 
 MANIFEST = "manifest.json"
+_MANIFEST: Kind = {"identity": {"*": object}, "arrays": {"*": str}, "partial?": {"*": str}, "*": object}
 Key = tuple[str, str]  # (view, path of the layer)
 _YOUNGER = {"teacher_structure"}  # of the identity: older manifests do not say it, and are taken at their word
 _SPARE = 2**24  # bytes that a disk keeps free
@@ -108,11 +109,10 @@ class CacheFiles:
         if not path.exists():
             return {}, {}
         try:
-            manifest = json.loads(path.read_text(encoding="utf8"))
-            identity, whole = dict(manifest["identity"]), dict(manifest["arrays"])
-            partial = dict(manifest.get("partial", {}))
-        except (OSError, ValueError, KeyError, TypeError):
+            manifest = read_json(path, _MANIFEST)
+        except ValueError:
             raise ValueError(f"The teacher's cache '{self.folder}' is damaged: '{MANIFEST}' cannot be read.") from None
+        identity, whole, partial = manifest["identity"], manifest["arrays"], manifest.get("partial", {})
         identity |= {key: self.identity[key] for key in _YOUNGER & self.identity.keys() if key not in identity}
         if identity == self.identity:
             return whole, partial
@@ -161,8 +161,8 @@ class CacheFiles:
     def _marks(self, name: str, shape: tuple[int, ...] | None = None) -> npt.NDArray[Any]:
         path = self._marks_of(name)
         try:
-            marks = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+            marks = read_array(path)
+        except (OSError, ValueError):
             marks = None
         if marks is None or marks.dtype != bool or shape not in (None, marks.shape):
             raise ValueError(f"The teacher's cache '{self.folder}' is damaged: '{path.name}' cannot be read.")

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from congruence.core.files import read_array
+
 Array = npt.NDArray[Any]
 LOG = logging.getLogger("congruence")
 
@@ -37,9 +39,9 @@ class StoredRows:
         self.path, self.marks, self.dirty, self.lost = path, marks, False, False
         where = f"The teacher's cache '{path.parent}' is damaged: '{path.name}'"
         try:
-            mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+            mapped = read_array(path, mapped=True)
             self._file = os.stat(path)
-        except (OSError, ValueError, EOFError):
+        except (OSError, ValueError):
             raise ValueError(f"{where} cannot be read.") from None
         if mapped.shape != shape or mapped.dtype != dtype:
             got = f"{mapped.dtype} {list(mapped.shape)}, expected {dtype} {list(shape)}"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -160,12 +163,54 @@ class FileDataset(ImageDataset):
         head |= self._inputs_head()
         digest = hashlib.sha256(json.dumps(head).encode())
         for row in self._rows(self.index).tolist():
-            path = self.root / self.files[row]
-            try:
-                digest.update(f"{self.files[row]} {path.stat().st_size}\n".encode())
-            except OSError:
-                raise absent(path) from None
+            digest.update(f"{self.files[row]} {_status(self.root / self.files[row]).st_size}\n".encode())
         if labels:
             digest.update(b"none" if self.labels is None else self.labels.contiguous().numpy().data)
             digest.update(str(self.classes).encode())
         return digest.hexdigest()
+
+    def changed_at(self) -> npt.NDArray[np.int64]:
+        """Return when each sample's file changed last, in nanoseconds [N].
+
+        The later of when it was written and, where the system says so, when its entry changed: a file that is replaced
+        by one of the same length and with the same time of writing has another.
+
+        Raises:
+            ValueError: that names a file that is absent.
+        """
+        stats = (_status(self.root / self.files[row]) for row in self._rows(self.index).tolist())
+        return np.array([max(stat.st_mtime_ns, stat.st_ctime_ns) for stat in stats], dtype=np.int64)
+
+    def digests(self, samples: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        """Return 64 bits of a hash of the files of some samples, never 0.
+
+        Raises:
+            ValueError: that names a file that is absent.
+        """
+        rows = self._rows(torch.from_numpy(np.asarray(samples, dtype=np.int64))).tolist()
+        return np.array([_digest(self.root / self.files[row]) for row in rows], dtype=np.int64)
+
+
+def _status(path: Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except OSError:
+        raise absent(path) from None
+
+
+def _digest(path: Path) -> int:
+    try:
+        content = path.read_bytes()
+    except OSError:
+        raise absent(path) from None
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little", signed=True) | 1
+
+
+def files_changed(dataset: Any) -> dict[str, str]:
+    """Return, as an entry of what decides kept rows, when files changed last that a dataset reads as it is asked.
+
+    A fingerprint has their names and lengths alone. Nothing of a dataset that holds its samples.
+    """
+    if not isinstance(dataset, FileDataset):
+        return {}
+    return {"files_changed": hashlib.sha256(dataset.changed_at().tobytes()).hexdigest()[:32]}

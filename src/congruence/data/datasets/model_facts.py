@@ -6,7 +6,7 @@ A run writes them beside its students and into their files; `remember` says them
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, Subset
 
 from congruence.core.inputs import STUDENT, Inputs
+from congruence.core.kinds import Kind, fault
 from congruence.data.datasets.batched import BatchDataset
 from congruence.data.datasets.images import ImageDataset
 from congruence.data.datasets.indexed import Indexed
@@ -24,6 +25,12 @@ from congruence.models.layers import unwrap
 LOG = logging.getLogger("congruence")
 FORMAT = 1
 ATTRIBUTE = "trained_on"  # of a module that was loaded from a run's file: a plain dict, so that it pickles without us
+_LISTS: Mapping[str, Callable[[Any], Any]] = {"shape": int, "mean": float, "std": float, "class_names": str}
+_WRITTEN: Kind = {
+    **{f"{key}?": ([kind],) for key, kind in _LISTS.items()},
+    "resize?": (int, [int]),
+    "classes?": (int,),
+}
 _ROUNDED = 1e-4  # deviations: numbers as a sentence prints them
 _CLOSE = 0.05  # of a deviation: a mean or deviation that is off by more changes what a model sees
 _DEEPEST = 8
@@ -89,18 +96,15 @@ class ModelFacts:
         Raises:
             ValueError: for values of another kind.
         """
-        if not isinstance(values, Mapping):
-            raise ValueError("It holds no facts of a model.")
-        kinds = {"shape": int, "mean": float, "std": float, "class_names": str}
-        try:
-            lists: dict[str, Any] = {
-                key: tuple(kind(value) for value in values[key]) for key, kind in kinds.items() if key in values
-            }
-            resize, classes = values.get("resize"), values.get("classes")
-            resize = tuple(map(int, resize)) if isinstance(resize, Sequence) else resize
-            return cls(**lists, resize=resize, classes=None if classes is None else int(classes))
-        except (TypeError, ValueError):
-            raise ValueError("Its facts of a model are damaged.") from None
+        wrong = fault(values, _WRITTEN)
+        if wrong:
+            raise ValueError(wrong)
+        lists: dict[str, Any] = {
+            key: tuple(map(kind, values[key])) for key, kind in _LISTS.items() if values.get(key) is not None
+        }
+        resize = values.get("resize")
+        resize = tuple(resize) if isinstance(resize, list) else resize
+        return cls(**lists, resize=resize, classes=values.get("classes"))
 
     def preparation(self) -> str:
         """Say how images were prepared, in a clause."""

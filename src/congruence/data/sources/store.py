@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from congruence.core.files import atomic, sha256, write_json
+from congruence.core.files import atomic, read_array, sha256, write_json
 
 MANIFEST = "manifest.json"
 _TYPES = {"images": np.dtype(np.uint8), "labels": np.dtype(np.int64)}
@@ -134,11 +134,11 @@ def _mapped_part(folder: Path, part: str, rows: Mapping[str, Any]) -> Part:
 def _mapped(folder: Path, name: str, rows: Mapping[str, Any]) -> npt.NDArray[Any]:
     path = folder / name
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = read_array(path, mapped=True)
         facts = {"sha256": sha256(path), "shape": list(array.shape), "dtype": str(array.dtype)}
     except FileNotFoundError:
         raise ValueError(f"The file '{path}' is absent.") from None
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError):
         raise ValueError(f"The file '{path}' is damaged: it cannot be read as an array.") from None
     if facts != rows.get(name) or array.dtype != _TYPES[name.removesuffix(".npy").split("_")[1]]:
         raise ValueError(f"The file '{path}' is damaged: it is not what its manifest says.")

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from congruence.core.printable import printable
+
 
 class _Type:
     """Stands for `numpy.dtype`; only plain numbers and bytes are allowed."""
@@ -126,11 +128,12 @@ def plain_pickle(path: Path) -> Any:
         return _resolved(_Plain(io.BytesIO(content), encoding="bytes").load())
     except _Refused as error:
         raise ValueError(
-            f"The file '{path}' asks for '{error}' when read, which data never needs; nothing was run."
+            f"The file '{path}' asks for '{printable(str(error))}' when read, which data never needs; nothing was run."
         ) from None
     except OSError as error:
         raise ValueError(f"The file '{path}' cannot be read: {error.strerror or error}.") from None
     except RecursionError:
         raise ValueError(f"The file '{path}' is damaged: it is nested too deeply.") from None
     except Exception as error:  # A damaged pickle can fail in any way.
-        raise ValueError(f"The file '{path}' is damaged: it cannot be read as a pickle ({error}).") from None
+        why = printable(" ".join(str(error).split()).rstrip("."))
+        raise ValueError(f"The file '{path}' is damaged: it cannot be read as a pickle ({why}).") from None

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from congruence.core.files import naming
 from congruence.evaluation.exporting.formats import LIBRARIES
 
 _LIBRARY = {**LIBRARIES, "onnx": "onnx"}
@@ -74,7 +75,8 @@ def write_card(path: Path, facts: CardFacts, exported: Mapping[str, Any]) -> Non
     """
     parts = [_head(facts, exported), f"# {facts.name}", _what(facts, exported), _files(exported)]
     parts += [_how(facts), _numbers(facts, exported), _input(exported), _licences(facts)]
-    path.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf8")
+    with naming(path):
+        path.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf8")
 
 
 def _head(facts: CardFacts, exported: Mapping[str, Any]) -> str:

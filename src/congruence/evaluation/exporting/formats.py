@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from congruence.core import check
 from congruence.core.devices import tensors
+from congruence.core.files import naming
 from congruence.evaluation.exporting.graph import Graph
 from congruence.models.adapters import kind_of
 from congruence.models.evaluating import evaluating
@@ -86,7 +87,8 @@ def write_onnx(graph: Graph, example: Any, path: Path) -> None:
         )
         if program is None:
             raise ValueError("torch's exporter gave nothing")
-        program.save(str(path), external_data=False)
+        with naming(path):
+            program.save(str(path), external_data=False)
 
 
 def write_program(graph: Graph, example: Any, path: Path) -> None:
@@ -98,7 +100,8 @@ def write_program(graph: Graph, example: Any, path: Path) -> None:
     arguments = graph.arguments(example)
     with _tracing(graph, "torch.export"):
         program = torch.export.export(graph, arguments, dynamic_shapes=_any_batch(arguments))
-        torch.export.save(program, str(path))
+        with naming(path):
+            torch.export.save(program, str(path))
 
 
 def run_onnx(path: Path, graph: Graph) -> Run:
@@ -138,6 +141,8 @@ def _tracing(graph: Graph, what: str) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # of torch's exporters, whatever it is
+            if isinstance(error, OSError) and error.filename is not None:  # of the disk
+                raise
             raise ValueError(f"The model cannot be exported by {what}: {_reason(error)}") from error
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from congruence.core import check
+from congruence.core.files import naming
 from congruence.models.adapters import hugging_face, sentences, timm_models
 from congruence.models.inputs import ImageInput, TextInput
 from congruence.models.layers import unwrap
@@ -94,13 +95,14 @@ def save_native(model: nn.Module, folder: str | Path) -> Path:
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    if kind == "timm":
-        save_weights(inner.state_dict(), part / "model.safetensors")
-    elif kind == "st":
-        inner.save_pretrained(str(part), create_model_card=False)
-    else:
-        inner.save_pretrained(str(part))
-        _copy_beside(inner, part)
+    with naming(folder):
+        if kind == "timm":
+            save_weights(inner.state_dict(), part / "model.safetensors")
+        elif kind == "st":
+            inner.save_pretrained(str(part), create_model_card=False)
+        else:
+            inner.save_pretrained(str(part))
+            _copy_beside(inner, part)
     if folder.exists():
         shutil.rmtree(folder)
     part.replace(folder)

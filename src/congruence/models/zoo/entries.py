@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import nn
 
 from congruence.core import check
+from congruence.models.parameters import check_fits, count_parameters
 from congruence.models.zoo.cnn3 import Cnn3
 from congruence.models.zoo.mobilenet import MobileNetV2
 from congruence.models.zoo.resnet import Bottleneck, cifar_resnet, resnet
@@ -23,6 +26,7 @@ _COMMON: Mapping[str, check.Constraint] = {
     "in_channels": check.COUNT,
     "embedding_dim": check.Real(low=1, closed="low", integer=True, optional=True),
 }
+_LARGE = 1000  # an option or a number of classes from which on a model may not fit into memory
 _STEM = check.Choice(("small", "imagenet"))
 
 
@@ -145,7 +149,7 @@ def build(name: str, *, classes: int, in_channels: int = 3, **options: Any) -> n
         `embedding_dim` (the width of what enters its last layer `fc`).
 
     Raises:
-        ValueError: for a name, an option or a value that does not exist.
+        ValueError: for a name, an option or a value that does not exist, or a size that this machine cannot hold.
 
     Example:
         >>> build("resnet8", classes=10, in_channels=1).embedding_dim
@@ -163,4 +167,16 @@ def build(name: str, *, classes: int, in_channels: int = 3, **options: Any) -> n
             )
     values = {"classes": classes, "in_channels": in_channels, **options}
     check.hyperparameters("build", constraints, **values)
+    for option, value in values.items():
+        if isinstance(value, int | float) and value > _LARGE:
+            check_fits("build", option, value, _bytes(entry, values))
     return entry.factory(**values)
+
+
+def _bytes(entry: ZooEntry, values: Mapping[str, Any]) -> float:
+    """Return how many bytes the weights of a model would have, without making any."""
+    try:
+        with torch.device("meta"):
+            return 4.0 * count_parameters(entry.factory(**values))
+    except (RuntimeError, TypeError):  # of tensors with more numbers than torch can count
+        return math.inf

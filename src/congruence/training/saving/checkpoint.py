@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from congruence.core.files import atomic
+from congruence.core.files import atomic, naming
 from congruence.models.weights_file import ChangedError, torch_content
+from congruence.training.saving import outline
 from congruence.training.saving.migrate import FORMAT, migrate_checkpoint
 
 LOG = logging.getLogger("congruence")
@@ -26,7 +27,7 @@ def naming_write_errors(path: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:
         hidden = error.__context__  # torch.save raises an error of its own over the disk's
-        cause = hidden if isinstance(hidden, OSError) else error
+        cause = hidden if isinstance(hidden, OSError) and not isinstance(error, OSError) else error
         reason = (isinstance(cause, OSError) and cause.strerror) or str(cause).split("\n")[0]
         raise ValueError(f"'{path}' could not be written: {reason}. The checkpoints before it are whole.") from error
 
@@ -54,8 +55,10 @@ class Checkpoints:
     def save(self, step: int, state: dict[str, Any]) -> Path:
         """Write a checkpoint (temporary file, fsync, rename) and drop all but the last two."""
         path = self.folder / f"step-{step:09d}.pt"
-        with naming_write_errors(path), atomic(path) as file:
-            torch.save({"congruence": FORMAT, **state}, file)
+        whole = {"congruence": FORMAT, **state}
+        wanted = outline.size(whole)
+        with naming_write_errors(path), atomic(path) as file, naming(path, wanted=wanted):
+            torch.save({**whole, outline.KEY: outline.outline(whole)}, file)
         for old in self.files()[KEPT:]:
             old.unlink(missing_ok=True)
         return path
@@ -73,9 +76,16 @@ class Checkpoints:
             raise ValueError(f"'{path.name}' is damaged: {error}") from None
         except Exception as error:  # bytes that are no checkpoint fail in any way
             raise ValueError(f"'{path.name}' is truncated or foreign ({type(error).__name__})") from None
-        state = migrate_checkpoint(content) if isinstance(content, dict) else None
+        present = isinstance(content, dict) and content.get("congruence") == FORMAT
+        if present and (changed := outline.fault(content)):
+            raise ValueError(f"'{path.name}' is damaged: {changed}")
+        try:
+            state = migrate_checkpoint(content) if isinstance(content, dict) else None
+        except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:  # of an older one
+            raise ValueError(f"'{path.name}' is damaged: its parts are not those of a checkpoint ({error})") from None
         if state is None:
             raise ValueError(f"'{path.name}' was not written by this version of congruence")
+        state.pop(outline.KEY, None)
         return state
 
     def load(self) -> dict[str, Any] | None:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from congruence.core import check
-from congruence.core.files import atomic, damaged, locked, read_tables, sweep, writable, write_json
+from congruence.core.files import atomic, damaged, locked, read_json, sweep, writable, write_json
 from congruence.core.inputs import TEACHER
+from congruence.core.kinds import Kind, fault
 from congruence.data.datasets.model_facts import ModelFacts, check_same_preparation, other_classes
 from congruence.models.weights import load_metadata, load_weights, save_weights
 from congruence.models.weights_file import split_key, torch_content, why_not
@@ -28,6 +29,11 @@ NO_FACTS = ModelFacts()
 _SUFFIX = ".safetensors"
 _LAST = "-last"
 _ONLY = "student"  # the name of a single student
+_SUMMARY: Kind = {"seconds": float, "untaught?": {"*": [str]}}
+_STUDENTS: Kind = {"*": {"model?": (str,), "factory?": (str,), "options": {"*": object}}}
+_IDENTITY: Kind = {"terms": [{"*": object}], "options": {"*": object}}
+_OPTIONS: Kind = {"optimizer?": ({"name": str, "lr": float, "*": object},), "*": object}
+_TERM: Kind = {"name": str, "method": str, "weight": object, "hyperparameters?": ({"*": object},), "*": object}
 _WAIT = 10.0  # seconds for another run's lock: loader workers of a killed run hold it until they have noticed
 
 
@@ -214,17 +220,16 @@ class RunDirectory:
         write_json(self.identity, now)  # last: until then it is a run of fewer epochs that has not ended
 
     def _recorded_identity(self) -> dict[str, Any] | None:
-        try:
-            recorded = json.loads(self.identity.read_text(encoding="utf8")) if self.identity.exists() else None
-        except ValueError:
-            recorded = "no JSON"
-        if recorded is None:
+        if not self.identity.exists():
             return None
-        if not (isinstance(recorded, dict) and {"terms", "options"} <= set(recorded)):
+        try:
+            return migrate_identity(read_json(self.identity, _IDENTITY))
+        except (KeyError, TypeError, AttributeError, ValueError) as error:  # also of a term that no version wrote so
+            why = str(error).removeprefix(f"The file '{self.identity}' is damaged: ") if str(error) else "unreadable"
             raise ValueError(
-                f"The file '{self.identity}' is damaged or foreign: choose another `out`. Nothing was changed."
-            )
-        return migrate_identity(recorded)
+                f"The file '{self.identity}' is damaged or foreign: choose another `out`. Nothing was changed. "
+                f"What is wrong: {why.rstrip('.')}."
+            ) from None
 
     def teachers(self) -> dict[str, str]:
         """Return what told the run's teachers from others, by name, as far as it could be told."""
@@ -233,7 +238,11 @@ class RunDirectory:
 
     def terms(self) -> list[dict[str, Any]]:
         """Return what the terms of the run that is here were told, none where there is none."""
-        return list((self._recorded_identity() or {}).get("terms", ()))
+        terms = list((self._recorded_identity() or {}).get("terms", ()))
+        wrong = fault(terms, [_TERM], "terms")
+        if wrong:
+            raise damaged(self.identity, wrong)
+        return terms
 
     def described(self, name: str = _ONLY) -> dict[str, Any] | None:
         """Return how a student is built again; None where that was not written down.
@@ -241,11 +250,15 @@ class RunDirectory:
         Raises:
             ValueError: where the file that says it is damaged.
         """
-        return read_tables(self.students).get(name) if self.students.is_file() else None
+        return read_json(self.students, _STUDENTS).get(name) if self.students.is_file() else None
 
     def options(self) -> dict[str, Any]:
         """Return the options of the run that is here, none where there is none."""
-        return dict((self._recorded_identity() or {}).get("options", {}))
+        options = dict((self._recorded_identity() or {}).get("options", {}))
+        wrong = fault(options, _OPTIONS, "options")
+        if wrong:
+            raise damaged(self.identity, wrong)
+        return options
 
     def _begun(self) -> bool:
         """Whether the run has made a step that is kept: one that has not may make way for another."""
@@ -257,15 +270,7 @@ class RunDirectory:
         Raises:
             ValueError: where it is damaged.
         """
-        if not self.summary_file.exists():
-            return None
-        try:
-            summary = json.loads(self.summary_file.read_text(encoding="utf8"))
-        except ValueError:
-            summary = None
-        if not isinstance(summary, dict) or not isinstance(summary.get("untaught", {}), dict):
-            raise damaged(self.summary_file, "it does not hold what a run writes there")
-        return summary
+        return dict(read_json(self.summary_file, _SUMMARY)) if self.summary_file.exists() else None
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -318,10 +323,11 @@ class RunDirectory:
         """
         if not self.model.is_file():
             return None
+        values = read_json(self.model, {"*": object})
         try:
-            return ModelFacts.from_dict(json.loads(self.model.read_text(encoding="utf8")))
-        except ValueError:
-            raise damaged(self.model, "it does not hold what a run writes there") from None
+            return ModelFacts.from_dict(values)
+        except ValueError as error:
+            raise damaged(self.model, f"it does not hold what a run writes there ({error})") from None
 
     def same_facts(self, now: ModelFacts, *, way: str | None = None) -> ModelFacts:
         """Return what the run that is here was trained on, having compared it with what its data says now.

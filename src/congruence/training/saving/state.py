@@ -49,9 +49,11 @@ def load_parts(parts: Parts, state: Mapping[str, Any], *, out: Any) -> None:
             part.load_state_dict(state[name])
         except RefusedError:
             raise
-        except (KeyError, RuntimeError, ValueError) as error:
+        except Exception as error:  # a part of an older file, or of the caller's, can fail in any way
             reason = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
-            raise ValueError(f"The checkpoint in '{out}' is of other models or methods: {reason}") from None
+            raise ValueError(
+                f"The checkpoint in '{out}' is of other models or methods: {reason} (in '{name}')"
+            ) from None
 
 
 class Generators:

@@ -1,0 +1,103 @@
+"""What decides the images that a teacher's answers are of: of a loader, and of files read when asked for."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from congruence.core.batch import unpack
+from congruence.core.devices import tensors
+from congruence.core.files import atomic, read_array
+from congruence.data.datasets.files import FileDataset
+from congruence.data.loading.batches import Loader
+from congruence.teacher_cache.stored_rows import StoredRows, not_written
+
+FIRST = 256  # samples by which a dataset without a fingerprint is told from others
+STAMPS = "files.npy"
+_TIME, _DIGEST = 0, 1  # columns; a digest of 0: none was taken
+
+
+def content(loader: Loader) -> dict[str, Any]:
+    """Return what decides the images that a loader shows, but for their order."""
+    fingerprinted = getattr(loader.dataset, "fingerprint", None)
+    return {
+        "images": fingerprinted(labels=False) if callable(fingerprinted) else _first_images(loader),
+        "samples": len(loader.dataset),
+        "augment": {view: repr(augment) for view, augment in loader.augment.items()},
+        "view_seed": loader.view_seed if loader.varies() else None,
+        "view_cycle": loader.view_cycle if loader.varies() else None,
+    }
+
+
+def _first_images(loader: Loader) -> str:
+    """Return a hash of the first samples of a dataset that gives no fingerprint of its own."""
+    batch = unpack(next(iter(loader.in_order(0, FIRST))))
+    digest = hashlib.sha256()
+    for tensor in tensors(batch.inputs):
+        digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).data)
+    return f"first {FIRST}: {digest.hexdigest()}"
+
+
+class FileStamps:
+    """When each image file changed last, and a digest of it, taken when the teacher's first answer to it is stored.
+
+    A fingerprint has names and lengths alone. Files whose time is another are read once more: where the digests agree,
+    they were copied, and the time is taken over. Cost: while a cache is filled each file is read a second time, just
+    after it was decoded; opening asks for N times.
+
+    Args:
+        folder: of the cache, held by the caller.
+        dataset: whose files they are.
+
+    Raises:
+        ValueError: where files hold something else now, naming the first.
+    """
+
+    def __init__(self, folder: Path, dataset: FileDataset) -> None:
+        self.dataset, path, shape = dataset, folder / STAMPS, (1, len(dataset), 2)
+        self._times = dataset.changed_at()
+        stored = _stored(path, shape)
+        taken = stored[0, :, _DIGEST] != 0
+        others = np.flatnonzero(taken & (stored[0, :, _TIME] != self._times))
+        digests = dataset.digests(others)
+        changed = others[digests != stored[0, others, _DIGEST]]
+        if len(changed):
+            first = dataset.files[int(dataset._rows(dataset.index)[changed[0]])]
+            raise ValueError(
+                f"The teacher's cache '{folder}' was made of other pixels: {len(changed):,} of {len(dataset):,} image "
+                f"files have changed since (the first: '{first}'): delete it, or choose another folder."
+            )
+        if not taken.any() or len(others):
+            stored[0, others, _TIME] = self._times[others]
+            try:
+                with atomic(path) as file:
+                    np.save(file, stored)
+            except OSError as error:
+                raise not_written(folder, error) from None
+        self._rows = StoredRows(path, shape, stored.dtype, taken[None])
+
+    def take(self, samples: npt.NDArray[Any]) -> None:
+        """Take the stamps of samples whose answers are stored now, unless they are there."""
+        new = samples[self._rows.missing(0, samples)]
+        if len(new):
+            self._rows.write(0, new, np.stack([self._times[new], self.dataset.digests(new)], axis=1))
+
+    def flush(self) -> None:
+        """Bring them to the disk, before the answers that they are of count as stored."""
+        self._rows.flush()
+
+
+def _stored(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
+    """Return the stamps of a file; none of one that is absent, or was left by a cache of other images."""
+    try:
+        stored = read_array(path)
+    except FileNotFoundError:
+        stored = None
+    except (OSError, ValueError):
+        raise ValueError(f"The teacher's cache '{path.parent}' is damaged: '{path.name}' cannot be read.") from None
+    fits = stored is not None and stored.shape == shape and stored.dtype == np.int64
+    return stored if fits else np.zeros(shape, np.int64)

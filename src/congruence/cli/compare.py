@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from congruence.cli.options import Trust, data_table
+from congruence.cli.page import REPORT, Report, command, tell_page
 
 if TYPE_CHECKING:
     from congruence.data import BatchDataset, Splits
+    from congruence.report.rebuilt import Models
 
 _WORDS = (
     "a run's folder, a model of the zoo, package.module:callable, hf:FOLDER, st:FOLDER, timm:NAME, or a file: "
@@ -81,6 +83,10 @@ def compare(
         typer.Option(help="Samples a batch; by default what suits the device.", min=1, show_default=False),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    out: Annotated[
+        Path, typer.Option(help="Where the page and compare.json go, in the place of those of a comparison before.")
+    ] = Path("runs/compare"),
+    page: Report = True,
 ) -> None:
     """Compare students with their teacher on the same samples: what was lost, where, and what each model costs."""
     from congruence import evaluation
@@ -92,6 +98,7 @@ def compare(
     from congruence.pipeline.any_model import any_model, is_untrained
     from congruence.pipeline.run_projection import run_projection
     from congruence.pipeline.taken import as_taken
+    from congruence.report.rebuilt import Models
     from congruence.training.distributed import pick_device
 
     allow(trust)
@@ -127,7 +134,21 @@ def compare(
         projection={name: each for name, each in maps.items() if each is not None},
     )
     names = sample_names(part, folder)
-    typer.echo(json.dumps(_plain(found, names), indent=2) if as_json else report(found, names))
+    plain = _plain(found, names)
+    typer.echo(json.dumps(plain, indent=2) if as_json else report(found, names))
+    if page:
+        students = {name: taker.model for name, taker in takers.items()}
+        models = Models(students, taught.model, splits, split, device=place)
+        tell_page(lambda: _page(plain, out, models), err=as_json)
+
+
+def _page(found: Mapping[str, Any], out: Path, models: Models) -> Path:
+    """Write a comparison's numbers and its page, and return where the page is."""
+    from congruence.core.files import write_json
+    from congruence.report import write_comparison
+
+    write_json(out / "compare.json", found)
+    return write_comparison(found, out / REPORT, models=models, commands=[command()])
 
 
 # What is asked

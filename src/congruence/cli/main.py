@@ -15,6 +15,7 @@ from congruence.cli.errors import one_line
 from congruence.cli.evaluate import evaluate
 from congruence.cli.export import export
 from congruence.cli.methods import methods
+from congruence.cli.report import report
 from congruence.cli.teach import teach
 from congruence.cli.toy import toy
 
@@ -41,7 +42,7 @@ def program(
     """Make a small model see the world the way a big one does."""
 
 
-for verb in (demo, teach, distill, evaluate, compare, export, bench, methods, toy):
+for verb in (demo, teach, distill, evaluate, compare, export, report, bench, methods, toy):
     app.command()(one_line(verb))
 app.add_typer(data_app, name="data")
 

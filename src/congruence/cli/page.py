@@ -34,7 +34,7 @@ def tell_page(write: Callable[[], Path], *, err: bool = False) -> None:
         err: say it on stderr, where stdout is read by a program.
     """
     from congruence.core.check import sentence
-    from congruence.report.render import HOW, installed
+    from congruence.report.as_html import HOW, installed
 
     if not installed():
         typer.echo(f"No page was written, since jinja2 and plotly are not there: {HOW}.", err=err)

@@ -10,9 +10,10 @@ from typing import Any
 from congruence.core.check import sentence
 from congruence.evaluation.comparison import COSTS
 from congruence.report import provenance
+from congruence.report.as_html import Page, write
 from congruence.report.filled import Row, cost_of, draw
+from congruence.report.flat import Layouts
 from congruence.report.rebuilt import Models
-from congruence.report.render import Page, write
 from congruence.report.results_table import of_comparison
 
 LOG = logging.getLogger("congruence")
@@ -49,8 +50,8 @@ def write_comparison(
         page.left["maps"] = ["A comparison's file has no embeddings: congruence compare draws them as it compares."]
     else:
         try:
-            draw(page, models)
-        except Exception as error:  # see `_add_views`
+            draw(page, models, Layouts())
+        except Exception as error:  # see `filled.add_views`
             LOG.debug("No embeddings.", exc_info=True)
             page.left["maps"] = [sentence(error)]
     return write(page, out)

@@ -12,12 +12,12 @@ from congruence.bench.front import front
 from congruence.bench.table import mean_sd
 from congruence.core.check import sentence
 from congruence.report import rebuilt
+from congruence.report.as_html import Page
 from congruence.report.curves import Curves, curves
-from congruence.report.rebuilt import Models
-from congruence.report.render import Page
+from congruence.report.flat import Layouts
+from congruence.report.rebuilt import VIEWS, Models
 
 LOG = logging.getLogger("congruence")
-VIEWS = 4  # runs whose models are built again for one page
 Row = Mapping[str, Any]
 T = TypeVar("T")
 
@@ -74,9 +74,10 @@ def add_curves(page: Page, folders: Mapping[str, Path]) -> None:
 
 def add_views(page: Page, folders: Mapping[str, Path], *, trust: bool) -> None:
     """Build models again, and add what the page draws of them; what fails is a sentence."""
+    layouts = Layouts()
     for name, folder in list(folders.items())[:VIEWS]:
         try:
-            draw(page, rebuilt.of_run(folder, name, trust=trust))
+            draw(page, rebuilt.of_run(folder, name, trust=trust), layouts)
         except Exception as error:  # a user's own model or data may fail in any way: the rest of the page stands
             LOG.debug("No embeddings of '%s'.", folder, exc_info=True)
             page.left.setdefault("maps", []).append(f"{name} is not shown: {sentence(error)}")
@@ -84,12 +85,14 @@ def add_views(page: Page, folders: Mapping[str, Path], *, trust: bool) -> None:
         page.left.setdefault("maps", []).append(f"Of {len(folders)} runs the first {VIEWS} are shown here.")
 
 
-def draw(page: Page, models: Models) -> None:
+def draw(page: Page, models: Models, layouts: Layouts) -> None:
     """Add students beside their teacher; samples that the page has already are not added again."""
-    samples, views = rebuilt.views(models)
+    samples, views = rebuilt.views(models, layouts)
     if samples not in page.samples:
         page.samples.append(samples)
     number = page.samples.index(samples)
     for view in views:
         page.left.setdefault("maps", []).extend(f"{view['student']}: {why}." for why in view.pop("left"))
         page.views.append({**view, "samples": number})
+    if len(models.students) > VIEWS:
+        page.left.setdefault("maps", []).append(f"Of {len(models.students)} students the first {VIEWS} are shown here.")

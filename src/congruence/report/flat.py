@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import torch
 from torch import Tensor
 
 from congruence.core.numerics import as_float64
 
 EIGENVALUES = 50
+SAMPLES = 2000  # of which there are t-SNE, neighbours, and thumbnails or texts
 _PERPLEXITY = 30.0
 _WIDEST = 50  # columns that t-SNE reads, of wider rows their principal components
 
@@ -66,6 +69,25 @@ def neighbour_map(features: Tensor) -> Tensor | None:
         rows.numpy().astype(np.float32)
     )
     return torch.from_numpy(found).double()
+
+
+class Layouts:
+    """The maps of spaces, "pca" of all samples and "tsne" of the first 2,000: each found once, whoever asks again.
+
+    Rows are brought to length 1 first, as the cosine has them.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[bytes, dict[str, Tensor | None]] = {}
+
+    def of(self, features: Tensor) -> dict[str, Tensor | None]:
+        """Return the maps of features [N, D]."""
+        content = features.contiguous().numpy()
+        key = hashlib.sha256(repr(content.shape).encode() + content.tobytes()).digest()
+        if key not in self._found:
+            rows = unit_rows(features)
+            self._found[key] = {"pca": principal(rows)[0], "tsne": neighbour_map(rows[:SAMPLES])}
+        return self._found[key]
 
 
 def aligned(points: Tensor, onto: Tensor) -> tuple[Tensor, Tensor, float]:

@@ -14,8 +14,8 @@ from congruence.bench.plan import cell_name
 from congruence.bench.table import split
 from congruence.core.files import read_lines
 from congruence.report import provenance
+from congruence.report.as_html import Page, write
 from congruence.report.filled import Row, add_curves, add_views, cost_of, tried
-from congruence.report.render import Page, write
 from congruence.report.results_table import of_plan
 from congruence.training.saving.run_directory import RunDirectory
 
@@ -93,9 +93,6 @@ def _chosen(rows: Sequence[Row], value: str, baseline: str) -> list[str]:
     if not known:
         return [_called(row) for row in rows[:1]]
     best = known[0]
-    same = [
-        row
-        for row in rows
-        if row["method"] == baseline and (row.get("variant"), row["seed"]) == (best.get("variant"), best["seed"])
-    ]
+    asked = (best.get("variant"), best["seed"])
+    same = [row for row in known[1:] if row["method"] == baseline and (row.get("variant"), row["seed"]) == asked]
     return list(dict.fromkeys(_called(row) for row in (best, *(same or known[-1:]))))

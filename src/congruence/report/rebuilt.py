@@ -19,11 +19,13 @@ from congruence.evaluation.embed import Embedded
 from congruence.evaluation.kept import KeptRows
 from congruence.evaluation.measure import see
 from congruence.pipeline.finished import finished
+from congruence.report.flat import SAMPLES, Layouts
 from congruence.report.space import POINTS, Side, view
-from congruence.report.thumbnails import SAMPLES, shown
+from congruence.report.thumbnails import shown
 from congruence.training.distributed import pick_device
 from congruence.training.saving.run_directory import RunDirectory
 
+VIEWS = 4  # students beside their teacher on one page
 Views = tuple[dict[str, Any], list[dict[str, Any]]]
 
 
@@ -68,10 +70,14 @@ def of_run(folder: str | Path, name: str, *, trust: bool = False) -> Models:
     return Models(students, models.teachers[teacher], models.splits, part, teacher, device, kept)
 
 
-def views(models: Models) -> Views:
+def views(models: Models, layouts: Layouts) -> Views:
     """Return the samples, and what the page draws of each student beside the teacher.
 
     At most 10,000 samples are read, the same ones for all models; the first 2,000 of them have thumbnails or texts.
+
+    Args:
+        models: of which the first four students are drawn.
+        layouts: which other calls for the same page share.
     """
     part: BatchDataset = getattr(models.splits, models.part)
     order = torch.arange(len(part)) if len(part) <= SAMPLES else shuffled(len(part))[:POINTS]
@@ -87,9 +93,9 @@ def views(models: Models) -> Views:
     labels = None if part.labels is None else part.labels[order]
     classes = _classes(part, teacher)
     drawn = []
-    for name, model in models.students.items():
+    for name, model in list(models.students.items())[:VIEWS]:
         own = rows(model, STUDENT if len(models.students) == 1 else name, STUDENT, None)
-        drawn.append(view(Side(name, own), Side(models.teacher_name, teacher), classes))
+        drawn.append(view(Side(name, own), Side(models.teacher_name, teacher), classes, layouts))
     samples: dict[str, Any] = {
         "count": len(order),
         "of": len(part),

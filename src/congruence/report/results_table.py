@@ -16,6 +16,7 @@ from congruence.evaluation.stored import described
 
 Row = Mapping[str, Any]
 NONE = "–"
+_LEAST = 0.001  # p below it is told as below it
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,8 @@ def _against(differences: Sequence[float], number: Number, p: float | None) -> s
         return ""
     found = difference(differences)
     interval = f" [{found.low:+.{number.digits}f}, {found.high:+.{number.digits}f}]" if found.pairs > 1 else ""
-    return f"{found.mean:+.{number.digits}f}{interval}" + ("" if p is None else f", p {p:.3f}")
+    chance = "" if p is None else f", p {p:.3f}" if p >= _LEAST else f", p < {_LEAST}"
+    return f"{found.mean:+.{number.digits}f}{interval}{chance}"
 
 
 def _mean(rows: Sequence[Row], number: Number, more: str = "") -> Cell:

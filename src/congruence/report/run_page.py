@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from congruence.bench.cell import RESULT
 from congruence.core.files import damaged, read_tables
 from congruence.evaluation.numbers import numbers_in
 from congruence.report import provenance
+from congruence.report.as_html import Page, write
 from congruence.report.filled import Row, add_curves, add_views, cost_of, tried
-from congruence.report.render import Page, write
 from congruence.report.results_table import of_runs
 from congruence.training.saving.run_directory import RunDirectory
 
@@ -46,6 +47,8 @@ def write_runs(folders: Sequence[Path], out: Path, *, trust: bool = False, comma
             for column, values in found.items():
                 numbers[", ".join([*prefix, column])] = values
         page.made.append(provenance.of_folder(folder, name))
+        if (config := directory.config).is_file():
+            page.commands.append(shlex.join(["congruence", "distill", str(config), "--out", f"{folder}-again"]))
     if numbers:
         page.tables.append(of_runs(numbers))
         page.costs.extend(_costs_of_runs(numbers))

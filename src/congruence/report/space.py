@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from congruence.evaluation.compared import coherence_of_samples
 from congruence.evaluation.embed import Embedded, beside
 from congruence.metrics.order import row_ranks
 from congruence.report import flat
-from congruence.report.thumbnails import SAMPLES
+from congruence.report.flat import SAMPLES
 
 POINTS = 10_000
 NEIGHBOURS = 10
@@ -32,7 +32,7 @@ class Side(NamedTuple):
     rows: Embedded
 
 
-def view(student: Side, teacher: Side, classes: Sequence[str]) -> dict[str, Any]:
+def view(student: Side, teacher: Side, classes: Sequence[str], layouts: flat.Layouts) -> dict[str, Any]:
     """Return what the page draws of two models, as plain values; of the teacher alone what does not need two.
 
     Samples beyond the first 2,000 are points of the principal components, and nothing else.
@@ -41,13 +41,18 @@ def view(student: Side, teacher: Side, classes: Sequence[str]) -> dict[str, Any]
         student: with rows of at most 10,000 samples.
         teacher: of the same samples.
         classes: their names.
+        layouts: which other views of the page share.
     """
     ours, theirs = (side.rows.features for side in (student, teacher))
     few = slice(0, SAMPLES)
     both = beside(student.rows, teacher.rows)
     left = [side.rows.left_out for side in (student, teacher) if side.rows.left_out]
-    found: dict[str, Any] = {"student": student.name, "teacher": teacher.name, "maps": maps(ours, theirs)}
-    found["spectra"] = {side.name: _rounded(flat.principal(side.rows.features)[1], 8) for side in (student, teacher)}
+    found: dict[str, Any] = {
+        "student": student.name,
+        "teacher": teacher.name,
+        "maps": maps(layouts.of(ours), layouts.of(theirs)),
+    }
+    found["spectra"] = [[side.name, _rounded(flat.principal(side.rows.features)[1], 8)] for side in (student, teacher)]
     phi = coherence_of_samples(ours[few], theirs[few])
     agreement = rank_agreement(ours[few], theirs[few])
     found["phi"] = _rounded(phi.tolist())
@@ -88,19 +93,16 @@ def _answers(rows: Embedded) -> list[int] | None:
     return answers
 
 
-def maps(student: Tensor, teacher: Tensor) -> dict[str, Any]:
-    """Return by "pca" and "tsne" both models' points, the student's rotated onto the teacher's, and what is left.
+def maps(student: Mapping[str, Tensor | None], teacher: Mapping[str, Tensor | None]) -> dict[str, Any]:
+    """Return by map both models' points, the student's rotated onto the teacher's, and what is left between them.
 
-    Rows are brought to length 1 first, as the cosine has them. t-SNE is of the first 2,000 samples.
+    Args:
+        student: its maps, of `Layouts`.
+        teacher: its maps.
     """
-    units = {"student": flat.unit_rows(student), "teacher": flat.unit_rows(teacher)}
-    layouts: dict[str, dict[str, Tensor | None]] = {
-        "pca": {side: flat.principal(rows)[0] for side, rows in units.items()},
-        "tsne": {side: flat.neighbour_map(rows[:SAMPLES]) for side, rows in units.items()},
-    }
     found: dict[str, Any] = {}
-    for name, sides in layouts.items():
-        ours, theirs = sides["student"], sides["teacher"]
+    for name in student:
+        ours, theirs = student[name], teacher[name]
         if ours is None or theirs is None:
             continue
         turned, onto, left = flat.aligned(ours, theirs)

@@ -15,8 +15,7 @@ from congruence.data.datasets.images import ImageDataset
 from congruence.data.datasets.texts import TextDataset
 
 SIDE = 32  # pixels of a thumbnail
-SAMPLES = 2000  # of which there are thumbnails or texts
-_BYTES = 1_500_000  # of the JPEG: the whole page is to stay below 8 MB
+_BYTES = 1_200_000  # of the JPEG: the whole page is to stay below 8 MB
 _QUALITIES = (80, 60, 45, 30, 15)
 _AT_ONCE = 256
 _LETTERS = 300

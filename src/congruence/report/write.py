@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from congruence.bench.kept import RESULTS
+from congruence.report.as_html import check_installed
 from congruence.report.comparison_page import write_comparison
 from congruence.report.plan_page import write_plan
-from congruence.report.render import check_installed
 from congruence.report.run_page import write_runs
 from congruence.training.saving.run_directory import RunDirectory
 

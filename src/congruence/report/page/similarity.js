@@ -33,8 +33,7 @@ if (DATA.views.length) {
   };
   const spectra = byId("spectra");
   const drawSpectra = () => {
-    const entries = Object.entries(currentView.spectra);
-    plot(spectra, entries.map(([name, shares], place) => {
+    plot(spectra, currentView.spectra.map(([name, shares], place) => {
       const there = shares.filter((share) => share > 0);
       return {
         x: there.map((_, axis) => axis + 1), y: there, name: plain(name), type: "scatter", mode: "lines+markers",

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 from _harness.configs import quick
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 from congruence.cli import page as told
 from congruence.cli.main import app
+from congruence.models.inputs import ImageInput
 from congruence.report import report_of, write_comparison
 from congruence.report.as_html import installed
 from congruence.report.provenance import versions
@@ -104,7 +106,11 @@ def test_a_plans_page_has_its_best_and_its_baselines_student(plan):
     data, text = data_of(out / "report.html")
     assert list(data["curves"]) == ["ce, seed 0", "kd, seed 0"]
     assert sorted(view["student"] for view in data["views"]) == ["ce, seed 0", "kd, seed 0"]
-    assert [cost["x"] for cost in data["costs"]] == ["parameters", "seconds of training"]
+    measured = ["MB", "10⁶ multiply-adds", "ms, batch of 1", "ms, batch of 64"]
+    assert [cost["x"] for cost in data["costs"]] == ["parameters", *measured, "seconds of training"]
+    costs = json.loads((out / "costs.json").read_text())
+    student = next(cost for name, cost in costs.items() if cost["parameters"] == data["costs"][0]["points"][0]["x"])
+    assert data["costs"][2]["points"][0]["x"] == pytest.approx(student["multiply_adds"] / 1e6)
     assert {point["kind"] for point in data["costs"][0]["points"]} == {"student", "teacher"}
     assert "Mean ± standard deviation over the seeds." in text
 
@@ -137,6 +143,34 @@ def test_a_comparison_is_drawn_from_its_models_or_told_from_its_file(tmp_path):
     assert (tmp_path / "compare.html").is_file()
     assert data["views"] == []
     assert "no embeddings" in text
+
+
+def test_compare_leaves_its_page_and_its_numbers(run, plan, tmp_path):
+    nets = (run[0], plan[0] / "cells" / "kd-seed0")
+    words = ["--teacher", run[0] / "teacher", "--student", f"a={nets[0]}", "--student", f"b={nets[1]}", "--json"]
+    sets = [word for value in FEW[:3] for word in ("--set", value)]
+    result = invoke("compare", *words, "--data", "digits", *sets, "--no-latency", "--report", "--out", tmp_path)
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout) == json.loads((tmp_path / "compare.json").read_text())
+    assert result.stderr.splitlines()[-1] == f"report: {tmp_path / 'report.html'}"
+    data, _ = data_of(tmp_path / "report.html")
+    assert [view["student"] for view in data["views"]] == ["a", "b"]
+    agreement = json.loads(result.stdout)["students"]["a"]["agreement"]
+    both = zip(*data["views"][0]["answers"].values(), strict=True)
+    assert sum(one == other for one, other in both) / 40 == pytest.approx(agreement)
+
+
+@pytest.mark.parametrize("names", [("small",), ("small", "large")])
+def test_each_model_reads_its_own_inputs(tmp_path, names):
+    made = models(students=names)
+    own = dict.fromkeys(names, ImageInput((0.1,), (2.0,)))
+    part = made.splits.test.for_models(teacher=ImageInput((0.5,), (0.25,)), **own)
+    made = replace(made, splits=made.splits._replace(test=part))
+    data, _ = data_of(write_comparison(comparison(made), tmp_path / "page.html", models=made))
+    assert [view["student"] for view in data["views"]] == list(names)
+    inputs = (made.splits.test.raw(range(80)) / 255 - 0.1) / 2
+    expected = made.students["small"](inputs).argmax(1).tolist()
+    assert data["views"][0]["answers"]["student"] == expected
 
 
 def test_of_many_students_four_are_drawn(tmp_path):

@@ -34,6 +34,16 @@ def test_a_plans_rows_are_means_beside_the_baseline():
     assert "to ce, seed by seed" in table.note
 
 
+def test_what_a_student_costs_and_what_a_paper_has_stand_beside():
+    cost = {"multiply_adds": 2_500_000, "latency_1_ms": 1.234, "weights_mb": None}
+    table = of_plan([row("ce", 0, 0.5, cost=cost, published={"accuracy_best": "51 ± 2"}), row("kd", 0, 0.6)], [], None)
+    assert [title for title, _ in table.columns][2:] == ["10⁶ multiply-adds", "ms, batch of 1"]
+    assert [cell.text for cell in table.rows[0][2][2:]] == ["2.50", "1.23"]
+    assert table.rows[0][2][0].published == "51 ± 2"
+    assert [cell.text for cell in table.rows[1][2][2:]] == ["–", "–"]
+    assert table.rows[1][2][0].published == ""
+
+
 def test_without_a_baseline_there_are_no_differences():
     table = of_plan(ROWS, [], "mmd")
     assert {cell.more for _, _, cells in table.rows for cell in cells} == {""}

@@ -171,7 +171,8 @@ def run(
     if page:
         from congruence.report import write_plan
 
-        how: dict[str, Any] = {"baseline": plan.baseline, "trust": trust, "commands": [command()]}
+        how: dict[str, Any] = {"rows": every, "teachers": teachers, "baseline": plan.baseline, "trust": trust}
+        how |= {"published": plan.published.told() if plan.published else "", "commands": [command()]}
         tell_page(lambda: write_plan(out, out / REPORT, **how))
     if lost:
         again = "the same command with --retry runs them again"

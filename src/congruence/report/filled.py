@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from congruence.bench.front import front
-from congruence.bench.table import mean_sd
+from congruence.bench.table import COSTS, mean_sd
 from congruence.core.check import sentence
 from congruence.report import rebuilt
 from congruence.report.as_html import Page
@@ -43,22 +43,20 @@ def cost_of(
     points = []
     for kind, rows_by_name in (("student", groups), ("teacher", named)):
         for name, rows in rows_by_name.items():
-            there = [row for row in rows if row.get(value) is not None and row.get(cost) is not None]
+            there = [row for row in rows if row.get(value) is not None and _cost(row, cost) is not None]
             if there:
                 y, sd = mean_sd([100 * row[value] for row in there])
-                x = mean_sd([row[cost] for row in there])[0]
+                x = mean_sd([_cost(row, cost) for row in there])[0]
+                best = kind == "student" and name in on_front
                 label = ", ".join(filter(None, name))
-                points.append(
-                    {
-                        "name": label,
-                        "x": x,
-                        "y": y,
-                        "sd": sd,
-                        "kind": kind,
-                        "front": kind == "student" and name in on_front,
-                    }
-                )
+                points.append({"name": label, "x": x, "y": y, "sd": sd, "kind": kind, "front": best})
     return {"x": cost_title, "y": value_title, "points": points}
+
+
+def _cost(row: Row, key: str) -> Any:
+    """Return a cost of a row, or of a plan's row, which has it in a table, in the unit that it is shown in."""
+    inner = (row.get("cost") or {}).get(key)
+    return row.get(key) if inner is None or key in row else inner / COSTS[key][1]
 
 
 def add_curves(page: Page, folders: Mapping[str, Path]) -> None:

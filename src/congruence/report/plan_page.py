@@ -11,7 +11,7 @@ from congruence.bench.failed import failures, whole
 from congruence.bench.front import told
 from congruence.bench.kept import RESULTS, TEACHERS
 from congruence.bench.plan import cell_name
-from congruence.bench.table import split
+from congruence.bench.table import COSTS, split
 from congruence.core.files import read_lines
 from congruence.report import provenance
 from congruence.report.as_html import Page, write
@@ -28,7 +28,10 @@ def write_plan(
     folder: Path,
     out: Path,
     *,
+    rows: Sequence[Row] | None = None,
+    teachers: Sequence[Row] | None = None,
     baseline: str | None = None,
+    published: str = "",
     trust: bool = False,
     commands: Sequence[str] = (),
 ) -> Path:
@@ -37,26 +40,31 @@ def write_plan(
     Args:
         folder: with results.jsonl.
         out: the file.
+        rows: in place of those of results.jsonl: with what a row costs, say, and what is published of it.
+        teachers: in place of those of teachers.jsonl.
         baseline: the row that others are compared with; None: "ce" where there is such a row.
+        published: the sentence that says where published numbers are from.
         trust: whether factories that runs name may be imported.
         commands: that made the results and the page.
     """
     page = Page(f"congruence: plan {folder.resolve().name}", versions=provenance.versions(), commands=list(commands))
     none: list[dict[str, Any]] = []
-    rows = tried(functools.partial(read_lines, folder / RESULTS), page, "results", none)
-    teachers = tried(functools.partial(read_lines, folder / TEACHERS), page, "results", none)
+    if rows is None:
+        rows = tried(functools.partial(read_lines, folder / RESULTS), page, "results", none)
+    if teachers is None:
+        teachers = tried(functools.partial(read_lines, folder / TEACHERS), page, "results", none)
     good = whole(rows)
-    if best := told(rows):
-        page.told.append(best)
+    page.told.extend(told(rows).splitlines())
     for title, some in split(rows).items():
         of = baseline if baseline is not None else _BASELINE
         page.tables.append(of_plan(some, teachers, of, title))
-    page.notes.extend(failures(rows))
+    page.notes.extend([*([published] if published else []), *failures(rows)])
     measured = [each for each in _QUALITIES if any(row.get(each[0]) is not None for row in good)]
     value, title = (measured or _QUALITIES)[0]
-    for cost, words in (("parameters", "parameters"), ("seconds", "seconds of training")):
+    costs = {"parameters": "parameters", **{key: words for key, (words, *_) in COSTS.items()}}
+    for cost, words in {**costs, "seconds": "seconds of training"}.items():
         made = cost_of(good, teachers, value, title, cost, words)
-        if made["points"]:
+        if any(point["kind"] == "student" for point in made["points"]):
             page.costs.append(made)
     folders = {
         _called(row): folder / "cells" / cell_name(row["method"], row.get("variant", ""), row["seed"]) for row in good

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,10 @@ Views = tuple[dict[str, Any], list[dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Models:
-    """Students and their teacher by name, and the samples of a page."""
+    """Students and their teacher by the names under which batches hold their inputs, and the samples of a page.
+
+    `shown` says how the page calls students, where that is another name.
+    """
 
     students: Mapping[str, nn.Module]
     teacher: nn.Module
@@ -40,6 +43,7 @@ class Models:
     teacher_name: str = TEACHER
     device: str | torch.device | None = None
     kept: KeptRows | None = None
+    shown: Mapping[str, str] = field(default_factory=dict)
 
 
 def of_run(folder: str | Path, name: str, *, trust: bool = False) -> Models:
@@ -64,10 +68,10 @@ def of_run(folder: str | Path, name: str, *, trust: bool = False) -> Models:
     if part is None:
         raise ValueError("The run's data has neither test nor validation samples.")
     several = len(models.students) > 1
-    students = {f"{name}, {each}" if several else name: model for each, model in models.students.items()}
+    titles = {each: f"{name}, {each}" if several else name for each in models.students}
     device = pick_device(found.config.stages[found.config.last].train.device)
     kept = KeptRows(directory.teacher_rows) if directory.teacher_rows.is_dir() else None
-    return Models(students, models.teachers[teacher], models.splits, part, teacher, device, kept)
+    return Models(models.students, models.teachers[teacher], models.splits, part, teacher, device, kept, titles)
 
 
 def views(models: Models, layouts: Layouts) -> Views:
@@ -94,8 +98,8 @@ def views(models: Models, layouts: Layouts) -> Views:
     classes = _classes(part, teacher)
     drawn = []
     for name, model in list(models.students.items())[:VIEWS]:
-        own = rows(model, STUDENT if len(models.students) == 1 else name, STUDENT, None)
-        drawn.append(view(Side(name, own), Side(models.teacher_name, teacher), classes, layouts))
+        own = Side(models.shown.get(name, name), rows(model, name, STUDENT, None))
+        drawn.append(view(own, Side(models.teacher_name, teacher), classes, layouts))
     samples: dict[str, Any] = {
         "count": len(order),
         "of": len(part),

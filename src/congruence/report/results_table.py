@@ -8,7 +8,7 @@ from typing import Any
 
 from congruence.bench.against import CERTAIN, difference, holm, probability
 from congruence.bench.failed import whole
-from congruence.bench.table import mean_sd
+from congruence.bench.table import COSTS, mean_sd
 from congruence.evaluation.comparison import COLUMNS
 from congruence.evaluation.number import Number
 from congruence.evaluation.numbers import RESERVED, numbers_in
@@ -21,11 +21,12 @@ _LEAST = 0.001  # p below it is told as below it
 
 @dataclass(frozen=True)
 class Cell:
-    """A number by which a column is sorted, None where there is none; its text, and a smaller line below it."""
+    """A number by which a column is sorted, None where there is none; its text, and smaller lines below it."""
 
     value: float | None
     text: str
     more: str = ""
+    published: str = ""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ def of_plan(rows: Sequence[Row], teachers: Sequence[Row], baseline: str | None, 
     """Return a plan's rows, means over their seeds and, beside a baseline of the plan's, what differs seed by seed.
 
     Args:
-        rows: of results.jsonl; those that failed are in no mean.
+        rows: of results.jsonl, with a "cost" (`bench.costs`) and what is "published" where there is such; those that
+            failed are in no mean.
         teachers: of teachers.jsonl.
         baseline: the method that others are compared with, None for none.
         title: of the table.
@@ -60,21 +62,30 @@ def of_plan(rows: Sequence[Row], teachers: Sequence[Row], baseline: str | None, 
         )
         for number in numbers
     }
+    costs = [key for key in COSTS if any((row.get("cost") or {}).get(key) is not None for row in (*good, *teachers))]
     table = ResultsTable(
         title,
-        [(number.title or number.key, number.higher_is_better) for number in numbers],
+        [
+            *((number.title or number.key, number.higher_is_better) for number in numbers),
+            *((COSTS[key][0], False) for key in costs),
+        ],
         note=_told(baseline) if others else "",
     )
     for teacher in teachers:
-        cells = [_mean([teacher], number) for number in numbers]
+        cells = [*(_mean([teacher], number) for number in numbers), *(_cost(teacher, key) for key in costs)]
         table.rows.append((str(teacher.get("name", "teacher")), "teacher", cells))
     for name, group in groups.items():
         cells = []
         for number in numbers:
             more = _against(_paired(group, own, number), number, tested[number.key].get(name)) if name in others else ""
             cells.append(_mean(group, number, more))
-        table.rows.append((name, "student", cells))
+        table.rows.append((name, "student", [*cells, *(_cost(group[0], key) for key in costs)]))
     return table
+
+
+def _cost(row: Row, key: str) -> Cell:
+    value, (_, unit, digits) = (row.get("cost") or {}).get(key), COSTS[key]
+    return Cell(None, NONE) if value is None else Cell(value / unit, f"{value / unit:,.{digits}f}")
 
 
 def _told(baseline: str | None) -> str:
@@ -104,7 +115,7 @@ def _mean(rows: Sequence[Row], number: Number, more: str = "") -> Cell:
         return Cell(None, NONE)
     mean, sd = mean_sd(values)
     spread = "" if sd is None else f" ± {sd:.{number.digits}f}"
-    return Cell(mean, f"{mean:,.{number.digits}f}{spread}", more)
+    return Cell(mean, f"{mean:,.{number.digits}f}{spread}", more, rows[0].get("published", {}).get(number.key, ""))
 
 
 def of_runs(columns: Mapping[str, Row]) -> ResultsTable:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import congruence as cg
-from congruence.data import ArrayDataset, Splits
+from congruence.data import ArrayDataset, Splits, TextDataset, TextInput
 from congruence.report.as_html import Page
 from congruence.report.filled import draw
 from congruence.report.flat import Layouts
@@ -45,6 +45,23 @@ def comparison(made):
 
 def row(method, seed, accuracy, parameters):
     return {"method": method, "variant": "", "seed": seed, "accuracy_best": accuracy, "parameters": parameters}
+
+
+def _letters(texts):
+    return {"input": torch.tensor([[len(text), ord(text[-1])] for text in texts]).float()}
+
+
+def unlabelled():
+    """A page of texts without labels."""
+    texts = [f"{word} {number}" for number in range(20) for word in (HOSTILE, "plain")]
+    letters = TextInput(
+        lambda some: {"input": torch.tensor([[len(t), ord(t[-1])] for t in some]).float()}, max_length=2
+    )
+    data = TextDataset(texts, None, inputs=letters)
+    nets = [nn.Sequential(nn.Linear(2, width), nn.Tanh(), nn.Linear(width, 3)).eval() for width in (4, 8)]
+    made = Page("Texts")
+    draw(made, Models({"student": nets[0]}, nets[1], Splits(data, data.subset(range(4)), data)), Layouts())
+    return made
 
 
 def page():

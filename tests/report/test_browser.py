@@ -6,7 +6,7 @@ import json
 import shutil
 
 import pytest
-from _harness.shown import HOSTILE, page
+from _harness.shown import HOSTILE, page, unlabelled
 
 from congruence.report.as_html import installed, write
 
@@ -152,6 +152,15 @@ def contrast(browser):
     """)
 
 
+def texts_of_no_class(browser, tmp_path):
+    browser.get(write(unlabelled(), tmp_path / "texts.html").as_uri())
+    see_all(browser)
+    assert HOSTILE in texts(browser, "#changed-list .text")[0] or "plain" in texts(browser, "#changed-list .text")[0]
+    assert texts(browser, "#heat-told") == ["Heat maps need labels, which the data does not have."]
+    assert "Coloured by the teacher's answers" in texts(browser, "#maps-told")[0]
+    assert browser.execute_script("return [document.documentElement.scrollWidth, window.hurt]") == [390, None]
+
+
 def test_a_page_in_a_browser(browser, tmp_path):
     path = write(page(), tmp_path / "report.html")
     resize(browser, 1280)
@@ -160,6 +169,7 @@ def test_a_page_in_a_browser(browser, tmp_path):
     browser.get(path.as_uri())
     painted = browser.execute_script("return performance.getEntriesByName('first-contentful-paint')[0].startTime")
     assert painted < 3000
+    assert texts(browser, "title, h1") == [f"All of it {HOSTILE}"] * 2
     sorts(browser)
     draws(browser)
     marks_the_twin(browser)
@@ -182,8 +192,9 @@ def test_a_page_in_a_browser(browser, tmp_path):
         assert section[1] <= 390, section
 
     assert browser.execute_script("return window.hurt === undefined")
-    assert texts(browser, "title, h1")[0] == f"All of it {HOSTILE}"
+    texts_of_no_class(browser, tmp_path)
     assert [entry["message"] for entry in browser.get_log("browser")] == []
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     asked = {e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"}
-    assert {url.partition(":")[0] for url in asked - {path.as_uri()}} <= {"data", "blob"}
+    files = {path.as_uri(), path.with_name("texts.html").as_uri()}
+    assert {url for url in asked if not url.startswith(("data:", "blob:"))} == files

@@ -34,13 +34,14 @@ def tell_page(write: Callable[[], Path], *, err: bool = False) -> None:
         err: say it on stderr, where stdout is read by a program.
     """
     from congruence.core.check import sentence
-    from congruence.report.as_html import HOW, installed
+    from congruence.report.as_html import NotInstalledError, check_installed
 
-    if not installed():
-        typer.echo(f"No page was written, since jinja2 and plotly are not there: {HOW}.", err=err)
-        return
     try:
+        check_installed()
         path = write()
+    except NotInstalledError as error:
+        typer.echo(f"No page was written. {error}", err=err)
+        return
     except Exception as error:
         typer.echo(f"No page was written: {sentence(error)}", err=True)
         return

@@ -18,7 +18,11 @@ from congruence.report.results_table import ResultsTable
 
 _SCRIPTS = ("base.js", "tables.js", "curves.js", "maps.js", "similarity.js", "changed.js")
 _NEEDED = ("jinja2", "plotly")
-HOW = "pip install 'congruence[report]'"
+_HOW = "pip install 'congruence[report]'"
+
+
+class NotInstalledError(ValueError):
+    """The extra that a page is made with is not there."""
 
 
 @dataclass(frozen=True)
@@ -54,19 +58,25 @@ class Page:
     left: dict[str, list[str]] = field(default_factory=dict)
 
 
-def installed() -> bool:
-    """Whether the extra is there that a page is made with."""
-    return all(importlib.util.find_spec(name) is not None for name in _NEEDED)
-
-
 def check_installed() -> None:
     """Find out before any work whether a page can be written.
 
     Raises:
-        ValueError: in one sentence, where the extra is not installed.
+        NotInstalledError: in one sentence, where a part of the extra is not installed.
     """
-    if not installed():
-        raise ValueError(f"A report needs {' and '.join(_NEEDED)}, which are not there: {HOW}.")
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        are = "is" if len(missing) == 1 else "are"
+        raise NotInstalledError(f"A page needs {' and '.join(missing)}, which {are} not there: {_HOW}.")
+
+
+def installed() -> bool:
+    """Whether the extra is there that a page is made with."""
+    try:
+        check_installed()
+    except NotInstalledError:
+        return False
+    return True
 
 
 def as_data(value: Any) -> str:
@@ -92,7 +102,7 @@ def render(page: Page) -> str:
     """Return the page as HTML.
 
     Raises:
-        ValueError: where the extra is not installed.
+        NotInstalledError: where the extra is not installed.
     """
     check_installed()
     from jinja2 import Environment

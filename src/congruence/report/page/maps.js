@@ -12,7 +12,12 @@ if (DATA.views.length) {
   const samplesNow = () => DATA.samples[currentView.samples];
   const points = (side) => currentView.maps[map][side];
   const pointCount = () => points("teacher").length / 2;
-  const isShown = (sample) => !hidden.has(labelOf(samplesNow(), sample));
+  // Samples are coloured by their labels, where there are none by what the teacher says.
+  const groupOf = (sample) => {
+    const answers = currentView.answers.teacher;
+    return samplesNow().labels ? labelOf(samplesNow(), sample) : answers ? answers[sample] : -1;
+  };
+  const isShown = (sample) => !hidden.has(groupOf(sample));
 
   const scaleOf = (canvas) => (Math.min(canvas.clientWidth, canvas.clientHeight) / 2.16) * box.zoom / 1000;
   const place = (side, sample, canvas) => { // from thousandths of the reach to pixels
@@ -53,7 +58,7 @@ if (DATA.views.length) {
     for (const side of sides) {
       for (let sample = 0; sample < count; sample += 1) {
         if (!isShown(sample)) continue;
-        context.fillStyle = colorOf(labelOf(samples, sample));
+        context.fillStyle = colorOf(groupOf(sample));
         const [x, y] = place(side, sample, canvas);
         shape(context, x, y, radius, side);
         context.fill();
@@ -69,7 +74,7 @@ if (DATA.views.length) {
       shape(context, x, y, radius + 4, side);
       context.fillStyle = color("--paper"); context.fill(); context.stroke();
       shape(context, x, y, radius + 1, side);
-      context.fillStyle = colorOf(labelOf(samples, pointed)); context.fill();
+      context.fillStyle = colorOf(groupOf(pointed)); context.fill();
     }
   }
   const draw = () => {
@@ -176,7 +181,7 @@ if (DATA.views.length) {
         make("button", { type: "button", "aria-label": "Zoom out", on: { click: () => zoom(0.625) } }, "−")),
     );
     controls.replaceChildren(...parts);
-    const counted = new Set(samples.labels || []);
+    const counted = new Set(samples.labels || currentView.answers.teacher || []);
     const present = samples.classes.map((name, number) => ({ key: number, label: name, color: () => hue(number, samples.classes.length) })).filter((entry) => counted.has(entry.key));
     if (counted.has(-1)) present.push({ key: -1, label: "unknown", color: () => color("--soft") });
     hidden = legend(byId("maps-legend"), present.length <= 100 ? present : [], (now) => { hidden = now; draw(); });
@@ -187,7 +192,8 @@ if (DATA.views.length) {
     const samples = samplesNow();
     const left = currentView.maps[map].left;
     const of = samples.of > pointCount() ? `${pointCount().toLocaleString("en")} of ${samples.of.toLocaleString("en")}` : `All ${samples.of.toLocaleString("en")}`;
-    byId("maps-told").textContent = `${of} ${samples.part} samples, embeddings of length 1. The student's points are turned onto the teacher's (Procrustes); ${left.toFixed(3)} is left between them, of 0 (the same) to 1. With Ctrl the wheel zooms.`;
+    const colored = samples.labels ? "" : currentView.answers.teacher ? " Coloured by the teacher's answers, since there are no labels." : "";
+    byId("maps-told").textContent = `${of} ${samples.part} samples, embeddings of length 1.${colored} The student's points are turned onto the teacher's (Procrustes); ${left.toFixed(3)} is left between them, of 0 (the same) to 1. With Ctrl the wheel zooms.`;
   };
   viewListeners.push(() => { begin(); figure(canvases.teacher, draw); });
   begin();

@@ -48,17 +48,16 @@ def row(method, seed, accuracy, parameters):
 
 
 def _letters(texts):
-    return {"input": torch.tensor([[len(text), ord(text[-1])] for text in texts]).float()}
+    return {"input": torch.tensor([[len(text), ord(text[-1])] for text in texts]) / 50}
 
 
 def unlabelled():
     """A page of texts without labels."""
     texts = [f"{word} {number}" for number in range(20) for word in (HOSTILE, "plain")]
-    letters = TextInput(
-        lambda some: {"input": torch.tensor([[len(t), ord(t[-1])] for t in some]).float()}, max_length=2
-    )
-    data = TextDataset(texts, None, inputs=letters)
-    nets = [nn.Sequential(nn.Linear(2, width), nn.Tanh(), nn.Linear(width, 3)).eval() for width in (4, 8)]
+    data = TextDataset(texts, None, inputs=TextInput(_letters, max_length=2))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        nets = [nn.Sequential(nn.Linear(2, width), nn.Tanh(), nn.Linear(width, 3)).eval() for width in (4, 8)]
     made = Page("Texts")
     draw(made, Models({"student": nets[0]}, nets[1], Splits(data, data.subset(range(4)), data)), Layouts())
     return made

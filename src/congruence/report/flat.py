@@ -57,17 +57,14 @@ def neighbour_map(features: Tensor) -> Tensor | None:
     Shape:
         `features` [N, D], N at most a few thousand; returns float64 [N, 2].
     """
-    import numpy as np
     from sklearn.manifold import TSNE
 
     count = len(features)
-    if count < 5 or float((features - features[:1]).abs().max()) == 0:
+    rows = (principal(features, _WIDEST)[0] if features.shape[1] > _WIDEST else features).float()  # as t-SNE has them
+    if count < 5 or float((rows - rows[:1]).abs().max()) == 0:
         return None
-    rows = principal(features, _WIDEST)[0] if features.shape[1] > _WIDEST else as_float64(features)
     perplexity = min(_PERPLEXITY, (count - 1) / 3)
-    found = TSNE(init="pca", perplexity=perplexity, max_iter=500, random_state=0).fit_transform(
-        rows.numpy().astype(np.float32)
-    )
+    found = TSNE(init="pca", perplexity=perplexity, max_iter=500, random_state=0).fit_transform(rows.numpy())
     return torch.from_numpy(found).double()
 
 

@@ -58,7 +58,8 @@ def write_plan(
     for title, some in split(rows).items():
         of = baseline if baseline is not None else _BASELINE
         page.tables.append(of_plan(some, teachers, of, title))
-    page.notes.extend([*([published] if published else []), *failures(rows)])
+    told_of_tables = dict.fromkeys(table.note for table in page.tables)
+    page.notes.extend(filter(None, [*told_of_tables, published, *failures(rows)]))
     measured = [each for each in _QUALITIES if any(row.get(each[0]) is not None for row in good)]
     value, title = (measured or _QUALITIES)[0]
     costs = {"parameters": "parameters", **{key: words for key, (words, *_) in COSTS.items()}}

@@ -31,7 +31,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class ResultsTable:
-    """A table: columns are titles and whether more is better (None: neither), rows a name, a kind and cells."""
+    """A table: columns are titles and whether more is better (None: neither), rows a name, a kind and cells.
+
+    `note` explains the cells.
+    """
 
     title: str
     columns: list[tuple[str, bool | None]]

@@ -26,6 +26,17 @@ def test_principal_components_are_those_of_the_covariance(shape):
     assert abs(float(points[:, 0] @ points[:, 1])) < 1e-9
 
 
+def test_of_wide_rows_the_first_samples_give_the_axes(monkeypatch):
+    from congruence.report import flat
+
+    monkeypatch.setattr(flat, "SAMPLES", 8)
+    rows = torch.randn(20, 30, generator=torch.Generator().manual_seed(1)).double()
+    points, _ = flat.principal(rows)
+    _, sizes, axes = torch.linalg.svd(rows[:8] - rows[:8].mean(0), full_matrices=False)
+    assert torch.allclose(points.abs(), ((rows - rows[:8].mean(0)) @ axes[:2].T).abs())
+    assert torch.allclose(points[:8].norm(dim=0), sizes[:2])
+
+
 def test_components_that_are_not_there_are_zeros():
     points, shares = principal(torch.tensor([[1.0], [3.0]]))
     assert points.abs().tolist() == [[1.0, 0.0], [1.0, 0.0]]

@@ -10,7 +10,7 @@ import typer
 
 from congruence.cli.errors import FAILED
 from congruence.cli.options import Metric, Trust
-from congruence.cli.page import REPORT, Report, command, tell_page
+from congruence.cli.page import Report, command, tell_page
 
 if TYPE_CHECKING:
     from congruence.bench.plan import Plan
@@ -170,10 +170,11 @@ def run(
         _tell_best(results)
     if page:
         from congruence.report import write_plan
+        from congruence.report.as_html import NAME
 
         how: dict[str, Any] = {"rows": every, "teachers": teachers, "baseline": plan.baseline, "trust": trust}
         how |= {"published": plan.published.told() if plan.published else "", "commands": [command()]}
-        tell_page(lambda: write_plan(out, out / REPORT, **how))
+        tell_page(lambda: write_plan(out, out / NAME, **how))
     if lost:
         again = "the same command with --retry runs them again"
         print(f"{len(lost)} of {len(results.rows)} cells failed, and the others are done: {again}.")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from congruence.cli.options import Trust, data_table
-from congruence.cli.page import REPORT, Report, command, tell_page
+from congruence.cli.page import Report, command, tell_page
 
 if TYPE_CHECKING:
     from congruence.data import BatchDataset, Splits
@@ -146,9 +146,10 @@ def _page(found: Mapping[str, Any], out: Path, models: Models) -> Path:
     """Write a comparison's numbers and its page, and return where the page is."""
     from congruence.core.files import write_json
     from congruence.report import write_comparison
+    from congruence.report.as_html import NAME
 
     write_json(out / "compare.json", found)
-    return write_comparison(found, out / REPORT, models=models, commands=[command()])
+    return write_comparison(found, out / NAME, models=models, commands=[command()])
 
 
 # What is asked

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from congruence.cli.options import Metric, Out, Resume, Set, Trust, data_table
-from congruence.cli.page import REPORT, Report, command, tell_page
+from congruence.cli.page import Report, command, tell_page
 
 if TYPE_CHECKING:
     from congruence.config import RunConfig
@@ -112,8 +112,9 @@ def distill(
     train(loaded, place, resume=resume, trust=trust, splits=splits, metrics=metric or ())
     if report and ranks.rank() == 0:
         from congruence.report import write_runs
+        from congruence.report.as_html import NAME
 
-        tell_page(lambda: write_runs([place], place / REPORT, trust=trust, commands=[command()]))
+        tell_page(lambda: write_runs([place], place / NAME, trust=trust, commands=[command()]))
 
 
 class _Quick(NamedTuple):

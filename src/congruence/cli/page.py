@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 
-REPORT = "report.html"
 Report = Annotated[
     bool,
     typer.Option(

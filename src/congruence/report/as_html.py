@@ -18,6 +18,7 @@ from congruence.report.results_table import ResultsTable
 
 _SCRIPTS = ("base.js", "tables.js", "curves.js", "maps.js", "similarity.js", "changed.js")
 _NEEDED = ("jinja2", "plotly")
+NAME = "report.html"  # of the page in a folder
 _HOW = "pip install 'congruence[report]'"
 
 

@@ -30,6 +30,8 @@ def unit_rows(features: Tensor) -> Tensor:
 def principal(features: Tensor, columns: int = 2) -> tuple[Tensor, list[float]]:
     """Return the first principal components, and the share of the variance along each of the first 50 axes.
 
+    Of rows wider than 2,000 the axes are those of the first 2,000 samples.
+
     Shape:
         `features` [N, D]; returns float64 [N, columns], zeros where there are fewer axes, and at most 50 shares.
 
@@ -39,13 +41,17 @@ def principal(features: Tensor, columns: int = 2) -> tuple[Tensor, list[float]]:
         ([2.0, 0.0, 2.0], [1.0, 0.0])
     """
     rows = as_float64(features)
-    rows = rows - rows.mean(0)
-    tall = rows.shape[0] >= rows.shape[1]
-    values, vectors = torch.linalg.eigh(rows.T @ rows if tall else rows @ rows.T)
+    fitted = rows if rows.shape[1] <= SAMPLES else rows[:SAMPLES]
+    rows, fitted = rows - fitted.mean(0), fitted - fitted.mean(0)
+    tall = fitted.shape[0] >= fitted.shape[1]
+    values, vectors = torch.linalg.eigh(fitted.T @ fitted if tall else fitted @ fitted.T)
     values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
+    axes = vectors[:, :columns]
+    if not tall:  # of the samples: the axes of the columns are what they weigh together
+        sizes = values[:columns].sqrt()
+        axes = fitted.T @ axes / torch.where(sizes > 0, sizes, 1.0)
     points = rows.new_zeros(len(rows), columns)
-    there = min(columns, vectors.shape[1])
-    points[:, :there] = rows @ vectors[:, :there] if tall else vectors[:, :there] * values[:there].sqrt()
+    points[:, : axes.shape[1]] = rows @ axes
     total = float(values.sum())
     shares = values[:EIGENVALUES] / total if total > 0 else torch.zeros_like(values[:EIGENVALUES])
     return points, shares.tolist()

@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from congruence.bench.kept import RESULTS
-from congruence.report.as_html import check_installed
+from congruence.report.as_html import NAME, check_installed
 from congruence.report.comparison_page import write_comparison
 from congruence.report.plan_page import write_plan
 from congruence.report.run_page import write_runs
 from congruence.training.saving.run_directory import RunDirectory
-
-_NAME = "report.html"
 
 
 def report_of(words: Sequence[str | Path], out: Path | None = None, *, trust: bool = False) -> Path:
@@ -45,11 +43,11 @@ def report_of(words: Sequence[str | Path], out: Path | None = None, *, trust: bo
     path = paths[0]
     command = shlex.join(["congruence", "report", *map(str, words)])
     if kinds[path] == "plan":
-        return write_plan(path, out or path / _NAME, trust=trust, commands=[command])
+        return write_plan(path, out or path / NAME, trust=trust, commands=[command])
     if kinds[path] == "comparison":
         found = _comparison(path)
         return write_comparison(found, out or path.with_suffix(".html"), commands=[command])
-    return write_runs(paths, out or (path / _NAME if len(paths) == 1 else Path(_NAME)), trust=trust, commands=[command])
+    return write_runs(paths, out or (path / NAME if len(paths) == 1 else Path(NAME)), trust=trust, commands=[command])
 
 
 def _kind(path: Path) -> str:

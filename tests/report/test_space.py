@@ -91,6 +91,13 @@ def test_without_labels_and_classes_their_parts_are_left_out():
     assert found["changed"][0]["soft"] == {}
 
 
+def test_rows_that_are_not_finite_are_one_sentence():
+    broken = random(12, 3, 0)
+    broken[4, 1] = float("nan")
+    with pytest.raises(ValueError, match="the small's embeddings must be finite, got NaN or infinity for 1 of 12"):
+        view(Side("small", rows(broken)), Side("large", rows(random(12, 5, 1))), [], Layouts())
+
+
 def test_only_the_first_samples_have_neighbours(monkeypatch):
     from congruence.report import flat, space
 

@@ -42,10 +42,14 @@ def view(student: Side, teacher: Side, classes: Sequence[str], layouts: flat.Lay
         teacher: of the same samples.
         classes: their names.
         layouts: which other views of the page share.
+
+    Raises:
+        ValueError: for embeddings or logits that are not finite, with the model and the number of samples.
     """
     ours, theirs = (side.rows.features for side in (student, teacher))
     few = slice(0, SAMPLES)
     both = beside(student.rows, teacher.rows)
+    both.require_finite("congruence report", own=student.name)
     left = [side.rows.left_out for side in (student, teacher) if side.rows.left_out]
     found: dict[str, Any] = {
         "student": student.name,

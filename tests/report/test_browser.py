@@ -175,11 +175,15 @@ def test_a_page_in_a_browser(browser, tmp_path):
     marks_the_twin(browser)
     views_switch(browser)
 
-    light = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    light, dark = "rgb(244, 245, 247)", "rgb(14, 17, 22)"
+    ground = "return getComputedStyle(document.body).backgroundColor"
     assert contrast(browser) >= 4.5
-    click(browser, "#theme")
-    dark = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
-    assert (light, dark) == ("rgb(244, 245, 247)", "rgb(14, 17, 22)")
+    for asked, shown in (("light", light), ("dark", dark), ("light", light)):  # as the system asks
+        media = {"features": [{"name": "prefers-color-scheme", "value": asked}]}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+        assert browser.execute_script(ground) == shown
+    click(browser, "#theme")  # and as the switch says
+    assert browser.execute_script(ground) == dark
     assert contrast(browser) >= 4.5
 
     resize(browser, 390, 800)

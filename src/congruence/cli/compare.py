@@ -98,7 +98,6 @@ def compare(
     from congruence.pipeline.any_model import any_model, is_untrained
     from congruence.pipeline.run_projection import run_projection
     from congruence.pipeline.taken import as_taken
-    from congruence.report.rebuilt import Models
     from congruence.training.distributed import pick_device
 
     allow(trust)
@@ -137,6 +136,8 @@ def compare(
     plain = _plain(found, names)
     typer.echo(json.dumps(plain, indent=2) if as_json else report(found, names))
     if page:
+        from congruence.report.rebuilt import Models
+
         students = {name: taker.model for name, taker in takers.items()}
         models = Models(students, taught.model, splits, split, device=place)
         tell_page(lambda: _page(plain, out, models), err=as_json)

@@ -21,10 +21,11 @@ from generated import ROOT, lines, origin
 
 from congruence.bench.failed import FAILED
 from congruence.bench.kept import SAME
-from congruence.bench.plan import cell_name
+from congruence.bench.naming import cell_name
 from congruence.bench.planfile import load_plan
 from congruence.bench.teachers import digest_of
-from congruence.core.files import read_tables, write_json
+from congruence.core.files import read_json, write_json
+from congruence.core.kinds import ANY_TABLE
 
 FEW = ("data.train_size=400", "data.validation=100", "data.test=200", "stages.student.labels_per_class=20")
 _CODES = (
@@ -108,7 +109,7 @@ def compare(plan: str, before: Path, after: Path, few: Iterable[str] = FEW) -> t
 def keep(plan: str, commit: str) -> list[str]:
     """Store which changed code since a commit is the same for a plan, and return what is to be told."""
     target = ROOT / "results" / plan / SAME
-    known: Mapping[str, Mapping[str, Any]] = read_tables(target) if target.is_file() else {}
+    known: Mapping[str, Mapping[str, Any]] = read_json(target, {"*": ANY_TABLE}) if target.is_file() else {}
     git = ["git", "-C", str(ROOT), "worktree"]
     with tempfile.TemporaryDirectory() as folder:
         before = Path(folder) / "before"

@@ -31,9 +31,10 @@ FLOORS = {
     "config": 9,
     "pipeline": 10,
     "bench": 11,
-    "cli": 12,
-    "__main__": 13,
-    "__init__": 13,  # the front door: it names what it offers, for type checkers and on first use
+    "report": 12,
+    "cli": 13,
+    "__main__": 14,
+    "__init__": 14,  # the front door: it names what it offers, for type checkers and on first use
 }
 LONG: dict[str, str] = {}  # files over 400 lines, each with its reason
 LINES = 400

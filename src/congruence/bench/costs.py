@@ -12,7 +12,8 @@ from torch import nn
 
 from congruence.bench.cell import one_thread
 from congruence.bench.plan import Cell
-from congruence.core.files import read_tables, write_json
+from congruence.core.files import read_json, write_json
+from congruence.core.kinds import ANY_TABLE
 from congruence.evaluation.cost import costs
 from congruence.pipeline.build import channels_of
 from congruence.pipeline.context import load_splits
@@ -75,7 +76,7 @@ def _named(data: DataConfig, model: ModelConfig) -> tuple[str, _Kind]:
 
 def _known(path: Path) -> dict[str, dict[str, Any]]:
     try:
-        return read_tables(path)
+        return dict(read_json(path, {"*": ANY_TABLE}))
     except ValueError:  # damaged, and soon measured again
         return {}
 

@@ -9,7 +9,7 @@ from typing import Any
 from congruence.bench.failed import whole
 from congruence.bench.identity import NOT_TOLD, Made, differs
 from congruence.bench.written import NUMBERS, ROW, TRIAL
-from congruence.core.files import read_lines, read_tables
+from congruence.core.files import read_json, read_lines
 from congruence.training.saving.migrate import migrate_numbers
 
 RESULTS, TUNING, TEACHERS = "results.jsonl", "tuning.jsonl", "teachers.jsonl"
@@ -79,4 +79,5 @@ class Shelf:
 
 
 def _same(path: Path) -> dict[str, str]:
-    return {code: str(told["as"]) for code, told in read_tables(path).items()} if path.is_file() else {}
+    kind = {"*": {"as": str, "*": object}}
+    return {code: told["as"] for code, told in read_json(path, kind).items()} if path.is_file() else {}

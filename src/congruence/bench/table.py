@@ -15,7 +15,7 @@ from congruence.evaluation.stored import described
 
 _SIZE = "parameters"  # of the first row's student: without mean and deviation
 # What follows it of `costs.with_costs`: titles, by what they are divided, digits.
-_COSTS = {
+COSTS = {
     "weights_mb": ("MB", 1.0, 2),
     "multiply_adds": ("10⁶ multiply-adds", 1e6, 2),
     "latency_1_ms": ("ms, batch of 1", 1.0, 2),
@@ -90,8 +90,8 @@ def cells(
         titles += [number.title or number.key, *(["published"] if number.key in shown_beside else [])]
     failing = len(rows) < len(everything)
     last = ["failed"] if failing else []
-    shown = [key for key in _COSTS if any((row.get("cost") or {}).get(key) is not None for row in (*rows, *teachers))]
-    sizes = [_SIZE, *(_COSTS[key][0] for key in shown)]
+    shown = [key for key in COSTS if any((row.get("cost") or {}).get(key) is not None for row in (*rows, *teachers))]
+    sizes = [_SIZE, *(COSTS[key][0] for key in shown)]
     lines = [["", *titles, *(["weight ×"] if tuned else ["found"] if found else []), *sizes, *last]]
     groups = [(teacher.get("name", "teacher"), [teacher]) for teacher in teachers]
     for method in dict.fromkeys(row["method"] for row in everything):
@@ -115,7 +115,7 @@ def _found(row: Mapping[str, Any]) -> str:
 
 
 def _cost(row: Mapping[str, Any], key: str) -> str:
-    value, (_, unit, digits) = (row.get("cost") or {}).get(key), _COSTS[key]
+    value, (_, unit, digits) = (row.get("cost") or {}).get(key), COSTS[key]
     return "–" if value is None else f"{value / unit:,.{digits}f}"
 
 

@@ -10,6 +10,7 @@ import typer
 
 from congruence.cli.errors import FAILED
 from congruence.cli.options import Metric, Trust
+from congruence.cli.page import Report, command, tell_page
 from congruence.cli.say import say
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def demo(
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; by default one a core.")] = None,
     retry: Retry = False,
+    report: Report = True,
 ) -> None:
     """Distil a small student from a teacher in five ways, over three seeds, and print what each is worth."""
     from congruence.bench.planfile import load_plan
@@ -34,7 +36,7 @@ def demo(
 
     if data not in _DEMOS:
         raise ValueError(f"--data must be one of {', '.join(_DEMOS)}, got '{data}'.{check.near(data, _DEMOS)}")
-    run(load_plan(_DEMOS[data]), out or Path("runs", _DEMOS[data]), workers, more=False, retry=retry)
+    run(load_plan(_DEMOS[data]), out or Path("runs", _DEMOS[data]), workers, more=False, retry=retry, page=report)
 
 
 def bench(
@@ -56,6 +58,7 @@ def bench(
     ] = None,
     trust: Trust = False,
     metric: Metric = None,
+    report: Report = True,
 ) -> None:
     """Run a plan: its methods × variants × seeds, each cell once, after the search that it may ask for.
 
@@ -80,6 +83,7 @@ def bench(
         retry=retry,
         ray=ray,
         one=one_table,
+        page=report,
     )
 
 
@@ -104,8 +108,12 @@ def run(
     retry: bool = False,
     ray: str | None = None,
     one: bool = False,
+    page: bool = False,
 ) -> None:
-    """Run a plan with progress, and print its tables and where the best student is; where cells failed, exit with 1."""
+    """Run a plan with progress, and print its tables and where the best student is; where cells failed, exit with 1.
+
+    With `page` a page of it all is written too.
+    """
     from congruence.bench import front
     from congruence.bench.against import against, told
     from congruence.bench.costs import with_costs
@@ -164,6 +172,13 @@ def run(
     say(f"Every number: {results.path}")
     if whole(results.rows):
         _tell_best(results)
+    if page:
+        from congruence.report import write_plan
+        from congruence.report.as_html import NAME
+
+        how: dict[str, Any] = {"rows": every, "teachers": teachers, "baseline": plan.baseline, "trust": trust}
+        how |= {"published": plan.published.told() if plan.published else "", "commands": [command()]}
+        tell_page(lambda: write_plan(out, out / NAME, **how))
     if lost:
         again = "the same command with --retry runs them again"
         say(f"{len(lost)} of {len(results.rows)} cells failed, and the others are done: {again}.")

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from congruence.cli.options import Trust, data_table
+from congruence.cli.page import Report, command, tell_page
 from congruence.cli.say import say
 from congruence.core.printable import printable
 
 if TYPE_CHECKING:
     from congruence.data import BatchDataset, Splits
+    from congruence.report.rebuilt import Models
 
 _WORDS = (
     "a run's folder, a model of the zoo, package.module:callable, hf:FOLDER, st:FOLDER, timm:NAME, or a file: "
@@ -83,6 +85,10 @@ def compare(
         typer.Option(help="Samples a batch; by default what suits the device.", min=1, show_default=False),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    out: Annotated[
+        Path, typer.Option(help="Where the page and compare.json go, in the place of those of a comparison before.")
+    ] = Path("runs/compare"),
+    page: Report = True,
 ) -> None:
     """Compare students with their teacher on the same samples: what was lost, where, and what each model costs."""
     from congruence import evaluation
@@ -129,7 +135,24 @@ def compare(
         projection={name: each for name, each in maps.items() if each is not None},
     )
     names = sample_names(part, folder)
-    say(json.dumps(_plain(found, names), indent=2) if as_json else report(found, names), lines=True)
+    plain = _plain(found, names)
+    say(json.dumps(plain, indent=2) if as_json else report(found, names), lines=True)
+    if page:
+        from congruence.report.rebuilt import Models
+
+        students = {name: taker.model for name, taker in takers.items()}
+        models = Models(students, taught.model, splits, split, device=place)
+        tell_page(lambda: _page(plain, out, models), err=as_json)
+
+
+def _page(found: Mapping[str, Any], out: Path, models: Models) -> Path:
+    """Write a comparison's numbers and its page, and return where the page is."""
+    from congruence.core.files import write_json
+    from congruence.report import write_comparison
+    from congruence.report.as_html import NAME
+
+    write_json(out / "compare.json", found)
+    return write_comparison(found, out / NAME, models=models, commands=[command()])
 
 
 # What is asked

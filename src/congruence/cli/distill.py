@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from congruence.cli.options import Metric, Out, Resume, Set, Trust, data_table
+from congruence.cli.page import Report, command, tell_page
 from congruence.cli.say import say
 
 if TYPE_CHECKING:
@@ -77,10 +78,12 @@ def distill(
             show_default=False,
         ),
     ] = None,
+    report: Report = True,
 ) -> None:
     """Train a student, from a configuration or from a teacher, a student and data; then measure it on the test set."""
     from congruence.cli.train import allow, folder, train
     from congruence.config import load_config
+    from congruence.core import ranks
     from congruence.models import named
     from congruence.pipeline import quick
 
@@ -106,7 +109,13 @@ def distill(
         if told:
             say(told, err=True)
             loaded, splits = run.config(methods, splits)
-    train(loaded, folder(out, loaded), resume=resume, trust=trust, splits=splits, metrics=metric or ())
+    place = folder(out, loaded)
+    train(loaded, place, resume=resume, trust=trust, splits=splits, metrics=metric or ())
+    if report and ranks.rank() == 0:
+        from congruence.report import write_runs
+        from congruence.report.as_html import NAME
+
+        tell_page(lambda: write_runs([place], place / NAME, trust=trust, commands=[command()]))
 
 
 class _Quick(NamedTuple):

@@ -20,6 +20,7 @@ with quiet():  # the imports are what takes time before a verb begins
     from congruence.cli.evaluate import evaluate
     from congruence.cli.export import export
     from congruence.cli.methods import methods
+    from congruence.cli.report import report
     from congruence.cli.say import say
     from congruence.cli.teach import teach
     from congruence.cli.toy import toy
@@ -48,7 +49,7 @@ def program(
     """Make a small model see the world the way a big one does."""
 
 
-for verb in (demo, teach, distill, evaluate, compare, export, bench, methods, toy):
+for verb in (demo, teach, distill, evaluate, compare, export, report, bench, methods, toy):
     app.command()(one_line(verb))
 app.add_typer(data_app, name="data")
 

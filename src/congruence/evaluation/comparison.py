@@ -28,13 +28,14 @@ _OF_BOTH = (
     ("neighbour_overlap_10", "10 neighbours shared (%)", 100.0, 1),
     ("asymmetric_retrieval_map", "mAP in the teacher's index (%)", 100.0, 1),
 )
-_COSTS = (
+COSTS = (
     ("latency_1_ms", "ms for 1", 1.0, 2),
     ("latency_64_ms", "ms for 64", 1.0, 2),
     ("peak_memory_mb", "peak MB", 1.0, 1),
     ("multiply_adds", "multiply-adds", 1.0, 0),
     ("parameters", "parameters", 1.0, 0),
 )
+COLUMNS = (*_OF_ONE, *_OF_BOTH, *COSTS)
 
 
 @dataclass(frozen=True)
@@ -142,11 +143,7 @@ class Comparisons(Mapping[str, Comparison]):
         for name, values in found["students"].items():
             own = {key.removeprefix(f"{STUDENT}_"): value for key, value in values.items()}
             rows[name] = own
-        columns = [
-            column
-            for column in (*_OF_ONE, *_OF_BOTH, *_COSTS)
-            if any(row.get(column[0]) is not None for row in rows.values())
-        ]
+        columns = [column for column in COLUMNS if any(row.get(column[0]) is not None for row in rows.values())]
         lines = [["", *(title for _, title, _, _ in columns)]]
         for name, row in rows.items():
             lines.append([name, *(_cell(row.get(key), scale, digits) for key, _, scale, digits in columns)])

@@ -1,8 +1,8 @@
 """Whether changed code of methods trains a plan's rows to the same bits: `python docs/same_code.py PLAN COMMIT`.
 
 Kept lines of a plan are taken over where a hash of their methods' code is what it was. Where it is another one since
-COMMIT, every row that uses the method is trained in both checkouts on few images, with the plan's own epochs, schedules
-and precision, once for each variant. Where all weights and numbers are the same bits, the hash is written to
+COMMIT, every kept row that uses the method is trained in both checkouts on few images, with the plan's own epochs,
+schedules and precision. Where all weights and numbers are the same bits, the hash is written to
 results/PLAN/same_code.json as one of the same code, and kept lines stay; where not, the rows are named.
 """
 
@@ -13,14 +13,14 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from generated import ROOT, lines, origin
 
 from congruence.bench.failed import FAILED
-from congruence.bench.kept import SAME
+from congruence.bench.kept import RESULTS, SAME
 from congruence.bench.naming import cell_name
 from congruence.bench.planfile import load_plan
 from congruence.bench.teachers import digest_of
@@ -40,10 +40,12 @@ from pathlib import Path
 from congruence.bench.planfile import load_plan
 from congruence.bench.runner import run_plan
 asked = json.loads(sys.argv[1])
-plan = load_plan(asked["plan"], overrides=tuple(asked["few"]), seeds=(asked["seed"],)).only(methods=asked["rows"])
-run_plan(plan, Path(asked["out"]), workers=0, afresh=True)
+plan = load_plan(asked["plan"], overrides=tuple(asked["few"]), seeds=(asked["seed"],))
+for variant, methods in asked["rows"].items():
+    run_plan(plan.only(variant, methods=methods), Path(asked["out"]), workers=0, afresh=True)
 """
 _BALANCED = "balanced"
+Row = tuple[str, str]  # a method and a variant
 
 
 def codes(checkout: Path) -> dict[str, str]:
@@ -55,9 +57,12 @@ def codes(checkout: Path) -> dict[str, str]:
     return found
 
 
-def trained(checkouts: Mapping[str, Path], plan: str, rows: Iterable[str], few: Iterable[str], out: Path) -> list[Any]:
-    """Train rows of a plan in checkouts at once; return for each, by cell: method, numbers, hashes of weights."""
-    asked = {"plan": f"{plan}.toml", "rows": list(rows), "few": list(few), "seed": load_plan(plan).seeds[0]}
+def trained(checkouts: Mapping[str, Path], plan: str, rows: Iterable[Row], few: Iterable[str], out: Path) -> list[Any]:
+    """Train rows of a plan in checkouts at once; return for each, by cell: row, numbers, hashes of weights."""
+    by_variant: dict[str, list[str]] = {}
+    for method, variant in rows:
+        by_variant.setdefault(variant, []).append(method)
+    asked = {"plan": f"{plan}.toml", "rows": by_variant, "few": list(few), "seed": load_plan(plan).seeds[0]}
     running = []
     for name, checkout in checkouts.items():
         told = json.dumps({**asked, "plan": str(checkout / "plans" / asked["plan"]), "out": str(out / name)})
@@ -73,7 +78,8 @@ def _came_out(run: Path) -> dict[str, Any]:
         name = cell_name(line["method"], line["variant"], line["seed"])
         files = sorted((run / "cells" / name).glob("student*.safetensors"))
         numbers = {key: value for key, value in line.items() if key not in ("seconds", "made")}
-        found[name] = [line["method"], numbers, {file.name: digest_of(file) for file in files}]
+        row = (line["method"], line["variant"])
+        found[name] = [row, numbers, {file.name: digest_of(file) for file in files}]
     return found
 
 
@@ -81,21 +87,22 @@ def _env(checkout: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(checkout / "src"), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
-def rows_of(plan: str, changed: Iterable[str]) -> dict[str, set[str]]:
-    """Return for each changed part of the code the plan's rows (of all variants) whose last stages use it."""
-    found: dict[str, set[str]] = {key: set() for key in changed}
+def rows_of(plan: str, changed: Iterable[str], kept: Collection[Row]) -> dict[str, set[Row]]:
+    """Return for each changed part of the code the kept rows of a plan that use it."""
+    found: dict[str, set[Row]] = {key: set() for key in changed}
     for cell in load_plan(plan).cells():
         terms = [term for stage in cell.config.stages.values() for term in stage.terms]
         used = {term.key for term in terms} | {_BALANCED for term in terms if term.weight == _BALANCED}
-        for key in used & found.keys():
-            found[key].add(cell.method)
+        for key in used & found.keys() if (cell.method, cell.variant) in kept else ():
+            found[key].add((cell.method, cell.variant))
     return {key: rows for key, rows in found.items() if rows}
 
 
 def compare(plan: str, before: Path, after: Path, few: Iterable[str] = FEW) -> tuple[dict[str, str], list[str]]:
     """Return the hashes of code that is the same by those of what it is now, and the cells that differ."""
     old, new = codes(before), codes(after)
-    changed = rows_of(plan, (key for key in new if key in old and old[key] != new[key]))
+    kept = {(line["method"], line["variant"]) for line in lines(after / "results" / plan / RESULTS)}
+    changed = rows_of(plan, (key for key in new if key in old and old[key] != new[key]), kept)
     if not changed:
         return {}, []
     rows = sorted(set().union(*changed.values()))

@@ -9,7 +9,7 @@ from _harness.pages import ROOT, script
 from _harness.plans import TINY
 
 from congruence.bench.desk import Desk
-from congruence.bench.kept import SAME, Shelf
+from congruence.bench.kept import RESULTS, SAME, Shelf
 from congruence.bench.planfile import load_plan
 
 
@@ -25,7 +25,10 @@ def test_code_of_the_same_bits_and_of_others(tmp_path, monkeypatch):
         for part in ("src", "recipes", "plans"):
             shutil.copytree(ROOT / part, tmp_path / name / part, ignore=shutil.ignore_patterns("__pycache__"))
         (tmp_path / name / "plans" / "tiny.toml").write_text(TINY.replace('ce = "digits/ce"', 'pkt = "digits/pkt"'))
-        (tmp_path / name / "results" / "tiny").mkdir(parents=True)
+        kept = tmp_path / name / "results" / "tiny"
+        kept.mkdir(parents=True)
+        rows = ({"method": method, "variant": ""} for method in ("pkt", "kd"))
+        (kept / RESULTS).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     losses = tmp_path / "after" / "src" / "congruence" / "losses"
     edit(losses / "pkt.py", "\nclass ", "\n_UNUSED = 1\n\n\nclass ")
     edit(losses / "kd.py", "temperature**2", "temperature**2.01")

@@ -235,6 +235,8 @@ def part(name: str) -> str:
     written = (ROOT / "plans" / f"{name}.toml").read_text(encoding="utf8").splitlines()
     comment = written[: next(number for number, line in enumerate(written) if not line.startswith("#"))]
     rows, teacher_rows = (lines(folder / file) for file in ("results.jsonl", "teachers.jsonl"))
+    if plan.published is not None:
+        rows, teacher_rows = (plan.published.beside(each) for each in (rows, teacher_rows))
     paragraphs = [" ".join(line.removeprefix("#").strip() for line in comment)]
     if len(rows) < plan.count():
         paragraphs.append(f"**Unfinished: {len(rows)} of {plan.count()} cells are there.**")
@@ -245,6 +247,7 @@ def part(name: str) -> str:
         paragraphs.append(results(_marked(table, plan), () if number else teacher_rows, without, more=True))
         if plan.baseline and (differences := against(table, plan.baseline)):
             paragraphs += [told(plan.baseline), text(differences)]
+    paragraphs += [] if plan.published is None else [plan.published.told()]
     paragraphs += _kept_teachers(teacher_rows)
     seeds = ", ".join(str(seed) for seed in sorted({row["seed"] for row in rows}))
     about = json.loads((folder / "origin.json").read_text(encoding="utf8"))

@@ -17,14 +17,15 @@ from congruence.bench.runner import run_plan
 
 PLAN = TINY
 FILES = ("results.jsonl", "teachers.jsonl")
-# What the plan's kd gives, by `COURSE`.
+# What the plan's kd gives under SGD, by `COURSE`. (Adam's first steps are as long for gradients that are only rounding,
+# as those of biases before a batch norm, so that its numbers differ by per cents from processor to processor.)
 OF_COURSE = {
     1: {
-        "gpcl": pytest.approx(0.96199, abs=2e-4),
-        "cosine_kernel_transfer_error": pytest.approx(0.0026799, rel=5e-3),
-        "sliced_wasserstein": pytest.approx(0.0059240, rel=5e-3),
+        "cosine_kernel_transfer_error": pytest.approx(0.00063359, rel=1e-4),
+        "sliced_wasserstein": pytest.approx(6.5956e-05, rel=3e-4),
     }
 }
+SGD = tuple(f"stages.{stage}.train.optimizer={{name='sgd', lr=0.05}}" for stage in ("teacher", "student"))
 
 
 def lines(path):
@@ -212,12 +213,13 @@ def test_what_began_under_other_code_and_goes_on_has_no_record(tmp_path):
     assert _began(tmp_path / "old", made) is None
 
 
-def test_numbers_of_one_course_stay(first):
+def test_numbers_of_one_course_stay(tmp_path):
     """Where they do not, and that is meant, a commit raises `COURSE`: kept lines would else be mixed with others.
 
     Another set of the processor's instructions changes them by a tenth of the tolerance, a learning rate that is 1 %
-    larger by three times as much.
+    larger by three and by ten times the tolerance.
     """
-    row = next(row for row in first[1].rows if row["method"] == "kd")
+    results = run_plan(plan_in(tmp_path, overrides=SGD).only(methods=["kd"]), tmp_path / "runs", workers=0)
+    (row,) = results.rows
     wanted = OF_COURSE[identity.COURSE]
     assert {key: row[key] for key in wanted} == wanted, "raise COURSE in bench/identity.py, with its numbers here"

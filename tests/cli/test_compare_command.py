@@ -53,6 +53,15 @@ def here(tmp_path, monkeypatch):
     sys.modules.pop("compared_nets", None)
 
 
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory):
+    """A run whose student is narrower than its teacher, and learns through a map to its width."""
+    out = tmp_path_factory.mktemp("narrow") / "run"
+    small = "stages.student.student={model='cnn3', options={embedding_dim=24}}"
+    pipeline.run(tiny("digits/mimic", small, "stages.teacher.train.seed=1"), out)
+    return out
+
+
 def save_photos(folder, side, count=10):
     generator = torch.Generator().manual_seed(0)
     for name in ("cats", "dogs"):
@@ -60,6 +69,20 @@ def save_photos(folder, side, count=10):
         for each in range(count):
             pixels = torch.randint(0, 255, (side, side), generator=generator, dtype=torch.uint8).numpy()
             Image.fromarray(pixels).save(folder / name / f"{each}.png")
+
+
+def test_a_run_is_looked_up_in_its_own_teacher_through_the_map_that_it_trained(narrow, run, here):
+    students = ("--student", narrow, "--student", f"same={narrow / 'teacher'}")
+    own = invoke("--teacher", narrow / "teacher", *students, "--data", "digits", *FEW, "--no-latency", "--json")
+    found = json.loads(own.stdout)["students"]
+    key = "asymmetric_retrieval_map"
+    assert 0 < found["run"][key] < 1
+    assert found["same"][key] == pytest.approx(found["same"]["student_retrieval_map"])
+    assert key not in found["run"]["left_out"]
+    other = invoke("--teacher", run / "teacher", *students, "--data", "digits", *FEW, "--no-latency", "--json")
+    found = json.loads(other.stdout)["students"]["run"]
+    assert found[key] is None  # the map leads to another teacher's space
+    assert "projection" in found["left_out"][key]
 
 
 def test_three_kinds_of_words_are_in_one_table_and_one_json(run, here):

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from congruence import Distiller, Term, data
+from congruence import Distiller, Term, compare, data
 from congruence.models import OnnxModel
 from congruence.models.fingerprint import model_fingerprint
 from congruence.teacher_cache import TeacherCache
@@ -90,6 +90,14 @@ def test_a_file_of_one_batch_size_runs_in_full_chunks(runtime, tmp_path):
         assert torch.equal(tensor, whole[name])
     assert model._session.opened.sizes == [2, 2, 2]
     assert torch.equal(model(X[:1])["logits"], whole["logits"][:1])
+
+
+def test_its_parameters_are_left_out_of_a_comparison(runtime, tmp_path):
+    model = OnnxModel(file(tmp_path))
+    labels = torch.arange(len(X)) % 2
+    found = compare(model, model, [(X, labels)])
+    assert found.teacher_parameters is found.student_parameters is None
+    assert "outside torch" in found.left_out["student_parameters"]
 
 
 def test_threads(runtime, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import sys
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from _harness.configs import tiny
 
 from congruence.config import load_config
+from congruence.models import load_weights, save_weights
 from congruence.pipeline import load_student, run
 from congruence.training import modes
 
@@ -99,6 +101,22 @@ def test_a_run_stopped_between_two_steps_goes_on_to_the_same_weights(finished, t
     resumed = run(CONFIG, tmp_path, resume=True)
     first, second = (stages["student"].student.state_dict() for stages in (whole, resumed))
     assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_a_run_goes_on_where_its_teachers_file_has_moved(finished, tmp_path):
+    out, whole = finished
+    here, there = (tmp_path / place / "teacher.safetensors" for place in ("here", "there"))
+    for place in (here, there):
+        place.parent.mkdir()
+        shutil.copyfile(out / "teacher" / "student.safetensors", place)
+    run(CONFIG.with_teacher(here), tmp_path / "run")
+    here.unlink()
+    moved = run(CONFIG.with_teacher(there), tmp_path / "run", resume=True)["student"]
+    first, second = (stage.student.state_dict() for stage in (whole["student"], moved))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    save_weights({name: value + 1 for name, value in load_weights(there).items()}, there)
+    with pytest.raises(ValueError, match=r"holds another run \(its teacher"):
+        run(CONFIG.with_teacher(there), tmp_path / "run", resume=True)
 
 
 def test_what_does_not_fit_is_found_before_the_first_stage(tmp_path):

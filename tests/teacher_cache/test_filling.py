@@ -284,6 +284,32 @@ def test_a_teacher_whose_answers_depend_on_the_batch_is_asked_in_one_order(tmp_p
     assert "depends on the others in its batch" in told[0].getMessage()
 
 
+class ByPlace(nn.Module):
+    """Gives last bits by a sample's place in the batch, as kernels of some processors do for odd widths."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = net(1)
+
+    def forward(self, x):
+        output = self.inner(x)
+        return output * (1 + 2e-7 * (torch.arange(len(x)) % 2)[:, None])
+
+
+def test_last_bits_by_the_place_in_the_batch_are_told_as_such(tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="congruence")
+    torch.manual_seed(0)
+    teacher = ByPlace()
+    found = []
+    for seed in (3, 4):
+        folder = tmp_path / f"cache-{seed}"
+        trained(folder, teacher=teacher, seed=seed, epochs=1, dtype="float32")
+        found.append(stored(folder))
+    assert found[0] == found[1]
+    assert sum("the last bits of the teacher's answer" in record.getMessage() for record in caplog.records) == 2
+    assert not [record for record in caplog.records if record.levelno == logging.WARNING]
+
+
 @pytest.mark.parametrize("seed", [1, 9], ids=["and made again", "for another"])
 def test_a_cache_that_is_removed_meanwhile(tmp_path, caplog, seed):
     alone = trained(tmp_path / "alone")

@@ -144,7 +144,7 @@ def teach(cell: Cell, teacher: StudentRef, folder: Path, made: Made | None = Non
     if before and not lacking(before, numbers):
         return before
     made = _began(folder, made)
-    with _one_thread():
+    with one_thread():
         trained = run(cell.config, folder, resume=True, only=teacher.stage, **options)[teacher.stage]
         kept = _rows_of_teacher(folder)  # of the network that teaches the cells, and of its own teacher
         taught = None if trained.teacher is None else embed_test(trained.teacher, trained.splits, kept=kept)
@@ -165,7 +165,7 @@ def measure_kept(cell: Cell, folder: Path, made: Made | None, *, trust: bool = F
         before = migrate_numbers(json.loads(path.read_text(encoding="utf8")))
         if before.get("made") == made and not lacking(before, numbers):
             return before
-    with _one_thread():
+    with one_thread():
         context = RunContext(trust=trust).with_splits(cell.config.data)
         stage = _taught_by_kept(cell)
         teacher = build_teacher(cell.config, stage, context)
@@ -235,7 +235,7 @@ def run_cell(job: Job, loaded: Loaded | None = None) -> Row:
     """Run a cell with one thread, and return its row."""
     config, began = job.config(), _began(job.folder, job.made)
     splits = (loaded or Loaded()).splits(config, trust=job.trust)
-    with _one_thread():
+    with one_thread():
         numbers = _tried(config, job, splits) if job.trial else _measured(config, job, splits)
     before = job.stored()
     row = {**job.asked(), **(before or {}), **numbers}  # what was measured by another metric before stays
@@ -258,7 +258,7 @@ def _began(folder: Path, made: Made | None) -> Made | None:
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Compute with one thread: their number changes the last bits, and cells run side by side."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)

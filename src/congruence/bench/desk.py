@@ -41,7 +41,7 @@ class Desk:
     ) -> None:
         self.plan, self.out, self.metrics, self.trust, self.retry = plan, out, metrics, trust, retry
         self.shelf = Shelf(plan.results / plan.name if plan.results is not None and not afresh else None)
-        self._identities = Identities(trust=trust)
+        self._identities = Identities(trust=trust, same=self.shelf.same)
         self._taken: Counter[str] = Counter()
         self._older: Counter[str] = Counter()
         self._failed = 0

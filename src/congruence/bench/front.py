@@ -15,7 +15,8 @@ def front(
     """Return (method, variant) of the rows on the Pareto front, the cheapest first.
 
     A row is on it where no other one is at least as good in the mean of `value` over its seeds and in `cost`, and
-    better in one of them. Rows without such numbers are left out, as are cells that failed.
+    better in one of them. The cost is a number of the row, or of its "cost" (`costs.with_costs`). Rows without such
+    numbers are left out, as are cells that failed.
 
     Example:
         >>> small, large = {"variant": "small", "parameters": 9}, {"variant": "large", "parameters": 90}
@@ -25,8 +26,9 @@ def front(
     """
     seeds: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for row in whole(rows):
-        if row.get(value) is not None and row.get(cost) is not None:
-            seeds.setdefault((row["method"], row.get("variant", "")), []).append((row[value], row[cost]))
+        costly = _cost(row, cost)
+        if row.get(value) is not None and costly is not None:
+            seeds.setdefault((row["method"], row.get("variant", "")), []).append((row[value], costly))
     points = {
         name: (statistics.fmean(good for good, _ in pairs), statistics.fmean(costly for _, costly in pairs))
         for name, pairs in seeds.items()
@@ -36,11 +38,17 @@ def front(
 
 
 def told(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Say which rows are on the front of accuracy against parameters; "" where all students are of one size."""
-    if len({row.get("parameters") for row in whole(rows)}) < 2:
-        return ""
-    names = [" ".join(part for part in name if part) for name in front(rows)]
-    return f"No other row has as good a mean accuracy with as few parameters as: {', '.join(names)}." if names else ""
+    """Say which rows are on the fronts of accuracy against parameters and time; "" where all students cost the same."""
+    sentences = []
+    for cost, words in (("parameters", "with as few parameters"), ("latency_1_ms", "in as short a time")):
+        names = [" ".join(part for part in name if part) for name in front(rows, cost=cost)]
+        if names and len({_cost(row, cost) for row in whole(rows)}) > 1:
+            sentences.append(f"No other row has as good a mean accuracy {words} as: {', '.join(names)}.")
+    return "\n".join(sentences)
+
+
+def _cost(row: Mapping[str, Any], key: str) -> Any:
+    return row.get(key, (row.get("cost") or {}).get(key))
 
 
 def _beats(one: tuple[float, float], other: tuple[float, float]) -> bool:

@@ -84,6 +84,10 @@ def differs(kept: Mapping[str, Any], wanted: Made) -> str:
 class Identities:
     """Finds out what decides the numbers of cells and teachers; reads each dataset once.
 
+    Args:
+        trust: whether factories may be imported.
+        same: hashes of code by those of other code that trains to the same bits (`kept.Shelf.same`).
+
     Example:
         >>> from congruence.bench.planfile import load_plan
         >>> cell = load_plan("demo").cells()[0]
@@ -91,8 +95,8 @@ class Identities:
         ['code', 'data', 'settings', 'teacher', 'torch']
     """
 
-    def __init__(self, *, trust: bool = False) -> None:
-        self._trust = trust
+    def __init__(self, *, trust: bool = False, same: Mapping[str, str] | None = None) -> None:
+        self._trust, self._same = trust, same or {}
         self._splits: dict[str, Splits] = {}
         self._data: dict[str, str | None] = {}
 
@@ -137,8 +141,9 @@ class Identities:
         told = settings(config, stages)
         terms = [term for stage in stages.values() for term in stage.terms]
         code = [code_of(term.key) for term in terms]
-        code += [_code_from([_BALANCE])] if any(term.weight == "balanced" for term in terms) else []
+        code += [code_of_balance()] if any(term.weight == "balanced" for term in terms) else []
         code += [_code_from([_CHANGES])] if any(term.term().changes for term in terms) else []
+        code = [each if each is None else self._same.get(each, each) for each in code]
         data = self._of(config.data)
         if told is None or data is None or None in code:
             return None
@@ -250,6 +255,11 @@ def code_of(key: str) -> str | None:
     """
     row = methods.row(key)
     return _code_from([row.part.__module__, row.function.__module__])
+
+
+def code_of_balance() -> str | None:
+    """Return a hash of the code of weights that balance themselves."""
+    return _code_from([_BALANCE])
 
 
 def _code_from(modules: Iterable[str]) -> str | None:

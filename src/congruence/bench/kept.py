@@ -8,10 +8,11 @@ from typing import Any
 
 from congruence.bench.failed import whole
 from congruence.bench.identity import NOT_TOLD, Made, differs
-from congruence.core.files import read_lines
+from congruence.core.files import read_lines, read_tables
 from congruence.training.saving.migrate import migrate_numbers
 
 RESULTS, TUNING, TEACHERS = "results.jsonl", "tuning.jsonl", "teachers.jsonl"
+SAME = "same_code.json"
 Line = dict[str, Any]
 _NAMED = ("method", "variant", "seed", "factor", "candidate", "rung")
 
@@ -33,6 +34,8 @@ class Shelf:
         folder: `results/NAME`, or None for nothing.
 
     Attributes:
+        same: hashes of code of methods as they were, by those of later code that `docs/same_code.py` has seen train the
+            plan's rows to the same bits.
         why: in a word, for each line that was looked for and is not what is wanted.
     """
 
@@ -42,6 +45,7 @@ class Shelf:
             name: [] if folder is None else [migrate_numbers(line) for line in whole(read_lines(folder / name))]
             for name in (RESULTS, TUNING, TEACHERS)
         }
+        self.same = {} if folder is None else _same(folder / SAME)
         self._by_name = {
             file: {name_of(line, trial=file == TUNING): line for line in lines} for file, lines in self.lines.items()
         }
@@ -71,3 +75,7 @@ class Shelf:
         """Return the kept line of a teacher, whichever weights it came out with."""
         found = (line for line in self.lines[TEACHERS] if made is not None and not differs(line, made))
         return next(found, None)
+
+
+def _same(path: Path) -> dict[str, str]:
+    return {code: str(told["as"]) for code, told in read_tables(path).items()} if path.is_file() else {}

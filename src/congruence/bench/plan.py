@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from congruence.bench.halving import Halving
+from congruence.bench.published import Published
 from congruence.bench.teachers import KeptTeacher, load_kept
 from congruence.config.load import load_config
 from congruence.config.references import StudentRef
@@ -213,6 +214,7 @@ class Plan:
             say no weight; None: as the recipes say.
         baseline: the row of the tables that the others are held against, seed by seed.
         resources: of a cell in a cluster: `cpus`, `gpus` and `memory` in bytes; workers of this machine do not ask.
+        published: what a paper has for its rows; None: nothing is shown beside them.
     """
 
     name: str
@@ -230,6 +232,7 @@ class Plan:
     weight: str | None = None
     baseline: str | None = None
     resources: Mapping[str, float] = field(default_factory=dict)
+    published: Published | None = None
 
     def only(self, *variants: str, methods: Sequence[str] = ()) -> Plan:
         """Return the plan with some of its variants, and of its methods where some are named.

@@ -9,6 +9,8 @@ from typing import Any
 
 from congruence.bench.halving import Halving
 from congruence.bench.plan import PLAIN, Plan, Tune
+from congruence.bench.published import Published
+from congruence.bench.published import problems as published_problems
 from congruence.config.load import NotTomlError, check_sizes, parsed
 from congruence.config.shipped import shipped
 from congruence.core import check
@@ -47,6 +49,7 @@ _KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "variants": (_table_of(_list_of(str, empty=True)), f"for each variant {_SETTINGS}"),
     "tune": (lambda value: isinstance(value, dict), "a table"),
     "resources": (lambda value: isinstance(value, dict), "a table"),
+    "published": (lambda value: isinstance(value, dict), "a table"),
     "weight": (lambda value: value in ("balanced", "published"), "'balanced' or 'published'"),
     "teacher": (lambda value: isinstance(value, str) and bool(value), "the name of a kept teacher"),
     "baseline": (lambda value: isinstance(value, str), "the name of a method, or of a variant"),
@@ -80,6 +83,7 @@ _OPTIONAL = (
     "weight",
     "baseline",
     "resources",
+    "published",
 )
 
 
@@ -119,6 +123,7 @@ def load_plan(path_or_name: str, *, overrides: tuple[str, ...] = (), seeds: tupl
         weight=raw.get("weight"),
         baseline=raw.get("baseline"),
         resources=raw.get("resources", {}),
+        published=Published.of(raw["published"]) if "published" in raw else None,
     )
 
 
@@ -163,10 +168,14 @@ def _problems(raw: Mapping[str, Any]) -> list[str]:
     if isinstance(raw.get("resources"), dict):
         problems += _wrong(raw["resources"], _RESOURCES, tuple(_RESOURCES), "resources.")
     methods = raw.get("methods")
+    rows = []
+    if isinstance(methods, dict) and isinstance(variants, dict):
+        rows = [*methods, *(f"{method}-{variant}" for method in methods for variant in variants)]
+    if rows and isinstance(raw.get("published"), dict):
+        problems += published_problems(raw["published"], rows)
     for key in ("overrides", "teachers"):
         own = raw.get(key)
-        if isinstance(methods, dict) and isinstance(own, dict) and isinstance(variants, dict):
-            rows = [*methods, *(f"{method}-{variant}" for method in methods for variant in variants)]
+        if rows and isinstance(own, dict):
             unknown = [name for name in own if name not in rows]
             problems += [f"{key}.{name}: unknown method.{check.near(name, rows)}" for name in unknown]
     baseline = raw.get("baseline")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from congruence.bench.failed import whole
@@ -13,7 +13,14 @@ from congruence.evaluation.number import Number
 from congruence.evaluation.numbers import RESERVED
 from congruence.evaluation.stored import described
 
-_SIZE = "parameters"  # the last column, of the first row's student: without mean and deviation
+_SIZE = "parameters"  # of the first row's student: without mean and deviation
+# What follows it of `costs.with_costs`: titles, by what they are divided, digits.
+_COSTS = {
+    "weights_mb": ("MB", 1.0, 2),
+    "multiply_adds": ("10⁶ multiply-adds", 1e6, 2),
+    "latency_1_ms": ("ms, batch of 1", 1.0, 2),
+    "latency_64_ms": ("ms, batch of 64", 1.0, 1),
+}
 
 
 def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
@@ -64,6 +71,7 @@ def cells(
 
     A number that no run has is "–". A teacher is called what its `name` says, or "teacher". With `more` there are also
     the table's details that some run has, and what a search found: the weight's factor, or the settings. Rows that
+    have a "cost" get its columns behind the parameters, and what is "published" of a number stands beside it. Rows that
     failed are in no mean; where there are some, the last column says how many of how many.
     """
     everything, rows = rows, whole(rows)
@@ -76,10 +84,15 @@ def cells(
     ]
     found = more and any(row.get("found") for row in rows)
     tuned = more and not found and any(row.get("factor", 1.0) != 1.0 for row in rows)
-    titles = [number.title or number.key for number in columns]
+    shown_beside = {key for row in (*rows, *teachers) for key in row.get("published", {})}
+    titles = []
+    for number in columns:
+        titles += [number.title or number.key, *(["published"] if number.key in shown_beside else [])]
     failing = len(rows) < len(everything)
     last = ["failed"] if failing else []
-    lines = [["", *titles, *(["weight ×"] if tuned else ["found"] if found else []), _SIZE, *last]]
+    shown = [key for key in _COSTS if any((row.get("cost") or {}).get(key) is not None for row in (*rows, *teachers))]
+    sizes = [_SIZE, *(_COSTS[key][0] for key in shown)]
+    lines = [["", *titles, *(["weight ×"] if tuned else ["found"] if found else []), *sizes, *last]]
     groups = [(teacher.get("name", "teacher"), [teacher]) for teacher in teachers]
     for method in dict.fromkeys(row["method"] for row in everything):
         groups.append((method, [row for row in rows if row["method"] == method]))
@@ -90,7 +103,9 @@ def cells(
         factor += [_found(first)] if found else []
         lost = 0 if place < len(teachers) else counts[name] - len(group)
         last = ([f"failed: {lost} of {counts[name]}"] if lost else [""]) if failing else []
-        lines.append([name, *_numbers(group, columns), *factor, f"{first[_SIZE]:,}" if first else "–", *last])
+        size = [f"{first[_SIZE]:,}" if first else "–", *(_cost(first, key) for key in shown)]
+        numbers = _numbers(group, columns, shown_beside)
+        lines.append([name, *numbers, *factor, *size, *last])
     return lines
 
 
@@ -98,11 +113,20 @@ def _found(row: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {value:g}" for key, value in row.get("found", {}).items()) or "–"
 
 
-def _numbers(rows: Sequence[Mapping[str, Any]], columns: Sequence[Number]) -> list[str]:
+def _cost(row: Mapping[str, Any], key: str) -> str:
+    value, (_, unit, digits) = (row.get("cost") or {}).get(key), _COSTS[key]
+    return "–" if value is None else f"{value / unit:,.{digits}f}"
+
+
+def _numbers(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[Number], published: Collection[str] = ()
+) -> list[str]:
     line = []
+    beside = rows[0].get("published", {}) if rows else {}
     for number in columns:
         values = [row[number.key] * number.scale for row in rows if row.get(number.key) is not None]
         line.append(_number(*mean_sd(values), number.digits) if values else "–")
+        line += [beside.get(number.key, "–")] if number.key in published else []
     return line
 
 

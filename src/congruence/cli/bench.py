@@ -107,6 +107,7 @@ def run(
     """Run a plan with progress, and print its tables and where the best student is; where cells failed, exit with 1."""
     from congruence.bench import front
     from congruence.bench.against import against, told
+    from congruence.bench.costs import with_costs
     from congruence.bench.failed import failures, whole
     from congruence.bench.runner import run_plan
     from congruence.bench.table import cells, split, text, together
@@ -130,10 +131,16 @@ def run(
             ray=ray,
         )
         watch.close()
-    teachers = list(results.teachers.values())
+    every: Sequence[Mapping[str, Any]] = results.rows
+    taught: Mapping[str, Mapping[str, Any]] = results.teachers
+    if more:  # `demo` has students of one kind
+        every, taught = with_costs(every, taught, plan.cells(), out, trust=trust)
+    teachers = list(taught.values())
+    if plan.published is not None:
+        every, teachers = plan.published.beside(every), plan.published.beside(teachers)
     if one:
-        print(f"\n{text(cells(together(results.rows), teachers, more=more))}")
-    for title, rows in split(results.rows).items():
+        print(f"\n{text(cells(together(every), teachers, more=more))}")
+    for title, rows in split(every).items():
         if not one or plan.baseline:
             print(f"\n{title}".rstrip())
         if not one:
@@ -141,13 +148,15 @@ def run(
         if plan.baseline and (differences := against(rows, plan.baseline, corrected=True)):
             print(f"\n{told(plan.baseline, corrected=True)}\n{text(differences)}")
     print()
-    if best := front.told(results.rows):
+    if best := front.told(every):
         print(best)
     if lost := failures(results.rows):
         print("\n".join(lost) + "\n")
     counts = sorted({len(plan.seeds_in(variant)) for variant in plan.variants})
     seeds = " or ".join(map(str, counts))
     print(f"Mean ± standard deviation over {seeds} seeds, on test images read once. Best: on validation.")
+    if plan.published is not None:
+        print(plan.published.told())
     print(f"Every number: {results.path}")
     if whole(results.rows):
         _tell_best(results)

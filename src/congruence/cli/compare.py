@@ -90,6 +90,7 @@ def compare(
     from congruence.data.sources.folder import sample_names
     from congruence.evaluation.channels import batch_of
     from congruence.pipeline.any_model import any_model, is_untrained
+    from congruence.pipeline.run_projection import run_projection
     from congruence.pipeline.taken import as_taken
     from congruence.training.distributed import pick_device
 
@@ -110,6 +111,7 @@ def compare(
         if is_untrained(word) and name not in weights:
             typer.echo(f"No --student-weights for '{name}': '{word}' is compared as drawn, untrained.", err=True)
     splits = as_taken(splits, takers, {TEACHER: taught}, told=not as_json, alike=False)
+    maps = {name: run_projection(word, takers[name].model, taught.model) for name, word in words.items()}
     part, size = _part(splits, split), batch_size or batch_of(place)
     batches: dict[str, Any] = {"batch_size": size, "shuffle": False, "device": place}
     found = evaluation.compare(
@@ -122,6 +124,7 @@ def compare(
         exact=exact,
         probe=probe,
         latency=latency,
+        projection={name: each for name, each in maps.items() if each is not None},
     )
     names = sample_names(part, folder)
     typer.echo(json.dumps(_plain(found, names), indent=2) if as_json else report(found, names))

@@ -16,7 +16,7 @@ from congruence.data.datasets.model_facts import ModelFacts, check_same_classes,
 from congruence.evaluation.changed import classes_of, most_changed, worst
 from congruence.evaluation.compared import coherence_of_samples, plain
 from congruence.evaluation.comparison import Comparison, Comparisons
-from congruence.evaluation.cost import Cost, costs
+from congruence.evaluation.cost import OUTSIDE, Cost, costs, runs_outside
 from congruence.evaluation.embed import Embedded, beside, of_classes, tell_left_out
 from congruence.evaluation.embeddings import NEEDS, Embeddings
 from congruence.evaluation.kept import KeptRows
@@ -162,7 +162,7 @@ def compare(
         if key not in alone:
             of = beside(embedded, database=trained.get(name))
             of.require_finite("compare", own=name)
-            alone[key] = _alone(of, embedded, asked, count_parameters(models[name]), found_costs.get(name))
+            alone[key] = _alone(of, embedded, asked, models[name], found_costs.get(name))
         return alone[key]
 
     found = {}
@@ -245,14 +245,18 @@ def _comparison(
 
 
 def _alone(
-    of: Embeddings, embedded: Embedded, asked: _Asked, parameters: int, costs: Cost | None
+    of: Embeddings, embedded: Embedded, asked: _Asked, model: nn.Module, costs: Cost | None
 ) -> tuple[dict[str, Value], dict[str, str]]:
     """Measure what a model has by itself: numbers, and why some are left out."""
     values: dict[str, Value] = {}
     left_out: dict[str, str] = {}
     for number in numbers_in("compare").values():
         if number.function is None:
-            values[number.key] = parameters if number.key == "parameters" else None
+            values[number.key] = None
+            if number.key == "parameters" and runs_outside(model):
+                left_out[number.key] = OUTSIDE
+            elif number.key == "parameters":
+                values[number.key] = count_parameters(model)
         elif "teacher" not in number.needs:
             measured, why = _measured(number, of, asked, embedded.left_out)
             values |= measured

@@ -47,7 +47,7 @@ class Comparison:
         student_accuracy: top-1, a fraction.
         agreement: fraction of samples to which both give the same class.
         gpcl: global perception coherence of the embeddings, by cosine; beyond 2,000 samples from three subsets.
-        teacher_parameters: of the teacher.
+        teacher_parameters: of the teacher; None for one that runs outside torch.
         student_parameters: of the student.
 
     `more` has the numbers of the table beyond these (`evaluation.numbers`, a package's too); `to_dict` has them all.
@@ -62,8 +62,8 @@ class Comparison:
     student_accuracy: float | None
     agreement: float | None
     gpcl: float
-    teacher_parameters: int
-    student_parameters: int
+    teacher_parameters: int | None
+    student_parameters: int | None
     classes: list[dict[str, Any]] = field(init=False, default_factory=list, hash=False)
     worst_classes: list[dict[str, Any]] = field(init=False, default_factory=list, hash=False)
     changed: list[dict[str, Any]] = field(init=False, default_factory=list, hash=False)

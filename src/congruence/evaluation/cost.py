@@ -31,12 +31,22 @@ from congruence.models.teacher import called
 
 CALLS = 20
 _WARM, _LEAST, _SECONDS = 2, 3, 10.0  # calls before any counts; rounds that are timed at least, and how long at most
-_OUTSIDE = "onnxruntime runs it, outside torch"
+OUTSIDE = "onnxruntime runs it, outside torch"
 # Names of torch's own operations that multiply and have no formula in its counter.
 _UNCOUNTED = (
     *("rnn", "lstm", "gru", "native_multi_head", "transformer_encoder", "flash_attention_for_cpu", "int_mm"),
     *("int8pack", "int4pack", "grouped_mm", "trilinear", "sparse", "mkldnn", "quantized"),
 )
+
+
+def runs_outside(model: nn.Module) -> bool:
+    """Whether torch sees nothing of what a model does, and of its parameters.
+
+    Example:
+        >>> runs_outside(nn.Linear(2, 2))
+        False
+    """
+    return any(isinstance(part, OnnxModel) for part in model.modules())
 
 
 class Cost(dict[str, float | int | None]):
@@ -172,9 +182,9 @@ class _Tried:
         first = next(self.model.parameters(), None)
         self.place = torch.device(self.device or (torch.device("cpu") if first is None else first.device))
         self.inputs = in_own_precision(self.model, to_device(given, self.place))
-        self.outside = any(isinstance(part, OnnxModel) for part in self.model.modules())
+        self.outside = runs_outside(self.model)
         if self.outside:
-            self.left_out |= dict.fromkeys(("parameters", "multiply_adds", "peak_memory_mb"), _OUTSIDE)
+            self.left_out |= dict.fromkeys(("parameters", "multiply_adds", "peak_memory_mb"), OUTSIDE)
         else:
             self.values["parameters"] = count_parameters(self.model)
 

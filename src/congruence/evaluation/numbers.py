@@ -254,7 +254,10 @@ ROWS: tuple[Number, ...] = (
 
 
 # What else a plan's rows are stored with: no number has such a name.
-RESERVED = ("name", "method", "variant", "seed", "factor", "found", "diagnosed", "made", "failed")
+RESERVED = (
+    *("name", "method", "variant", "seed", "factor", "found", "diagnosed", "made", "failed"),
+    *("cost", "published"),  # only in the rows of its tables
+)
 
 
 def table(rows: Iterable[Number]) -> Mapping[Place, Mapping[str, Number]]:

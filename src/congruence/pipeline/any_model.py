@@ -55,7 +55,7 @@ def any_model(
         >>> type(any_model("cnn3", data.load("digits"), who="the student").model).__name__
         'Cnn3'
     """
-    run = None if named.split(word) else _run_of(word)
+    run = None if named.split(word) else run_of(word)
     if run is not None:
         if weights is not None:
             raise ValueError(f"{_begin(who)} is the run in '{run[0]}', which has its weights: leave out '{weights}'.")
@@ -123,7 +123,7 @@ def _config_of(word: str, weights: str | Path | None, who: str) -> ModelConfig:
 # A run's student
 
 
-def _run_of(word: str) -> tuple[Path, str | None] | None:
+def run_of(word: str) -> tuple[Path, str | None] | None:
     """Return the folder and the student's name of "FOLDER" or "FOLDER@NAME"; None of another word."""
     folder, at, name = word.rpartition("@")
     for path, student in ((Path(word).expanduser(), None), (Path(folder or "@").expanduser(), name)):

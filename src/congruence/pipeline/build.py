@@ -119,8 +119,6 @@ def build_stage(config: RunConfig, stage_name: str, context: RunContext) -> Buil
     options = stage.train.options(
         out=context.out, resume=context.resume, callbacks=context.callbacks, diagnose=diagnose
     )
-    if context.dry:
-        rehearse_run(distiller, train_loader, val_loader, options, device)
     return Built(distiller, train_loader, val_loader, options, splits, models)
 
 
@@ -131,13 +129,15 @@ def rehearse(config: RunConfig, context: RunContext) -> RunConfig:
         The configuration with what "auto" stands for here, which a resumed run is to keep wherever it goes on.
     """
     dry = replace(context, teachers={}, out=None, resume=False, callbacks=(), dry=True).with_splits(config.data)
-    last: dict[str, dict[str, Any]] = {}
     protocol_of(config, dry.loaded(config.data))  # which says what does not fit
-    for name, stage in config.stages.items():
-        built = build_stage(config, name, dry)
-        options = settled(built.options, built.distiller, pick_device(stage.train.device))
-        last[name] = {"channels_last": options.channels_last}
-    return config.with_training(last)
+    return config.with_training({name: rehearsed(build_stage(config, name, dry)) for name in config.stages})
+
+
+def rehearsed(built: Built) -> dict[str, Any]:
+    """Find out whether `fit` would refuse a stage; return what "auto" stands for in its training table."""
+    device = pick_device(built.options.device)
+    rehearse_run(built.distiller, built.train_loader, built.val_loader, built.options, device)
+    return {"channels_last": settled(built.options, built.distiller, device).channels_last}
 
 
 # The models

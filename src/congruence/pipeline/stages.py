@@ -19,7 +19,7 @@ from congruence.core import check, ranks
 from congruence.core.files import writable
 from congruence.core.inputs import TEACHER
 from congruence.evaluation.protocol import Fitted
-from congruence.pipeline.build import Built, build_stage, rehearse
+from congruence.pipeline.build import Built, build_stage, rehearse, rehearsed
 from congruence.pipeline.context import RunContext
 from congruence.pipeline.measured_by import protocol_of
 from congruence.pipeline.student import leave_best, write_students
@@ -64,18 +64,17 @@ class StageRun:
 
 def run_stage(config: RunConfig, stage_name: str, context: RunContext) -> StageRun:
     """Build one stage (see `build_stage`) and train it."""
-    built = build_stage(config, stage_name, context)
+    return _trained(config, build_stage(config, stage_name, context), context)
+
+
+def _trained(config: RunConfig, built: Built, context: RunContext) -> StageRun:
     if context.out is not None and ranks.rank() == 0:
         directory = RunDirectory(context.out, writes=True)
         if not directory.identity.exists():
             write_students(directory, built.models.described)
     protocol = protocol_of(config, built.splits)
     result = fit(built.distiller, built.train_loader, built.val_loader, built.options)
-    return _finished(built, result, context.out, protocol)
-
-
-def _finished(built: Built, result: FitResult, out: Path | None, protocol: Fitted | None) -> StageRun:
-    leave_best(built.models.students, result, out)
+    leave_best(built.models.students, result, context.out)
     classifies = teaches_classes(built.distiller)
     return StageRun(result, built.models.students, built.models.teachers, built.splits, classifies, protocol)
 
@@ -119,25 +118,46 @@ def run(
     longer = _check_holds(directory, config, resume=resume)
     ranks.barrier()
     common = RunContext(splits=splits, trust=trust).with_splits(config.data)
-    config = rehearse(config, common)
-    if ranks.rank() == 0:
-        writable(directory.path)
-        if longer or not directory.config.exists():
-            write_resolved(config, directory.config)
     finished: dict[str, StageRun] = {}
     teachers: dict[StudentRef, Path] = {}
-    for name in config.stages:
+
+    def context(name: str) -> RunContext:
         last = name == config.last
-        context = replace(
+        return replace(
             common,
             teachers=dict(teachers),
             out=directory.path if last else directory.path / name,
             resume=resume or not last,  # within a run that is this one, stages that are there are this run's own
             callbacks=tuple(callbacks(name) if callable(callbacks) else callbacks),
         )
-        finished[name] = run_stage(config, name, context)
+
+    alone = _built_alone(config, context)
+    if alone is None:
+        config = rehearse(config, common)
+    else:
+        config = config.with_training({config.last: rehearsed(alone)})
+    if ranks.rank() == 0:
+        writable(directory.path)
+        if longer or not directory.config.exists():
+            write_resolved(config, directory.config)
+    for name in config.stages:
+        built = alone or build_stage(config, name, context(name))
+        finished[name] = _trained(config, built, context(name))
         teachers.update({StudentRef(name, s): file for s, file in finished[name].result.student_files.items()})
     return finished
+
+
+def _built_alone(config: RunConfig, context: Callable[[str], RunContext]) -> Built | None:
+    """Build the only stage once, to find out whether it fits and to be trained; None where a dry one has to go before.
+
+    So it is with several stages, and where building takes a pass over the data and writes what it found.
+    """
+    stage = config.stages[config.last]
+    if len(config.stages) > 1 or stage.heads() or stage.train.sampler is not None:
+        return None
+    alone = context(config.last)
+    protocol_of(config, alone.loaded(config.data))  # which says what does not fit
+    return build_stage(config, config.last, alone)
 
 
 def _as_before(config: RunConfig, directory: RunDirectory) -> RunConfig:
@@ -161,6 +181,7 @@ def _check_holds(directory: RunDirectory, config: RunConfig, *, resume: bool) ->
     before, now = (
         config_identity(tomllib.loads(text)) for text in (_completed(directory.config), resolved_toml(config))
     )
+    before = _where_moved(before, now)
     longer = resume and _longer(before, now, config.last, directory)
     if before != now and not longer:
         raise ValueError(
@@ -173,6 +194,24 @@ def _check_holds(directory: RunDirectory, config: RunConfig, *, resume: bool) ->
             f"Nothing in it was changed."
         )
     return longer
+
+
+def _where_moved(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration before with the files of teachers' weights that lie elsewhere now.
+
+    `fit` finds out itself whether the network in them is the run's teacher.
+    """
+    before = copy.deepcopy(before)
+    for name, stage in before.get("stages", {}).items():
+        teachers = [each.get("stages", {}).get(name, {}).get("teacher") for each in (before, now)]
+        if not all(isinstance(each, dict) for each in teachers):
+            continue
+        pairs = [teachers, *([old, teachers[1].get(key)] for key, old in stage["teacher"].items())]
+        for old, new in (pair for pair in pairs if all(isinstance(each, dict) for each in pair)):
+            there = [isinstance(each.get("weights"), str) and Path(each["weights"]).is_file() for each in (old, new)]
+            if "weights" in old and there == [False, True]:
+                old["weights"] = new["weights"]
+    return before
 
 
 def _longer(before: dict[str, Any], now: dict[str, Any], last: str, directory: RunDirectory) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Collection
 from typing import Any
 
@@ -14,6 +16,7 @@ from congruence.core import rng
 from congruence.core.devices import on_tensors, row_count, take_rows, tensors, to_device
 from congruence.models.teacher import Teacher
 
+LOG = logging.getLogger("congruence")
 Array = npt.NDArray[Any]
 # Samples that the teacher sees at a time. From 32 on, the kernels of a CPU give a sample the same bits wherever it
 # stands in a batch, and larger ones are no faster there.
@@ -77,17 +80,22 @@ class Answers:
             )
         return np.asarray(tensor.float().cpu().numpy())
 
-    def depend_on_mates(self, inputs: Any, paths: Collection[str]) -> bool:
-        """Whether a sample's stored answer is another where its chunk has other samples, or has them elsewhere.
+    def depend_on_mates(self, inputs: Any, paths: Collection[str]) -> float:
+        """How far a sample's stored answer moves where its chunk has other samples, or has them elsewhere.
 
-        Of dynamic quantisation it is, which has one scale a batch, and of the statistics of a batch.
+        It does with dynamic quantisation, which has one scale a batch, and with the statistics of a batch; in its last
+        bits with the kernels of some processors, for widths that are no multiple of 4.
+
+        Returns:
+            the largest difference, in units of the layer's largest answer: 0 for the same bits, infinity for a teacher
+            that draws random numbers or refuses these inputs.
         """
         size, generators = self.chunk, _generators()
         inputs = take_rows(inputs, torch.arange(size) % (row_count(inputs) or 1), row_count(inputs) or 1)
         places = torch.arange(size)
         answers = self._run(inputs, paths)
         turned = self._run(take_rows(inputs, places.flip(0), size), paths)
-        same = self._same(turned, answers, places.flip(0), places)
+        moved = [self._apart(turned, answers, places.flip(0), places)]
         for odd in (0, 1):
             kept = places % 2 == odd
 
@@ -98,18 +106,40 @@ class Answers:
 
             among = take_rows(inputs, torch.where(kept, places, 1 - odd), size)  # the others are one sample, and large
             try:
-                same = same and self._same(self._run(on_tensors(larger, among), paths), answers, kept, kept)
+                moved.append(self._apart(self._run(on_tensors(larger, among), paths), answers, kept, kept))
             except Exception:  # of a model that takes no such numbers, whatever it is
-                return True
-        return not same or _generators() != generators  # one that draws would give a run other random numbers
+                return math.inf
+        return max(moved) if _generators() == generators else math.inf  # random numbers that a run would lack
 
-    def _same(self, one: dict[str, Array], other: dict[str, Array], of_one: Tensor, of_other: Tensor) -> bool:
-        with np.errstate(over="ignore"):
+    def tell(self, moved: float) -> None:
+        """Say what it means that `depend_on_mates` is not 0."""
+        if moved > max(1e-5, float(np.finfo(self.dtype).eps)):
+            LOG.warning(
+                "The teacher's answer to a sample depends on the others in its batch (as dynamic quantisation may "
+                "have it, and statistics of a batch) or on chance: its cache holds that of one pass in the "
+                "dataset's order, which is not what the batches of a run would give."
+            )
+        else:
+            LOG.info(
+                "On this processor the last bits of the teacher's answer to a sample depend on its place in the batch "
+                "(%.0e of the largest answer): its cache holds those of one pass in the dataset's order, and a run "
+                "without it has others.",
+                moved,
+            )
+
+    def _apart(self, one: dict[str, Array], other: dict[str, Array], of_one: Tensor, of_other: Tensor) -> float:
+        with np.errstate(all="ignore"):
             pairs = [
                 (one[path][of_one.numpy()].astype(self.dtype), other[path][of_other.numpy()].astype(self.dtype))
                 for path in one
             ]
-        return all(np.array_equal(a, b, equal_nan=True) for a, b in pairs)
+            return max((_distance(a, b) for a, b in pairs if not np.array_equal(a, b, equal_nan=True)), default=0.0)
+
+
+def _distance(a: Array, b: Array) -> float:
+    wide = a.astype(np.float64), b.astype(np.float64)
+    apart = float(np.abs(wide[0] - wide[1]).max() / max(np.abs(each).max() for each in wide))
+    return apart if math.isfinite(apart) else math.inf
 
 
 def _rounded(path: str, values: Array, dtype: np.dtype[Any]) -> Array:

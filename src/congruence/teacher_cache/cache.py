@@ -230,13 +230,10 @@ class TeacherCache:
             with rng.untouched():
                 inputs = self._by_view(next(iter(self.loader.in_order(0, self._answers.chunk))))
                 paths = self._paths()
-                self._mates_matter = any(self._answers.depend_on_mates(inputs[view], paths[view]) for view in paths)
+                moved = max((self._answers.depend_on_mates(inputs[view], paths[view]) for view in paths), default=0.0)
+            self._mates_matter = moved > 0
             if self._mates_matter:
-                LOG.warning(
-                    "The teacher's answer to a sample depends on the others in its batch (as dynamic quantisation may "
-                    "have it, and statistics of a batch) or on chance: its cache holds that of one pass in the "
-                    "dataset's order, which is not what the batches of a run would give."
-                )
+                self._answers.tell(moved)
         return self._mates_matter
 
     def _paths(self) -> dict[str, list[str]]:

@@ -1,0 +1,78 @@
+"""`Published`: what a paper has for the rows of a plan, shown beside what the plan measures."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from congruence.core import check
+from congruence.evaluation.numbers import numbers_in
+from congruence.evaluation.published import published
+
+TEACHER_ROW = "teacher"
+_KEYS = ("source", "differs", "number", "rows")
+_NUMBER = "accuracy_best"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A plan's table `[published]`.
+
+    Args:
+        source: paper and table.
+        rows: by the name of a method, or "METHOD-VARIANT", what it has by the keys of numbers, as the table shows them
+            (per cent where that does).
+        differs: in what its setting is another one, "" in nothing.
+    """
+
+    source: str
+    rows: Mapping[str, Mapping[str, str]]
+    differs: str = ""
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> Published:
+        """Return what a table without problems says."""
+        number = raw.get("number", _NUMBER)
+        rows = {name: value if isinstance(value, dict) else {number: value} for name, value in raw["rows"].items()}
+        texts = {name: {key: str(value) for key, value in numbers.items()} for name, numbers in rows.items()}
+        return cls(raw["source"], texts, raw.get("differs", ""))
+
+    def beside(self, rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """Return rows of results, or of teachers, each with what is published of it under "published"."""
+        return [{**row, "published": self._of(row)} for row in rows]
+
+    def _of(self, row: Mapping[str, Any]) -> Mapping[str, str]:
+        method, variant = row.get("method", row.get("name", TEACHER_ROW)), row.get("variant", "")
+        return {**self.rows.get(method, {}), **self.rows.get(f"{method}-{variant}", {})}
+
+    def told(self) -> str:
+        """Return the sentence below the table."""
+        other = f" Its setting is another one: {self.differs.rstrip('.')}." if self.differs else ""
+        return f"Published: {self.source.rstrip('.')}.{other}"
+
+
+def problems(raw: Mapping[str, Any], rows: Collection[str]) -> list[str]:
+    """Return a line for each thing that is wrong with a table `[published]`.
+
+    Args:
+        raw: the table.
+        rows: the names that its rows can have.
+    """
+    found = [f"published.{key}: unknown key.{check.near(key, _KEYS)}" for key in raw if key not in _KEYS]
+    for key in ("source", "differs"):
+        if not isinstance(raw.get(key, "" if key == "differs" else None), str) or raw.get(key) == "":
+            found.append(f"published.{key}: expected a sentence, got {raw.get(key)!r}.")
+    given = raw.get("rows")
+    if not isinstance(given, dict) or not given:
+        return [*found, "published.rows: expected for each row a number, or numbers by their keys."]
+    named = [*rows, TEACHER_ROW]
+    found += [f"published.rows.{name}: unknown row.{check.near(name, named)}" for name in given if name not in named]
+    default = raw.get("number", _NUMBER)
+    for name, value in given.items():
+        for key, one in (value if isinstance(value, dict) else {default: value}).items():
+            if not isinstance(key, str) or (key not in numbers_in("plan") and published(key) is None):
+                found.append(f"published: a plan has no number '{key}'.{check.near(str(key), numbers_in('plan'))}")
+            if isinstance(one, bool) or not isinstance(one, int | float | str):
+                found.append(f"published.rows.{name}: expected a number or a text, got {one!r}.")
+    return list(dict.fromkeys(found))

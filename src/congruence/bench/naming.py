@@ -30,7 +30,7 @@ def misnamed(name: str, methods: Iterable[str], variants: Iterable[str]) -> list
 
     Example:
         >>> misnamed("tiny", ["a", "a-b"], ["b", "b-b"])
-        ["methods: expected rows in folders of their own, got 'a-b-b' of 'a' in 'b-b' and of 'a-b' in 'b'."]
+        ["methods: expected rows in folders of their own, got 'a-b-b' of 'a-b' in 'b' and of 'a' in 'b-b'."]
     """
     methods, variants = list(methods), list(variants)
     lines = [f"name: expected a folder's name {wrong}, got {brief(name)}." if (wrong := names.wrong(name)) else ""]

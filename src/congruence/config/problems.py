@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from congruence.core import check
-from congruence.core.brevity import brief, listed
+from congruence.core.brevity import brief, cut, listed
 from congruence.core.printable import printable
 
 _SENTENCE = re.compile(r"`\w+`: `(\w+)` must be (.+), got (.+)\.", re.DOTALL)
@@ -85,7 +85,7 @@ def reworded(sentence: str, key: str) -> str:
     if match is None:
         return sentence
     what = f"expected {match[2]}" if match[1] == key else f"`{match[1]}` must be {match[2]}"
-    return f"{what}, got {match[3]}."
+    return f"{what}, got {cut(match[3], 160)}."
 
 
 def explain(error: Mapping[str, Any], keys: Callable[[tuple[str, ...]], Iterable[str]]) -> list[tuple[str, str]]:

@@ -28,7 +28,7 @@ def fail(function: str, argument: str, expected: str, got: object) -> NoReturn:
         Traceback (most recent call last):
         ValueError: `dkd_loss`: `temperature` must be a number > 0, got -4.0.
     """
-    raise ValueError(f"`{function}`: `{argument}` must be {expected}, got {cut(str(got), 160)}.")
+    raise ValueError(f"`{function}`: `{argument}` must be {expected}, got {cut(str(got), 600)}.")
 
 
 def sentence(error: BaseException) -> str:

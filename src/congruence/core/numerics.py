@@ -44,10 +44,9 @@ def _widen_any(value: Any) -> Any:
 
 def _device_type(values: Iterable[Any]) -> str:
     for value in values:
-        if isinstance(value, Tensor):
-            return value.device.type
-        if isinstance(value, (list, tuple)) and value and isinstance(value[0], Tensor):
-            return value[0].device.type
+        first = value[0] if isinstance(value, (list, tuple)) and value else value
+        if isinstance(first, Tensor):
+            return "cpu" if first.is_meta else first.device.type  # meta has no autocast
     return "cpu"
 
 
@@ -62,7 +61,15 @@ def float32_island(function: Callable[P, R]) -> Callable[P, R]:
         with torch.autocast(device_type=_device_type((*args, *kwargs.values())), enabled=False):
             wide_args = [_widen_any(a) for a in args]
             wide_kwargs = {name: _widen_any(a) for name, a in kwargs.items()}
-            return function(*wide_args, **wide_kwargs)
+            try:
+                return function(*wide_args, **wide_kwargs)
+            except RuntimeError as error:
+                if torch._C._are_functorch_transforms_active():
+                    raise ValueError(
+                        f"`{function.__name__}`: it reads values, which torch.func and torch.vmap keep back "
+                        f"({str(error).splitlines()[0][:80]}...). Take torch.autograd.grad, or a loop over the batches."
+                    ) from error
+                raise
 
     return wrapper
 

@@ -200,6 +200,7 @@ def kernel_transfer_bound(
     student_landmarks, teacher_landmarks = _landmarks(name, student, teacher, student_landmarks, teacher_landmarks)
     check.class_labels(name, len(student_landmarks), assignment=assignment)
     check.same_rows(name, student=student, assignment=assignment)
+    assignment = assignment.long()  # 8 bits as an index would be a mask
     longest = torch.maximum(student.norm(dim=1).max(), teacher.norm(dim=1).max())
     away = (student - student_landmarks[assignment]).norm(dim=1) + (teacher - teacher_landmarks[assignment]).norm(dim=1)
     apart = (student_landmarks @ student.T - teacher_landmarks @ teacher.T).abs().sum(1)

@@ -222,7 +222,8 @@ def same_device(function: str, /, **tensors: Tensor) -> None:
         Traceback (most recent call last):
         ValueError: `pkt_loss`: `student` and `teacher` must be on one device, got `student` on cpu, `teacher` on meta.
     """
-    if len({tensor.device for tensor in tensors.values()}) > 1:
+    devices = [tensor.device for tensor in tensors.values()]
+    if devices.count(devices[0]) != len(devices):
         names = " and ".join(f"`{name}`" for name in tensors)
         got = ", ".join(f"`{name}` on {tensor.device}" for name, tensor in tensors.items())
         raise ValueError(f"`{function}`: {names} must be on one device, got {got}.")

@@ -100,13 +100,14 @@ class _NoFurther(torch.autograd.Function):
 def differentiable_once(function: str, reason: str, *tensors: Tensor) -> None:
     """Refuse to differentiate the gradient by `tensors` again, where that would be wrong in silence, or cannot be.
 
-    They are results of operations, not leaves: what else becomes of a leaf has its derivatives.
+    They are results of operations, not leaves (what else becomes of a leaf has its derivatives), and stand in the
+    gradient: of one that is a constant torch itself says that it has no graph.
 
     Example:
         >>> x = torch.ones(2, requires_grad=True)
         >>> y = x * 1
         >>> differentiable_once("squares", "y stands in its gradient as a constant", y)
-        >>> (gradient,) = torch.autograd.grad((2 * y * y.detach()).sum(), x, create_graph=True)
+        >>> (gradient,) = torch.autograd.grad((y * y * y.detach()).sum(), x, create_graph=True)
         >>> gradient.sum().backward()
         Traceback (most recent call last):
         ValueError: `squares` must be differentiated once, got a second time: y stands in its gradient as a constant.

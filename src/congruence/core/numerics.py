@@ -11,7 +11,7 @@ from torch import Tensor
 
 P = ParamSpec("P")
 R = TypeVar("R")
-_SHORTEST = 1e-30
+_SHORTEST, _LONG, _PART = 1e-30, 1e30, 2.0**-64
 
 
 def widen(tensor: Tensor) -> Tensor:
@@ -89,10 +89,16 @@ def safe_norm(tensor: Tensor, dim: int = -1, *, keepdim: bool = False) -> Tensor
         >>> x.grad.tolist()
         [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
     """
+    root, scale = _root_and_scale(tensor, dim)
+    norm = root * scale
+    return norm if keepdim else norm.squeeze(dim)
+
+
+def _root_and_scale(tensor: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Return the norm as a product: its second factor is the largest magnitude, a constant."""
     scale = tensor.detach().abs().amax(dim, keepdim=True)
     scale = torch.where(~(scale <= 0), scale, torch.ones_like(scale))
-    norm = safe_sqrt((tensor / scale).square().sum(dim, keepdim=True)) * scale
-    return norm if keepdim else norm.squeeze(dim)
+    return safe_sqrt((tensor / scale).square().sum(dim, keepdim=True)), scale
 
 
 def unit(tensor: Tensor, dim: int = -1) -> Tensor:
@@ -101,9 +107,12 @@ def unit(tensor: Tensor, dim: int = -1) -> Tensor:
     Rows shorter than 1e-30 count as zero: one over their length would overflow in a float32 gradient. A row with an
     entry that is not finite is NaN throughout.
     """
-    norm = safe_norm(tensor, dim, keepdim=True)
+    root, scale = _root_and_scale(tensor, dim)
+    # In parts of a power of two where the norm itself may be beyond the type's range.
+    part = torch.where(scale > _LONG, _PART, torch.ones_like(scale))
+    norm = root * (scale * part)
     positive = ~(norm <= _SHORTEST)
-    return tensor / torch.where(positive, norm, torch.ones_like(norm)) * positive
+    return tensor / torch.where(positive, norm, torch.ones_like(norm)) * (positive * part)
 
 
 def rescaled(tensor: Tensor, dims: tuple[int, ...] | None = None) -> Tensor:

@@ -63,6 +63,8 @@ def _once(function: Callable[[Tensor, Tensor | None], Tensor], x: Tensor) -> Ten
 
 
 def _without_diagonal(matrix: Tensor) -> Tensor:
+    if len(matrix) == 1:
+        return 0 * matrix  # no other entry shows what is not finite
     return matrix.masked_fill(torch.eye(matrix.shape[0], dtype=torch.bool, device=matrix.device), 0)
 
 

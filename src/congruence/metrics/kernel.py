@@ -155,7 +155,15 @@ def smallest_landmark_eigenvalue(landmarks: Tensor) -> float:
     check.floating("smallest_landmark_eigenvalue", 2, landmarks=landmarks)
     check.finite("smallest_landmark_eigenvalue", landmarks=landmarks)
     landmarks = as_float64(landmarks)
-    return float(torch.linalg.eigvalsh(landmarks @ landmarks.T)[0])
+    gram = landmarks @ landmarks.T
+    if not gram.isfinite().all():
+        check.fail(
+            "smallest_landmark_eigenvalue",
+            "landmarks",
+            "small enough for products in float64",
+            f"entries of up to {float(landmarks.abs().max()):.3g}",
+        )
+    return float(torch.linalg.eigvalsh(gram)[0])
 
 
 @torch.no_grad()

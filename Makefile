@@ -9,13 +9,17 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test figures generated lint types bench exported loops ray zoo clean
+.PHONY: demo test attack figures generated lint types bench exported loops ray zoo clean
 
 demo: $(VENV)/ready
 	$(BIN)/congruence demo
 
 test: $(VENV)/ready
 	$(ONE_THREAD) $(BIN)/pytest -n $(WORKERS) $(PYTEST)
+
+# The attacks of `make test`, ten to fifty times as many: what docs/reliability.md counts.
+attack: $(VENV)/ready
+	CONGRUENCE_ATTACK=1 $(ONE_THREAD) $(BIN)/pytest -n $(WORKERS) $(or $(PYTEST),tests/attacks)
 
 # Measured figures and kept results against their pages and commands; rows that still have none are named, no error.
 FIGURES ?= tests/figures

@@ -78,8 +78,8 @@ def linear_probe(
     # A feature that never changes says nothing, whatever rounding makes of it.
     scale = torch.where(deviation > 1e-14 * centre.abs(), 1 / deviation, 0)
     x, y = (x - centre) * scale, (y - centre) * scale
-    for argument, features, standardised in (("train", train, x), ("test", test, y)):
-        if not bool(torch.isfinite(standardised).all()):
+    for argument, features, numbers in (("train", train, deviation), ("train", train, x), ("test", test, y)):
+        if not bool(torch.isfinite(numbers).all()):
             size = float(features.abs().max())
             check.fail(name, argument, "small enough for squares in float64", f"entries of up to {size:.3g}")
     model = LogisticRegression(C=1 / regularization, max_iter=steps)

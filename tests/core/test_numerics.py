@@ -85,3 +85,16 @@ def test_unit_rows_and_zero_rows():
     rows.sum().backward()
     assert torch.isfinite(x.grad).all()
     assert (x.grad[1:3] == 0).all()
+
+
+def test_unit_rows_whose_length_is_beyond_the_range():
+    x = torch.tensor([[3e38, -3e38], [3e38, 0.0]], requires_grad=True)
+    assert safe_norm(x)[0].isinf()
+    rows = unit(x)
+    torch.testing.assert_close(rows, torch.tensor([[0.5**0.5, -(0.5**0.5)], [1.0, 0.0]]))
+    rows.sum().backward()
+    assert torch.isfinite(x.grad).all()
+
+
+def test_an_island_takes_a_device_without_autocast():
+    assert float32_island(lambda x: x)(torch.ones(2, device="meta", dtype=torch.float16)).dtype == torch.float32

@@ -106,6 +106,13 @@ def test_parameters_that_no_loss_reaches_stay_without_gradient():
     assert gradients(frozen).keys() == {"students.student.1.weight", "students.student.1.bias"}
 
 
+def test_a_gradient_with_a_graph_is_refused():
+    made, _ = pair(["ce"], toys.net(1))
+    loss = made(**BATCH, micro_batch=5).loss
+    with pytest.raises(ValueError, match=r"^`micro_batch` makes its gradients in a second pass, which keeps no graph"):
+        torch.autograd.grad(loss, list(made.student.parameters()), create_graph=True)
+
+
 def test_a_detached_layer_has_no_gradient():
     class Cut(nn.Module):
         def __init__(self):

@@ -110,3 +110,10 @@ class TestClassGaussianWasserstein(LossTester):
             value = class_gaussian_wasserstein_loss(student, teacher, *labels, covariance=covariance)
             assert value.item() == 0
             assert all(not g.any() for g in gradients(value, (student, teacher)))
+
+    @pytest.mark.parametrize("covariance", BOTH)
+    def test_what_is_no_number_shows_in_a_class_of_one_side_alone(self, covariance):
+        student, teacher = embeddings(seeded(), 3)[:2]
+        student[2, 0] = torch.nan
+        labels = torch.tensor([0, 1, 2]), torch.tensor([0, 1, 1])
+        assert class_gaussian_wasserstein_loss(student, teacher, *labels, covariance=covariance).isnan()

@@ -75,7 +75,7 @@ class TestCrd(LossTester):
             ),
             (
                 (torch.zeros(4, 3), torch.zeros(4, 3), torch.zeros(9, 3), torch.zeros(9, 3), torch.zeros(5, 2).long()),
-                "got `student` 4 rows, `contrast_index` [5, 2].",
+                "got `student` [4, 3], `contrast_index` [5, 2].",
             ),
             (
                 (

@@ -66,6 +66,20 @@ class TestDist(LossTester):
         assert abs(value.item()) < 1e-6
         assert not torch.allclose(flatter, probabilities)
 
+    def test_a_gradient_in_half_precision_is_that_in_double_precision_rounded(self):
+        """Also where it is infinite: of classes of one share in all samples it is some 1/ε, beyond 65504."""
+        infinite = 0
+        for seed in range(8):
+            student, teacher = logits(seeded(seed), 4)
+            half = (6e4 * student.sign()).half().requires_grad_()
+            exact = half.detach().double().requires_grad_()
+            (rounded,) = torch.autograd.grad(dist_loss(half, teacher.half()), half)
+            (expected,) = torch.autograd.grad(dist_loss(exact, teacher.half().double()), exact)
+            assert expected.isfinite().all()
+            assert torch.equal(rounded, expected.float().half())
+            infinite += not rounded.isfinite().all()
+        assert 0 < infinite < 8
+
     def test_one_sample_has_no_term_within_classes(self):
         student, teacher = logits(seeded(), 1)
         expected = dist_loss(student, teacher, gamma=0.0)

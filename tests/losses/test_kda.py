@@ -125,3 +125,7 @@ class TestKda(LossTester):
             with torch.autocast("cpu", torch.bfloat16):
                 under = kernel_transfer_loss(*arguments, scale=scale)
             torch.testing.assert_close(under.double(), exact, rtol=1e-6, atol=0)
+
+    def test_a_landmark_that_is_infinite_shows_where_the_teacher_s_kernel_is_0(self):
+        nothing, far = torch.zeros(2, 3), torch.full((2, 3), torch.inf)
+        assert not kernel_transfer_loss(torch.ones(2, 3), nothing, far, nothing, scale="teacher_norm").isfinite()

@@ -111,3 +111,13 @@ class TestStandardizedDistillation(LossTester):
         with pytest.raises(ValueError) as error:
             standardize_logits(bad, **settings)
         assert str(error.value).startswith(f"`standardize_logits`: {part}")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_logits_near_the_end_of_the_range_are_standardised(dtype):
+    shape = torch.tensor([[1.0, -0.5, 0.25], [1.0, 1.0, 1.0]])
+    logits = (3e38 * shape).to(dtype).requires_grad_()
+    rows = standardize_logits(logits)
+    torch.testing.assert_close(rows, standardize_logits(shape), rtol=1e-5, atol=1e-6)
+    assert rows.sum().isfinite()
+    assert all(g.isfinite().all() for g in gradients(rows[:, 0].sum(), (logits,)))

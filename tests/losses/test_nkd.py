@@ -51,3 +51,13 @@ class TestNormalizedKd(LabelledLossTester):
         ours = gradients(next(both) - next(both), (student,))
         value = decoupled_kd_loss(student, teacher, labels, alpha=0.0, beta=2.0, temperature=3.0)
         torch.testing.assert_close(ours, gradients(value, (student,)))
+
+    def test_a_weight_of_0_leaves_out_what_is_infinite(self):
+        far = torch.tensor([[3e38, 3e38, -3e38]], dtype=torch.bfloat16)
+        value = normalized_kd_loss(far, far.flip(1), torch.tensor([1]), gamma=0.0)
+        torch.testing.assert_close(value.item(), 0.5 * math.log(2), rtol=1e-6, atol=0)
+
+    def test_an_own_logit_that_is_no_number_shows_where_the_teacher_gives_its_class_no_share(self):
+        student = torch.tensor([[torch.nan, 1.0, 2.0]])
+        teacher = torch.tensor([[0.0, 1e4, 0.0]])
+        assert normalized_kd_loss(student, teacher, torch.tensor([0])).isnan()

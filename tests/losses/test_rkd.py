@@ -119,12 +119,13 @@ class TestAngle(LossTester):
         safe = usual_angle(*exact, normalized=unit)
         torch.testing.assert_close(gradients(value, sides), gradients(safe, exact))
 
-    def test_a_second_derivative_is_refused(self):
-        student, teacher = embeddings(seeded(0), 5)
-        student.requires_grad_()
-        (gradient,) = torch.autograd.grad(rkd_angle_loss(student, teacher), student, create_graph=True)
-        with pytest.raises(RuntimeError, match="does not require grad"):
-            gradient.sum().backward()
+    def test_a_gradient_with_a_graph_is_the_one_without(self):
+        sides = leaves(embeddings(seeded(0), 5))
+        with_graph = torch.autograd.grad(rkd_angle_loss(*sides), sides, create_graph=True)
+        torch.testing.assert_close(list(with_graph), gradients(rkd_angle_loss(*sides), sides), rtol=1e-10, atol=1e-15)
+        assert torch.autograd.gradgradcheck(rkd_angle_loss, sides)
+        student, teacher = sides[0].detach().requires_grad_(), sides[1].detach()  # a teacher without gradient
+        assert torch.autograd.gradgradcheck(lambda rows: rkd_angle_loss(rows, teacher), student)
 
 
 def usual_angle(student, teacher, normalized=F.normalize):

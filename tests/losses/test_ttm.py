@@ -72,3 +72,10 @@ class TestTransformedTeacher(LossTester):
         value = transformed_teacher_loss(student, masked, weighted=True)
         assert torch.isfinite(value)
         assert torch.isfinite(gradients(value, (student,))[0]).all()
+
+    def test_a_power_beyond_the_range_is_that_of_a_sure_teacher(self):
+        far, sure = torch.tensor([[3e38, 2e38, 0.0]]), torch.tensor([[1e4, 0.0, 0.0]])
+        student = torch.randn(1, 3, generator=seeded())
+        settings = {"exponent": 2.0, "weighted": True}
+        expected = transformed_teacher_loss(student, sure, **settings)
+        torch.testing.assert_close(transformed_teacher_loss(student, far, **settings), expected)

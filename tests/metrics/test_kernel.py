@@ -168,6 +168,10 @@ def test_the_bound_is_its_definition_and_holds():
         ),
         (lambda: smallest_landmark_eigenvalue(torch.ones(3)), "must be a non-empty 2-D tensor, got shape [3]."),
         (
+            lambda: smallest_landmark_eigenvalue(torch.full((2, 2), 1e200, dtype=torch.float64)),
+            "`landmarks` must be small enough for products in float64, got entries of up to 1e+200.",
+        ),
+        (
             lambda: kernel_transfer_bound(*embeddings(2), *landmarks(), torch.tensor([0, 4])),
             "`kernel_transfer_bound`: `assignment` must be class labels in [0, 4), got 4.",
         ),

@@ -89,6 +89,10 @@ def test_too_few_steps_are_told(caplog):
         ({"test": torch.zeros(10, 2)}, "the same width, got `train` [20, 3], `test` [10, 2]."),
         ({"train_labels": torch.zeros(3).long()}, "got `train` [20, 3], `train_labels` [3]."),
         ({"train_labels": torch.zeros(20).long()}, "`train_labels` must be of two classes or more, got one."),
+        (
+            {"train": torch.full((20, 3), 1e200, dtype=torch.float64).index_fill(0, torch.arange(5), -1e200)},
+            "`train` must be small enough for squares in float64, got entries of up to 1e+200.",
+        ),
         ({"test": torch.full((10, 3), torch.nan)}, "`test` must be finite, got NaN or infinity."),
         ({"regularization": 0}, "`regularization` must be a number > 0, got 0."),
         ({"steps": 0}, "`steps` must be an integer >= 1, got 0."),

@@ -176,6 +176,9 @@ Constraint = Real | Choice | Flag
 POSITIVE = Real(low=0)
 NOT_NEGATIVE = Real(low=0, closed="low")
 COUNT = Real(low=1, closed="low", integer=True)
+# torch has other types of both kinds, with which it does not compute: 8 bits and less, unsigned ones of 16 and more.
+_FLOATING = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def hyperparameters(function: str, constraints: Mapping[str, Constraint], /, **values: Any) -> None:
@@ -200,18 +203,52 @@ def _shapes(tensors: Mapping[str, Tensor]) -> str:
     return ", ".join(f"`{name}` {shape(tensor)}" for name, tensor in tensors.items())
 
 
+def dense(function: str, /, **tensors: Tensor) -> None:
+    """Check that each argument is a tensor whose entries all lie in memory, and that all are on one device.
+
+    Example:
+        >>> dense("pkt_loss", student=torch.eye(2), teacher=torch.eye(2).to_sparse())
+        Traceback (most recent call last):
+        ValueError: `pkt_loss`: `teacher` must be a dense tensor, got the layout torch.sparse_coo.
+    """
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            fail(function, name, "a tensor", type(tensor).__name__)
+        if tensor.layout is not torch.strided or tensor.is_nested:
+            got = "a nested one" if tensor.is_nested else f"the layout {tensor.layout}"
+            fail(function, name, "a dense tensor", got)
+    same_device(function, **tensors)
+
+
+def same_device(function: str, /, **tensors: Tensor) -> None:
+    """Check that all arguments are on one device; the sentence names every device.
+
+    Example:
+        >>> same_device("pkt_loss", student=torch.eye(2), teacher=torch.eye(2, device="meta"))
+        Traceback (most recent call last):
+        ValueError: `pkt_loss`: `student` and `teacher` must be on one device, got `student` on cpu, `teacher` on meta.
+    """
+    devices = [tensor.device for tensor in tensors.values()]
+    if devices.count(devices[0]) != len(devices):
+        names = " and ".join(f"`{name}`" for name in tensors)
+        got = ", ".join(f"`{name}` on {tensor.device}" for name, tensor in tensors.items())
+        raise ValueError(f"`{function}`: {names} must be on one device, got {got}.")
+
+
 def floating(function: str, dims: int | tuple[int, ...], /, **tensors: Tensor) -> None:
-    """Check that each argument is a floating tensor with `dims` dimensions and no empty one.
+    """Check that each argument is a floating tensor of 16 bits or more with `dims` dimensions and no empty one.
+
+    They are dense and on one device, too: see `dense`.
 
     Raises:
         ValueError: in one sentence that prints the shape found.
     """
     allowed = (dims,) if isinstance(dims, int) else dims
+    dense(function, **tensors)
     for name, tensor in tensors.items():
-        if not isinstance(tensor, Tensor):
-            fail(function, name, "a tensor", type(tensor).__name__)
-        if not tensor.is_floating_point():
-            fail(function, name, "a floating-point tensor", str(tensor.dtype))
+        if tensor.dtype not in _FLOATING:
+            what = "a floating-point tensor" + (" of 16 bits or more" if tensor.is_floating_point() else "")
+            fail(function, name, what, str(tensor.dtype))
         if tensor.dim() not in allowed or tensor.numel() == 0:
             wanted = " or ".join(f"{n}-D" for n in allowed)
             fail(function, name, f"a non-empty {wanted} tensor", f"shape {shape(tensor)}")
@@ -228,6 +265,8 @@ def finite(function: str, /, *, masked: bool = False, **tensors: Tensor) -> None
         ValueError: `agreement`: `student_logits` must be finite, got NaN or infinity in 1 of 2 rows, first in row 1.
     """
     for name, tensor in tensors.items():
+        if tensor.is_meta:
+            fail(function, name, "finite", "the device meta, which has no values")
         bad = unfinite_rows(tensor, masked=masked)
         if len(bad):
             got = f"NaN or infinity in {len(bad)} of {len(tensor)} rows, first in row {int(bad[0])}"
@@ -247,21 +286,32 @@ def unfinite_rows(tensor: Tensor, *, masked: bool = False) -> Tensor:
 
 
 def same_rows(function: str, /, **tensors: Tensor) -> None:
-    """Check that all arguments have the same number of rows; the sentence prints every shape."""
+    """Check that all arguments have the same number of rows and are on one device; the sentence prints every shape."""
+    same_device(function, **tensors)
     if len({tensor.shape[0] for tensor in tensors.values()}) > 1:
         names = " and ".join(f"`{name}`" for name in tensors)
         raise ValueError(f"`{function}`: {names} must have the same number of rows, got {_shapes(tensors)}.")
 
 
 def same_shape(function: str, /, **tensors: Tensor) -> None:
-    """Check that all arguments have one shape; the sentence prints every shape."""
+    """Check that all arguments have one shape and are on one device; the sentence prints every shape."""
+    same_device(function, **tensors)
     if len({tensor.shape for tensor in tensors.values()}) > 1:
         names = " and ".join(f"`{name}`" for name in tensors)
         raise ValueError(f"`{function}`: {names} must have the same shape, got {_shapes(tensors)}.")
 
 
+def same_dtype(function: str, /, **tensors: Tensor) -> None:
+    """Check that all arguments have one type; the sentence names every type."""
+    if len({tensor.dtype for tensor in tensors.values()}) > 1:
+        names = " and ".join(f"`{name}`" for name in tensors)
+        got = ", ".join(f"`{name}` {tensor.dtype}" for name, tensor in tensors.items())
+        raise ValueError(f"`{function}`: {names} must have the same dtype, got {got}.")
+
+
 def same_width(function: str, /, **tensors: Tensor) -> None:
-    """Check that all arguments have the same last dimension; the sentence prints every shape."""
+    """Check that all arguments have one last dimension and are on one device; the sentence prints every shape."""
+    same_device(function, **tensors)
     if len({tensor.shape[-1] for tensor in tensors.values()}) > 1:
         names = " and ".join(f"`{name}`" for name in tensors)
         raise ValueError(f"`{function}`: {names} must have the same width, got {_shapes(tensors)}.")
@@ -301,9 +351,10 @@ def class_labels(function: str, classes: int | None = None, /, *, unlabelled: bo
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             fail(function, name, "a tensor of class labels", type(tensor).__name__)
-        if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool or tensor.dim() != 1:
+        if tensor.dtype not in INTEGERS or tensor.dim() != 1:
             fail(function, name, "a 1-D integer tensor of class labels", f"{tensor.dtype} of shape {shape(tensor)}")
-        if classes is None or tensor.numel() == 0 or torch.compiler.is_compiling():
+        dense(function, **{name: tensor})
+        if classes is None or tensor.numel() == 0 or tensor.is_meta or torch.compiler.is_compiling():
             continue
         low, high = extremes(tensor)
         if high >= classes or (low < 0 and not unlabelled):

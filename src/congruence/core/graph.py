@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
+import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 from torch.utils.checkpoint import CheckpointFunction
@@ -73,3 +75,45 @@ def function_of(node: Node) -> type | None:
 def checkpoints_reentrantly(tensors: Sequence[Tensor]) -> bool:
     """Whether the backward of some tensors goes through activation checkpointing with use_reentrant=True."""
     return any(function_of(node) is CheckpointFunction for node in nodes(tensors))
+
+
+class _NoFurther(torch.autograd.Function):
+    """The identity, whose derivative raises."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(gradient: Tensor, function: str, reason: str) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, str, str], output: Tensor) -> None:
+        ctx.function, ctx.reason = inputs[1:]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
+        raise ValueError(f"`{ctx.function}` must be differentiated once, got a second time: {ctx.reason}.")
+
+    jvp = backward
+
+
+def differentiable_once(function: str, reason: str, *tensors: Tensor) -> None:
+    """Refuse to differentiate the gradient by `tensors` again, where that would be wrong in silence, or cannot be.
+
+    They are results of operations, not leaves (what else becomes of a leaf has its derivatives), and stand in the
+    gradient: of one that is a constant torch itself says that it has no graph.
+
+    Example:
+        >>> x = torch.ones(2, requires_grad=True)
+        >>> y = x * 1
+        >>> differentiable_once("squares", "y stands in its gradient as a constant", y)
+        >>> (gradient,) = torch.autograd.grad((y * y * y.detach()).sum(), x, create_graph=True)
+        >>> gradient.sum().backward()
+        Traceback (most recent call last):
+        ValueError: `squares` must be differentiated once, got a second time: y stands in its gradient as a constant.
+    """
+    if torch.compiler.is_compiling():  # a compiled graph has no second derivative at all
+        return
+    for tensor in tensors:
+        if tensor.requires_grad:
+            tensor.register_hook(lambda g: _NoFurther.apply(g, function, reason) if torch.is_grad_enabled() else None)

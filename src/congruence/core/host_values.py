@@ -68,6 +68,8 @@ def extremes(tensor: Tensor) -> tuple[int, int]:
     values = host_values_of(tensor)
     if values is not None:
         return values.low, values.high
+    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):  # one of many, whose own values torch.vmap keeps back
+        return extremes(torch._C._functorch.get_unwrapped(tensor))
     low, high = (int(value) for value in tensor.aminmax())
     return low, high
 

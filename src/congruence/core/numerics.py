@@ -11,7 +11,7 @@ from torch import Tensor
 
 P = ParamSpec("P")
 R = TypeVar("R")
-_SHORTEST = 1e-30
+_SHORTEST, _LONG, _PART = 1e-30, 1e30, 2.0**-64
 
 
 def widen(tensor: Tensor) -> Tensor:
@@ -44,10 +44,9 @@ def _widen_any(value: Any) -> Any:
 
 def _device_type(values: Iterable[Any]) -> str:
     for value in values:
-        if isinstance(value, Tensor):
-            return value.device.type
-        if isinstance(value, (list, tuple)) and value and isinstance(value[0], Tensor):
-            return value[0].device.type
+        first = value[0] if isinstance(value, (list, tuple)) and value else value
+        if isinstance(first, Tensor):
+            return "cpu" if first.is_meta else first.device.type  # meta has no autocast
     return "cpu"
 
 
@@ -62,7 +61,15 @@ def float32_island(function: Callable[P, R]) -> Callable[P, R]:
         with torch.autocast(device_type=_device_type((*args, *kwargs.values())), enabled=False):
             wide_args = [_widen_any(a) for a in args]
             wide_kwargs = {name: _widen_any(a) for name, a in kwargs.items()}
-            return function(*wide_args, **wide_kwargs)
+            try:
+                return function(*wide_args, **wide_kwargs)
+            except RuntimeError as error:
+                if torch._C._are_functorch_transforms_active():
+                    raise ValueError(
+                        f"`{function.__name__}`: it reads values, which torch.func and torch.vmap keep back "
+                        f"({str(error).splitlines()[0][:80]}...). Take torch.autograd.grad, or a loop over the batches."
+                    ) from error
+                raise
 
     return wrapper
 
@@ -82,10 +89,16 @@ def safe_norm(tensor: Tensor, dim: int = -1, *, keepdim: bool = False) -> Tensor
         >>> x.grad.tolist()
         [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
     """
+    root, scale = _root_and_scale(tensor, dim)
+    norm = root * scale
+    return norm if keepdim else norm.squeeze(dim)
+
+
+def _root_and_scale(tensor: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Return the norm as a product: its second factor is the largest magnitude, a constant."""
     scale = tensor.detach().abs().amax(dim, keepdim=True)
     scale = torch.where(~(scale <= 0), scale, torch.ones_like(scale))
-    norm = safe_sqrt((tensor / scale).square().sum(dim, keepdim=True)) * scale
-    return norm if keepdim else norm.squeeze(dim)
+    return safe_sqrt((tensor / scale).square().sum(dim, keepdim=True)), scale
 
 
 def unit(tensor: Tensor, dim: int = -1) -> Tensor:
@@ -94,9 +107,12 @@ def unit(tensor: Tensor, dim: int = -1) -> Tensor:
     Rows shorter than 1e-30 count as zero: one over their length would overflow in a float32 gradient. A row with an
     entry that is not finite is NaN throughout.
     """
-    norm = safe_norm(tensor, dim, keepdim=True)
+    root, scale = _root_and_scale(tensor, dim)
+    # In parts of a power of two where the norm itself may be beyond the type's range.
+    part = torch.where(scale > _LONG, _PART, torch.ones_like(scale))
+    norm = root * (scale * part)
     positive = ~(norm <= _SHORTEST)
-    return tensor / torch.where(positive, norm, torch.ones_like(norm)) * positive
+    return tensor / torch.where(positive, norm, torch.ones_like(norm)) * (positive * part)
 
 
 def rescaled(tensor: Tensor, dims: tuple[int, ...] | None = None) -> Tensor:

@@ -8,7 +8,6 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 T = TypeVar("T")
 
@@ -51,11 +50,22 @@ class _GatherRows(torch.autograd.Function):
         return _all_rows(tensor)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return cast(Tensor, _OwnRowsOfSum.apply(gradient, ctx.rows))
+
+
+class _OwnRowsOfSum(torch.autograd.Function):
+    """Own rows of the sum over the ranks: it is linear, as the gather is, and each is the other's gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, rows: int) -> Tensor:
         total = gradient.contiguous().clone()
         dist.all_reduce(total)
-        return total[rank() * ctx.rows : (rank() + 1) * ctx.rows]
+        return total[rank() * rows : (rank() + 1) * rows]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return cast(Tensor, _GatherRows.apply(gradient)), None
 
 
 def any_rank(flag: Tensor) -> Tensor:

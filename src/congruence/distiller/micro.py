@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from congruence.core import check, rng
 from congruence.core.devices import on_tensors, row_count, take_rows, tensors
@@ -212,8 +211,12 @@ class _Rows(torch.autograd.Function):
         return tuple(rows)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
+        if torch.is_grad_enabled():
+            raise ValueError(
+                "`micro_batch` makes its gradients in a second pass, which keeps no graph of them: a backward with "
+                "create_graph=True, and a gradient of the gradient, need the batch as a whole (micro_batch=None)."
+            )
         return None, None, *ctx.passes.gradients(gradients)
 
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from congruence.core.numerics import as_float64, float32_island, safe_norm
+from congruence.core.numerics import as_float64, float32_island, safe_norm, unit
 from congruence.geometry.dissimilarity import euclidean
 
 _SHORTEST = 1e-30  # 1/d is at most 1e30, and leaves a float32 gradient of up to 1e8 finite
@@ -28,9 +28,10 @@ def angle_difference(student: Tensor, teacher: Tensor) -> Tensor:
 
     With centred rows and K = X Xᵀ in float64, ψ_ijk = (K_jk − K_ij − K_ik + K_ii)/(d_ij d_ik): O(B²D + B³) operations
     where the differences themselves take O(B³D), and no [B, B, D] tensor. Anchors go through tile by tile, and the
-    gradient is made in the same pass, so that none of the [B, B, B] entries is kept. The distances d are those of exact
-    differences. Where a row is nearer to the anchor than 1e-5 of the batch's extent, K's digits would not tell the two
-    apart: such an anchor's differences are taken themselves, in O(B²D).
+    gradient is made in the same pass, so that none of the [B, B, B] entries is kept (under `create_graph` and
+    `torch.func` all are). The distances d are those of exact differences. Where a row is nearer to the anchor than 1e-5
+    of the batch's extent, K's digits would not tell the two apart: such an anchor's differences are taken themselves,
+    in O(B²D).
 
     Shape:
         `student` [B, D_s], `teacher` [B, D_t], widths may differ; returns [].
@@ -44,8 +45,12 @@ def angle_difference(student: Tensor, teacher: Tensor) -> Tensor:
         True
     """
     sides = as_float64(student), as_float64(teacher)
+    if len(student) == 1:
+        return ((0 * sides[0]).sum() + (0 * sides[1]).sum()).to(student.dtype)  # what is not finite shows
     if not torch.compiler.is_compiling():
-        loss: Tensor = _AngleDifference.apply(*sides)
+        # torch.func.grad and torch.vmap take operations of torch alone.
+        plain = torch._C._are_functorch_transforms_active()
+        loss: Tensor = _all_at_once(*sides) if plain else _AngleDifference.apply(*sides)
         return loss.to(student.dtype)
     # torch.compile cannot trace a Function without a warning. Here x − x is 0 and carries the gradient, the first one
     # alone: a compiled graph has no second.
@@ -63,13 +68,23 @@ class _AngleDifference(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor) -> Tensor:
         loss, gradients = _value_and_gradients(student, teacher, ctx.needs_input_grad)
-        ctx.save_for_backward(*gradients)
+        ctx.save_for_backward(student, teacher, *gradients)
         return loss
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return tuple(None if saved is None else saved * gradient for saved in ctx.saved_tensors)
+        student, teacher, *gradients = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph: the formula has all derivatives
+            wanted = [side for side, saved in zip((student, teacher), gradients, strict=True) if saved is not None]
+            found = iter(torch.autograd.grad(_all_at_once(student, teacher), wanted, create_graph=True))
+            gradients = [None if saved is None else next(found) for saved in gradients]
+        return tuple(None if saved is None else saved * gradient for saved in gradients)
+
+
+def _all_at_once(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return the loss by its formula, with [B, B, D] differences and [B, B, B] cosines."""
+    ours, theirs = (unit(side - side[:, None]) for side in (student, teacher))  # e_ij
+    return F.smooth_l1_loss(ours @ ours.mT, theirs @ theirs.mT)
 
 
 # An operator of its own: torch.compile takes it whole, and need not follow what depends on the values.

@@ -72,4 +72,5 @@ def expectation(shares: Tensor, logarithms: Tensor) -> Tensor:
         >>> expectation(torch.tensor([[0.5, 0.5, 0.0]]), torch.tensor([[-2.0, -4.0, -torch.inf]]))
         tensor([-3.])
     """
-    return (shares * torch.where(shares > 0, logarithms, torch.zeros_like(logarithms))).sum(1)
+    counted = (shares > 0) | logarithms.isnan()  # 0 times NaN shows
+    return (shares * torch.where(counted, logarithms, torch.zeros_like(logarithms))).sum(1)

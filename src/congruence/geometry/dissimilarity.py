@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from congruence.core import check
+from congruence.core.graph import differentiable_once
 from congruence.core.numerics import as_float64, float32_island, unit, widen
 
 DissimilarityName = Literal["cosine", "euclidean"]
@@ -62,6 +63,8 @@ def _once(function: Callable[[Tensor, Tensor | None], Tensor], x: Tensor) -> Ten
 
 
 def _without_diagonal(matrix: Tensor) -> Tensor:
+    if len(matrix) == 1:
+        return 0 * matrix  # no other entry shows what is not finite
     return matrix.masked_fill(torch.eye(matrix.shape[0], dtype=torch.bool, device=matrix.device), 0)
 
 
@@ -114,7 +117,9 @@ def _euclidean(x: Tensor, y: Tensor | None) -> Tensor:
     # Squares of what is larger or smaller leave float32; what is nowhere larger than 1e-30 counts as 0.
     far = (largest > _HUGE) | (largest > 1 / _HUGE**2) & (largest < 1 / _HUGE)
     scale = torch.where(far, largest, torch.ones_like(largest))
-    return torch.cdist(x / scale, columns / scale, compute_mode="donot_use_mm_for_euclid_dist") * scale
+    rows, columns = x / scale, columns / scale
+    differentiable_once("euclidean", "torch.cdist has no second derivative", rows, columns)
+    return torch.cdist(rows, columns, compute_mode="donot_use_mm_for_euclid_dist") * scale
 
 
 def _largest(x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from congruence.core import check
+from congruence.core.graph import differentiable_once
 from congruence.core.numerics import as_float64, float32_island, safe_norm
 
 Covariance = Literal["full", "diagonal"]
@@ -98,6 +99,7 @@ def _bures(x: Tensor, y: Tensor) -> Tensor:
     """Return `bures` [...] of centred rows [..., n, D] and [..., m, D]; rows of zeros change nothing."""
     spread = x.square().sum((-2, -1)) + y.square().sum((-2, -1))
     left, right = _polar(x.detach(), y.detach())
+    differentiable_once("bures", "its gradient takes U Vᵀ as a constant", x, y)
     value = spread - 2 * ((left.mT @ x) * (right.mT @ y)).sum((-2, -1))
     return value.clamp(min=0) * (value > _ROUNDING * torch.finfo(x.dtype).eps * spread)
 

@@ -82,9 +82,12 @@ def check_lists(function: str, student_maps: Sequence[Tensor], teacher_maps: Seq
         if not isinstance(maps, (list, tuple)) or len(maps) < least:
             got = len(maps) if isinstance(maps, (list, tuple)) else type(maps).__name__
             check.fail(function, argument, f"a list of {least} or more maps", got)
-        check.floating(function, 4, **{f"{argument}[{k}]": tensor for k, tensor in enumerate(maps)})
+        named = {f"{argument}[{k}]": tensor for k, tensor in enumerate(maps)}
+        check.floating(function, 4, **named)
+        check.same_dtype(function, **named)
     if len(student_maps) != len(teacher_maps):
         check.fail(function, "teacher_maps", f"as many as `student_maps` ({len(student_maps)})", len(teacher_maps))
+    check.same_device(function, student_maps=student_maps[0], teacher_maps=teacher_maps[0])
     for k, (student, teacher) in enumerate(zip(student_maps, teacher_maps, strict=True)):
         if student.shape[0] != student_maps[0].shape[0] or student.shape[:2] != teacher.shape[:2]:
             raise ValueError(

@@ -63,7 +63,7 @@ def soft_rank_within(dissimilarities: Tensor, temperature: float, method: Method
     if method == "auto":
         least = _FAST_FROM.get(dissimilarities.device.type, _FAST_FROM_ELSEWHERE)
         method = "fast" if dissimilarities.shape[1] >= least else "exact"
-    if method == "fast":
+    if method == "fast" and not torch._C._are_functorch_transforms_active():  # which take operations of torch alone
         return _fast(dissimilarities, float(temperature), bound)
     return _exact(dissimilarities, temperature)
 

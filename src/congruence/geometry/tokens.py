@@ -42,6 +42,7 @@ def check_mask(function: str, mask: Tensor | None, tokens: Tensor) -> None:
         check.fail(function, "mask", wanted, type(mask).__name__)
     if mask.dtype != torch.bool or mask.shape != tokens.shape[:2]:
         check.fail(function, "mask", wanted, f"{mask.dtype} of shape {check.shape(mask)}")
+    check.dense(function, tokens=tokens, mask=mask)
 
 
 def without_padding(tokens: Tensor, mask: Tensor | None) -> Tensor:

@@ -101,6 +101,7 @@ def _check_mask(function: str, mask: Tensor, logits: Tensor) -> None:
         check.fail(function, "mask", wanted, type(mask).__name__)
     if mask.dtype != torch.bool or mask.shape != logits.shape[:-1]:
         check.fail(function, "mask", wanted, f"{mask.dtype} of shape {check.shape(mask)}")
+    check.dense(function, student_logits=logits, mask=mask)
 
 
 def _divergence(student: Tensor, teacher: Tensor, alpha: float, beta: float) -> Tensor:

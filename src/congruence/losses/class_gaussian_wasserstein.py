@@ -69,9 +69,9 @@ def class_gaussian_wasserstein_loss(
     check.hyperparameters(name, CHECKS, covariance=covariance)
     dtype = student.dtype
     student, teacher = as_float64(student), as_float64(teacher)
+    # Rows of a class that one side lacks are not read: what is not finite in them shows here.
+    shown = 0 * (student.detach().sum() + teacher.detach().sum())
     if covariance == "full":
-        # Rows of a class that one side lacks are not read: what is not finite in them shows here.
-        shown = 0 * (student.detach().sum() + teacher.detach().sum())
         return (_full(student, teacher, student_labels, teacher_labels) + shown).to(dtype)
     # One slot a class, held by the student's first row of it: shapes that do not depend on the labels.
     same = student_labels[:, None] == student_labels[None, :]
@@ -82,7 +82,7 @@ def class_gaussian_wasserstein_loss(
     student_means, student_deviations = _moments(student, student_slots)
     teacher_means, teacher_deviations = _moments(teacher, teacher_slots)
     apart = (student_means - teacher_means).square() + (student_deviations - teacher_deviations).square()
-    return (apart.sum(1).masked_fill(~both, 0).sum() / both.sum().clamp(min=1)).to(dtype)
+    return (apart.sum(1).masked_fill(~both, 0).sum() / both.sum().clamp(min=1) + shown).to(dtype)
 
 
 def _moments(x: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:

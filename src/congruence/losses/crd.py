@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from congruence.core import check
+from congruence.core.host_values import extremes
 from congruence.core.numerics import float32_island
 
 _EPS = 1e-7  # ε, of the authors' code: K/n keeps the denominators above 0 without it, but the values are theirs
@@ -103,7 +104,7 @@ def contrastive_representation_loss(
     check.same_shape(name, student=student, teacher=teacher)
     check.same_shape(name, student_bank=student_bank, teacher_bank=teacher_bank)
     check.same_width(name, student=student, student_bank=student_bank)
-    _check_index(name, contrast_index, len(student), len(student_bank))
+    _check_index(name, student, contrast_index, len(student_bank))
     check.hyperparameters(name, CHECKS, temperature=temperature, normalizers=normalizers)
     total = len(student_bank)
     values = []
@@ -155,18 +156,15 @@ def contrast(scores: Tensor, total: int, weights: Tensor | None = None) -> Tenso
     return (near + (far if weights is None else far * weights).sum(1)).mean()
 
 
-def _check_index(name: str, index: Tensor, rows: int, total: int) -> None:
+def _check_index(name: str, student: Tensor, index: Tensor, total: int) -> None:
     if not isinstance(index, Tensor) or index.dtype != torch.int64 or index.dim() != 2 or index.shape[1] < 2:
         got = f"{index.dtype} of shape {check.shape(index)}" if isinstance(index, Tensor) else type(index).__name__
         check.fail(name, "contrast_index", "an int64 tensor [B, 1 + K] with K >= 1", got)
-    if index.shape[0] != rows:
-        raise ValueError(
-            f"`{name}`: `student` and `contrast_index` must have the same number of rows, got `student` {rows} rows, "
-            f"`contrast_index` {check.shape(index)}."
-        )
+    check.dense(name, student=student, contrast_index=index)
+    check.same_rows(name, student=student, contrast_index=index)
     if torch.compiler.is_compiling():
         return
-    low, high = (int(value) for value in index.aminmax())
+    low, high = extremes(index)
     if low < 0 or high >= total:
         check.fail(name, "contrast_index", f"rows of banks of {total}", low if low < 0 else high)
 

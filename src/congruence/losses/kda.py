@@ -86,7 +86,7 @@ def kernel_transfer_loss(
     if scale == "teacher_norm":
         norm = safe_norm(teacher_kernel.flatten())
         positive = ~(norm <= 0)  # so that NaN divides too
-        loss = torch.where(positive, loss / torch.where(positive, norm, 1), 0)
+        loss = torch.where(positive, loss / torch.where(positive, norm, 1), 0 * loss)
     return loss.to(student.dtype)
 
 

@@ -21,6 +21,7 @@ CHECKS: Mapping[str, check.Constraint] = {
     "eps": check.POSITIVE,
     "reduction": REDUCTION,
 }
+_LARGE = 1e30
 
 
 @float32_island
@@ -65,9 +66,12 @@ def _standardized(logits: Tensor, eps: float) -> Tensor:
     low, high = logits.detach().aminmax(dim=1, keepdim=True)
     size = torch.maximum(low.abs(), high.abs())
     constant = (high - low <= 4 * torch.finfo(logits.dtype).eps * size) & size.isfinite()
+    # The sum of a row near the end of its type's range overflows; one is divided by its size.
+    scale = torch.where((size > _LARGE) & size.isfinite() & ~constant, size, torch.ones_like(size))
+    logits = logits / scale
     centred = (logits - logits.mean(1, keepdim=True)).masked_fill(constant, 0)
     deviation = safe_norm(centred, 1, keepdim=True) / math.sqrt(logits.shape[1] - 1)
-    return centred / (eps + deviation)
+    return centred / (eps / scale + deviation)
 
 
 @float32_island

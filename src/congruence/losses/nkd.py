@@ -82,9 +82,11 @@ def normalized_kd_loss(
     classes = labels.long().clamp(min=0)
     own = teacher.detach().softmax(1).gather(1, classes[:, None])
     target = expectation(own, student.log_softmax(1).gather(1, classes[:, None]))
-    ours, theirs = (other_logits(z / temperature, classes) for z in (student, teacher))
-    others = expectation(theirs.softmax(1), ours.log_softmax(1))
-    values = torch.where(labelled, -target - gamma * temperature**2 * others, 0.0)
+    values = -target
+    if gamma > 0:  # times 0 an infinite term would be NaN
+        ours, theirs = (other_logits(z / temperature, classes) for z in (student, teacher))
+        values = values - gamma * temperature**2 * expectation(theirs.softmax(1), ours.log_softmax(1))
+    values = torch.where(labelled, values, 0.0)
     return reduce(name, values, reduction, counted=labelled)
 
 

@@ -101,6 +101,7 @@ def overhaul_loss(student_map: Tensor, teacher_map: Tensor, margin: Tensor, *, r
     if student_map.shape[:2] == teacher_map.shape[:2]:
         student_map, teacher_map = pooled_alike(student_map, teacher_map)
     check.same_shape(name, student_map=student_map, teacher_map=teacher_map)
+    check.same_device(name, student_map=student_map, margin=margin)
     if len(margin) != student_map.shape[1]:
         check.fail(name, "margin", f"of shape [{student_map.shape[1]}], one for each channel", check.shape(margin))
     least = margin.detach().to(teacher_map.dtype).view(1, -1, 1, 1)

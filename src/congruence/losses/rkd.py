@@ -59,7 +59,8 @@ def rkd_distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
 def _distances(x: Tensor) -> Tensor:
     batch = x.shape[0]
     same = torch.eye(batch, dtype=torch.bool, device=x.device)
-    distances = euclidean(x).clamp(min=_LEAST_DISTANCE).masked_fill(same, 0)
+    distances = euclidean(x).clamp(min=_LEAST_DISTANCE)
+    distances = distances.masked_fill(same, 0) if batch > 1 else 0 * distances  # what is not finite shows
     # Off the diagonal all are positive. Divided first, so that a sum of large ones does not overflow.
     mean = (distances / max(1, batch * (batch - 1))).sum()
     return distances / torch.where(mean > 0, mean, torch.ones_like(mean))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from congruence.core import check
@@ -68,7 +69,10 @@ def transformed_teacher_loss(
     check.same_shape(name, student_logits=student_logits, teacher_logits=teacher_logits)
     check.several_classes(name, student_logits=student_logits)
     check.hyperparameters(name, CHECKS, exponent=exponent, weighted=weighted, reduction=reduction)
-    values = divergence(student_logits, exponent * teacher_logits)
+    # A softmax does not see what is taken from a whole row: its largest logit, where the product would overflow.
+    high = teacher_logits.detach().amax(1, keepdim=True)
+    beyond = (exponent * high).isinf()
+    values = divergence(student_logits, exponent * (teacher_logits - torch.where(beyond, high, torch.zeros_like(high))))
     if weighted:
         values = (exponent * teacher_logits.detach().log_softmax(1)).exp().sum(1) * values
     return reduce(name, values, reduction)

@@ -55,6 +55,7 @@ def variational_loss(mean: Tensor, teacher: Tensor, raw_variance: Tensor, *, eps
     if mean.dim() == teacher.dim() == 4 and mean.shape[:2] == teacher.shape[:2]:
         mean, teacher = pooled_alike(mean, teacher)
     check.same_shape(name, mean=mean, teacher=teacher)
+    check.same_device(name, mean=mean, raw_variance=raw_variance)
     if len(raw_variance) != mean.shape[1]:
         check.fail(name, "raw_variance", f"of shape [{mean.shape[1]}], one for each channel", check.shape(raw_variance))
     variance = (softplus(raw_variance) + eps).view(1, -1, *[1] * (mean.dim() - 2))

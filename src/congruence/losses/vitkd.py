@@ -108,6 +108,7 @@ def masked_generation_loss(
         check.fail(name, "mask", wanted, type(mask).__name__)
     if mask.shape != generated.shape[:2] or mask.is_complex():
         check.fail(name, "mask", wanted, f"{mask.dtype} of shape {check.shape(mask)}")
+    check.dense(name, generated=generated, mask=mask)
     check.hyperparameters(name, GENERATION_CHECKS, mask_ratio=mask_ratio, reduction=reduction)
     weights = mask.detach().to(generated.dtype)
     apart = without_padding(generated - teacher_tokens, weights != 0)

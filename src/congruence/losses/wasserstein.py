@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from congruence.core import check
+from congruence.core.graph import differentiable_once
 from congruence.core.numerics import as_float64, float32_island
 from congruence.geometry.dissimilarity import euclidean
 from congruence.geometry.transport import REGULARIZATION, SOLVER, Solver, squared_transport_cost, transport_plan
@@ -62,6 +63,9 @@ def wasserstein_loss(
     student, teacher = as_float64(student), as_float64(teacher)
     cost = euclidean(student.detach(), teacher.detach()).square()
     plan = transport_plan(cost, solver=solver, regularization=regularization)
+    if solver == "sinkhorn":  # an exact plan is a constant but where it jumps
+        student, teacher = student.view_as(student), teacher.view_as(teacher)
+        differentiable_once(name, "its gradient takes the plan as a constant", student, teacher)
     return squared_transport_cost(plan, cost, student, teacher).to(dtype)
 
 

@@ -173,6 +173,7 @@ def wasserstein_logit_loss(
     check.same_shape(name, student_logits=student_logits, teacher_logits=teacher_logits)
     check.several_classes(name, student_logits=student_logits)
     check.floating(name, 2, cost=cost)
+    check.same_device(name, student_logits=student_logits, cost=cost)
     classes = student_logits.shape[1]
     if cost.shape != (classes, classes):
         check.fail(name, "cost", f"of shape [{classes}, {classes}]", f"shape {check.shape(cost)}")

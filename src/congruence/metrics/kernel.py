@@ -155,7 +155,15 @@ def smallest_landmark_eigenvalue(landmarks: Tensor) -> float:
     check.floating("smallest_landmark_eigenvalue", 2, landmarks=landmarks)
     check.finite("smallest_landmark_eigenvalue", landmarks=landmarks)
     landmarks = as_float64(landmarks)
-    return float(torch.linalg.eigvalsh(landmarks @ landmarks.T)[0])
+    gram = landmarks @ landmarks.T
+    if not gram.isfinite().all():
+        check.fail(
+            "smallest_landmark_eigenvalue",
+            "landmarks",
+            "small enough for products in float64",
+            f"entries of up to {float(landmarks.abs().max()):.3g}",
+        )
+    return float(torch.linalg.eigvalsh(gram)[0])
 
 
 @torch.no_grad()
@@ -200,6 +208,7 @@ def kernel_transfer_bound(
     student_landmarks, teacher_landmarks = _landmarks(name, student, teacher, student_landmarks, teacher_landmarks)
     check.class_labels(name, len(student_landmarks), assignment=assignment)
     check.same_rows(name, student=student, assignment=assignment)
+    assignment = assignment.long()  # 8 bits as an index would be a mask
     longest = torch.maximum(student.norm(dim=1).max(), teacher.norm(dim=1).max())
     away = (student - student_landmarks[assignment]).norm(dim=1) + (teacher - teacher_landmarks[assignment]).norm(dim=1)
     apart = (student_landmarks @ student.T - teacher_landmarks @ teacher.T).abs().sum(1)

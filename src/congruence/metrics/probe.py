@@ -77,10 +77,15 @@ def linear_probe(
     centre, deviation = x.mean(0), x.std(0, correction=0)
     # A feature that never changes says nothing, whatever rounding makes of it.
     scale = torch.where(deviation > 1e-14 * centre.abs(), 1 / deviation, 0)
+    x, y = (x - centre) * scale, (y - centre) * scale
+    for argument, features, numbers in (("train", train, deviation), ("train", train, x), ("test", test, y)):
+        if not bool(torch.isfinite(numbers).all()):
+            size = float(features.abs().max())
+            check.fail(name, argument, "small enough for squares in float64", f"entries of up to {size:.3g}")
     model = LogisticRegression(C=1 / regularization, max_iter=steps)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
-        model.fit(((x - centre) * scale).numpy(), train_labels.cpu().numpy())
+        model.fit(x.numpy(), train_labels.cpu().numpy())
     if any(issubclass(warning.category, ConvergenceWarning) for warning in caught):
         _log.warning("`linear_probe`: not at its minimum after %d steps.", steps)
-    return float((model.predict(((y - centre) * scale).numpy()) == test_labels.cpu().numpy()).mean())
+    return float((model.predict(y.numpy()) == test_labels.cpu().numpy()).mean())

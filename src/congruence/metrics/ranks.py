@@ -77,9 +77,11 @@ def check_rows(function: str, argument: str, rows: Tensor, count: int) -> None:
     expected = f"a non-empty 1-D integer tensor of rows in [0, {count})"
     if not isinstance(rows, Tensor):
         check.fail(function, argument, expected, type(rows).__name__)
-    whole = not (rows.is_floating_point() or rows.is_complex() or rows.dtype == torch.bool)
-    if not whole or rows.dim() != 1 or rows.numel() == 0:
+    if rows.dtype not in check.INTEGERS or rows.dim() != 1 or rows.numel() == 0:
         check.fail(function, argument, expected, f"{rows.dtype} of shape {check.shape(rows)}")
+    check.dense(function, **{argument: rows})
+    if rows.is_meta:
+        check.fail(function, argument, expected, "the device meta, which has no values")
     low, high = (int(value) for value in rows.aminmax())
     if low < 0 or high >= count:
         check.fail(function, argument, expected, high if high >= count else low)

@@ -27,7 +27,7 @@ from congruence.bench.teachers import digest_of
 from congruence.core.files import read_json, write_json
 from congruence.core.kinds import ANY_TABLE
 
-FEW = ("data.train_size=400", "data.validation=100", "data.test=200", "stages.student.labels_per_class=20")
+FEW = ("data.train_size=400", "data.validation=100", "stages.student.labels_per_class=20")
 _CODES = (
     "import json\n"
     "from congruence import methods\n"

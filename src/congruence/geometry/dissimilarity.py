@@ -24,6 +24,7 @@ _COSINE_ZERO = 1e-15
 _SQUARED_ZERO = 1e-14
 _HUGE = 1e15  # a magnitude beyond which squares are near float32's end
 _LEAST_ROWS = 16  # of a block: products of fewer are slow
+_KEYED = 1024  # rows whose keys are made at a time
 _COLUMNS = 2048  # of a block are computed at a time: what is between the product and the result stays in the caches
 
 
@@ -179,9 +180,10 @@ def dissimilarity_blocks(
 ) -> Iterator[Tensor]:
     """Yield dissimilarities of `rows` queries at a time to the whole database, for metrics.
 
-    One float64 product a block, cast to the inputs' dtype (half: float32), so that the values of equal rows are equal
-    and do not depend on the block size. Rows that differ by rounding alone are at exactly 0. No gradient. Memory: some
-    24 `rows` · N bytes, and both sides in float64.
+    One float64 product a block, cast to the inputs' dtype (half: float32), so that values do not depend on the block
+    size. Equal rows of the database have equal values, whatever a processor's kernels make of their last bits by place.
+    Rows that differ by rounding alone are at exactly 0. No gradient. Memory: some 24 `rows` · N bytes, and both
+    sides in float64.
 
     Shape:
         `query` [Q, D], `database` [N, D]; yields [rows, N], the last block smaller.
@@ -195,17 +197,41 @@ def dissimilarity_blocks(
     if dissimilarity == "cosine":
         left, right = unit(as_float64(widen(query))).mul_(-0.5), unit(as_float64(widen(database)))
         parts = max(1, -(-len(right) // _COLUMNS))  # of equal widths: a product of few columns has other bits
+        again, first = _repeated(right)
         for block in left.split(rows):
             values = block.new_empty(len(block), len(right), dtype=dtype)
             for part, columns in zip(values.tensor_split(parts, 1), right.tensor_split(parts), strict=True):
                 part.copy_((block @ columns.T).add_(0.5))  # the bits of (1 − product) / 2
                 F.threshold(part, _COSINE_ZERO, 0, inplace=True).clamp_(max=1)
-            yield values
+            yield _alike(values, again, first)
         return
     centre = as_float64(widen(database)).mean(0, keepdim=True)
     left, right = as_float64(widen(query)) - centre, as_float64(widen(database)) - centre
     right_squares = right.square().sum(1)
+    again, first = _repeated(right)
     for block in left.split(rows):
         squares = block.square().sum(1, keepdim=True) + right_squares
         values = torch.addmm(squares, block, right.T, alpha=-2)
-        yield values.mul_(values > squares.mul_(_SQUARED_ZERO)).sqrt_().to(dtype)
+        yield _alike(values.mul_(values > squares.mul_(_SQUARED_ZERO)).sqrt_().to(dtype), again, first)
+
+
+def _repeated(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the places of rows [N, D] in float64 that are there before, and those of the first ones."""
+    draw = torch.Generator().manual_seed(0)
+    factors = torch.randint(-(2**62), 2**62, (rows.shape[1],), generator=draw).to(rows.device)
+    keys = torch.cat([(part.view(torch.int64) * factors).sum(1) for part in rows.contiguous().split(_KEYED)])
+    keys, order = keys.sort(stable=True)
+    new = torch.ones_like(keys, dtype=torch.bool)
+    torch.ne(keys[1:], keys[:-1], out=new[1:])
+    if bool(new.all()):
+        return order.new_empty(0), order.new_empty(0)
+    firsts = order[new][new.cumsum(0) - 1]  # of the rows in order
+    again, first = order[~new], firsts[~new]
+    same = (rows[again] == rows[first]).all(1)
+    return again[same], first[same]
+
+
+def _alike(values: Tensor, again: Tensor, first: Tensor) -> Tensor:
+    if len(again):
+        values[:, again] = values[:, first]
+    return values

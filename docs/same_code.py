@@ -30,9 +30,9 @@ from congruence.core.kinds import ANY_TABLE
 FEW = ("data.train_size=400", "data.validation=100", "stages.student.labels_per_class=20")
 _CODES = (
     "import json\n"
-    "from congruence import methods\n"
+    "from congruence.methods.catalogue import ROWS\n"
     "from congruence.bench import identity as i\n"
-    "print(json.dumps({'balanced': i._code_from([i._BALANCE]), **{key: i.code_of(key) for key in methods.keys()}}))\n"
+    "print(json.dumps({'balanced': i._code_from([i._BALANCE]), **{row.key: i.code_of(row.key) for row in ROWS}}))\n"
 )
 _TRAIN = """
 import json, sys

@@ -19,7 +19,8 @@ def run_dir(tmp_path):
     directory = RunDirectory(tmp_path / "digits-seed0", writes=True)
     for seed, accuracy in ((0, 0.5), (1, 0.7)):
         beside = RunDirectory(tmp_path / f"digits-seed{seed}", writes=True)
-        beside.test_file().write_text(json.dumps({"best": {"accuracy": accuracy}, "teacher": {"accuracy": 0.9}}))
+        own = {"best": {"accuracy": accuracy}, "last": {"accuracy": 0.4}}
+        beside.test_file().write_text(json.dumps({**own, "teacher": {"accuracy": 0.9}}))
     directory.save_student("student", build("cnn3", **options).state_dict())
     write_students(directory, {"student": {"model": "cnn3", "factory": None, "options": options}})
     return directory.path

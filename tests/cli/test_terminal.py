@@ -150,8 +150,10 @@ def test_printable():
     assert printable("a\nb", lines=True) == "a\nb"
 
 
+# What is started in the background, as a job of CI may be, has Ctrl-C ignored: not so here.
 INTERRUPTED_AT = """
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 class Finder:
     def find_spec(self, name, path=None, target=None):
         if name == {name!r}:

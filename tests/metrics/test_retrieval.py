@@ -125,7 +125,7 @@ def test_a_diverged_model_retrieves_nothing():
 def test_memory_is_a_block_of_queries(interpolation):
     database, query = torch.randn(20_000, 8, generator=seeded()), torch.randn(64, 8, generator=seeded(1))
     labels = torch.arange(20_000) % 10
-    both = 16 * (64 + 20_000) * (8 + 1)  # with their lengths
+    both = 16 * (64 + 20_000) * (8 + 4)  # with their lengths and sizes
     data = (query, labels[:64], database, labels)
     for batch in (4, 16):
         peak = peak_bytes(lambda b=batch: retrieval_map(*data, interpolation=interpolation, query_batch=b))

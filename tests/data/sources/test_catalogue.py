@@ -61,7 +61,7 @@ def test_a_package_adds_a_dataset(tmp_path: Path) -> None:
     assert lines[2] == "stripes"
     assert lines[3].startswith("here: data.name: expected a folder or one of digits, ")
     assert " stripes, " in lines[3]
-    assert lines[3].endswith("image-folder, got 'strips'. Did you mean 'stripes'?")
+    assert lines[3].endswith(", got 'strips'. Did you mean 'stripes'?")
     assert lines[4].split() == ["stripes", "60", "train", "inside", "_harness"]
     assert lines[5] == "`fetch`: 'stripes' comes with _harness: there is nothing to fetch."
     assert lines[6].startswith("There is no dataset named 'strips', nor a folder there. Did you mean 'stripes'?")

@@ -16,6 +16,7 @@ from congruence.cli.say import say
 from congruence.core.printable import printable
 
 if TYPE_CHECKING:
+    from congruence.config import RunConfig
     from congruence.data import BatchDataset, Splits
     from congruence.report.rebuilt import Models
 
@@ -77,7 +78,11 @@ def compare(
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="How the data is loaded: data.size=64.", metavar="data.KEY=VALUE"),
+        typer.Option(
+            "--set",
+            help="How the data is loaded, data.size=64; what is measured as papers do, protocol.kind=retrieval.",
+            metavar="data.KEY=VALUE",
+        ),
     ] = None,
     trust: Trust = False,
     batch_size: Annotated[
@@ -98,6 +103,7 @@ def compare(
     from congruence.data.sources.folder import sample_names
     from congruence.evaluation.channels import batch_of
     from congruence.pipeline.any_model import any_model, is_untrained
+    from congruence.pipeline.measured_by import protocol_of
     from congruence.pipeline.run_projection import run_projection
     from congruence.pipeline.taken import as_taken
     from congruence.training.distributed import pick_device
@@ -107,8 +113,10 @@ def compare(
     weights = _weights(student_weights or (), words)
     if is_untrained(teacher) and teacher_weights is None:
         raise ValueError(f"Give --teacher-weights: the teacher '{teacher}' has none of its own.")
-    splits, folder = _loaded(data, set_ or (), trust=trust)
+    config, splits, folder = _loaded(data, set_ or (), trust=trust)
     _part(splits, split)
+    if config.protocol is not None and split != "test":
+        raise ValueError(f"--split must be test with a protocol, which is of the test part, got '{split}'.")
     place = pick_device(device)
     taught = any_model(teacher, splits, who="the teacher", weights=teacher_weights, trust=trust)
     takers = {
@@ -120,6 +128,8 @@ def compare(
             say(f"No --student-weights for '{name}': '{word}' is compared as drawn, untrained.", err=True)
     splits = as_taken(splits, takers, {TEACHER: taught}, told=not as_json, alike=False)
     maps = {name: run_projection(word, takers[name].model, taught.model) for name, word in words.items()}
+    protocol = protocol_of(config, splits) if split == "test" else None
+    with_training = probe or (protocol is not None and protocol.database)
     part, size = _part(splits, split), batch_size or batch_of(place)
     batches: dict[str, Any] = {"batch_size": size, "shuffle": False, "device": place}
     found = evaluation.compare(
@@ -127,12 +137,13 @@ def compare(
         {name: taker.model for name, taker in takers.items()},
         loader(part, **batches),
         device=place,
-        train_loader=loader(splits.train, **batches) if probe else None,
+        train_loader=loader(splits.train, **batches) if with_training else None,
         keep=keep,
         exact=exact,
         probe=probe,
         latency=latency,
         projection={name: each for name, each in maps.items() if each is not None},
+        protocol=protocol,
     )
     names = sample_names(part, folder)
     plain = _plain(found, names)
@@ -203,22 +214,22 @@ def _weights(given: Iterable[str], words: Mapping[str, str]) -> dict[str, str]:
     return weights
 
 
-def _loaded(word: str, overrides: Sequence[str], *, trust: bool) -> tuple[Splits, Path | None]:
-    """Return the data, and the folder where it is one."""
+def _loaded(word: str, overrides: Sequence[str], *, trust: bool) -> tuple[RunConfig, Splits, Path | None]:
+    """Return a configuration of the data and of the protocol, the data, and the folder where it is one."""
     from congruence.config import from_values
     from congruence.data.sources.catalogue import sources
     from congruence.pipeline import load_splits
 
-    wrong = next((text for text in overrides if not text.strip().startswith("data.")), None)
+    wrong = next((text for text in overrides if not text.strip().startswith(("data.", "protocol."))), None)
     if wrong is not None:
         raise ValueError(f"--set {wrong}: expected data.KEY=VALUE, which says how the data is loaded.")
-    # A configuration has a stage; its data alone is used.
+    # A configuration has a stage; its data and its protocol alone are used.
     stage = {"student": {"model": "cnn3"}, "terms": [{"key": "ce"}], "train": {"epochs": 1}}
     values = {"name": "compare", "data": data_table(word), "stages": {"student": stage}}
-    config = from_values(values, "command line", overrides=overrides).data
-    place = Path(config.root or config.called)
-    folder = config.factory is None and config.name not in sources() and place.is_dir()
-    return load_splits(config, trust=trust), place if folder else None
+    config = from_values(values, "command line", overrides=overrides)
+    place = Path(config.data.root or config.data.called)
+    folder = config.data.factory is None and config.data.name not in sources() and place.is_dir()
+    return config, load_splits(config.data, trust=trust), place if folder else None
 
 
 def _part(splits: Splits, name: str) -> BatchDataset:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, overload
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from congruence.core import check
 from congruence.core.inputs import STUDENT, TEACHER
 from congruence.data.datasets.model_facts import ModelFacts, check_same_classes, unrelated_classes
+from congruence.data.loading.loader import loader as batches_of
 from congruence.evaluation.changed import classes_of, most_changed, worst
 from congruence.evaluation.compared import coherence_of_samples, plain
 from congruence.evaluation.comparison import Comparison, Comparisons
@@ -24,10 +25,12 @@ from congruence.evaluation.measure import OTHER_CLASSES
 from congruence.evaluation.number import Number, Value
 from congruence.evaluation.numbers import numbers_in
 from congruence.evaluation.projection import Projection, project
+from congruence.evaluation.protocol import Fitted
 from congruence.evaluation.streamed import stream
 from congruence.models.parameters import count_parameters
 
 _MOST = 2**34  # bytes of kept embeddings
+_BATCH = 64
 _PROBE = "linear_probe_accuracy"
 _COSTS = ("multiply_adds", "latency_1_ms", "latency_64_ms", "peak_memory_mb")
 _OF_LOGITS = {NEEDS[need] for need in ("student_logits", "teacher_logits", "classes", "six_classes", "every_label")}
@@ -55,6 +58,7 @@ def compare(  # noqa: D418  # the house asks for a docstring of every public fun
     probe: bool = False,
     latency: bool = False,
     projection: Projection | Mapping[str, Projection] | None = None,
+    protocol: Fitted | None = None,
 ) -> Comparison:
     """Compare one student."""
 
@@ -74,6 +78,7 @@ def compare(  # noqa: D418
     probe: bool = False,
     latency: bool = False,
     projection: Projection | Mapping[str, Projection] | None = None,
+    protocol: Fitted | None = None,
 ) -> Comparisons:
     """Compare several students."""
 
@@ -92,6 +97,7 @@ def compare(
     probe: bool = False,
     latency: bool = False,
     projection: Projection | Mapping[str, Projection] | None = None,
+    protocol: Fitted | None = None,
 ) -> Comparison | Comparisons:
     """Compare a student, or several, with their teacher on the samples of a loader.
 
@@ -116,6 +122,8 @@ def compare(
         latency: measure what the models cost too (multiply-adds, time, memory), on the first batch.
         projection: brings the student's features to the teacher's width, for the student's queries in the teacher's
             index: a weight [D_t, D_s], a module or a function; of several students one for all, or by name.
+        protocol: by whose numbers each model is measured too (`evaluation.protocols`), fitted to the data whose test
+            part the loader gives in its order.
 
     Returns:
         Comparison, or Comparisons by name: see there for keys and units.
@@ -149,6 +157,7 @@ def compare(
     reading["kept"] = None if keep is None else KeptRows(Path(keep), most=_MOST)
     rows, example = stream(models, loader, **reading)
     trained = {} if train_loader is None else stream(models, train_loader, **reading).rows
+    further = {} if protocol is None else _further(models, loader, protocol, train_loader is not None, reading)
     if unrelated:
         rows[TEACHER] = rows[TEACHER].without_classes(OTHER_CLASSES)
     found_costs = costs(models, example, device=device) if latency else {}
@@ -162,7 +171,12 @@ def compare(
         if key not in alone:
             of = beside(embedded, database=trained.get(name))
             of.require_finite("compare", own=name)
-            alone[key] = _alone(of, embedded, asked, models[name], found_costs.get(name))
+            values, why = _alone(of, embedded, asked, models[name], found_costs.get(name))
+            if protocol is not None:
+                published = protocol.measure(of, further[name])
+                values |= {each: value for each, value in published.items() if value is not None or each not in values}
+                why |= {each: "not defined on these samples" for each, value in published.items() if value is None}
+            alone[key] = values, why
         return alone[key]
 
     found = {}
@@ -181,6 +195,22 @@ def compare(
         sides = {TEACHER: of_one(TEACHER, theirs), STUDENT: of_one(name, ours)}
         found[name] = _comparison(both, (ours.left_out or theirs.left_out), sides, asked, facts.class_names)
     return found[STUDENT] if isinstance(student, nn.Module) else Comparisons(found)
+
+
+def _further(
+    models: Mapping[str, nn.Module], loader: Any, protocol: Fitted, with_training: bool, reading: Mapping[str, Any]
+) -> dict[str, dict[str, Tensor]]:
+    """Return each model's features of the further samples of a protocol."""
+    if protocol.database and not with_training:
+        check.fail("compare", "train_loader", f"given with the protocol '{protocol.kind}', whose database it is", None)
+    inputs = getattr(getattr(loader, "dataset", None), "inputs", None)  # as each model takes the test part
+    found: dict[str, dict[str, Tensor]] = {name: {} for name in models}
+    for part, samples in protocol.parts.items():
+        taken = samples.for_models(**inputs) if isinstance(inputs, Mapping) else samples
+        batches = batches_of(taken, batch_size=getattr(loader, "batch_size", None) or _BATCH, shuffle=False)
+        for name, embedded in stream(models, batches, **reading).rows.items():
+            found[name][part] = embedded.features
+    return found
 
 
 def _students(teacher: Any, student: Any) -> dict[str, nn.Module]:

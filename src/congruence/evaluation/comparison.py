@@ -10,6 +10,7 @@ from typing import Any
 from congruence.core.inputs import STUDENT, TEACHER
 from congruence.evaluation.layout import text
 from congruence.evaluation.number import Value
+from congruence.evaluation.published import published
 
 # Of the table for several students: the key behind "teacher_" and "student_", or of both; title, scale, digits.
 _OF_ONE = (
@@ -143,7 +144,11 @@ class Comparisons(Mapping[str, Comparison]):
         for name, values in found["students"].items():
             own = {key.removeprefix(f"{STUDENT}_"): value for key, value in values.items()}
             rows[name] = own
-        columns = [column for column in COLUMNS if any(row.get(column[0]) is not None for row in rows.values())]
+        known = {column[0] for column in COLUMNS}
+        of_protocols = [(key, number) for key in rows[TEACHER] if key not in known and (number := published(key))]
+        more = tuple((key, number.title or key, number.scale, number.digits) for key, number in of_protocols)
+        asked = (*_OF_ONE, *more, *_OF_BOTH, *COSTS)
+        columns = [column for column in asked if any(row.get(column[0]) is not None for row in rows.values())]
         lines = [["", *(title for _, title, _, _ in columns)]]
         for name, row in rows.items():
             lines.append([name, *(_cell(row.get(key), scale, digits) for key, _, scale, digits in columns)])

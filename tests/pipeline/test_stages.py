@@ -119,6 +119,14 @@ def test_a_run_goes_on_where_its_teachers_file_has_moved(finished, tmp_path):
         run(CONFIG.with_teacher(there), tmp_path / "run", resume=True)
 
 
+@pytest.mark.parametrize("config", [CONFIG, "the student alone"], ids=["two stages", "one"])
+def test_each_stage_is_asked_once_for_its_callbacks(finished, tmp_path, config):
+    config = CONFIG.with_teacher(finished[0] / "teacher" / "student.safetensors") if config != CONFIG else config
+    asked = []
+    run(config, tmp_path / "run", callbacks=lambda stage: asked.append(stage) or ())
+    assert asked == list(config.stages)
+
+
 def test_what_does_not_fit_is_found_before_the_first_stage(tmp_path):
     config = tiny("digits/pkt", "stages.student.terms.1.student_layer=layer9")
     with pytest.raises(ValueError, match="layer9"):

@@ -269,16 +269,20 @@ class Drawing(nn.Module):
         return self.inner(x)
 
 
+def by_two_orders(kind, folder):
+    """What the caches of two runs that see the samples in other orders hold of one teacher."""
+    torch.manual_seed(0)
+    teacher, found = kind(), []
+    for seed in (3, 4):
+        trained(folder / f"cache-{seed}", teacher=teacher, seed=seed, epochs=1, dtype="float32")
+        found.append(stored(folder / f"cache-{seed}"))
+    return found
+
+
 @pytest.mark.parametrize("kind", [Scaled, OfBatch, Drawing])
 def test_a_teacher_whose_answers_depend_on_the_batch_is_asked_in_one_order(tmp_path, caplog, kind):
-    torch.manual_seed(0)
-    teacher = kind()
-    found = []
-    for seed in (3, 4):
-        folder = tmp_path / f"cache-{seed}"
-        trained(folder, teacher=teacher, seed=seed, epochs=1, dtype="float32")
-        found.append(stored(folder))
-    assert found[0] == found[1]
+    first, second = by_two_orders(kind, tmp_path)
+    assert first == second
     told = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert len(told) == 2
     assert "depends on the others in its batch" in told[0].getMessage()
@@ -298,14 +302,8 @@ class ByPlace(nn.Module):
 
 def test_last_bits_by_the_place_in_the_batch_are_told_as_such(tmp_path, caplog):
     caplog.set_level(logging.INFO, logger="congruence")
-    torch.manual_seed(0)
-    teacher = ByPlace()
-    found = []
-    for seed in (3, 4):
-        folder = tmp_path / f"cache-{seed}"
-        trained(folder, teacher=teacher, seed=seed, epochs=1, dtype="float32")
-        found.append(stored(folder))
-    assert found[0] == found[1]
+    first, second = by_two_orders(ByPlace, tmp_path)
+    assert first == second
     assert sum("the last bits of the teacher's answer" in record.getMessage() for record in caplog.records) == 2
     assert not [record for record in caplog.records if record.levelno == logging.WARNING]
 

@@ -141,7 +141,7 @@ class Identities:
         told = settings(config, stages)
         terms = [term for stage in stages.values() for term in stage.terms]
         code = [code_of(term.key) for term in terms]
-        code += [code_of_balance()] if any(term.weight == "balanced" for term in terms) else []
+        code += [_code_from([_BALANCE])] if any(term.weight == "balanced" for term in terms) else []
         code += [_code_from([_CHANGES])] if any(term.term().changes for term in terms) else []
         code = [each if each is None else self._same.get(each, each) for each in code]
         data = self._of(config.data)
@@ -255,11 +255,6 @@ def code_of(key: str) -> str | None:
     """
     row = methods.row(key)
     return _code_from([row.part.__module__, row.function.__module__])
-
-
-def code_of_balance() -> str | None:
-    """Return a hash of the code of weights that balance themselves."""
-    return _code_from([_BALANCE])
 
 
 def _code_from(modules: Iterable[str]) -> str | None:

@@ -64,17 +64,18 @@ class StageRun:
 
 def run_stage(config: RunConfig, stage_name: str, context: RunContext) -> StageRun:
     """Build one stage (see `build_stage`) and train it."""
-    return _trained(config, build_stage(config, stage_name, context), context)
+    return _trained(config, build_stage(config, stage_name, context))
 
 
-def _trained(config: RunConfig, built: Built, context: RunContext) -> StageRun:
-    if context.out is not None and ranks.rank() == 0:
-        directory = RunDirectory(context.out, writes=True)
+def _trained(config: RunConfig, built: Built) -> StageRun:
+    out = None if built.options.out is None else Path(built.options.out)
+    if out is not None and ranks.rank() == 0:
+        directory = RunDirectory(out, writes=True)
         if not directory.identity.exists():
             write_students(directory, built.models.described)
     protocol = protocol_of(config, built.splits)
     result = fit(built.distiller, built.train_loader, built.val_loader, built.options)
-    leave_best(built.models.students, result, context.out)
+    leave_best(built.models.students, result, out)
     classifies = teaches_classes(built.distiller)
     return StageRun(result, built.models.students, built.models.teachers, built.splits, classifies, protocol)
 
@@ -141,8 +142,7 @@ def run(
         if longer or not directory.config.exists():
             write_resolved(config, directory.config)
     for name in config.stages:
-        built = alone or build_stage(config, name, context(name))
-        finished[name] = _trained(config, built, context(name))
+        finished[name] = _trained(config, alone or build_stage(config, name, context(name)))
         teachers.update({StudentRef(name, s): file for s, file in finished[name].result.student_files.items()})
     return finished
 

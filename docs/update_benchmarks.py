@@ -1,6 +1,6 @@
 """Write docs/benchmarks.md from the figures under benchmarks/results: `python docs/update_benchmarks.py`.
 
-The curve of the shares goes to docs/balanced-weights.md.
+The curve of the shares goes to docs/guide/balanced-weights.md.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from congruence.methods.catalogue import ROWS
 
 FOLDER = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "benchmarks.md"
-BALANCED = ROOT / "docs" / "balanced-weights.md"
+BALANCED = ROOT / "docs" / "guide" / "balanced-weights.md"
 HEAD = """# Benchmarks
 
 Written by `python docs/update_benchmarks.py` from `benchmarks/results/`, which `make bench` writes anew (all but \

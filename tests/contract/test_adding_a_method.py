@@ -1,4 +1,4 @@
-"""`docs/adding-a-method.md`, followed to the letter in a package of its own."""
+"""`docs/develop/adding-a-method.md`, followed to the letter in a package of its own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from _harness.pages import ROOT, blocks
 
 import congruence as cg
 
-PAGE = ROOT / "docs" / "adding-a-method.md"
+PAGE = ROOT / "docs" / "develop" / "adding-a-method.md"
 TEXT = PAGE.read_text(encoding="utf8")
 _FENCE = re.compile(
     r"(?:^`(?P<file>[\w./-]+)`\n\n)?(?:<!-- [^\n]* -->\n)?^```(?P<kind>\w+)\n(?P<code>.*?)^```$",

@@ -1,4 +1,4 @@
-"""The loops of docs/other-loops.md, run as printed there: the student learns, the teacher stays and is saved nowhere.
+"""The loops of docs/guide/other-loops.md, run as printed there: the student learns, the teacher stays and is saved nowhere.
 
 `make loops` installs Accelerate, Lightning and transformers; without them only the plain loop is run.
 """
@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 import congruence as cg
 
-PAGE = ROOT / "docs" / "other-loops.md"
+PAGE = ROOT / "docs" / "guide" / "other-loops.md"
 # These libraries warn of their own and torch's coming changes, and of loaders of few workers: not ours to mend here.
 THIRD_PARTY = (
     "ignore::DeprecationWarning",

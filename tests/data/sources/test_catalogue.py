@@ -15,7 +15,7 @@ from congruence.data.sources import catalogue
 from congruence.data.sources.catalogue import GROUP, source, sources
 from congruence.data.sources.table import by_name
 
-PAGE = ROOT / "docs" / "adding-a-dataset.md"
+PAGE = ROOT / "docs" / "develop" / "adding-a-dataset.md"
 STRIPES = "stripes = _harness.outside_data:STRIPES"
 USED = """
 import congruence as cg

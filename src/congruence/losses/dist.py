@@ -15,6 +15,7 @@ CHECKS: Mapping[str, check.Constraint] = {
     "temperature": check.POSITIVE,
 }
 _EPS = 1e-8
+_CONSTANT = 1e-13  # of a vector's norm: what centring leaves of a constant vector is rounding
 
 
 @float32_island
@@ -54,8 +55,9 @@ def dist_loss(
 
     Deviations:
         The authors' code adds ε to the product of the norms, other code clamps each norm: they differ where a class is
-        nearly constant over the batch. There, and in a row or column that is constant, ρ falls to 0 although the sides
-        may be equal. τ² is the code's, not the paper's.
+        nearly constant over the batch. There ρ falls to 0 although the sides may be equal. A row or column that is
+        constant correlates with nothing: ρ is 0 with gradient 0, where the code's gradient is of the order of 1/ε. τ²
+        is the code's, not the paper's.
     """
     check.floating("dist_loss", 2, student_logits=student_logits, teacher_logits=teacher_logits)
     check.same_shape("dist_loss", student_logits=student_logits, teacher_logits=teacher_logits)
@@ -69,10 +71,12 @@ def dist_loss(
 
 
 def _correlation(first: Tensor, second: Tensor) -> Tensor:
-    """Pearson's correlation of each row of one with that of the other."""
-    first, second = (x - x.mean(1, keepdim=True) for x in (first, second))
-    product: Tensor = (first * second).sum(1)
-    return product / (safe_norm(first) * safe_norm(second) + _EPS)
+    """Pearson's correlation of each row of one with that of the other; 0 with gradient 0 where one is constant."""
+    centred = [x - x.mean(1, keepdim=True) for x in (first, second)]
+    norms = [safe_norm(x) for x in centred]
+    product: Tensor = (centred[0] * centred[1]).sum(1)
+    constant = [norm <= _CONSTANT * safe_norm(x) for norm, x in zip(norms, (first, second), strict=True)]
+    return (product / (norms[0] * norms[1] + _EPS)).masked_fill(constant[0] | constant[1], 0.0)
 
 
 class DistLoss(nn.Module):

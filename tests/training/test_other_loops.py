@@ -1,4 +1,4 @@
-"""The loops of docs/guide/other-loops.md, run as printed there: the student learns, the teacher stays and is saved nowhere.
+"""The loops of docs/guide/other-loops.md, run as printed: the student learns, the teacher stays and is saved nowhere.
 
 `make loops` installs Accelerate, Lightning and transformers; without them only the plain loop is run.
 """

@@ -71,7 +71,7 @@ class KernelTransfer(Method):
     Deviations:
         Several centres of a class follow the rows from epoch to epoch instead of being found anew (see
         `LandmarkBank`), so that no epoch's features are stored. Rows have length 1 by default, since students learn
-        more by them (docs/guide/balanced-weights.md has how much); the paper's have not (`normalize=False`). The default
+        more by them (the guide on balanced weights has how much); the paper's have not (`normalize=False`). The default
         weight of 1 goes with raw features and "mean"; the authors' released code has "teacher_norm" and 0.04, as the
         recipes of its benchmarks have, which a weight of 0.04 √(B·M)/rms(C_t) equals under "mean". The kernel of
         raw logits is larger than that of features: 0.1 did better for "combo" on digits.

@@ -136,6 +136,7 @@ class Run:
         )
         if state is not None:
             self.facts = ranks.on_rank_zero(lambda: directory.same_facts(self.facts))
+            ranks.on_rank_zero(lambda: setup.tell_changed_files(self.source.loader, directory.identity))
         if not self.source.planned:
             LOG.info("A loader that is not of congruence.data: '%s' resumes at the ends of epochs only.", path)
         return state

@@ -6,6 +6,7 @@ import logging
 import math
 import warnings
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from congruence.core import check, ranks
 from congruence.core.inputs import TEACHER
+from congruence.data.datasets.files import changed_since
 from congruence.data.datasets.model_facts import ModelFacts, check_prepared, check_same_classes
 from congruence.data.loading.source import BatchSource
 from congruence.distiller.distiller import Distiller
@@ -168,6 +170,22 @@ def _refuse_sparse(distiller: Distiller) -> None:
                     f"`fit`: the {name}'s layer '{path}' gives sparse gradients (sparse=True), which cannot be "
                     "averaged and clipped with the others: build it with sparse=False."
                 )
+
+
+def tell_changed_files(loader: Any, began: Path) -> None:
+    """Say which image files that a resumed run reads batch by batch changed since a file of its folder was written.
+
+    The fingerprint of such data has the files' names and lengths, not their content. Only a warning: a folder that was
+    copied or unpacked anew has new times, too.
+    """
+    dataset = getattr(loader, "dataset", None)
+    changed = changed_since(dataset, began.stat().st_mtime_ns)
+    if changed:
+        LOG.warning(
+            "%d of %d image files were written or replaced since this run began, '%s' first: if their pixels are no "
+            "longer the same, the resumed run is of other data.",
+            *(len(changed), len(dataset), changed[0]),
+        )
 
 
 def rehearse_validation(

@@ -214,3 +214,16 @@ def files_changed(dataset: Any) -> dict[str, str]:
     if not isinstance(dataset, FileDataset):
         return {}
     return {"files_changed": hashlib.sha256(dataset.changed_at().tobytes()).hexdigest()[:32]}
+
+
+def changed_since(dataset: Any, moment: int) -> list[str]:
+    """Return the names of the files of a `FileDataset` that were written or replaced after a moment, in order.
+
+    Args:
+        dataset: any; one that is no `FileDataset` reads no files while it is asked.
+        moment: in nanoseconds since the epoch, as `os.stat_result.st_mtime_ns` is.
+    """
+    if not isinstance(dataset, FileDataset):
+        return []
+    rows = dataset._rows(dataset.index)[torch.from_numpy(dataset.changed_at() > moment)]
+    return [dataset.files[row] for row in rows.tolist()]

@@ -178,7 +178,7 @@ def tell_changed_files(loader: Any, began: Path) -> None:
     The fingerprint of such data has the files' names and lengths, not their content. Only a warning: a folder that was
     copied or unpacked anew has new times, too.
     """
-    dataset = getattr(loader, "dataset", None)
+    dataset: Any = getattr(loader, "dataset", None)
     changed = changed_since(dataset, began.stat().st_mtime_ns)
     if changed:
         LOG.warning(

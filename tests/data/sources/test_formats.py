@@ -11,6 +11,7 @@ from _harness import layouts
 from PIL import Image
 from scipy.io import savemat
 
+from congruence.data.sources import formats
 from congruence.data.sources.formats import (
     read_cifar100_pickles,
     read_cifar_pickles,
@@ -170,6 +171,13 @@ def test_harmed_cifar_pickles(tmp_path: Path, harm: Callable[[Path], None], sent
 def test_harmed_house_numbers(tmp_path: Path, harm: Callable[[Path], None], sentence: str) -> None:
     harm(layouts.write_svhn(tmp_path, COLOUR) / "test_32x32.mat")
     with pytest.raises(ValueError, match=f"^The file '.*{sentence}.*\\.$"):
+        read_svhn(tmp_path)
+
+
+def test_a_reader_that_ends_its_process_ends_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layouts.write_svhn(tmp_path, COLOUR)
+    monkeypatch.setattr(formats, "_READ_MAT", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(ValueError, match=r"train_32x32\.mat' is damaged: it cannot be read as a MATLAB file\.$"):
         read_svhn(tmp_path)
 
 

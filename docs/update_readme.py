@@ -1,4 +1,4 @@
-"""Write the tables of the README from what the commands gave: `python docs/update_readme.py [runs/demo]`.
+"""Write the table of the README from what the demo gave: `python docs/update_readme.py [runs/demo]`.
 
 With a folder, the demo's results there are first stored as benchmarks/results/demo.json.
 """
@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import generated
 from generated import ROOT, lines, origin, teachers
 
 from congruence.bench.planfile import load_plan
-from congruence.methods import catalogue
 
 README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results" / "demo.json"
@@ -38,22 +36,9 @@ def missing() -> list[str]:
     return [method for method in load_plan("demo").recipes if method not in measured]
 
 
-def methods() -> str:
-    """Return the table of the library's own methods."""
-    table = ["| key | what is transferred | labels | weight |", "|---|---|---|---|"]
-    table += [f"| `{row.key}` | {row.summary} | {row.labels} | {_weight(row.weight)} |" for row in catalogue.ROWS]
-    return "\n".join(table)
-
-
-def _weight(weight: float | Mapping[str, float]) -> str:
-    """Write a weight, or that of each part."""
-    parts = weight.items() if isinstance(weight, Mapping) else [("", weight)]
-    return ", ".join(f"{part} {value:g}".strip() for part, value in parts)
-
-
 def filled(readme: str) -> str:
-    """Return the README with its generated parts as they are now."""
-    return generated.filled(readme, {"demo": demo(), "methods": methods()})
+    """Return the README with its table as it is now."""
+    return generated.filled(readme, {"demo": demo()})
 
 
 if __name__ == "__main__":

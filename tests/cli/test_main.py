@@ -4,6 +4,8 @@ import signal
 import subprocess
 import sys
 
+import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 import congruence
@@ -19,6 +21,26 @@ def test_help_names_every_verb():
         f" {verb} " in result.stdout
         for verb in ("demo", "teach", "distill", "evaluate", "compare", "export", "bench", "methods", "toy", "data")
     )
+
+
+def verbs(command=None, path=()):
+    """Yield every command with the words that call it."""
+    command = command or get_command(app)
+    yield path, command
+    for name, below in getattr(command, "commands", {}).items():
+        yield from verbs(below, (*path, name))
+
+
+@pytest.mark.parametrize(
+    ("path", "command"), list(verbs()), ids=lambda value: " ".join(value) if isinstance(value, tuple) else ""
+)
+def test_help_is_shown_as_it_is_written(path, command, monkeypatch):
+    """Nothing in brackets is taken for markup and lost: the extra congruence[report]."""
+    monkeypatch.setenv("COLUMNS", "400")
+    shown = CliRunner().invoke(app, [*path, "--help"]).stdout
+    for parameter in command.params:
+        written = getattr(parameter, "help", None)
+        assert " ".join((written or "").replace("\\[", "[").split()) in " ".join(shown.split())
 
 
 def test_the_version():

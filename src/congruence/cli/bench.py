@@ -24,7 +24,7 @@ _DEMOS = {"digits": "demo", "fashion-mnist": "demo-fashion-mnist", "cifar10": "d
 def demo(
     data: Annotated[str, typer.Option(help="digits, fashion-mnist or cifar10.")] = "digits",
     out: Annotated[
-        Path | None, typer.Option(help="Where everything goes; a second run goes on from there. [default: runs/demo]")
+        Path | None, typer.Option(help=r"Where everything goes; a second run goes on from there. \[default: runs/demo]")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; by default one a core.")] = None,
     retry: Retry = False,

@@ -16,7 +16,7 @@ Report = Annotated[
     bool,
     typer.Option(
         "--report/--no-report",
-        help="Write a page of the results, where the extra congruence[report] is installed.",
+        help=r"Write a page of the results, where the extra congruence\[report] is installed.",
         envvar="CONGRUENCE_REPORT",
     ),
 ]

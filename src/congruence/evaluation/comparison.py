@@ -81,6 +81,10 @@ class Comparison:
         """Return everything as JSON."""
         return json.dumps(self.to_dict(), indent=2)
 
+    def table(self) -> str:
+        """Return a Markdown table with a line for the teacher and one for the student: see `Comparisons.table`."""
+        return Comparisons({STUDENT: self}).table()
+
 
 class Comparisons(Mapping[str, Comparison]):
     """Several students beside one teacher on the same samples, by their names.

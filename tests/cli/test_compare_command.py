@@ -7,12 +7,14 @@ import pytest
 import torch
 from _harness.configs import tiny
 from PIL import Image
+from torch import nn
 from typer.testing import CliRunner
 
 from congruence import models, pipeline
 from congruence.cli.compare import _left_out, _named, _short, report
 from congruence.cli.main import app
 from congruence.config import from_values
+from congruence.data import load
 
 NETS = """
 from torch import nn
@@ -85,6 +87,31 @@ def test_a_run_is_looked_up_in_its_own_teacher_through_the_map_that_it_trained(n
     assert "projection" in found["left_out"][key]
 
 
+def test_a_run_says_its_own_teacher_and_data(run, here):
+    short = invoke("--student", run, *FEW, "--no-latency", "--json")
+    whole = invoke("--teacher", run / "teacher", "--student", run, "--data", "digits", *FEW, "--no-latency", "--json")
+    assert (short.exit_code, whole.exit_code) == (0, 0), short.output + whole.output
+    assert json.loads(short.stdout)["students"] == json.loads(whole.stdout)["students"]
+    assert json.loads(short.stdout)["teacher"] == json.loads(whole.stdout)["teacher"]
+
+
+def test_a_run_says_a_teacher_that_a_factory_made(here):
+    torch.manual_seed(1)
+    teacher = nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.ReLU(), nn.Linear(9, 10))
+    torch.save(teacher.state_dict(), "wide.pt")
+    factory = ("factory='compared_nets:wide'", "weights='wide.pt'", "options={classes=10}")
+    config = tiny("digits/kd", f"stages.student.teacher={{{', '.join(factory)}}}")
+    config = config.model_copy(update={"stages": {"student": config.stages["student"]}})
+    pipeline.run(config, here / "runs", trust=True)
+    done = invoke("--student", "runs", *FEW, "--no-latency", "--json", "--trust")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)["teacher"]
+    data = load("digits", test=40)
+    with torch.no_grad():
+        answers = teacher(data.test.batch(range(len(data.test)))).argmax(1)
+    assert found["accuracy"] == pytest.approx((answers == data.test.labels).double().mean().item())
+
+
 def test_three_kinds_of_words_are_in_one_table_and_one_json(run, here):
     students = ("--student", run, "--student", "small=cnn3", "--student-weights", "small=small.safetensors")
     given = ("--teacher", run / "teacher", *students, "--student", "compared_nets:net", "--data", "digits", "--trust")
@@ -146,6 +173,9 @@ def test_models_take_images_of_their_own_sizes_and_know_their_classes(here):
         (("--teacher", "resnet8", "--student", "cnn3"), "Give --teacher-weights: the teacher 'resnet8' has none"),
         (("--teacher", "{run}", "--student", "cnn4"), "The student 'cnn4' must be a model of the zoo"),
         (("--teacher", "{run}", "--student", "no/run"), "The student 'run': there is no file and no folder 'no/run'."),
+        (("--student", "cnn3"), "Give --teacher: the student 'cnn3' is no run's folder"),
+        (("--student", "{run}/teacher"), "/teacher' names no teacher, which would say what it learned from."),
+        (("--student", "{run}", "--teacher-weights", "x.pt"), "--teacher-weights is for a --teacher, and none is given"),
         (("--teacher", "x:y", "--student", "cnn3"), "allow it with trust=True, or --trust"),
         (("--teacher", "{run}", "--student", "a=cnn3", "--student", "a=cnn3"), "Two students are called 'a'"),
         (("--teacher", "{run}", "--student", "teacher=cnn3"), "A student cannot be called 'teacher'"),
@@ -177,6 +207,9 @@ def test_wrong_words_are_one_sentence(run, here, words, sentence):
 
 
 def test_data_that_is_not_there_is_one_sentence(run, here):
+    result = invoke("--teacher", run, "--student", "cnn3")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == "Give --data: the student 'cnn3' is no run's folder, which would say its data.\n"
     result = invoke("--teacher", run, "--student", run, "--data", "digitz")
     assert result.exit_code == 2
     assert "data.name: expected a folder or one of" in result.stderr

@@ -31,7 +31,6 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def compare(
-    teacher: Annotated[str, typer.Option(help=f"The large model: {_WORDS}.", show_default=False)],
     student: Annotated[
         list[str],
         typer.Option(
@@ -40,13 +39,21 @@ def compare(
             show_default=False,
         ),
     ],
-    data: Annotated[
-        str,
+    teacher: Annotated[
+        str | None,
         typer.Option(
-            help="A folder of images, a file of texts, a dataset's name, or package.module:function (with --trust).",
+            help=f"The large model: {_WORDS}; by default the teacher that the first student's run learned from.",
             show_default=False,
         ),
-    ],
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="A folder of images, a file of texts, a dataset's name, or package.module:function (with --trust); by "
+            "default the data of the first student's run.",
+            show_default=False,
+        ),
+    ] = None,
     split: Annotated[str, typer.Option(help="Which part is compared on: test, validation or train.")] = "test",
     teacher_weights: Annotated[
         str | None, typer.Option(help="The teacher's weights, where its word names none.", show_default=False)
@@ -102,7 +109,7 @@ def compare(
     from congruence.data import loader
     from congruence.data.sources.folder import sample_names
     from congruence.evaluation.channels import batch_of
-    from congruence.pipeline.any_model import any_model, is_untrained
+    from congruence.pipeline.any_model import any_model, data_of, is_untrained, teacher_of
     from congruence.pipeline.measured_by import protocol_of
     from congruence.pipeline.run_projection import run_projection
     from congruence.pipeline.taken import as_taken
@@ -111,14 +118,21 @@ def compare(
     allow(trust)
     words = _named(student)
     weights = _weights(student_weights or (), words)
-    if is_untrained(teacher) and teacher_weights is None:
+    first = next(iter(words.values()))
+    if teacher is None and teacher_weights is not None:
+        raise ValueError("--teacher-weights is for a --teacher, and none is given.")
+    if teacher is not None and is_untrained(teacher) and teacher_weights is None:
         raise ValueError(f"Give --teacher-weights: the teacher '{teacher}' has none of its own.")
-    config, splits, folder = _loaded(data, set_ or (), trust=trust)
+    table = data_of(first) if data is None else data_table(data)
+    config, splits, folder = _loaded(table, set_ or (), trust=trust)
     _part(splits, split)
     if config.protocol is not None and split != "test":
         raise ValueError(f"--split must be test with a protocol, which is of the test part, got '{split}'.")
     place = pick_device(device)
-    taught = any_model(teacher, splits, who="the teacher", weights=teacher_weights, trust=trust)
+    if teacher is None:
+        taught = teacher_of(first, splits, trust=trust)
+    else:
+        taught = any_model(teacher, splits, who="the teacher", weights=teacher_weights, trust=trust)
     takers = {
         name: any_model(word, splits, who=f"the student '{name}'", weights=weights.get(name), trust=trust)
         for name, word in words.items()
@@ -214,8 +228,10 @@ def _weights(given: Iterable[str], words: Mapping[str, str]) -> dict[str, str]:
     return weights
 
 
-def _loaded(word: str, overrides: Sequence[str], *, trust: bool) -> tuple[RunConfig, Splits, Path | None]:
-    """Return a configuration of the data and of the protocol, the data, and the folder where it is one."""
+def _loaded(
+    table: Mapping[str, Any], overrides: Sequence[str], *, trust: bool
+) -> tuple[RunConfig, Splits, Path | None]:
+    """Return a configuration of the data, given as its table, and of the protocol, the data, and its folder if any."""
     from congruence.config import from_values
     from congruence.data.sources.catalogue import sources
     from congruence.pipeline import load_splits
@@ -225,7 +241,7 @@ def _loaded(word: str, overrides: Sequence[str], *, trust: bool) -> tuple[RunCon
         raise ValueError(f"--set {wrong}: expected data.KEY=VALUE, which says how the data is loaded.")
     # A configuration has a stage; its data and its protocol alone are used.
     stage = {"student": {"model": "cnn3"}, "terms": [{"key": "ce"}], "train": {"epochs": 1}}
-    values = {"name": "compare", "data": data_table(word), "stages": {"student": stage}}
+    values = {"name": "compare", "data": table, "stages": {"student": stage}}
     config = from_values(values, "command line", overrides=overrides)
     place = Path(config.data.root or config.data.called)
     folder = config.data.factory is None and config.data.name not in sources() and place.is_dir()

@@ -10,6 +10,7 @@ from torch import nn
 
 from congruence import data, models
 from congruence.config.problems import explain
+from congruence.config.references import StudentRef
 from congruence.config.tables import InputsConfig, ModelConfig
 from congruence.core import check, rng
 from congruence.data.datasets.model_facts import remembered
@@ -64,13 +65,50 @@ def any_model(
     zoo = config.model is not None and not named.split(config.model)
     if zoo and weights is None and splits.train.classes is None:
         raise ValueError(f"{_begin(who)} '{word}' needs weights: the data has no classes that would say its outputs.")
+    return _built(config, splits, trust=trust)
+
+
+def _built(config: ModelConfig, splits: data.Splits, *, trust: bool) -> Taker:
     with rng.untouched():
         rng.seed_everything(0)  # what a factory draws, or a network without weights, is the same in every call
         model = trained_model(
             config, None, RunContext(trust=trust), classes=splits.train.classes, in_channels=channels_of(splits)
         )
     set_mode(model, training=False)
-    return Taker(model, _as_trained(model, splits), config.model)
+    return Taker(model, config.inputs or _as_trained(model, splits), config.model)
+
+
+def teacher_of(word: str, splits: data.Splits, *, trust: bool = False) -> Taker:
+    """Return the teacher that the student of a run's folder learned from, as `any_model` does.
+
+    Raises:
+        ValueError: in one sentence for a word that is no run, a run without a teacher or with several, or a teacher
+            that cannot be built again.
+    """
+    run = None if named.split(word) else run_of(word)
+    _, stage = configured(RunDirectory(run[0])) if run else (None, None)
+    given = list(stage.teachers().values()) if stage else []
+    if run is None or len(given) != 1:
+        found = "is no run's folder" if run is None else "has several teachers" if given else "names no teacher"
+        raise ValueError(f"Give --teacher: the student '{word}' {found}, which would say what it learned from.")
+    (config,) = given
+    if isinstance(config, str):
+        reference = StudentRef.parse(config)
+        return any_model(f"{run[0] / reference.stage}@{reference.student}", splits, who="the teacher", trust=trust)
+    return _built(config, splits, trust=trust)
+
+
+def data_of(word: str) -> dict[str, Any]:
+    """Return the table [data] of a run's configuration, by the word that names its student.
+
+    Raises:
+        ValueError: in one sentence for a word that is no run with a configuration.
+    """
+    run = None if named.split(word) else run_of(word)
+    config, _ = configured(RunDirectory(run[0])) if run else (None, None)
+    if config is None:
+        raise ValueError(f"Give --data: the student '{word}' is no run's folder, which would say its data.")
+    return config.data.model_dump(exclude_none=True)
 
 
 def is_untrained(word: str) -> bool:

@@ -32,6 +32,7 @@ NOT_ZERO_AT_EQUAL = {
     "reviewkd": "its fusions are trained",
     "radio": "its heads are trained",
     "rld": "it moves the teacher's confidence to the label where the teacher errs",
+    "simkd": "its projector is trained",
     "similarity": "its relative part wants a margin",
     "srd": "its linear map is trained, and its floor is a logarithm",
     "ttm": "a power of the teacher is another distribution",

@@ -175,7 +175,10 @@ def test_models_take_images_of_their_own_sizes_and_know_their_classes(here):
         (("--teacher", "{run}", "--student", "no/run"), "The student 'run': there is no file and no folder 'no/run'."),
         (("--student", "cnn3"), "Give --teacher: the student 'cnn3' is no run's folder"),
         (("--student", "{run}/teacher"), "/teacher' names no teacher, which would say what it learned from."),
-        (("--student", "{run}", "--teacher-weights", "x.pt"), "--teacher-weights is for a --teacher, and none is given"),
+        (
+            ("--student", "{run}", "--teacher-weights", "x.pt"),
+            "--teacher-weights is for a --teacher, and none is given",
+        ),
         (("--teacher", "x:y", "--student", "cnn3"), "allow it with trust=True, or --trust"),
         (("--teacher", "{run}", "--student", "a=cnn3", "--student", "a=cnn3"), "Two students are called 'a'"),
         (("--teacher", "{run}", "--student", "teacher=cnn3"), "A student cannot be called 'teacher'"),

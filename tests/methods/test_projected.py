@@ -38,6 +38,16 @@ GOLDEN = {
         {},
         tuple(f"reg{number}.{part}" for number in (1, 2, 3) for part in ("weight", "bias")),
     ),
+    "simkd": (
+        "simkd_A",
+        "maps",
+        {},
+        tuple(
+            f"transfer.{number}.{part}"
+            for number, parts in enumerate((("weight",), ("weight", "bias"), ()) * 3)
+            for part in parts
+        ),
+    ),
     "vkd": ("vkd_A", "features", {}, ("projector.weight",)),
 }
 

@@ -104,6 +104,16 @@ class StageConfig(Table):
             if isinstance(teacher, ModelConfig) and teacher.start_stage is not None:
                 key = f"teacher.{name}.start_stage" if several else "teacher.start_stage"
                 problems.append((key, "expected none of a teacher, which does not learn, got one."))
+            if isinstance(teacher, ModelConfig) and teacher.reused_classifier is not None:
+                key = f"teacher.{name}.reused_classifier" if several else "teacher.reused_classifier"
+                problems.append((key, "expected none of a teacher, whose classifier a student can reuse, got one."))
+        for name, student in self.students().items():
+            if student.reused_classifier is not None and len(self.teachers()) != 1:
+                key = f"student.{name}" if isinstance(self.student, dict) else "student"
+                text = (
+                    f"expected none without one teacher, whose classifier it is, got {len(self.teachers())} teachers."
+                )
+                problems.append((f"{key}.reused_classifier", text))
         if self.teacher is not None:
             problems += [
                 (f"teacher_head.{name}", expected(self.teachers(), name, what="a teacher: "))
@@ -141,8 +151,9 @@ class StageConfig(Table):
         return {StudentRef.parse(text).stage for text in (*begin, *taught)}
 
     def classifies(self) -> bool:
-        """Whether a term teaches the classes, without which a student's accuracy means nothing."""
-        return any(term.term().needs.teaches_classes for term in self.terms)
+        """Whether a term teaches the classes or a student reuses a classifier: accuracy means nothing otherwise."""
+        reused = any(model.reused_classifier is not None for model in self.students().values())
+        return reused or any(term.term().needs.teaches_classes for term in self.terms)
 
 
 def wrong_links(stages: Any) -> list[tuple[str, str]]:

@@ -151,6 +151,18 @@ class InputsConfig(Table):
         return self
 
 
+class ReusedClassifierConfig(Table):
+    """`congruence.models.ReusedClassifier`: a student that predicts by its teacher's classifier, through a projector.
+
+    `factor` divides the teacher's channels for the projector's hidden width. `layer` and `teacher_layer` give the maps;
+    by default the last map of each model.
+    """
+
+    factor: Count = 2
+    layer: str | None = None
+    teacher_layer: str | None = None
+
+
 class ModelConfig(Table):
     """A model: a name of the zoo, or a factory "package.module:callable" (which needs trust); and its weights' file.
 
@@ -162,6 +174,7 @@ class ModelConfig(Table):
     `start_stage` is an earlier stage ("STAGE/NAME" of several students) with whose student's weights it begins.
     `unchecked = true` takes a teacher's weights from a run whatever images and classes that was trained on.
     `inputs` says how it takes the samples, where that is not as the data is.
+    `reused_classifier` makes a student predict by its teacher's classifier (the row `simkd`).
     """
 
     model: str | None = None
@@ -172,6 +185,7 @@ class ModelConfig(Table):
     unchecked: bool = False
     options: dict[str, Any] = Field(default_factory=dict)
     inputs: InputsConfig | None = None
+    reused_classifier: ReusedClassifierConfig | None = None
 
     _weights = field_validator("weights", "start")(absolute)
 

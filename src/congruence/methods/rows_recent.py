@@ -11,6 +11,7 @@ from congruence.methods.pefd import ProjectorEnsemble
 from congruence.methods.rcka import RelationBasedCka
 from congruence.methods.rows import Row
 from congruence.methods.sdd import ScaleDecoupled
+from congruence.methods.simkd import ReusedClassifierHint
 from congruence.methods.srd import SimpleRecipe
 from congruence.methods.vkd import OrthogonalProjection
 from congruence.methods.wkd_f import GaussianFeatures
@@ -211,5 +212,16 @@ RECENT: tuple[Row, ...] = (
         part=ScaleDecoupled,
         function=losses.scale_decoupled_loss,
         needs=ScaleDecoupled.needs,
+    ),
+    Row(
+        key="simkd",
+        summary="The teacher's last map, which the student predicts from by the teacher's own classifier.",
+        reference=(
+            "Chen et al., Knowledge Distillation with the Reused Teacher Classifier, CVPR 2022, "
+            "https://github.com/DefangChen/SimKD"
+        ),
+        part=ReusedClassifierHint,
+        function=losses.hint_loss,
+        needs=ReusedClassifierHint.needs,
     ),
 )

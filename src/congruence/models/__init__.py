@@ -6,6 +6,7 @@ from congruence.models.named import load
 from congruence.models.onnx_model import OnnxModel
 from congruence.models.parameters import count_parameters, shares_parameters
 from congruence.models.projectors import linear_projector, map_projector, rows
+from congruence.models.reused import ReusedClassifier
 from congruence.models.taps import LayerError, Taps, call
 from congruence.models.teacher import Teacher
 from congruence.models.weights import load_into, load_weights, save_weights, start_from
@@ -16,6 +17,7 @@ __all__ = [
     "Head",
     "LayerError",
     "OnnxModel",
+    "ReusedClassifier",
     "Taps",
     "Teacher",
     "WithHead",

@@ -14,7 +14,7 @@ from congruence import data
 from congruence.config.references import StudentRef
 from congruence.core import rng
 from congruence.core.devices import private
-from congruence.core.inputs import TEACHER, inputs_of
+from congruence.core.inputs import TEACHER, Inputs, inputs_of
 from congruence.core.rng import seed_everything
 from congruence.data.datasets.batched import BatchDataset
 from congruence.data.datasets.model_facts import remember
@@ -22,6 +22,7 @@ from congruence.distiller import Distiller
 from congruence.models import named
 from congruence.models.evaluating import set_mode
 from congruence.models.forward import call
+from congruence.models.reused import ReusedClassifier
 from congruence.models.untaught import mark_parts
 from congruence.models.weights import load_into, load_weights
 from congruence.pipeline.context import RunContext
@@ -161,6 +162,13 @@ def build_models(config: RunConfig, stage_name: str, context: RunContext) -> Mod
         described[name] = describe_model(model, classes=classes, in_channels=channels, trust=trust)
     takers = {name: Taker.of(students[name], model) for name, model in stage.students().items()}
     taken = as_taken(splits, takers, _takers(config, stage, teachers), told=not context.dry)
+    for name, model in stage.students().items():
+        if model.reused_classifier is not None:
+            example = taken.train.example()
+            example = Inputs(teacher=inputs_of(example, TEACHER, TEACHER), student=inputs_of(example, name))
+            options = model.reused_classifier.model_dump()
+            reused = ReusedClassifier.of(students[name], teachers[TEACHER], example=example, **options)
+            students[name], described[name]["reused_classifier"] = reused, reused.described
     return Models(students, teachers, described, taken)
 
 

@@ -81,7 +81,10 @@ def describe_model(
 
 
 def rebuild(described: dict[str, Any], *, trust: bool = False) -> nn.Module:
-    """Build a freshly initialised model from `describe_model`."""
+    """Build a freshly initialised model from `describe_model`, with its teacher's classifier where it reuses that."""
+    if described.get("reused_classifier") is not None:
+        alone = {key: value for key, value in described.items() if key != "reused_classifier"}
+        return models.ReusedClassifier(rebuild(alone, trust=trust), **described["reused_classifier"])
     if named.split(described["model"] or ""):
         return named.load(described["model"], trust=trust, **described["options"])
     if described["model"] is not None:

@@ -17,6 +17,7 @@ from congruence.data.loading.source import BatchSource
 from congruence.distiller.as_found import as_found
 from congruence.distiller.distiller import Distiller
 from congruence.models.evaluating import evaluating
+from congruence.models.reused import ReusedClassifier
 from congruence.training.options import Diagnose, Evaluate
 
 LOG = logging.getLogger("congruence")
@@ -24,8 +25,9 @@ _COUNT = "count"
 
 
 def teaches_classes(distiller: Distiller) -> bool:
-    """Whether a term teaches the classes."""
-    return any(needs.teaches_classes for needs in distiller.needs().values())
+    """Whether a term teaches the classes, or a student has its teacher's classifier."""
+    reused = any(isinstance(student, ReusedClassifier) for student in distiller.students.values())
+    return reused or any(needs.teaches_classes for needs in distiller.needs().values())
 
 
 @torch.no_grad()

@@ -281,7 +281,7 @@ def test_a_factorys_student_says_how_to_load_it(mine):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ((*MINE, "--student", "cnn3"), "The factory 'my_models:body' imports and runs code of yours: allow it with "),
+        ((*MINE, "--student", "cnn3"), "The factory 'my_models:body' imports and runs your code: allow it with "),
         (
             (*MINE, "--student", "cnn4", "--trust"),
             "command line: stages.student.student.model: expected one of resnet8",

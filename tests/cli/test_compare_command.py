@@ -151,7 +151,7 @@ def test_models_take_images_of_their_own_sizes_and_know_their_classes(here):
         (("--teacher", "{run}", "--student", "teacher=cnn3"), "A student cannot be called 'teacher'"),
         (
             ("--teacher", "{run}", "--student", "a=cnn3", "--student", "b=cnn3", "--student-weights", "x"),
-            "Say whose weights 'x' are: --student-weights NAME=FILE, a NAME of a, b.",
+            "Say whose weights 'x' are: --student-weights NAME=FILE, with NAME one of a, b.",
         ),
         (
             ("--teacher", "{run}", "--student", "a=cnn3", "--student", "b=cnn3", "--student-weights", "c=x"),

@@ -142,7 +142,7 @@ LATE = [f"stages.student.terms.{place}.start_epoch=5" for place in (0, 1)]
     [
         (["stages.student.train.monitor=acuracy"], "`monitor` must be one of accuracy, loss, got 'acuracy'. Did you"),
         (["stages.student.train.monitor=loss", "data.validation=0"], "`val_loader` must be given to monitor 'loss'"),
-        (LATE, "no term counts in epoch 0"),
+        (LATE, "no term trains a student in epoch 0"),
         (["stages.student.train.tensorboard=true"], "`tensorboard` must have the extra installed"),
     ],
 )

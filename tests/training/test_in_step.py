@@ -178,7 +178,7 @@ def test_gradients_that_nobody_averages_are_told(loop, found):
     assert not torch.equal(first, second)
     assert [text for text in said if "differ" in text] == [
         "The students of the 2 ranks differ after 2 batches: their gradients are not averaged. Wrap the student, or "
-        "the distiller, in DistributedDataParallel and call it through its wrapper."
+        "the distiller, in DistributedDataParallel and call the wrapper."
     ]
 
 

@@ -393,7 +393,7 @@ def test_parameters_that_no_optimizer_moves_are_told(caplog):
 def test_an_epoch_in_which_nothing_counts_is_told_before_the_first():
     made = distiller(Term("kd", stop_epoch=2))
     seen = []
-    with pytest.raises(ValueError, match="no term counts in epoch 2"):
+    with pytest.raises(ValueError, match="no term trains a student in epoch 2"):
         cg.fit(made, batches(), options=constant(epochs=3, callbacks=(seen.append,)))
     assert seen == []
 

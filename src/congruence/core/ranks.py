@@ -55,7 +55,7 @@ class _GatherRows(torch.autograd.Function):
 
 
 class _OwnRowsOfSum(torch.autograd.Function):
-    """The sum over the ranks, reduced to this rank's rows: the gradient of the gather, which in turn is its gradient."""
+    """The sum over the ranks, cut to this rank's rows: the gradient of the gather, and the gather is its own."""
 
     @staticmethod
     def forward(ctx: Any, gradient: Tensor, rows: int) -> Tensor:

@@ -91,7 +91,9 @@ def every_epoch_counts(distiller: Distiller, extent: Extent) -> None:
     """Refuse a run with an epoch in which no term counts."""
     for epoch in range(min(extent.epochs or 1, 10_000)):
         if not any(term.counts(Clock(epoch, epochs=extent.epochs)) for term in distiller.terms):
-            raise ValueError(f"`Distiller`: no term counts in epoch {epoch}: see start_epoch, stop_epoch and weight.")
+            raise ValueError(
+                f"`Distiller`: no term trains a student in epoch {epoch}: see start_epoch, stop_epoch and weight."
+            )
 
 
 def teachers_know(distiller: Distiller, loader: Any) -> None:

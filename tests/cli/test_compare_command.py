@@ -143,7 +143,10 @@ def test_models_take_images_of_their_own_sizes_and_know_their_classes(here):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("--teacher", "resnet8", "--student", "cnn3"), "Give --teacher-weights: the teacher 'resnet8' has none"),
+        (
+            ("--teacher", "resnet8", "--student", "cnn3"),
+            "Give --teacher-weights: the teacher 'resnet8' comes without weights",
+        ),
         (("--teacher", "{run}", "--student", "cnn4"), "The student 'cnn4' must be a model of the zoo"),
         (("--teacher", "{run}", "--student", "no/run"), "The student 'run': there is no file and no folder 'no/run'."),
         (("--teacher", "x:y", "--student", "cnn3"), "allow it with trust=True, or --trust"),

@@ -266,7 +266,7 @@ def test_the_published_weights_are_one_word_away(mine):
 
 def test_help_says_the_default_method():
     text = " ".join(invoke("distill", "--help").stdout.replace("│", " ").split())
-    assert "kd by default" in text
+    assert "Default: kd, or pkt" in text
     assert "a single method on data without labels has weight 1" in text
 
 

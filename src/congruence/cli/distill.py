@@ -93,8 +93,7 @@ def distill(
     if config is not None:
         if teacher or student or data or method or weight:
             raise ValueError(
-                "--teacher, --student, --data, --method and --weight are for runs without a configuration: change it "
-                "with --set."
+                "--teacher, --student, --data, --method and --weight are for runs without a configuration: use --set."
             )
         loaded = load_config(config, set_ or ())
         if teacher_weights is not None:

@@ -168,7 +168,7 @@ def test_models_take_images_of_their_own_sizes_and_know_their_classes(here):
             ("--teacher", "{run}", "--student", "cnn3", "--set", "data.validation=0", "--split", "validation"),
             "The data",
         ),
-        (("--teacher", "{run}", "--student", "cnn3", "--device", "cuda:99"), "must be a device that is there"),
+        (("--teacher", "{run}", "--student", "cnn3", "--device", "cuda:99"), "must be an available device"),
     ],
 )
 def test_wrong_words_are_one_sentence(run, here, words, sentence):

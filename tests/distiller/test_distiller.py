@@ -306,7 +306,7 @@ one_bank = Bank()
         ({"terms": [Term("pkt", student_layer={"logits": "2"})]}, r"keyed by 'features', got 'logits'"),
         (
             {"terms": [Term("kd", reduction="none")]},
-            r"The term 'kd' does not fit.*must give one number a batch, got shape",
+            r"The term 'kd' does not fit.*must return one number for a batch, got shape",
         ),
         ({"terms": [Term("mimic", student_layer=["0", "1"])]}, r"got 2 of the student and 1 of the teacher"),
         (

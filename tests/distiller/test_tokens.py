@@ -238,9 +238,13 @@ def test_tokens_as_they_are_need_no_pool(key):
 @pytest.mark.parametrize(
     ("key", "pool", "sentence"),
     [
-        ("pkt", "none", "The term 'pkt' compares one row a sample, and pool='none' leaves every token: take 'mean' or"),
+        (
+            "pkt",
+            "none",
+            "The term 'pkt' compares one row for each sample, but pool='none' keeps all tokens: take 'mean' or",
+        ),
         ("mimic", {"teacher": "none"}, "fitnet compares them one by one"),
-        ("radio", "none", "The term 'radio' compares one row a sample"),
+        ("radio", "none", "The term 'radio' compares one row for each sample"),
     ],
 )
 def test_rows_of_samples_are_no_tokens(key, pool, sentence):

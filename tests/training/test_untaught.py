@@ -81,7 +81,7 @@ def test_layers_thawed_later_are_in_no_optimizer(caplog):
     assert torch.equal(made.student[0].weight, before)
     told = [line for line in warnings(caplog) if "in no optimizer" in line]
     assert len(told) == 1
-    assert told[0].startswith("The student's '0' require a gradient now")
+    assert told[0].startswith("The student's '0' now require a gradient")
 
 
 @pytest.mark.parametrize("whole", [True, False])

@@ -115,8 +115,8 @@ def test_few_samples_have_few_negatives(shared, caplog):
         method = built(shared_negatives=shared)
     assert method.count == 12 - 5  # class 0 has five
     assert caplog.messages == [
-        "CRD: two banks of 12 × 4, 0.0 MiB; 7 negatives a sample (16384 were requested, but only this many are of other "
-        "classes)."
+        "CRD: two banks of 12 × 4, 0.0 MiB; 7 negatives a sample (16384 were requested, but only this many are of "
+        "other classes)."
     ]
     caplog.clear()
     with caplog.at_level(logging.INFO, "congruence"):

@@ -50,8 +50,8 @@ def test_a_teacher_whose_head_nobody_taught_is_told(caplog, tmp_path):
     for teacher in (made.student, loaded):
         caplog.clear()
         cg.Distiller(teacher, net(1, 4), ["kd", "pkt"], example=data().tensors[0][:4])
-        expected = "The term 'kd' distils the teacher's logits '3', but no term of the teacher's own run trained "
-        "that layer."
+        run = "but no term of the teacher's own run trained that layer."
+        expected = f"The term 'kd' distils the teacher's logits '3', {run}"
         assert warnings(caplog) == [expected]
 
 

@@ -37,7 +37,8 @@ def gaussian_wasserstein_loss(student: Tensor, teacher: Tensor, *, covariance: C
     Example:
         >>> import torch
         >>> teacher = torch.tensor([[-1.0, 0.0], [1.0, 0.0]])
-        >>> gaussian_wasserstein_loss(2 * teacher + 1, teacher).item()  # 2 from the means, 1 from the deviations  3.0
+        >>> gaussian_wasserstein_loss(2 * teacher + 1, teacher).item()  # 2 from the means, 1 from the deviations
+        3.0
 
     Reference:
         Montesuma, KD²M: An Unifying Framework for Feature Knowledge Distillation, 2025, eq. 5.

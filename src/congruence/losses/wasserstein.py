@@ -42,7 +42,8 @@ def wasserstein_loss(
     Example:
         >>> import torch
         >>> teacher = torch.tensor([[0.0], [10.0]])
-        >>> wasserstein_loss(torch.tensor([[11.0], [0.0]]), teacher).item()  # 11 is transported to 10  0.5
+        >>> wasserstein_loss(torch.tensor([[11.0], [0.0]]), teacher).item()  # 11 is transported to 10
+        0.5
 
     Reference:
         Montesuma, KD²M: An Unifying Framework for Feature Knowledge Distillation, 2025, eq. 2.

@@ -168,7 +168,7 @@ class SuperclassUniformSampler:
 
 
 def _fitting(clusters: int, size: int, *, k: int) -> int:
-    """Return the number of clusters that the samples can fill, with at least one each; warn if it is not the request."""
+    """Return the number of clusters that the samples can fill, with at least one each; warn if it differs."""
     fitting = min(clusters, size)
     if fitting < clusters:
         LOG.info(

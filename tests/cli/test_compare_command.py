@@ -170,7 +170,10 @@ def test_models_take_images_of_their_own_sizes_and_know_their_classes(here):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("--teacher", "resnet8", "--student", "cnn3"), "Give --teacher-weights: the teacher 'resnet8' has none"),
+        (
+            ("--teacher", "resnet8", "--student", "cnn3"),
+            "Give --teacher-weights: the teacher 'resnet8' comes without weights",
+        ),
         (("--teacher", "{run}", "--student", "cnn4"), "The student 'cnn4' must be a model of the zoo"),
         (("--teacher", "{run}", "--student", "no/run"), "The student 'run': there is no file and no folder 'no/run'."),
         (("--student", "cnn3"), "Give --teacher: the student 'cnn3' is no run's folder"),
@@ -184,7 +187,7 @@ def test_models_take_images_of_their_own_sizes_and_know_their_classes(here):
         (("--teacher", "{run}", "--student", "teacher=cnn3"), "A student cannot be called 'teacher'"),
         (
             ("--teacher", "{run}", "--student", "a=cnn3", "--student", "b=cnn3", "--student-weights", "x"),
-            "Say whose weights 'x' are: --student-weights NAME=FILE, a NAME of a, b.",
+            "Say whose weights 'x' are: --student-weights NAME=FILE, with NAME one of a, b.",
         ),
         (
             ("--teacher", "{run}", "--student", "a=cnn3", "--student", "b=cnn3", "--student-weights", "c=x"),
@@ -198,7 +201,7 @@ def test_models_take_images_of_their_own_sizes_and_know_their_classes(here):
             ("--teacher", "{run}", "--student", "cnn3", "--set", "data.validation=0", "--split", "validation"),
             "The data",
         ),
-        (("--teacher", "{run}", "--student", "cnn3", "--device", "cuda:99"), "must be a device that is there"),
+        (("--teacher", "{run}", "--student", "cnn3", "--device", "cuda:99"), "must be an available device"),
     ],
 )
 def test_wrong_words_are_one_sentence(run, here, words, sentence):

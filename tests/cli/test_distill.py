@@ -187,7 +187,7 @@ def test_no_configuration(mine):
     assert "student: epoch 1/1, step 20/20" in result.stdout
     assert load_student("out").fc.out_features == 10
     config = (mine / "out" / "config.toml").read_text()
-    assert "\nbalanced weights, as of the last line of metrics.jsonl: kd " in result.stdout
+    assert "\nbalanced weights, from the last line of metrics.jsonl: kd " in result.stdout
     assert 'key = "ce"\nweight = 1.0' in config
     assert 'key = "kd"\nweight = "balanced"\nshare = ' in config
     assert str(mine / "teacher.safetensors") in config
@@ -266,8 +266,8 @@ def test_the_published_weights_are_one_word_away(mine):
 
 def test_help_says_the_default_method():
     text = " ".join(invoke("distill", "--help").stdout.replace("│", " ").split())
-    assert "kd by default" in text
-    assert "a method alone on data without labels has the weight 1" in text
+    assert "Default: kd, or pkt" in text
+    assert "a single method on data without labels has weight 1" in text
 
 
 def test_a_factorys_student_says_how_to_load_it(mine):
@@ -281,7 +281,7 @@ def test_a_factorys_student_says_how_to_load_it(mine):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ((*MINE, "--student", "cnn3"), "The factory 'my_models:body' imports and runs code of yours: allow it with "),
+        ((*MINE, "--student", "cnn3"), "The factory 'my_models:body' imports and runs your code: allow it with "),
         (
             (*MINE, "--student", "cnn4", "--trust"),
             "command line: stages.student.student.model: expected one of resnet8",

@@ -51,7 +51,7 @@ def distill(teacher="net", student="net", *more):
 def test_a_teacher_without_weights_is_told_and_measured_again_as_it_was(mine, caplog):
     found = distill()
     assert found.exit_code == 0, found.stderr
-    assert found.stderr.startswith("No --teacher-weights: the teacher is as 'made_nets:net' makes it")
+    assert found.stderr.startswith("No --teacher-weights: the teacher is used as 'made_nets:net' returns it")
     tested = json.loads((mine / "out" / "test.json").read_text())
     torch.rand(3)  # what else the process draws does not count
     again = json.loads(invoke("evaluate", "out", "--trust", "--json").stdout)
@@ -98,5 +98,5 @@ def test_too_few_images_for_a_test_split_leave_the_student(mine):
             path.unlink()
     found = distill()
     assert found.exit_code == 0, found.stderr
-    assert "The data holds no test images: nothing was measured on them." in found.stderr
+    assert "The data holds no test images: no test numbers were measured." in found.stderr
     assert "student: out/student.safetensors" in found.stdout

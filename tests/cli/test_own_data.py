@@ -148,7 +148,7 @@ def test_without_trust_it_is_not_imported(tmp_path):
     result = invoke("distill", recipe(tmp_path), "--out", tmp_path / "run")
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == (
-        "The data factory 'own_tables:table' imports and runs code of yours: allow it with trust=True, or --trust.\n"
+        "The data factory 'own_tables:table' imports and runs your code: allow it with trust=True, or --trust.\n"
     )
 
 

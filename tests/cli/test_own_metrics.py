@@ -119,13 +119,13 @@ def test_it_is_in_a_plans_table_and_cells_without_it_are_measured(here):
     assert (teacher[column].strip(), ce[column].strip()) == ("–", f"{after['errors']:.3f}")
     refused = invoke(*call, "--metric", "my_metrics:errors")
     assert refused.exit_code == 2
-    assert "The metric 'my_metrics:errors' imports and runs code of yours" in refused.stderr
+    assert "The metric 'my_metrics:errors' imports and runs your code" in refused.stderr
 
 
 @pytest.mark.parametrize(
     ("metric", "sentence"),
     [
-        (["--metric", "my_metrics:errors"], "'my_metrics:errors' imports and runs code of yours: allow it with trust"),
+        (["--metric", "my_metrics:errors"], "'my_metrics:errors' imports and runs your code: allow it with trust"),
         (own("erors"), "The metric 'my_metrics:erors' is not there. Did you mean 'errors'"),
         (own("constant"), "The metric 'my_metrics:constant' must be callable, got int."),
         (own("accuracy"), "'my_metrics:accuracy' needs another name: a number is called 'accuracy' already."),

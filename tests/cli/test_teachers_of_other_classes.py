@@ -107,7 +107,7 @@ train = { epochs = 1, device = "cpu", batch_size = 8 }
     (mine / "plan.toml").write_text('name = "own"\nseeds = [0]\n[methods]\npkt = "own.toml"\n')
     refused = invoke("bench", "plan.toml", "--out", "rows", "--workers", "0")
     assert refused.exit_code == 2
-    assert "imports and runs code of yours: allow it with trust=True, or --trust." in refused.stderr
+    assert "imports and runs your code: allow it with trust=True, or --trust." in refused.stderr
     found = invoke("bench", "plan.toml", "--out", "rows", "--workers", "0", "--trust")
     assert found.exit_code == 0, found.stderr
     assert "The best student (pkt, seed 0): rows/cells/pkt-seed0/student.safetensors" in found.stdout

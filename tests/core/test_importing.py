@@ -14,7 +14,7 @@ def test_a_name_may_lead_into_a_class():
 @pytest.mark.parametrize(
     ("target", "trust", "sentence"),
     [
-        ("math:hypot", False, "The metric 'math:hypot' imports and runs code of yours: allow it with trust=True"),
+        ("math:hypot", False, "The metric 'math:hypot' imports and runs your code: allow it with trust=True"),
         ("no_such:f", True, "The metric 'no_such:f' cannot be imported: No module named 'no_such'."),
         ("no_such.py:f", True, "A module is named without '.py'."),
         ("math:hypott", True, "The metric 'math:hypott' is not there. Did you mean 'hypot'"),

@@ -191,9 +191,7 @@ def test_inputs_that_have_the_batch_second():
     torch.testing.assert_close(call(made, turned), expected)
     longer = torch.randn(8, 2, 6)  # chunks of 2 times would pass for batches of 2
     made = pair(make, Term("pkt", **term, layout="TBC"), longer)
-    with pytest.raises(
-        ValueError, match=r"`micro_batch` splits the first dimension of the inputs, which is not the batch"
-    ):
+    with pytest.raises(ValueError, match=r"`micro_batch` splits the first dimension of the inputs, but the term"):
         call(made, longer, micro_batch=2)
 
 

@@ -219,7 +219,7 @@ def test_without_example_the_first_batch_serves(points, labels):
         distiller.parameter_groups()
     distiller(points, labels)
     assert [group["name"] for group in distiller.parameter_groups()] == ["students", "terms"]
-    with pytest.raises(ValueError, match="found already"):
+    with pytest.raises(ValueError, match="already been found"):
         distiller.build(points)
 
 
@@ -281,16 +281,16 @@ one_bank = Bank()
     [
         ({"student": 3}, r"`student` must be a torch module, got int"),
         ({"student": {}}, r"`student` must be a module, or modules by name, got none"),
-        ({"student": {"teacher": net(1)}}, r"under names that are words and not taken, got 'teacher'"),
-        ({"student": {"a.b": net(1)}}, r"not taken, got 'a.b'"),
-        ({"student": {"keys": net(1)}}, r"not taken, got 'keys'"),
-        ({"student": {"my-last": net(1)}}, r"not taken, got 'my-last'"),
+        ({"student": {"teacher": net(1)}}, r"under names that are identifiers and not reserved, got 'teacher'"),
+        ({"student": {"a.b": net(1)}}, r"not reserved, got 'a.b'"),
+        ({"student": {"keys": net(1)}}, r"not reserved, got 'keys'"),
+        ({"student": {"my-last": net(1)}}, r"not reserved, got 'my-last'"),
         (
             {"teacher": "resnet"},
             r"`teacher` must be a torch module, a TeacherCache, several .* or None, got str",
         ),
-        ({"teacher": None}, r"The term 'kd' needs a teacher, there is none"),
-        ({"teacher": None, "example": None}, r"The term 'kd' needs a teacher, there is none"),
+        ({"teacher": None}, r"The term 'kd' needs a teacher, got none"),
+        ({"teacher": None, "example": None}, r"The term 'kd' needs a teacher, got none"),
         ({"terms": []}, r"`terms` must be at least one Term, got none"),
         ({"terms": "kd"}, r"`terms` must be a list of Terms or keys, got 'kd'"),
         ({"terms": Term("kd")}, r"`terms` must be a list of Terms or keys"),
@@ -299,14 +299,14 @@ one_bank = Bank()
         ({"terms": ["kd", "kd"]}, r"Two terms are called 'kd': give one of them another name"),
         ({"terms": [Term(one_bank), Term(one_bank, name="b")]}, r"two terms hold the same Method"),
         ({"terms": [Term(Bank())]}, r"The term 'Bank' needs facts of the dataset: give facts="),
-        ({"terms": [Term("kd", student="ann")]}, r"The term 'kd' names no student 'ann'"),
+        ({"terms": [Term("kd", student="ann")]}, r"The term 'kd' names a student 'ann' that does not exist"),
         ({"terms": [Term(Mutual(), student="student")]}, r"The term 'Mutual' sees all students"),
         ({"terms": [Term("pkt", student_layer="3")]}, r"The term 'pkt': The student's layer '3'|The term 'pkt': .*'3'"),
         ({"terms": [Term("pkt", teacher_layer="input:2x")]}, r"The term 'pkt': .*2x"),
         ({"terms": [Term("pkt", student_layer={"logits": "2"})]}, r"keyed by 'features', got 'logits'"),
         (
             {"terms": [Term("kd", reduction="none")]},
-            r"The term 'kd' does not fit.*must give one number a batch, got shape",
+            r"The term 'kd' does not fit.*must return one number for a batch, got shape",
         ),
         ({"terms": [Term("mimic", student_layer=["0", "1"])]}, r"got 2 of the student and 1 of the teacher"),
         (
@@ -327,7 +327,11 @@ def test_refused_before_the_first_step(change, sentence):
 
 def test_logits_must_be_two_dimensional():
     images = torch.zeros(2, 2, 5, 5)
-    with pytest.raises(ValueError, match=r"logits must be \[batch, classes\], the tapped layer gives \[2, 4, 3, 3\]"):
+    with pytest.raises(
+        ValueError,
+        match=r"logits must be \[batch, classes\], got \[2, 4, 3, 3\] from the tapped "
+        "layer",
+    ):
         Distiller(conv(0), conv(1), [Term("kd", student_layer="0")], example=images)
 
 
@@ -343,7 +347,7 @@ def test_a_built_method_is_not_built_again(points):
     bank = Bank()
     facts = cg.data.facts(torch.utils.data.TensorDataset(points))
     Distiller(net(0), net(1), [Term(bank)], example=points[:2], facts=facts)
-    with pytest.raises(ValueError, match="The term 'Bank' holds a Bank that another distiller built"):
+    with pytest.raises(ValueError, match="The term 'Bank' holds a Bank that another distiller has built"):
         Distiller(net(0), net(2), [Term(bank)], example=points[:2], facts=facts)
 
 
@@ -364,16 +368,16 @@ def test_what_a_batch_lacks(points, labels):
         Distiller(None, net(1), ["ce"], example=points[:2])(points, labels + 1)
     with pytest.raises(ValueError, match=r"same number of rows, got .*\[8, 3\].*\[7\]"):
         Distiller(None, net(1), ["ce"], example=points[:2])(points, labels[:7])
-    with pytest.raises(ValueError, match=r"no term counts in epoch 0"):
+    with pytest.raises(ValueError, match=r"no term trains a student in epoch 0"):
         Distiller(net(0), net(1), [Term("kd", start_epoch=1)], example=points[:2])(points)
 
 
 @pytest.mark.parametrize(
     ("give", "sentence"),
     [
-        (lambda z: {"loss": z.mean(1)}, r"must give tensors of shape \[\], got \[8\] for 'loss'"),
-        (lambda z: {"loss": 3.0}, r"must give tensors of shape \[\], got float for 'loss'"),
-        (lambda z: {}, r"must give at least one loss, got none"),
+        (lambda z: {"loss": z.mean(1)}, r"must return tensors of shape \[\], got \[8\] for 'loss'"),
+        (lambda z: {"loss": 3.0}, r"must return tensors of shape \[\], got float for 'loss'"),
+        (lambda z: {}, r"must return at least one loss, got none"),
     ],
 )
 def test_a_method_that_gives_no_number(give, sentence, points):

@@ -60,9 +60,7 @@ def step(model, terms=("kd", "ce"), **given):
 def test_a_part_that_cuts_is_told_once_with_what_it_costs(caplog):
     made = step(student(still()))
     (sentence,) = told(caplog)
-    assert sentence.startswith(
-        "The student's layer '2' (Still) passes no gradient on to what enters it, so that no term"
-    )
+    assert sentence.startswith("The student's layer '2' (Still) passes no gradient on to its input, so that no term")
     assert "no term trains '0' (30 of 93 parameters)" in sentence
     made(X, Y)
     assert len(told(caplog)) == 1

@@ -109,7 +109,7 @@ def test_parameters_that_no_loss_reaches_stay_without_gradient():
 def test_a_gradient_with_a_graph_is_refused():
     made, _ = pair(["ce"], toys.net(1))
     loss = made(**BATCH, micro_batch=5).loss
-    with pytest.raises(ValueError, match=r"^`micro_batch` makes its gradients in a second pass, which keeps no graph"):
+    with pytest.raises(ValueError, match=r"^`micro_batch` computes gradients in a second pass and keeps no graph"):
         torch.autograd.grad(loss, list(made.student.parameters()), create_graph=True)
 
 
@@ -592,9 +592,7 @@ def test_layers_without_a_row_a_sample():
 
     made, _ = pair([Term("ce", student_layer="output"), Term(Spread(), student_layer="body")], Turned())
     made(**BATCH).loss.backward()
-    with pytest.raises(
-        ValueError, match=r"needs layers that give a row a sample, the layer 'body' gives \[16, 4\] for 8"
-    ):
+    with pytest.raises(ValueError, match=r"needs layers that give one row for each sample, got \[16, 4\] for 8"):
         made(**BATCH, micro_batch=10)
 
 

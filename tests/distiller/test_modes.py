@@ -103,5 +103,5 @@ def test_a_student_that_cannot_run_in_evaluation_is_not_measured(batch):
 
     distiller = cg.Distiller(teacher(), Trains(), ["kd"], example=batch[0][:2])
     assert distiller(*batch).loss.isfinite()
-    with pytest.raises(ValueError, match="The student has no layer known to give class logits"):
+    with pytest.raises(ValueError, match="The student has no layer that is known to give class logits"):
         distiller.logits("student", batch[0])

@@ -65,7 +65,7 @@ def test_only_what_is_saved_is_copied(monkeypatch):
 
 def test_a_rerun_needs_a_model():
     signals = Signals({}, ("student",), Clock())
-    with pytest.raises(RuntimeError, match="came from a cache or a file"):
+    with pytest.raises(RuntimeError, match="come from a cache or a file"):
         signals.rerun({})
 
 

@@ -25,7 +25,7 @@ def test_a_step_without_the_layer_is_the_other_terms_alone(caplog):
         expected = sum(out.weights[name] * value for name, value in out.terms.items())
         torch.testing.assert_close(out.loss, expected)
     sentence = (
-        "The term 'pkt' sits out the steps in which 'layers.1' does not run (as layers that drop out at random do)."
+        "The term 'pkt' sits out the steps in which 'layers.1' does not run (as with layers that drop out at random)."
     )
     assert caplog.messages == [sentence]
 

@@ -154,8 +154,8 @@ def test_diagnostics_of_each(points, teachers):
 @pytest.mark.parametrize(
     ("terms", "sentence"),
     [
-        ([Term("pkt", teacher="dino2")], "names no teacher 'dino2'.*dino"),
-        ([Term("ce", teacher="dino")], "learns from no teacher: leave out teacher='dino'"),
+        ([Term("pkt", teacher="dino2")], "names a teacher 'dino2' that does not exist.*dino"),
+        ([Term("ce", teacher="dino")], "does not use a teacher: leave out teacher='dino'"),
     ],
 )
 def test_names_are_checked(points, teachers, terms, sentence):
@@ -165,7 +165,7 @@ def test_names_are_checked(points, teachers, terms, sentence):
 
 @pytest.mark.parametrize("name", ["", "student", "a.b", "a/b", 3, "a:b"])
 def test_names_of_teachers_are_words(name):
-    with pytest.raises(ValueError, match="modules under names that are words and no student's"):
+    with pytest.raises(ValueError, match="modules under names that are identifiers and not a student's"):
         Distiller({name: net(1)}, net(3), ["kd"])
 
 

@@ -100,7 +100,7 @@ def test_words_are_tokens_as_they_are():
 
 
 def test_rows_are_no_tokens():
-    with pytest.raises(ValueError, match=r"tokens must be .*, the tapped layer gives \[4, 3\]"):
+    with pytest.raises(ValueError, match=r"tokens must be .*, got \[4, 3\] from the tapped layer"):
         seen(vit(), vit(1), "tokens", student_layer="head")
 
 
@@ -184,7 +184,7 @@ def test_pools_by_model_and_terms_that_share_a_tap():
             {"pool": "cls", "student_layer": "norm"},
             "needs a token before the patches, the student's lay",
         ),
-        (1, "maps", {"pool": "cls", "student_layer": "norm"}, "reads no features, for which `pool` makes rows of toke"),
+        (1, "maps", {"pool": "cls", "student_layer": "norm"}, "reads no features, and `pool` applies to features only"),
         (1, "features", {"pool": {"pupil": "cls"}}, "`pool` must be keyed by 'student' or 'teacher', got 'pupil'"),
     ],
 )
@@ -238,9 +238,13 @@ def test_tokens_as_they_are_need_no_pool(key):
 @pytest.mark.parametrize(
     ("key", "pool", "sentence"),
     [
-        ("pkt", "none", "The term 'pkt' compares one row a sample, and pool='none' leaves every token: take 'mean' or"),
+        (
+            "pkt",
+            "none",
+            "The term 'pkt' compares one row for each sample, but pool='none' keeps all tokens: take 'mean' or",
+        ),
         ("mimic", {"teacher": "none"}, "fitnet compares them one by one"),
-        ("radio", "none", "The term 'radio' compares one row a sample"),
+        ("radio", "none", "The term 'radio' compares one row for each sample"),
     ],
 )
 def test_rows_of_samples_are_no_tokens(key, pool, sentence):
@@ -250,5 +254,5 @@ def test_rows_of_samples_are_no_tokens(key, pool, sentence):
 
 @pytest.mark.parametrize(("key", "pool"), [("kd", "none"), ("gram", {"student": "mean", "teacher": "none"})])
 def test_a_pool_for_what_reads_no_features(key, pool):
-    with pytest.raises(ValueError, match="reads no features, for which `pool` makes rows of tokens: leave it out"):
+    with pytest.raises(ValueError, match="reads no features, and `pool` applies to features only: leave it out"):
         cg.Distiller(vit(), vit(1), [cg.Term(key, pool=pool)], example=IMAGES)

@@ -59,7 +59,7 @@ class TestNToOne(LossTester):
             ),
             (
                 (torch.zeros(4, 3, 3, 2), torch.zeros(4, 3, 2, 2)),
-                "of sides that are the teacher's times or by an integer",
+                "of a height and width that are integer multiples or fractions of the teacher's",
             ),
             ((torch.zeros(4, 3), torch.zeros(4, 3)), "`student_map` must be a non-empty 4-D tensor, got shape [4, 3]."),
             ((torch.zeros(4, 3, 2, 2), torch.zeros(5, 3, 2, 2)), "`teacher_map` [5, 3, 2, 2]."),

@@ -154,7 +154,7 @@ def test_networks_of_two_types(student, teacher):
 
 def test_several_layers_are_refused():
     term = cg.Term(Adversarial(), student_layer=["0", "1"], teacher_layer=["0", "1"])
-    with pytest.raises(ValueError, match="`Adversarial` reads one layer a side, got 2 of the student"):
+    with pytest.raises(ValueError, match="`Adversarial` needs one layer on each side, got 2 of the student"):
         cg.Distiller(net(1, 5), net(0, 5), [term], example=torch.ones(2, 6))
 
 

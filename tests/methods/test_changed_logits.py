@@ -128,14 +128,30 @@ def test_a_description_names_changes_alone():
 @pytest.mark.parametrize(
     ("key", "words", "sentence"),
     [
-        ("pkt", {"standardize": True}, "`standardize` must be of a method that compares the logits of student and"),
-        ("ce", {"standardize": True}, "`standardize` must be of a method that compares the logits of student and"),
-        ("ce", {"regions": True, "uncertainty": 1.0}, "`regions`, `uncertainty` must be of a method that compares"),
-        ("dist", {"regions": True}, "`regions` must be of a loss with a value for each sample, DistLoss has none."),
+        (
+            "pkt",
+            {"standardize": True},
+            "`standardize` must be given for a method that compares the logits of student and",
+        ),
+        (
+            "ce",
+            {"standardize": True},
+            "`standardize` must be given for a method that compares the logits of student and",
+        ),
+        (
+            "ce",
+            {"regions": True, "uncertainty": 1.0},
+            "`regions`, `uncertainty` must be given for a method that compares",
+        ),
+        (
+            "dist",
+            {"regions": True},
+            "`regions` must be given for a loss with a value for each sample, got DistLoss, which has none.",
+        ),
         (
             "mlld",
             {"uncertainty": 0.5},
-            "`uncertainty` must be of a loss with a value for each sample, Multi",
+            "`uncertainty` must be given for a loss with a value for each sample, got Multi",
         ),
         ("kd", {"uncertainty": 0.0}, "`uncertainty` must be a number > 0 or None, got 0.0."),
         ("kd", {"standardize": 1}, "`standardize` must be True or False, got 1."),

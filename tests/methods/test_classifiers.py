@@ -86,8 +86,8 @@ def two_heads():
     ("words", "sentence"),
     [
         ({"student": network(3, classes=5)}, "got 5 of the student and 4 of the teacher."),
-        ({"student_classifier": "5"}, "a Linear of 3 features, as its map has channels, '5' is none: name it"),
-        ({"student_layer": {"maps": ["0", "1"]}, "teacher_layer": {"maps": ["0", "1"]}}, "reads one map [B, C, H, W]"),
+        ({"student_classifier": "5"}, "a Linear of 3 features, as its map has channels, '5' is not one: name it"),
+        ({"student_layer": {"maps": ["0", "1"]}, "teacher_layer": {"maps": ["0", "1"]}}, "needs one map [B, C, H, W]"),
         (
             {"teacher": nn.Sequential(*network(5)[:4], nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 4))},
             "got 4 of the student and 7 of the teacher.",

@@ -115,8 +115,8 @@ def test_few_samples_have_few_negatives(shared, caplog):
         method = built(shared_negatives=shared)
     assert method.count == 12 - 5  # class 0 has five
     assert caplog.messages == [
-        "CRD: two banks of 12 × 4, 0.0 MiB; 7 negatives a sample (16384 were asked for, but so many are of other "
-        "classes)."
+        "CRD: two banks of 12 × 4, 0.0 MiB; 7 negatives a sample (16384 were requested, but only this many are of "
+        "other classes)."
     ]
     caplog.clear()
     with caplog.at_level(logging.INFO, "congruence"):
@@ -298,7 +298,7 @@ def test_through_a_distiller():
     with pytest.raises(ValueError, match=r"The term 'crd' needs facts of the dataset"):
         cg.Distiller(teacher, student, [cg.Term("crd")], example=torch.ones(2, 6))
     layers = cg.Term("crd", student_layer=["0", "input:1"])
-    with pytest.raises(ValueError, match=r"reads one layer a side, got 2 of the student\."):
+    with pytest.raises(ValueError, match=r"needs one layer on each side, got 2 of the student\."):
         cg.Distiller(teacher, student, [layers], example=torch.ones(2, 6), facts=facts)
 
 

@@ -224,7 +224,11 @@ def test_hyperparameters_without_meaning_are_refused(hyperparameters, sentence):
         (kda(), {"facts": DataFacts(SIZE)}, "the dataset does not say how many classes it has."),
         (kda("clusters", count=None), {"facts": DataFacts(SIZE)}, "how many classes it has. Give `count`."),
         (kda("random", count=99), {}, "`count` must be at most the number of samples (48), got 99."),
-        (kda("onehot", transfer="features"), {}, "of one width on both sides, logits say, got 5 of the student and 7"),
+        (
+            kda("onehot", transfer="features"),
+            {},
+            "of equal width on both sides, such as logits, got 5 of the student and 7",
+        ),
     ],
 )
 def test_what_does_not_fit_is_told_before_the_first_step(term, arguments, part):

@@ -82,7 +82,7 @@ def test_finds_the_batch_norm(model, path, norm):
     ],
 )
 def test_says_where_there_is_none(model, path, channels):
-    sentence = f"`Overhaul`: no batch norm of {channels} channels feeds the teacher's layer '{path}': tap one, or what"
+    sentence = f"`Overhaul`: no batch norm of {channels} channels feeds the teacher's layer '{path}': tap one, or the"
     with pytest.raises(ValueError, match="^" + sentence):
         margin_before(model, path, channels)
 

@@ -83,4 +83,6 @@ def test_the_word_that_changed_is_told_once(caplog):
     assert caplog.messages == []
     distiller(label_cost="euclidean")
     assert len(caplog.messages) == 1
-    assert "its square, called so in the first version, is 'squared_euclidean'." in caplog.messages[0]
+    assert (
+        "the squared cost, which had this name in the first version, is now 'squared_euclidean'." in caplog.messages[0]
+    )

@@ -102,7 +102,7 @@ def test_rows_are_no_maps(key):
 
 def test_maps_whose_sides_are_no_multiples_are_told():
     shapes = {("student", "maps"): (torch.Size([2, 3, 4, 4]),), ("teacher", "maps"): (torch.Size([2, 5, 6, 6]),)}
-    with pytest.raises(ValueError, match=re.escape("`student_map` must be of sides that are the teacher's times")):
+    with pytest.raises(ValueError, match=re.escape("`student_map` must be of a height and width that are integer")):
         row("norm").make().build(Probe(shapes, {}, {}, ("student",)))
 
 

@@ -36,9 +36,9 @@ from congruence.methods.descriptions import current_descriptions
         ({"method": "kd", "name": "a.b"}, r"`name` must be a word without"),
         ({"method": "kd", "name": "a/b"}, r"`name` must be a word without"),
         ({"method": "kd", "name": 3}, r"`name` must be a word without"),
-        ({"method": "kd", "name": "loss"}, r"`name` must be a word that is not taken, got 'loss'"),
-        ({"method": "kd", "name": "keys"}, r"`name` must be a word that is not taken, got 'keys'"),
-        ({"method": "kd", "name": "training"}, r"`name` must be a word that is not taken"),
+        ({"method": "kd", "name": "loss"}, r"`name` must be a word that is not reserved, got 'loss'"),
+        ({"method": "kd", "name": "keys"}, r"`name` must be a word that is not reserved, got 'keys'"),
+        ({"method": "kd", "name": "training"}, r"`name` must be a word that is not reserved"),
         ({"method": "kd", "student_layer": 3}, r"`student_layer` must be a layer's path"),
         ({"method": "kd", "teacher_layer": []}, r"`teacher_layer` must be a layer's path"),
         ({"method": "kd", "teacher_layer": {"logits": 4}}, r"`teacher_layer` must be a layer's path"),
@@ -79,7 +79,7 @@ def test_a_weight_that_falls_as_a_cosine():
     assert [stopped.weight_of("loss", Clock(epoch)) for epoch in range(3)] == pytest.approx([1, 1, 0])
     assert whole.describe() == {**Term("kd", weight=2.0).describe(), "cosine_from": 2}
     assert whole.weight_of("loss", Clock(2)) == 2.0
-    with pytest.raises(ValueError, match=r"falls as a cosine to the end of the run, which nothing tells: give stop_ep"):
+    with pytest.raises(ValueError, match=r"falls as a cosine to the end of the run, which is not known: give stop_ep"):
         whole.weight_of("loss", Clock(3))
     with pytest.raises(ValueError, match=r"`Term`: `cosine_from` must be an integer >= 0 or None, got 1\.5"):
         Term("kd", cosine_from=1.5)

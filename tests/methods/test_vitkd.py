@@ -127,12 +127,13 @@ def test_what_does_not_fit_is_said():
     ):
         cg.Distiller(vit(), vit(1), ["vitkd"], example=IMAGES[:2])
     with pytest.raises(
-        ValueError, match="copies the tokens of one layer or more and generates those of a last, got one"
+        ValueError,
+        match="copies the tokens of one or more layers and generates those of a last one, got a single layer",
     ):
         distiller(layers=["norm"])
     term = cg.Term("vitkd", student_layer=["words", "mix"], teacher_layer=["words", "mix"])
     with pytest.raises(
-        ValueError, match="generates tokens on the grid of an image, of which the last layer tells nothin"
+        ValueError, match="generates tokens on the grid of an image, which is not known for the last laye"
     ):
         cg.Distiller(Words(4), Words(6), [term], example=torch.arange(12).view(2, 6))
     with pytest.raises(ValueError, match=r"`mask_ratio` must be a number > 0 and <= 1, got 0\.0"):

@@ -77,7 +77,7 @@ def test_two_classes_and_any_names():
 def test_too_few_steps_are_told(caplog):
     with caplog.at_level(logging.WARNING, "congruence"):
         linear_probe(*samples(100, 0), *samples(10, 1), steps=1)
-    assert caplog.messages == ["`linear_probe`: not at its minimum after 1 steps."]
+    assert caplog.messages == ["`linear_probe`: not converged after 1 steps."]
     caplog.clear()
     linear_probe(*samples(100, 0), *samples(10, 1))
     assert not caplog.messages

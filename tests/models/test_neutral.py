@@ -229,7 +229,11 @@ def test_scripted_teachers(kind):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_a_copied_scripted_student_is_refused():
-    with pytest.raises(ValueError, match=r"`student` must be a module of its own parameters, got computed ones"):
+    with pytest.raises(
+        ValueError,
+        match=r"`student` must be a module with parameters of its own, got computed "
+        "parameters",
+    ):
         Distiller(Scaled(), copy.deepcopy(torch.jit.script(nn.Linear(4, 3))), ["kd"], example=POINTS[:2])
 
 

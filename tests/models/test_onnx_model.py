@@ -264,7 +264,7 @@ def test_a_quantised_file_whose_answers_depend_on_the_batch_is_told_by_the_cache
         cache = TeacherCache(OnnxModel(tmp_path / f"{name}.onnx"), loader, tmp_path / name, dtype="float32")
         student = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
         Distiller(cache, student, ["kd"], example=dataset.batch([0, 1])).train()(*next(iter(loader)))
-        assert ("depends on the others in its batch" in caplog.text) == (name == "int8")
+        assert ("depends on the other samples in its batch" in caplog.text) == (name == "int8")
 
 
 def test_importing_it_imports_no_onnxruntime():

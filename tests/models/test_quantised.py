@@ -87,7 +87,7 @@ def test_its_answers_are_cached_and_told_where_mates_matter(made, tmp_path, capl
         float(Distiller(each, student(), ["kd", "pkt"], example=X).train()(x, labels, index).loss.detach())
         for each in (teacher, cache)
     ]
-    mates = "depends on the others in its batch" in caplog.text
+    mates = "depends on the other samples in its batch" in caplog.text
     assert mates == (made is KINDS["torch.ao"])
     assert losses[1] == pytest.approx(losses[0], rel=0.05 if mates else 1e-5)
     again = TeacherCache(made(net()), loader, tmp_path, dtype="float32")

@@ -37,7 +37,7 @@ def test_a_tokenizer_json_cuts_and_pads(tmp_path):
     ("text", "sentence"),
     [
         (None, "is absent"),
-        ("{", "is damaged: it is no JSON text"),
+        ("{", "is damaged: it is not JSON text"),
         ('{"a": 0}', r"cannot be used: `Words`: `vocabulary` must be one with the word '\[PAD\]' or '<pad>'"),
         ('["a"]', "`vocabulary` must be words and their numbers from 0 on, got list"),
         ('{"a": -1}', "`vocabulary` must be words and their numbers from 0 on"),

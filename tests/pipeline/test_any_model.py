@@ -101,7 +101,7 @@ def test_a_student_that_a_factory_made_is_made_again(tmp_path, nets, digits):
     pipeline.run(config, tmp_path / "run", trust=True)
     made = any_model(str(tmp_path / "run"), digits, who="the student", trust=True).model
     assert made[3].out_features == 10
-    with pytest.raises(ValueError, match="factory 'any_nets:net' imports and runs code of yours"):
+    with pytest.raises(ValueError, match="factory 'any_nets:net' imports and runs your code"):
         any_model(str(tmp_path / "run"), digits, who="the student")
 
 

@@ -94,7 +94,7 @@ def test_a_factory_gets_what_it_asks_for(factories):
 @pytest.mark.parametrize(
     ("name", "trust", "sentence"),
     [
-        ("body", False, "imports and runs code of yours: allow it with trust=True, or --trust."),
+        ("body", False, "imports and runs your code: allow it with trust=True, or --trust."),
         ("bodi", True, "The factory 'my_factories:bodi' is not there. Did you mean 'body'"),
         ("number", True, "must be callable, got int."),
         ("nothing", True, "must return a torch module, got int."),

@@ -119,7 +119,7 @@ def test_what_differs_leaves_nothing(tmp_path, monkeypatch):
         return lambda inputs: {name: value + 1e-3 for name, value in run(inputs).items()}
 
     monkeypatch.setattr(exporting.formats, "run_program", off)
-    with pytest.raises(ValueError, match=r"does not say what the model says: .* up to 0.001 in logits, and 0.0001 is"):
+    with pytest.raises(ValueError, match=r"does not give the model's outputs: .* up to 0.001 in logits, and 0.0001 is"):
         cg.export(net(), tmp_path / "out", to="torch-export", example=torch.randn(4, 6))
     assert not list(tmp_path.iterdir())
 

@@ -228,7 +228,7 @@ def test_removing_model_json_is_a_way_on_and_leaves_files_that_agree(tmp_path):
     fit(tmp_path / "run", dataset, epochs=1, **settings)
     Named.classes = ("left", "right")
     try:
-        with pytest.raises(ValueError, match=r"or remove model\.json to go on all the same"):
+        with pytest.raises(ValueError, match=r"or remove model\.json to continue anyway"):
             fit(tmp_path / "run", dataset, epochs=2, resume=True, **settings)
         (tmp_path / "run" / "model.json").unlink()
         result = fit(tmp_path / "run", dataset, epochs=2, resume=True, **settings)

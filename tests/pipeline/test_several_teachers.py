@@ -112,7 +112,11 @@ def parse(folder):
         ('big = "big"\n', 'big = "bigg"\n', "stages.student.teacher.big"),
         ("[stages.student.teacher_head.drawn]", "[stages.student.teacher_head.drown]", "teacher_head.drown"),
         ("options = { width = 6 }", 'start_stage = "big"', "teacher.drawn.start_stage"),
-        ('{ key = "kd", teacher = "big" }', '{ key = "kd", teacher = "huge" }', "names no teacher 'huge'"),
+        (
+            '{ key = "kd", teacher = "big" }',
+            '{ key = "kd", teacher = "huge" }',
+            "names a teacher 'huge' that does not exist",
+        ),
         ('drawn = { model = "cnn3",', 'drawn = { model = "cnn4",', "stages.student.teacher.drawn.model"),
     ],
 )

@@ -142,8 +142,8 @@ LATE = [f"stages.student.terms.{place}.start_epoch=5" for place in (0, 1)]
     [
         (["stages.student.train.monitor=acuracy"], "`monitor` must be one of accuracy, loss, got 'acuracy'. Did you"),
         (["stages.student.train.monitor=loss", "data.validation=0"], "`val_loader` must be given to monitor 'loss'"),
-        (LATE, "no term counts in epoch 0"),
-        (["stages.student.train.tensorboard=true"], "`tensorboard` must have the extra installed"),
+        (LATE, "no term trains a student in epoch 0"),
+        (["stages.student.train.tensorboard=true"], "`tensorboard` needs an extra that is not installed"),
     ],
 )
 def test_what_fit_would_refuse_in_a_later_stage_is_found_before_the_first(tmp_path, monkeypatch, overrides, sentence):

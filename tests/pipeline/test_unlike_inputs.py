@@ -236,7 +236,7 @@ def test_a_float32_cache_gives_the_same_bits(texts, photos, factories, tmp_path,
     stored = run(made(folder, factories, cache="float32"), tmp_path / "stored", trust=True)
     name = list(live)[-1]
     weights = [done[name].student.state_dict() for done in (live, stored)]
-    same_bits = "the last bits of the teacher's answer" not in caplog.text  # of a width of 9 on some processors
+    same_bits = "the last bits of the teacher's output" not in caplog.text  # of a width of 9 on some processors
     torch.testing.assert_close(weights[0], weights[1], rtol=0 if same_bits else 1e-5, atol=0 if same_bits else 1e-6)
     assert stored[name].result.last == pytest.approx(live[name].result.last, rel=0 if same_bits else 1e-5)
 

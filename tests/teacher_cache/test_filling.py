@@ -285,7 +285,7 @@ def test_a_teacher_whose_answers_depend_on_the_batch_is_asked_in_one_order(tmp_p
     assert first == second
     told = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert len(told) == 2
-    assert "depends on the others in its batch" in told[0].getMessage()
+    assert "depends on the other samples in its batch" in told[0].getMessage()
 
 
 class ByPlace(nn.Module):
@@ -304,7 +304,7 @@ def test_last_bits_by_the_place_in_the_batch_are_told_as_such(tmp_path, caplog):
     caplog.set_level(logging.INFO, logger="congruence")
     first, second = by_two_orders(ByPlace, tmp_path)
     assert first == second
-    assert sum("the last bits of the teacher's answer" in record.getMessage() for record in caplog.records) == 2
+    assert sum("the last bits of the teacher's output" in record.getMessage() for record in caplog.records) == 2
     assert not [record for record in caplog.records if record.levelno == logging.WARNING]
 
 

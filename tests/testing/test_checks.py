@@ -30,7 +30,7 @@ def test_a_row_from_outside_keeps_the_contract():
 
 FLAWS = {
     "writes": (check_terms, "writes state"),
-    "shape": (check_terms, "must give tensors of shape [], got [2]"),
+    "shape": (check_terms, "must return tensors of shape [], got [2]"),
     "nan": (check_terms, "is nan"),
     "random": (check_terms, "differs from run to run"),
     "order": (check_terms, "changes with the order of the batch"),

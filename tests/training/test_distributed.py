@@ -150,8 +150,8 @@ def test_torchrun(tmp_path):
 def test_devices():
     assert pick_device("cpu") == torch.device("cpu")
     assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    with pytest.raises(ValueError, match="`device` must be a device that is there, got 'abc'"):
+    with pytest.raises(ValueError, match="`device` must be an available device, got 'abc'"):
         pick_device("abc")
     if not torch.cuda.is_available():
-        with pytest.raises(ValueError, match="`device` must be a device that is there, got 'cuda'"):
+        with pytest.raises(ValueError, match="`device` must be an available device, got 'cuda'"):
             pick_device("cuda")

@@ -207,8 +207,8 @@ def test_a_backward_that_raises_is_told_once(monkeypatch, caplog):
         same_state(plain, trained(Block))
     told = [text for text in caplog.messages if "No gradient norms of" in text]
     assert told[0] == (
-        "No gradient norms of 'ce' in the log, since a backward of their own raised OutOfMemoryError: CUDA out of "
-        "memory. Training is what it is without."
+        "No gradient norms of 'ce' in the log, since a separate backward raised OutOfMemoryError: CUDA out of "
+        "memory. This does not affect the training."
     )
     assert len(told) == 3
 

@@ -155,8 +155,9 @@ def test_streams_end_together(found):
     assert torch.equal(first["0.weight"], second["0.weight"])
     told = [text for text in said if "ended after" in text]
     assert told == [
-        "The training loader of rank 0 ended after 2 batches, before another's: the epoch ends there for all ranks, "
-        "and the samples that are left teach nothing in it."
+        "The training loader of rank 0 ended after 2 batches, before another rank's: the epoch ends there for all "
+        "ranks, "
+        "and the remaining samples are not used in it."
     ]
 
 
@@ -178,7 +179,7 @@ def test_gradients_that_nobody_averages_are_told(loop, found):
     assert not torch.equal(first, second)
     assert [text for text in said if "differ" in text] == [
         "The students of the 2 ranks differ after 2 batches: their gradients are not averaged. Wrap the student, or "
-        "the distiller, in DistributedDataParallel and call it through its wrapper."
+        "the distiller, in DistributedDataParallel and call the wrapper."
     ]
 
 

@@ -342,7 +342,7 @@ def test_half_precision_learns_and_keeps_single_precision_weights():
         ({"train_loader": [(torch.zeros(4, 6), [1, 2, 0, 1])]}, "labels of a batch must be a tensor, got list"),
         ({"train_loader": [(1, 2, 3, 4)]}, "A batch must be .*got 4 parts"),
         ({"train_loader": [torch.zeros(4, 6)]}, "The term 'ce' needs labels, the batch has none"),
-        ({"options": constant(device="tpu9")}, "`device` must be a device that is there, got 'tpu9'"),
+        ({"options": constant(device="tpu9")}, "`device` must be an available device, got 'tpu9'"),
         ({"options": constant(monitor="accuracy")}, "`val_loader` must be given to monitor 'accuracy'"),
         (
             {"val_loader": [data().tensors], "options": constant(monitor="acuracy")},
@@ -393,7 +393,7 @@ def test_parameters_that_no_optimizer_moves_are_told(caplog):
 def test_an_epoch_in_which_nothing_counts_is_told_before_the_first():
     made = distiller(Term("kd", stop_epoch=2))
     seen = []
-    with pytest.raises(ValueError, match="no term counts in epoch 2"):
+    with pytest.raises(ValueError, match="no term trains a student in epoch 2"):
         cg.fit(made, batches(), options=constant(epochs=3, callbacks=(seen.append,)))
     assert seen == []
 
@@ -410,8 +410,8 @@ def test_what_is_blind_to_classes_is_told_where_few_have_one(key, kept, told, ca
     assert (
         sentences
         == [
-            f"The term 'mmd' matches distributions whatever the classes, and {kept} of 24 samples have "
-            "labels: it may cost accuracy, where methods that relate samples (pkt, rkd, cckd) gain."
+            f"The term 'mmd' matches distributions regardless of the classes, and {kept} of 24 samples have "
+            "labels: it may cost accuracy, whereas methods that relate samples (pkt, rkd, cckd) gain."
         ]
         * told
     )

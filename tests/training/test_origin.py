@@ -48,7 +48,7 @@ def test_inputs_are_named(bad):
         f"At step 3 the loss of 'ce', 'kd' was not finite. It began in the inputs, which held {kind}"
     )
     assert said.endswith(
-        "The weights are those before that step, and the checkpoints are older: see what the loader gives."
+        "The weights are those before that step, and the checkpoints are older: check what the loader returns."
     )
     assert "learning rate" not in said
 
@@ -89,7 +89,8 @@ def test_a_teacher_s_row_of_padding_is_named():
         "At step 1 the loss of 'kd' was not finite. It began in the teacher: its layer 'head' gave NaN, of inputs that "
         "are finite. The weights are those before that step"
     )
-    assert "see what the teacher makes of such samples (a row that is all padding is NaN in an attention layer" in said
+    advice = "check what the teacher returns for such samples (a row that is all padding is NaN in an attention layer"
+    assert advice in said
     assert "learning rate" not in said
 
 

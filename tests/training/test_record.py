@@ -149,7 +149,7 @@ def test_without_tensorboard_the_run_does_not_start(tmp_path, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ValueError, match=r"`tensorboard` must have the extra installed"):
+    with pytest.raises(ValueError, match=r"`tensorboard` needs an extra that is not installed"):
         cg.fit(distiller(), batches(), options=constant(out=tmp_path / "run", tensorboard=True))
 
 

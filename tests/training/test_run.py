@@ -45,7 +45,7 @@ def test_killed_at_any_step_and_resumed(step, whole, tmp_path):
 def test_a_stock_loader_resumes_at_the_epoch_s_end(own_generator, tmp_path, caplog):
     with caplog.at_level("INFO", "congruence"):
         expected, made, optimizer = stock_run(tmp_path / "whole", own_generator)
-    assert "resumes at the ends of epochs only" in caplog.text
+    assert "can be resumed only at the ends of epochs" in caplog.text
     code = in_process(killed_stock_run, tmp_path / "killed", 5, own_generator)
     assert code == -signal.SIGKILL
     torch.rand(7)
@@ -188,7 +188,11 @@ def test_two_runs_in_one_folder(tmp_path, monkeypatch):
 
     def second(event):
         if event.kind == "start":
-            with pytest.raises(ValueError, match=r"run' is written to by another run now: choose another `out`, or"):
+            with pytest.raises(
+                ValueError,
+                match=r"Another run is writing to the folder '.*run': choose another "
+                "`out`, or",
+            ):
                 cg.fit(distiller(), loader, options=constant(epochs=1, out=out, resume=True))
 
     cg.fit(distiller(), loader, options=constant(epochs=1, out=out, callbacks=(second,)))
@@ -216,7 +220,7 @@ def test_lost_lines_of_metrics_are_told(tmp_path, caplog):
 
     cg.fit(distiller(), loader, options=constant(epochs=2, out=out, callbacks=(remove,)))
     (told,) = [line for line in caplog.messages if "shorter" in line]
-    assert told.endswith("what the run wrote into it before is lost.")
+    assert told.endswith("some of the run's earlier lines are lost.")
     caplog.clear()
     (out / "metrics.jsonl").unlink()
     cg.fit(distiller(), loader, options=constant(epochs=3, out=out, resume=True))

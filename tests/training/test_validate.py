@@ -126,7 +126,7 @@ def test_a_student_without_class_logits_is_told_before_training():
     made = cg.Distiller(None, Map(), [Term(Labelled(), student_layer="body")], example=images)
     batch, seen = (images, torch.zeros(4).long()), []
     options = cg.FitOptions(epochs=1, device="cpu", callbacks=(seen.append,))
-    with pytest.raises(ValueError, match="has no layer known to give class logits: give `evaluate=`"):
+    with pytest.raises(ValueError, match="has no layer that is known to give class logits: give `evaluate=`"):
         cg.fit(made, [batch], [batch], options)
     assert seen == []
 

@@ -1,1 +1,1 @@
-"""Floor 13: the command line, one file a verb; the only place that prints."""
+"""Floor 13: the command line, one file for each verb; the only place that prints."""

@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from congruence.bench.plan import Plan
     from congruence.bench.runner import Results
 
-Retry = Annotated[bool, typer.Option("--retry", help="Run again what failed before.")]
+Retry = Annotated[bool, typer.Option("--retry", help="Run cells that failed before again.")]
 _DEMOS = {"digits": "demo", "fashion-mnist": "demo-fashion-mnist", "cifar10": "demo-cifar10"}
 
 
 def demo(
     data: Annotated[str, typer.Option(help="digits, fashion-mnist or cifar10.")] = "digits",
     out: Annotated[
-        Path | None, typer.Option(help=r"Where everything goes; a second run goes on from there. \[default: runs/demo]")
+        Path | None, typer.Option(help=r"Folder for all results; a second run continues there. \[default: runs/demo]")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; by default one a core.")] = None,
     retry: Retry = False,
     report: Report = True,
 ) -> None:
-    """Distil a small student from a teacher in five ways, over three seeds, and print what each is worth."""
+    """Distil a small student from a teacher in five ways, over three seeds, and print a table of the results."""
     from congruence.bench.planfile import load_plan
     from congruence.core import check
 
@@ -41,30 +41,37 @@ def demo(
 
 def bench(
     plan: Annotated[str, typer.Argument(help="A plan (TOML), or the name of a shipped one.")],
-    out: Annotated[Path, typer.Option(help="Where everything goes; a second run goes on from there.")],
+    out: Annotated[Path, typer.Option(help="Folder for all results; a second run continues there.")],
     workers: Annotated[int | None, typer.Option(help="Processes; by default one a core.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE for every recipe.")] = None,
-    variant: Annotated[list[str] | None, typer.Option(help="Only this variant; may be given again.")] = None,
-    method: Annotated[list[str] | None, typer.Option(help="Only this method; may be given again.")] = None,
-    afresh: Annotated[bool, typer.Option("--afresh", help="Train what results/ keeps of the plan, too.")] = False,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a value in every recipe, as KEY=VALUE.")
+    ] = None,
+    variant: Annotated[list[str] | None, typer.Option(help="Run only this variant; repeatable.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="Run only this method; repeatable.")] = None,
+    afresh: Annotated[
+        bool, typer.Option("--afresh", help="Also train cells whose results are kept in results/.")
+    ] = False,
     retry: Retry = False,
-    status: Annotated[bool, typer.Option("--status", help="Say how far it has come, and run nothing.")] = False,
+    status: Annotated[bool, typer.Option("--status", help="Print the progress so far and run nothing.")] = False,
     one_table: Annotated[
-        bool, typer.Option("--one-table", help="All variants in one table, a line for each method in each.")
+        bool,
+        typer.Option("--one-table", help="Put all variants in one table, with a line for each method and variant."),
     ] = False,
     ray: Annotated[
         str | None,
-        typer.Option(help="Cells in a Ray cluster: local (of this machine, with --workers processors), or an address."),
+        typer.Option(
+            help="Run cells in a Ray cluster: local (on this machine, with --workers processors), or an address."
+        ),
     ] = None,
     trust: Trust = False,
     metric: Metric = None,
     report: Report = True,
 ) -> None:
-    """Run a plan: its methods × variants × seeds, each cell once, after the search that it may ask for.
+    """Run a plan: methods × variants × seeds, each cell once, after a hyper-parameter search if the plan has one.
 
-    A cell that fails is told with its reason, and the others go on.
+    A cell that fails is reported with its reason, and the others continue.
 
-    In a checkout, cells that results/NAME/ keeps are taken over where all that decides their numbers is the same.
+    In a checkout, results kept in results/NAME/ are reused for cells that would give the same numbers.
     """
     from congruence.bench.planfile import load_plan
 
@@ -110,9 +117,9 @@ def run(
     one: bool = False,
     page: bool = False,
 ) -> None:
-    """Run a plan with progress, and print its tables and where the best student is; where cells failed, exit with 1.
+    """Run a plan with progress, and print its tables and the best student's folder; exit with 1 if cells failed.
 
-    With `page` a page of it all is written too.
+    With `page`, also write an HTML page of the results.
     """
     from congruence.bench import front
     from congruence.bench.against import against, told
@@ -123,7 +130,7 @@ def run(
     from congruence.cli.progress import Cells, progress
     from congruence.cli.train import allow
 
-    allow(trust)  # worker processes have the paths of this one
+    allow(trust)  # worker processes inherit the paths of this process
     with progress("teacher") as callback:
         watch = Cells()
         results = run_plan(
@@ -166,7 +173,7 @@ def run(
             say(line)
     counts = sorted({len(plan.seeds_in(variant)) for variant in plan.variants})
     seeds = " or ".join(map(str, counts))
-    say(f"Mean ± standard deviation over {seeds} seeds, on test images read once. Best: on validation.")
+    say(f"Mean ± standard deviation over {seeds} seeds, on test images read once. Best epoch: chosen on validation.")
     if plan.published is not None:
         say(plan.published.told())
     say(f"Every number: {results.path}")
@@ -192,12 +199,12 @@ def _tell_best(results: Results) -> None:
     if any(folder.glob("student*.safetensors")):
         where: object = single if single.exists() else folder  # of several students
     else:
-        where = "taken over from the kept results, without weights" if row.get("made") else single
+        where = "from kept results, without weights" if row.get("made") else single
     say(f"The best student ({row['method']}, seed {row['seed']}): {where}")
 
 
 def _best(rows: Sequence[Mapping[str, Any]]) -> int:
-    """Return the index of the row with the largest accuracy, or mAP where one has no accuracy; the first of equals."""
+    """Return the index of the row with the largest accuracy (mAP if a row has no accuracy); the first of equal rows."""
     from congruence.bench.failed import whole
 
     classified = all(row.get("accuracy_best") is not None for row in whole(rows))

@@ -1,4 +1,4 @@
-"""`congruence compare`: one teacher and one or several trained students on the same samples."""
+"""`congruence compare`: compare a teacher and trained students on the same samples."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _WORDS = (
     "onnx:FILE, export:FILE, jit:FILE"
 )
 _NAMED = re.compile(r"([\w.-]+)=(.+)")
-_SHOWN = 5  # rows of worst classes, and of changed samples, of each student
-_LONGEST = 50  # letters of a cell: of a path its end, of a text its beginning
+_SHOWN = 5  # rows shown of worst classes, and of changed samples, for each student
+_LONGEST = 50  # characters in a table cell: paths keep their end, other texts their beginning
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -34,7 +34,7 @@ def compare(
     student: Annotated[
         list[str],
         typer.Option(
-            help="A small model by the same words; repeatable. NAME=WORD gives it a name.",
+            help="A small model, named in the same ways as --teacher; repeatable. NAME=WORD gives it a name.",
             metavar="[NAME=]WORD",
             show_default=False,
         ),
@@ -54,21 +54,25 @@ def compare(
             show_default=False,
         ),
     ] = None,
-    split: Annotated[str, typer.Option(help="Which part is compared on: test, validation or train.")] = "test",
+    split: Annotated[str, typer.Option(help="The part of the data to compare on: test, validation or train.")] = "test",
     teacher_weights: Annotated[
-        str | None, typer.Option(help="The teacher's weights, where its word names none.", show_default=False)
+        str | None,
+        typer.Option(
+            help="File of the teacher's weights, if --teacher names a model without weights.", show_default=False
+        ),
     ] = None,
     student_weights: Annotated[
         list[str] | None,
         typer.Option(
-            help="A student's weights, where its word names none; repeatable. Of one student FILE is enough.",
+            help="File of a student's weights, if --student names a model without weights; repeatable. FILE is "
+            "enough for a single student.",
             metavar="[NAME=]FILE",
             show_default=False,
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print only JSON.")] = False,
     exact: Annotated[
-        bool, typer.Option("--exact", help="Measure W2² by the exact plan as well, which takes long.")
+        bool, typer.Option("--exact", help="Also measure W2² with the exact transport plan, which is slow.")
     ] = False,
     probe: Annotated[
         bool, typer.Option("--probe", help="Fit a linear classifier on each model's features of the training part.")
@@ -76,29 +80,29 @@ def compare(
     latency: Annotated[
         bool,
         typer.Option(
-            "--latency/--no-latency", help="Measure what a call of each model costs: time, multiply-adds, memory."
+            "--latency/--no-latency", help="Measure the cost of a call of each model: time, multiply-adds, memory."
         ),
     ] = True,
     keep: Annotated[
         Path | None,
-        typer.Option(help="A folder where what the models give is kept for the next time.", show_default=False),
+        typer.Option(help="A folder in which the models' outputs are kept for later comparisons.", show_default=False),
     ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
-            help="How the data is loaded, data.size=64; what is measured as papers do, protocol.kind=retrieval.",
+            help="Override how the data is loaded (data.size=64) or the test protocol (protocol.kind=retrieval).",
             metavar="data.KEY=VALUE",
         ),
     ] = None,
     trust: Trust = False,
     batch_size: Annotated[
         int | None,
-        typer.Option(help="Samples a batch; by default what suits the device.", min=1, show_default=False),
+        typer.Option(help="Samples in a batch; chosen for the device by default.", min=1, show_default=False),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     out: Annotated[
-        Path, typer.Option(help="Where the page and compare.json go, in the place of those of a comparison before.")
+        Path, typer.Option(help="Folder for the page and compare.json; those of an earlier comparison are replaced.")
     ] = Path("runs/compare"),
     page: Report = True,
 ) -> None:
@@ -122,12 +126,12 @@ def compare(
     if teacher is None and teacher_weights is not None:
         raise ValueError("--teacher-weights is for a --teacher, and none is given.")
     if teacher is not None and is_untrained(teacher) and teacher_weights is None:
-        raise ValueError(f"Give --teacher-weights: the teacher '{teacher}' has none of its own.")
+        raise ValueError(f"Give --teacher-weights: the teacher '{teacher}' comes without weights.")
     table = data_of(first) if data is None else data_table(data)
     config, splits, folder = _loaded(table, set_ or (), trust=trust)
     _part(splits, split)
     if config.protocol is not None and split != "test":
-        raise ValueError(f"--split must be test with a protocol, which is of the test part, got '{split}'.")
+        raise ValueError(f"--split must be test with a protocol, which measures the test part, got '{split}'.")
     place = pick_device(device)
     if teacher is None:
         taught = teacher_of(first, splits, trust=trust)
@@ -139,7 +143,10 @@ def compare(
     }
     for name, word in words.items():
         if is_untrained(word) and name not in weights:
-            say(f"No --student-weights for '{name}': '{word}' is compared as drawn, untrained.", err=True)
+            say(
+                f"No --student-weights for '{name}': '{word}' is compared with its initial, untrained weights.",
+                err=True,
+            )
     splits = as_taken(splits, takers, {TEACHER: taught}, told=not as_json, alike=False)
     maps = {name: run_projection(word, takers[name].model, taught.model) for name, word in words.items()}
     protocol = protocol_of(config, splits) if split == "test" else None
@@ -171,7 +178,7 @@ def compare(
 
 
 def _page(found: Mapping[str, Any], out: Path, models: Models) -> Path:
-    """Write a comparison's numbers and its page, and return where the page is."""
+    """Write a comparison's numbers and its page, and return the page's path."""
     from congruence.core.files import write_json
     from congruence.report import write_comparison
     from congruence.report.as_html import NAME
@@ -180,11 +187,11 @@ def _page(found: Mapping[str, Any], out: Path, models: Models) -> Path:
     return write_comparison(found, out / NAME, models=models, commands=[command()])
 
 
-# What is asked
+# Reading the arguments
 
 
 def _named(words: Iterable[str]) -> dict[str, str]:
-    """Return the students' words by their names: those that are given, else short ones that tell them apart."""
+    """Return the students' words by name: given names, otherwise short names that tell the students apart."""
     given = [(match[1], match[2]) if (match := _NAMED.fullmatch(word)) else (None, word) for word in words]
     short = [name or _short(word) for name, word in given]
     names = [
@@ -200,7 +207,7 @@ def _named(words: Iterable[str]) -> dict[str, str]:
 
 
 def _short(word: str) -> str:
-    """Return what a table calls the model of a word.
+    """Return the short name that a table shows for a model's word.
 
     Example:
         >>> [_short(word) for word in ("runs/pkt", "onnx:out/small.onnx", "timm:resnet18.a1_in1k", "nets:small")]
@@ -217,7 +224,7 @@ def _weights(given: Iterable[str], words: Mapping[str, str]) -> dict[str, str]:
         if not equals or (name not in words and len(words) == 1):
             if len(words) > 1:
                 raise ValueError(
-                    f"Say whose weights '{text}' are: --student-weights NAME=FILE, a NAME of {', '.join(words)}."
+                    f"Say whose weights '{text}' are: --student-weights NAME=FILE, with NAME one of {', '.join(words)}."
                 )
             name, file = next(iter(words)), text
         if name not in words:
@@ -231,15 +238,15 @@ def _weights(given: Iterable[str], words: Mapping[str, str]) -> dict[str, str]:
 def _loaded(
     table: Mapping[str, Any], overrides: Sequence[str], *, trust: bool
 ) -> tuple[RunConfig, Splits, Path | None]:
-    """Return a configuration of the data, given as its table, and of the protocol, the data, and its folder if any."""
+    """Return a configuration of the data, given as its table, and protocol, the data itself, and its folder if any."""
     from congruence.config import from_values
     from congruence.data.sources.catalogue import sources
     from congruence.pipeline import load_splits
 
     wrong = next((text for text in overrides if not text.strip().startswith(("data.", "protocol."))), None)
     if wrong is not None:
-        raise ValueError(f"--set {wrong}: expected data.KEY=VALUE, which says how the data is loaded.")
-    # A configuration has a stage; its data and its protocol alone are used.
+        raise ValueError(f"--set {wrong}: expected data.KEY=VALUE, which changes how the data is loaded.")
+    # A configuration needs a stage; only its data and its protocol are used.
     stage = {"student": {"model": "cnn3"}, "terms": [{"key": "ce"}], "train": {"epochs": 1}}
     values = {"name": "compare", "data": table, "stages": {"student": stage}}
     config = from_values(values, "command line", overrides=overrides)
@@ -258,11 +265,11 @@ def _part(splits: Splits, name: str) -> BatchDataset:
     return parts[name]
 
 
-# What is said
+# Printing the results
 
 
 def _table(title: str, rows: Rows) -> str:
-    """Write rows below their keys, and a line above them."""
+    """Format rows below their keys, with a title line above."""
     keys = list(dict.fromkeys(key for row in rows for key in row))
     lines = [[key.replace("_", " ") for key in keys], *([_cell(row.get(key)) for key in keys] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(keys))]
@@ -277,11 +284,11 @@ def _table(title: str, rows: Rows) -> str:
 
 
 def report(found: Any, names: Sequence[str] | None = None) -> str:
-    """Write comparisons as the command prints them.
+    """Format comparisons as the command prints them.
 
     Args:
         found: `congruence.Comparisons`.
-        names: of the samples in the order of the loader, None where they have none.
+        names: names of the samples in the loader's order, None if they have none.
     """
     parts = [found.table()]
     for name, comparison in found.items():
@@ -306,7 +313,7 @@ def _of(rows: Rows) -> str:
 
 
 def _plain(found: Any, names: Sequence[str] | None) -> dict[str, Any]:
-    """Return comparisons as JSON has them, the changed samples with their names."""
+    """Return comparisons as plain values for JSON, with the names of changed samples."""
     values: dict[str, Any] = json.loads(found.to_json())
     for student in values["students"].values():
         student["changed"] = [_with_name(row, names) for row in student["changed"]]
@@ -325,7 +332,7 @@ def _cell(value: Any) -> str:
 
 
 def _left_out(by_student: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """Return a line for each reason, which names the students where it is not one of all."""
+    """Return a line for each reason why numbers are missing; it names the students unless it applies to all."""
     lines: dict[tuple[tuple[str, ...], str], list[str]] = {}
     for key in dict.fromkeys(key for reasons in by_student.values() for key in reasons):
         for reason in dict.fromkeys(reasons[key] for reasons in by_student.values() if key in reasons):
@@ -338,7 +345,7 @@ def _left_out(by_student: Mapping[str, Mapping[str, str]]) -> list[str]:
 
 
 def _of_both(keys: Sequence[str]) -> list[str]:
-    """Return keys, those of the teacher's and the student's same number as one.
+    """Return keys, with the teacher's and the student's key of one number joined.
 
     Example:
         >>> _of_both(["kl", "teacher_ece", "student_ece", "teacher_accuracy"])
@@ -350,7 +357,7 @@ def _of_both(keys: Sequence[str]) -> list[str]:
 
 
 def _as_option(reason: str) -> str:
-    """Return a reason with the command's options in place of the function's arguments."""
+    """Return a reason with the function's arguments replaced by the command's options."""
     for argument, option in (("exact=True", "exact"), ("probe=True", "probe"), ("latency=True", "latency")):
         reason = reason.replace(argument, f"--{option}")
     return reason.replace("train_loader", "--probe")

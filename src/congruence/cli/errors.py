@@ -1,4 +1,4 @@
-"""`one_line`: how every verb fails, with one line on stderr and an exit code, never a traceback."""
+"""`one_line`: makes every verb fail with one line on stderr and an exit code, without a traceback."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from congruence.core.brevity import cut
 P = ParamSpec("P")
 R = TypeVar("R")
 BAD_INPUT, FAILED = 2, 1
-_LONG_WORD = re.compile(r"\S{240,}")  # no path is as long, as a rule
+_LONG_WORD = re.compile(r"\S{240,}")  # longer than paths usually are
 _LONGEST = 800  # characters of a line
 
 
 def one_line(verb: Callable[P, R]) -> Callable[P, R]:
-    """Turn what a verb raises into its sentence and an exit code: 2 for bad input, 1 for what failed, 130 for Ctrl-C.
+    """Turn a verb's exception into one line and an exit code: 2 for bad input, 1 for other failures, 130 for Ctrl-C.
 
     CONGRUENCE_DEBUG=1 in the environment lets the traceback through.
     """
@@ -49,13 +49,13 @@ def one_line(verb: Callable[P, R]) -> Callable[P, R]:
 
 
 def _short(line: str) -> str:
-    """Cut an argument of thousands of letters in the middle, and a line that is long all the same."""
+    """Cut arguments of thousands of characters in the middle, and then the line if it is still too long."""
     words = _LONG_WORD.sub(lambda found: cut(found[0]), line)
     return words if len(words) <= _LONGEST else cut(words, _LONGEST // 2)
 
 
 def _sentences(error: Exception) -> Sequence[str]:
-    """Return a line for each thing that is wrong with a configuration or plan, of another error one."""
+    """Return one line for each problem of a configuration or plan; one line for any other error."""
     from congruence.config.problems import ConfigError
 
     return error.lines if isinstance(error, ConfigError) else (_sentence(error),)

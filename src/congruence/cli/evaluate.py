@@ -1,4 +1,4 @@
-"""`congruence evaluate`: a student's test numbers."""
+"""`congruence evaluate`: measure a student on the test set."""
 
 from __future__ import annotations
 
@@ -14,11 +14,16 @@ from congruence.cli.say import say
 
 def evaluate(
     run: Annotated[str, typer.Argument(help="A run's folder, or a configuration (with --weights).", metavar="RUN")],
-    weights: Annotated[str | None, typer.Option(help="The student's weights, instead of the run's best.")] = None,
-    last: Annotated[bool, typer.Option("--last", help="Take the last epoch's weights, not the best one's.")] = False,
+    weights: Annotated[
+        str | None, typer.Option(help="File of the student's weights, used instead of the run's best.")
+    ] = None,
+    last: Annotated[bool, typer.Option("--last", help="Use the weights of the last epoch, not of the best.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     unchecked: Annotated[
-        bool, typer.Option("--unchecked", help="Measure on data that is not prepared or named as the student's was.")
+        bool,
+        typer.Option(
+            "--unchecked", help="Allow data whose preparation or class names differ from the student's training data."
+        ),
     ] = False,
     exact: Annotated[
         bool, typer.Option("--exact", help="Measure W2² by the exact plan as well, which takes long.")
@@ -29,8 +34,8 @@ def evaluate(
 ) -> None:
     """Measure a student on the test set: accuracy, retrieval mAP, coherence with its teacher (GPCL), size, spread.
 
-    Beside these what a protocol has: --set protocol.kind=retrieval (or classification, re-identification,
-    identification, open-set).
+    A protocol adds its numbers: --set protocol.kind=retrieval (or classification, re-identification, identification,
+    open-set).
     """
     from congruence.cli.train import allow, measured_alone, measured_beside, seen_of, table
     from congruence.data.datasets.model_facts import ModelFacts, check_same_classes
@@ -61,6 +66,6 @@ def evaluate(
     for name, student in made.students.items():
         seen = see(student, splits, numbers, device=device, protocol=protocol)
         columns |= measured_beside(seen, numbers, beside, name, classifies=classifies, protocol=protocol)
-        beside = {of: rows._replace(left_out="") for of, rows in beside.items()}  # which has been told
+        beside = {of: rows._replace(left_out="") for of, rows in beside.items()}  # already reported
     columns |= measured_alone(taught, splits.train, protocol)
     say(json.dumps(columns, indent=2) if as_json else table(columns, title="test set", detail=True), lines=True)

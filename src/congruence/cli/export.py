@@ -1,4 +1,4 @@
-"""`congruence export`: a run's student in a format that is used without this library."""
+"""`congruence export`: write a run's student in a format that works without this library."""
 
 from __future__ import annotations
 
@@ -20,38 +20,39 @@ def export(
         str, typer.Option("--to", help="The format: onnx, torch-export, safetensors, hf, st or timm.")
     ] = "onnx",
     out: Annotated[
-        Path | None, typer.Option(help="The folder; export-FORMAT in the run's by default.", show_default=False)
+        Path | None,
+        typer.Option(help="The folder to write; export-FORMAT in the run's folder by default.", show_default=False),
     ] = None,
     features: Annotated[
-        bool, typer.Option("--features", help="Give the embedding, too: outputs logits, features.")
+        bool, typer.Option("--features", help="Also export the embedding: outputs logits, features.")
     ] = False,
     with_projection: Annotated[
         str | None,
         typer.Option(
             "--with-projection",
-            help="Give the embedding through the map to the teacher's width that this term has trained.",
+            help="Export the embedding projected to the teacher's width by the map that this term trained.",
             metavar="TERM",
         ),
     ] = None,
     layer: Annotated[
-        str | None, typer.Option(help="The layer that gives the embedding; by default what enters the last Linear.")
+        str | None, typer.Option(help="The layer that gives the embedding; by default the input of the last Linear.")
     ] = None,
     int8: Annotated[
-        bool, typer.Option("--int8", help="Write an int8 file, too, and say what it loses on the validation data.")
+        bool, typer.Option("--int8", help="Also write an int8 file, and print what it loses on the validation data.")
     ] = False,
     data: Annotated[
-        str | None, typer.Option(help="Data to compare on, a name or a folder; by default the run's own.")
+        str | None, typer.Option(help="Data on which to check the export, a name or a folder; by default the run's.")
     ] = None,
-    student: Annotated[str | None, typer.Option(help="Which student, where the run had several.")] = None,
+    student: Annotated[str | None, typer.Option(help="Which student, if the run had several.")] = None,
     last: Annotated[bool, typer.Option("--last", help="Take the last epoch's weights, not the best one's.")] = False,
     license_: Annotated[str | None, typer.Option("--license", help="The model's licence, for its card.")] = None,
     teacher_license: Annotated[
         str | None, typer.Option("--teacher-license", help="The teacher's licence, for the card.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the export that is in the folder.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing export in the folder.")] = False,
     trust: Trust = False,
 ) -> None:
-    """Write a run's best student as ONNX or in another format, compared with the model, and with a model card."""
+    """Write a run's best student as ONNX or in another format, check it against the model, and add a model card."""
     from congruence.pipeline.export import export as write
 
     done = write(
@@ -73,11 +74,11 @@ def export(
     for line in _told(done):
         say(line)
     if license_ is None or teacher_license is None:
-        say("The card names no licence for all of it: look them up before sharing (--license, --teacher-license).")
+        say("The card is missing licences: look them up before sharing (--license, --teacher-license).")
 
 
 def _told(done: Exported) -> list[str]:
-    """Say what was written and found."""
+    """Print what was written and how it compares."""
     from dataclasses import asdict
 
     from congruence.evaluation.exporting.card import told_of

@@ -1,4 +1,4 @@
-"""Ctrl-C while the program is still being imported, or already ends: one line at most, never a traceback."""
+"""Ctrl-C while the program is still importing or already exiting: at most one line, no traceback."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ INTERRUPTED = 130
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """End the process with a line and status 130 where Ctrl-C comes; for a time in which nothing is written."""
+    """End the process with a line and status 130 on Ctrl-C; for times in which nothing is being written."""
     try:
         before = signal.signal(signal.SIGINT, _end)
-    except ValueError:  # in another thread, where no signal arrives
+    except ValueError:  # in a thread that gets no signals
         yield
         return
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from congruence.cli.interrupts import INTERRUPTED, quiet
 
-with quiet():  # the imports are what takes time before a verb begins
+with quiet():  # imports take the most time before a verb begins
     import importlib
     import signal
     import sys
@@ -43,7 +43,7 @@ def _say_version(asked: bool) -> None:
 @app.callback()
 def program(
     version: Annotated[
-        bool, typer.Option("--version", help="Say the version, and end.", is_eager=True, callback=_say_version)
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_say_version)
     ] = False,
 ) -> None:
     """Make a small model see the world the way a big one does."""
@@ -68,9 +68,9 @@ def main() -> None:
     except Exception as error:
         if not hasattr(error, "format_message") or not hasattr(error, "exit_code"):
             raise
-        if told := error.format_message().strip():  # of the arguments, which hold anything; "" where help was shown
-            say(f"{told} (--help lists what there is.)", err=True, colour="red")
+        if told := error.format_message().strip():  # may contain any argument text; "" if help was shown
+            say(f"{told} (--help lists the options.)", err=True, colour="red")
         status = error.exit_code
     if status == INTERRUPTED:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # who is impatient presses again
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the user may press Ctrl-C again
     sys.exit(status)

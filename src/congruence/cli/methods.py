@@ -1,4 +1,4 @@
-"""`congruence methods`: a line for each method of the catalogue, or with a key the method's card."""
+"""`congruence methods`: list the methods of the catalogue; with a key, print the method's card."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _SECTION = re.compile(r"\n(?:Shape|Args|Returns|Raises|Example|Reference|Deviati
 
 
 def methods(
-    key: Annotated[str | None, typer.Argument(help="A method's key: all about it.", metavar="KEY")] = None,
+    key: Annotated[str | None, typer.Argument(help="A method's key, to print its card.", metavar="KEY")] = None,
 ) -> None:
-    """List the methods; with a key: its formula, what it needs, hyper-parameters, default weight and paper."""
+    """List the methods; with a key, print its formula, needs, hyper-parameters, default weight and paper."""
     from congruence.methods import keys, row
 
     if key is not None:
@@ -33,26 +33,26 @@ def methods(
 
 
 def _home(function: Callable[..., object]) -> str:
-    """Return the module to take a function from: `congruence.losses` for ours, a package's own for its rows."""
+    """Return the module that exports a function: `congruence.losses` for built-in methods, else the package's."""
     module = function.__module__
     return "congruence.losses" if module.startswith("congruence.losses.") else module
 
 
 def card(row: Row) -> str:
-    """Write all about a method; the formulas are those in the docstrings of its function and of its `Method`."""
+    """Return a method's card; the formulas come from the docstrings of its function and of its `Method`."""
     from congruence.methods import Method
 
     described = [row.function]
     if issubclass(row.part, Method) and row.part is not row.function:
-        described.append(row.part)  # what the method trains, weighs and keeps around its loss
+        described.append(row.part)  # the part about what the method trains and stores around its loss
     formula = "\n\n".join(_SECTION.split(inspect.getdoc(each) or "", maxsplit=1)[0].strip() for each in described)
     scope = "relates the samples of a batch" if row.needs.scope == "batch" else "a mean over samples"
     needs = [*row.needs.roles, *(n for n in ("teacher", "labels", "index", "facts") if getattr(row.needs, n))]
     if row.needs.views != ("main",):
         needs.append(f"the views {', '.join(row.needs.views)}")
     labels = [
-        "labels: none are read, but it matches distributions whatever the classes: it makes sense beside the labels of "
-        "most samples"
+        "labels: not read, but it matches distributions regardless of the classes, so it is useful only if most "
+        "samples have labels"
     ] * row.blind
     given = [f"{n}={'(needed)' if v is inspect.Parameter.empty else repr(v)}" for n, v in row.defaults().items()]
     return "\n".join(

@@ -1,4 +1,4 @@
-"""What verbs that make results have in common: the page that they write of them at their end."""
+"""The HTML page that verbs write of their results at the end."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ Report = Annotated[
     bool,
     typer.Option(
         "--report/--no-report",
-        help=r"Write a page of the results, where the extra congruence\[report] is installed.",
+        help="Write an HTML page of the results, if the extra 'report' of congruence is installed.",
         envvar="CONGRUENCE_REPORT",
     ),
 ]
 
 
 def command() -> str:
-    """Return the command that runs now, as it is typed."""
+    """Return the running command as it was typed."""
     return shlex.join(["congruence", *sys.argv[1:]])
 
 
 def tell_page(write: Callable[[], Path], *, err: bool = False) -> None:
-    """Write a page and say where it is; whatever goes wrong is one sentence, and nothing else is lost by it.
+    """Write a page and print its path; any failure is reported in one sentence and affects nothing else.
 
     Args:
-        write: writes the page.
-        err: say it on stderr, where stdout is read by a program.
+        write: the function that writes the page.
+        err: print to stderr, for when a program reads stdout.
     """
     from congruence.core.check import sentence
     from congruence.report.as_html import NotInstalledError, check_installed

@@ -1,4 +1,4 @@
-"""How a run shows itself: a bar on a terminal, a line an epoch elsewhere."""
+"""Progress of a run: a bar on a terminal, elsewhere one line for each epoch."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 
 def numbers(metrics: Mapping[str, Any]) -> str:
-    """Write the numbers of a record as "loss 0.1234  ce 0.0567", without those that say where it is."""
+    """Format the numbers of a record as "loss 0.1234  ce 0.0567", without its epoch and step."""
     apart = ("step", "epoch", "lr", "gradient_norm")
     shown = [(name, value) for name, value in metrics.items() if isinstance(value, int | float) and name not in apart]
     return "  ".join(f"{name} {value:.4g}" for name, value in shown)
 
 
 class Reporter:
-    """Shows the stages of a run; called with a stage's name it gives the callbacks of `fit`.
+    """Shows the stages of a run; called with a stage's name, it returns callbacks for `fit`.
 
     Args:
-        live: draw a bar; by default where stdout is a terminal.
+        live: draw a bar; by default if stdout is a terminal.
     """
 
     def __init__(self, *, live: bool | None = None) -> None:
@@ -63,7 +63,7 @@ class Reporter:
 
 
 def _started() -> Progress:
-    """Start bars with a description, a count, the time left and what their field `shown` says."""
+    """Start bars with a description, a count, the remaining time and their field `shown`."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     # No markup: a name such as "[/x]" is text.
@@ -75,13 +75,13 @@ def _started() -> Progress:
 
 @contextlib.contextmanager
 def progress(stage: str) -> Iterator[Callback]:
-    """Show one stage for the duration of a block; gives its callback."""
+    """Show one stage for the duration of a block; yields its callback."""
     with Reporter() as reporter:
         yield reporter(stage)[0]
 
 
 class Cells:
-    """Shows the cells of a plan as they finish: a bar on a terminal, a line each elsewhere."""
+    """Shows the cells of a plan as they finish: a bar on a terminal, elsewhere one line for each cell."""
 
     def __init__(self, *, live: bool | None = None) -> None:
         self.live = sys.stdout.isatty() if live is None else live
@@ -92,7 +92,7 @@ class Cells:
         name = " ".join(part for part in (row["method"], row["variant"]) if part)
         if "failed" in row:
             text = f"{name}, seed {row['seed']}: failed: {row['failed']}"
-        elif "accuracy" in row:  # a trial
+        elif "accuracy" in row:  # a trial of a search
             found = row.get("found", {}) if "candidate" in row else {"weight ×": row["factor"]}
             tried = ", ".join(f"{key} {value:g}" for key, value in found.items()) or "as it is"
             rung = f", {row['epochs']} epochs" if "candidate" in row else ""
@@ -108,7 +108,7 @@ class Cells:
         self._progress.update(self._task, completed=done, shown=printable(text))
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Stop the bar and restore the terminal."""
         if self._progress:
             self._progress.stop()
 

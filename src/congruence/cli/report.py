@@ -1,4 +1,4 @@
-"""`congruence report`: one page of runs, of a plan or of a comparison."""
+"""`congruence report`: write one HTML page of runs, a plan or a comparison."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ def report(
     what: Annotated[
         list[str],
         typer.Argument(
-            help="Folders of runs, one folder of a plan, or one file of congruence compare --json.", metavar="RUN..."
+            help="Folders of runs, one folder of a plan, or one file written by congruence compare --json.",
+            metavar="RUN...",
         ),
     ],
     out: Annotated[
@@ -23,13 +24,14 @@ def report(
         typer.Option(
             "--out",
             "-o",
-            help="The file; report.html in the folder by default, of several runs in the working directory.",
+            help="The file to write; by default report.html in the folder (for several runs, in the working "
+            "directory).",
             show_default=False,
         ),
     ] = None,
     trust: Trust = False,
 ) -> None:
-    """Write one HTML page that opens anywhere: results, training, embeddings, and where student and teacher differ."""
+    """Write one self-contained HTML page: results, training, embeddings, and where student and teacher differ."""
     from congruence.cli.train import allow
     from congruence.report import report_of
 

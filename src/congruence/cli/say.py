@@ -1,4 +1,4 @@
-"""`say`: the one way by which the program prints, so that no name or path can steer a terminal."""
+"""`say`: the only function that prints; it escapes control characters in names and paths."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from congruence.core.printable import printable
 
 
 def say(text: object = "", *, err: bool = False, lines: bool = False, colour: str | None = None) -> None:
-    """Print a line; of what has several (`lines`: a table), all."""
+    """Print a text as one line; with `lines` (for a table), keep its line breaks."""
     typer.secho(printable(str(text), lines=lines), err=err, fg=colour)

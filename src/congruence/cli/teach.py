@@ -13,7 +13,7 @@ def teach(
     trust: Trust = False,
     metric: Metric = None,
 ) -> None:
-    """Train the first stage of a configuration: the teacher, whose weights then lie in the run's folder."""
+    """Train the first stage of a configuration, the teacher; its weights are saved in the run's folder."""
     from congruence.cli.train import folder, train
     from congruence.config import load_config
 

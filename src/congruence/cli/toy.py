@@ -1,4 +1,4 @@
-"""`congruence toy`: what the perception coherence loss does to points, without a network, as pictures."""
+"""`congruence toy`: pictures of what the perception coherence loss does to points, without a network."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from congruence.cli.say import say
 
 def toy(
     name: Annotated[str, typer.Argument(help="two-moons, clusters or clusters3d.", metavar="NAME")],
-    batch: Annotated[int, typer.Option(help="Points compared at a time; the paper shows 3, 7, 15 and 64.")] = 64,
+    batch: Annotated[int, typer.Option(help="Points in a batch; the paper shows 3, 7, 15 and 64.")] = 64,
     epochs: Annotated[int, typer.Option(help="Passes over the points.")] = 800,
-    seed: Annotated[int, typer.Option(help="Of the points, the start and the order.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the points, their initial positions and their order.")] = 0,
     out: Annotated[Path, typer.Option(help="The folder for the pictures.")] = Path("runs/toy"),
 ) -> None:
-    """Move random points down the perception coherence loss; write a PNG and an animation of it."""
+    """Minimise the perception coherence loss over random points; write a PNG and an animation of it."""
     from congruence.core.files import writable
     from congruence.data.datasets.toys import toy as points_of
     from congruence.evaluation.pictures import require_plots, write_gif, write_png

@@ -1,4 +1,4 @@
-"""What `teach` and `distill` share: the run, its test numbers, and where the student is."""
+"""What `teach` and `distill` share: running, measuring on the test set, and printing the student's path."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def train(
     splits: Splits | None = None,
     metrics: Sequence[str] = (),
 ) -> None:
-    """Run a configuration, measure its last stage's students on the test set, and say where they are."""
+    """Run a configuration, measure the last stage's students on the test set, and print their paths."""
     from congruence.core import ranks
     from congruence.evaluation.own import own_numbers
     from congruence.pipeline import run
@@ -55,14 +55,14 @@ def train(
     stage = only or config.last
     ended = finished[stage]
     if not len(ended.splits.test):
-        say("The data holds no test images: nothing was measured on them.", err=True)
+        say("The data holds no test images: no test numbers were measured.", err=True)
     taught = functools.cache(functools.partial(_taught, ended, RunDirectory(out), config.stages[stage].train.device))
     for name in ended.students if len(ended.splits.test) else ():
         several = len(ended.students) > 1
         tested = _tested(ended, name, RunDirectory(out), config.stages[stage].train.device, own, taught)
         say(table(tested, title=name if several else "test set"), lines=True)
     if weights := _balanced(RunDirectory(out).metrics):
-        say(f"balanced weights, as of the last line of metrics.jsonl: {written(weights)}")
+        say(f"balanced weights, from the last line of metrics.jsonl: {written(weights)}")
     for name, path in ended.result.student_files.items():
         say(f"{name}: {path}")
     if config.diagnostics is not None:
@@ -70,13 +70,13 @@ def train(
 
 
 def allow(trust: bool) -> None:
-    """Let factories and metrics be found in the working directory, as `python` itself would."""
+    """Let factories and metrics be imported from the working directory, as with `python`."""
     if trust and "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
 
 
 def _balanced(metrics: Path) -> dict[str, float]:
-    """Return the weights that were measured, as a run logged them last."""
+    """Return the balanced weights that a run logged last."""
     from congruence.core.files import read_lines
 
     rows = read_lines(metrics, {"weights?": {"*": float}, "*": object})
@@ -85,7 +85,7 @@ def _balanced(metrics: Path) -> dict[str, float]:
 
 
 def _taught(ended: StageRun, directory: RunDirectory, device: str) -> dict[str, Seen]:
-    """Return what each teacher gives of the images, found in the run's folder or kept there."""
+    """Return each teacher's embeddings of the images, read from the run's folder or saved there."""
     from congruence.evaluation.kept import KeptRows
     from congruence.training.distributed import pick_device
 
@@ -101,12 +101,10 @@ def _tested(
     own: Sequence[Number],
     taught: Callable[[], Mapping[str, Seen]],
 ) -> Numbers:
-    """Measure the best and the last weights and the teachers, once: the next time the file is read.
+    """Measure the best and the last weights and the teachers; later calls read the saved file.
 
-    Beside each of several teachers the students have columns of their own.
-
-    A file without a metric of a package's or of the user's own is measured again. Where the last epoch was the best,
-    its weights are measured once.
+    With several teachers, the students have separate columns for each. If the file lacks a metric that a package or the
+    user has added, everything is measured again. If the last epoch was the best, its weights are measured once.
     """
     from congruence.core.content import same_content
     from congruence.core.files import write_json
@@ -160,7 +158,7 @@ def seen_of(
     kept: KeptRows | None,
     protocol: Fitted | None = None,
 ) -> dict[str, Seen]:
-    """Return what each teacher gives of the images, those that a protocol looks at among them."""
+    """Return each teacher's embeddings of the images, including those that a protocol needs."""
     from congruence.core.inputs import TEACHER
     from congruence.evaluation.measure import run_numbers, see
 
@@ -171,7 +169,7 @@ def seen_of(
 def measured_alone(
     teachers: Mapping[str, Seen], train: BatchDataset, protocol: Fitted | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Return a column for each teacher, as a sentence calls it."""
+    """Return a column of numbers for each teacher, by its displayed name."""
     from congruence.evaluation.measure import knows_classes, measure_seen, run_numbers
     from congruence.models.teacher import called
 
@@ -192,7 +190,7 @@ def measured_beside(
     classifies: bool,
     protocol: Fitted | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Return a student's columns: one, or, of several teachers, one beside each."""
+    """Return a student's columns: one, or with several teachers, one for each."""
     from congruence.evaluation.measure import measure_seen
 
     how: dict[str, Any] = {"classifies": classifies, "protocol": protocol}
@@ -207,7 +205,7 @@ def measured_beside(
 
 
 def table(columns: Numbers, *, title: str, detail: bool = False) -> str:
-    """Write test numbers with a column for each model, with `detail` those that the table calls details as well.
+    """Format test numbers with a column for each model; `detail` adds the numbers marked as details.
 
     Example:
         >>> print(table({"best": {"accuracy": 0.5, "parameters": 1200}}, title="test set"))
@@ -238,7 +236,7 @@ def folder(out: Path | None, config: RunConfig) -> Path:
     """Return the run's folder: the one given, or runs/NAME.
 
     Raises:
-        ValueError: for a name whose folder would lie elsewhere, or can be none.
+        ValueError: for a name whose folder would lie outside runs/, or that cannot be a folder's name.
     """
     from congruence.core import names
     from congruence.core.brevity import brief

@@ -1,4 +1,4 @@
-"""Memory that a loop frees and asks for again, kept in the process meanwhile."""
+"""Keeps freed memory in the process, for loops that soon allocate the same sizes again."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 _TRIM, _MMAP = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of <malloc.h>
-_LARGEST_MMAP = 32 * 2**20  # bytes: the most that the C library takes, and what its own adjusting comes to
-_KEPT = 2**31 - 1  # bytes at the heap's end that are not given back
+_LARGEST_MMAP = 32 * 2**20  # bytes: the largest value that the C library accepts, and where its own adjustment ends
+_KEPT = 2**31 - 1  # free bytes at the end of the heap that are not given back
 _depth = 0
 
 
@@ -21,10 +21,10 @@ _depth = 0
 def memory_kept() -> Iterator[None]:
     """Keep freed memory in the process, for loops on a processor that ask for the same sizes again and again.
 
-    glibc gives what is free at the heap's end back to the system beyond 64 MB, and a training step frees more: each
-    step then has all its pages mapped and zeroed anew (a step of resnet8 with 64 images: 5,000 page faults, 12 % of its
-    time). Afterwards what is free is given back. Other C libraries, and processes whose environment tunes malloc
-    itself, are left alone; no number changes.
+    glibc returns free memory at the end of the heap to the system once it exceeds 64 MB. A training step frees more
+    than that, so in each step all pages are mapped and zeroed again (one step of resnet8 with 64 images: 5,000 page
+    faults, 12 % of its time). When the block ends, free memory is returned. Other C libraries, and processes whose
+    environment tunes malloc, are left alone. No result changes.
 
     Example:
         >>> with memory_kept():
@@ -50,7 +50,7 @@ def memory_kept() -> Iterator[None]:
 
 @functools.cache
 def _glibc() -> Any:
-    """Return the C library where it is glibc and nobody tunes it, else None."""
+    """Return the C library if it is glibc and nothing else tunes it, else None."""
     tuned = any(name.startswith("MALLOC_") for name in os.environ) or "malloc" in os.environ.get("GLIBC_TUNABLES", "")
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc" or tuned or "LD_PRELOAD" in os.environ:
         return None

@@ -14,8 +14,8 @@ from congruence.core.devices import tensors, to_device
 from congruence.core.host_values import move_with_values
 from congruence.core.inputs import Inputs
 
-_LABELS = ("labels", "label")  # the first that a mapping has
-_MISNAMED = ("target", "targets", "y", "class", "classes")  # which would be left out without a word
+_LABELS = ("labels", "label")  # the first of these keys that a mapping has is used
+_MISNAMED = ("target", "targets", "y", "class", "classes")  # keys that would otherwise be ignored silently
 _PARTS = 3
 
 
@@ -24,11 +24,11 @@ class Batch:
     """One batch: what the models take, and what is known of its samples.
 
     Args:
-        inputs: of the view "main": a tensor, a tuple or a mapping of keyword arguments.
+        inputs: the model inputs of the view "main": a tensor, a tuple or a mapping of keyword arguments.
         labels: int64 [B], -1 where a sample has none; None where none has.
         index: int64 [B], the samples' positions in the dataset.
         views: inputs of each view of the samples, where there is more than "main"; "main" may be among them.
-        no_index: what came in the place of an index and is none, "" where nothing did.
+        no_index: describes a third part that cannot be an index (see `unpack`); "" if there was none.
     """
 
     inputs: Any
@@ -39,7 +39,7 @@ class Batch:
 
     @property
     def rows(self) -> int | None:
-        """How many samples there are, None where neither labels nor inputs tell."""
+        """The number of samples, None if neither labels nor inputs show it."""
         parts = [self.labels, *tensors(self.inputs)]
         return next((len(part) for part in parts if isinstance(part, Tensor) and part.dim()), None)
 
@@ -54,25 +54,25 @@ class Batch:
         return Batch(inputs, labels, index, views, self.no_index)
 
     def without_index(self, why: str) -> Batch:
-        """Return the batch without what is no index."""
+        """Return the batch without an index, noting why the one given cannot be used."""
         return replace(self, index=None, no_index=why)
 
     def as_given(self) -> Any:
-        """Return `(inputs, labels, index)`, or a mapping where there are views: what loops of one's own read."""
+        """Return `(inputs, labels, index)`, or a mapping if there are views: the form that custom loops read."""
         if not self.views:
             return self.inputs, self.labels, self.index
         return {"inputs": self.inputs, "labels": self.labels, "index": self.index, "views": self.views}
 
 
 def parse(value: Any) -> Batch:
-    """Take an item of a dataset, or a batch of such items, apart: the parts are as they were given.
+    """Split an item of a dataset, or a batch of items, into its parts, which are returned as given.
 
-    `x`, `Inputs` among them; `(x,)`; `(x, y)`; `(x, y, index)`, where an item may go on; or a mapping. A mapping may
-    hold "labels" (or "label"), "index" and "views". Where it holds "inputs", what else it holds is left out; of any
-    other mapping all the rest is the model's inputs, as text models have them.
+    Accepted forms: `x` (which may be `Inputs`); `(x,)`; `(x, y)`; `(x, y, index)`, after which an item may have more
+    parts; or a mapping. A mapping may hold "labels" (or "label"), "index" and "views". If it holds "inputs", its other
+    keys are ignored; otherwise all remaining keys are the model's inputs, as for text models.
 
     Raises:
-        ValueError: where there is nothing in it, or its labels have another name.
+        ValueError: if it is empty, or its labels have another name.
 
     Example:
         >>> batch = parse({"input_ids": [3, 1], "label": 0})
@@ -97,12 +97,12 @@ def parse(value: Any) -> Batch:
 
 
 def unpack(batch: Any, device: torch.device | None = None) -> Batch:
-    """Turn what a loader gave (see `parse`) into a `Batch` on the device.
+    """Turn a loader's batch (for its forms see `parse`) into a `Batch` on the device.
 
-    What stands in the place of an index and cannot be one (a weight, paths) is left out: see `Batch.no_index`.
+    A third part that cannot be an index (a weight, paths) is left out: see `Batch.no_index`.
 
     Raises:
-        ValueError: for a batch of more parts, or labels that are no tensor.
+        ValueError: for a batch of more than three parts, or labels that are not a tensor.
     """
     if isinstance(batch, (tuple, list)) and not isinstance(batch, PackedSequence) and len(batch) > _PARTS:
         raise ValueError(f"A batch must be (inputs, labels) or (inputs, labels, index), got {len(batch)} parts.")
@@ -118,9 +118,9 @@ def unpack(batch: Any, device: torch.device | None = None) -> Batch:
 
 
 def why_no_index(value: Any, rows: int | None, *, look: bool = True) -> str:
-    """Return what a value is that cannot be positions in a dataset, "" for one that can.
+    """Describe a value that cannot be positions in a dataset; "" for one that can.
 
-    With `look` the values of a tensor on the host are read, too; a device is not waited for.
+    With `look` the values of a tensor on the host are read as well; tensors on a device are not read.
 
     Example:
         >>> why_no_index(torch.tensor([0.5, 2.0]), 2), why_no_index(torch.tensor([3, 0]), 2)

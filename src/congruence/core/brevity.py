@@ -1,4 +1,4 @@
-"""Values, texts and lists of names as a sentence bears them: cut in the middle, or after the first few."""
+"""Values, texts and lists of names shortened for a sentence: cut in the middle, or after the first few."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import reprlib
 from collections.abc import Sequence
 from typing import Any
 
-_SHOWN = 80  # characters of a text
-_LONGEST = 140  # of a value made of several, or of a list of names
+_SHOWN = 80  # characters of a text that are kept
+_LONGEST = 140  # entries shown of a container, or of a list of names
 
 
 def brief(value: Any) -> str:
-    """Write a value as Python does, cut in the middle where it is long.
+    """Return the `repr` of a value, cut in the middle if it is long.
 
     Example:
         >>> brief("a" * 100_000) == repr("a" * 38 + "..." + "a" * 39), len(brief([[1] * 99] * 99)) <= 140
@@ -24,14 +24,14 @@ def brief(value: Any) -> str:
     writer.maxdict = writer.maxlist = writer.maxtuple = 8
     try:
         return cut(writer.repr(value), _LONGEST)
-    except ValueError:  # Python writes no longer ones
+    except ValueError:  # Python refuses to write longer integers
         return "a number of more than 4,300 digits"
     except RecursionError:
         return "tables or lists that are nested too deeply"
 
 
 def cut(text: str, most: int = _SHOWN) -> str:
-    """Return a text, cut in the middle where it is longer than a sentence bears.
+    """Return a text, cut in the middle if it is too long for a sentence.
 
     Example:
         >>> cut("a" * 50 + "b" * 50, 9)
@@ -42,7 +42,7 @@ def cut(text: str, most: int = _SHOWN) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Return names as a list, of many the first few and how many there are.
+    """Return names joined by commas; of many, only the first few and the total count.
 
     Example:
         >>> listed(["a", "b"]), listed([f"method{number}" for number in range(40)])[-25:]

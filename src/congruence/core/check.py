@@ -1,7 +1,7 @@
-"""Checks of arguments, and the one shape of sentence in which they fail.
+"""Checks of arguments, and the one form of error message that they raise.
 
-Constraints are data: a loss file names its hyper-parameters in a table, `hyperparameters` applies the table, and one
-test draws an invalid value from every constraint and reads the sentence back.
+Constraints are data: a loss file lists its hyper-parameters in a table, `hyperparameters` applies the table, and one
+test draws an invalid value from every constraint and checks the message.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from congruence.core.host_values import extremes
 
 
 def fail(function: str, argument: str, expected: str, got: object) -> NoReturn:
-    """Raise the `ValueError` that every bad argument ends in.
+    """Raise the `ValueError` for a bad argument, in the form that all functions share.
 
     Example:
         >>> fail("dkd_loss", "temperature", "a number > 0", -4.0)
@@ -32,7 +32,7 @@ def fail(function: str, argument: str, expected: str, got: object) -> NoReturn:
 
 
 def sentence(error: BaseException) -> str:
-    """Return one line that says what an error says: the text of a `ValueError`, and of another its type before it.
+    """Return an error as one line: the text of a `ValueError`; for other types, the type's name and the text.
 
     Example:
         >>> sentence(RuntimeError("out of memory\\nTried ..."))
@@ -54,7 +54,7 @@ def near(name: str, names: Iterable[str], *, most: int = 3) -> str:
 
 
 def difference(before: Any, now: Any, path: str = "") -> str:
-    """Name the first place in which two nested tables of plain values differ; a list of tables is looked into.
+    """Describe the first difference between two nested tables of plain values; lists of tables are compared by entry.
 
     Example:
         >>> difference({"train": [{"lr": 0.1}]}, {"train": [{"lr": 0.2}]})
@@ -86,7 +86,7 @@ class Real:
     optional: bool = False
 
     def describe(self) -> str:
-        """Say in words what is allowed."""
+        """Describe in words what is allowed."""
         what = "an integer" if self.integer else "a number"
         parts = []
         if self.low > -math.inf:
@@ -105,7 +105,7 @@ class Real:
             return False
         try:
             number = float(value)
-        except OverflowError:  # of an integer beyond all numbers
+        except OverflowError:  # an integer too large for a float
             return False
         if not math.isfinite(number):
             return False
@@ -136,7 +136,7 @@ class Choice:
     optional: bool = False
 
     def describe(self) -> str:
-        """Say in words what is allowed."""
+        """Describe in words what is allowed."""
         text = "one of " + ", ".join(repr(choice) for choice in self.choices)
         if self.callable_too:
             text += " or a callable"
@@ -160,7 +160,7 @@ class Flag:
     auto: bool = False
 
     def describe(self) -> str:
-        """Say in words what is allowed."""
+        """Describe in words what is allowed."""
         return "True, False or 'auto'" if self.auto else "True or False"
 
     def accepts(self, value: Any) -> bool:
@@ -176,7 +176,8 @@ Constraint = Real | Choice | Flag
 POSITIVE = Real(low=0)
 NOT_NEGATIVE = Real(low=0, closed="low")
 COUNT = Real(low=1, closed="low", integer=True)
-# torch has other types of both kinds, with which it does not compute: 8 bits and less, unsigned ones of 16 and more.
+# torch has more types of both kinds but no arithmetic for them: 8-bit floats and smaller, unsigned integers from 16
+# bits.
 _FLOATING = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -204,7 +205,7 @@ def _shapes(tensors: Mapping[str, Tensor]) -> str:
 
 
 def dense(function: str, /, **tensors: Tensor) -> None:
-    """Check that each argument is a tensor whose entries all lie in memory, and that all are on one device.
+    """Check that each argument is a dense (strided) tensor, and that all are on one device.
 
     Example:
         >>> dense("pkt_loss", student=torch.eye(2), teacher=torch.eye(2).to_sparse())
@@ -221,7 +222,7 @@ def dense(function: str, /, **tensors: Tensor) -> None:
 
 
 def same_device(function: str, /, **tensors: Tensor) -> None:
-    """Check that all arguments are on one device; the sentence names every device.
+    """Check that all arguments are on one device; the error names every device.
 
     Example:
         >>> same_device("pkt_loss", student=torch.eye(2), teacher=torch.eye(2, device="meta"))
@@ -236,12 +237,12 @@ def same_device(function: str, /, **tensors: Tensor) -> None:
 
 
 def floating(function: str, dims: int | tuple[int, ...], /, **tensors: Tensor) -> None:
-    """Check that each argument is a floating tensor of 16 bits or more with `dims` dimensions and no empty one.
+    """Check that each argument is a non-empty floating-point tensor of 16 bits or more with `dims` dimensions.
 
-    They are dense and on one device, too: see `dense`.
+    The tensors must also be dense and on one device: see `dense`.
 
     Raises:
-        ValueError: in one sentence that prints the shape found.
+        ValueError: with the shape found.
     """
     allowed = (dims,) if isinstance(dims, int) else dims
     dense(function, **tensors)
@@ -255,9 +256,9 @@ def floating(function: str, dims: int | tuple[int, ...], /, **tensors: Tensor) -
 
 
 def finite(function: str, /, *, masked: bool = False, **tensors: Tensor) -> None:
-    """Check that all entries are finite, of logits with `masked` but for the -inf of classes that are left out.
+    """Check that all entries are finite; with `masked`, logits may also hold -inf for classes that are masked out.
 
-    For numbers that are looked at, not for losses: it waits for a device.
+    For metrics, not for losses: it waits for the device.
 
     Example:
         >>> finite("agreement", student_logits=torch.tensor([[0.0, 1.0], [torch.nan, 0.0]]))
@@ -274,19 +275,20 @@ def finite(function: str, /, *, masked: bool = False, **tensors: Tensor) -> None
 
 
 def unfinite_rows(tensor: Tensor, *, masked: bool = False) -> Tensor:
-    """Return the positions of the rows that hold NaN or an infinity; `masked` as of `finite`.
+    """Return the positions of the rows that hold NaN or an infinity; `masked` as in `finite`.
 
     Example:
         >>> unfinite_rows(torch.tensor([[0.0, 1.0], [torch.nan, 0.0], [-torch.inf, 0.0]]), masked=True).tolist()
         [1]
     """
-    low, high = tensor.detach().reshape(len(tensor), -1).aminmax(dim=1)  # NaN is in both; no copy of the tensor
+    # NaN shows in both extremes; this makes no copy of the tensor
+    low, high = tensor.detach().reshape(len(tensor), -1).aminmax(dim=1)
     bad = ~torch.isfinite(high) if masked else ~(torch.isfinite(high) & torch.isfinite(low))
     return bad.nonzero()[:, 0]
 
 
 def same_rows(function: str, /, **tensors: Tensor) -> None:
-    """Check that all arguments have the same number of rows and are on one device; the sentence prints every shape."""
+    """Check that all arguments have the same number of rows and are on one device; the error prints every shape."""
     same_device(function, **tensors)
     if len({tensor.shape[0] for tensor in tensors.values()}) > 1:
         names = " and ".join(f"`{name}`" for name in tensors)
@@ -294,7 +296,7 @@ def same_rows(function: str, /, **tensors: Tensor) -> None:
 
 
 def same_shape(function: str, /, **tensors: Tensor) -> None:
-    """Check that all arguments have one shape and are on one device; the sentence prints every shape."""
+    """Check that all arguments have the same shape and are on one device; the error prints every shape."""
     same_device(function, **tensors)
     if len({tensor.shape for tensor in tensors.values()}) > 1:
         names = " and ".join(f"`{name}`" for name in tensors)
@@ -302,7 +304,7 @@ def same_shape(function: str, /, **tensors: Tensor) -> None:
 
 
 def same_dtype(function: str, /, **tensors: Tensor) -> None:
-    """Check that all arguments have one type; the sentence names every type."""
+    """Check that all arguments have the same dtype; the error names every dtype."""
     if len({tensor.dtype for tensor in tensors.values()}) > 1:
         names = " and ".join(f"`{name}`" for name in tensors)
         got = ", ".join(f"`{name}` {tensor.dtype}" for name, tensor in tensors.items())
@@ -310,7 +312,7 @@ def same_dtype(function: str, /, **tensors: Tensor) -> None:
 
 
 def same_width(function: str, /, **tensors: Tensor) -> None:
-    """Check that all arguments have one last dimension and are on one device; the sentence prints every shape."""
+    """Check that all arguments have the same last dimension and are on one device; the error prints every shape."""
     same_device(function, **tensors)
     if len({tensor.shape[-1] for tensor in tensors.values()}) > 1:
         names = " and ".join(f"`{name}`" for name in tensors)
@@ -318,7 +320,7 @@ def same_width(function: str, /, **tensors: Tensor) -> None:
 
 
 def several_classes(function: str, /, **logits: Tensor) -> None:
-    """Check that each argument has logits of two classes or more: the softmax of one is 1, whatever it is.
+    """Check that each argument has logits of two classes or more: the softmax of a single logit is always 1.
 
     Example:
         >>> several_classes("dist_loss", student_logits=torch.zeros(8, 1))
@@ -340,8 +342,9 @@ torch.cat([torch.zeros_like(z), z], 1), or take a method that compares features.
 def class_labels(function: str, classes: int | None = None, /, *, unlabelled: bool = False, **tensors: Tensor) -> None:
     """Check that each argument is a 1-D integer tensor, with values in [0, classes) where `classes` is given.
 
-    With `unlabelled`, negative labels pass: they mark rows without one. Values are not read on a device where the host
-    knows them (`core.host_values`), nor while torch.compile traces, where reading one would break the graph.
+    With `unlabelled`, negative labels are allowed: they mark rows without a label. Values are not read on a device
+    where the host knows them (`core.host_values`), nor while torch.compile traces, where reading one would break the
+    graph.
 
     Example:
         >>> class_labels("dkd_loss", 10, labels=torch.tensor([3, 10]))

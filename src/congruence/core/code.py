@@ -1,4 +1,4 @@
-"""What a function that somebody wrote does, as plain values: its names, instructions and constants."""
+"""The content of a Python function as plain values: its names, instructions and constants."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Value = str | bool | int | float
 
 
 def code_parts(code: types.CodeType, doc: str | None, where: str = "") -> Iterator[tuple[str, Value]]:
-    """Yield what tells a function's code from another's, by its place; of functions inside it, too.
+    """Yield (place, value) pairs that identify a function's code, including the functions inside it.
 
     Example:
         >>> first, second = (lambda z: z * 2), (lambda z: z + 2)
@@ -28,10 +28,10 @@ def code_parts(code: types.CodeType, doc: str | None, where: str = "") -> Iterat
 
 
 def hook_parts(hook: Any, libraries: tuple[str, ...]) -> Iterator[tuple[str, Value]]:
-    """Yield what a hook does that may change what its module gives, and the numbers that it holds.
+    """Yield the code of a hook that may change its module's output, and the numbers that the hook holds.
 
-    Nothing of one that returns None, as those do that only look on, or that is of a library. What else a hook holds may
-    be what it has collected so far.
+    Nothing is yielded for a hook that returns None, since it only observes, or for a library's hook. A hook's other
+    contents are skipped: they may be data that it has collected so far.
     """
     hook = getattr(hook, "__func__", hook)
     code = getattr(hook, "__code__", None)

@@ -1,6 +1,7 @@
-"""What a value holds, in two hashes: one of its data, one of the plain values and names around it.
+"""The content of a value in two hashes: one of its data, one of the plain values and names around the data.
 
-Both are of content alone, never of ids or addresses, so that two processes agree. What cannot be read is named.
+Both hashes depend on content only, never on ids or addresses, so that two processes agree. Parts that cannot be read
+are listed by name.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from congruence.core.code import code_parts, hook_parts
 from congruence.core.held_files import file_bytes, is_file, written
 
 _PLAIN = (int, float, complex, bytes, type(None), type(Ellipsis), torch.dtype, torch.layout, torch.memory_format)
-# Where a model runs, what it draws or tells: no part of what it is.
+# Devices, random generators and loggers: not part of a model's content.
 _APART: tuple[type, ...] = (
     *(torch.device, torch.Generator, random.Random, np.random.Generator, np.random.RandomState),
     *(logging.Logger, logging.LoggerAdapter, types.ModuleType, weakref.ReferenceType, Path),
@@ -51,10 +52,10 @@ NAMED = "fingerprint"  # an attribute by which a module may name what it holds
 
 
 class Content:
-    """Reads values part by part.
+    """Hashes values part by part.
 
     Args:
-        known: objects that are described elsewhere, and are passed over.
+        known: objects that are described elsewhere and skipped here.
 
     Attributes:
         unreadable: "session (InferenceSession)" for each part whose content cannot be read.
@@ -75,12 +76,12 @@ class Content:
 
     @property
     def data(self) -> str:
-        """The hash of tensors, arrays and files; "" where there were none."""
+        """The hash of tensors, arrays and files; "" if there were none."""
         return self._short("data")
 
     @property
     def structure(self) -> str:
-        """The hash of plain values and names; "" where there were none."""
+        """The hash of plain values and names; "" if there were none."""
         return self._short("structure")
 
     def _short(self, which: str) -> str:
@@ -88,16 +89,16 @@ class Content:
         return "" if made.digest() == self._empty[which] else made.hexdigest()[:16]
 
     def data_of(self, where: str, *parts: bytes) -> None:
-        """Add data by its place."""
+        """Add data under its place, a dotted name."""
         for part in (where.encode(), *parts):
             self._hashes["data"].update(len(part).to_bytes(8, "little") + part)
 
     def name(self, where: str, text: str) -> None:
-        """Add a plain value by its place."""
+        """Add a plain value under its place."""
         self._hashes["structure"].update(f"{len(where)}:{where}={len(text)}:{text};".encode())
 
     def add(self, where: str, value: Any) -> None:
-        """Add a value of any kind by its place."""
+        """Add a value of any kind under its place."""
         if isinstance(value, (str, *_PLAIN, Enum, np.generic, range, slice)):
             self._plain(where, value)
         elif isinstance(value, _APART) or f"{type(value).__module__}.".startswith(_APART_MODULES):
@@ -117,7 +118,7 @@ class Content:
             self.name(where, repr(value.item() if isinstance(value, np.generic) else value))
 
     def _whole(self, where: str, value: Any) -> None:
-        """Add what is made of parts."""
+        """Add a value that has parts."""
         if isinstance(value, Tensor):
             self._tensor(where, value)
         elif isinstance(value, np.ndarray):
@@ -165,7 +166,7 @@ class Content:
             self.data_of(where, np.ascontiguousarray(array).tobytes())
 
     def _function(self, where: str, function: Any) -> None:
-        """Add a function by its name; one that somebody wrote also by what it holds."""
+        """Add a function by its name; a user-written one also by its code and the values it holds."""
         self.name(where, getattr(function, "__name__", type(function).__name__))
         if isinstance(function, torch.jit.ScriptFunction):
             self.name(where, str(function.code))
@@ -192,7 +193,7 @@ class Content:
             where: a prefix of the parts' names.
             module: the module.
             weights: whether the tensors of its state belong to it; False where they are described elsewhere.
-            scratch: attributes ("layer.calls") and states that its forward changes: they do not say what it is.
+            scratch: attributes ("layer.calls") and states that its forward changes: they do not identify the module.
         """
         parts = dict(module.named_modules())
         for each in (*parts.values(), *module.parameters(), *module.buffers()):
@@ -220,11 +221,11 @@ class Content:
         self.name(where, type(part).__name__)
         own = {name: value for name, value in vars(part).items() if name not in _OF_EVERY_MODULE | _DESCRIBING}
         if isinstance(part, torch.fx.GraphModule) or type(part).__module__ == "torch.export.unflatten":
-            graph: Any = part.graph  # its code alone: what else it notes are shapes and places of the export
+            graph: Any = part.graph  # its code only: its other attributes are shapes and paths from the export
             self.name(where, graph.python_code("self").src)
             own = {name: value for name, value in own.items() if isinstance(value, Tensor)}
         if next(part.parameters(), None) is None and next(part.buffers(), None) is None:
-            for name, value in own.items():  # it has its weights from elsewhere: from a file that it names, maybe
+            for name, value in own.items():  # its weights come from elsewhere, possibly from a file that it names
                 if isinstance(value, (str, Path)) and is_file(value):
                     self.data_of(f"{where}.{name}", *file_bytes(value))
         for kind in ("_forward_pre_hooks", "_forward_hooks"):
@@ -252,7 +253,7 @@ class Content:
                 self.add(f"{where}.{name}", value)
 
     def _object(self, where: str, value: Any) -> None:
-        """Add an object by what it offers of its content: bytes, a file, a state, or its attributes."""
+        """Add an object by the content that it exposes: bytes, a file, a state, or its attributes."""
         self.name(where, type(value).__name__)
         offered = written(value)
         if offered is not None:
@@ -269,7 +270,7 @@ class Content:
         if own_state is not object.__getstate__ and not isinstance(value, torch.ScriptObject):
             try:
                 self.add(f"{where}.state", value.__getstate__())
-            except Exception:  # it is not to be saved; its attributes may be read all the same
+            except Exception:  # it refuses to be saved; its attributes may still be readable
                 self.name(f"{where}.state", "none")
             else:
                 return
@@ -280,17 +281,18 @@ class Content:
             return
         try:
             state = value.__getstate__() if isinstance(value, torch.ScriptObject) else pickle.dumps(value, protocol=4)
-        except Exception:  # it says in its own way that its content is not to be had
+        except Exception:  # some exception of its own: the content is not available
             self.unreadable.append(f"{where} ({type(value).__name__})")
         else:
             self.add(f"{where}.state", state)
 
 
 def _attributes(value: Any) -> dict[str, Any] | None:
-    """Return the attributes of an object that is written in Python; None where what it holds lies elsewhere."""
+    """Return the attributes of an object that is written in Python; None if its content lies outside Python."""
     kinds = type(value).__mro__[:-1]
     slots = [name for kind in kinds for name in _slots(kind)]
-    # A class statement gives its objects slots or a `__dict__` and no memory beside; an extension's class is larger.
+    # Objects of a Python class have slots or a `__dict__` and no other memory; those of an extension's class are
+    # larger.
     written = all("__slots__" in vars(kind) or any("__dict__" in vars(base) for base in kind.__mro__) for kind in kinds)
     if not kinds or not written or type(value).__basicsize__ > object.__basicsize__ + 8 * (len(slots) + 2):
         return None
@@ -303,7 +305,7 @@ def _slots(kind: type) -> list[str]:
 
 
 def _of_class(kind: type) -> dict[str, Any]:
-    """Return the values, not the functions, that somebody's own class and its bases hold for all modules of theirs."""
+    """Return the class attributes, without functions, of a user-written class and its bases."""
     values: dict[str, Any] = {}
     for base in reversed(kind.__mro__):
         if base is not object and not f"{base.__module__}.".startswith(_LIBRARIES):
@@ -328,7 +330,7 @@ def _owner(key: str) -> str:
 
 
 def tensor_bytes(tensor: Tensor) -> list[bytes] | None:
-    """Return the bytes of a tensor of any kind; None where it gives none."""
+    """Return the bytes of a tensor of any kind; None if it exposes none."""
     tensor = tensor.detach()
     made_of: Any = tensor
     try:
@@ -352,7 +354,7 @@ def tensor_bytes(tensor: Tensor) -> list[bytes] | None:
 
 
 def same_content(first: Any, second: Any) -> bool:
-    """Whether two values hold the same, as far as that can be read.
+    """Whether two values have equal content, as far as it can be read.
 
     Example:
         >>> same_content({"steps": [1, torch.ones(2)]}, {"steps": [1, torch.ones(2)]})

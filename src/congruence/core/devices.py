@@ -1,4 +1,4 @@
-"""What batches are made of: tensors in tuples, lists and mappings."""
+"""Operations on nested inputs: tensors in tuples, lists and mappings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def to_device(value: Any, device: torch.device | str | None) -> Any:
 
 
 def on_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """Apply a function to the tensors in a tensor, tuple, list or mapping; each stays of its type.
+    """Apply a function to the tensors in a tensor, tuple, list or mapping; containers keep their type.
 
     Example:
         >>> from collections import OrderedDict
@@ -51,9 +51,9 @@ def tensors(value: Any) -> list[Tensor]:
 
 
 def private(value: Any) -> Any:
-    """Return a copy of inputs that a model may write into; a tensor that stands in it twice is one in the copy, too.
+    """Return a copy of inputs that a model may write into; a tensor that occurs twice is also one tensor in the copy.
 
-    Beside tensors, arrays and what holds them, objects are copied that have a `clone` or hold tensors themselves.
+    Copied are tensors, arrays, their containers, and objects that have a `clone` or hold tensors.
 
     Example:
         >>> inputs = {"tokens": torch.ones(2), "more": {}}
@@ -66,7 +66,8 @@ def private(value: Any) -> Any:
 
     def copied(leaf: Any) -> Any:
         if isinstance(leaf, Tensor):
-            # Not `clone` of each: two arguments that are one tensor stay so. The inputs keep it, and its id, meanwhile.
+            # Each tensor is cloned once, so two arguments that are one tensor stay one. The inputs keep it alive, and
+            # so its id.
             if id(leaf) not in copies:
                 copies[id(leaf)] = _copy(leaf)
             return copies[id(leaf)]
@@ -74,7 +75,7 @@ def private(value: Any) -> Any:
             return leaf.copy()
         if isinstance(leaf, (type, nn.Module)):
             return leaf
-        if callable(getattr(leaf, "clone", None)):  # graphs and other batches with a class of their own
+        if callable(getattr(leaf, "clone", None)):  # graphs and other batches with custom classes
             return leaf.clone()
         if not hasattr(leaf, "__dict__") or not any(map(tensors, vars(leaf).values())):
             return leaf
@@ -87,9 +88,10 @@ def private(value: Any) -> Any:
 
 
 def _copy(tensor: Tensor) -> Tensor:
-    """Return a copy, on a CPU one whose memory is copied when either is written into, which hardly any model does.
+    """Return a copy; on a CPU its memory is copied only once either tensor is written into, which few models do.
 
-    Elsewhere that copy would leave the order of the stream. Memory that is shared or NumPy's cannot be copied so late.
+    On other devices such a lazy copy could leave the order of the stream. Shared or NumPy memory cannot be copied
+    lazily.
     """
     if tensor.device.type == "cpu" and hasattr(tensor, "_lazy_clone"):
         with contextlib.suppress(RuntimeError):
@@ -99,7 +101,7 @@ def _copy(tensor: Tensor) -> Tensor:
 
 
 def row_count(value: Any) -> int | None:
-    """Return the number of rows of the first tensor (of sequences, for packed ones); None where there is none."""
+    """Return the number of rows of the first tensor (the number of packed sequences); None if there is no tensor."""
     sequences = _first_packed(value)
     if sequences is not None:
         return int(sequences.batch_sizes[0])
@@ -108,7 +110,7 @@ def row_count(value: Any) -> int | None:
 
 
 def take_rows(value: Any, rows: slice | Tensor, count: int) -> Any:
-    """Return inputs of the chosen samples; a tensor that has not `count` rows is no sample's, and stays whole."""
+    """Return the inputs of the chosen samples; a tensor that does not have `count` rows stays whole."""
 
     def chosen(leaf: Any) -> Any:
         if isinstance(leaf, PackedSequence):
@@ -124,7 +126,7 @@ def take_rows(value: Any, rows: slice | Tensor, count: int) -> Any:
 
 
 def _first_packed(value: Any) -> PackedSequence | None:
-    """Return packed sequences where they are the first tensors of inputs."""
+    """Return the packed sequences if they come first among the inputs' tensors, else None."""
     found: list[Any] = []
 
     def note(leaf: Any) -> Any:
@@ -136,7 +138,7 @@ def _first_packed(value: Any) -> PackedSequence | None:
 
 
 def _on_leaves(function: Callable[[Any], Any], value: Any, *, packed: bool = False) -> Any:
-    """Apply a function to what is no tuple, list or mapping; with `packed`, to packed sequences as they are."""
+    """Apply a function to everything but tuples, lists and mappings; with `packed`, to packed sequences as a whole."""
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, Mapping):
@@ -150,19 +152,19 @@ def _on_leaves(function: Callable[[Any], Any], value: Any, *, packed: bool = Fal
 
 
 def _mapping_like(value: Mapping[Any, Any], items: dict[Any, Any]) -> Mapping[Any, Any]:
-    """Return the items in a mapping of the same type: some have attributes, which models read."""
+    """Return the items in a mapping of the same type as the given one: some types have attributes that models read."""
     if type(value) is dict or torch.compiler.is_compiling():
         return items
     try:
         like: Any = copy.copy(value)
         for key, item in items.items():
             like[key] = item
-    except Exception:  # of a type that cannot be copied, or holds what it was made with
+    except Exception:  # a type that cannot be copied, or that cannot be rebuilt from items
         return items
     return like if like is not value else items
 
 
 def _packed_like(function: Callable[[Any], Any], value: PackedSequence) -> PackedSequence:
-    """Return packed sequences of other data; the sizes of their steps stay on the CPU, where torch wants them."""
+    """Return packed sequences with other data; their batch sizes stay on the CPU, as torch requires."""
     order = [None if each is None else function(each) for each in (value.sorted_indices, value.unsorted_indices)]
     return PackedSequence(function(value.data), value.batch_sizes, *order)

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, JSON lines, checksums and archives that cannot leave their folder."""
+"""Files that are complete or absent: atomic writes, JSON lines, checksums, archives that stay inside their folder."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ LOG = logging.getLogger("congruence")
 
 @contextlib.contextmanager
 def naming(path: Path, *, wanted: int | None = None) -> Iterator[None]:
-    """Let the error of a disk that is full, or fails, name the file that is written in the block, as few do.
+    """Make errors of a full or failing disk name the file that is written in the block; most do not.
 
     Args:
         path: of the file.
-        wanted: its bytes, where they are known, which is said of a full disk.
+        wanted: the file's size in bytes, if known, for the message about a full disk.
 
     Raises:
         OSError: with the file's name.
@@ -37,7 +37,7 @@ def naming(path: Path, *, wanted: int | None = None) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        hidden = error.__context__  # torch.save raises an error of its own over the disk's, and so does closing
+        hidden = error.__context__  # torch.save replaces the disk's error by its own, and so does closing the file
         if isinstance(hidden, OSError) and hidden.filename == str(path):
             raise hidden from None
         cause = hidden if isinstance(error, RuntimeError) and isinstance(hidden, OSError) else error
@@ -52,9 +52,9 @@ def naming(path: Path, *, wanted: int | None = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary file that becomes `path` when the block ends well (fsync, rename) and vanishes when it fails.
+    """Open a temporary file that becomes `path` when the block succeeds (fsync, rename) and is removed when it fails.
 
-    Errors of the disk name `path`, as `naming` has it.
+    Disk errors name `path`, see `naming`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with naming(path):
@@ -77,7 +77,7 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _sync_folder(path: Path) -> None:
-    """Bring a folder's list of names to the disk, where the system opens folders as it opens files."""
+    """Flush a folder's entries to the disk, on systems that can open folders."""
     try:
         folder = os.open(path, os.O_RDONLY)
     except PermissionError:
@@ -92,11 +92,11 @@ def _sync_folder(path: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path, *, wait: float | None = None) -> Iterator[None]:
-    """Hold a lock file: another process that asks for it waits. A killed process lets go of it.
+    """Hold a lock file: other processes wait for it. It is released when its process ends, even if killed.
 
     Args:
         path: of the file; its folder is made.
-        wait: seconds, after which `filelock.Timeout` is raised; None for as long as it takes.
+        wait: seconds after which `filelock.Timeout` is raised; None waits without limit.
     """
     from filelock import FileLock
 
@@ -112,14 +112,14 @@ def _umask() -> int:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed writers left of `atomic` files in a folder, into which nobody writes now."""
+    """Remove temporary files that killed writers of `atomic` left in a folder; nobody may be writing into it."""
     for path in folder.glob(".*.tmp"):
         if re.fullmatch(r"\..+\.\w{8}\.tmp", path.name):
             path.unlink(missing_ok=True)
 
 
 def write(file: IO[bytes], content: bytes, path: Path) -> None:
-    """Write the content of `path` into a file of `atomic`; a full disk is told how much was wanted."""
+    """Write bytes into a file that `atomic` opened for `path`; the error of a full disk says how much was needed."""
     with naming(path, wanted=len(content)):
         file.write(content)
         file.flush()
@@ -136,9 +136,9 @@ def read_json(path: Path, kind: Kind, *, holds: str = "it does not hold what a r
     """Read a JSON file that this library wrote.
 
     Args:
-        path: of the file.
-        kind: what the reader needs of it.
-        holds: what is said of one that holds something else.
+        path: path of the file.
+        kind: the structure that the reader needs, see `core.kinds`.
+        holds: the complaint about a file with another structure.
 
     Raises:
         ValueError: that names the file, and the key that is missing or of another kind.
@@ -162,7 +162,7 @@ def append_line(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def read_lines(path: Path, kind: Kind = ANY_TABLE) -> list[dict[str, Any]]:
-    """Read JSON lines, a table each; a last line cut short by a kill is left out.
+    """Read JSON lines, each a table; a last line that is cut short, as when the writer was killed, is left out.
 
     Raises:
         ValueError: that names the file, the line, and what of it is missing or of another kind.
@@ -204,10 +204,10 @@ def read_array(path: Path, *, mapped: bool = False) -> Any:
         array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     except FileNotFoundError:
         raise
-    except Exception:  # a damaged header is read as Python, and fails in any way
+    except Exception:  # a damaged header is parsed as Python and can raise anything
         array = None
     if not isinstance(array, np.ndarray):
-        raise damaged(path, "it holds no array of NumPy's")
+        raise damaged(path, "it holds no NumPy array")
     return array
 
 
@@ -218,10 +218,10 @@ def sha256(path: Path) -> str:
 
 
 def archive_fault(path: Path) -> str:
-    """Return the first entry of a zip archive whose bytes are not those that were written.
+    """Return the name of the first entry of a zip archive whose checksum does not match.
 
-    `torch.load` reads such archives without a look at their checksums. "" of a whole one, of another kind of file, and
-    of an archive without checksums.
+    `torch.load` reads such archives without checking their checksums. Returns "" for an undamaged archive, another kind
+    of file, or an archive without checksums.
     """
     try:
         if not zipfile.is_zipfile(path):
@@ -236,10 +236,10 @@ def archive_fault(path: Path) -> str:
 
 
 def writable(folder: Path) -> Path:
-    """Make `folder` and prove that a file can be written in it.
+    """Create `folder` and check that a file can be written in it.
 
     Raises:
-        ValueError: in one sentence, naming the folder, where it cannot.
+        ValueError: with the folder's name, if that fails.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from congruence.core.content import tensor_bytes
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:
-    """Return a short hash of a model's weights, whatever else its state holds; see `models.fingerprint` for the rest.
+    """Return a short hash of a model's weights alone; `models.fingerprint` covers the rest of its content.
 
     Example:
         >>> import torch
@@ -22,7 +22,7 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
 
 
 def weights_fingerprint(state: Mapping[str, Tensor]) -> tuple[str, list[str]]:
-    """Return the hash, and the tensors that give no bytes."""
+    """Return the hash, and the names of tensors whose bytes cannot be read."""
     digest, unreadable = hashlib.sha256(), []
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     for name in sorted(tensors):

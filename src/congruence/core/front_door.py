@@ -1,4 +1,4 @@
-"""A package whose names are found on first use, so that importing it imports nothing of what lies behind it."""
+"""Packages whose names are imported on first use, so that importing the package itself is quick."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 
 def on_first_use(package: str, homes: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
-    """Return the `__getattr__` of a package.
+    """Return a package's `__getattr__`, which imports each name on first use.
 
     Args:
-        package: its name.
-        homes: the names that each module gives.
+        package: the package's name.
+        homes: for each module, the names that it provides.
 
     Example:
         >>> find = on_first_use("numbers_of_mine", {"math": ("pi", "e")})

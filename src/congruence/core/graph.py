@@ -1,4 +1,4 @@
-"""The graph that a tensor's backward goes through."""
+"""Walks over the autograd graph of tensors."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 from torch.autograd.graph import Node
 from torch.utils.checkpoint import CheckpointFunction
 
-_WITHOUT = ("NotImplemented", "torch::autograd::Error")  # of an operation that has no derivative
+_WITHOUT = ("NotImplemented", "torch::autograd::Error")  # the node of an operation without a derivative
 
 
 def nodes(tensors: Sequence[Tensor], *, passing: bool = False) -> Iterator[Node]:
-    """Yield the nodes that the backward of some tensors goes through, each once.
+    """Yield each node of the autograd graph behind some tensors once.
 
-    With `passing`, none at or behind an operation that has no derivative: torch gives such an operation (a quantised
-    one) a node that passes nothing on.
+    With `passing`, the walk stops at operations without a derivative (quantised ones): torch gives them a node that
+    passes no gradient on.
 
     Example:
         >>> import torch
@@ -35,7 +35,7 @@ def nodes(tensors: Sequence[Tensor], *, passing: bool = False) -> Iterator[Node]
 
 
 def leaves(tensors: Sequence[Tensor]) -> Iterator[Tensor]:
-    """Yield the tensors, parameters as a rule, to which some tensors give a gradient, each once.
+    """Yield each leaf tensor (usually a parameter) that gets a gradient from some tensors, once.
 
     Example:
         >>> import torch
@@ -67,7 +67,7 @@ def leads_to(tensors: Sequence[Tensor], sources: Sequence[Tensor]) -> bool:
 
 
 def function_of(node: Node) -> type | None:
-    """Return the `torch.autograd.Function` of a node, None where it is torch's own operation."""
+    """Return the `torch.autograd.Function` of a node, None if it is one of torch's own operations."""
     function: type | None = getattr(node, "_forward_cls", None)
     return function
 
@@ -98,10 +98,10 @@ class _NoFurther(torch.autograd.Function):
 
 
 def differentiable_once(function: str, reason: str, *tensors: Tensor) -> None:
-    """Refuse to differentiate the gradient by `tensors` again, where that would be wrong in silence, or cannot be.
+    """Make a second derivative through `tensors` raise, where it would be silently wrong or impossible.
 
-    They are results of operations, not leaves (what else becomes of a leaf has its derivatives), and stand in the
-    gradient: of one that is a constant torch itself says that it has no graph.
+    The tensors must be results of operations, not leaves, because a leaf's other uses may have second derivatives; and
+    the gradient must depend on them, since for a constant torch itself raises that there is no graph.
 
     Example:
         >>> x = torch.ones(2, requires_grad=True)

@@ -1,4 +1,4 @@
-"""What objects that are not written in Python hold: the bytes that they offer, or the file that they were made from."""
+"""The content of objects that are not written in Python: bytes that they expose, or the file they were made from."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import re
 from pathlib import Path
 from typing import Any
 
-_FILES = ("_model_path", "model_path")  # of sessions that were made from a file
-_BESIDE = (".data", "_data")  # a file's large weights may lie in another one
+_FILES = ("_model_path", "model_path")  # attributes of sessions that were made from a file
+_BESIDE = (".data", "_data")  # a file's large weights may be stored in another file
 
 
 def written(value: Any) -> list[bytes] | None:
-    """Return the bytes that an object offers of its content, or those of the file that it was made from."""
+    """Return an object's content as the bytes that it exposes, or those of the file that it was made from."""
     for name in ("SerializeToString", "serialize"):
         offered = getattr(value, name, None)
         if callable(offered):
             try:
                 return [bytes(memoryview(offered()))]
-            except Exception:  # another meaning of the name
+            except Exception:  # the name means something else here
                 continue
     held = getattr(value, "_model_bytes", None)
     if isinstance(held, bytes) and held:
@@ -33,21 +33,21 @@ def is_file(path: str | Path) -> bool:
     """Whether a text is the path of a file."""
     try:
         return bool(str(path)) and Path(path).is_file()
-    except (OSError, ValueError):  # a text that is no path
+    except (OSError, ValueError):  # the text is not a path
         return False
 
 
 def file_bytes(path: str | Path) -> list[bytes]:
-    """Return the bytes of a file, and of those beside it that hold its large weights."""
+    """Return the bytes of a file and of the files next to it that hold its large weights."""
     content = Path(path).read_bytes()
     files = {Path(f"{path}{end}") for end in _BESIDE}
-    if Path(path).suffix == ".onnx":  # where each weight lies is said in the file, under any name
+    if Path(path).suffix == ".onnx":  # the file says where each weight is stored; the names are arbitrary
         files |= {Path(path).parent / found.decode(errors="replace") for found in _locations(content)}
     return [content, *(file.read_bytes() for file in sorted(files) if is_file(file))]
 
 
 def _locations(content: bytes) -> set[bytes]:
-    """Return the names of the files that an ONNX file has its weights in, each a string after "location"."""
+    """Return the names of the files that hold an ONNX file's weights; each is a string after "location"."""
     starts = [found.end() for found in re.finditer(rb"\x0a\x08location\x12", content)]
     # A length of up to 127 bytes is one byte; a longer one has its low 7 bits first.
     named = set()

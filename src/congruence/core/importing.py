@@ -1,4 +1,4 @@
-"""Code of the user's own, named in text: imported only where it is trusted."""
+"""User code named by text: imported only with trust."""
 
 from __future__ import annotations
 
@@ -11,28 +11,26 @@ from congruence.core import check
 
 
 class UntrustedError(ValueError):
-    """Code of the user's own is named that is not trusted."""
+    """User code is named without trust being given."""
 
 
 def import_callable(target: str, *, what: str, trust: bool) -> Callable[..., Any]:
-    """Import what "package.module:name" names; `name` may lead into a class.
+    """Import the callable named by "package.module:name"; `name` may be dotted, as for a method of a class.
 
     Args:
-        target: the text.
-        what: it is, in sentences: "factory".
-        trust: whether it may be imported, which runs its module.
+        target: the text "package.module:name".
+        what: what errors call the target, "factory" for example.
+        trust: whether the module may be imported, which runs its code.
 
     Raises:
-        ValueError: without trust, or where it is not there or cannot be called.
+        ValueError: without trust, or if the target does not exist or is not callable.
 
     Example:
         >>> import_callable("math:hypot", what="factory", trust=True)(3, 4)
         5.0
     """
     if not trust:
-        raise UntrustedError(
-            f"The {what} '{target}' imports and runs code of yours: allow it with trust=True, or --trust."
-        )
+        raise UntrustedError(f"The {what} '{target}' imports and runs your code: allow it with trust=True, or --trust.")
     module_name, _, name = target.partition(":")
     try:
         value: Any = importlib.import_module(module_name)
@@ -49,16 +47,17 @@ def import_callable(target: str, *, what: str, trust: bool) -> Callable[..., Any
 
 
 def made_by(target: str, options: Mapping[str, Any], *, what: str, trust: bool) -> Any:
-    """Return what "package.module:name", called with options, gives.
+    """Call "package.module:name" with options, and return the result.
 
     Args:
-        target: the text.
+        target: the text "package.module:name".
         options: keyword arguments.
-        what: it is, in sentences: "factory".
-        trust: as of `import_callable`.
+        what: what errors call the target, "factory" for example.
+        trust: see `import_callable`.
 
     Raises:
-        ValueError: in one sentence, as of `import_callable`; for options that it does not take; for whatever it raises.
+        ValueError: see `import_callable`; also for options that the callable does not take, and for any error it
+            raises.
 
     Example:
         >>> made_by("fractions:Fraction", {"numerator": 3, "denominator": 4}, what="factory", trust=True)
@@ -76,5 +75,5 @@ def made_by(target: str, options: Mapping[str, Any], *, what: str, trust: bool) 
         pass
     try:
         return make(**options)
-    except Exception as error:  # of the user's code, whatever it is
+    except Exception as error:  # the user's code may raise anything
         raise ValueError(f"The {what} '{target}' failed with {check.sentence(error)}") from error

@@ -1,4 +1,4 @@
-"""`Inputs`: the same samples as each model takes them, where models take them differently."""
+"""`Inputs`: one batch of samples in a separate form for each model."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ STUDENT, TEACHER = "student", "teacher"
 
 
 class Inputs(dict[str, Any]):
-    """The same samples, prepared for each model: two tokenizers on one text, two sizes or normalisations of one image.
+    """One batch of samples, prepared separately for each model:
 
-    Wherever a batch, an item of a dataset or an example has inputs, it may have these: each model gets its own. Models
-    are named as in the distiller; "student" serves every student without an entry of its own, and "teacher" every
-    teacher.
+    one text in two tokenizers, one image in two sizes. `Inputs` may be used wherever a batch, an item of a dataset or
+    an `example` has inputs: each model gets its own entry. Models are named as in the distiller; the entry "student" is
+    used for every student without an entry of its own, and "teacher" for every teacher.
 
     Args:
-        **by_model: what each model takes: a tensor, a tuple or a mapping of keyword arguments. The samples are the
-            same, in one order.
+        **by_model: each model's inputs: a tensor, a tuple or a mapping of keyword arguments. All entries hold the same
+            samples in the same order.
 
     Raises:
-        ValueError: for no entry at all.
+        ValueError: if there is no entry.
 
     Example:
         >>> import torch
@@ -39,15 +39,15 @@ class Inputs(dict[str, Any]):
 
 
 def inputs_of(inputs: Any, model: str, kind: str = STUDENT) -> Any:
-    """Return what a model takes: its own of `Inputs`, all of anything else.
+    """Return a model's inputs: its entry of `Inputs`; anything else is returned whole.
 
     Args:
-        inputs: of a batch.
-        model: its name in the distiller.
-        kind: "student" or "teacher", whose entry it has where there is none of its name.
+        inputs: the inputs of a batch.
+        model: the model's name in the distiller.
+        kind: "student" or "teacher": the entry used if there is none under the model's name.
 
     Raises:
-        ValueError: where there is neither.
+        ValueError: if `Inputs` has neither entry.
     """
     if not isinstance(inputs, Inputs):
         return inputs
@@ -59,10 +59,10 @@ def inputs_of(inputs: Any, model: str, kind: str = STUDENT) -> Any:
 
 
 def check_rows_agree(inputs: Any) -> None:
-    """Refuse `Inputs` whose entries are of other numbers of samples.
+    """Raise if the entries of `Inputs` hold different numbers of samples.
 
     Raises:
-        ValueError: with the numbers.
+        ValueError: with the number of samples of each entry.
     """
     if not isinstance(inputs, Inputs):
         return

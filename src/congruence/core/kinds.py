@@ -1,4 +1,4 @@
-"""Kinds of plain values, as JSON holds them: what a reader needs of a file, and what of it is something else."""
+"""A small schema for JSON values: what a reader needs in a file, and a description of what does not fit."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import reprlib
 from collections.abc import Mapping
 from typing import Any
 
-# A type (float takes whole numbers too, object anything); [kind], a list of such; (kind, ...), one of these or null; a
-# mapping, a table with these keys: "key?" may be absent, "*" stands for any.
+# A kind is: a type (float accepts whole numbers too, object anything); [kind], a list; (kind, ...), one of these or
+# null; or a mapping, a table with these keys ("key?" may be absent, "*" stands for any key).
 Kind = Any
 ANY_TABLE: Kind = {"*": object}
 _WORDS = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}
 
 
 def fault(value: Any, kind: Kind, key: str = "") -> str:
-    """Say in a clause what of a value is not of a kind; "" where all is.
+    """Describe in a clause where a value does not fit a kind; "" if it fits.
 
     Example:
         >>> fault({"seconds": "12"}, {"seconds": float}), fault({}, {"seconds": float}), fault({}, {"seconds?": float})

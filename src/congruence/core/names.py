@@ -1,16 +1,16 @@
-"""Names that become folders and files: what none can be on any system, and which would be one and the same there."""
+"""Names that become folders and files: which are invalid on some system, and which would collide there."""
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable
 
-LONGEST = 100  # bytes: several names, a seed and an ending fit into the 255 of a file's
+LONGEST = 100  # bytes: several names, a seed and a suffix fit into a file name's 255
 _RESERVED = '<>:"/\\|?*'
 
 
 def wrong(name: str) -> str:
-    """Say what a name must be that it is not; "" of one that can be a folder's or file's own.
+    """Describe what makes a name invalid for a folder or file ("must be ..."); "" for a valid one.
 
     Example:
         >>> wrong("kd-few_2.5"), wrong("../kd")
@@ -28,7 +28,7 @@ def wrong(name: str) -> str:
 
 
 def twice(names: Iterable[str]) -> tuple[str, str] | None:
-    """Return the first two names that are one folder, also where a system does not tell cases or accents apart.
+    """Return the first two names that would be the same folder on a system that ignores case or accents.
 
     Example:
         >>> twice(["kd", "pkt", "KD"]), twice(["kd", "pkt"])

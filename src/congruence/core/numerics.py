@@ -1,4 +1,4 @@
-"""Numerics that every relation rests on: a float32 island under autocast, and norms with a gradient at zero."""
+"""Numerics that all relational losses use: float32 under autocast, and norms with a gradient at zero."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SHORTEST, _LONG, _PART = 1e-30, 1e30, 2.0**-64
 
 
 def widen(tensor: Tensor) -> Tensor:
-    """Return half-precision tensors as float32 and leave all others alone.
+    """Return half-precision tensors as float32, all others unchanged.
 
     Example:
         >>> widen(torch.ones(2, dtype=torch.bfloat16)).dtype, widen(torch.ones(2, dtype=torch.float64)).dtype
@@ -25,7 +25,7 @@ def widen(tensor: Tensor) -> Tensor:
 
 
 def as_float64(tensor: Tensor) -> Tensor:
-    """Return the tensor in float64 where its device has it: what tells tight clusters apart is in a Gram's last digits.
+    """Return the tensor in float64 if its device supports it: the last digits of a Gram matrix separate tight clusters.
 
     Example:
         >>> as_float64(torch.ones(2)).dtype
@@ -46,14 +46,15 @@ def _device_type(values: Iterable[Any]) -> str:
     for value in values:
         first = value[0] if isinstance(value, (list, tuple)) and value else value
         if isinstance(first, Tensor):
-            return "cpu" if first.is_meta else first.device.type  # meta has no autocast
+            return "cpu" if first.is_meta else first.device.type  # the device meta has no autocast
     return "cpu"
 
 
 def float32_island(function: Callable[P, R]) -> Callable[P, R]:
     """Run `function` with autocast off and its half-precision tensor arguments widened to float32.
 
-    Distances and Grams lose all their digits in bfloat16 on tight clusters, and autocast would compute them in it.
+    In bfloat16, distances and Gram matrices of tight clusters lose all their digits, and autocast would compute them
+    so.
     """
 
     @functools.wraps(function)
@@ -95,7 +96,7 @@ def safe_norm(tensor: Tensor, dim: int = -1, *, keepdim: bool = False) -> Tensor
 
 
 def _root_and_scale(tensor: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Return the norm as a product: its second factor is the largest magnitude, a constant."""
+    """Return two factors whose product is the norm; the second is the largest magnitude, treated as a constant."""
     scale = tensor.detach().abs().amax(dim, keepdim=True)
     scale = torch.where(~(scale <= 0), scale, torch.ones_like(scale))
     return safe_sqrt((tensor / scale).square().sum(dim, keepdim=True)), scale
@@ -104,11 +105,11 @@ def _root_and_scale(tensor: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 def unit(tensor: Tensor, dim: int = -1) -> Tensor:
     """Divide by the Euclidean norm along `dim`; zero rows stay zero, with zero gradient.
 
-    Rows shorter than 1e-30 count as zero: one over their length would overflow in a float32 gradient. A row with an
-    entry that is not finite is NaN throughout.
+    Rows shorter than 1e-30 count as zero, because 1/length would overflow in a float32 gradient. A row with a
+    non-finite entry becomes all NaN.
     """
     root, scale = _root_and_scale(tensor, dim)
-    # In parts of a power of two where the norm itself may be beyond the type's range.
+    # Scaled by a power of two, since the norm itself may exceed the range of the type.
     part = torch.where(scale > _LONG, _PART, torch.ones_like(scale))
     norm = root * (scale * part)
     positive = ~(norm <= _SHORTEST)
@@ -116,9 +117,10 @@ def unit(tensor: Tensor, dim: int = -1) -> Tensor:
 
 
 def rescaled(tensor: Tensor, dims: tuple[int, ...] | None = None) -> Tensor:
-    """Divide by the largest magnitude over `dims` (None: all), as a constant, for what does not depend on the scale.
+    """Divide by the largest magnitude over `dims` (None:
 
-    Squares of the result neither overflow nor underflow. What is nowhere larger than 1e-30 stays as it is.
+    all), as a constant, for functions that ignore the scale. Squares of the result neither overflow nor underflow.
+    Tensors without an entry above 1e-30 are returned unchanged.
 
     Example:
         >>> rescaled(torch.tensor([[1e30, -2e30], [0.0, 0.0]]), (1,)).tolist()

@@ -1,4 +1,4 @@
-"""Rows that packages add to our tables, through entry points."""
+"""Rows that other packages add to our tables through entry points."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ def contributed(group: str, kind: type[T], what: str) -> list[T]:
     """Load the rows of all packages in a group of entry points.
 
     Args:
-        group: "congruence.methods", for one.
-        kind: of a row.
-        what: it is called in the sentence that refuses another thing.
+        group: the group's name, such as "congruence.methods".
+        kind: the class of a row.
+        what: what the error calls a row.
 
     Raises:
-        ValueError: for an entry point that names another thing.
+        ValueError: for an entry point that names anything but such a row.
 
     Example:
         >>> contributed("congruence.no_such_group", str, "text")

@@ -1,4 +1,4 @@
-"""Text as a terminal or a log may show it: what is no printable character is written out, names and paths included."""
+"""Text made safe for a terminal or a log: characters that are not printable are written as escapes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import sys
 
 
 def printable(text: str, *, lines: bool = False) -> str:
-    r"""Return a text in which every character that is not printable stands as its escape.
+    r"""Return a text with every character that is not printable replaced by its escape.
 
     Args:
-        text: any.
-        lines: whether it has lines, whose ends stay.
+        text: any text.
+        lines: keep line breaks.
 
     Example:
         >>> printable("cat\x1b[2J\n[/x]"), printable("a\nb", lines=True)
@@ -25,16 +25,16 @@ def _escape(char: str) -> str:
 
 
 class PrintableFormatter(logging.Formatter):
-    """Writes each record's message on one line that a terminal may show."""
+    """Formats each log record's message as one printable line."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        """Return the message, its format's other parts as they are."""
+        """Return the formatted record with its message made printable."""
         record.message = printable(record.message)
         return super().formatMessage(record)
 
 
 def printable_output() -> None:
-    """Let this process, a program's own, write what its streams cannot encode as escapes, and log printable lines."""
+    """Make this process write characters that its streams cannot encode as escapes, and log printable lines."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""Ranks of a torch.distributed process group: who we are, and rows gathered with their gradient."""
+"""Ranks of a torch.distributed process group: this process's rank, and rows gathered with their gradient."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ T = TypeVar("T")
 
 
 def world_size() -> int:
-    """Return the number of ranks, 1 where no process group is up."""
+    """Return the number of ranks, 1 without a process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Return this process's rank, 0 where no process group is up."""
+    """Return this process's rank, 0 without a process group."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def gather_rows(tensor: Tensor) -> Tensor:
-    """Concatenate the rows of all ranks in rank order; every rank has the same number of rows.
+    """Concatenate the rows of all ranks in rank order; every rank must have the same number of rows.
 
-    Floating tensors carry gradient: the backward sums each row's gradient over the ranks, so that with gradients
-    averaged over ranks afterwards (as DDP does) N ranks give the gradient of one rank on the global batch.
+    Floating-point tensors carry gradient: the backward sums each row's gradient over the ranks. If gradients are then
+    averaged over ranks (as DDP does), N ranks give the gradient of one process on the global batch.
     """
     if world_size() == 1:
         return tensor
@@ -42,7 +42,7 @@ def _all_rows(tensor: Tensor) -> Tensor:
 
 
 class _GatherRows(torch.autograd.Function):
-    """The gather whose backward sums over the ranks; torch's own is deprecated from 2.13 and its successor private."""
+    """The gather whose backward sums over the ranks; torch's own is deprecated from 2.13, its successor private."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class _GatherRows(torch.autograd.Function):
 
 
 class _OwnRowsOfSum(torch.autograd.Function):
-    """Own rows of the sum over the ranks: it is linear, as the gather is, and each is the other's gradient."""
+    """The sum over the ranks, cut to this rank's rows: the gradient of the gather, and the gather is its own."""
 
     @staticmethod
     def forward(ctx: Any, gradient: Tensor, rows: int) -> Tensor:
@@ -69,7 +69,7 @@ class _OwnRowsOfSum(torch.autograd.Function):
 
 
 def any_rank(flag: Tensor) -> Tensor:
-    """Return a boolean tensor that is true on all ranks where `flag` is true on any of them."""
+    """Return a boolean tensor that is true on all ranks if `flag` is true on any rank."""
     if world_size() == 1:
         return flag
     shared = flag.to(torch.int32)
@@ -78,20 +78,20 @@ def any_rank(flag: Tensor) -> Tensor:
 
 
 class HostExchange:
-    """Small integers of every rank, exchanged between the hosts: no device is waited for.
+    """Exchanges small integers between the hosts of all ranks, without waiting for a device.
 
-    All ranks call it alike. A copy, or a pickle, starts without the process group that it made for itself.
+    All ranks must make the same calls. It creates its own process group, which a copy or a pickle does not take along.
     """
 
     def __init__(self) -> None:
         self._group: Any = None
 
     def __call__(self, values: Sequence[int]) -> list[list[int]]:
-        """Return every rank's values, in rank order; as many on each rank."""
+        """Return every rank's values, in rank order; each rank must give the same number."""
         if world_size() == 1:
             return [list(values)]
         device = "cpu"
-        if dist.get_backend() != "gloo":  # nccl moves what is on a GPU alone
+        if dist.get_backend() != "gloo":  # nccl can only move tensors on a GPU
             if dist.is_gloo_available():
                 self._group = self._group or dist.new_group(backend="gloo")
             else:
@@ -126,7 +126,7 @@ def mean_over_ranks(value: Tensor) -> Tensor:
 
 
 def means_over_ranks(values: Sequence[Tensor]) -> list[Tensor]:
-    """Return the mean of each tensor over the ranks: one exchange for all of a type, as many small ones cost more."""
+    """Return the mean of each tensor over the ranks, in one exchange per dtype: many small exchanges cost more."""
     means = list(values)
     if world_size() == 1:
         return means
@@ -148,7 +148,7 @@ def from_all_ranks(value: T) -> list[T]:
 
 
 def on_rank_zero(function: Callable[[], T]) -> T:
-    """Return, on every rank, what the function returns on rank 0; a `ValueError` there is raised on all."""
+    """Call the function on rank 0 and return its result on every rank; a `ValueError` is raised on all ranks."""
     if world_size() == 1:
         return function()
     box: list[Any] = [None, None]

@@ -1,4 +1,4 @@
-"""The one place where per-sample values become a loss."""
+"""The reduction of per-sample values to a loss."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def reduce(function: str, values: Tensor, reduction: str, *, counted: Tensor | N
     """Reduce per-sample `values` [B] by "none", "mean" or "sum".
 
     Args:
-        function: for the sentence.
-        values: 0 where a sample does not count.
-        reduction: as named.
-        counted: bool [B], the samples over which the mean is taken, 0 where there is none; None: all.
+        function: the function that an error names.
+        values: per-sample values, 0 for samples that do not count.
+        reduction: "none", "mean" or "sum".
+        counted: bool [B], the samples over which the mean is taken (the mean of none is 0); None: all.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""Randomness that is a pure function of (seed, epoch, sample), and the state of the process's own generators."""
+"""Random numbers as a pure function of (seed, epoch, sample), and the state of the process's global generators."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ def _shift(bits: Tensor, by: int) -> Tensor:
 
 
 def _mix(bits: Tensor) -> Tensor:
-    """Finish a SplitMix64 step: every input bit reaches every output bit."""
+    """Finish a SplitMix64 step: every input bit affects every output bit."""
     bits = (bits ^ _shift(bits, 30)) * _MIX_1
     bits = (bits ^ _shift(bits, 27)) * _MIX_2
     return bits ^ _shift(bits, 31)
 
 
 def keyed_uniform(seed: int, epoch: int | Tensor, samples: Tensor, draws: int, *, stream: int = 0) -> Tensor:
-    """Uniform numbers in [0, 1) that depend on nothing but their key.
+    """Uniform numbers in [0, 1) that depend only on their key.
 
     Args:
-        seed: of the run.
-        epoch: counted from 0; an int64 tensor of shape [] is not read, so that a device need not be waited for.
+        seed: seed of the run.
+        epoch: counted from 0; an int64 tensor of shape [] also works, and is not read, to avoid waiting for a device.
         samples: int64 [B], the samples' positions in the dataset.
         draws: how many numbers a sample gets.
-        stream: keeps different uses (two views, say) apart.
+        stream: separates different uses, such as two views, of the same sample.
 
     Returns:
         float64 [B, draws] on the device of `samples`.
@@ -64,14 +64,14 @@ def keyed_generator(*key: int) -> torch.Generator:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python's, NumPy's and torch's own generators, on all devices."""
+    """Seed the global generators of Python, NumPy and torch, on all devices."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def get_state() -> dict[str, Any]:
-    """Return the state of Python's, NumPy's and torch's own generators as tensors and plain values."""
+    """Return the state of the global generators of Python, NumPy and torch as tensors and plain values."""
     version, words, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     state: dict[str, Any] = {
@@ -97,7 +97,7 @@ def set_state(state: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def untouched() -> Iterator[None]:
-    """Leave all generators as they were found."""
+    """Restore all global generators when the block ends."""
     state = get_state()
     try:
         yield

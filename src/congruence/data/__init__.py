@@ -1,4 +1,4 @@
-"""Floor 3: named datasets as arrays of bytes or as files, keyed augmentation, and batches that resume bit for bit."""
+"""Floor 3: named datasets as byte arrays or files, keyed augmentation, and batches that resume bit for bit."""
 
 from congruence.data.augment.crops import Augment, normalize, pad_crop_flip
 from congruence.data.augment.photos import PhotoAugment

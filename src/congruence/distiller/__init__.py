@@ -1,4 +1,4 @@
-"""Floor 5: the distiller: teacher, students and terms as one module, usable in any loop."""
+"""Floor 5: the distiller, which joins teacher, students and terms in one module for any training loop."""
 
 from congruence.distiller.balance import Balance
 from congruence.distiller.captured import Captured, Output

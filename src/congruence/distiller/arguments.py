@@ -1,4 +1,4 @@
-"""Who takes part in a distiller: students by name, the frozen teacher, and the terms as a list."""
+"""The arguments of a distiller: students by name, frozen teachers, and the list of terms."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def named_students(student: Any) -> dict[str, nn.Module]:
     """Return the students by name; a single one is called "student".
 
     Raises:
-        ValueError: for what is no module, or a name that cannot be one of a file and of a submodule.
+        ValueError: for anything but modules, or a name that cannot be both a file name and a submodule name.
     """
     students = dict(student) if isinstance(student, Mapping) else {"student": student}
     if not students:
@@ -37,28 +37,33 @@ def named_students(student: Any) -> dict[str, nn.Module]:
             check.fail("Distiller", "student", "a torch module", type(module).__name__)
         if not all(map(_has_modes, module.modules())):
             check.fail(
-                "Distiller", "student", "a module that can be trained", "an exported program, which has one mode"
+                "Distiller", "student", "a module that can be trained", "an exported program, which has only one mode"
             )
         if any(isinstance(part, DistributedDataParallel) and part.static_graph for part in module.modules()):
             raise ValueError(
-                "`Distiller`: `student` must not be inside DistributedDataParallel(static_graph=True), which averages "
-                "no gradient of a loss on layers: leave static_graph out, or wrap the distiller instead."
+                "`Distiller`: `student` must not be inside DistributedDataParallel(static_graph=True), which does "
+                "not average gradients of a loss on layers: leave static_graph out, or wrap the distiller instead."
             )
         if not all(parameter.is_leaf for parameter in module.parameters()):
             check.fail(
-                "Distiller", "student", "a module of its own parameters", "computed ones, as a copied ScriptModule has"
+                "Distiller",
+                "student",
+                "a module with parameters of its own",
+                "computed parameters, as in a copied ScriptModule",
             )
         taken = name in ("", "teacher") or str(name).endswith("last") or hasattr(nn.ModuleDict(), str(name))
         if not isinstance(name, str) or taken or "." in name or names.wrong(name):
-            check.fail("Distiller", "student", "modules under names that are words and not taken", repr(name))
+            check.fail("Distiller", "student", "modules under names that are identifiers and not reserved", repr(name))
     same = names.twice(students)
     if same is not None:
-        check.fail("Distiller", "student", "modules under names that differ in more than case", " and ".join(same))
+        check.fail(
+            "Distiller", "student", "modules whose names differ in more than upper and lower case", " and ".join(same)
+        )
     return students
 
 
 def _has_modes(part: nn.Module) -> bool:
-    """Whether a part can be put into training mode: what `torch.export` gives refuses."""
+    """Whether a part can be put into training mode; programs from `torch.export` refuse."""
     if is_unflattened(part):
         return False
     if isinstance(part, torch.fx.GraphModule):
@@ -70,10 +75,10 @@ def _has_modes(part: nn.Module) -> bool:
 
 
 def named_teachers(teacher: Any, students: Collection[str]) -> dict[str, Any]:
-    """Return the teachers, or what stores their answers, by name; a single one is called "teacher".
+    """Return the teachers, or their caches, by name; a single one is called "teacher".
 
     Raises:
-        ValueError: for a name that cannot be one, or is a student's.
+        ValueError: for an invalid name, or one that a student has.
     """
     if teacher is None:
         return {}
@@ -83,12 +88,14 @@ def named_teachers(teacher: Any, students: Collection[str]) -> dict[str, Any]:
         check.fail("Distiller", "teacher", "a module, or modules by name", "none")
     for name in teacher:
         if not isinstance(name, str) or name in (STUDENT, *students) or "." in name or names.wrong(name):
-            check.fail("Distiller", "teacher", "modules under names that are words and no student's", repr(name))
+            check.fail(
+                "Distiller", "teacher", "modules under names that are identifiers and not a student's", repr(name)
+            )
     return dict(teacher)
 
 
 def frozen_teacher(teacher: Any, students: Mapping[str, nn.Module], name: str = TEACHER) -> Teacher:
-    """Return a teacher in its wrapper; one that a student's training would move is refused before it is frozen."""
+    """Return a teacher in its wrapper; a teacher that training a student would change raises before it is frozen."""
     if isinstance(teacher, StoredTeacher):
         teacher = teacher.teacher
     if not isinstance(teacher, (nn.Module, Teacher)):
@@ -106,14 +113,14 @@ def frozen_teacher(teacher: Any, students: Mapping[str, nn.Module], name: str = 
 
 
 def _in_common(teacher: nn.Module, student: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the frozen parameters that a teacher has in common with a student.
+    """Return the frozen parameters that a teacher shares with a student.
 
     Raises:
-        ValueError: where it has more in common: what trains, or layers, whose mode would be the one or the other's.
+        ValueError: if it shares trainable parameters, or layers, which can be in one mode only.
     """
     if not shares_parameters(teacher, student):
         return {}
-    way = "give a copy (copy.deepcopy), or of a student with adapters congruence.models.without_adapters(student)."
+    way = "give a copy (copy.deepcopy), or for a student with adapters congruence.models.without_adapters(student)."
     if not shares_frozen_alone(teacher, student):
         raise ValueError(
             "`Distiller`: the teacher shares parameters with a student, so that training the student would move "
@@ -122,24 +129,25 @@ def _in_common(teacher: nn.Module, student: nn.Module) -> dict[str, nn.Parameter
     parts = set(map(id, teacher.modules()))
     if any(id(part) in parts for part in student.modules()):
         raise ValueError(
-            "`Distiller`: the teacher shares layers with a student, which would be in evaluation mode for the one and "
+            "`Distiller`: the teacher shares layers with a student, which would have to be in evaluation mode for "
+            "the one and "
             f"in training mode for the other: {way}"
         )
     return common_parameters(teacher, student)
 
 
 def examples_of(example: Any, students: Iterable[str], teachers: Iterable[str]) -> dict[str, Any]:
-    """Return what each model takes of an example."""
+    """Return each model's inputs from an example."""
     check_rows_agree(example)
     kinds = dict.fromkeys(students, STUDENT) | dict.fromkeys(teachers, TEACHER)
     return {name: inputs_of(example, name, kind) for name, kind in kinds.items()}
 
 
 def only(by_name: Mapping[str, Any] | nn.ModuleDict, what: str) -> Any:
-    """Return the only one.
+    """Return the only entry of a mapping.
 
     Raises:
-        ValueError: where there are several.
+        ValueError: if there are several.
     """
     if len(by_name) > 1:
         raise ValueError(f"`Distiller`: there are {len(by_name)} {what}: use `{what}[name]`.")
@@ -147,14 +155,14 @@ def only(by_name: Mapping[str, Any] | nn.ModuleDict, what: str) -> Any:
 
 
 def check_index(index: Any) -> None:
-    """Refuse an index that is none of positions."""
+    """Raise if an index does not hold positions in a dataset."""
     why = why_no_index(index, None, look=False)
     if why:
         check.fail("Distiller.capture", "index", "the samples' positions in the dataset, int64 [B]", why)
 
 
 def listed_terms(terms: Any) -> list[Term]:
-    """Return the terms, made from keys where keys are given."""
+    """Return the terms as a list; a key becomes a `Term` of that key."""
     if isinstance(terms, (str, Term)) or not isinstance(terms, Sequence):
         check.fail("Distiller", "terms", "a list of Terms or keys", repr(terms))
     if not terms:
@@ -166,7 +174,7 @@ def listed_terms(terms: Any) -> list[Term]:
 
 
 def check_trainable(students: nn.ModuleDict) -> None:
-    """Refuse students that are frozen altogether, as a model is that was a teacher, or its copy."""
+    """Raise if no parameter of the students requires a gradient, as in a model that was a teacher, or its copy."""
     if not any(parameter.requires_grad for parameter in students.parameters()):
         raise ValueError(
             "`Distiller`: no parameter of the student requires a gradient: there is nothing to train (a model that "
@@ -175,7 +183,7 @@ def check_trainable(students: nn.ModuleDict) -> None:
 
 
 def groups(students: nn.Module, terms: nn.Module, spared: Iterable[nn.Parameter]) -> list[dict[str, Any]]:
-    """Return what is trained in named groups for an optimizer, those that weight decay must spare in one without it."""
+    """Return the trainable parameters in named groups; those exempt from weight decay have a group of their own."""
     without = {id(parameter) for parameter in spared}
     found: list[dict[str, Any]] = []
     for name, module in (("students", students), ("terms", terms)):
@@ -187,11 +195,11 @@ def groups(students: nn.Module, terms: nn.Module, spared: Iterable[nn.Parameter]
 
 
 def tell_modes(students: nn.ModuleDict) -> None:
-    """Warn of a student all of which is in evaluation mode in training, as `from_pretrained` leaves models."""
+    """Warn if a whole student is in evaluation mode while training (`from_pretrained` returns models in it)."""
     for name, student in students.items():
         if not any(part.training for part in student.modules()):
             LOG.warning(
-                "The %s is in evaluation mode while the distiller trains: nothing drops out, and batch norms move no "
-                "statistics. Call distiller.train() before the loop, unless that is meant.",
+                "The %s is in evaluation mode while the distiller trains: dropout is off, and batch norms do not "
+                "update their statistics. Call distiller.train() before the loop, unless this is intended.",
                 name,
             )

@@ -1,4 +1,4 @@
-"""What only looks at a model leaves it as it was."""
+"""Runs of a model that must leave no trace: its state is restored afterwards."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from congruence.methods.method import Method
 
 @contextlib.contextmanager
 def as_found(module: nn.Module) -> Iterator[None]:
-    """Leave the generators, a model's buffers and the plain values that its parts keep as they were.
+    """Restore the random generators, a model's buffers and its modules' plain attributes when the block ends.
 
-    The model works on copies of its buffers meanwhile: to write the old values back would break graphs that saved them.
-    A method's own memories, which may be large, are not copied: `Method.update` alone writes them.
+    Inside the block the model works on copies of its buffers: writing old values back would break graphs that saved the
+    buffers. A method's memories, which may be large, are not copied, because only `Method.update` writes them.
 
     Example:
         >>> import torch

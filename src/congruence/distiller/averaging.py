@@ -1,4 +1,4 @@
-"""Whether the students of several ranks stay one, in loops of one's own: nothing else shows that nobody averages."""
+"""Detects, in custom loops on several ranks, that nothing averages the students' gradients."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from congruence.core.ranks import rank, world_size
 from congruence.models.parameters import bits
 
 LOG = logging.getLogger("congruence")
-_AT = (2, 8, 64, 512)  # batches after which the students are compared; an optimizer may not step after each
-_LAST = 10_000  # batches after which an answer of another rank is not waited for any longer
+_AT = (2, 8, 64, 512)  # the students are compared after these batches; an optimizer need not step after each batch
+_LAST = 10_000  # batches after which the check no longer looks for the other ranks' sums
 
 
 class Averaging:
-    """Compares the students' weights over the ranks a few times, and tells once where they differ.
+    """Compares the students' weights across ranks a few times, and warns once if they differ.
 
-    Gradients go unaveraged without a word where the plain student is given, its wrapper is called past, or its wrapper
-    waits for another output. The ranks leave their sums in the process group's store, and the first looks there
-    whenever it comes by: none ever waits for another, so that ranks may have other numbers of batches.
+    Gradients silently stay unaveraged if the student is given without its DDP wrapper, is called past the wrapper, or
+    the wrapper tracks another output. Each rank leaves a checksum in the process group's store, and the first rank
+    reads them at later batches. No rank waits for another, so ranks may have different numbers of batches.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Averaging:
         """Count a training batch, before its backward.
 
         Raises:
-            ValueError: at the first one, for a student that is called past the DistributedDataParallel around it.
+            ValueError: at the first batch, if a student is called past the DistributedDataParallel around it.
         """
         if world_size() == 1 or self._calls > _LAST:
             return
@@ -45,7 +45,7 @@ class Averaging:
         store = _store()
         if store is None:
             return
-        if not self._place:  # the number of this distiller among the rank's own
+        if not self._place:  # the number of this distiller in the process
             self._place = f"congruence/averaging/{store.add(f'congruence/averaging/{rank()}', 1)}"
         if self._calls in _AT:
             total = _sum_of_bits(list(students.parameters()))
@@ -64,8 +64,8 @@ class Averaging:
             if any(store.get(key).decode() != own for key in keys):
                 self._calls = _LAST + 1
                 LOG.warning(
-                    "The students of the %d ranks differ after %d batches: their gradients are not averaged. Wrap the "
-                    "student, or the distiller, in DistributedDataParallel and call it through its wrapper.",
+                    "The students of the %d ranks differ after %d batches: their gradients are not averaged. Wrap "
+                    "the student, or the distiller, in DistributedDataParallel and call the wrapper.",
                     world_size(),
                     batches,
                 )
@@ -73,11 +73,11 @@ class Averaging:
 
 
 def _refuse_past_wrapper(distiller: nn.Module, students: nn.ModuleDict) -> None:
-    """Refuse students whose parameters a DistributedDataParallel averages, though nothing here goes through it."""
+    """Raise if a DistributedDataParallel holds the student's parameters but is not called by the distiller."""
     own = {id(p) for p in students.parameters()}
     inside = {id(part) for part in distiller.modules()}
     past = False
-    # A wrapper leaves no mark on what it wraps; all that are alive are looked at, once.
+    # A wrapper leaves no mark on the module inside, so all live wrappers are searched, once.
     for wrapper in [each for each in gc.get_objects() if issubclass(type(each), DistributedDataParallel)]:
         if distiller in wrapper.modules() or id(wrapper) in inside:
             return
@@ -90,7 +90,7 @@ def _refuse_past_wrapper(distiller: nn.Module, students: nn.ModuleDict) -> None:
 
 
 def _store() -> Store | None:
-    """Return the store by which the default process group found itself."""
+    """Return the store with which the default process group was set up."""
     try:
         return dist.distributed_c10d._get_default_store()
     except (AttributeError, RuntimeError, ValueError):
@@ -98,9 +98,9 @@ def _store() -> Store | None:
 
 
 def _sum_of_bits(parameters: list[nn.Parameter]) -> str | None:
-    """Return the sum of all bits as integers, which no order of summation changes; None of weights that are shared out.
+    """Return the sum of all bits as integers, which does not depend on the order; None for sharded weights.
 
-    Sharded parameters differ from rank to rank as they should.
+    Sharded parameters differ between ranks by design.
     """
     if any(hasattr(p, "placements") or p.is_meta or not p.is_floating_point() for p in parameters):
         return None

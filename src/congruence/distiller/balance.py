@@ -1,4 +1,4 @@
-"""Balanced weights: how much each term counts, from how strongly it pulls at the student."""
+"""Balanced weights: each term's weight follows from the size of its gradient on the student."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from congruence.methods.term import Term
 
 LOG = logging.getLogger("congruence")
 OFTEN, SOMETIMES, SELDOM = 8, 64, 100  # the first 8 steps; every 8th until the 64th; then every 100th
-NEWEST = 0.2  # the least part that a new measurement has in the smoothed one
-FURTHEST = math.log(10.0)  # how far a factor may go from where it was at the end of its first epoch
-# float16 holds 6e-8 to 6.6e4: what overflows at one scale is taken from the next.
+NEWEST = 0.2  # the smallest weight of a new measurement in the running mean
+FURTHEST = math.log(10.0)  # a factor stays within this ratio of its value at the end of its first epoch
+# float16 holds 6e-8 to 6.6e4: a gradient that overflows at one scale is taken at the next.
 _HALF_SCALES = (2.0**10, 2.0**-2, 2.0**-14)
-Losses = Mapping[str, Mapping[str, Tensor]]  # of each term, by part
+Losses = Mapping[str, Mapping[str, Tensor]]  # each term's losses, by part
 
 
 class Weighed(NamedTuple):
-    """Losses and their weights by the names they are logged under, and the weighted ones that teach."""
+    """Losses and weights by the names they are logged under, and the weighted losses that train the student."""
 
     terms: dict[str, Tensor]
     weights: dict[str, Tensor]
@@ -40,23 +40,25 @@ class Weighed(NamedTuple):
 class Balance(nn.Module):
     """The factors of the terms whose weight is "balanced".
 
-    The factor of a term with the loss L = Σ_parts published weight · part is w = share · ‖∂L_a/∂θ‖ / ‖∂L/∂θ‖, with θ
-    all parameters of the students. The anchor a is the first term of the same student that counts and whose weight is
-    a number (else the first that counts); L_a has its weight as given. So ‖∂(w·L)/∂θ‖ = share · ‖∂L_a/∂θ‖. Schedules
-    multiply both sides. A term alone, or an anchor that is itself balanced, has the factor 1.
+    The factor of a term with the loss L = Σ_parts published weight · part is w = share · ‖∂L_a/∂θ‖ / ‖∂L/∂θ‖, where θ
+    are all parameters of the students. The anchor a is the student's first active term whose weight is a number other
+    than 0 (if there is none, its first active term); L_a includes the anchor's weight. So ‖∂(w·L)/∂θ‖ = share ·
+    ‖∂L_a/∂θ‖. Schedules multiply both sides. A term without other terms, or an anchor that is itself balanced, has the
+    factor 1.
 
-    The ratio is measured on single steps (the first 8 of a term, every 8th until its 64th, every 100th then), each term
-    by a backward of its own, and held between. Measurements are averaged geometrically: the first ones alike, later
-    ones with 0.2 for the newest. A measurement in which either norm is 0 or not finite is passed over, and as long as
-    there is none, the published weight times the share counts. From the end of a term's first epoch on its factor stays
-    within 1/10 and 10 times what it is there; in evaluation mode it is that, so that epochs' losses can be compared.
+    The ratio is measured on single steps (the first 8 of a term, every 8th until its 64th, then every 100th), with a
+    separate backward for each term, and kept in between. Measurements are averaged geometrically: the first ones with
+    equal weights, later ones with 0.2 for the newest. A measurement with a norm that is 0 or not finite is skipped;
+    before the first valid one, the factor is the share. After a term's first epoch, its factor stays between 1/10 and
+    10 times its value at the end of that epoch; evaluation mode uses that value itself, so that losses can be compared
+    between epochs.
 
-    The measured gradient is that of the whole step: the mean over the ranks, over micro-batches, and in `fit` over
-    accumulated batches. What it measures by changes nothing that is learnt. All state is in buffers.
+    The measured gradient is that of the whole step: the mean over ranks, micro-batches and, in `fit`, accumulated
+    batches. The measurement itself does not change the training. All state is in buffers.
 
     Raises:
-        ValueError: at the first step, where a second backward over the student would be seen by what it keeps (hooks
-            on parameters or on modules' backward, re-entrant checkpointing, autograd functions of one's own).
+        ValueError: at the first step, if a second backward could have side effects on the student (hooks on parameters
+            or on modules' backward, re-entrant checkpointing, custom autograd functions).
 
     Example:
         >>> import congruence as cg
@@ -81,32 +83,33 @@ class Balance(nn.Module):
 
     def __init__(self, terms: Sequence[Term], bindings: Mapping[str, Binding]) -> None:
         super().__init__()
-        self.terms, self._bindings = tuple(terms), bindings  # the latter are there once the dry forward has run
+        self.terms, self._bindings = tuple(terms), bindings  # the bindings are there after the dry forward
         self.balanced = [term.name for term in terms if term.balanced]
         if count := len(self.balanced):
             self.register_buffer("log_factors", torch.zeros(count))
-            self.register_buffer("reference", torch.zeros(count))  # that of the first epoch's end, once it is fixed
+            # the factor at the end of the first epoch, once it is fixed
+            self.register_buffer("reference", torch.zeros(count))
             self.register_buffer("fixed", torch.zeros(count, dtype=torch.bool))
             self.register_buffer("measured", torch.zeros(count))
             self.register_buffer("steps", torch.zeros(count, dtype=torch.int64))
-        self._steps = dict.fromkeys(self.balanced, 0)  # what `steps` says, known to the host
+        self._steps = dict.fromkeys(self.balanced, 0)  # a copy of `steps` on the host
         self._constants: dict[tuple[float, torch.dtype, torch.device], Tensor] = {}
         self._told: set[str] = set()
-        self._zero: dict[str, Tensor] = {}  # whether the losses measured so far were 0
+        self._zero: dict[str, Tensor] = {}  # whether all losses measured so far were 0
         self._measured: set[str] = set()
-        self.held = False  # while the weights of a step are those measured over all of its batches
+        self.held = False  # set while a step uses weights measured over all of its batches
 
     # Weights
 
     def anchor(self, term: Term, clock: Clock) -> Term | None:
-        """Return the term that a balanced one is held against at a moment, None where it is alone or the anchor."""
+        """Return a balanced term's anchor at a point in training; None if it is the only term or the anchor itself."""
         counting = [other for other in self.terms if other.counts(clock)]
         numbers = [other for other in counting if not other.balanced and _same_student(term, other)]
         first = next(iter(numbers or [other for other in counting if other.student == term.student]), term)
         return None if first is term else first
 
     def weight(self, term: Term, part: str, clock: Clock, like: Tensor) -> Tensor:
-        """Return the weight of a part of a term's loss, of shape []; nothing on the device is read."""
+        """Return the weight of one part of a term's loss, a tensor of shape []; does not wait for the device."""
         schedule = term.schedule(clock)
         if not term.balanced or part in self._own_parts(term):
             return self._constant(term.given(part) * schedule, like)
@@ -122,7 +125,7 @@ class Balance(nn.Module):
         return log_factor.exp().to(like.dtype) * known
 
     def weigh(self, losses: Losses, clock: Clock) -> Weighed:
-        """Return the terms' losses and weights by the names they are logged under, and what is to be summed."""
+        """Return the terms' losses and weights by the names they are logged under, and the weighted losses to sum."""
         terms: dict[str, Tensor] = {}
         weights: dict[str, Tensor] = {}
         teaching: list[Tensor] = []
@@ -135,7 +138,7 @@ class Balance(nn.Module):
     def _constant(self, value: float, like: Tensor) -> Tensor:
         key = (value, like.dtype, like.device)
         if key not in self._constants:
-            if len(self._constants) > 1000:  # of schedules
+            if len(self._constants) > 1000:  # a schedule keeps giving new values
                 self._constants.clear()
             self._constants[key] = torch.full((), value, dtype=like.dtype, device=like.device)
         return self._constants[key]
@@ -147,20 +150,20 @@ class Balance(nn.Module):
     # Measuring
 
     def _taking_part(self, clock: Clock, names: Sequence[str]) -> list[Term]:
-        """Return the balanced terms of these names that are held against another."""
+        """Return those of the named balanced terms that have an anchor."""
         return [t for t in self.terms if t.balanced and t.name in names and self.anchor(t, clock) is not None]
 
     def due(self, clock: Clock, names: Sequence[str]) -> list[Term]:
-        """Return the balanced terms that the coming step is to measure, of those of these names."""
+        """Return those of the named terms that are to be measured in the coming step."""
         return [term for term in self._taking_part(clock, names) if is_due(self._steps[term.name])]
 
     def count(self, clock: Clock, names: Sequence[str]) -> None:
-        """Count a step in which the terms of these names took part."""
+        """Count a step in which the named terms took part."""
         for term in self._taking_part(clock, names):
             self._steps[term.name] += 1
 
     def step(self, losses: Losses, clock: Clock, students: nn.ModuleDict, *, reruns: bool) -> None:
-        """Measure what is due, of a step of one batch, and count the step."""
+        """Measure the terms that are due, in a step of one batch, and count the step."""
         due = self.due(clock, list(losses))
         if due:
             self.take(due, clock, self.gradients(due, losses, clock, students, reruns=reruns))
@@ -169,7 +172,7 @@ class Balance(nn.Module):
     def gradients(
         self, due: Sequence[Term], losses: Losses, clock: Clock, students: nn.ModuleDict, *, reruns: bool
     ) -> dict[str, list[Tensor]]:
-        """Return ∂L/∂θ of the terms due and of their anchors, of those that took part in the batch."""
+        """Return ∂L/∂θ of the due terms and their anchors, as far as they took part in the batch."""
         anchors = [anchor for term in due if (anchor := self.anchor(term, clock)) and anchor.name in losses]
         due = [term for term in due if term.name in losses]
         wanted = {anchor.name: self._whole(anchor, losses[anchor.name], anchor=True) for anchor in anchors}
@@ -194,20 +197,20 @@ class Balance(nn.Module):
         try:
             gradients = torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True)
         except RuntimeError as error:
-            self._fail(name, f"a backward of its own raised {check.sentence(error).rstrip('.')}")
+            self._fail(name, f"a separate backward raised {check.sentence(error).rstrip('.')}")
         if any(gradient.is_sparse for gradient in gradients):
             self._fail(name, "the student has sparse gradients")
         return gradients
 
     def _whole(self, term: Term, parts: Mapping[str, Tensor], *, anchor: bool = False) -> Tensor:
-        """Return a term's loss with its weights as given or as published; of a balanced anchor, as it counts."""
+        """Return a term's loss with its given or published weights; for an anchor, with its weight as anchor."""
         counts_one = anchor and term.balanced and not isinstance(term.published, Mapping)
         own = self._own_parts(term)
         weighed = [(1.0 if counts_one else term.given(p)) * widen(v) for p, v in parts.items() if p not in own]
         return torch.stack(weighed).sum() if weighed else widen(next(iter(parts.values()))) * 0
 
     def take(self, due: Sequence[Term], clock: Clock, gradients: Mapping[str, Sequence[Tensor]]) -> None:
-        """Smooth the ratios that the gradients of a whole step give into the factors."""
+        """Update the factors with the ratios of gradient norms from a whole step."""
         norms = {name: torch.nn.utils.get_total_norm(means_over_ranks(each)) for name, each in gradients.items()}
         for term in due:
             anchor = self.anchor(term, clock)
@@ -225,7 +228,7 @@ class Balance(nn.Module):
                 self.measured[at] += valid.to(self.measured)
 
     def end_epoch(self, clock: Clock) -> None:
-        """Fix the middle of what a factor may be, at the end of its first epoch; tell what could not be measured."""
+        """Fix the centre of each factor's range at the end of its term's first epoch; warn of unmeasured terms."""
         if not self.balanced:
             return
         first = ~self.fixed & (self.measured > 0)
@@ -233,31 +236,31 @@ class Balance(nn.Module):
         self.fixed |= first
         waiting = [name for name in self.balanced if self._waiting(name)]
         self._tell([name for name in waiting if self._steps[name] >= OFTEN], clock)
-        self._steps.update(dict.fromkeys(waiting, 0))  # a term that has yet to begin, as one with a warm-up of its own
+        self._steps.update(dict.fromkeys(waiting, 0))  # a term that has not begun yet, such as one with its own warm-up
 
     def _waiting(self, name: str) -> bool:
-        """Whether a term has not been measured yet; reads the device as long as that is so, or unknown."""
+        """Whether a term has not been measured yet; waits for the device until the answer is known to be False."""
         if name not in self._measured and bool(self.measured[self.balanced.index(name)]):
             self._measured.add(name)
         return name not in self._measured
 
     def _tell(self, names: Sequence[str], clock: Clock) -> None:
-        """Tell once of terms that could not be measured although their losses are not 0, as in a warm-up."""
+        """Warn once of terms that could not be measured although their losses are not 0 (as they are in a warm-up)."""
         for term in self.terms:
             anchor = self.anchor(term, clock)
             idle = term.name not in names or bool(self._zero.get(term.name, True))
             if anchor and rank() == 0 and term.name not in self._told and not idle:
                 self._told.add(term.name)
                 LOG.warning(
-                    "The weight of '%s' could not be balanced so far: at each of the steps that measured it, its "
-                    "gradient or that of '%s' was 0 or not finite. It counts with its published weight.",
+                    "The weight of '%s' could not be balanced so far: at every step that measured it, its gradient "
+                    "or that of '%s' was 0 or not finite. It keeps its published weight.",
                     *(term.name, anchor.name),
                 )
 
     def _refuse(
         self, losses: Mapping[str, Tensor], students: nn.ModuleDict, parameters: list[nn.Parameter], *, reruns: bool
     ) -> None:
-        """Refuse, on all ranks alike, what a second backward would change."""
+        """Raise, on all ranks, if a second backward would have side effects."""
         reasons = {name: why_no_own_backward(loss, parameters) for name, loss in losses.items()}
         if reruns:
             reasons = {name: reason or why_no_second_run(students) for name, reason in reasons.items()}
@@ -266,18 +269,18 @@ class Balance(nn.Module):
             flags = any_rank(torch.tensor(flags, device=parameters[0].device)).tolist()
         for (name, reason), out in zip(reasons.items(), flags, strict=True):
             if out:
-                self._fail(name, f"a backward of its own would go through {reason or 'what another rank has'}")
+                self._fail(name, f"a separate backward would go through {reason or 'such a part on another rank'}")
 
     def _fail(self, name: str, reason: str) -> NoReturn:
         raise ValueError(
-            f"`Distiller`: no weight can be balanced against or of the term '{name}', since {reason}: give the terms "
+            f"`Distiller`: the term '{name}' cannot be balanced, nor others against it, since {reason}: give the terms "
             "numbers, or weight='published'."
         )
 
     # State
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Balance:
-        """Move the buffers along, in their own types: half precision would lose the factors."""
+        """Move the buffers to the device but keep their dtypes: half precision would lose the factors."""
         for name, buffer in self._buffers.items():
             if buffer is not None:
                 self._buffers[name] = buffer.to(fn(buffer).device)
@@ -300,12 +303,12 @@ def _same_student(one: Term, other: Term) -> bool:
 
 
 def is_due(step: int) -> bool:
-    """Whether the step of this number, from 0, of those that a term took part in is one that measures."""
+    """Whether a term is measured in the step of this number, counted from 0 over the steps that it took part in."""
     return step < OFTEN or (step < SOMETIMES and step % 8 == 0) or step % SELDOM == 0
 
 
 def _first_finite(candidates: Sequence[list[Tensor]]) -> list[Tensor]:
-    """Return the first gradient that is finite, else the last one; nothing on the device is read."""
+    """Return the first gradient that is finite, else the last one, without waiting for the device."""
     chosen = candidates[-1]
     for candidate in reversed(candidates[:-1]):
         finite = torch.isfinite(torch.nn.utils.get_total_norm(candidate))
@@ -320,7 +323,7 @@ def _half(parameters: Sequence[nn.Parameter]) -> bool:
 
 
 def mean_gradients(of_batches: Sequence[Mapping[str, Sequence[Tensor]]]) -> dict[str, list[Tensor]]:
-    """Return the mean of terms' gradients over the batches of a step; a term that sat a batch out had none there."""
+    """Return the mean of the terms' gradients over a step's batches; a term that sat a batch out has 0 there."""
     sums: dict[str, list[Tensor]] = {}
     for of_terms in of_batches:
         for name, gradients in of_terms.items():

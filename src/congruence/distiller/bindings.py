@@ -1,4 +1,4 @@
-"""Where each term reads: its method, bound to layers of the models and checked against the dry forward."""
+"""Bindings: each term's method, bound to layers of the models and checked against the dry forward."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ LOG = logging.getLogger("congruence")
 class Binding:
     """A term's method and the layers it reads.
 
-    `paths` is keyed by (model, role) with models as the method calls them; `models` says which model each name is.
-    `masks` names, by model, what tells real tokens from padding. `patches` says, by (model, path), how the tokens of an
-    image lie, `pools`, by model, which row of its tokens stands for a sample. `named` says whether the term named a
-    layout, `second` whether the example had the batch second.
+    `paths` is keyed by (model, role), with models named as the method names them; `models` maps these names to the
+    distiller's. By model, `masks` names the mask that marks real tokens, and `pools` says how tokens become one row for
+    each sample. `patches` gives, by (model, path), the grid in which the tokens of an image lie. `named` says whether
+    the term named a layout, `second` whether the batch was the second dimension in the example.
     """
 
     term: str
@@ -50,11 +50,11 @@ class Binding:
     second: bool = False
 
     def called(self, name: str) -> str:
-        """Return how a sentence calls a model of the method's."""
+        """Return how messages refer to one of the method's models."""
         return called(self.models[name]) if name == TEACHER else self.models[name]
 
     def without_teacher(self) -> Binding:
-        """Return the same binding with the students' side alone."""
+        """Return the binding restricted to the students."""
         return replace(
             self,
             models={name: model for name, model in self.models.items() if name != TEACHER},
@@ -65,27 +65,28 @@ class Binding:
 def for_models(
     terms: list[Term], students: tuple[str, ...], teachers: tuple[str, ...], facts: DataFacts | None
 ) -> list[Term]:
-    """Give each student and each teacher its own copy of the terms that see one at a time; check names and needs."""
+    """Copy terms that see one student or teacher for each of them; check names and needs."""
     expanded: list[Term] = []
     instances = [term.make() for term in terms if term.holds_method]
     if len({id(instance) for instance in instances}) < len(instances):
         raise ValueError("`Distiller`: two terms hold the same Method: give each its own.")
     for term in _of_teachers(terms, teachers):
         if term.needs.teacher and not teachers:
-            raise ValueError(f"The term '{term.name}' needs a teacher, there is none.")
+            raise ValueError(f"The term '{term.name}' needs a teacher, got none.")
         if term.teacher is not None and term.teacher not in teachers:
             raise ValueError(
-                f"The term '{term.name}' names no teacher '{term.teacher}'.{check.near(term.teacher, teachers)}"
+                f"The term '{term.name}' names a teacher '{term.teacher}' that does not "
+                f"exist.{check.near(term.teacher, teachers)}"
             )
         if term.teacher is not None and not term.needs.teacher:
-            raise ValueError(f"The term '{term.name}' learns from no teacher: leave out teacher='{term.teacher}'.")
+            raise ValueError(f"The term '{term.name}' does not use a teacher: leave out teacher='{term.teacher}'.")
         if term.needs.facts and facts is None:
             raise ValueError(
                 f"The term '{term.name}' needs facts of the dataset: give facts=congruence.data.facts(dataset)."
             )
         if term.student is not None and term.student not in students:
             near = check.near(term.student, students)
-            raise ValueError(f"The term '{term.name}' names no student '{term.student}'.{near}")
+            raise ValueError(f"The term '{term.name}' names a student '{term.student}' that does not exist.{near}")
         if term.needs.students == "all" and term.student is not None:
             raise ValueError(f"The term '{term.name}' sees all students: leave out student='{term.student}'.")
         if term.needs.students == "all" or term.student is not None or len(students) == 1:
@@ -100,7 +101,7 @@ def for_models(
 
 
 def _of_teachers(terms: list[Term], teachers: tuple[str, ...]) -> list[Term]:
-    """Return the terms, those that name none of several teachers once for each."""
+    """Return the terms; with several teachers, a term that names none is copied for each."""
     of_each: list[Term] = []
     for term in terms:
         each = len(teachers) > 1 and term.needs.teacher and term.teacher is None
@@ -119,7 +120,8 @@ def bind(
     method = term.make()
     if method._bound:
         raise ValueError(
-            f"The term '{term.name}' holds a {type(method).__name__} that another distiller built: give it a new one."
+            f"The term '{term.name}' holds a {type(method).__name__} that another distiller has built: give it a new "
+            f"one."
         )
     needs = method.needs
     if needs.students == "all":
@@ -135,7 +137,7 @@ def bind(
     term.check_models([*models, *taps], needs.roles)
     if term.pools and "features" not in needs.roles:
         raise ValueError(
-            f"The term '{term.name}' reads no features, for which `pool` makes rows of tokens: leave it out."
+            f"The term '{term.name}' reads no features, and `pool` applies to features only: leave it out."
         )
     second = False
     for role in needs.roles:
@@ -183,7 +185,7 @@ def bind(
 
 
 def _check_pool(pool: Pool, taps: Taps, path: str) -> None:
-    """Refuse a pool of a layer that gives no tokens, or of a first token that is a patch."""
+    """Raise if `pool` is given for a layer that returns no tokens, or "cls" where the first token is a patch."""
     if pool is None:
         return
     shape, patches = taps.shapes[path], taps.patches(path)
@@ -195,19 +197,20 @@ def _check_pool(pool: Pool, taps: Taps, path: str) -> None:
 
 
 def _warn_of_untaught(term: str, taps: Taps, paths: tuple[str, ...]) -> None:
-    """Tell of a teacher whose logits come from a head that no term of its own run taught."""
+    """Warn of a teacher whose logits come from a head that no term of its own run trained."""
     for path in paths:
         heads = taps.defaults.made_of if path == taps.defaults.logits else {path}
         if heads and all(is_untaught(taps.module(head)) for head in heads):
             LOG.warning(
-                "The term '%s' teaches the teacher's logits '%s', which no term of the teacher's own run taught it.",
+                "The term '%s' distils the teacher's logits '%s', but no term of the teacher's own run trained that "
+                "layer.",
                 term,
                 path,
             )
 
 
 def described(binding: Binding, taps: Mapping[str, Taps]) -> str:
-    """Write which layers a term reads, with their shapes in the dry forward."""
+    """Describe the layers that a term reads, with their shapes in the dry forward."""
     parts = []
     for (model, role), paths in binding.paths.items():
         shapes = taps[binding.models[model]].shapes
@@ -224,7 +227,7 @@ def _default(
     taps: Mapping[str, Taps],
     model: str,
 ) -> tuple[str, ...]:
-    """Return a model's layers where none are named; of maps as many as on the other side."""
+    """Return a model's default layers; for feature maps, as many as the other model has."""
     if needs.naming:
         side = TEACHER if model == models.get(TEACHER) else "student"
         raise ValueError(f"name what is read of the {taps[model].name} with {side}_layer=: {needs.naming}.")
@@ -237,10 +240,10 @@ def _default(
 
 
 def probed_in_evaluation(students: Mapping[str, Taps], examples: Mapping[str, Any]) -> dict[str, Taps]:
-    """Return taps of the students' forwards in evaluation mode, and let those of training know what they found.
+    """Return taps of the students in evaluation mode, and pass what they found on to the taps for training.
 
-    A student may return other things there: two heads in training, their mean in evaluation. One that cannot run on its
-    example in evaluation mode is left out.
+    A student may return something else in evaluation: two heads in training, their mean in evaluation. A student that
+    fails on its example in evaluation mode is left out.
     """
     in_evaluation = {}
     for name, taps in students.items():
@@ -252,10 +255,10 @@ def probed_in_evaluation(students: Mapping[str, Taps], examples: Mapping[str, An
 
 
 def logits_paths(students: Mapping[str, Taps], bindings: Collection[Binding]) -> dict[str, str]:
-    """Return the layer that gives each student's class logits in evaluation; those without one are left out.
+    """Return for each student the layer that gives its class logits in evaluation; students without one are left out.
 
-    That is the output, or the head whose values it has. Where the output is none of a head's, and not as wide as what a
-    term reads as logits, it is that term's layer.
+    This is the output, or the head that the output equals. If the output equals no head and is not as wide as the
+    logits that a term reads, it is that term's layer.
     """
     path_of: dict[str, str] = {}
     for name, taps in students.items():
@@ -274,7 +277,7 @@ def logits_paths(students: Mapping[str, Taps], bindings: Collection[Binding]) ->
 
 
 def _logits_path(model: str, bindings: Iterable[Binding]) -> str | None:
-    """Return the layer at which a term reads a model's class logits; one that compares it with labels goes first."""
+    """Return the layer at which a term reads a model's class logits; those that compare them with labels come first."""
     candidates: list[tuple[bool, str]] = []
     for binding in bindings:
         for (name, role), paths in binding.paths.items():
@@ -288,12 +291,11 @@ def _students(models: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _check_layouts(taps: Taps, paths: Iterable[str], *, named: bool) -> bool:
-    """Refuse layers whose layout nothing tells, or whose rows are not the samples of the example.
+    """Raise for layers whose layout is unknown, or whose rows are not the samples of the example.
 
-    Returns whether the rows of any are the second dimension of the inputs, not the first.
-
-    Of rows [B, C] nothing is assumed. With a named layout the batch may be second in the inputs, too; where these hold
-    tensors of several lengths, a name is believed.
+    Returns whether any layer has the inputs' second dimension, not their first, as its rows. Nothing is assumed about
+    rows [B, C]. With a named layout, the batch may be the second dimension of the inputs; if the inputs have tensors of
+    several lengths, the named layout is trusted.
     """
     samples = first = batch_sizes(taps.example)
     if named:
@@ -312,7 +314,7 @@ def _check_layouts(taps: Taps, paths: Iterable[str], *, named: bool) -> bool:
 
 
 def _check_masks(binding: Binding, taps: Mapping[str, Taps]) -> None:
-    """Find the masks of the example, so that one that does not fit is told before a step."""
+    """Find the masks in the example, so that a mask that does not fit is reported before the first step."""
     tokens = False
     for (name, role), paths in binding.paths.items():
         reader, usual = taps[binding.models[name]], binding.masks[name] is None
@@ -333,12 +335,12 @@ def _check_masks(binding: Binding, taps: Mapping[str, Taps]) -> None:
 def mask_of(
     binding: Binding, name: str, role: str, path: str, tokens: Tensor, inputs: Any, *, dry: bool = False
 ) -> Tensor | None:
-    """Return which of a layer's tokens [B, N, C] are real, None where all are or it gives no tokens.
+    """Return which of a layer's tokens [B, N, C] are real; None if all are, or the layer gives no tokens.
 
-    With `dry` the inputs' values are looked at, which waits for their device, to find a mask that nobody named.
+    With `dry` the inputs' values are read, which waits for the device, to find a mask that was not named.
 
     Raises:
-        ValueError: for a mask that is not there, does not fit or was not named.
+        ValueError: for a mask that is missing, does not fit, or had to be named.
     """
     if role == "logits":
         return None
@@ -358,14 +360,14 @@ def mask_of(
 
 
 def _seen(role: str, shape: torch.Size, patches: Patches | None) -> tuple[torch.Size, tuple[int, int] | None]:
-    """Return the shape a role has as the method sees it, and how its tokens lie in an image."""
+    """Return the shape of a role as the method sees it, and the grid of its tokens in an image."""
     tapped = torch.empty(shape, device="meta")
     if role == "features":
         return rows(tapped).shape, None
     if role == "logits" and len(shape) != 2:
-        raise ValueError(f"logits must be [batch, classes], the tapped layer gives {list(shape)}.")
+        raise ValueError(f"logits must be [batch, classes], got {list(shape)} from the tapped layer.")
     if role == "tokens" and len(shape) < 3:
-        raise ValueError(f"tokens must be [batch, tokens, channels], the tapped layer gives {list(shape)}.")
+        raise ValueError(f"tokens must be [batch, tokens, channels], got {list(shape)} from the tapped layer.")
     if role == "tokens":
         tokens, grid = tokens_of(tapped, patches)
         return tokens.shape, grid

@@ -39,24 +39,24 @@ LOG = logging.getLogger("congruence")
 
 
 class Distiller(nn.Module):
-    """A teacher, one or more students, and the terms by which they learn; usable in any training loop.
+    """A teacher, one or more students, and the loss terms between them, for any training loop.
 
     loss = Σ_terms weight(term, epoch) · term(student, teacher)
 
     The teacher is frozen, stays in evaluation mode and is never in `parameters()` or `state_dict()`; the students and
-    the terms' own parts are.
+    the terms' own modules are in both.
 
     Args:
-        teacher: a module, a `TeacherCache` (or another `StoredTeacher`); several of these by name, from each of which
-            a term learns that names none; or None where no term needs one.
+        teacher: a module, a `TeacherCache` (or another `StoredTeacher`), or a mapping from name to several of these; a
+            term that names no teacher then learns from each. None if no term needs a teacher.
         student: a module, or a mapping from name to module.
         terms: `Term`s, or keys of the catalogue.
-        example: a small batch of inputs (2 samples do) for the dry forward that finds and checks the layers. Without
-            it the first batch serves, but then `parameter_groups` must wait for it.
-        facts: `congruence.data.facts(dataset)`, for the methods that ask for it.
+        example: a small batch of inputs (2 samples are enough) for the dry forward that finds and checks the layers.
+            Without it the first batch is used, and `parameter_groups` cannot be called before that.
+        facts: `congruence.data.facts(dataset)`, for the methods that need it.
 
     Raises:
-        ValueError: before any step, for layers, shapes, labels, views or class counts that do not fit.
+        ValueError: before any step, if layers, shapes, labels, views or class counts do not fit.
 
     Example:
         >>> import torch
@@ -71,7 +71,8 @@ class Distiller(nn.Module):
         ['bias', 'weight']
     """
 
-    # To the Trainer of transformers `**fields` would say that the loss is divided by the accumulated batch already.
+    # From `**fields` the Trainer of transformers would conclude that the loss is already divided by the accumulated
+    # batch.
     accepts_loss_kwargs = False
 
     def __init__(
@@ -91,7 +92,7 @@ class Distiller(nn.Module):
         self.teachers = {name: arguments.frozen_teacher(each, students, name) for name, each in teachers.items()}
         self.caches = {name: each for name, each in teachers.items() if isinstance(each, StoredTeacher)}
         self.facts = facts
-        self._examples: dict[str, str] = {}  # a sample of the example, described, as each model takes it
+        self._examples: dict[str, str] = {}  # a description of one sample of the example, for each model
         self.clock, self._epochs_begun = Clock(), False
         self._taps = {name: Taps(module, name=name) for name, module in students.items()}
         for taps in self._taps.values():
@@ -105,15 +106,17 @@ class Distiller(nn.Module):
         self.bindings: dict[str, Binding] = {}
         self.balance = Balance(self.terms, self.bindings)
         self._told_modes = False
-        self._in_evaluation: dict[str, Taps] = {}  # what a student says there, which is what is measured
+        self._in_evaluation: dict[str, Taps] = {}  # the students in evaluation mode, which is where they are measured
         self._logits: dict[str, str] = {}
         if example is not None:
             self.build(example)
 
     def build(self, example: Any) -> None:
-        """Run the dry forward on a small batch: find the layers, check the shapes, build the terms' own parts."""
+        """Run the dry forward on a small batch: find the layers, check the shapes, build the terms' own modules."""
         if self.built:
-            raise ValueError("`Distiller.build`: the layers are found already; make a new Distiller for other ones.")
+            raise ValueError(
+                "`Distiller.build`: the layers have already been found; make a new Distiller for other layers."
+            )
         like = next((p for p in self.students.parameters() if p.is_floating_point()), torch.empty(0))
         example = to_device(example, like.device)
         of_model = arguments.examples_of(example, self.students, self.teachers)
@@ -126,7 +129,8 @@ class Distiller(nn.Module):
                 bindings[term.name] = bind(term, self._taps, tuple(self.students), tuple(self.teachers), self.facts)
         self._in_evaluation, self._logits = in_evaluation, logits_paths(in_evaluation, bindings.values())
         self._examples = {name: describe_sample(inputs) for name, inputs in of_model.items()}
-        for name, binding in bindings.items():  # from here on nothing fails, so that a refused example leaves no trace
+        # nothing fails from here on, so that an example that raised leaves no trace
+        for name, binding in bindings.items():
             self.bindings[name] = binding
             self.methods[name] = binding.method.to(device=like.device, dtype=like.dtype).train(self.training)
             binding.method._bound = True
@@ -141,14 +145,14 @@ class Distiller(nn.Module):
         return {name: binding.method.needs for name, binding in self.bindings.items()}
 
     def layers(self) -> dict[str, dict[str, tuple[str, ...]]]:
-        """Return the paths that each term reads, by model and role, for the log."""
+        """Return the layer paths that each term reads, by model and role."""
         return {
             name: {f"{model} {role}": paths for (model, role), paths in binding.paths.items()}
             for name, binding in self.bindings.items()
         }
 
     def describe_layers(self) -> dict[str, str]:
-        """Return what each term reads, with the shapes of the dry forward, as a sentence for the log.
+        """Describe the layers that each term reads, with their shapes in the dry forward, as text for a log.
 
         Example:
             >>> model = torch.nn.Linear(4, 3)
@@ -166,15 +170,18 @@ class Distiller(nn.Module):
         views: Mapping[str, Any] | None = None,
         micro_batch: int | None = None,
     ) -> Captured:
-        """Run the models over one batch and read what the active terms tap; no term is computed and nothing written.
+        """Run the models over one batch and read the layers of the active terms.
+
+        Computes no term and changes no memory.
 
         Args:
-            inputs: what the models take, for the view "main": a tensor, a tuple or a mapping; `Inputs` where the models
-                take other ones.
+            inputs: the models' inputs for the view "main": a tensor, a tuple or a mapping; `Inputs` if the models take
+                different inputs.
             labels: int64 [B], -1 where a sample has none.
             index: int64 [B], the samples' positions in the dataset.
             views: further views of the same samples, by name.
-            micro_batch: samples to run through the models at a time, see `FitOptions`; the backward runs them again.
+            micro_batch: number of samples that run through the models at once, see `FitOptions`; the backward runs them
+                a second time.
         """
         if not self.built:
             self.build(inputs)
@@ -208,25 +215,28 @@ class Distiller(nn.Module):
     def _active(self) -> list[Term]:
         active = [term for term in self.terms if term.active(self.clock)]
         if all(term.watched for term in active):
-            raise ValueError(f"`Distiller`: no term counts in epoch {self.clock.epoch}: see start_epoch and weight.")
+            raise ValueError(
+                f"`Distiller`: no term trains a student in epoch {self.clock.epoch}: see start_epoch and weight."
+            )
         return active
 
     def score(self, captured: Captured, *, update: bool = True, together: bool = True) -> Output:
-        """Compute the active terms, weigh and sum them.
+        """Compute the active terms, and sum them with their weights.
 
-        A term whose layers did not run, as those that drop out at random, sits out: it is not among the result's.
+        A term sits out, and is missing from the result, if its layers did not run (as with layers that drop out at
+        random).
 
         Args:
-            captured: of `capture`.
-            update: whether the methods' memories are written; False for validation and for recomputation.
-            together: whether relational terms see the rows of all ranks; False where every rank has the same batch.
+            captured: the result of `capture`.
+            update: whether the methods' memories are updated; False for validation and recomputation.
+            together: whether relational terms see the rows of all ranks; False if every rank has the same batch.
         """
         seen: list[tuple[Term, Signals]] = []
         losses = self.losses(captured, together=together, seen=seen)
         if update and self.training and torch.is_grad_enabled() and self.balance.balanced and not self.balance.held:
             self.balance.step(losses, self.clock, self.students, reruns=captured.micro_batch is not None)
         terms, weights, teaching = self.balance.weigh(losses, self.clock)
-        if not teaching:  # all sit out: a loss of 0, whose backward gives every parameter a gradient of 0
+        if not teaching:  # all terms sit out: a loss of 0, whose backward gives every parameter a gradient of 0
             teaching = [widen(p).sum() * 0 for p in self.students.parameters() if p.requires_grad]
         if update:
             with torch.no_grad():
@@ -241,20 +251,20 @@ class Distiller(nn.Module):
     def losses(
         self, captured: Captured, *, together: bool = True, seen: list[tuple[Term, Signals]] | None = None
     ) -> dict[str, Mapping[str, Tensor]]:
-        """Return the losses of the terms that count and do not sit out, by part, unweighted; nothing is written.
+        """Return the unweighted losses, by term and part, of the active terms that do not sit out; changes no memory.
 
         Args:
-            captured: of `capture`.
-            together: as of `score`.
-            seen: gets the terms, and what their methods saw.
+            captured: the result of `capture`.
+            together: see `score`.
+            seen: a list to which each term and the signals of its method are appended.
         """
-        shared = Shared({}, {})  # what terms that share a tap compute once
+        shared = Shared({}, {})  # computations that terms with the same tap share
         order = self._active()
         active = {term.name: self.bindings[term.name] for term in order}
         out = self._sitting_out.among(active, captured, together=together and self.training)
         found: dict[str, Mapping[str, Tensor]] = {}
         with computed_once():
-            # Terms that only look on come last: what they share with the others must not lose its gradient.
+            # Terms of weight 0 come last, since they run without gradient: shared computations must keep theirs.
             for term in sorted(order, key=lambda term: term.watched):
                 if term.name not in out:
                     with self._looking_on(term):
@@ -269,7 +279,7 @@ class Distiller(nn.Module):
 
     @contextlib.contextmanager
     def _looking_on(self, term: Term) -> Iterator[None]:
-        """Keep a term of weight 0 from whatever the student is trained by: its state, and random numbers."""
+        """Keep a term of weight 0 from affecting the training: restore the students' state and the random numbers."""
         if not term.watched:
             yield
             return
@@ -287,16 +297,16 @@ class Distiller(nn.Module):
         return_loss: bool = True,
         **fields: Any,
     ) -> Output:
-        """Return `score(capture(...))`; in evaluation mode no memory is written.
+        """Return `score(capture(...))`; in evaluation mode the methods' memories stay unchanged.
 
         Args:
-            inputs: as of `capture`; or none, and the models' arguments by name (`distiller(**batch)`).
-            labels: as of `capture`.
-            index: as of `capture`.
-            views: as of `capture`.
-            micro_batch: as of `capture`.
-            return_loss: without effect; its name tells the Trainer of transformers that there is a loss without labels.
-            fields: the models' arguments by name, where there are no `inputs`.
+            inputs: see `capture`; left out if the models' arguments are given by name (`distiller(**batch)`).
+            labels: see `capture`.
+            index: see `capture`.
+            views: see `capture`.
+            micro_batch: see `capture`.
+            return_loss: has no effect; its name tells the Trainer of transformers that there is a loss without labels.
+            fields: the models' arguments by name, if `inputs` is not given.
         """
         if fields and inputs is not None:
             check.fail("Distiller", "inputs", "all that the models take", f"{', '.join(fields)} beside it")
@@ -311,10 +321,10 @@ class Distiller(nn.Module):
         return self.score(captured, update=self.training)
 
     def begin_epoch(self, epoch: int | Clock) -> None:
-        """Start an epoch, as `fit` does: weights and warm-ups follow it, and methods that work by epochs prepare."""
+        """Start an epoch (`fit` calls this itself): weights and warm-ups follow it, and some methods prepare for it."""
         clock = epoch if isinstance(epoch, Clock) else self.clock._replace(epoch=epoch)
         if clock.epoch > self.clock.epoch:
-            self.balance.end_epoch(self.clock)  # of a loop that tells of beginnings alone
+            self.balance.end_epoch(self.clock)  # for a loop that never calls `end_epoch`
         self.clock = clock
         self._epochs_begun = True
         for term in self._bound():
@@ -322,7 +332,7 @@ class Distiller(nn.Module):
                 self.bindings[term.name].method.begin_epoch(self.clock)
 
     def resume_epoch(self, clock: Clock) -> None:
-        """Go on within an epoch whose beginning the restored state has already seen."""
+        """Continue within an epoch that the restored state has already begun."""
         self.clock, self._epochs_begun = clock, True
 
     def end_epoch(self) -> None:
@@ -336,24 +346,26 @@ class Distiller(nn.Module):
         return [term for term in self.terms if term.name in self.bindings]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return what the optimizer trains: the students' parameters and the terms' own, never the teacher's.
+        """Return the optimizer's parameter groups: the students' parameters and the terms' own, never the teacher's.
 
-        Those of the terms that weight decay would spoil are a group of their own, without any.
+        Parameters of terms that weight decay would harm are in a group of their own, without weight decay.
         """
         if not self.built:
-            raise ValueError("`Distiller`: give `example=` (two inputs do), so that the terms' own parts are there.")
+            raise ValueError(
+                "`Distiller`: give `example=` (two inputs are enough), so that the terms' own modules exist."
+            )
         check_trainable(self.students)
         spared = [p for binding in self.bindings.values() for p in binding.method.without_decay()]
         return arguments.groups(self.students, self.methods, spared)
 
     @property
     def student(self) -> nn.Module:
-        """The student; with several, `students` holds them by name."""
+        """The student. With several, `students` holds them by name, and this raises."""
         return arguments.only(self.students, "students")
 
     @property
     def teacher(self) -> Teacher | None:
-        """The teacher, None without one; with several, `teachers` holds them by name."""
+        """The teacher, None without one. With several, `teachers` holds them by name, and this raises."""
         return arguments.only(self.teachers, "teachers") if self.teachers else None
 
     def taught_by(self, teacher: str) -> list[Binding]:
@@ -361,38 +373,40 @@ class Distiller(nn.Module):
         return [binding for binding in self.bindings.values() if binding.models.get(TEACHER) == teacher]
 
     def logits(self, name: str, inputs: Any) -> Tensor:
-        """Run a student, in evaluation mode as it should be, and return the class logits [B, C] of its output."""
+        """Run a student, which should be in evaluation mode, and return its class logits [B, C]."""
         if name not in self._logits:
-            raise ValueError(f"The {name} has no layer known to give class logits: give `evaluate=` to measure it.")
+            raise ValueError(
+                f"The {name} has no layer that is known to give class logits: give `evaluate=` to measure it."
+            )
         path = self._logits[name]
         taps, inputs = self._in_evaluation[name], inputs_of(inputs, name)
         return read(name, taps, inputs, {path}, self._examples[name])[1][path]
 
     def features(self, inputs: Any) -> dict[str, Tensor]:
-        """Run the students alone; return by name the rows [B, D] that the first term with features sees of each."""
+        """Run the students only; return by name the rows [B, D] that the first term with features reads of each."""
         return features_of(self.bindings.values(), self._readers, self.clock, inputs)
 
     def student_state_dict(self, name: str | None = None) -> dict[str, Tensor]:
-        """Return a student's state as its own class loads it."""
+        """Return a student's state dict, with the keys that its own class expects."""
         if name is not None and name not in self.students:
             check.fail("Distiller.student_state_dict", "name", f"one of {', '.join(self.students)}", repr(name))
         return self._taps[name or next(iter(self.students))].module("").state_dict()
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
-        """Refuse the state of parts that are not there before `build`, which torch would name one by one, or pass over.
+        """Raise for a state with parts that do not exist before `build`; torch would list or ignore them one by one.
 
-        Of a module that holds this one, too.
+        This also applies if another module holds the distiller.
         """
         of_terms = [key for key in state_dict if key.startswith(f"{prefix}methods.")]
         if of_terms and not self.built:
             raise ValueError(
-                f"`Distiller.load_state_dict`: the state holds the terms' own parts ('{of_terms[0]}'), which are not "
-                "there before the layers are found: make the Distiller with example=, or call `build(example)` first."
+                f"`Distiller.load_state_dict`: the state holds the terms' own parts ('{of_terms[0]}'), which do not "
+                "exist before the layers are found: make the Distiller with example=, or call `build(example)` first."
             )
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Distiller:
-        """Move the teacher along, although it is no submodule."""
+        """Also move the teacher, although it is not a submodule."""
         super()._apply(fn, recurse)
         for teacher in self.teachers.values():
             teacher.module._apply(fn)

@@ -1,4 +1,4 @@
-"""One forward of each model over each view that the terms need, whatever they share."""
+"""Runs each model once over each view that the terms need."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from congruence.models.taps import Taps
 from congruence.models.teacher import Teacher
 
 Tapped = tuple[dict[Key, Tensor], dict[tuple[str, str], Any]]  # by (model, view, path); outputs by (model, view)
-_OF_EXPORTED = ("Guard failed", "Expected input at")  # how they refuse sizes that they were not exported for
+# what exported programs raise for sizes that they were not exported for
+_OF_EXPORTED = ("Guard failed", "Expected input at")
 _OF_DDP = "Expected to have finished reduction in the prior iteration"
 
 
 def paths_to_read(bindings: Sequence[Binding], given: Mapping[str, Any]) -> dict[tuple[str, str], set[str]]:
-    """Return the paths to read by (model, view); a view that the batch lacks raises."""
+    """Return the paths to read by (model, view); raise if the batch lacks a view."""
     paths_of: dict[tuple[str, str], set[str]] = {}
     for binding in bindings:
         for view in binding.method.needs.views:
@@ -40,7 +41,7 @@ def paths_to_read(bindings: Sequence[Binding], given: Mapping[str, Any]) -> dict
 
 
 def describe_sample(inputs: Any) -> str:
-    """Write the shapes and kinds of one sample of some inputs."""
+    """Describe one sample of some inputs by shapes and dtypes."""
     if isinstance(inputs, Tensor):
         kind = str(inputs.dtype).removeprefix("torch.")
         return f"{kind} {list(inputs.shape[1:])}" if inputs.dim() else kind
@@ -57,7 +58,7 @@ def read(
     """Run a model and return its output and the tapped tensors.
 
     Raises:
-        ValueError: where the forward fails on samples of other shapes than the `example` had.
+        ValueError: if the forward fails on samples whose shapes differ from those of `example`.
     """
     try:
         return reader.read(inputs, only=paths)
@@ -95,11 +96,10 @@ def forwards(
 ) -> Tapped:
     """Run each model once over each view that a binding needs; return the tapped tensors and the models' outputs.
 
-    `runs` says of a model and a view whether they are among them.
-
-    `examples` describes a sample of each model's example (`describe_sample`). A teacher of `recall` has its tensors
-    read from where they are stored, and no output.
-    With `micro_batch` they run over chunks of so many samples, see `congruence.distiller.micro`.
+    `runs` says whether a model is to run on a view.
+    `examples` describes a sample of each model's example (`describe_sample`). For a teacher in `recall`, the stored
+    tensors are read; it has no output.  With `micro_batch` the models run over chunks of at most that many samples, see
+    `congruence.distiller.micro`.
     """
     tensors: dict[Key, Tensor] = {}
     outputs: dict[tuple[str, str], Any] = {}
@@ -124,13 +124,14 @@ def forwards(
 def forwards_beside(
     teaching: Sequence[Binding], looking_on: Sequence[Binding], run: Callable[..., Tapped], students: nn.ModuleDict
 ) -> Tapped:
-    """Return what `run` gives for all bindings; a student's run that only those look at who look on moves no state.
+    """Return what `run` gives for all bindings; student runs that only terms of weight 0 need change no state.
 
     Args:
         teaching: bindings of terms that move the students.
-        looking_on: those of terms of weight 0.
-        run: `forwards`, with all but the bindings given.
-        students: whose buffers, and the generators, are as they were after what only the latter look at.
+        looking_on: bindings of terms of weight 0.
+        run: `forwards`, with all arguments but the bindings given.
+        students: the students, whose buffers are restored, as the random generators are, after runs only for
+            `looking_on`.
     """
     if not looking_on:
         return run(teaching)

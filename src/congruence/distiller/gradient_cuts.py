@@ -1,6 +1,6 @@
-"""Layers of a student through which no gradient goes: what lies before them is not taught.
+"""Detects layers of a student that pass no gradient on, so that nothing before them is trained.
 
-Dynamic int8 layers are such, and say nothing: their loss may have a gradient all the same, of what comes after them.
+Dynamic int8 layers are an example. They raise no error: the loss still has a gradient, for the layers after them.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from congruence.models.taps import Taps
 from congruence.models.untaught import share, whole_parts
 
 LOG = logging.getLogger("congruence")
-_FEW = 2  # samples of the batch on which the layers are looked at
+_FEW = 2  # samples of the batch on which the layers are examined
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A layer that gives something which does not depend on what enters it, as gradients see it; and what lies before.
+    """A layer whose output passes no gradient on to its input, and the parameters before it.
 
     Attributes:
-        layer: its path.
+        layer: the layer's path.
         module: the layer.
         before: the ids of the parameters whose gradient would have to go through it.
     """
@@ -48,7 +48,7 @@ class Cut:
 
 
 class GradientCuts:
-    """Looks once, in a training batch, at which parameters of the students the terms reach."""
+    """Checks once, in a training batch, which parameters of the students get a gradient from the terms."""
 
     def __init__(self) -> None:
         self._looked = False
@@ -61,19 +61,19 @@ class GradientCuts:
         terms: Sequence[Term],
         clock: Clock,
     ) -> None:
-        """Tell of layers that cut the gradient to parameters which no term reaches otherwise.
+        """Warn of layers that cut the gradient to parameters that no term reaches on another way.
 
-        It is too early to tell while a term is yet to begin, and with micro-batches there is no graph to follow.
+        Nothing is checked while a term has not begun yet, or with micro-batches, which have no graph to follow.
 
         Args:
-            captured: of a batch, with its graphs.
-            bindings: of the terms that teach now.
-            taps: of the models.
-            terms: all of them.
-            clock: of the batch.
+            captured: the captured batch, with its graphs.
+            bindings: bindings of the terms that train the students now.
+            taps: the models' taps.
+            terms: all terms.
+            clock: the time of the batch.
 
         Raises:
-            ValueError: where a student gets no gradient at all for such a layer.
+            ValueError: if a student gets no gradient at all because of such a layer.
         """
         if self._looked or captured.micro_batch is not None or any(term.start_epoch > clock.epoch for term in terms):
             return
@@ -88,10 +88,10 @@ class GradientCuts:
 
 
 def _look(name: str, student: nn.Module, reached: set[int], inputs: Any) -> None:
-    """Tell of one student's layers that cut the gradient."""
+    """Warn of one student's layers that cut the gradient."""
     trained = {inner: p for inner, p in student.named_parameters() if p.requires_grad}
     left = {inner: id(p) for inner, p in trained.items() if id(p) not in reached}
-    # Ranks may not all come to this; where a norm is taken over all of them, they would wait for each other.
+    # Not every rank may get here; a norm over all ranks would make them wait for each other.
     if not left or any(isinstance(part, nn.SyncBatchNorm) for part in student.modules()):
         return
     cuts = [cut for cut in _cuts_of(student, inputs, name) if not cut.before.isdisjoint(left.values())]
@@ -104,8 +104,8 @@ def _look(name: str, student: nn.Module, reached: set[int], inputs: Any) -> None
     if any(is_quantized(cut.module) for cut in cuts):
         way = "train in floating point and quantise afterwards, or quantise the weights alone"
     else:
-        way = "its forward detaches what enters it, or runs without gradient, on purpose or not"
-    text = f"The {name}'s layer {where} {goes} no gradient on to what enters it, so that no term trains {what}: {way}."
+        way = "its forward detaches its input or runs without gradient, intentionally or not"
+    text = f"The {name}'s layer {where} {goes} no gradient on to its input, so that no term trains {what}: {way}."
     if len(left) == len(trained):
         raise ValueError(f"`Distiller`: the terms give the {name} no gradient. {text}")
     if rank() == 0:
@@ -113,18 +113,18 @@ def _look(name: str, student: nn.Module, reached: set[int], inputs: Any) -> None
 
 
 def _cuts_of(student: nn.Module, inputs: Any, name: str) -> list[Cut]:
-    """Return the layers that cut; none where the student does not run on a few samples, which is no fault of a run."""
+    """Return the layers that cut the gradient; none if the student fails on a few samples, as may be harmless."""
     count = row_count(inputs)
     try:
         with as_found(student):  # on copies of its buffers: the batch's own graph has saved them
             return gradient_cuts(student, inputs if count is None else take_rows(inputs, slice(_FEW), count), name=name)
-    except Exception as error:  # of the user's model, whatever it is
-        LOG.debug("Whether a layer of the %s cuts the gradient is not known: %s", name, check.sentence(error))
+    except Exception as error:  # the user's model may raise anything
+        LOG.debug("Could not check whether a layer of the %s cuts the gradient: %s", name, check.sentence(error))
         return []
 
 
 def gradient_cuts(model: nn.Module, example: Any, *, name: str = "student") -> list[Cut]:
-    """Return the innermost layers through which no gradient goes, in a dry run in training mode.
+    """Return the innermost layers that pass no gradient on, found by a dry run in training mode.
 
     Example:
         >>> import torch

@@ -1,13 +1,12 @@
-"""A batch that does not fit in one pass: chunks without gradient, the loss on all rows, and each chunk once more.
+"""Batches that do not fit in one pass: chunks without gradient, the loss on all rows, then each chunk again.
 
 d loss / d parameters = Σ_chunks (d rows_of_chunk / d parameters)ᵀ · d loss / d rows_of_chunk
 
-The loss sees the rows of the whole batch, so that it is the loss of one pass, relational or not; the layers between
-the inputs and the rows are kept for one chunk at a time. The price is a second forward of the students.
-
-A chunk's second forward is its first one again: the same random numbers, modes and buffers, while the buffers that the
-first one moved (a batch norm's running statistics) are not moved twice. A batch norm that uses the batch's statistics
-uses its chunk's, in both passes, and moves the running ones once a chunk.
+The loss sees the rows of the whole batch, so it equals the loss of a single pass, for relational terms too. Activations
+between inputs and rows are kept for one chunk at a time. The price is a second forward of the students.
+A chunk's second forward repeats its first: same random numbers, modes and buffers. Buffers that the first forward
+updated (a batch norm's running statistics) are not updated again. A batch norm in training mode uses the statistics of
+the chunk in both passes, and updates its running statistics once for each chunk.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ Forward = Callable[[Any], tuple[Any, dict[str, Tensor]]]  # inputs → a model's
 
 
 def in_chunks(run: Forward, model: nn.Module, inputs: Any, size: int | None) -> tuple[Any, dict[str, Tensor]]:
-    """Return what `run` gives for the inputs, run over chunks of at most `size` samples, as equal as can be.
+    """Return what `run` gives for the inputs, run over chunks of at most `size` samples, of sizes as equal as possible.
 
-    Where gradient is wanted, the backward runs the chunks again, one after the other, and gives the gradient of the
-    model's parameters. Of an output that is made of tensors, those with a row a sample are joined and any other is the
-    first chunk's; of any other output the chunks' own are given, in a list.
+    If gradients are needed, the backward runs the chunks again, one after the other, and gives the gradient of the
+    model's parameters. If the output consists of tensors, those with one row for each sample are joined, and others are
+    taken from the first chunk. Any other output is returned as a list with one entry for each chunk.
 
     Raises:
-        ValueError: for inputs without tensors, or a tapped tensor that has not one row a sample.
+        ValueError: for inputs without tensors, or a tapped tensor without one row for each sample.
     """
     check.hyperparameters("Distiller.capture", {"micro_batch": SIZE}, micro_batch=size)
     if size is None:
@@ -72,7 +71,7 @@ class _SavedBuffer:
 
 @dataclass(frozen=True)
 class _Chunk:
-    """The rows of a chunk, and what its forward depends on beside them."""
+    """The rows of a chunk, and the state that its forward depends on."""
 
     rows: slice
     generators: dict[str, Any]
@@ -94,18 +93,19 @@ class _TwoPasses:
         self.run, self.model, self.inputs, self.samples = run, model, inputs, samples
         self.parameters = parameters
         self.modes = modes_of(model)
-        # A second pass comes only where a gradient will be asked for; without it nothing need be remembered.
+        # The second pass runs only if a gradient is needed; otherwise nothing is kept for it.
         self.second_pass = torch.is_grad_enabled() and bool(parameters)
         self.chunks: list[_Chunk] = []
-        self.paths: list[str] = []  # the layers that ran in every chunk
-        self.reentrant: bool | None = None  # whether a chunk's graph holds re-entrant checkpointing; seen in its first
-        # The tensors of a result that carry gradient: position in the result by identity. One tensor may stand in it
-        # several times (an output that is also tapped), and must have one gradient.
+        self.paths: list[str] = []  # paths of the layers that ran in every chunk
+        # whether a chunk's graph holds re-entrant checkpointing; decided on the first
+        self.reentrant: bool | None = None
+        # The tensors of a result that carry gradient: position in the result by identity. One tensor may occur several
+        # times (an output that is also tapped), and must get one gradient.
         self.positions: dict[int, int] = {}
         kind = device.type
         self.cast: dict[str, Any] = {"device_type": kind, "dtype": torch.get_autocast_dtype(kind)}
         # The second pass runs inside backward, where the autocast of the first is no longer on. Its cache stays off:
-        # older torches use a weight that was cast without gradient where it is wanted, too.
+        # older versions of torch would reuse a weight that was cast without gradient.
         self.cast |= {"enabled": torch.is_autocast_enabled(kind), "cache_enabled": False}
 
     def _forward(self, rows: slice) -> tuple[Any, dict[str, Tensor]]:
@@ -114,7 +114,7 @@ class _TwoPasses:
             return self.run(take_rows(self.inputs, rows, self.samples))
 
     def run_without_gradient(self, count: int) -> list[tuple[Any, dict[str, Tensor]]]:
-        """Make the first pass: run every chunk, and note what its forward depends on beside its rows."""
+        """Make the first pass: run every chunk, and record the state that its forward depends on."""
         results: list[tuple[Any, dict[str, Tensor]]] = []
         saved: dict[tuple[int, str], _SavedBuffer] = {}
         ends = [self.samples * number // count for number in range(count + 1)]
@@ -125,7 +125,7 @@ class _TwoPasses:
             with torch.no_grad(), self._naming_parts(rows):
                 results.append(self._forward(rows))
             _check_rows(results[-1][1], rows.stop - rows.start)
-        # A layer that drops out at random in one chunk has no row for its samples: it did not run.
+        # A layer that is dropped at random in one chunk has no rows for its samples, and counts as not run.
         self.paths = [path for path in results[0][1] if all(path in values for _, values in results)]
         for path in self.paths:
             _check_sizes(path, [values[path].shape for _, values in results])
@@ -133,7 +133,7 @@ class _TwoPasses:
 
     @contextlib.contextmanager
     def _naming_parts(self, rows: slice) -> Iterator[None]:
-        """Say in one sentence where a model cannot take a part of a batch whose tensors are not all of its rows."""
+        """Raise a clear error if a model fails on a part of a batch because tensors differ in their number of rows."""
         try:
             yield
         except (RuntimeError, IndexError) as error:
@@ -141,16 +141,16 @@ class _TwoPasses:
             if not others:
                 raise
             raise ValueError(
-                f"`micro_batch` needs inputs with a row a sample: of tensors with {self.samples} and "
-                f"{', '.join(map(str, others))} rows it took rows {rows.start} to {rows.stop} of the former, which the "
-                f"model cannot take ({' '.join(str(error).split())})."
+                f"`micro_batch` needs inputs with one row for each sample: of tensors with {self.samples} and "
+                f"{', '.join(map(str, others))} rows it took rows {rows.start} to {rows.stop} of the former, and the "
+                f"model failed on these ({' '.join(str(error).split())})."
             ) from error
 
     def _kept(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         return {path: values[path] for path in self.paths}
 
     def join(self, results: list[tuple[Any, dict[str, Tensor]]]) -> tuple[Any, dict[str, Tensor]]:
-        """Return the rows of all chunks, with a gradient that runs the chunks again."""
+        """Return the rows of all chunks; their backward runs the chunks again."""
         sizes = [chunk.rows.stop - chunk.rows.start for chunk in self.chunks]
         whole: dict[int, Tensor] = {}
         for position, parts in enumerate(zip(*map(tensors, results), strict=True)):
@@ -163,15 +163,15 @@ class _TwoPasses:
             if self.second_pass and rowed and parts[0].is_floating_point():
                 self.positions[identity] = position
         if self.positions:
-            # The rows become a function of the parameters alone: what lies between them is not in the graph.
-            # In a list, so that autograd does not see them: rows of the first pass have no graph to go back through.
+            # In the graph, the rows depend on the parameters directly. They are passed in a list to hide them from
+            # autograd: rows of the first pass have no graph.
             rows = _Rows.apply(self, [whole[identity] for identity in self.positions], *self.parameters)
             whole |= zip(self.positions, rows, strict=True)
         output, values = on_tensors(lambda tensor: whole[id(tensor)], results[0])
         return (output if tensors(output) else [output for output, _ in results]), values
 
     def gradients(self, of_rows: Sequence[Tensor | None]) -> list[Tensor | None]:
-        """Make the second pass: return Σ_chunks (∂rows/∂parameters)ᵀ · ∂loss/∂rows, a chunk's graph at a time."""
+        """Make the second pass: return Σ_chunks (∂rows/∂parameters)ᵀ · ∂loss/∂rows, one chunk's graph at a time."""
         total: list[Tensor | None] = [None] * len(self.parameters)
         with rng.untouched():
             for chunk in self.chunks:
@@ -185,7 +185,7 @@ class _TwoPasses:
         with _as_before(self.modes, chunk.buffers), torch.enable_grad():
             output, values = self._forward(chunk.rows)
             result = tensors((output, self._kept(values)))
-        # Modes and buffers are back in place: the graph of the chunk holds what its backward needs.
+        # Modes and buffers are restored here: the chunk's graph holds all that its backward needs.
         pairs = [
             (result[position], gradient[chunk.rows])
             for position, gradient in zip(self.positions.values(), of_rows, strict=True)
@@ -202,20 +202,20 @@ class _TwoPasses:
 
 
 class _Rows(torch.autograd.Function):
-    """The rows of all chunks as a function of the parameters, whose backward is the second pass."""
+    """The rows of all chunks as a function of the parameters; its backward is the second pass."""
 
     @staticmethod
     def forward(ctx: Any, passes: _TwoPasses, rows: list[Tensor], *parameters: nn.Parameter) -> tuple[Tensor, ...]:
         ctx.passes = passes
-        ctx.set_materialize_grads(False)  # rows that no term reads come as None, not as zeros to go backward from
+        ctx.set_materialize_grads(False)  # rows that no term reads get None as gradient, not zeros
         return tuple(rows)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
         if torch.is_grad_enabled():
             raise ValueError(
-                "`micro_batch` makes its gradients in a second pass, which keeps no graph of them: a backward with "
-                "create_graph=True, and a gradient of the gradient, need the batch as a whole (micro_batch=None)."
+                "`micro_batch` computes gradients in a second pass and keeps no graph of them: a backward with "
+                "create_graph=True, or a gradient of the gradient, needs the whole batch at once (micro_batch=None)."
             )
         return None, None, *ctx.passes.gradients(gradients)
 
@@ -223,7 +223,7 @@ class _Rows(torch.autograd.Function):
 def _by_accumulation(
     rows: Sequence[Tensor], parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]
 ) -> list[Tensor | None]:
-    """Return what `torch.autograd.grad` would: re-entrant checkpointing takes no backward that names its inputs."""
+    """Return what `torch.autograd.grad` would, by a plain backward, as re-entrant checkpointing needs."""
     before = [parameter.grad for parameter in parameters]
     try:
         for parameter in parameters:
@@ -239,8 +239,8 @@ def _check_rows(values: dict[str, Tensor], rows: int) -> None:
     for path, value in values.items():
         if not value.dim() or len(value) != rows:
             raise ValueError(
-                f"`micro_batch` needs layers that give a row a sample, the layer '{path}' gives {check.shape(value)} "
-                f"for {rows} samples."
+                f"`micro_batch` needs layers that give one row for each sample, got {check.shape(value)} "
+                f"for {rows} samples from the layer '{path}'."
             )
 
 
@@ -249,16 +249,18 @@ def _check_sizes(path: str, shapes: Sequence[torch.Size]) -> None:
     if other is not None:
         raise ValueError(
             f"`micro_batch` needs layers of one size, the layer '{path}' gives {list(shapes[0])} for some samples and "
-            f"{list(other)} for others, as where it cuts padding off: keep it (`total_length=` of pad_packed_sequence)."
+            f"{list(other)} for others (does it cut padding off?): keep the padding (`total_length=` of "
+            f"pad_packed_sequence)."
         )
 
 
 def _saved_buffers(
     model: nn.Module, before: dict[tuple[int, str], _SavedBuffer]
 ) -> dict[tuple[int, str], _SavedBuffer]:
-    """Copy a model's buffers; a buffer of which no change has been counted since `before` keeps its copy.
+    """Copy a model's buffers; a buffer whose version has not changed since `before` keeps its earlier copy.
 
-    A batch norm's kernel counts none, and needs none: with the batch's statistics it does not read the running ones.
+    A batch norm's kernel changes its buffers without a new version, which is harmless: with the batch's statistics it
+    does not read the running ones.
     """
     saved = {}
     for module in model.modules():
@@ -274,9 +276,9 @@ def _saved_buffers(
 
 @contextlib.contextmanager
 def _as_before(modes: list[tuple[nn.Module, bool]], saved: Sequence[_SavedBuffer]) -> Iterator[None]:
-    """Hold a model in its modes of then, on copies of its buffers of then.
+    """Run a block with the model in the recorded modes and on copies of the recorded buffers.
 
-    The buffers themselves are put back unwritten: a loss's graph may have saved them.
+    The original buffers are put back untouched afterwards: a loss's graph may have saved them.
     """
     modes_now = [(module, module.training) for module, _ in modes]
     buffers_now = [each.module._buffers[each.name] for each in saved]

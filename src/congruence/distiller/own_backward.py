@@ -1,4 +1,4 @@
-"""Whether a term can have a backward of its own beside the step's, unseen by what the student's layers keep."""
+"""Whether a term can have an extra backward, besides the step's, without side effects on the student's layers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.nn.modules import module as torch_module
 
 from congruence.core.graph import function_of, nodes
 
-# Whose functions compute the same gradient however often they are asked, and leave nothing behind.
+# Packages whose autograd functions give the same gradient on every call and keep no state.
 _PURE = ("torch.", "congruence.")
 _SPECIAL = {
     "CheckpointFunction": "activation checkpointing with use_reentrant=True",
@@ -19,9 +19,9 @@ _SPECIAL = {
 
 
 def why_no_own_backward(value: Tensor, parameters: Sequence[nn.Parameter]) -> str:
-    """Say what a second backward over a term's graph would go through and change, "" where there is nothing.
+    """Describe what a second backward over a term's graph could change, "" if nothing.
 
-    Micro-batches hide the models' graph behind one node: there the modules are looked at, see `why_no_second_run`.
+    Micro-batches hide the models' graph behind one node; for these, `why_no_second_run` examines the modules.
     """
     if not value.requires_grad:
         return ""
@@ -31,7 +31,7 @@ def why_no_own_backward(value: Tensor, parameters: Sequence[nn.Parameter]) -> st
 
 
 def why_no_second_run(students: nn.ModuleDict) -> str:
-    """Say the same of students whose backward runs them again where the graph does not show it."""
+    """Describe what a second backward could change in students that their backward runs again, as micro-batches do."""
     return _SPECIAL["BackwardHookFunction"] if any(map(_has_backward_hook, students.modules())) else ""
 
 
@@ -41,7 +41,7 @@ def _has_backward_hook(module: nn.Module) -> bool:
 
 
 def _special(value: Tensor) -> str:
-    """Return what of a tensor's graph cannot be gone through twice unseen, "" where there is nothing."""
+    """Describe the part of a tensor's graph that cannot be run backward twice without side effects, "" if none."""
     for node in nodes([value]):
         function = function_of(node)
         if function is not None:

@@ -1,4 +1,4 @@
-"""The protocol by which a distiller asks for a teacher's stored answers, whoever stores them."""
+"""The protocol by which a distiller reads a teacher's stored outputs."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ Recall = Callable[[str, set[str], Any], dict[str, Tensor]]
 
 @runtime_checkable
 class StoredTeacher(Protocol):
-    """A teacher whose answers to the training samples are stored; `congruence.TeacherCache` is one."""
+    """A teacher whose outputs for the training samples are stored; `congruence.TeacherCache` is one."""
 
     teacher: Teacher
 
     def open(self, bindings: Iterable[Binding]) -> None:
-        """Make ready the layers that the teacher's terms read, of every view."""
+        """Prepare the layers that the teacher's terms read, for every view."""
 
     def at(self, index: Tensor | None, epoch: int, bindings: Iterable[Binding]) -> Recall:
-        """Return what reads the layers of a batch's samples, as an epoch shows them."""
+        """Return a function that reads the stored layers for a batch's samples, as augmented in the given epoch."""
 
     def serves(self, loader: Any) -> None:
-        """Raise a `ValueError` for a training loader that shows something else than what is stored."""
+        """Raise a `ValueError` for a training loader whose samples differ from the stored ones."""
 
     def describe(self) -> dict[str, Any]:
-        """Return, as plain values, what of it makes a run the run it is."""
+        """Return, as plain values, the settings of the cache that identify a run."""

@@ -1,4 +1,4 @@
-"""From what the models gave to what each method sees: roles, rows of all ranks, constants."""
+"""From captured tensors to each method's signals: roles, rows of all ranks, constants."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from congruence.models.tokens import Patches, as_maps, tokens_of
 
 
 def check_needs(binding: Binding, captured: Captured, *, epochs_begun: bool) -> None:
-    """Refuse a batch or a loop that lacks what a method needs."""
+    """Raise if a batch or a loop lacks what a method needs."""
     needs = binding.method.needs
     for need, present, hint in (
         ("labels", captured.labels, "the batch is (inputs, labels), or a mapping with 'labels' (or 'label')"),
@@ -46,13 +46,14 @@ def check_needs(binding: Binding, captured: Captured, *, epochs_begun: bool) -> 
         )
 
 
-_DRAWS = 16  # forwards at most, until the layers have run that may drop out at random
+_DRAWS = 16  # the most forwards that are tried until layers that drop out at random have run
 Runner = Callable[[Mapping[str, Any]], Signals]
-ByTensor = dict[int, tuple[Tensor, Tensor]]  # a result by the id of its argument, kept so that no id is used twice
+# results by the id of the argument, which is kept alive so that its id stays unique
+ByTensor = dict[int, tuple[Tensor, Tensor]]
 
 
 class Shared(NamedTuple):
-    """What the terms of one batch that share a tap have computed: maps averaged, rows gathered."""
+    """Results that the terms of one batch share if they read the same tap: averaged maps, gathered rows."""
 
     pooled: ByTensor
     gathered: ByTensor
@@ -65,15 +66,15 @@ def _computed_once(function: Callable[[Tensor], Tensor], tensor: Tensor, done: B
 
 
 def signals_of(binding: Binding, captured: Captured, clock: Clock, runner: Runner, pooled: ByTensor) -> Signals:
-    """Give a method its own view of what was captured: its roles, and its student as "student"."""
+    """Return a method's view of what was captured: its roles, and its student under the name "student"."""
     needs = binding.method.needs
     tensors: dict[Key, tuple[Tensor, ...]] = {}
     masks: dict[Key, tuple[Tensor | None, ...]] = {}
     grids: dict[Key, tuple[tuple[int, int] | None, ...]] = {}
     if binding.second and captured.micro_batch is not None:
         raise ValueError(
-            f"`micro_batch` splits the first dimension of the inputs, which is not the batch where the term "
-            f"'{binding.term}' reads: give inputs that have the batch first, or leave it out."
+            f"`micro_batch` splits the first dimension of the inputs, but the term '{binding.term}' reads a layer "
+            f"whose batch is another dimension: give inputs that have the batch first, or leave `micro_batch` out."
         )
     for view in needs.views:
         for (model, role), paths in binding.paths.items():
@@ -83,7 +84,7 @@ def signals_of(binding: Binding, captured: Captured, clock: Clock, runner: Runne
             real = []
             for path, tensor in zip(paths, layers, strict=True):
                 what = f"The term '{binding.term}': the {binding.called(model)}'s layer '{path}'"
-                if tensor.dim() > 2:  # of rows [B, C] nothing was assumed
+                if tensor.dim() > 2:  # nothing was assumed about rows [B, C]
                     samples = captured.samples(reader, view, tensor.shape, named=binding.named)
                     check_rows(what, tensor.shape, samples)
                 real.append(mask_of(binding, model, role, path, tensor, inputs))
@@ -107,7 +108,7 @@ def signals_of(binding: Binding, captured: Captured, clock: Clock, runner: Runne
 
 
 def _students_inputs(binding: Binding, captured: Captured, view: str) -> Any:
-    """Return what a method's students took, for those that run them again."""
+    """Return the students' inputs, for methods that run the students again."""
     if len(binding.students) == 1:
         return captured.given(binding.models[binding.students[0]], view)
     return captured.inputs[view]
@@ -116,7 +117,7 @@ def _students_inputs(binding: Binding, captured: Captured, view: str) -> Any:
 def _in_role(
     role: str, tensor: Tensor, mask: Tensor | None, patches: Patches | None
 ) -> tuple[Tensor, Tensor | None, tuple[int, int] | None]:
-    """Return a layer's tensor as a role has it, which of its tokens are real, and how they lie in an image."""
+    """Return a layer's tensor in the form of a role, the mask of its real tokens, and their grid in an image."""
     grid = None
     if role == "tokens":
         tensor, grid = tokens_of(tensor, patches)
@@ -127,7 +128,7 @@ def _in_role(
 
 
 def _lie(binding: Binding, model: str, path: str, tokens: Tensor) -> Patches | None:
-    """Return how the tokens of a batch lie in their image, None where nothing told in the dry run."""
+    """Return the grid of a batch's tokens in their image, None if the dry run found none."""
     patches = binding.patches.get((model, path))
     if patches is None:
         return None
@@ -141,7 +142,7 @@ def _lie(binding: Binding, model: str, path: str, tokens: Tensor) -> Patches | N
 
 
 def _row(binding: Binding, model: str, path: str, tensor: Tensor, mask: Tensor | None, done: ByTensor) -> Tensor:
-    """Return a row a sample; terms that share a tap share the rows, where neither mask nor pool may differ."""
+    """Return one row for each sample; terms with the same tap, mask and pool share the rows."""
     pool = binding.pools.get(model)
     if pool == "cls":
         return tensor[:, 0]
@@ -152,24 +153,24 @@ def _row(binding: Binding, model: str, path: str, tensor: Tensor, mask: Tensor |
 
 
 def rerunner(binding: Binding, readers: Mapping[str, Taps | Teacher], clock: Clock, micro_batch: int | None) -> Runner:
-    """Return what runs a method's students again over inputs by view."""
+    """Return a function that runs a method's students again, on inputs by view."""
 
     def run(views: Mapping[str, Any]) -> Signals:
         pruned = binding.without_teacher()
         with _norms_at_rest([readers[model] for model in pruned.models.values()]):
-            if micro_batch is not None:  # the second pass comes after `update`, which may write them
+            if micro_batch is not None:  # the second pass comes after `update`, which may overwrite these inputs
                 views = on_tensors(torch.Tensor.clone, views)
             given = next(iter(views.values()))
             like = {model: describe_sample(inputs_of(given, model)) for model in pruned.models.values()}
-            for _ in range(_DRAWS):  # a layer that drops out at random runs in one of them
+            for _ in range(_DRAWS):  # a layer that drops out at random runs in one of the tries
                 tensors, outputs = forwards([pruned], views, readers, like, micro_batch=micro_batch)
                 again = Captured(tensors, outputs, views, None, None, micro_batch)
                 if not (missing := missing_of(pruned, again)):
                     break
             else:
                 raise ValueError(
-                    f"The term '{binding.term}' runs the student again over inputs that it keeps, in which its layer "
-                    f"'{missing[0]}' does not run: read another one."
+                    f"The term '{binding.term}' runs the student again on inputs that it keeps, but its layer "
+                    f"'{missing[0]}' does not run then: name another layer."
                 )
         return binding.method.embed(signals_of(pruned, again, clock, run, {}))
 
@@ -179,7 +180,7 @@ def rerunner(binding: Binding, readers: Mapping[str, Taps | Teacher], clock: Clo
 def features_of(
     bindings: Iterable[Binding], readers: Mapping[str, Taps | Teacher], clock: Clock, inputs: Any
 ) -> dict[str, Tensor]:
-    """Run the students alone; return by name the rows [B, D] that the first term with features sees of each."""
+    """Run the students only; return by name the feature rows [B, D] that the first term with features reads of each."""
     rows: dict[str, Tensor] = {}
     for binding in bindings:
         if "features" in binding.method.needs.roles:
@@ -192,9 +193,10 @@ def features_of(
 
 @contextlib.contextmanager
 def _norms_at_rest(readers: Iterable[Taps | Teacher]) -> Iterator[None]:
-    """Let batch norms use their running statistics and leave them: kept inputs are no sample of the data.
+    """Let batch norms use their running statistics without updating them:
 
-    A queue may hold a single class; with its own statistics its features would be others, and move validation's.
+    kept inputs are not a random sample of the data. A queue may hold a single class; its statistics would change its
+    features, and the running statistics that validation uses.
     """
     norms = [part for reader in readers if isinstance(reader, Taps) for part in reader.model.modules()]
     moving = [part for part in norms if isinstance(part, _BatchNorm) and part.training]
@@ -210,7 +212,7 @@ def _norms_at_rest(readers: Iterable[Taps | Teacher]) -> Iterator[None]:
 def embedded(
     binding: Binding, captured: Captured, clock: Clock, runner: Runner, shared: Shared, *, together: bool
 ) -> Signals:
-    """Return what a method's loss sees: its roles through its own parts, with all ranks' rows where it needs them."""
+    """Return the signals for a method's loss: passed through its modules, with all ranks' rows if needed."""
     signals = binding.method.embed(signals_of(binding, captured, clock, runner, shared.pooled))
     if together and binding.method.needs.scope != "sample" and world_size() > 1:
         signals = gather_ranks(signals, shared.gathered)
@@ -224,20 +226,20 @@ def loss_of(binding: Binding, signals: Signals) -> Mapping[str, Tensor]:
 
 
 def named_parts(term: str, parts: Mapping[str, Tensor]) -> dict[str, tuple[str, Tensor]]:
-    """Return a loss's parts by the name they are logged under: the term's, with ".PART" where there are several."""
+    """Return a loss's parts by the names they are logged under: the term's name, with ".PART" if there are several."""
     for part, value in parts.items():
         if not isinstance(value, Tensor) or value.dim() != 0:
             got = check.shape(value) if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"The term '{term}' must give tensors of shape [], got {got} for '{part}'.")
+            raise ValueError(f"The term '{term}' must return tensors of shape [], got {got} for '{part}'.")
     if not parts:
-        raise ValueError(f"The term '{term}' must give at least one loss, got none.")
+        raise ValueError(f"The term '{term}' must return at least one loss, got none.")
     return {term if len(parts) == 1 else f"{term}.{part}": (part, value) for part, value in parts.items()}
 
 
 def buffers_copied_for_backward(method: Method) -> contextlib.AbstractContextManager[object]:
-    """Copy the buffers that a loss saves for its backward: `update` may write them before the backward runs.
+    """Copy the buffers that a loss saves for its backward: `update` may overwrite them before that runs.
 
-    Only what is really saved is copied: rows taken from a bank by index are a copy already.
+    Only buffers that are really saved are copied: rows taken from a bank by index are already a copy.
     """
     if type(method).update is Method.update:
         return contextlib.nullcontext()
@@ -256,7 +258,7 @@ def without_gradient(signals: Signals) -> Signals:
 
 
 def _padded_alike(signals: Signals) -> Signals:
-    """Return signals whose masked tokens are as many on every rank: each pads its batches to a length of its own."""
+    """Return signals with masked tokens padded to one length on all ranks: ranks pad their batches differently."""
     tensors, masks = dict(signals.tensors), dict(signals.masks)
     for key, of_layers in signals.masks.items():
         longest = [max(lengths) for lengths in zip(*from_all_ranks([t.shape[1] for t in tensors[key]]), strict=True)]
@@ -268,7 +270,7 @@ def _padded_alike(signals: Signals) -> Signals:
 
 
 def gather_ranks(signals: Signals, shared: ByTensor) -> Signals:
-    """Return the signals with the rows of all ranks; `shared` keeps what several terms have in common."""
+    """Return the signals with the rows of all ranks; `shared` keeps gathered rows for other terms."""
 
     def whole(tensor: Tensor) -> Tensor:
         return _computed_once(gather_rows, tensor, shared)

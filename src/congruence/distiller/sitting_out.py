@@ -1,4 +1,4 @@
-"""Terms that sit a step out, because a layer that they read did not run in it: on all ranks alike."""
+"""Terms that sit a step out, on all ranks, because a layer that they read did not run."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ LOG = logging.getLogger("congruence")
 
 
 class SittingOut:
-    """Which terms sit a step out; told once a term.
+    """Decides which terms sit a step out, and logs each such term once.
 
-    Layers that drop out at random (LayerDrop) do so on each rank by its own draw, while rows are gathered and gradients
-    averaged over all of them: a term counts where its layers have run on every rank.
+    Layers that drop out at random (LayerDrop) do so independently on each rank, while rows are gathered and gradients
+    averaged over all ranks. So a term counts only if its layers have run on every rank.
 
     Attributes:
-        in_step: whether the ranks call alike for sure, as in `fit`; else they are asked where rows are gathered anyway.
+        in_step: whether all ranks are known to make the same calls, as in `fit`; otherwise ranks are asked only where
+            rows are gathered anyway.
     """
 
     def __init__(self) -> None:
@@ -28,7 +29,7 @@ class SittingOut:
         self._told: set[str] = set()
 
     def among(self, bindings: Mapping[str, Binding], captured: Captured, *, together: bool) -> set[str]:
-        """Return the names of the terms that sit out, of those given."""
+        """Return the names of those of the given terms that sit out."""
         lacking = {name: missing_of(binding, captured) for name, binding in bindings.items()}
         out = {name for name, layers in lacking.items() if layers}
         gathers = any(binding.method.needs.scope != "sample" for binding in bindings.values())
@@ -39,7 +40,7 @@ class SittingOut:
             self._told.add(name)
             where = " and ".join(f"'{path}'" for path in lacking[name]) or "a layer of another rank's"
             LOG.warning(
-                "The term '%s' sits out the steps in which %s does not run (as layers that drop out at random do).",
+                "The term '%s' sits out the steps in which %s does not run (as with layers that drop out at random).",
                 name,
                 where,
             )

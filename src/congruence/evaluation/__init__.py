@@ -1,4 +1,4 @@
-"""Floor 7: what a student is worth: test numbers, and how faithful it is to its teacher."""
+"""Floor 7: evaluation: test numbers, and how faithful a student is to its teacher."""
 
 from congruence.evaluation.compare import compare
 from congruence.evaluation.comparison import Comparison, Comparisons

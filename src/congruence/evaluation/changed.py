@@ -15,12 +15,13 @@ _CLASSES, _SAMPLES = 10, 20
 
 
 def classes_of(of: Embeddings, coherence: Tensor, names: Sequence[str] | None = None) -> list[Entry]:
-    """Return for each class that has samples: its name or number, how many, both accuracies, and φ, their mean.
+    """Return for each class with samples: its name or number, its size, both accuracies, and the mean φ.
+
 
     Args:
-        of: with labels.
+        of: embeddings with labels.
         coherence: φ_i of every sample, [N].
-        names: of the classes; None or too few: the number.
+        names: names of the classes; numbers are used if None or too few.
 
     Example:
         >>> of = Embeddings(torch.eye(2), torch.eye(2), torch.eye(2), torch.eye(2), torch.tensor([0, 0]))
@@ -48,7 +49,7 @@ def classes_of(of: Embeddings, coherence: Tensor, names: Sequence[str] | None = 
 
 
 def worst(classes: Sequence[Mapping[str, Any]]) -> list[Entry]:
-    """Return the ten classes that lost the most accuracy, the most first; of equals, that of the smaller φ.
+    """Return the ten classes that lost the most accuracy, largest loss first; ties are ordered by smaller φ.
 
     Example:
         >>> entry = {"class": 3, "samples": 2, "teacher_accuracy": 1.0, "student_accuracy": 0.5, "phi": 0.75}
@@ -62,10 +63,10 @@ def worst(classes: Sequence[Mapping[str, Any]]) -> list[Entry]:
 
 
 def most_changed(of: Embeddings, coherence: Tensor, names: Sequence[str] | None = None) -> list[Entry]:
-    """Return the twenty samples with the smallest φ_i, the smallest first; those with φ_i = 1 did not change.
+    """Return the twenty samples with the smallest φ_i, smallest first; samples with φ_i = 1 did not change.
 
-    Each has its `index` in the order of the loader, its `label`, both answers (name or number; None where there is
-    none) and `phi`.
+    Each has its `index` in the loader's order, its `label`, both predictions (name or number; None if there is none)
+    and `phi`.
 
     Example:
         >>> of = Embeddings(torch.eye(2), torch.eye(2), torch.eye(2), None, torch.tensor([0, -1]))

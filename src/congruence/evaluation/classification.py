@@ -1,4 +1,4 @@
-"""Classification: the share of test samples whose class a model names, at once and among its first five."""
+"""Classification: top-1 and top-5 accuracy on the test samples."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FIVE = 5
 
 @dataclass(frozen=True)
 class Classification(Protocol):
-    """Top-1 accuracy (`accuracy`, which every run has), and `top_5_accuracy` where there are more than five classes.
+    """Top-1 accuracy (`accuracy`, which every run has), and `top_5_accuracy` if there are more than five classes.
 
     Example:
         >>> from congruence.data import load
@@ -31,10 +31,11 @@ class Classification(Protocol):
     kind: ClassVar[str] = "classification"
 
     def fit(self, data: ProtocolData) -> Fitted:
-        """Return the protocol on data whose test classes are those of the training.
+        """Return the protocol on data whose test classes are training classes.
+
 
         Raises:
-            ValueError: where they are others, or no test sample has a label.
+            ValueError: if they are not, or no test sample has a label.
         """
         labels, classes = self.test_labels(data), data.splits.train.classes
         if classes is None or int(labels.max()) >= classes or self.of_new_classes(data):

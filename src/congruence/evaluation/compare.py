@@ -1,4 +1,4 @@
-"""What was lost: a teacher and one or several students on the same samples."""
+"""`compare`: a teacher and one or several students, measured on the same samples."""
 
 from __future__ import annotations
 
@@ -101,38 +101,39 @@ def compare(
 ) -> Comparison | Comparisons:
     """Compare a student, or several, with their teacher on the samples of a loader.
 
-    Each model reads the loader once. What grows with the square of the samples is bounded: perception coherence is
-    exact up to 2,000 samples (beyond, three subsets of 2,000, and each sample's φ among 1,000); neighbours and
-    retrieval look 1,000 samples up among all, nearest training samples 2,000; similarities within and between classes
-    and the Gaussians' W2² are of 3,000, the maximum mean discrepancy of 1,000. The draws are the same for every model.
+    Each model reads the loader once. Numbers whose cost grows with the square of the samples are bounded: perception
+    coherence is exact up to 2,000 samples (above that, three subsets of 2,000 are used, and 1,000 references for each
+    sample's φ); neighbours and retrieval use 1,000 queries among all samples, nearest training samples 2,000 queries;
+    similarities within and between classes and the Gaussians' W2² use 3,000 samples, the maximum mean discrepancy
+    1,000. The random subsets are the same for every model.
 
     Args:
         teacher: the large model.
-        student: the small one, or several by name.
-        loader: of batches as `fit` takes them; read once.
-        teacher_layer: the layer that gives the teacher's embedding; by default what enters the last Linear.
-        student_layer: the same for the student; of several one for all, or by name.
-        device: to which all are moved; None for where they are.
-        train_loader: of training samples, for the accuracy by nearest neighbours and that of a linear probe.
-        keep: a folder where embeddings are kept (16 GB at most; the oldest make way), and found again while weights and
-            data are the same. What a loader gives can be told of `congruence.data.loader` around datasets of
-            `congruence.data`; of others that it cannot is said, and they are read again.
-        exact: measure the exact W2² of 2,000 samples too, which may take minutes.
-        probe: fit linear probes too.
-        latency: measure what the models cost too (multiply-adds, time, memory), on the first batch.
-        projection: brings the student's features to the teacher's width, for the student's queries in the teacher's
-            index: a weight [D_t, D_s], a module or a function; of several students one for all, or by name.
-        protocol: by whose numbers each model is measured too (`evaluation.protocols`), fitted to the data whose test
-            part the loader gives in its order.
+        student: the small model, or a mapping with several by name.
+        loader: batches as `fit` takes them; read once.
+        teacher_layer: the layer that gives the teacher's embedding; by default the input of the last Linear.
+        student_layer: the layer that gives the student's embedding; with several students, one for all or by name.
+        device: device to which all models are moved; None leaves them where they are.
+        train_loader: training samples, for nearest-neighbour accuracy and linear probes.
+        keep: a folder in which embeddings are kept (at most 16 GB; the oldest are removed), and reused while weights
+            and data are the same. This needs a `congruence.data.loader` of a dataset of `congruence.data`, whose
+            content can be identified; for other loaders, a message says so and models read them again.
+        exact: also measure the exact W2² of 2,000 samples, which may take minutes.
+        probe: also fit linear probes.
+        latency: also measure the models' cost (multiply-adds, time, memory), on the first batch.
+        projection: maps the student's features to the teacher's width, for the student's queries in the teacher's
+            index: a weight [D_t, D_s], a module or a function; with several students, one for all or by name.
+        protocol: a protocol (`evaluation.protocols`) whose numbers are also measured, fitted to the data whose test
+            part the loader gives in order.
 
     Returns:
-        Comparison, or Comparisons by name: see there for keys and units.
+        Comparison, or Comparisons by name: see these classes for keys and units.
 
     Raises:
-        ValueError: for a layer that is not there, a loader that is empty, embeddings or logits that are not finite, a
-            model of `load_student` that was trained on images prepared otherwise, or on classes of other names or
-            another order, no student, one that is called "teacher", or a projection to another width. A teacher of
-            other classes altogether is let pass, without its accuracy and agreement.
+        ValueError: for a layer that does not exist, an empty loader, embeddings or logits that are not finite, a model
+            from `load_student` whose training images were prepared differently or whose classes have other names or
+            another order, no student, a student called "teacher", or a projection to another width. A teacher with
+            entirely different classes is allowed, without its accuracy and agreement.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))

@@ -1,4 +1,4 @@
-"""What `compare` finds: of one student, and of several beside one teacher."""
+"""The results of `compare`: for one student, and for several."""
 
 from __future__ import annotations
 
@@ -43,20 +43,20 @@ COLUMNS = (*_OF_ONE, *_OF_BOTH, *COSTS)
 class Comparison:
     """How faithful a student is to its teacher; numbers that need labels or logits are None without them.
 
-    Args:
-        samples: compared.
-        teacher_accuracy: top-1, a fraction.
-        student_accuracy: top-1, a fraction.
-        agreement: fraction of samples to which both give the same class.
-        gpcl: global perception coherence of the embeddings, by cosine; beyond 2,000 samples from three subsets.
-        teacher_parameters: of the teacher; None for one that runs outside torch.
-        student_parameters: of the student.
 
-    `more` has the numbers of the table beyond these (`evaluation.numbers`, a package's too); `to_dict` has them all.
-    `left_out` says of each number that is None, by its key, why. `classes` has a dict for each class (`class`,
-    `samples`, both accuracies, `phi`: the mean perception coherence of its samples), `worst_classes` the ten that lost
-    the most accuracy, and `changed` the twenty samples around which the two models agree least: `index` in the
-    order of the loader, `label`, `teacher_class`, `student_class` and `phi`.
+    Args:
+        samples: number of samples compared.
+        teacher_accuracy: the teacher's top-1 accuracy, a fraction.
+        student_accuracy: the student's top-1 accuracy, a fraction.
+        agreement: fraction of samples for which both predict the same class.
+        gpcl: global perception coherence of the embeddings, by cosine; above 2,000 samples from three subsets.
+        teacher_parameters: number of the teacher's parameters; None for a model that runs outside torch.
+        student_parameters: number of the student's parameters.
+    `more` has the other numbers of the table (`evaluation.numbers`, including those of packages); `to_dict` has all.
+    `left_out` gives, by key, the reason why a number is None. `classes` has a dict for each class (`class`, `samples`,
+    both accuracies, and `phi`, the mean perception coherence of its samples), `worst_classes` the ten that lost the
+    most accuracy, and `changed` the twenty samples on whose surroundings the two models agree least: `index` in the
+    loader's order, `label`, `teacher_class`, `student_class` and `phi`.
     """
 
     samples: int
@@ -87,7 +87,7 @@ class Comparison:
 
 
 class Comparisons(Mapping[str, Comparison]):
-    """Several students beside one teacher on the same samples, by their names.
+    """Several students compared with one teacher on the same samples, by name.
 
     Example:
         >>> found = Comparisons({"small": Comparison(9, 0.5, 0.25, 0.5, 0.75, 40, 10)})
@@ -111,9 +111,9 @@ class Comparisons(Mapping[str, Comparison]):
         return f"Comparisons({self._students!r})"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return {"teacher": its own numbers, "students": the others by name}, as plain values.
+        """Return {"teacher": its numbers, "students": {name: numbers}}, as plain values.
 
-        The teacher's have no "teacher_" before their keys; the students' are those of `Comparison.to_dict`.
+        The teacher's keys have no prefix "teacher_"; the students' numbers are those of `Comparison.to_dict`.
         """
         students: dict[str, Any] = {}
         teacher: dict[str, Any] = {}
@@ -134,7 +134,7 @@ class Comparisons(Mapping[str, Comparison]):
         return json.dumps(self.to_dict(), indent=2)
 
     def table(self) -> str:
-        """Return a Markdown table with a line for the teacher and for each student; "–" where there is no number.
+        """Return a Markdown table with a line for the teacher and for each student; "–" for missing numbers.
 
         Example:
             >>> print(Comparisons({"small": Comparison(9, 0.5, 0.25, 0.5, 0.75, 4000, 10)}).table())
@@ -160,7 +160,7 @@ class Comparisons(Mapping[str, Comparison]):
 
 
 def _apart(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what is the teacher's alone, by the keys without "teacher_", and the rest."""
+    """Return the numbers of the teacher alone, with keys without "teacher_", and the rest."""
     prefix = f"{TEACHER}_"
     own = {key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)}
     return own, {key: value for key, value in values.items() if not key.startswith(prefix)}

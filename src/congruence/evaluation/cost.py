@@ -1,4 +1,4 @@
-"""What a model costs: parameters, multiply-adds, the time of a call and the memory that it needs."""
+"""The cost of a model: parameters, multiply-adds, the time of a call and its memory."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def runs_outside(model: nn.Module) -> bool:
 
 
 class Cost(dict[str, float | int | None]):
-    """What a model costs by name, see `cost`; `left_out` says why a number is None.
+    """A model's costs by name, see `cost`; `left_out` says why a number is None.
 
     Example:
         >>> Cost({"parameters": None}, {"parameters": "onnxruntime runs it, outside torch"})["parameters"]
@@ -71,36 +71,36 @@ def cost(
     calls: int = CALLS,
     device: str | torch.device | None = None,
 ) -> Cost:
-    """Measure what a model costs, in evaluation mode and without gradients.
+    """Measure a model's cost, in evaluation mode and without gradients.
 
     The mapping has these keys:
 
-    - `parameters`: how many, shared ones once.
-    - `multiply_adds`: of one sample, in convolutions, matrix products and attention, as torch's counter of operations
-      finds them. Attention is counted whole, with the pairs that a mask leaves out.
+    - `parameters`: their number, counting shared ones once.  - `multiply_adds`: of one sample, in convolutions, matrix
+    products and attention, as torch's counter of operations
+      finds them. Attention is counted in full, including pairs that a mask leaves out.
     - `latency_1_ms`, `latency_64_ms` (one for each of `batches`): the median of the calls, in milliseconds, with the
-      batch on the device. On a processor it is that of as many threads as torch has.
+      batch on the device. On a CPU, with torch's number of threads.
     - `peak_memory_mb`: what a forward of the largest batch needs beyond weights and inputs, in 10⁶ bytes: on CUDA the
-      allocator's peak (whose statistics are reset), elsewhere the tensors that operations return and that live at one
-      time. What an operation takes inside itself is not seen there: of networks of convolutions that is below a tenth
-      of the whole, of recurrent layers it may be more than is seen. Encoder layers of torch count unfused.
-
-    Models that run outside torch (`OnnxModel`) have times alone. The model is left as it was: modes, buffers, the
-    process's generators; it is on `device` afterwards.
+      allocator's peak (whose statistics are reset), elsewhere the largest total size of live tensors returned by
+      operations. This does not include memory inside an operation, which is below a tenth of the total for
+      convolutional networks, but can exceed the measured part for recurrent layers. torch's encoder layers are counted
+      unfused.
+    Models that run outside torch (`OnnxModel`) only have times. The model's modes and buffers and the process's
+    generators are restored; the model is on `device` afterwards.
 
     Args:
         model: any module.
-        inputs: of some samples, as `fit` takes them: a tensor, a tuple, a mapping or `congruence.Inputs`, of which the
-            student's are taken. The first samples are repeated until they fill a batch.
-        batches: sizes.
-        calls: how often the model is called for a time; fewer where that takes more than 10 seconds, but 3 at least.
-        device: to which the model is moved; None for where it is.
+        inputs: inputs of some samples, as `fit` takes them: a tensor, a tuple, a mapping or `congruence.Inputs`, whose
+            entry for the student is used. The first samples are repeated to fill a batch.
+        batches: batch sizes.
+        calls: number of timed calls; fewer if they take more than 10 seconds, but at least 3.
+        device: device to which the model is moved; None leaves it where it is.
 
     Returns:
-        Cost: a dict. Its attribute `left_out` says of each number that is None why.
+        Cost: a dict. Its attribute `left_out` gives the reason for each number that is None.
 
     Raises:
-        ValueError: for arguments of another kind, and a model that takes the inputs in no batch size.
+        ValueError: for invalid arguments, and a model that fails on the inputs in every batch size.
 
     Example:
         >>> found = cost(nn.Linear(4, 2), torch.randn(8, 4), batches=(1, 16), calls=3)
@@ -122,17 +122,19 @@ def costs(
     calls: int = CALLS,
     device: str | torch.device | None = None,
 ) -> dict[str, Cost]:
-    """Measure what several models cost as `cost` does; they are called in turn, so that noise hits all of them alike.
+    """Measure the costs of several models, as `cost` does; they are called in turn, so that noise affects all equally.
+
 
     Args:
-        models: by name; of `congruence.Inputs` each takes its own, "teacher" the teacher's, others the student's.
-        inputs: as of `cost`.
-        batches: as of `cost`.
-        calls: as of `cost`.
-        device: as of `cost`.
+        models: models by name; from `congruence.Inputs` each takes its own entry, else "teacher" takes the teacher's
+            and others the student's.
+        inputs: see `cost`.
+        batches: see `cost`.
+        calls: see `cost`.
+        device: see `cost`.
 
     Raises:
-        ValueError: as `cost`.
+        ValueError: see `cost`.
 
     Example:
         >>> models = {"teacher": nn.Linear(4, 200), "small": nn.Linear(4, 2)}

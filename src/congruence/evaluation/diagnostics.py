@@ -1,4 +1,4 @@
-"""Diagnostics: what the table has for a student while it learns, each from embeddings alone."""
+"""Diagnostics: numbers of the table that are measured during training, from embeddings alone."""
 
 from __future__ import annotations
 

@@ -41,11 +41,11 @@ _TOLD: WeakSet[nn.Module] = WeakSet()  # models of which it was said that their 
 
 
 class Embedded(NamedTuple):
-    """Embeddings [N, D] and logits [N, C] (None where the model has none) on the CPU, and labels [N] or None.
+    """Embeddings [N, D] and logits [N, C] (None if the model has none) on the CPU, and labels [N] or None.
 
-    `head` is weight [C, D] and bias [C] or None of the Linear that makes the logits of the embeddings, where one does.
-    `left_out` says why there are no logits, where the model's own mean nothing: its head was taught by no term, or its
-    classes are not the data's.
+    `head` is the weight [C, D] and bias [C] (or None) of the Linear that maps the embeddings to the logits, if there is
+    one. `left_out` says why logits are left out, if the model's logits are meaningless: no term trained its head, or
+    its classes are not the data's.
     """
 
     features: Tensor
@@ -75,18 +75,19 @@ def embed(
 ) -> Embedded:
     """Embed every sample of a loader, in evaluation mode.
 
+
     Args:
-        model: any module; its modes are as before afterwards.
-        loader: of batches as `fit` takes them, in the order wanted; one of `congruence.data` gives every rank all
+        model: any module; its modes are restored afterwards.
+        loader: batches as `fit` takes them, in the wanted order; a loader of `congruence.data` gives every rank all
             samples.
-        layer: the layer that gives the embedding; by default what enters the last Linear. Maps and tokens are averaged
-            over their positions, padded ones ("attention_mask" of the inputs) left out.
-        name: of the model, in sentences and among the `Inputs` of a batch.
-        kind: "student" or "teacher", whose inputs it takes where there are none of its name.
-        device: to which the model is moved; None for where it is.
+        layer: the layer that gives the embedding; by default the input of the last Linear. Maps and tokens are averaged
+            over their positions, without padding ("attention_mask" of the inputs).
+        name: the model's name in messages and in the `Inputs` of a batch.
+        kind: "student" or "teacher": the entry of `Inputs` that is used if there is none under the model's name.
+        device: device to which the model is moved; None leaves it where it is.
 
     Raises:
-        ValueError: for a layer that is not there, or an empty loader.
+        ValueError: for a layer that does not exist, or an empty loader.
     """
     teachers = (name,) if kind == TEACHER else (TEACHER,)
     return embed_all({name: model}, loader, layers={name: layer}, device=device, teachers=teachers)[name]

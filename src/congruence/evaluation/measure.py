@@ -1,4 +1,4 @@
-"""A student's numbers on the test split, which is read here and nowhere else."""
+"""A student's numbers on the test split, which is read only here."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class Measurement:
-    """Test numbers of one model by key, each an attribute too; those that cannot be had are None.
+    """Test numbers of one model by key, also available as attributes; unavailable numbers are None.
 
     `evaluation.numbers` is the table of them, with functions whose docstrings have the units.
 
@@ -123,21 +123,22 @@ def measure(
 
     Args:
         student: the model.
-        splits: of `congruence.data.load`; all labels of the training split serve the retrieval database.
-        teacher: with which the numbers that need one are measured, or what `embed_test` gave of it; None leaves them
-            out.
+        splits: the result of `congruence.data.load`; all labels of the training split are used for the retrieval
+            database.
+        teacher: the teacher, or its result of `embed_test`, for the numbers that need one; None leaves these out.
         own: further numbers.
-        classifies: False for a student whose terms teach no class: it has no accuracy.
-        device: to which the models are moved; None for where they are.
-        exact: measure also what is there on request alone: W2² by the exact plan, which may take minutes.
-        protocol: whose numbers are measured too (`congruence.evaluation.protocols`), fitted to these splits.
+        classifies: False for a student that no term trained as a classifier: it gets no accuracy.
+        device: device to which the models are moved; None leaves them where they are.
+        exact: also measure numbers that are computed only on request: W2² by the exact plan, which may take minutes.
+        protocol: a protocol whose numbers are also measured (`congruence.evaluation.protocols`), fitted to these
+            splits.
 
     Returns:
-        Measurement: the numbers that the table shows of a run.
+        Measurement: the numbers that the table shows for a run.
 
     Raises:
-        ValueError: for a student of `load_student` that was trained on images prepared otherwise, or on classes of
-            other names or another order. A teacher of other classes has no number of classes.
+        ValueError: for a student from `load_student` whose training images were prepared differently, or whose classes
+            have other names or another order. For a teacher with other classes, numbers that need classes are left out.
     """
     if classifies:
         check_same_classes(student, ModelFacts.of(splits.train))

@@ -22,23 +22,25 @@ class Number:
     """A row of the table.
 
     Args:
-        key: under which the number is stored; no other has it in the same place.
-        function: from embeddings to the number, or to several by name; None for one that is known without them (the
-            parameters, the seconds).
-        needs: what must be there, of `embeddings.NEEDS`; without it the number is None.
-        shown: where: in a run's test numbers (`test.json`, `evaluate`), a plan's results, `compare`, the diagnostics.
-        title: of its column in a plan's table; by default the key.
-        label: of its line in a run's table; by default the key, and "" for one that is stored but has no line.
-        scale: by which a plan's table multiplies it: 100 for per cent.
-        digits: behind the point in a plan's table.
+        key: the key under which the number is stored, unique in each place.
+        function: from embeddings to the number, or to several by name; None for numbers known without embeddings
+            (parameters, seconds).
+        needs: required inputs, of `embeddings.NEEDS`; if one is missing, the number is None.
+        shown: the places that show it: a run's test numbers (`test.json`, `evaluate`), a plan's results, `compare`, the
+            diagnostics.
+        title: title of its column in a plan's table; by default the key.
+        label: label of its line in a run's table; by default the key, and "" for a number that is stored without a
+            line.
+        scale: factor in a plan's table, 100 for per cent.
+        digits: decimal places in a plan's table.
         form: format of its line in a run's table.
-        higher_is_better: None where neither is.
-        detail: only in the long tables, those of `bench` and `evaluate`, and there only where somebody has it.
-        last: of the weights of the last epoch, where others are of the best (in a plan).
-        of_classes: means nothing of a student whose terms teach no class.
-        on_request: measured only where it is asked for (`evaluate --exact`, `compare(exact=True)`): it takes long.
-        names: of the numbers that the function gives, where it gives several: each is None where a need is not met.
-        teacher_too: the diagnostics measure it of the teacher alone as well, under "teacher_" and its name.
+        higher_is_better: None if neither direction is better.
+        detail: only shown in the long tables of `bench` and `evaluate`, and only if at least one row has it.
+        last: in a plan, measured with the weights of the last epoch instead of the best.
+        of_classes: meaningless for a student that no term trained as a classifier.
+        on_request: measured only on request (`evaluate --exact`, `compare(exact=True)`), because it is slow.
+        names: names of the numbers, if the function returns several: each is None if a need is not met.
+        teacher_too: the diagnostics also measure it for the teacher, with the prefix "teacher_".
     """
 
     key: str

@@ -23,7 +23,7 @@ def own_numbers(targets: Sequence[str], *, trust: bool = False) -> tuple[Number,
     Example:
         >>> own_numbers(["my_metrics:top5"])
         Traceback (most recent call last):
-        congruence.core.importing.UntrustedError: The metric 'my_metrics:top5' imports and runs code of yours: allow ...
+        congruence.core.importing.UntrustedError: The metric 'my_metrics:top5' imports and runs your code: allow ...
     """
     rows: dict[str, Number] = {}
     taken = {*RESERVED, *numbers_in("run"), *numbers_in("plan")}

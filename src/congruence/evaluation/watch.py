@@ -27,26 +27,27 @@ LOG = logging.getLogger("congruence")
 
 
 class Diagnostics:
-    """What `FitOptions(diagnose=...)` takes: numbers of every student at each epoch's end.
+    """For `FitOptions(diagnose=...)`: measures every student at the ends of epochs.
 
-    They are lines {"step", "epoch", "diagnostics": {...}} of metrics.jsonl, cut back on resuming as its other lines
-    are; with several students each name ends in "/NAME", with several teachers, before that, in "/TEACHER". Training is
-    left alone, to the bit: the models run in evaluation mode and without gradient, and no generator moves. Teachers are
-    frozen and run once, where the loader is of `congruence.data` (another may change the order from pass to pass).
+    The numbers are lines {"step", "epoch", "diagnostics": {...}} of metrics.jsonl, which are truncated on resuming like
+    other lines. With several students each name ends in "/NAME", with several teachers, before that, in "/TEACHER".
+    Training is not affected, to the bit: the models run in evaluation mode without gradient, and random generators are
+    restored. Teachers are frozen and run only once, if the loader is from `congruence.data` (others may change the
+    order between passes).
 
     Args:
-        loader: of the images, re-iterable, in batches as `fit` takes them; `diagnostic_loader` makes one. The time
-            of most diagnostics grows with the square of the samples, and the memory of "wasserstein".
-        measures: names of `DIAGNOSTICS`, or "all": whatever this distiller and these images allow; may be empty beside
-            `losses`.
-        losses: whether to give each term's loss on these images, unweighted, as "loss/TERM" (`term_losses`).
-        every: epochs from one time to the next; the first epoch is always measured, so that one sees what changed.
-        student_layer: the layer that gives the embedding; by default what enters the last Linear.
-        teacher_layer: the same for the teacher.
+        loader: re-iterable batches of the images, as `fit` takes them; `diagnostic_loader` makes one. The time of most
+            diagnostics, and the memory of "wasserstein", grow with the square of the samples.
+        measures: names of `DIAGNOSTICS`, or "all" for every number that this distiller and these images allow; may be
+            empty if `losses` is set.
+        losses: whether to include each term's unweighted loss on these images, as "loss/TERM" (`term_losses`).
+        every: number of epochs between measurements; the first epoch is always measured.
+        student_layer: the layer that gives the student's embedding; by default the input of the last Linear.
+        teacher_layer: the layer that gives the teacher's embedding; by default the input of the last Linear.
 
     Raises:
-        ValueError: for an unknown name or a number out of its range; before the first step of `fit` for a layer that
-            is not there, or a diagnostic that needs what is not (a teacher, labels, equal classes).
+        ValueError: for an unknown name or a number out of its range; before the first step of `fit`, for a layer that
+            does not exist, or a diagnostic whose needs are not met (a teacher, labels, equal classes).
 
     Example:
         >>> import congruence as cg

@@ -1,4 +1,4 @@
-"""α-β divergence: between forward and reverse KL, how hard a student is held to what the teacher finds likely."""
+"""α-β divergence, a family between forward and reverse KL: how strongly it follows the teacher's likely classes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ CHECKS: Mapping[str, check.Constraint] = {
     "temperature": check.POSITIVE,
     "reduction": REDUCTION,
 }
-_NONE = 1e-6  # an exponent nearer to 0 counts as 0
-_LARGEST = 60.0  # of exponents: e^60 = 1e26, of which sums stay finite in float32
+_NONE = 1e-6  # exponents closer to 0 count as 0
+_LARGEST = 60.0  # largest exponent: sums of e^60 = 1e26 stay finite in float32
 
 
 @float32_island
@@ -32,29 +32,29 @@ def alpha_beta_loss(
     reduction: Reduction = "mean",
     mask: Tensor | None = None,
 ) -> Tensor:
-    """α-β divergence of softened outputs.
+    """α-β divergence between the softened outputs of student and teacher.
 
     With p and q = softmax(z / T) of teacher and student: ℓ = −1/(αβ) Σ_c [p^α q^β − α/(α+β) p^(α+β) − β/(α+β) q^(α+β)],
-    and its limits: for β = 0 (1/α²) Σ (p^α ln(p^α/q^α) − p^α + q^α), for α = 0 the same with p, q and α, β exchanged,
-    for α + β = 0 (1/α²) Σ ((p/q)^α − 1 − α ln(p/q)), for both 0 ½ Σ ln²(p/q). (1, 0) is KL(p ‖ q), and (0, 1)
-    KL(q ‖ p). "mean" is over the rows, of tokens over those of the whole batch that `mask` marks.
+    with the limits: for β = 0, (1/α²) Σ (p^α ln(p^α/q^α) − p^α + q^α); for α = 0, that expression with p, q and α, β
+    exchanged; for α + β = 0, (1/α²) Σ ((p/q)^α − 1 − α ln(p/q)); for α = β = 0, ½ Σ ln²(p/q). (1, 0) is KL(p ‖ q), and
+    (0, 1) is KL(q ‖ p). "mean" is over the rows; for tokens, over the tokens of the whole batch that `mask` marks.
 
     Shape:
         `student_logits` and `teacher_logits` [B, C], or of tokens [B, L, C]; `mask` [B] or [B, L]; returns [], or the
         shape of the mask for `reduction="none"`.
 
     Args:
-        student_logits: of the student.
-        teacher_logits: of the teacher.
+        student_logits: logits of the student.
+        teacher_logits: logits of the teacher.
         alpha: α, the exponent of the teacher's probabilities.
         beta: β, the exponent of the student's.
         temperature: T > 0.
         reduction: "none", "mean" or "sum".
-        mask: bool, True for rows that count; None: all do. What the others hold changes nothing.
+        mask: bool, True for rows that count; None: all count. Values in other rows have no effect.
 
     Returns:
-        The loss, in float32 or float64; 0 with zero gradient where no row counts. With a negative exponent
-        probabilities of which a power is above e^60 are taken to be larger, without gradient.
+        The loss, in float32 or float64; 0 with zero gradient if no row counts. With a negative exponent, probabilities
+        whose power exceeds e^60 are raised to that bound, without gradient.
 
     Raises:
         ValueError: for shapes or a mask that do not fit, a single class, or a hyper-parameter out of its range.
@@ -73,8 +73,8 @@ def alpha_beta_loss(
         with (0, 1).
 
     Deviations:
-        For tokens the released code divides by α (or β) where the limit of the formula has α² (β²), if β, α or α + β is
-        0: the limit is followed here. There is no T², as in the code. Computed from logarithms of probabilities.
+        For tokens, if β, α or α + β is 0, the released code divides by α (or β), but the limit of the formula has α²
+        (β²): the limit is used here. As in the code, there is no factor T². Computed from log-probabilities.
     """
     name = "alpha_beta_loss"
     check.floating(name, (2, 3), student_logits=student_logits, teacher_logits=teacher_logits)
@@ -83,14 +83,14 @@ def alpha_beta_loss(
     check.hyperparameters(name, CHECKS, alpha=alpha, beta=beta, temperature=temperature, reduction=reduction)
     if mask is not None:
         _check_mask(name, mask, student_logits)
-        # Rows that do not count are equal: at no divergence.
+        # Rows that do not count are set equal, so that their divergence is 0.
         student_logits, teacher_logits = (
             z.masked_fill(~mask.unsqueeze(-1), 0) for z in (student_logits, teacher_logits)
         )
     dtype = torch.promote_types(student_logits.dtype, teacher_logits.dtype)
     student, teacher = student_logits, teacher_logits
     if abs(alpha + beta) < 1e-2:
-        student, teacher = as_float64(student), as_float64(teacher)  # the sum of the exponents is divided by
+        student, teacher = as_float64(student), as_float64(teacher)  # the sum of the exponents is a divisor
     values = _divergence((student / temperature).log_softmax(-1), (teacher / temperature).log_softmax(-1), alpha, beta)
     return reduce(name, values.to(dtype), reduction, counted=mask)
 
@@ -107,13 +107,13 @@ def _check_mask(function: str, mask: Tensor, logits: Tensor) -> None:
 def _divergence(student: Tensor, teacher: Tensor, alpha: float, beta: float) -> Tensor:
     """Return the divergence of log-probabilities [..., C] over the last dimension.
 
-    The first-order parts of all forms cancel, so that differences of powers come from one difference of logarithms.
+    In all forms the first-order parts cancel, so differences of powers are computed from one difference of logarithms.
     """
-    both = student.isneginf() & teacher.isneginf()  # classes that are masked on both sides are not apart
+    both = student.isneginf() & teacher.isneginf()  # classes that are masked on both sides have no difference
     student, teacher = student.masked_fill(both, 0), teacher.masked_fill(both, 0)
     total = alpha + beta
     lowest = min(alpha, beta, total, -abs(alpha) if abs(total) < _NONE else 0.0)
-    if lowest < -_NONE:  # powers of small probabilities would not fit
+    if lowest < -_NONE:  # powers of small probabilities would overflow
         student, teacher = (x.clamp(min=_LARGEST / lowest) for x in (student, teacher))
     apart = teacher - student
     if abs(alpha) < _NONE and abs(beta) < _NONE:
@@ -172,5 +172,5 @@ class AlphaBetaLoss(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return f"alpha={self.alpha}, beta={self.beta}, temperature={self.temperature}, reduction={self.reduction!r}"

@@ -1,4 +1,4 @@
-"""Attention transfer: where in the image the networks are active."""
+"""Attention transfer: the spatial pattern of the networks' activity."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHECKS: Mapping[str, check.Constraint] = {"reduction": REDUCTION}
 
 @float32_island
 def attention_transfer_loss(student_map: Tensor, teacher_map: Tensor, *, reduction: Reduction = "mean") -> Tensor:
-    """Mean squared difference of unit attention maps.
+    """Mean squared difference of normalised attention maps.
 
     With Q_b = the flattened mean over channels of f_b², divided by its L2 norm:
     ℓ_b = (1/HW) Σ_hw (Q_b^s − Q_b^t)²; "mean" is over the batch.
@@ -49,8 +49,9 @@ def attention_transfer_loss(student_map: Tensor, teacher_map: Tensor, *, reducti
         code.
 
     Deviations:
-        The paper's equation has the L2 norm of the difference, not squared, with β/2; the authors' code, followed here,
-        the mean of squares, hence the usual weight of 1000. One port adds 1e-6 to the norm; one pools Q, not f.
+        The paper's equation has the unsquared L2 norm of the difference, with β/2. The authors' code, followed here,
+        has the mean of squares, hence the usual weight of 1000. One port adds 1e-6 to the norm; another pools Q instead
+        of f.
     """
     name = "attention_transfer_loss"
     check_maps(name, student_map=student_map, teacher_map=teacher_map)
@@ -76,5 +77,5 @@ class AttentionTransferLoss(nn.Module):
         return attention_transfer_loss(student_map, teacher_map, reduction=self.reduction)
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return f"reduction={self.reduction!r}"

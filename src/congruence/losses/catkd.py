@@ -1,4 +1,4 @@
-"""Class attention: where in the picture the evidence for each class lies."""
+"""Class attention: the spatial pattern of evidence for each class."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def class_attention_loss(
 ) -> Tensor:
     """Mean squared difference of class activation maps, pooled to a few regions.
 
-    With A the class map pooled to r × r, and divided by its L2 norm over them if `normalize`:
-    ℓ_b = mean over classes and regions of (A_s − A_t)²; "mean" is over the batch.
+    With A the class map pooled to r × r regions, and divided by its L2 norm over the regions if `normalize`:  ℓ_b =
+    mean over classes and regions of (A_s − A_t)²; "mean" is over the batch.
 
     Shape:
         `student_map` [B, C, H_s, W_s], `teacher_map` [B, C, H_t, W_t], sizes may differ; returns [], or [B] for
         `reduction="none"`.
 
     Args:
-        student_map: what the student's classifier, as a 1×1 convolution, makes of its last map before pooling.
-        teacher_map: the same of the teacher.
+        student_map: the student's classifier, applied as a 1×1 convolution to its last map before pooling.
+        teacher_map: the teacher's classifier, applied likewise.
         resolution: r, regions along a side.
-        normalize: whether each class map is brought to length 1: then where it looks counts, not how much it sees.
+        normalize: whether each class map is scaled to length 1, so that only the pattern counts, not the strength.
         reduction: "none", "mean" or "sum".
 
     Returns:
@@ -58,13 +58,13 @@ def class_attention_loss(
         0.0
 
     Reference:
-        Guo et al., Class Attention Transfer Based Knowledge Distillation, CVPR 2023, and the authors' code. Beside a
-        cross-entropy of 1 they weigh it 0.5 to 15, not normalised, for a student of the teacher's architecture, and 10
-        to 600, normalised, for another.
+        Guo et al., Class Attention Transfer Based Knowledge Distillation, CVPR 2023, and the authors' code. With a
+        cross-entropy of weight 1, they use weights of 0.5 to 15, not normalised, for a student of the teacher's
+        architecture, and 10 to 600, normalised, for another architecture.
 
     Deviations:
-        When normalising, the released code divides a norm below 1e-12 as if it were 1e-12; here only what is shorter
-        than 1e-30 counts as zero.
+        When normalising, the released code replaces a norm below 1e-12 by 1e-12; here only norms below 1e-30 count as
+        zero.
     """
     name = "class_attention_loss"
     check.floating(name, 4, student_map=student_map, teacher_map=teacher_map)
@@ -100,5 +100,5 @@ class ClassAttentionLoss(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return f"resolution={self.resolution}, normalize={self.normalize}, reduction={self.reduction!r}"

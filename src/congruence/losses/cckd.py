@@ -1,4 +1,4 @@
-"""Correlation congruence: the student's kernel matrix at the teacher's."""
+"""Correlation congruence: the student's kernel matrix is matched to the teacher's."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def correlation_congruence_loss(
             |mean(f_i) − mean(f_j)| over feature entries; or a callable [B, D] → [B, B].
         gamma: γ > 0 of the Gaussian kernels.
         order: P >= 1, the highest power of "taylor_rbf".
-        normalize: divide each row by its length first, whatever the kernel.
+        normalize: first divide each row by its length, for every kernel.
 
     Returns:
         The loss, in float32 or float64.
@@ -63,12 +63,13 @@ def correlation_congruence_loss(
         Peng et al., Correlation Congruence for Knowledge Distillation, ICCV 2019, eqs. 6 and 9, sec. 3.4.
 
     Deviations:
-        Unit rows for every kernel are our choice: the paper's expansion (eq. 9) rests on them, which it leaves unsaid,
-        its other kernels do without (`normalize=False`). One public port returns the norm without the square and
-        without unit rows, another a product of differences of consecutive rows, which depends on the order of the
-        batch; neither is followed. With the 1/B² mean, the paper's weight of 0.003 makes the term tiny beside cross
-        entropy. Its objective is α CE + (1 − α) KD + β L_CC (eq. 7; the appendix swaps α and 1 − α) with α = 0 in the
-        main runs, as in the recipes of its benchmarks; for faces that leaves no ArcFace term, and recipes offer both.
+        Unit rows for every kernel are our choice: the paper's expansion (eq. 9) implicitly requires them, its other
+        kernels do not (`normalize=False`). One public port returns the unsquared norm without unit rows, another a
+        product of differences of consecutive rows, which depends on the order of the batch; neither is followed. With
+        the 1/B² mean, the paper's weight of 0.003 makes the term tiny compared with cross-entropy. The paper's
+        objective is α CE + (1 − α) KD + β L_CC (eq. 7; the appendix swaps α and 1 − α) with α = 0 in the main runs, as
+        in the recipes of its benchmarks; for faces that leaves no ArcFace term, and there are recipes with and without
+        it.
     """
     name = "correlation_congruence_loss"
     check.floating(name, 2, student=student, teacher=teacher)
@@ -76,7 +77,7 @@ def correlation_congruence_loss(
     check.hyperparameters(name, CHECKS, normalize=normalize)
     correlation = resolve_kernel(name, kernel, gamma=gamma, order=order)
     dtype = student.dtype
-    if not callable(kernel):  # the caller's own may hold float32 parameters
+    if not callable(kernel):  # the caller's kernel may hold float32 parameters
         student, teacher = as_float64(student), as_float64(teacher)
     if normalize:
         student, teacher = unit(student), unit(teacher)
@@ -105,5 +106,5 @@ class CorrelationCongruenceLoss(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return f"kernel={self.kernel!r}, gamma={self.gamma}, order={self.order}, normalize={self.normalize}"

@@ -1,4 +1,4 @@
-"""Cross entropy: the student alone, the reference row of every table."""
+"""Cross-entropy of the student with the labels, without a teacher: the baseline of every table."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def cross_entropy_loss(student_logits: Tensor, labels: Tensor, *, reduction: Red
     """Cross entropy of the student's logits over the labelled rows.
 
     ℓ_b = −log softmax(z_b)[y_b] where y_b >= 0, and 0 where y_b < 0 (no label). "mean" is over the labelled rows, and 0
-    with zero gradient where there is none.
+    with zero gradient if there are none.
 
     Shape:
         `student_logits` [B, C], `labels` [B]; returns [], or [B] for `reduction="none"`.
 
     Args:
-        student_logits: of the student.
-        labels: integer classes in [0, C); a negative one marks an unlabelled row.
+        student_logits: logits of the student.
+        labels: integer classes in [0, C); a negative value marks an unlabelled row.
         reduction: "none", "mean" or "sum".
 
     Returns:
@@ -43,8 +43,8 @@ def cross_entropy_loss(student_logits: Tensor, labels: Tensor, *, reduction: Red
         0.693147
 
     Deviations:
-        Equal to torch's own wherever every row is labelled. torch's `ignore_index` is one value and gives NaN where no
-        row is labelled.
+        Equal to torch's cross-entropy if every row is labelled. torch's `ignore_index` is a single value and gives NaN
+        if no row is labelled.
     """
     check.floating("cross_entropy_loss", 2, student_logits=student_logits)
     check.several_classes("cross_entropy_loss", student_logits=student_logits)
@@ -72,5 +72,5 @@ class CrossEntropyLoss(nn.Module):
         return cross_entropy_loss(student_logits, labels, reduction=self.reduction)
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return f"reduction={self.reduction!r}"

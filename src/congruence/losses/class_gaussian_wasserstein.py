@@ -27,8 +27,8 @@ def class_gaussian_wasserstein_loss(
 ) -> Tensor:
     """Squared 2-Wasserstein distance between the Gaussians of each class, averaged over the classes on both sides.
 
-    L = (1/K) Σ_c ‖μ_s,c − μ_t,c‖² + ‖σ_s,c − σ_t,c‖², deviations with 1/n_c; for "full" the last is the Bures distance
-    of the covariances, as in `gaussian_wasserstein_loss`. 0 with zero gradient where no class is on both sides.
+    L = (1/K) Σ_c ‖μ_s,c − μ_t,c‖² + ‖σ_s,c − σ_t,c‖², deviations with 1/n_c; for "full" the second term is the Bures
+    distance of the covariances, as in `gaussian_wasserstein_loss`. 0 with zero gradient if no class is on both sides.
 
     Shape:
         `student` [n, D], `teacher` [m, D], `student_labels` [n], `teacher_labels` [m], sizes may differ; returns [].
@@ -36,9 +36,9 @@ def class_gaussian_wasserstein_loss(
     Args:
         student: embeddings.
         teacher: embeddings.
-        student_labels: integer classes of the student's rows; a row with a negative one is left out.
-        teacher_labels: the same for the teacher's rows.
-        covariance: "diagonal" or "full" (one decomposition for all classes of about a size).
+        student_labels: integer classes of the student's rows; a row with a negative label is left out.
+        teacher_labels: integer classes of the teacher's rows, used likewise.
+        covariance: "diagonal" or "full" (classes of similar size share one batched decomposition).
 
     Returns:
         The loss, in float32 or float64.
@@ -69,11 +69,11 @@ def class_gaussian_wasserstein_loss(
     check.hyperparameters(name, CHECKS, covariance=covariance)
     dtype = student.dtype
     student, teacher = as_float64(student), as_float64(teacher)
-    # Rows of a class that one side lacks are not read: what is not finite in them shows here.
+    # Rows of classes that one side lacks are not used otherwise; non-finite values in them must show.
     shown = 0 * (student.detach().sum() + teacher.detach().sum())
     if covariance == "full":
         return (_full(student, teacher, student_labels, teacher_labels) + shown).to(dtype)
-    # One slot a class, held by the student's first row of it: shapes that do not depend on the labels.
+    # One slot for each class, at the student's first row of it, so that shapes do not depend on the labels.
     same = student_labels[:, None] == student_labels[None, :]
     first = same.to(torch.int32).argmax(1) == torch.arange(len(student_labels), device=student.device)
     student_slots = same & first[:, None] & (student_labels >= 0)
@@ -101,7 +101,7 @@ def _full(student: Tensor, teacher: Tensor, student_labels: Tensor, teacher_labe
         return 0 * (student.sum() + teacher.sum())
     height, width = bottom - top, right - left
     doublings, values = np.frexp(np.maximum(height, width))[1], []
-    for of_size in np.unique(doublings):  # classes of about a size are decomposed together
+    for of_size in np.unique(doublings):  # classes of similar size are decomposed together
         some = doublings == of_size
         ours, theirs = (
             _padded(student, rows, top[some], height[some]),
@@ -112,7 +112,7 @@ def _full(student: Tensor, teacher: Tensor, student_labels: Tensor, teacher_labe
 
 
 def _padded(x: Tensor, order: Integers, start: Integers, counts: Integers) -> tuple[Tensor, Tensor]:
-    """Return rows [G, n, D] of the classes that begin at `start`, each filled up with its own first, and the counts."""
+    """Return rows [G, n, D] of the classes that begin at `start`, each padded with its first row, and the counts."""
     position = np.arange(counts.max())
     index = order[start[:, None] + position * (position < counts[:, None])]
     return x[torch.from_numpy(index).to(x.device)], torch.from_numpy(counts).to(x.device)
@@ -133,5 +133,5 @@ class ClassGaussianWassersteinLoss(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return f"covariance={self.covariance!r}"

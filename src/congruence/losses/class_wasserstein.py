@@ -1,4 +1,4 @@
-"""Class-conditional Wasserstein distance: each class of the student's batch moved onto the teacher's."""
+"""Class-conditional Wasserstein distance: optimal transport within each class of the batch."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def class_wasserstein_loss(
 ) -> Tensor:
     """Squared 2-Wasserstein distance within each class, averaged over the classes.
 
-    L = (1/K) Σ_c min_P Σ_ij P_ij ‖f_i^s − f_j^t‖², over the classes c that are on both sides, i and j of class c,
-    uniform weights within it; K is how many these are, or the number of all classes. 0 with zero gradient where no
-    class is on both sides. Plans are exact, in float64 and constant for the gradient.
+    L = (1/K) Σ_c min_P Σ_ij P_ij ‖f_i^s − f_j^t‖², over the classes c on both sides, with i and j in class c and
+    uniform weights within it. K is the number of these classes, or of all classes. 0 with zero gradient if no class is
+    on both sides. Plans are exact, in float64 and constant for the gradient.
 
     Shape:
         `student` [n, D], `teacher` [m, D], `student_labels` [n], `teacher_labels` [m], sizes may differ; returns [].
@@ -40,13 +40,13 @@ def class_wasserstein_loss(
     Args:
         student: embeddings.
         teacher: embeddings.
-        student_labels: integer classes of the student's rows; a row with a negative one is left out.
-        teacher_labels: the same for the teacher's rows.
+        student_labels: integer classes of the student's rows; a row with a negative label is left out.
+        teacher_labels: integer classes of the teacher's rows, used likewise.
         divide_by: "present": K counts the classes on both sides; "all": it is `classes`.
-        classes: n_c, how many classes the data has, for "all"; labels are below it.
+        classes: n_c, the number of classes in the data, for "all"; labels must be below it.
 
     Returns:
-        The loss, in float32 or float64; NaN where a feature is not finite.
+        The loss, in float32 or float64; NaN if a feature is not finite.
 
     Raises:
         ValueError: for shapes that do not fit, a hyper-parameter out of its range, or `classes` without "all".
@@ -64,8 +64,8 @@ def class_wasserstein_loss(
         Montesuma, KD²M: An Unifying Framework for Feature Knowledge Distillation, 2025, eq. 3.
 
     Deviations:
-        The paper divides by the number n_c of all classes, which a batch seldom holds: `divide_by="all"`. By default
-        the mean is over the classes that both sides hold, so that the scale does not depend on how many are absent.
+        The paper divides by the number n_c of all classes (`divide_by="all"`), but a batch seldom contains all. By
+        default the mean is over the classes on both sides, so that the scale does not depend on how many are absent.
     """
     name = "class_wasserstein_loss"
     check.floating(name, 2, student=student, teacher=teacher)
@@ -89,7 +89,7 @@ def _check(name: str, divide_by: DivideBy, classes: int | None) -> None:
 
 
 def _shared(student_labels: Tensor, teacher_labels: Tensor) -> Tensor:
-    """Return how many classes both sides hold."""
+    """Return the number of classes on both sides."""
     earlier = (student_labels[:, None] == student_labels[None, :]).tril(-1).any(1)
     there = (student_labels[:, None] == teacher_labels[None, :]).any(1)
     return (there & ~earlier & (student_labels >= 0)).sum()
@@ -111,5 +111,5 @@ class ClassWassersteinLoss(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return f"divide_by={self.divide_by!r}, classes={self.classes}"

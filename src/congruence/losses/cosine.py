@@ -1,4 +1,4 @@
-"""Cosine: the direction of the student's embedding at the teacher's."""
+"""Cosine: the direction of the student's embedding is matched to the teacher's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def cosine_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mea
         `student` and `teacher` [B, D]; returns [], or [B] for `reduction="none"`.
 
     Args:
-        student: embeddings, projected to the teacher's width where it differs.
+        student: embeddings, projected to the teacher's width if it differs.
         teacher: embeddings.
         reduction: "none", "mean" or "sum".
 
@@ -37,18 +37,18 @@ def cosine_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mea
         0.5
 
     Reference:
-        From the definition. Chen et al., Improved Feature Distillation via Projector Ensemble, NeurIPS 2022, compare
-        the mean of several projectors so (weight 25); Zhang et al., Jasper and Stella, arXiv 2412.19048, the full
+        From the definition. Chen et al., Improved Feature Distillation via Projector Ensemble, NeurIPS 2022, use it for
+        the mean of several projectors (weight 25); Zhang et al., Jasper and Stella, arXiv 2412.19048, for the full
         width of their embeddings (weight 10).
 
     Deviations:
-        In the code of the projector ensemble a row of zeros is NaN. It is computed as ½ ‖s/‖s‖ − t/‖t‖‖², which is the
-        same number, exactly 0 for equal rows, and keeps the digits that 1 − cos has lost near it.
+        In the code of the projector ensemble, a row of zeros gives NaN. The loss is computed as ½ ‖s/‖s‖ − t/‖t‖‖²,
+        which is equal but exactly 0 for equal rows, and keeps the digits that 1 − cos loses near 0.
     """
     check.floating("cosine_loss", 2, student=student, teacher=teacher)
     check.same_shape("cosine_loss", student=student, teacher=teacher)
     student, teacher = unit(student), unit(teacher)
-    # Half the squared difference is 1 − cos for two rows of length 1; a row of length 0 lacks its half.
+    # For two rows of length 1, half the squared difference is 1 − cos; if one has length 0, a half is missing.
     missing = (student == 0).all(1).to(student.dtype) + (teacher == 0).all(1).to(student.dtype)
     return reduce("cosine_loss", ((student - teacher).square().sum(1) + missing) / 2, reduction)
 
@@ -66,5 +66,5 @@ class CosineLoss(nn.Module):
         return cosine_loss(student, teacher, reduction=self.reduction)
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return f"reduction={self.reduction!r}"

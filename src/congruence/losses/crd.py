@@ -1,4 +1,4 @@
-"""Contrastive representation distillation: a sample's two embeddings are told from those of other samples."""
+"""Contrastive representation distillation: a sample's two embeddings are contrasted with those of other samples."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from congruence.core import check
 from congruence.core.host_values import extremes
 from congruence.core.numerics import float32_island
 
-_EPS = 1e-7  # ε, of the authors' code: K/n keeps the denominators above 0 without it, but the values are theirs
-_DENSE = 32  # rows of a bank for each that is asked for, up to which the product with all of them is cheaper
+_EPS = 1e-7  # ε from the authors' code: K/n alone keeps the denominators above 0, but with ε the values equal theirs
+_DENSE = 32  # up to this ratio of all rows to requested rows, a product with the whole bank is cheaper
 
 Normalizers = Tensor | Sequence[float | Tensor]
 
@@ -54,16 +54,16 @@ def contrastive_representation_loss(
     temperature: float = 0.07,
     normalizers: Normalizers | None = None,
 ) -> Tensor:
-    """Contrast of each embedding with rows of the other network's bank, of which the first is its own sample's.
+    """Contrast of each embedding with rows of the other network's bank; the first row is that of the same sample.
 
     For one network with embeddings e and the other's bank m of n rows, x_bk = exp(⟨m[idx_bk], e_b⟩/τ)/Z for
     k = 0..K, c = K/n + ε with ε = 1e-7: L = −(1/B) Σ_b [ log(x_b0/(x_b0 + c)) + Σ_{k≥1} log((K/n)/(x_bk + c)) ].
-    The loss is the sum of both networks'.
-
-    This is noise-contrastive estimation: x is to be the probability that a row of the bank is the sample's own, and
-    x/(x + K/n) that a row is not one of K drawn with probability 1/n each. For that, x has to sum to 1 over the bank,
-    which is what Z is for; but Z over n rows for each e is what drawing K was to spare. It is one constant a network,
-    n times the mean of exp(⟨m, e⟩/τ) over what a first batch draws, and has no gradient.
+    The loss is the sum over both networks.
+    This is noise-contrastive estimation: x models the probability that a row of the bank belongs to the sample, and
+    x/(x + K/n) the probability that a row is not one of K rows drawn with probability 1/n each. For that, x must sum to
+    1 over the bank, which Z ensures. Computing Z over n rows for each e would defeat the purpose of drawing K, so Z is
+    one constant for each network, without gradient: n times the mean of exp(⟨m, e⟩/τ) over the rows drawn for a first
+    batch.
 
     Shape:
         `student` and `teacher` [B, D]; `student_bank` and `teacher_bank` [n, D]; `contrast_index` int64 [B, 1 + K],
@@ -71,13 +71,13 @@ def contrastive_representation_loss(
 
     Args:
         student: embeddings, of length 1 (not normalised here); they are compared with the teacher's bank.
-        teacher: embeddings, likewise; compared with the student's bank.
-        student_bank: embeddings of all samples, constants.
-        teacher_bank: likewise.
-        contrast_index: rows of the banks.
+        teacher: embeddings, of length 1 too; they are compared with the student's bank.
+        student_bank: the student's embeddings of all samples, constants.
+        teacher_bank: the teacher's embeddings of all samples, constants.
+        contrast_index: the rows of the banks to compare with.
         temperature: τ > 0.
-        normalizers: Z of the student and of the teacher, constants; None for n times the mean of exp(⟨m, e⟩/τ) over
-            this batch (which later batches are then given).
+        normalizers: Z of the student and of the teacher, constants; None computes n times the mean of exp(⟨m, e⟩/τ)
+            over this batch (pass these values for later batches).
 
     Returns:
         The loss, in float32 or float64.
@@ -96,8 +96,9 @@ def contrastive_representation_loss(
         Tian, Krishnan and Isola, Contrastive Representation Distillation, ICLR 2020, eqs. 17–18, and the authors' code.
 
     Deviations:
-        The paper has one network's embedding as the anchor in its equations; the authors' code, followed here, sums
-        over both. Everything is computed from logarithms: far embeddings neither overflow nor lose their gradient.
+        The paper's equations have only one network's embedding as the anchor; the authors' code, followed here, sums
+        over both. Everything is computed from logarithms, so distant embeddings neither overflow nor lose their
+        gradient.
     """
     name = "contrastive_representation_loss"
     check.floating(name, 2, student=student, teacher=teacher, student_bank=student_bank, teacher_bank=teacher_bank)
@@ -111,19 +112,19 @@ def contrastive_representation_loss(
     for side, (rows, bank) in enumerate(((student, teacher_bank), (teacher, student_bank))):
         scores = bank_scores(rows, bank, contrast_index) / temperature
         if normalizers is None:
-            constant = log_normalizer(scores.detach(), total)  # a constant, as those that are given
+            constant = log_normalizer(scores.detach(), total)  # a constant, like given normalizers
         else:
             constant = torch.as_tensor(normalizers, dtype=scores.dtype, device=scores.device)[side].log()
-        # A score of -inf would be a sure negative; it comes from a bank that is not finite, and must show.
+        # A score of -inf would count as a certain negative, but comes from a non-finite bank, and must show.
         values.append(contrast(scores - constant, total) + 0 * scores.detach().sum())
     return torch.stack(values).sum()
 
 
 def bank_scores(rows: Tensor, bank: Tensor, index: Tensor) -> Tensor:
-    """Return ⟨bank[index_bk], rows_b⟩ as [B, 1 + K], without gradient by the bank.
+    """Return ⟨bank[index_bk], rows_b⟩ as [B, 1 + K], without gradient for the bank.
 
-    Where many rows are asked for, all products and a choice among them take less time and memory than B·K gathered
-    rows: 76 ms against 1775 ms on one core at B = 64, K = 16384, D = 128, n = 50000, forward and backward.
+    If many rows are requested, computing all products and selecting takes less time and memory than gathering B·K rows:
+    76 ms against 1775 ms on one core at B = 64, K = 16384, D = 128, n = 50000, forward and backward.
     """
     bank = bank.detach()
     if len(bank) <= _DENSE * index.shape[1]:
@@ -132,21 +133,20 @@ def bank_scores(rows: Tensor, bank: Tensor, index: Tensor) -> Tensor:
 
 
 def log_normalizer(scores: Tensor, total: int, weights: Tensor | None = None) -> Tensor:
-    """Return log Z of Z = n · mean(e^scores), the mean over all B·(1 + K); `weights` as of `contrast`.
+    """Return log Z of Z = n · mean(e^scores), the mean over all B·(1 + K); `weights` as in `contrast`.
 
-    The positive, which no draw gave, is among them, as in the authors' code: one of 1 + K.
-
-    By logarithms, since e^(1/τ) is 1.6e6 at τ = 0.07 and overflows float32 at τ = 0.01.
+    As in the authors' code, the mean includes the positive, which was not drawn.
+    Computed with logarithms, since e^(1/τ) is 1.6e6 at τ = 0.07 and overflows float32 at τ = 0.01.
     """
     if weights is not None:
-        # w e^s = e^(s + log w), the positive counted once; a weight of 0 is e^(−∞). Each row's weights sum to K,
-        # so the mean is still over as many, but where no negative is of another class: there they sum to 0.
+        # w e^s = e^(s + log w), with the positive counted once; a weight of 0 is e^(−∞). Each row's weights sum to K,
+        # so the mean is over the same number, except if no negative is of another class: they then sum to 0.
         scores = scores + torch.cat([torch.zeros_like(weights[:, :1]), weights.log()], 1)
     return torch.logsumexp(scores.flatten(), 0) - math.log(scores.numel() / total)
 
 
 def contrast(scores: Tensor, total: int, weights: Tensor | None = None) -> Tensor:
-    """Return one network's loss from log x [B, 1 + K]; `weights` [B, K] count each negative so many times."""
+    """Return one network's loss from log x [B, 1 + K]; `weights` [B, K] says how often each negative counts."""
     negatives = scores.shape[1] - 1
     offset = math.log(negatives / total + _EPS)  # log c
     # −log(x/(x + c)) = log(1 + c/x) = softplus(log c − log x).
@@ -193,5 +193,5 @@ class ContrastiveRepresentationLoss(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return f"temperature={self.temperature}, normalizers={self.normalizers}"

@@ -1,4 +1,4 @@
-"""DIST: what a student shares with its teacher is the order of classes and of samples, not the probabilities."""
+"""DIST: the student matches the teacher's relations between classes and samples, not the probabilities themselves."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ _CONSTANT = 1e-13  # of a vector's norm: what centring leaves of a constant vect
 def dist_loss(
     student_logits: Tensor, teacher_logits: Tensor, *, beta: float = 1.0, gamma: float = 1.0, temperature: float = 1.0
 ) -> Tensor:
-    """Pearson's correlation of softened outputs, along each sample and along each class.
+    """One minus Pearson's correlation of softened outputs, within each sample and within each class.
 
     With P = softmax(z / τ) and ρ(a, b) = ⟨a', b'⟩ / (‖a'‖ ‖b'‖ + 1e-8), a' and b' centred:
     L = τ² [ β (1 − (1/B) Σ_b ρ(P_s,b·, P_t,b·)) + γ (1 − (1/C) Σ_c ρ(P_s,·c, P_t,·c)) ].
-    The second term is 0 for a single sample: nothing can correlate.
+    The second term is 0 for a single sample, where no correlation exists.
 
     Shape:
         `student_logits` and `teacher_logits` [B, C]; returns [].
 
     Args:
-        student_logits: of the student.
-        teacher_logits: of the teacher.
-        beta: β >= 0, of the term within samples.
-        gamma: γ >= 0, of the term within classes.
+        student_logits: logits of the student.
+        teacher_logits: logits of the teacher.
+        beta: β >= 0, weight of the term within samples.
+        gamma: γ >= 0, weight of the term within classes.
         temperature: τ > 0.
 
     Returns:
@@ -54,10 +54,10 @@ def dist_loss(
         Huang et al., Knowledge Distillation from a Stronger Teacher, NeurIPS 2022, and the authors' code.
 
     Deviations:
-        The authors' code adds ε to the product of the norms, other code clamps each norm: they differ where a class is
-        nearly constant over the batch. There ρ falls to 0 although the sides may be equal. A row or column that is
-        constant correlates with nothing: ρ is 0 with gradient 0, where the code's gradient is of the order of 1/ε. τ²
-        is the code's, not the paper's.
+        The authors' code adds ε to the product of the norms, other code clamps each norm: they differ for classes that
+        are nearly constant over the batch. For these, ρ falls to 0 although the sides may be equal. A constant row or
+        column correlates with nothing: ρ is 0 with gradient 0, where the code's gradient is of the order of 1/ε. The
+        factor τ² comes from the code, not the paper.
     """
     check.floating("dist_loss", 2, student_logits=student_logits, teacher_logits=teacher_logits)
     check.same_shape("dist_loss", student_logits=student_logits, teacher_logits=teacher_logits)
@@ -94,5 +94,5 @@ class DistLoss(nn.Module):
         return dist_loss(student_logits, teacher_logits, beta=self.beta, gamma=self.gamma, temperature=self.temperature)
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return f"beta={self.beta}, gamma={self.gamma}, temperature={self.temperature}"

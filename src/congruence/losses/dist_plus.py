@@ -1,4 +1,4 @@
-"""DIST+'s feature part: which channels fire together at a place, and which samples fire there."""
+"""DIST+'s feature part: correlations over the channels at each position, and over the samples."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ def dist_feature_loss(
     spatial_weight: float = 1.0,
     eps: float = 1e-8,
 ) -> Tensor:
-    """Pearson's correlation of feature maps, over the channels of each place and over the samples of the batch.
+    """One minus Pearson's correlation of feature maps, over the channels at each position and over the batch.
 
-    With S = Σ_c F_c the map summed over its channels, ρ(a, b) = ⟨a', b'⟩ / (‖a'‖ ‖b'‖ + ε), a' and b' centred, and σ
-    the same but divided by max(‖a'‖, ε) max(‖b'‖, ε):
-    L = w_c (1 − mean over samples and places of ρ(F_s,b·p, F_t,b·p)) + w_s (1 − mean over places of σ(S_s,·p, S_t,·p)).
-    The first term is 0 for one channel and the second for one sample: nothing can correlate.
+    With S = Σ_c F_c the map summed over its channels, ρ(a, b) = ⟨a', b'⟩ / (‖a'‖ ‖b'‖ + ε), a' and b' centred, and σ(a,
+    b) = ⟨a', b'⟩ / (max(‖a'‖, ε) max(‖b'‖, ε)):
+    L = w_c (1 − mean over samples and positions of ρ(F_s,b·p, F_t,b·p)) + w_s (1 − mean over positions of σ(S_s,·p,
+    S_t,·p)).
+    The first term is 0 for a single channel and the second for a single sample, where no correlation exists.
 
     Shape:
         `student_map` and `teacher_map` [B, C, H, W], the larger one average-pooled first; returns [].
 
     Args:
-        student_map: feature map, brought to the teacher's channels.
+        student_map: feature map, projected to the teacher's channels.
         teacher_map: feature map.
         channel_weight: w_c >= 0.
         spatial_weight: w_s >= 0.
-        eps: ε > 0, beside the norms.
+        eps: ε > 0 in the denominators.
 
     Returns:
-        The loss, in float32 or float64, to be added to `dist_loss` of the logits. ε leaves it a little above 0 for a
-        student equal to the teacher, and a constant vector correlates with none, with
-        zero gradient.
+        The loss, in float32 or float64, to be added to `dist_loss` of the logits. Because of ε it is slightly above 0
+        for a student equal to the teacher. A constant vector has correlation 0 with any other, with zero gradient.
 
     Raises:
         ValueError: for shapes that do not fit or a hyper-parameter out of its range.
@@ -65,9 +65,9 @@ def dist_feature_loss(
         with the terms that torchdistill has.
 
     Deviations:
-        torchdistill adds the correlation over channels itself, where 1 less the correlation is meant: to minimise that
-        drives the features apart. The two places of ε are its. The paper was not at hand; its acclimation of the
-        teacher is not part of this.
+        torchdistill adds the correlation over channels itself, but one minus the correlation is meant: minimising the
+        former drives the features apart. The two ways of using ε follow torchdistill. The paper was not available to
+        us; its acclimation of the teacher is not included.
     """
     name = "dist_feature_loss"
     check.floating(name, 4, student_map=student_map, teacher_map=teacher_map)
@@ -77,7 +77,7 @@ def dist_feature_loss(
     check.hyperparameters(name, CHECKS, channel_weight=channel_weight, spatial_weight=spatial_weight, eps=eps)
     dtype = torch.promote_types(student_map.dtype, teacher_map.dtype)
     student, teacher = (as_float64(x).flatten(2) for x in (student_map, teacher_map))
-    # Where nothing can correlate the products are 0: so is the term, and what is no number stays.
+    # Without a correlation the products are 0 and so is the term, while NaN stays.
     product, ours, theirs = _parts(student, teacher, 1)
     channels = (product / (ours * theirs + eps)).mean()
     product, ours, theirs = _parts(student.sum(1), teacher.sum(1), 0)
@@ -88,13 +88,13 @@ def dist_feature_loss(
 
 
 def _parts(first: Tensor, second: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return product and norms along a dimension of what is centred along it."""
+    """Return the inner product and the norms along a dimension, after centring along it."""
     first, second = _centred(first, dim), _centred(second, dim)
     return (first * second).sum(dim), safe_norm(first, dim), safe_norm(second, dim)
 
 
 def _centred(x: Tensor, dim: int) -> Tensor:
-    # Of a constant vector (a place without any activation) nothing is left: its gradient would be of the order of 1/ε.
+    # A constant vector (a position without activation) is set to 0: its gradient would be of the order of 1/ε.
     low, high = x.detach().aminmax(dim=dim, keepdim=True)
     return (x - x.mean(dim, keepdim=True)).masked_fill(high - low == 0, 0)
 
@@ -121,5 +121,5 @@ class DistFeatureLoss(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return f"channel_weight={self.channel_weight}, spatial_weight={self.spatial_weight}, eps={self.eps}"

@@ -1,4 +1,4 @@
-"""Decoupled distillation: how sure the teacher is of the label, and how it sees the other classes, weighed apart."""
+"""Decoupled distillation: the teacher's confidence in the label, and the other classes, weighted separately."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ def decoupled_kd_loss(
     temperature: float = 4.0,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    """Divergence of softened outputs, split into the label's class against all others and the others among themselves.
+    """KL divergence of softened outputs, split into the label's class against the rest, and the rest among themselves.
 
     With p = softmax(z / T) and q = softmax of z / T over the classes c ≠ y:
     ℓ_b = T² · ( α KL([p_t(y), 1 − p_t(y)] ‖ [p_s(y), 1 − p_s(y)]) + β KL(q_t ‖ q_s) ),
-    and 0 where y_b < 0 (no label). "mean" is over the labelled rows, and 0 where there is none.
+    and 0 where y_b < 0 (no label). "mean" is over the labelled rows, and 0 if there are none.
 
     Shape:
         `student_logits` and `teacher_logits` [B, C], `labels` [B]; returns [], or [B] for `reduction="none"`.
 
     Args:
-        student_logits: of the student.
-        teacher_logits: of the teacher.
-        labels: integer classes in [0, C); a negative one marks an unlabelled row.
-        alpha: α >= 0, of the label's class.
-        beta: β >= 0, of the others.
+        student_logits: logits of the student.
+        teacher_logits: logits of the teacher.
+        labels: integer classes in [0, C); a negative value marks an unlabelled row.
+        alpha: α >= 0, weight of the label's class.
+        beta: β >= 0, weight of the other classes.
         temperature: T > 0.
         reduction: "none", "mean" or "sum".
 
@@ -58,7 +58,7 @@ def decoupled_kd_loss(
     Example:
         >>> import torch
         >>> teacher, label = torch.tensor([[4.0, 2.0, 0.0]]), torch.tensor([0])
-        >>> surer = torch.tensor([[9.0, 2.0, 0.0]])  # of the label; it sees the others as the teacher does
+        >>> surer = torch.tensor([[9.0, 2.0, 0.0]])  # more confident in the label; others as the teacher's
         >>> [round(decoupled_kd_loss(surer, teacher, label, alpha=a, beta=1 - a).item(), 4) for a in (0.0, 1.0)]
         [0.0, 2.9255]
 
@@ -66,10 +66,10 @@ def decoupled_kd_loss(
         Zhao et al., Decoupled Knowledge Distillation, CVPR 2022, eq. 7.
 
     Deviations:
-        Computed from logarithms of probabilities throughout. The usual code takes the logarithm of a probability, which
-        is infinite from a gap of about 104·T between the student's logits on, and leaves the label out by subtracting
-        1000 from its logit. That code also multiplies by min(epoch / 20, 1), epochs from 1:
-        `Term("dkd", warmup_epochs=19)`.
+        Computed from log-probabilities throughout. The usual code takes the logarithm of a probability, which becomes
+        infinite from a gap of about 104·T between the student's logits, and removes the label by subtracting 1000 from
+        its logit. That code also multiplies by min(epoch / 20, 1), epochs counted from 1:  `Term("dkd",
+        warmup_epochs=19)`.
     """
     name = "decoupled_kd_loss"
     check.floating(name, 2, student_logits=student_logits, teacher_logits=teacher_logits)
@@ -79,7 +79,7 @@ def decoupled_kd_loss(
     check.same_rows(name, student_logits=student_logits, labels=labels)
     check.hyperparameters(name, CHECKS, alpha=alpha, beta=beta, temperature=temperature, reduction=reduction)
     labelled = labels >= 0
-    # What an unlabelled row holds counts for nothing: equal logits are at no divergence.
+    # Unlabelled rows must not count: equal logits have no divergence.
     student_logits, teacher_logits = (
         torch.where(labelled[:, None], z, torch.zeros_like(z)) for z in (student_logits, teacher_logits)
     )
@@ -94,10 +94,10 @@ def decoupled_kd_loss(
 
 
 def _split(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Return two logits, of the target and of all others together, and the others' own logits [B, C − 1]."""
+    """Return two logits, of the label's class and of all others together, and the others' logits [B, C − 1]."""
     places = torch.arange(logits.shape[1] - 1, device=logits.device)
     others = logits.gather(1, places + (places >= targets))
-    # Where all others are masked (-inf) they are no distribution; their sum is 0.
+    # If all others are masked (-inf), they are not a distribution; their sum is 0.
     masked = others.isneginf().all(1, keepdim=True)
     others = torch.where(masked, torch.zeros_like(others), others)
     total = others.logsumexp(1, keepdim=True).masked_fill(masked, -torch.inf)
@@ -131,5 +131,5 @@ class DecoupledKdLoss(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return f"alpha={self.alpha}, beta={self.beta}, temperature={self.temperature}, reduction={self.reduction!r}"

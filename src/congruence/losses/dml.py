@@ -1,4 +1,4 @@
-"""Mutual learning: students without a teacher, each drawn towards what the others predict."""
+"""Mutual learning: students without a teacher, each learning the others' predictions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHECKS: Mapping[str, check.Constraint] = {"reduction": REDUCTION}
 
 @float32_island
 def mutual_learning_loss(logits: Tensor, other_logits: Tensor, *, reduction: Reduction = "mean") -> Tensor:
-    """Kullback-Leibler divergence of a student's prediction from another student's, which is a constant.
+    """KL divergence of a student's prediction from another student's, which is treated as constant.
 
     ℓ_b = KL(softmax(z_other,b) ‖ softmax(z_b)), without a temperature; "mean" is over the batch. With more than two
     students each adds the mean over the others to its cross-entropy.
@@ -25,8 +25,8 @@ def mutual_learning_loss(logits: Tensor, other_logits: Tensor, *, reduction: Red
         `logits` and `other_logits` [B, C]; returns [], or [B] for `reduction="none"`.
 
     Args:
-        logits: of the student that learns.
-        other_logits: of another student; they get no gradient.
+        logits: logits of the student that learns.
+        other_logits: logits of another student; they get no gradient.
         reduction: "none", "mean" or "sum".
 
     Returns:
@@ -47,8 +47,8 @@ def mutual_learning_loss(logits: Tensor, other_logits: Tensor, *, reduction: Red
         Zhang et al., Deep Mutual Learning, CVPR 2018.
 
     Deviations:
-        All students step at once, from one backward; the paper's algorithm updates one after the other, with new
-        predictions of those that went before.
+        All students step together after one backward; the paper's algorithm updates one after the other, with new
+        predictions of those already updated.
     """
     check.floating("mutual_learning_loss", 2, logits=logits, other_logits=other_logits)
     check.same_shape("mutual_learning_loss", logits=logits, other_logits=other_logits)
@@ -70,5 +70,5 @@ class MutualLearningLoss(nn.Module):
         return mutual_learning_loss(logits, other_logits, reduction=self.reduction)
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameter."""
+        """Return the hyper-parameter as text."""
         return f"reduction={self.reduction!r}"

@@ -1,4 +1,4 @@
-"""FitNet's hints: the teacher's layer itself, as a regressor sees it in the student's."""
+"""FitNet's hints: the values of a teacher's layer, predicted from the student's by a regressor."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def hint_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean"
         at the smaller size, the larger one average-pooled first; returns [], or [B] for `reduction="none"`.
 
     Args:
-        student: what the regressor r made of the student's layer.
+        student: r(s), the regressor's output for the student's layer.
         teacher: the teacher's layer.
         reduction: "none", "mean" or "sum".
 
@@ -42,7 +42,7 @@ def hint_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean"
         Romero et al., FitNets: Hints for Thin Deep Nets, ICLR 2015, eq. 3, as the common CIFAR benchmark has it.
 
     Deviations:
-        The paper has ½‖·‖², a sum over elements; the benchmark, whose weight of 100 is usual, the mean of squares.
+        The paper has ½‖·‖², a sum over elements; the benchmark, usually with a weight of 100, has the mean of squares.
     """
     check.floating("hint_loss", (2, 3, 4, 5), student=student, teacher=teacher)
     if student.dim() == teacher.dim() > 3 and student.shape[:2] == teacher.shape[:2]:
@@ -64,5 +64,5 @@ class HintLoss(nn.Module):
         return hint_loss(student, teacher, reduction=self.reduction)
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return f"reduction={self.reduction!r}"

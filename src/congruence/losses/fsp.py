@@ -14,7 +14,7 @@ from congruence.core.reduce import REDUCTION, Reduction, reduce
 from congruence.geometry.maps import check_lists, pooled_alike
 
 CHECKS: Mapping[str, check.Constraint] = {"reduction": REDUCTION}
-# Entries of a flow matrix for each pair of positions, from which on the positions' products are the faster ones.
+# From this ratio of flow matrix entries to pairs of positions on, products over positions are faster.
 _MANY = 32
 
 
@@ -24,7 +24,7 @@ def fsp_loss(
 ) -> Tensor:
     """Squared difference of the flow matrices of consecutive layers.
 
-    With G_i = (1/HW) Σ_hw f_i(h, w) f_{i+1}(h, w)ᵀ of each sample, the larger of the two maps average-pooled first:
+    With G_i = (1/HW) Σ_hw f_i(h, w) f_{i+1}(h, w)ᵀ for each sample, the larger of the two maps average-pooled first:
     ℓ_b = Σ_i (1/(C_i C_{i+1})) Σ_cc' (G_i^s − G_i^t)²; "mean" is over the batch.
 
     Shape:
@@ -32,8 +32,8 @@ def fsp_loss(
         channels of both sides are equal, the sizes of all may differ; returns [], or [B] for `reduction="none"`.
 
     Args:
-        student_maps: of the student.
-        teacher_maps: of the teacher, as many.
+        student_maps: maps of the student.
+        teacher_maps: maps of the teacher, equally many.
         reduction: "none", "mean" or "sum".
 
     Returns:
@@ -53,7 +53,7 @@ def fsp_loss(
 
     Deviations:
         The paper sums over the entries of G and pools by maximum; the common benchmark, followed here, averages both.
-        Some ports divide by the number of pairs, or take the columns' norms without the square.
+        Some ports divide by the number of pairs, or use unsquared column norms.
     """
     name = "fsp_loss"
     check_lists(name, student_maps, teacher_maps, least=2)
@@ -72,8 +72,8 @@ def _apart(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
     channels, positions = a.shape[1] * b.shape[1], max(a.shape[2], c.shape[2])
     if _MANY * positions**2 > channels or a.shape[2] != c.shape[2]:
         return (a @ b.mT - c @ d.mT).square().mean((1, 2))
-    # A Bᵀ − C Dᵀ = [A − C, C] [B, B − D]ᵀ = X Yᵀ, and ‖X Yᵀ‖² = ⟨Xᵀ X, Yᵀ Y⟩: the positions squared instead of the
-    # channels, whose entries of both signs cancel and so are float64.
+    # A Bᵀ − C Dᵀ = [A − C, C] [B, B − D]ᵀ = X Yᵀ, and ‖X Yᵀ‖² = ⟨Xᵀ X, Yᵀ Y⟩: the cost is quadratic in positions
+    # instead of channels. Entries of both signs cancel, hence float64.
     dtype = a.dtype
     a, b, c, d = (as_float64(rows) for rows in (a, b, c, d))
     x, y = torch.cat([a - c, c], 2), torch.cat([b, b - d], 2)
@@ -93,5 +93,5 @@ class FspLoss(nn.Module):
         return fsp_loss(student_maps, teacher_maps, reduction=self.reduction)
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return f"reduction={self.reduction!r}"

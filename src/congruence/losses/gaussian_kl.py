@@ -19,7 +19,7 @@ CHECKS: Mapping[str, check.Constraint] = {
     "shrinkage": check.Real(low=0, high=1, closed="both"),
 }
 _LEAST_VARIANCE = 1e-8
-# Below this share of the trace a Cholesky factor is no longer certain to exist.
+# Below this fraction of the trace, a Cholesky factor may not exist.
 _LEAST_SHARE = 1e-12
 
 
@@ -32,7 +32,7 @@ def gaussian_kl_loss(
     direction: Direction = "student_teacher",
     shrinkage: float = 1e-3,
 ) -> Tensor:
-    """Divergence between two Gaussians with the batches' means and shrunk covariances (1/n).
+    """KL divergence between two Gaussians with the batches' means and shrunk covariances (1/n).
 
     KL(p‖q) = ½ (tr(Σ_q⁻¹ Σ_p) + (μ_q − μ_p)ᵀ Σ_q⁻¹ (μ_q − μ_p) − D + log(det Σ_q / det Σ_p)), with
     Σ ← (1 − s)Σ + s·(tr Σ / D)·I on both sides, and variances of at least 1e-8.
@@ -65,10 +65,10 @@ def gaussian_kl_loss(
         Montesuma, KD²M: An Unifying Framework for Feature Knowledge Distillation, 2025, eq. 6.
 
     Deviations:
-        The paper's diagonal form leaves out the ½ of its own equation 6; it is kept here, so that "full" and "diagonal"
-        agree where the covariances are diagonal. Shrinkage is ours: a batch smaller than its width has a singular
-        covariance, of which no divergence exists. "diagonal" clamps each variance at 1e-8; "full" adds at least 1e-8,
-        or 1e-12 of the trace, in place of a smaller s·tr Σ / D.
+        The paper's diagonal form omits the ½ of its equation 6; it is kept here, so that "full" and "diagonal" agree
+        for diagonal covariances. Shrinkage is our addition: a batch smaller than its width has a singular covariance,
+        for which the divergence is not defined. "diagonal" clamps each variance at 1e-8; "full" adds at least 1e-8, or
+        1e-12 of the trace, if s·tr Σ / D is smaller.
     """
     name = "gaussian_kl_loss"
     check.floating(name, 2, student=student, teacher=teacher)
@@ -134,5 +134,5 @@ class GaussianKlLoss(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return f"covariance={self.covariance!r}, direction={self.direction!r}, shrinkage={self.shrinkage}"

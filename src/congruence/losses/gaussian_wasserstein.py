@@ -37,7 +37,7 @@ def gaussian_wasserstein_loss(student: Tensor, teacher: Tensor, *, covariance: C
     Example:
         >>> import torch
         >>> teacher = torch.tensor([[-1.0, 0.0], [1.0, 0.0]])
-        >>> gaussian_wasserstein_loss(2 * teacher + 1, teacher).item()  # means 2 apart in squares, deviations 1
+        >>> gaussian_wasserstein_loss(2 * teacher + 1, teacher).item()  # 2 from the means, 1 from the deviations
         3.0
 
     Reference:
@@ -45,7 +45,7 @@ def gaussian_wasserstein_loss(student: Tensor, teacher: Tensor, *, covariance: C
 
     Deviations:
         None in value. The paper's matrix square roots have no gradient for the singular covariances of a batch smaller
-        than its width; the nuclear norm is the same number with a finite gradient, 0 for identical batches.
+        than its width; the nuclear norm has the same value and a finite gradient, 0 for identical batches.
     """
     name = "gaussian_wasserstein_loss"
     check.floating(name, 2, student=student, teacher=teacher)
@@ -67,5 +67,5 @@ class GaussianWassersteinLoss(nn.Module):
         return gaussian_wasserstein_loss(student, teacher, covariance=self.covariance)
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return f"covariance={self.covariance!r}"

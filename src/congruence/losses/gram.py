@@ -1,4 +1,4 @@
-"""Gram matrices of patches: which tokens of a sample are alike."""
+"""Gram matrices of patches: the cosines between the tokens of a sample."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHECKS: Mapping[str, check.Constraint] = {}
 def gram_loss(student_tokens: Tensor, teacher_tokens: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """Mean squared difference of the cosines between the tokens of a sample.
 
-    With X̂ the tokens of a sample at length 1: L = mean over samples b and tokens i, j of ((X̂_b^s X̂_b^sᵀ)_ij −
+    With X̂ the tokens of a sample scaled to length 1: L = mean over samples b and tokens i, j of ((X̂_b^s X̂_b^sᵀ)_ij −
     (X̂_b^t X̂_b^tᵀ)_ij)², i = j included. With a mask the mean is over all pairs of real tokens in the batch.
 
     Shape:
@@ -25,12 +25,12 @@ def gram_loss(student_tokens: Tensor, teacher_tokens: Tensor, *, mask: Tensor | 
 
     Args:
         student_tokens: patch tokens, without class or register tokens.
-        teacher_tokens: of the same places.
-        mask: bool, True for real tokens; None: all are. What the others hold changes nothing.
+        teacher_tokens: the teacher's tokens at the same positions.
+        mask: bool, True for real tokens; None: all are. Values at the others have no effect.
 
     Returns:
-        The loss, in float32 or float64; 0 with zero gradient where no token is real. A token of zeros has cosine 0 to
-        all. With the backward pass it takes about six matrices [B, N, N] of float64.
+        The loss, in float32 or float64; 0 with zero gradient if no token is real. A token of zeros has cosine 0 to all
+        tokens. Including the backward pass, memory is about six float64 matrices [B, N, N].
 
     Raises:
         ValueError: for shapes or a mask that do not fit.
@@ -45,14 +45,14 @@ def gram_loss(student_tokens: Tensor, teacher_tokens: Tensor, *, mask: Tensor | 
         From the definition, after the Gram anchoring of Siméoni et al., DINOv3, 2025.
 
     Deviations:
-        The paper has the squared Frobenius norm of each sample's difference, which is N² times larger.
+        The paper has the squared Frobenius norm of each sample's difference, which is N² times this loss.
     """
     check_tokens("gram_loss", mask, student_tokens=student_tokens, teacher_tokens=teacher_tokens)
     student, teacher = (unit(as_float64(without_padding(x, mask))) for x in (student_tokens, teacher_tokens))
     squares = (student @ student.mT - teacher @ teacher.mT).square()
     if mask is None:
         return squares.mean().to(student_tokens.dtype)
-    # Tokens left out are zeros on both sides, and so are their pairs' differences.
+    # Masked tokens are zeros on both sides, so the differences of their pairs are zero.
     pairs = mask.sum(1).square().sum().clamp(min=1)
     return (squares.sum() / pairs).to(student_tokens.dtype)
 

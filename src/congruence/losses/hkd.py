@@ -21,20 +21,19 @@ CHECKS: Mapping[str, check.Constraint] = {
     "divergence": check.Choice(("kl", "jeffreys")),
     "eps": check.POSITIVE,
 }
-_ROUND = 1e-6  # under the root of a distance
-_LEAST = 1e-12  # a share under the logarithm: that of opposite rows is 0
+_ROUND = 1e-6  # added under the square root of a distance
+_LEAST = 1e-12  # smallest P in a logarithm: P of opposite rows is 0
 
 
 @float32_island
 def heterogeneous_kd_loss(
     student: Tensor, teacher: Tensor, *, kernel: Kernel, divergence: Divergence, eps: float = 1e-6
 ) -> Tensor:
-    """Divergence of the row-normalised similarities of a batch.
+    """Divergence between the row-normalised similarity matrices of a batch.
 
-    P = S with each row divided by its sum, the diagonal included, with S = (cos + 1)/2 of rows x/(‖x‖ + ε) for
-    "cosine", e^{−D} for "rbf", 1/(1 + D) for "student_t", D_ij = √(‖x_i − x_j‖² + 1e-6), not squared.
-    "kl": L = (1/B²) Σ_ij P_t,ij log(ε + P_t,ij/(P_s,ij + ε)).
-    "jeffreys": L = (1/B²) Σ_ij (P_t,ij − P_s,ij)(log P_t,ij − log P_s,ij).
+    P is S with each row divided by its sum, diagonal included, where S = (cos + 1)/2 of rows x/(‖x‖ + ε) for "cosine",
+    e^{−D} for "rbf", 1/(1 + D) for "student_t", D_ij = √(‖x_i − x_j‖² + 1e-6), not squared. "kl": L = (1/B²) Σ_ij
+    P_t,ij log(ε + P_t,ij/(P_s,ij + ε)). "jeffreys": L = (1/B²) Σ_ij (P_t,ij − P_s,ij)(log P_t,ij − log P_s,ij).
 
     Shape:
         `student` [B, D_s], `teacher` [B, D_t], widths may differ; returns [].
@@ -47,8 +46,8 @@ def heterogeneous_kd_loss(
         eps: ε > 0.
 
     Returns:
-        The loss, in float32 or float64. For "cosine" and a callable, a P below 1e-12 counts as that: under "jeffreys"
-        the logarithm of the 0 of opposite rows would not be finite.
+        The loss, in float32 or float64. For "cosine" and a callable, values of P below 1e-12 are raised to 1e-12,
+        because with "jeffreys" the logarithm of 0, the value for opposite rows, would not be finite.
 
     Raises:
         ValueError: for shapes that do not fit or a hyper-parameter out of its range.
@@ -64,8 +63,9 @@ def heterogeneous_kd_loss(
         and the authors' code.
 
     Deviations:
-        The authors' code takes (teacher, student), and expands the squares of the distances: in float32 its diagonal is
-        rounding noise, which changes the values of "rbf" and "student_t" by up to half a percent. Here it is √1e-6.
+        The authors' code takes (teacher, student), and expands the squared distances: in float32 its diagonal is
+        rounding noise, which changes the values of "rbf" and "student_t" by up to half a percent. Here the diagonal is
+        √1e-6.
     """
     name = "heterogeneous_kd_loss"
     check.floating(name, 2, student=student, teacher=teacher)
@@ -80,7 +80,7 @@ def heterogeneous_kd_loss(
 
 
 def _log_shares(rows: Tensor, kernel: Kernel, eps: float) -> Tensor:
-    """Return log P in float64; a callable gets the rows as they are: it may hold float32 parameters."""
+    """Return log P in float64; a callable gets the rows in their dtype, since it may hold float32 parameters."""
     if kernel == "rbf":
         return torch.log_softmax(-_distances(rows), 1)
     if kernel == "student_t":
@@ -114,5 +114,5 @@ class HeterogeneousKdLoss(nn.Module):
         return heterogeneous_kd_loss(student, teacher, kernel=self.kernel, divergence=self.divergence, eps=self.eps)
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return f"kernel={self.kernel!r}, divergence={self.divergence!r}, eps={self.eps}"

@@ -1,4 +1,4 @@
-"""Inter-channel correlation: which channels of a map see the same things."""
+"""Inter-channel correlation: the correlations between the channels of a map."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHECKS: Mapping[str, check.Constraint] = {"reduction": REDUCTION}
 def inter_channel_correlation_loss(
     student_map: Tensor, teacher_map: Tensor, *, reduction: Reduction = "mean"
 ) -> Tensor:
-    """Squared difference of the channels' Gram matrices, each of their rows at length 1.
+    """Squared difference of the channels' Gram matrices with rows scaled to length 1.
 
     With F a sample's map [C, H·W], G = F Fᵀ and Ĝ its rows divided by their L2 norms: ℓ_b = (1/C) Σ_ij (Ĝ_s − Ĝ_t)_ij²;
     "mean" is over the batch.
@@ -28,19 +28,20 @@ def inter_channel_correlation_loss(
         likewise); returns [], or [B] for `reduction="none"`.
 
     Args:
-        student_map: feature map, brought to the teacher's channels by a learned 1×1 convolution with batch norm.
+        student_map: feature map, projected to the teacher's channels, usually by a learned 1×1 convolution with batch
+            norm.
         teacher_map: feature map.
         reduction: "none", "mean" or "sum".
 
     Returns:
-        The loss, in float32 or float64. The row of a channel of zeros is zero.
+        The loss, in float32 or float64. A channel of zeros has a row of zeros.
 
     Raises:
         ValueError: for shapes that do not fit or an unknown reduction.
 
     Example:
         >>> import torch
-        >>> apart = torch.eye(2).reshape(1, 2, 1, 2)  # two channels that see different places
+        >>> apart = torch.eye(2).reshape(1, 2, 1, 2)  # two channels that are active at different positions
         >>> inter_channel_correlation_loss(3 * apart.flip(3), apart).item()
         0.0
         >>> round(inter_channel_correlation_loss(torch.ones(1, 2, 1, 2), apart).item(), 4)
@@ -48,11 +49,11 @@ def inter_channel_correlation_loss(
 
     Reference:
         Liu et al., Exploring Inter-Channel Correlation for Diversity-Preserved Knowledge Distillation, ICCV 2021, and
-        the authors' code for CIFAR-100, where it weighs 2.5.
+        the authors' code for CIFAR-100, with the weight 2.5.
 
     Deviations:
-        The same authors' code for ImageNet divides by the batch once more. The released code divides a norm below 1e-12
-        as if it were 1e-12.
+        The authors' code for ImageNet divides by the batch size a second time. The released code replaces a norm below
+        1e-12 by 1e-12.
     """
     name = "inter_channel_correlation_loss"
     check_maps(name, student_map=student_map, teacher_map=teacher_map)
@@ -64,7 +65,8 @@ def inter_channel_correlation_loss(
 
 
 def _correlations(channels: Tensor) -> Tensor:
-    channels = rescaled(channels, (1, 2))  # the scale cancels, and products of small or large numbers would not fit
+    # the scale cancels, and products of very small or large numbers would underflow or overflow
+    channels = rescaled(channels, (1, 2))
     return unit(channels @ channels.mT)
 
 
@@ -81,5 +83,5 @@ class InterChannelCorrelationLoss(nn.Module):
         return inter_channel_correlation_loss(student_map, teacher_map, reduction=self.reduction)
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return f"reduction={self.reduction!r}"

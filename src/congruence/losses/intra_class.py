@@ -1,4 +1,4 @@
-"""Intra-class contrast: samples of one class are told apart, and soft labels say more than the class."""
+"""Intra-class contrast: separates samples of one class, so that soft labels carry more than the class."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def intra_class_contrastive_loss(
     normalize: bool = True,
     reduction: Literal["mean", "gated_mean"] = "mean",
 ) -> Tensor:
-    """Contrast of each confidently classified sample with the others of its class; it spreads a class out.
+    """Contrast of each confidently classified sample with the others of its class, which spreads a class out.
 
     With p = softmax(logits), ρ_i = p_i[y_i] − max_{c≠y_i} p_i[c], a constant. For ρ_i > δ (the margin threshold):
     ℓ_i = −log( e^{f_i·f_i⁺/T} / (e^{f_i·f_i⁺/T} + Σ_{j≠i, y_j=y_i} e^{f_i·f_j/T}) ), else ℓ_i = 0.
@@ -42,16 +42,17 @@ def intra_class_contrastive_loss(
     Args:
         anchor: f, embeddings of the samples without augmentation; those of the same class are the negatives.
         positive: f⁺, embeddings of an augmented view of the same samples.
-        logits: of the samples; they decide who is an anchor and carry no gradient.
-        labels: integer classes in [0, C); a row without one (negative) is neither anchor nor negative.
+        logits: logits of the samples; they decide which samples are anchors, and get no gradient.
+        labels: integer classes in [0, C); a row without a label (negative value) is neither anchor nor negative.
         margin_threshold: δ in [−1, 1]; ρ must be larger.
         temperature: T > 0.
-        normalize: whether the rows of f and f⁺ are made unit.
-        reduction: "mean" over B, in which samples at or below the threshold count with 0, so that an early training,
-            sure of few, sees little contrast; "gated_mean" over the anchors with ρ > δ (0 where there is none).
+        normalize: whether the rows of f and f⁺ are scaled to length 1.
+        reduction: "mean" over B, in which samples at or below the threshold count as 0, so that the loss is small early
+            in training, when few samples are confident; "gated_mean" over the anchors with ρ > δ (0 if there are none).
 
     Returns:
-        The loss, in float32 or float64. An anchor without another sample of its class has ℓ = 0 and counts in both.
+        The loss, in float32 or float64. An anchor without another sample of its class has ℓ = 0 and is included in both
+        means.
 
     Raises:
         ValueError: for shapes that do not fit, a label >= C, or a hyper-parameter out of its range.
@@ -67,12 +68,12 @@ def intra_class_contrastive_loss(
         Enriching Knowledge Distillation with Intra-Class Contrastive Learning, eqs. 6 and 7.
 
     Deviations:
-        Eq. 7 has raw embeddings and no temperature: `normalize=False` and T = 1. Unit rows are those of its sec. 4.1;
-        its algorithm 1 has softmax(f), so that f may be the logits too: the function takes either. "gated_mean" is not
-        the paper's.
-        One sentence on λ says that a larger weight draws a class together; minimising eq. 7 does the opposite, and its
-        theorem 2 agrees. The threshold is > 0 in the paper; any margin in [−1, 1] is accepted. Of a single class, the
-        margin is p itself.
+        Eq. 7 has raw embeddings and no temperature: `normalize=False` and T = 1. Unit rows come from its sec. 4.1. Its
+        algorithm 1 has softmax(f), so that f may also be the logits: the function takes either. "gated_mean" is not in
+        the paper.
+        One sentence on λ says that a larger weight pulls a class together; minimising eq. 7 does the opposite, and its
+        theorem 2 agrees. The threshold is > 0 in the paper; here any margin in [−1, 1] is accepted. With a single
+        class, the margin is p itself.
     """
     name = "intra_class_contrastive_loss"
     check.floating(name, 2, anchor=anchor, positive=positive, logits=logits)
@@ -90,14 +91,14 @@ def intra_class_contrastive_loss(
     margin = margins(logits, labels)
     gated = (labels >= 0) & (margin > margin_threshold)
     contrast = _contrast(anchor, positive, labels, temperature, normalize)
-    # What does not count is multiplied by 0: NaN is above no threshold, and must show all the same.
+    # Rows that do not count are multiplied by 0: NaN exceeds no threshold, but must show.
     values = torch.where(gated, contrast, 0 * contrast) + 0 * margin
     counted = gated.sum().clamp(min=1) if reduction == "gated_mean" else len(gated)
     return (values.sum() / counted).to(anchor.dtype)
 
 
 def margins(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return ρ [B] (eq. 6) without gradient; that of a row without label means nothing."""
+    """Return ρ [B] (eq. 6) without gradient; its value for unlabelled rows is meaningless."""
     shares = torch.softmax(logits.detach(), 1)
     own = labels.long().clamp(min=0)[:, None]
     return shares.gather(1, own).squeeze(1) - shares.scatter(1, own, 0.0).amax(1)
@@ -113,9 +114,9 @@ def _contrast(anchor: Tensor, positive: Tensor, labels: Tensor, temperature: flo
     partners = partners & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     some = partners.any(1)
     pushed = (anchor @ anchor.T / temperature).masked_fill(~partners, -torch.inf)
-    # A row of -inf alone has no gradient that is a number; its value is not used.
+    # A row of only -inf has a NaN gradient; its value is not used.
     pushed = pushed.masked_fill(~some[:, None], 0.0)
-    # −log(e^a / (e^a + Σ e^b)) in this form keeps its digits where it is small.
+    # This form of −log(e^a / (e^a + Σ e^b)) keeps its digits for small values.
     gap = torch.logsumexp(pushed, 1) - drawn
     return torch.where(some, torch.logaddexp(gap, torch.zeros_like(gap)), 0.0) + 0 * drawn
 
@@ -159,7 +160,7 @@ class IntraClassContrastiveLoss(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return (
             f"margin_threshold={self.margin_threshold}, temperature={self.temperature}, "
             f"normalize={self.normalize}, reduction={self.reduction!r}"

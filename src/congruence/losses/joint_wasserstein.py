@@ -1,4 +1,4 @@
-"""Joint Wasserstein distance: samples are moved at the cost of their features and of what is predicted for them."""
+"""Joint Wasserstein distance: optimal transport with a cost of features and predictions together."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def joint_wasserstein_loss(
     Args:
         student: embeddings.
         teacher: embeddings.
-        student_targets: probabilities, or one-hot rows; they carry gradient.
+        student_targets: probabilities, or one-hot rows; they get gradient.
         teacher_targets: probabilities, or one-hot rows.
         beta: β >= 0.
         label_cost: "squared_euclidean", "euclidean" or "cross_entropy".
 
     Returns:
-        The loss, in float32 or float64; NaN where an input is not finite.
+        The loss, in float32 or float64; NaN if an input is not finite.
 
     Raises:
         ValueError: for shapes that do not fit, or a hyper-parameter out of its range.
@@ -70,11 +70,11 @@ def joint_wasserstein_loss(
 
     Deviations:
         Equation 4 compares predictions on both sides, h(z) and h(z'), while the paper's Algorithm 1 also passes the
-        true labels. The function takes either; the catalogue's row follows the equation, with the softmax of each
-        network's own logits, and needs no labels. The label cost "euclidean" is the paper's word; the default is its
-        square, like the cost of the features, which the first version of this library called "euclidean". With
-        "cross_entropy" a student equal to the teacher is not at 0. A probability so small that the gradient 1/y of its
-        logarithm would overflow has gradient 0.
+        true labels. The function takes either; the method "joint_wasserstein" follows the equation, with the softmax of
+        each network's logits, and needs no labels. The label cost "euclidean" is the paper's term; the default is its
+        square, like the cost of the features (the first version of this library called the square "euclidean"). With
+        "cross_entropy", the loss is not 0 for a student equal to the teacher. A probability so small that the gradient
+        1/y of its logarithm would overflow has gradient 0.
     """
     name = "joint_wasserstein_loss"
     check.floating(name, 2, student=student, teacher=teacher)
@@ -99,7 +99,7 @@ def joint_wasserstein_loss(
 
 
 def _log(probabilities: Tensor, smallest: float) -> Tensor:
-    """Logarithm, at least -100, whose gradient is 0 below -100 and where 1/y leaves the dtype of the input."""
+    """Logarithm, clamped at -100, with gradient 0 below that and where 1/y would overflow the input's dtype."""
     floor = math.exp(_LEAST_LOG)
     steep = probabilities < max(smallest, floor)
     constant = probabilities.detach().clamp(min=floor).log().clamp(min=_LEAST_LOG)
@@ -122,5 +122,5 @@ class JointWassersteinLoss(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return f"beta={self.beta}, label_cost={self.label_cost!r}"

@@ -18,7 +18,7 @@ CHECKS: Mapping[str, check.Constraint] = {"temperature": check.POSITIVE, "reduct
 def distillation_loss(
     student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 4.0, reduction: Reduction = "mean"
 ) -> Tensor:
-    """Kullback-Leibler divergence of softened outputs, scaled so that its gradient keeps its size with T.
+    """KL divergence of softened outputs, scaled by T² so that the size of its gradient does not depend on T.
 
     ℓ_b = T² · KL(softmax(z_t,b / T) ‖ softmax(z_s,b / T)); "mean" is over the batch.
 
@@ -26,8 +26,8 @@ def distillation_loss(
         `student_logits` and `teacher_logits` [B, C]; returns [], or [B] for `reduction="none"`.
 
     Args:
-        student_logits: of the student.
-        teacher_logits: of the teacher.
+        student_logits: logits of the student.
+        teacher_logits: logits of the teacher.
         temperature: T > 0.
         reduction: "none", "mean" or "sum".
 
@@ -44,12 +44,12 @@ def distillation_loss(
         0.657555
 
     Reference:
-        Hinton et al., Distilling the Knowledge in a Neural Network, 2015, sec. 2; the direction is that of its released
-        descendants.
+        Hinton et al., Distilling the Knowledge in a Neural Network, 2015, sec. 2; the direction is that of later
+        implementations.
 
     Deviations:
-        CCKD's eq. 1 writes KL(p_s, p_t), student first; its known code and ours have the teacher first. Averaging over
-        B·C entries, or leaving T² out, as some ports do, gives other weights.
+        CCKD's eq. 1 writes KL(p_s, p_t), student first; known code, like ours, has the teacher first. Averaging over
+        B·C entries, or omitting T², as some ports do, changes the effective weight.
     """
     check.floating("distillation_loss", 2, student_logits=student_logits, teacher_logits=teacher_logits)
     check.same_shape("distillation_loss", student_logits=student_logits, teacher_logits=teacher_logits)
@@ -60,10 +60,10 @@ def distillation_loss(
 
 
 def divergence(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """Return KL(softmax(z_t) ‖ softmax(z_s)) of each row; 0 of a single class."""
+    """Return KL(softmax(z_t) ‖ softmax(z_s)) of each row; 0 for a single class."""
     log_student, log_teacher = torch.log_softmax(student_logits, 1), torch.log_softmax(teacher_logits, 1)
     teacher = log_teacher.exp()
-    # Where p_t is 0 its term is 0, even where a masked class makes both logarithms -inf; NaN is multiplied, and stays.
+    # If p_t is 0 its term is 0, even if a masked class makes both logarithms -inf; NaN is multiplied, and stays.
     ratio = torch.where(teacher > 0, log_teacher - log_student, torch.zeros_like(log_student))
     return (teacher * ratio).sum(1)
 
@@ -82,5 +82,5 @@ class DistillationLoss(nn.Module):
         return distillation_loss(student_logits, teacher_logits, temperature=self.temperature, reduction=self.reduction)
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return f"temperature={self.temperature}, reduction={self.reduction!r}"

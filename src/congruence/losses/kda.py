@@ -1,4 +1,4 @@
-"""Kernel transfer: the student's similarities to its landmarks at the teacher's to its own."""
+"""Kernel transfer: the student's similarities to its landmarks match the teacher's to the teacher's landmarks."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def kernel_transfer_loss(
     normalize: bool = False,
     scale: Scale = "mean",
 ) -> Tensor:
-    """Smooth L1 distance of the partial kernel matrices between a batch and landmark points.
+    """Smooth L1 distance between the partial kernel matrices of a batch and landmark points.
 
     C = X Dᵀ on both sides; L = Σ_im smooth_l1(C_s,im − C_t,im), with smooth_l1(z) = z²/2 for |z| < 1 and |z| − 1/2
-    beyond. Landmark m of the student and landmark m of the teacher stand for the same thing: a class, a sample.
+    beyond. Landmark m of the student and landmark m of the teacher represent the same class or sample.
 
     Shape:
         `student` [B, D_s], `teacher` [B, D_t], `student_landmarks` [M, D_s], `teacher_landmarks` [M, D_t]; widths may
@@ -41,10 +41,10 @@ def kernel_transfer_loss(
     Args:
         student: embeddings.
         teacher: embeddings.
-        student_landmarks: D_s, constant: no gradient reaches it.
-        teacher_landmarks: D_t, constant too.
+        student_landmarks: the student's landmarks, constants without gradient.
+        teacher_landmarks: the teacher's landmarks, constants without gradient.
         normalize: divide each row of student and teacher by its length; landmarks are used as given.
-        scale: "sum" is L as it stands; "mean" is L/(B·M); "teacher_norm" is L/‖C_t‖_F, and 0 where C_t is 0.
+        scale: "sum" is L itself; "mean" is L/(B·M); "teacher_norm" is L/‖C_t‖_F, and 0 if C_t is 0.
 
     Returns:
         The loss, in float32 or float64.
@@ -62,8 +62,8 @@ def kernel_transfer_loss(
         Qian, Li and Hu, Efficient Kernel Transfer in Knowledge Distillation, eq. 4.
 
     Deviations:
-        The paper sums; "mean" does not change with the sizes of batch and landmarks. "teacher_norm" is the authors'
-        released code, with a weight of 0.04.
+        The paper sums; "mean" does not depend on the numbers of samples and landmarks. "teacher_norm" is used in the
+        authors' released code, with a weight of 0.04.
     """
     name = "kernel_transfer_loss"
     check.floating(
@@ -85,7 +85,7 @@ def kernel_transfer_loss(
     loss = F.smooth_l1_loss(student_kernel, teacher_kernel, reduction=reduction)
     if scale == "teacher_norm":
         norm = safe_norm(teacher_kernel.flatten())
-        positive = ~(norm <= 0)  # so that NaN divides too
+        positive = ~(norm <= 0)  # keeps NaN as a divisor
         loss = torch.where(positive, loss / torch.where(positive, norm, 1), 0 * loss)
     return loss.to(student.dtype)
 
@@ -111,5 +111,5 @@ class KernelTransferLoss(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return f"normalize={self.normalize}, scale={self.scale!r}"

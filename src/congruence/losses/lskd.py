@@ -1,4 +1,4 @@
-"""Logit standardisation: each row of logits at mean 0 and deviation 1, so that no shared temperature is needed."""
+"""Logit standardisation: each row of logits has mean 0 and deviation 1, so that no shared temperature is needed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LARGE = 1e30
 
 @float32_island
 def standardize_logits(logits: Tensor, *, eps: float = 1e-7) -> Tensor:
-    """Logits less their mean over the classes, divided by their deviation.
+    """Logits minus their mean over the classes, divided by their standard deviation.
 
     z'_c = (z_c − m) / (ε + σ), m the mean of a row and σ its standard deviation with C − 1 in the denominator.
 
@@ -34,11 +34,11 @@ def standardize_logits(logits: Tensor, *, eps: float = 1e-7) -> Tensor:
         `logits` [B, C]; returns [B, C].
 
     Args:
-        logits: of student or teacher.
+        logits: logits of student or teacher.
         eps: ε > 0.
 
     Returns:
-        The standardised logits, in float32 or float64. A row that is constant, but for rounding, is 0 with zero
+        The standardised logits, in float32 or float64. A row that is constant up to rounding becomes 0 with zero
         gradient.
 
     Raises:
@@ -53,7 +53,7 @@ def standardize_logits(logits: Tensor, *, eps: float = 1e-7) -> Tensor:
         Sun et al., Logit Standardization in Knowledge Distillation, CVPR 2024, and the authors' code.
 
     Deviations:
-        In the released code a constant row has a gradient of the order of 1/ε, some 1e6.
+        In the released code, a constant row has a gradient of the order of 1/ε, about 1e6.
     """
     check.floating("standardize_logits", 2, logits=logits)
     check.several_classes("standardize_logits", logits=logits)
@@ -62,11 +62,11 @@ def standardize_logits(logits: Tensor, *, eps: float = 1e-7) -> Tensor:
 
 
 def _standardized(logits: Tensor, eps: float) -> Tensor:
-    # The mean of equal numbers may be off by a rounding, which the deviation would blow up to a size of 1.
+    # The mean of equal numbers may be off by rounding, which dividing by the deviation would scale up to 1.
     low, high = logits.detach().aminmax(dim=1, keepdim=True)
     size = torch.maximum(low.abs(), high.abs())
     constant = (high - low <= 4 * torch.finfo(logits.dtype).eps * size) & size.isfinite()
-    # The sum of a row near the end of its type's range overflows; one is divided by its size.
+    # The sum of a row near the limit of its dtype overflows; such a row is first divided by its largest magnitude.
     scale = torch.where((size > _LARGE) & size.isfinite() & ~constant, size, torch.ones_like(size))
     logits = logits / scale
     centred = (logits - logits.mean(1, keepdim=True)).masked_fill(constant, 0)
@@ -83,19 +83,19 @@ def standardized_distillation_loss(
     eps: float = 1e-7,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    """Divergence of the softened outputs of standardised logits.
+    """KL divergence of softened outputs, computed from standardised logits.
 
     With z' the logits of `standardize_logits`: ℓ_b = T² · KL(softmax(z'_t,b / T) ‖ softmax(z'_s,b / T)); "mean" is over
-    the batch. The cross-entropy beside it stays on the raw logits.
+    the batch. A cross-entropy used with it still uses the raw logits.
 
     Shape:
         `student_logits` and `teacher_logits` [B, C]; returns [], or [B] for `reduction="none"`.
 
     Args:
-        student_logits: of the student.
-        teacher_logits: of the teacher.
+        student_logits: logits of the student.
+        teacher_logits: logits of the teacher.
         temperature: T > 0.
-        eps: ε > 0, beside the standard deviation.
+        eps: ε > 0, added to the standard deviation.
         reduction: "none", "mean" or "sum".
 
     Returns:
@@ -113,12 +113,12 @@ def standardized_distillation_loss(
         1.3416
 
     Reference:
-        Sun et al., Logit Standardization in Knowledge Distillation, CVPR 2024, and the authors' code, which gives it
-        the weight 9 beside a cross-entropy of 0.1. DKD is standardised by giving it the logits of `standardize_logits`.
+        Sun et al., Logit Standardization in Knowledge Distillation, CVPR 2024, and the authors' code, with the weight 9
+        and a cross-entropy of 0.1. To standardise DKD, pass it the logits of `standardize_logits`.
 
     Deviations:
-        As in the released code the deviation divides by C − 1; by C gives other numbers. A constant row, whose gradient
-        there is of the order of 1/ε, has none here.
+        As in the released code, the variance divides by C − 1, not C. A constant row, whose gradient in that code is of
+        the order of 1/ε, has zero gradient here.
     """
     name = "standardized_distillation_loss"
     check.floating(name, 2, student_logits=student_logits, teacher_logits=teacher_logits)
@@ -147,5 +147,5 @@ class StandardizedDistillationLoss(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return f"temperature={self.temperature}, eps={self.eps}, reduction={self.reduction!r}"

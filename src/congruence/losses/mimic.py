@@ -1,4 +1,4 @@
-"""L2 mimic: the student's embedding at the teacher's."""
+"""L2 mimic: the student's embedding is matched to the teacher's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def mimic_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean
         `student` and `teacher` [B, D]; returns [], or [B] for `reduction="none"`.
 
     Args:
-        student: embeddings, projected to the teacher's width where it differs.
+        student: embeddings, projected to the teacher's width if it differs.
         teacher: embeddings.
         reduction: "none", "mean" or "sum".
 
@@ -60,5 +60,5 @@ class MimicLoss(nn.Module):
         return mimic_loss(student, teacher, reduction=self.reduction)
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return f"reduction={self.reduction!r}"

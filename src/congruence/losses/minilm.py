@@ -1,4 +1,4 @@
-"""MiniLMv2: how the queries (or keys, or values) of one layer relate to each other."""
+"""MiniLMv2: the relations between the queries (or keys, or values) of one layer."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ CHECKS: Mapping[str, check.Constraint] = {"relation_heads": check.COUNT}
 def attention_relation_loss(
     student: Tensor, teacher: Tensor, *, relation_heads: int, mask: Tensor | None = None
 ) -> Tensor:
-    """Divergence of the self-attention relations of one kind of vectors in one layer.
+    """KL divergence of the self-attention relations among the queries, keys or values of one layer.
 
     The width D of a side is cut in R heads of d = D/R, and A_b,r = softmax(X_b,r X_b,rᵀ / √d), row by row:
-    L = mean over samples b, heads r and positions i of KL(A^t_b,r,i· ‖ A^s_b,r,i·). With a mask the rows run over a
-    sample's real positions, and the mean over the real positions of the batch. The method adds three of these: of
-    queries, of keys and of values.
+    L = mean over samples b, heads r and positions i of KL(A^t_b,r,i· ‖ A^s_b,r,i·). With a mask, rows run over a
+    sample's real positions, and the mean is over the real positions of the batch. The method adds this loss for
+    queries, keys and values.
 
     Shape:
         `student` [B, L, D_s], `teacher` [B, L, D_t], widths may differ; `mask` [B, L]; returns [].
 
     Args:
-        student: queries, keys or values of a layer, those of its own heads side by side.
-        teacher: the same of the teacher, which may have another number of attention heads.
+        student: queries, keys or values of a layer, with its attention heads side by side.
+        teacher: the corresponding vectors of the teacher, which may have another number of heads.
         relation_heads: R, a divisor of both widths.
-        mask: bool, True for real positions; None: all are. What the others hold changes nothing.
+        mask: bool, True for real positions; None: all are. Values at the others have no effect.
 
     Returns:
-        The loss, in float32 or float64; 0 with zero gradient where no position is real. With the backward pass it
-        takes about seven arrays [B, R, L, L] of float64: 1.4 GB for B = 8, R = 12 and L = 512.
+        The loss, in float32 or float64; 0 with zero gradient if no position is real. Including the backward pass,
+        memory is about seven float64 arrays [B, R, L, L]: 1.4 GB for B = 8, R = 12 and L = 512.
 
     Raises:
         ValueError: for shapes or a mask that do not fit, or a number of heads that does not divide the widths.
@@ -52,8 +52,8 @@ def attention_relation_loss(
         definition.
 
     Deviations:
-        The paper divides each sequence by its own length; here all real positions of a batch weigh alike, which is
-        the same for sequences of one length. It does not say what becomes of padding.
+        The paper averages within each sequence first; here all real positions of a batch have equal weight, which is
+        the same for sequences of one length. The paper does not say how padding is treated.
     """
     name = "attention_relation_loss"
     check_tokens(name, mask, student=student, teacher=teacher)
@@ -87,5 +87,5 @@ class AttentionRelationLoss(nn.Module):
         return attention_relation_loss(student, teacher, relation_heads=self.relation_heads, mask=mask)
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameter."""
+        """Return the hyper-parameter as text."""
         return f"relation_heads={self.relation_heads}"

@@ -23,12 +23,12 @@ def metric_transfer_absolute_loss(student: Tensor, teacher: Tensor, *, reduction
         `student` and `teacher` [B, D]; returns [], or [B] for `reduction="none"`.
 
     Args:
-        student: embeddings, projected to the teacher's width where it differs.
+        student: embeddings, projected to the teacher's width if it differs.
         teacher: embeddings.
         reduction: "none", "mean" or "sum".
 
     Returns:
-        The loss, in float32 or float64; its gradient is 0 where the rows are equal.
+        The loss, in float32 or float64; its gradient is 0 for equal rows.
 
     Raises:
         ValueError: for shapes that differ or an unknown reduction.
@@ -62,7 +62,7 @@ def metric_transfer_relative_loss(student: Tensor, teacher: Tensor) -> Tensor:
         teacher: embeddings.
 
     Returns:
-        The loss, in float32 or float64; its gradient is 0 at equality, and by a distance that is 0.
+        The loss, in float32 or float64; its gradient is 0 if both sides are equal, and with respect to distances of 0.
 
     Raises:
         ValueError: for shapes that do not fit.
@@ -77,7 +77,7 @@ def metric_transfer_relative_loss(student: Tensor, teacher: Tensor) -> Tensor:
         teacher, as in the authors' code.
 
     Deviations:
-        The authors' code expands the squares: its diagonal is rounding noise of about 1e-3 in float32, here 0.
+        The authors' code expands the squares, so its diagonal is rounding noise of about 1e-3 in float32; here it is 0.
     """
     check.floating("metric_transfer_relative_loss", 2, student=student, teacher=teacher)
     check.same_rows("metric_transfer_relative_loss", student=student, teacher=teacher)
@@ -97,7 +97,7 @@ class MetricTransferAbsoluteLoss(nn.Module):
         return metric_transfer_absolute_loss(student, teacher, reduction=self.reduction)
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return f"reduction={self.reduction!r}"
 
 

@@ -1,4 +1,4 @@
-"""Multi-level logit distillation: which classes go together, and which samples, in the teacher's predictions."""
+"""Multi-level logit distillation: correlations between classes, and between samples, in the predictions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CHECKS: Mapping[str, check.Constraint] = {"temperature": check.POSITIVE}
 
 @float32_island
 def class_correlation_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
-    """Squared difference of the classes' Gram matrices, by class.
+    """Squared difference of the Gram matrices between classes, averaged over classes.
 
     With P = softmax(z / T): L = (1/C) ‖P_tᵀ P_t − P_sᵀ P_s‖²_F.
 
@@ -22,8 +22,8 @@ def class_correlation_loss(student_logits: Tensor, teacher_logits: Tensor, *, te
         `student_logits` and `teacher_logits` [B, C]; returns [].
 
     Args:
-        student_logits: of the student.
-        teacher_logits: of the teacher.
+        student_logits: logits of the student.
+        teacher_logits: logits of the teacher.
         temperature: T > 0.
 
     Returns:
@@ -34,7 +34,7 @@ def class_correlation_loss(student_logits: Tensor, teacher_logits: Tensor, *, te
 
     Example:
         >>> import torch
-        >>> teacher = 1e4 * torch.eye(2)  # certain of a class for each sample, where the student is not
+        >>> teacher = 1e4 * torch.eye(2)  # certain of one class for each sample, unlike the student
         >>> class_correlation_loss(torch.zeros(2, 2), teacher, temperature=1.0).item()
         0.5
 
@@ -51,7 +51,7 @@ def class_correlation_loss(student_logits: Tensor, teacher_logits: Tensor, *, te
 
 @float32_island
 def batch_correlation_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
-    """Squared difference of the samples' Gram matrices, by sample.
+    """Squared difference of the Gram matrices between samples, averaged over samples.
 
     With P = softmax(z / T): L = (1/B) ‖P_t P_tᵀ − P_s P_sᵀ‖²_F.
 
@@ -59,8 +59,8 @@ def batch_correlation_loss(student_logits: Tensor, teacher_logits: Tensor, *, te
         `student_logits` and `teacher_logits` [B, C]; returns [].
 
     Args:
-        student_logits: of the student.
-        teacher_logits: of the teacher.
+        student_logits: logits of the student.
+        teacher_logits: logits of the teacher.
         temperature: T > 0.
 
     Returns:
@@ -88,13 +88,13 @@ def batch_correlation_loss(student_logits: Tensor, teacher_logits: Tensor, *, te
 
 @float32_island
 def class_correlation_rows(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return each class's share [..., C] for probabilities [..., B, C]; `class_correlation_loss` is their mean."""
+    """Return each class's loss [..., C] for probabilities [..., B, C]; `class_correlation_loss` is their mean."""
     return (teacher.mT @ teacher - student.mT @ student).square().sum(-1)
 
 
 @float32_island
 def batch_correlation_rows(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return each sample's share [..., B] for probabilities [..., B, C]; `batch_correlation_loss` is their mean."""
+    """Return each sample's loss [..., B] for probabilities [..., B, C]; `batch_correlation_loss` is their mean."""
     return (teacher @ teacher.mT - student @ student.mT).square().sum(-1)
 
 
@@ -121,7 +121,7 @@ class ClassCorrelationLoss(nn.Module):
         return class_correlation_loss(student_logits, teacher_logits, temperature=self.temperature)
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameter."""
+        """Return the hyper-parameter as text."""
         return f"temperature={self.temperature}"
 
 
@@ -138,5 +138,5 @@ class BatchCorrelationLoss(nn.Module):
         return batch_correlation_loss(student_logits, teacher_logits, temperature=self.temperature)
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameter."""
+        """Return the hyper-parameter as text."""
         return f"temperature={self.temperature}"

@@ -36,8 +36,8 @@ def mmd_loss(
         teacher: embeddings.
         kernel: "rbf", "polynomial" or "linear".
         gamma: γ > 0 of "rbf".
-        biased: whether a sample's kernel with itself counts; without it the estimate may be negative, and it is 0 with
-            zero gradient where a side has a single sample.
+        biased: whether kernel values of a sample with itself are included. Without them the estimate may be negative,
+            and it is 0 with zero gradient if a side has a single sample.
 
     Returns:
         The loss, in float32 or float64.
@@ -55,8 +55,8 @@ def mmd_loss(
         Distill via Neuron Selectivity Transfer, 2017; named in Montesuma, KD²M, 2025, sec. 2.3.
 
     Deviations:
-        None. KD²M names the discrepancy and gives no kernel; γ = 1 suits features of unit scale, and the kernel of
-        features many units apart is 0, as is its gradient: choose γ about 1 over the typical squared distance.
+        None. KD²M does not specify a kernel. γ = 1 suits features of unit scale; for features many units apart, the
+        kernel and its gradient are 0, so choose γ near 1 over the typical squared distance.
     """
     name = "mmd_loss"
     check.floating(name, 2, student=student, teacher=teacher)
@@ -98,5 +98,5 @@ class MmdLoss(nn.Module):
         return mmd_loss(student, teacher, kernel=self.kernel, gamma=self.gamma, biased=self.biased)
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return f"kernel={self.kernel!r}, gamma={self.gamma}, biased={self.biased}"

@@ -1,4 +1,4 @@
-"""Normalised distillation: the label's class as the teacher weighs it, and the other classes among themselves."""
+"""Normalised distillation: the label's class, weighted by the teacher, and the other classes among themselves."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ def normalized_kd_loss(
     temperature: float = 1.0,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    """Cross-entropy with the teacher of the label's class, and of the other classes, softened and normalised apart.
+    """Cross-entropy with the teacher: of the label's class, and of the other classes normalised among themselves.
 
     With p, q = softmax(z) of teacher and student, and p̂, q̂ = softmax of z / T over the classes c ≠ y:
     ℓ_b = −p_y log q_y − γ T² Σ_{c≠y} p̂_c log q̂_c, p_y a constant; 0 where y_b < 0 (no label).
-    "mean" is over the labelled rows, and 0 where there is none.
+    "mean" is over the labelled rows, and 0 if there are none.
 
     Shape:
         `student_logits` and `teacher_logits` [B, C], `labels` [B]; returns [], or [B] for `reduction="none"`.
 
     Args:
-        student_logits: of the student.
-        teacher_logits: of the teacher.
-        labels: integer classes in [0, C); a negative one marks an unlabelled row.
-        gamma: γ >= 0, of the other classes.
-        temperature: T > 0, of the other classes.
+        student_logits: logits of the student.
+        teacher_logits: logits of the teacher.
+        labels: integer classes in [0, C); a negative value marks an unlabelled row.
+        gamma: γ >= 0, weight of the other classes.
+        temperature: T > 0, for the other classes.
         reduction: "none", "mean" or "sum".
 
     Returns:
-        The loss, in float32 or float64. These are cross-entropies: it is not 0 where the student equals the teacher.
+        The loss, in float32 or float64. As a sum of cross-entropies, it is not 0 for a student equal to the teacher.
 
     Raises:
         ValueError: for shapes that do not fit, a single class, a label >= C, or a hyper-parameter out of its range.
@@ -55,7 +55,7 @@ def normalized_kd_loss(
     Example:
         >>> import torch
         >>> label = torch.tensor([0])
-        >>> teacher = torch.tensor([[1e4, 0.0, 0.0]])  # sure of the label; the two others are alike to it
+        >>> teacher = torch.tensor([[1e4, 0.0, 0.0]])  # certain of the label; the two others are equally likely
         >>> round(normalized_kd_loss(teacher, teacher, label, gamma=1.0).item(), 4)  # ln 2
         0.6931
 
@@ -65,7 +65,7 @@ def normalized_kd_loss(
         (1.5, 1) on ImageNet and (3.5, 3) on CIFAR.
 
     Deviations:
-        None of value. The released code also takes soft labels, of which it uses the largest.
+        None in value. The released code also accepts soft labels, and uses their largest entry.
     """
     name = "normalized_kd_loss"
     check.floating(name, 2, student_logits=student_logits, teacher_logits=teacher_logits)
@@ -75,7 +75,7 @@ def normalized_kd_loss(
     check.same_rows(name, student_logits=student_logits, labels=labels)
     check.hyperparameters(name, CHECKS, gamma=gamma, temperature=temperature, reduction=reduction)
     labelled = labels >= 0
-    # What an unlabelled row holds counts for nothing.
+    # Unlabelled rows must not count.
     student, teacher = (
         torch.where(labelled[:, None], z, torch.zeros_like(z)) for z in (student_logits, teacher_logits)
     )
@@ -83,7 +83,7 @@ def normalized_kd_loss(
     own = teacher.detach().softmax(1).gather(1, classes[:, None])
     target = expectation(own, student.log_softmax(1).gather(1, classes[:, None]))
     values = -target
-    if gamma > 0:  # times 0 an infinite term would be NaN
+    if gamma > 0:  # an infinite term times 0 would be NaN
         ours, theirs = (other_logits(z / temperature, classes) for z in (student, teacher))
         values = values - gamma * temperature**2 * expectation(theirs.softmax(1), ours.log_softmax(1))
     values = torch.where(labelled, values, 0.0)
@@ -113,5 +113,5 @@ class NormalizedKdLoss(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return f"gamma={self.gamma}, temperature={self.temperature}, reduction={self.reduction!r}"

@@ -1,4 +1,4 @@
-"""N-to-one matching: one student, widened to N times the teacher's channels, is N students of it."""
+"""N-to-one matching: N groups of the student's widened channels each match the teacher's map."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ CHECKS: Mapping[str, check.Constraint] = {"reduction": REDUCTION}
 def n_to_one_loss(student_map: Tensor, teacher_map: Tensor, *, reduction: Reduction = "mean") -> Tensor:
     """Sum of the mean squared differences of N groups of the student's channels to the teacher's map.
 
-    With f_g the g-th C channels of the student's N · C: ℓ_b = Σ_g mean over C, H and W of (f_g − t)²; "mean" is over
-    the batch.
+    With f_g the g-th group of C of the student's N · C channels: ℓ_b = Σ_g mean over C, H and W of (f_g − t)²; "mean"
+    is over the batch.
 
     Shape:
-        `student_map` [B, N·C, H_s, W_s], `teacher_map` [B, C, H_t, W_t]; where one has a side that is a multiple of the
-        other's, it is max-pooled along it; returns [], or [B] for `reduction="none"`.
+        `student_map` [B, N·C, H_s, W_s], `teacher_map` [B, C, H_t, W_t]; a height or width that is a multiple of the
+        other map's is max-pooled to it; returns [], or [B] for `reduction="none"`.
 
     Args:
         student_map: feature map, expanded by a learned 1×1 convolution with batch norm.
@@ -34,7 +34,8 @@ def n_to_one_loss(student_map: Tensor, teacher_map: Tensor, *, reduction: Reduct
         The loss, in float32 or float64.
 
     Raises:
-        ValueError: for shapes that do not fit, channels or sides that are no multiple, or an unknown reduction.
+        ValueError: for shapes that do not fit, channels, heights or widths that are not multiples, or an unknown
+            reduction.
 
     Example:
         >>> import torch
@@ -47,8 +48,8 @@ def n_to_one_loss(student_map: Tensor, teacher_map: Tensor, *, reduction: Reduct
         with N = 8 on CIFAR-100.
 
     Deviations:
-        None. The code pools the teacher on CIFAR and the student on ImageNet, where each is the larger. There all
-        logits pass a layer norm, times 2.5, before any loss and in evaluation: not part of this.
+        None. The code pools the larger map: the teacher's on CIFAR and the student's on ImageNet. It also passes all
+        logits through a layer norm, times 2.5, before any loss and in evaluation, which is not included here.
     """
     name = "n_to_one_loss"
     check.floating(name, 4, student_map=student_map, teacher_map=teacher_map)
@@ -59,7 +60,12 @@ def n_to_one_loss(student_map: Tensor, teacher_map: Tensor, *, reduction: Reduct
         check.fail(name, "student_map", "of channels that are a multiple of the teacher's", shapes)
     pairs = list(zip(student_map.shape[2:], teacher_map.shape[2:], strict=True))
     if any(max(pair) % min(pair) for pair in pairs):
-        check.fail(name, "student_map", "of sides that are the teacher's times or by an integer", shapes)
+        check.fail(
+            name,
+            "student_map",
+            "of a height and width that are integer multiples or fractions of the teacher's",
+            shapes,
+        )
     student = _pooled(student_map, [max(ours // theirs, 1) for ours, theirs in pairs])
     teacher = _pooled(teacher_map, [max(theirs // ours, 1) for ours, theirs in pairs])
     squares = (student.unflatten(1, (-1, channels)) - teacher.unsqueeze(1)).square()
@@ -83,5 +89,5 @@ class NToOneLoss(nn.Module):
         return n_to_one_loss(student_map, teacher_map, reduction=self.reduction)
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return f"reduction={self.reduction!r}"

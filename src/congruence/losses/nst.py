@@ -1,4 +1,4 @@
-"""Neuron selectivity transfer: the distribution of the channels' patterns, by maximum mean discrepancy."""
+"""Neuron selectivity transfer: the distribution of the channels' spatial patterns, by maximum mean discrepancy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHECKS: Mapping[str, check.Constraint] = {"reduction": REDUCTION}
 
 @float32_island
 def neuron_selectivity_loss(student_map: Tensor, teacher_map: Tensor, *, reduction: Reduction = "mean") -> Tensor:
-    """Squared maximum mean discrepancy of the channels' unit patterns with the kernel k(a, b) = (a·b)².
+    """Squared maximum mean discrepancy of the channels' normalised patterns, with the kernel k(a, b) = (a·b)².
 
     With a channel's map over the H·W positions divided by its L2 norm, and means over all pairs of channels:
     ℓ_b = mean k(t, t) + mean k(s, s) − 2 mean k(s, t); "mean" is over the batch.
@@ -50,8 +50,8 @@ def neuron_selectivity_loss(student_map: Tensor, teacher_map: Tensor, *, reducti
         polynomial kernel d = 2, c = 0.
 
     Deviations:
-        None. The authors' code leaves the teacher's own term out: the value may then be negative, the gradient by the
-        student is the same. Here float32 maps that are all but equal may give some −1e-8.
+        None. The authors' code leaves out the teacher's term: the value may then be negative, but the student's
+        gradient is the same. Here, nearly equal float32 maps may give about −1e-8.
     """
     name = "neuron_selectivity_loss"
     check_maps(name, student_map=student_map, teacher_map=teacher_map)
@@ -61,7 +61,7 @@ def neuron_selectivity_loss(student_map: Tensor, teacher_map: Tensor, *, reducti
     student, teacher = (unit(each.flatten(2)) for each in maps)
     channels, positions = max(student.shape[1], teacher.shape[1]), student.shape[2]
     if positions <= channels:
-        # mean k(a, b) = ⟨mean a aᵀ, mean b bᵀ⟩: the same number, never below 0, without the pairs of channels.
+        # mean k(a, b) = ⟨mean a aᵀ, mean b bᵀ⟩: the same value, never negative, without pairs of channels.
         values = (_moment(student) - _moment(teacher)).square().sum((1, 2))
     else:
         values = _kernel(teacher, teacher) + _kernel(student, student) - 2 * _kernel(student, teacher)
@@ -89,5 +89,5 @@ class NeuronSelectivityLoss(nn.Module):
         return neuron_selectivity_loss(student_map, teacher_map, reduction=self.reduction)
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return f"reduction={self.reduction!r}"

@@ -1,4 +1,4 @@
-"""The feature distillation overhaul: what the teacher lets through its ReLU, and a margin for what it does not."""
+"""The feature distillation overhaul: the teacher's values above its ReLU, and a margin for those below."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from congruence.geometry.maps import pooled_alike
 __all__ = ["OverhaulLoss", "batch_norm_margin", "overhaul_loss"]
 
 CHECKS: Mapping[str, check.Constraint] = {"reduction": REDUCTION}
-_RARE = 0.001  # the share of negative values below which the margin is −3s
+_RARE = 0.001  # fraction of negative values below which the margin is −3s
 
 
 def batch_norm_margin(weight: Tensor, bias: Tensor) -> Tensor:
@@ -60,18 +60,18 @@ def batch_norm_margin(weight: Tensor, bias: Tensor) -> Tensor:
 
 @float32_island
 def overhaul_loss(student_map: Tensor, teacher_map: Tensor, margin: Tensor, *, reduction: Reduction = "sum") -> Tensor:
-    """Partial squared difference to the teacher's values above a margin.
+    """Partial squared difference to the teacher's values, clipped below at a margin.
 
-    With t' = max(t, m_c): ℓ_b = Σ_chw (s − t')² · [s > t' or t' > 0]; where t' is not positive, the student may be as
-    far below it as it likes.
+    With t' = max(t, m_c): ℓ_b = Σ_chw (s − t')² · [s > t' or t' > 0]. If t' is not positive, the student may be any
+    amount below it.
 
     Shape:
         `student_map` and `teacher_map` [B, C, H, W], the larger average-pooled first; `margin` [C]; returns [], or [B]
         for `reduction="none"`.
 
     Args:
-        student_map: before a ReLU, of as many channels as the teacher's.
-        teacher_map: before its ReLU.
+        student_map: the student's map before a ReLU, with as many channels as the teacher's.
+        teacher_map: the teacher's map before its ReLU.
         margin: m, a constant (see `batch_norm_margin`).
         reduction: "none", "mean" (over the batch) or "sum".
 
@@ -92,7 +92,7 @@ def overhaul_loss(student_map: Tensor, teacher_map: Tensor, margin: Tensor, *, r
         Heo et al., A Comprehensive Overhaul of Feature Distillation, ICCV 2019, eqs. 2 and 3.
 
     Deviations:
-        The authors' code compares equal sizes only; one port pools the teacher's map alone.
+        The authors' code compares only equal sizes; one port always pools the teacher's map.
     """
     name = "overhaul_loss"
     check.floating(name, 4, student_map=student_map, teacher_map=teacher_map)
@@ -105,10 +105,10 @@ def overhaul_loss(student_map: Tensor, teacher_map: Tensor, margin: Tensor, *, r
     if len(margin) != student_map.shape[1]:
         check.fail(name, "margin", f"of shape [{student_map.shape[1]}], one for each channel", check.shape(margin))
     least = margin.detach().to(teacher_map.dtype).view(1, -1, 1, 1)
-    # The teacher times 0 beside the margin: what is not finite shows, also where it lies below.
+    # Adding 0 times the teacher makes non-finite values show, even below the margin.
     wanted = torch.maximum(teacher_map, torch.add(least, teacher_map, alpha=0))
-    # Asked so that NaN, and a student at -inf, counts. Where nothing counts the difference is set to 0, not multiplied
-    # by it: an infinite square would stay.
+    # Formulated so that NaN, and a student at -inf, count. Otherwise the difference is set to 0, not multiplied by 0:
+    # an infinite square would give NaN.
     counted = ~((student_map <= wanted) & (wanted <= 0) & (student_map > -torch.inf))
     values = torch.where(counted, student_map - wanted, 0.0).square()
     return reduce(name, values.sum((1, 2, 3)), reduction)
@@ -127,5 +127,5 @@ class OverhaulLoss(nn.Module):
         return overhaul_loss(student_map, teacher_map, margin, reduction=self.reduction)
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return f"reduction={self.reduction!r}"

@@ -1,4 +1,4 @@
-"""Patch relations: how each token of a sample shares its attention among the others."""
+"""Patch relations: each token's distribution of similarity over the tokens of its sample."""
 
 from __future__ import annotations
 
@@ -23,26 +23,27 @@ def patch_relation_loss(
     diagonal: bool = True,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Divergence of the softened cosines between the tokens of a sample.
+    """KL divergence of the softmax of cosines between the tokens of a sample.
 
     With P_b,i· = softmax_j(cos(x_b,i, x_b,j) / T): L = mean over samples b and tokens i of KL(P^t_b,i· ‖ P^s_b,i·),
-    without T². With a mask j runs over a sample's real tokens, and the mean over the real tokens of the batch.
+    without a factor T². With a mask, j runs over a sample's real tokens, and the mean is over the real tokens of the
+    batch.
 
     Shape:
         `student_tokens` [B, N, D_s], `teacher_tokens` [B, N, D_t], widths may differ; `mask` [B, N]; returns [].
 
     Args:
         student_tokens: patch tokens, without class or register tokens.
-        teacher_tokens: of the same places.
+        teacher_tokens: the teacher's tokens at the same positions.
         temperature: T > 0.
-        diagonal: whether j = i counts. A token's similarity to itself is 1 whatever the network does, and at a low
-            temperature takes most of P: without it the loss is larger, and about the other tokens alone. A token
-            without another then has no P, and is left out of the mean.
-        mask: bool, True for real tokens; None: all are. What the others hold changes nothing.
+        diagonal: whether j = i is included. A token's similarity to itself is always 1 and, at a low temperature,
+            dominates P: without it the loss is larger and depends only on the other tokens. A sample's only token then
+            has no P, and is left out of the mean.
+        mask: bool, True for real tokens; None: all are. Values at the others have no effect.
 
     Returns:
-        The loss, in float32 or float64; 0 with zero gradient where no token has a P. A token of zeros has cosine 0 to
-        all. With the backward pass it takes about eight matrices [B, N, N] of float64.
+        The loss, in float32 or float64; 0 with zero gradient if no token has a P. A token of zeros has cosine 0 to all
+        tokens. Including the backward pass, memory is about eight float64 matrices [B, N, N].
 
     Raises:
         ValueError: for shapes or a mask that do not fit, or a hyper-parameter out of its range.
@@ -70,13 +71,13 @@ def patch_relation_loss(
     rows = row_divergence(student @ student.mT / temperature, teacher @ teacher.mT / temperature, keys)
     if keys is None:
         return rows.mean().to(student_tokens.dtype)
-    real = keys.any(2).expand_as(rows)  # that have a P
+    real = keys.any(2).expand_as(rows)  # tokens that have a P
     real = real if mask is None else real & mask
     return ((rows * real).sum() / real.sum().clamp(min=1)).to(student_tokens.dtype)
 
 
 def _keys(tokens: Tensor, mask: Tensor | None, diagonal: bool) -> Tensor | None:
-    """Return which tokens count in the row of each, bool [1 or B, 1 or N, N]; None: all."""
+    """Return which tokens are included in each token's row, bool [1 or B, 1 or N, N]; None: all."""
     keys = None if mask is None else mask.unsqueeze(1)
     if diagonal:
         return keys
@@ -100,5 +101,5 @@ class PatchRelationLoss(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return f"temperature={self.temperature}, diagonal={self.diagonal}"

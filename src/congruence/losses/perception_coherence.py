@@ -1,4 +1,4 @@
-"""Perception coherence: the student ranks the batch around each sample as the teacher does."""
+"""Perception coherence: around each sample, the student should rank the batch as the teacher does."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def perception_coherence_loss(
     teacher_temperature: float = 0.1,
     method: Method = "auto",
 ) -> Tensor:
-    """Mean squared difference of the soft ranks that the two spaces give to a batch around each of its samples.
+    """Mean squared difference of the soft ranks of a batch around each of its samples, in the two spaces.
 
     r̃_ij = Σ_k σ((d_ij − d_ik)/τ) over all k, i and j included; L = (1/B³) Σ_i ‖r̃_i^s − r̃_i^t‖².
 
-    Only the order of the dissimilarities counts, so that the student need not copy the teacher's geometry. A student
-    equal to the teacher gives exactly 0 where the temperatures are equal, and not otherwise.
+    Only the order of the dissimilarities counts, so the student need not copy the teacher's geometry. For a student
+    equal to the teacher, the loss is exactly 0 only if the temperatures are equal.
 
     Shape:
         `student` [B, D_s], `teacher` [B, D_t], widths may differ; returns [].
@@ -48,12 +48,12 @@ def perception_coherence_loss(
         student: embeddings or logits.
         teacher: embeddings or logits.
         dissimilarity: "cosine" (1 − cos)/2, "euclidean" (not squared) or a callable [B, D] → [B, B].
-        teacher_dissimilarity: the teacher's own; None: the same.
+        teacher_dissimilarity: the teacher's dissimilarity; None: as for the student.
         student_temperature: τ > 0 of the student's ranks.
         teacher_temperature: τ > 0 of the teacher's ranks.
         method: "exact" is the defining sum, O(B³) in time and memory; "fast" expands the sigmoid in m polynomials,
-            O(B²·m) in time and O(B²) in memory, as exact as the dtype (`soft_rank` says how, and what a second
-            derivative costs); "auto" takes the faster one by the batch size.
+            O(B²·m) in time and O(B²) in memory, exact to the precision of the dtype (see `soft_rank`, also for the cost
+            of a second derivative); "auto" chooses the faster one by the batch size.
 
     Returns:
         The loss, in float32 or float64.
@@ -147,7 +147,7 @@ class PerceptionCoherenceLoss(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return (
             f"dissimilarity={self.dissimilarity!r}, teacher_dissimilarity={self.teacher_dissimilarity!r}, "
             f"student_temperature={self.student_temperature}, teacher_temperature={self.teacher_temperature}, "

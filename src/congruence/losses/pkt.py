@@ -1,4 +1,4 @@
-"""Probabilistic knowledge transfer: the student's neighbourhood distribution at the teacher's."""
+"""Probabilistic knowledge transfer: the student's neighbourhood distribution is matched to the teacher's."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ CHECKS: Mapping[str, check.Constraint] = {"eps": check.POSITIVE}
 
 @float32_island
 def pkt_loss(student: Tensor, teacher: Tensor, *, eps: float = 1e-7) -> Tensor:
-    """Divergence of the row-normalised cosine similarities of a batch.
+    """KL divergence between the row-normalised cosine similarities of a batch.
 
-    With rows x/(‖x‖ + ε), S = (cos + 1)/2 including the diagonal and P = S with each row divided by its sum:
-    L = (1/B²) Σ_ij P_t,ij log((P_t,ij + ε) / (P_s,ij + ε)).
+    With rows x/(‖x‖ + ε), S = (cos + 1)/2 including the diagonal, and P equal to S with each row divided by its sum:  L
+    = (1/B²) Σ_ij P_t,ij log((P_t,ij + ε) / (P_s,ij + ε)).
 
     Shape:
         `student` [B, D_s], `teacher` [B, D_t], widths may differ; returns [].
@@ -45,8 +45,8 @@ def pkt_loss(student: Tensor, teacher: Tensor, *, eps: float = 1e-7) -> Tensor:
         the authors' code.
 
     Deviations:
-        The authors' code, not the paper, is followed: the mean is over B² entries (a divergence per row is B times
-        larger, hence the usual weight of 30000), and a sample's similarity to itself is kept.
+        The authors' code is followed, not the paper: the mean is over B² entries (a divergence for each row would be B
+        times larger, hence the usual weight of 30000), and a sample's similarity to itself is included.
     """
     check.floating("pkt_loss", 2, student=student, teacher=teacher)
     check.same_rows("pkt_loss", student=student, teacher=teacher)
@@ -59,7 +59,7 @@ def pkt_loss(student: Tensor, teacher: Tensor, *, eps: float = 1e-7) -> Tensor:
 def _neighbours(x: Tensor, eps: float) -> Tensor:
     x = as_float64(x)
     rows = x / (safe_norm(x, keepdim=True) + eps)
-    # Rounding can put a cosine below -1, and a negative probability under the logarithm.
+    # Rounding can give a cosine below -1, and so a negative probability in the logarithm.
     similarities = ((rows @ rows.T + 1) / 2).clamp(min=0)
     return similarities / similarities.sum(1, keepdim=True)
 
@@ -77,5 +77,5 @@ class PktLoss(nn.Module):
         return pkt_loss(student, teacher, eps=self.eps)
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return f"eps={self.eps}"

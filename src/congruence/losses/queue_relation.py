@@ -1,4 +1,4 @@
-"""Queue relation: where a sample stands among embeddings that the teacher gave before."""
+"""Queue relation: each sample's similarities to the teacher's earlier embeddings."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ def queue_relation_loss(
     teacher_temperature: float = 0.1,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    """Divergence of the two networks' softmax over cosines to a queue of the teacher's embeddings.
+    """KL divergence between the two networks' softmax over cosines to a queue of the teacher's embeddings.
 
     With rows of length 1 and p = softmax(x queueᵀ / T) over the queue: ℓ_b = KL(p_b^t ‖ p_b^s); "mean" is over the
-    batch. There is no factor T². B·Q entries of memory a side.
+    batch. There is no factor T². Memory is B·Q entries for each side.
 
     Shape:
         `student` and `teacher` [B, D], `queue` [Q, D]; returns [], or [B] for `reduction="none"`.
 
     Args:
-        student: embeddings, projected to the teacher's width where it differs.
+        student: embeddings, projected to the teacher's width if it differs.
         teacher: embeddings.
-        queue: embeddings that the teacher gave of other samples, constants: no gradient reaches them.
+        queue: the teacher's embeddings of other samples, constants without gradient.
         student_temperature: T > 0 of the student.
         teacher_temperature: T > 0 of the teacher.
         reduction: "none", "mean" or "sum".
 
     Returns:
-        The loss, in float32 or float64; 0 for a queue of one row, and for a student equal to the teacher where the
-        temperatures are equal. A row of zeros has cosine 0 to all.
+        The loss, in float32 or float64; 0 for a queue of one row, and for a student equal to the teacher if the
+        temperatures are equal. A row of zeros has cosine 0 to all rows.
 
     Raises:
         ValueError: for shapes that do not fit or a hyper-parameter out of its range.
@@ -64,7 +64,7 @@ def queue_relation_loss(
         their similarity to a queue of the teacher's embeddings.
 
     Deviations:
-        The documentation names no temperature: those here are ours.
+        The documentation gives no temperature: the defaults here are ours.
     """
     name = "queue_relation_loss"
     check.floating(name, 2, student=student, teacher=teacher, queue=queue)
@@ -98,7 +98,7 @@ class QueueRelationLoss(nn.Module):
         self.reduction: Reduction = reduction
 
     def forward(self, student: Tensor, teacher: Tensor, queue: Tensor) -> Tensor:
-        """Return the loss of `student` and `teacher` [B, D] by the `queue` [Q, D]."""
+        """Return the loss of `student` and `teacher` [B, D] with the `queue` [Q, D]."""
         return queue_relation_loss(
             student,
             teacher,
@@ -109,7 +109,7 @@ class QueueRelationLoss(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return (
             f"student_temperature={self.student_temperature}, teacher_temperature={self.teacher_temperature}, "
             f"reduction={self.reduction!r}"

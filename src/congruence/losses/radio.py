@@ -1,4 +1,4 @@
-"""AM-RADIO: the tokens of a teacher, by direction and by value."""
+"""AM-RADIO: a teacher's tokens, matched in direction and in value."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ CHECKS: Mapping[str, check.Constraint] = {"cosine_weight": check.Real(low=0, hig
 def agglomerative_loss(
     student: Tensor, teacher: Tensor, *, cosine_weight: float = 0.9, mask: Tensor | None = None
 ) -> Tensor:
-    """Cosine distance and smooth L1 of paired tokens, mixed.
+    """Weighted sum of cosine distance and smooth L1 distance of paired tokens.
 
     L = w · mean over tokens of (1 − cos(s, t)) + (1 − w) · mean over tokens and entries of smooth_l1(s − t), with
-    smooth_l1(x) = x²/2 for |x| < 1, else |x| − 1/2. With a mask both means are over the real tokens of the batch.
-    Summary tokens are compared with w = 1, the cosine alone.
+    smooth_l1(x) = x²/2 for |x| < 1, else |x| − 1/2. With a mask, both means are over the real tokens of the batch.
+    Summary tokens are usually compared with w = 1, by cosine only.
 
     Shape:
         `student` and `teacher` [B, N, D], or summary tokens [B, D]; `mask` [B, N]; returns [].
 
     Args:
-        student: what a head of this teacher's own made of the student's tokens.
-        teacher: of the same places.
+        student: the student's tokens after a head for this teacher.
+        teacher: the teacher's tokens at the same positions.
         cosine_weight: w in [0, 1].
-        mask: bool, True for real tokens; None: all are. What the others hold changes nothing.
+        mask: bool, True for real tokens; None: all are. Values at the others have no effect.
 
     Returns:
-        The loss, in float32 or float64; 0 with zero gradient where no token is real. A token of zeros has cosine 0 to
-        all but another of zeros, to which it is equal.
+        The loss, in float32 or float64; 0 with zero gradient if no token is real. A token of zeros has cosine 0 to all
+        tokens except another token of zeros, for which the distance is 0.
 
     Raises:
         ValueError: for shapes or a mask that do not fit, or a weight out of its range.
@@ -52,8 +52,8 @@ def agglomerative_loss(
         Ranzinger et al., AM-RADIO: Agglomerative Vision Foundation Model, CVPR 2024, from the definition.
 
     Deviations:
-        None known; the training code is not public. A later paper of the authors, PHI-S, has the mean of squares
-        instead, of features that `congruence.geometry.phi_s_transform` standardises.
+        None known; the training code is not public. A later paper of the authors, PHI-S, instead uses the mean squared
+        error of features standardised by `congruence.geometry.phi_s_transform`.
     """
     name = "agglomerative_loss"
     check.floating(name, (2, 3), student=student, teacher=teacher)
@@ -63,7 +63,7 @@ def agglomerative_loss(
     check_mask(name, mask, student)
     check.hyperparameters(name, CHECKS, cosine_weight=cosine_weight)
     ours, theirs = (as_float64(without_padding(x, mask)) for x in (student, teacher))
-    # Tokens left out are zeros on both sides: they are apart by neither.
+    # Masked tokens are zeros on both sides, so both distances are 0.
     count = ours[..., 0].numel() if mask is None else mask.sum().clamp(min=1)
     cosine = _cosine_distances(ours, theirs).sum() / count
     values = F.smooth_l1_loss(ours, theirs, reduction="sum") / (count * ours.shape[-1])
@@ -71,9 +71,9 @@ def agglomerative_loss(
 
 
 def _cosine_distances(x: Tensor, y: Tensor) -> Tensor:
-    """Return 1 − cos of paired rows, as half the square between them at length 1: exactly 0 for equal ones."""
+    """Return 1 − cos of paired rows, as half the squared distance of unit rows: exactly 0 for equal rows."""
     x, y = unit(x), unit(y)
-    # A row of zeros is half as far from one of length 1 as is wanted.
+    # For a row of zeros and one of length 1, this gives half of the wanted distance.
     alone = (x.detach() != 0).any(-1) != (y.detach() != 0).any(-1)
     return ((x - y).square().sum(-1) + alone) / 2
 
@@ -91,5 +91,5 @@ class AgglomerativeLoss(nn.Module):
         return agglomerative_loss(student, teacher, cosine_weight=self.cosine_weight, mask=mask)
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameter."""
+        """Return the hyper-parameter as text."""
         return f"cosine_weight={self.cosine_weight}"

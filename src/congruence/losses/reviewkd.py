@@ -1,4 +1,4 @@
-"""ReviewKD's hierarchical context loss: maps compared as they are, and averaged over coarser and coarser grids."""
+"""ReviewKD's hierarchical context loss: maps compared at full resolution and averaged over coarser grids."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _GRIDS = (4, 2, 1)
 def hierarchical_context_loss(student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
     """Sum over levels of a weighted mean of squared differences at several resolutions.
 
-    With Δ = s − t of a level of height h, and A_l the average over a grid of l × l: of l = 4, 2, 1 those with l < h are
+    With Δ = s − t at a level of height h, and A_l the average to a grid of l × l: those of l = 4, 2, 1 with l < h are
     used, the k-th of them with weight 2^{−k}; ℓ = (mean Δ² + Σ_k 2^{−k} mean A_l(Δ)²) / (1 + Σ_k 2^{−k}), L = Σ ℓ.
 
     Shape:
@@ -28,8 +28,8 @@ def hierarchical_context_loss(student_maps: Sequence[Tensor], teacher_maps: Sequ
         equal, and the larger map is average-pooled to the smaller's size first; returns [].
 
     Args:
-        student_maps: of the student.
-        teacher_maps: of the teacher, as many.
+        student_maps: maps of the student.
+        teacher_maps: maps of the teacher, equally many.
 
     Returns:
         The loss, in float32 or float64.
@@ -47,8 +47,8 @@ def hierarchical_context_loss(student_maps: Sequence[Tensor], teacher_maps: Sequ
         Chen et al., Distilling Knowledge via Knowledge Review, CVPR 2021, sec. 3.4, and the authors' code.
 
     Deviations:
-        None from the code. The paper does not give the weights; a skipped grid does not halve those after it, and the
-        height alone decides which are skipped, as in the code.
+        None from the code. The paper does not give the weights. As in the code, a skipped grid does not halve the
+        weights after it, and only the height decides which are skipped.
     """
     name = "hierarchical_context_loss"
     check_lists(name, student_maps, teacher_maps, least=1)
@@ -61,7 +61,7 @@ def _level(student: Tensor, teacher: Tensor) -> Tensor:
     grids = [grid for grid in _GRIDS if grid < difference.shape[2]]
     total, weights = difference.square().mean(), 1.0
     for k, grid in enumerate(grids, 1):
-        # An average of differences is the difference of averages.
+        # The average of differences is the difference of averages.
         total = total + 0.5**k * adaptive_avg_pool2d(difference, grid).square().mean()
         weights += 0.5**k
     return total / weights
@@ -70,7 +70,7 @@ def _level(student: Tensor, teacher: Tensor) -> Tensor:
 class HierarchicalContextLoss(nn.Module):
     """`hierarchical_context_loss` as a module."""
 
-    def __init__(self) -> None:  # takes nothing, and says so
+    def __init__(self) -> None:  # takes no arguments, and rejects any
         super().__init__()
 
     def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Refined logits: the student becomes as sure of the label as the teacher is of its guess, and learns what is below."""
+"""Refined logits: the teacher's confidence is moved to the label; classes that it ranks below the label are matched."""
 
 from __future__ import annotations
 
@@ -34,29 +34,28 @@ def refined_logit_loss(
     confidence_temperature: float | None = None,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    """The teacher's confidence, moved to the label where it errs, and its view of the classes it ranks below the label.
+    """KL divergence of the teacher's confidence, moved to the label, and of the classes it ranks below the label.
 
-    With p and q = softmax(z / T_a) of teacher and student, and p̌ and q̌ = softmax of z / T over the classes of which the
-    teacher's logit is below that of the label, t_c < t_y:
-    ℓ_b = α T_a² KL([p_max, 1 − p_max] ‖ [q_y, 1 − q_y]) + β T² KL(p̌ ‖ q̌). The second term is 0 where the label has the
-    teacher's smallest logit; both are 0 where y_b < 0 (no label). "mean" is over the labelled rows, and 0 where there
-    is none. Where the teacher is right, it is DKD.
+    With p and q = softmax(z / T_a) of teacher and student, and p̌ and q̌ = softmax of z / T over the classes whose
+    teacher logit is below that of the label, t_c < t_y:  ℓ_b = α T_a² KL([p_max, 1 − p_max] ‖ [q_y, 1 − q_y]) + β T²
+    KL(p̌ ‖ q̌). The second term is 0 if the label has the teacher's smallest logit; both are 0 if y_b < 0 (no label).
+    "mean" is over the labelled rows, and 0 where there is none. If the teacher is right, this equals DKD.
 
     Shape:
         `student_logits` and `teacher_logits` [B, C], `labels` [B]; returns [], or [B] for `reduction="none"`.
 
     Args:
-        student_logits: of the student.
-        teacher_logits: of the teacher.
-        labels: integer classes in [0, C); a negative one marks an unlabelled row.
-        alpha: α >= 0, of the confidence.
-        beta: β >= 0, of the classes below the label.
+        student_logits: logits of the student.
+        teacher_logits: logits of the teacher.
+        labels: integer classes in [0, C); a negative value marks an unlabelled row.
+        alpha: α >= 0, weight of the confidence.
+        beta: β >= 0, weight of the classes below the label.
         temperature: T > 0.
         confidence_temperature: T_a > 0; None: T.
         reduction: "none", "mean" or "sum".
 
     Returns:
-        The loss, in float32 or float64. Where the teacher errs, it is not 0 for a student equal to the teacher.
+        The loss, in float32 or float64. If the teacher is wrong, it is not 0 for a student equal to the teacher.
 
     Raises:
         ValueError: for shapes that do not fit, a single class, a label >= C, or a hyper-parameter out of its range.
@@ -67,7 +66,7 @@ def refined_logit_loss(
         >>> right, wrong = torch.tensor([0]), torch.tensor([1])
         >>> refined_logit_loss(teacher, teacher, right).item()
         0.0
-        >>> swapped = teacher[:, [1, 0, 2, 3]]  # as sure of the label as the teacher is of its guess
+        >>> swapped = teacher[:, [1, 0, 2, 3]]  # as confident in the label as the teacher is in its prediction
         >>> round(abs(refined_logit_loss(swapped, teacher, wrong).item()), 4)
         0.0
 
@@ -75,9 +74,9 @@ def refined_logit_loss(
         Sun et al., Knowledge Distillation with Refined Logits, ICCV 2025, arXiv 2408.07703, and the authors' code.
 
     Deviations:
-        Computed from logarithms of probabilities: the released code takes those of probabilities, which gives infinity
-        and NaN for logits of 1e4. Its configuration has T_a = 1, its command line sets T_a = T; None is the latter. It
-        also multiplies by min(epoch / 20, 1).
+        Computed from log-probabilities; the released code takes logarithms of probabilities, which gives infinity and
+        NaN for logits of 1e4. Its configuration has T_a = 1, but its command line sets T_a = T, which is the default
+        here (None). It also multiplies by min(epoch / 20, 1).
     """
     name = "refined_logit_loss"
     check.floating(name, 2, student_logits=student_logits, teacher_logits=teacher_logits)
@@ -95,7 +94,7 @@ def refined_logit_loss(
         reduction=reduction,
     )
     labelled = labels >= 0
-    # What an unlabelled row holds counts for nothing: equal logits, and no class below another.
+    # Unlabelled rows must not count: set equal logits, so that no class is below another.
     student, teacher = (
         torch.where(labelled[:, None], z, torch.zeros_like(z)) for z in (student_logits, teacher_logits)
     )
@@ -103,9 +102,9 @@ def refined_logit_loss(
     first = torch.where(labelled, teacher.argmax(1), 0)
     sure = temperature if confidence_temperature is None else confidence_temperature
     confidence = divergence(one_against_others(student / sure, classes), one_against_others(teacher / sure, first))
-    below = (teacher < teacher.gather(1, classes[:, None])) & ~teacher.isneginf()  # a masked class is none
+    below = (teacher < teacher.gather(1, classes[:, None])) & ~teacher.isneginf()  # a masked class does not count
     none = ~below.any(1, keepdim=True)
-    # Of rows without such a class all stay, as zeros: at no divergence.
+    # Rows without such a class keep all classes, as zeros, so that their divergence is 0.
     ours, theirs = (
         (z / temperature).masked_fill(~(below | none), -torch.inf).masked_fill(none, 0) for z in (student, teacher)
     )
@@ -154,7 +153,7 @@ class RefinedLogitLoss(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return (
             f"alpha={self.alpha}, beta={self.beta}, temperature={self.temperature}, "
             f"confidence_temperature={self.confidence_temperature}, reduction={self.reduction!r}"

@@ -1,4 +1,4 @@
-"""Score distillation: whom of the batch a sample would find, as the teacher finds them."""
+"""Score distillation: each sample's retrieval scores over the batch are matched to the teacher's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def score_distillation_loss(student: Tensor, teacher: Tensor, *, temperature: fl
 
     P_ij = softmax_j(cos(x_i, x_j)/T), the diagonal included: L = (1/B) Σ_ij (P_ij^s − P_ij^t)².
 
-    Where queries and documents are embedded apart, it is taken of each and added. B² entries of memory a side.
+    If queries and documents are embedded separately, add the loss of each. Memory is B² entries for each side.
 
     Shape:
         `student` [B, D_s], `teacher` [B, D_t], widths may differ; returns [].
@@ -29,7 +29,7 @@ def score_distillation_loss(student: Tensor, teacher: Tensor, *, temperature: fl
         temperature: T > 0.
 
     Returns:
-        The loss, in float32 or float64; 0 for one sample. A row of zeros has cosine 0 to all, itself included.
+        The loss, in float32 or float64; 0 for one sample. A row of zeros has cosine 0 to all rows, including itself.
 
     Raises:
         ValueError: for shapes that do not fit or `temperature` <= 0.
@@ -46,9 +46,9 @@ def score_distillation_loss(student: Tensor, teacher: Tensor, *, temperature: fl
         The code of NVIDIA NeMo Automodel (embedding distillation); there is no paper.
 
     Deviations:
-        None. A sample's similarity to itself is kept, as in the code: at T = 0.02 a neighbour of cosine c has
-        exp(−50 (1 − c)) of its weight, so that loss and gradient are near 0 unless neighbours come above about 0.9.
-        A larger T gives the neighbours a say.
+        None. As in the code, a sample's similarity to itself is included: at T = 0.02 a neighbour with cosine c has
+        exp(−50 (1 − c)) of its weight, so loss and gradient are near 0 unless neighbours have cosines above about 0.9.
+        A larger T gives neighbours more influence.
     """
     check.floating("score_distillation_loss", 2, student=student, teacher=teacher)
     check.same_rows("score_distillation_loss", student=student, teacher=teacher)
@@ -58,7 +58,7 @@ def score_distillation_loss(student: Tensor, teacher: Tensor, *, temperature: fl
 
 
 def _scores(x: Tensor, temperature: float) -> Tensor:
-    # In float64: the temperature multiplies the rounding of cosines near 1.
+    # In float64, since dividing by the temperature magnifies the rounding of cosines near 1.
     rows = unit(as_float64(x))
     return (rows @ rows.T / temperature).softmax(1)
 
@@ -76,5 +76,5 @@ class ScoreDistillationLoss(nn.Module):
         return score_distillation_loss(student, teacher, temperature=self.temperature)
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return f"temperature={self.temperature}"

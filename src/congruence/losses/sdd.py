@@ -1,4 +1,4 @@
-"""Scale-decoupled distillation: each region of the picture has logits of its own, and is distilled by itself."""
+"""Scale-decoupled distillation: each region of the image has its own logits, which are distilled separately."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ CHECKS: Mapping[str, check.Constraint] = {
     "complementary_weight": check.NOT_NEGATIVE,
     "reduction": REDUCTION,
 }
-_SIDE = 4  # regions along a side of the finest scale, of which the coarser ones are pooled
+_SIDE = 4  # regions along a side at the finest scale; coarser scales are pooled from these
 
 
 @float32_island
 def region_logits(
     feature_map: Tensor, weight: Tensor, bias: Tensor | None, *, scales: Sequence[int] = (1, 2, 4)
 ) -> Tensor:
-    """Logits of a map's regions: what the network's own classifier says of each.
+    """Logits of a map's regions, from the network's own classifier.
 
     The map is average-pooled to 4 × 4 regions, and these to k × k for each scale k; z_r = W f_r + b for the pooled
     feature f_r. The regions come scale by scale, row by row.
@@ -49,13 +49,14 @@ def region_logits(
         feature_map: the last map before pooling.
         weight: W of the classifier.
         bias: b of the classifier.
-        scales: different ones of 1, 2 and 4; with 1 first, region 0 is the whole map, as `scale_decoupled_loss` wants.
+        scales: distinct values from 1, 2 and 4; with 1 first, region 0 is the whole map, as `scale_decoupled_loss`
+            expects.
 
     Returns:
         The logits, in float32 or float64.
 
     Raises:
-        ValueError: for shapes that do not fit or scales that are none.
+        ValueError: for shapes that do not fit or invalid scales.
 
     Example:
         >>> import torch
@@ -67,8 +68,8 @@ def region_logits(
         Wei et al., Scale Decoupled Distillation, CVPR 2024, and the authors' code.
 
     Deviations:
-        None. As in the code, of a map whose sides are no multiple of 4 (7 × 7, say) the windows overlap, so that the
-        global region is not quite the network's own pooled feature.
+        None. As in the code, for a map whose sides are not multiples of 4 (such as 7 × 7), the windows overlap, so the
+        global region is not exactly the network's pooled feature.
     """
     name = "region_logits"
     check.floating(name, 4, feature_map=feature_map)
@@ -104,25 +105,25 @@ def scale_decoupled_loss(
     complementary_weight: float = 2.0,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    """A loss of logits at each region, more of it where a region and the whole picture disagree about the label.
+    """A logit loss at each region, with a larger weight if a region and the whole image disagree about the label.
 
-    ℓ_b = (1/N) Σ_r w_br ℓ_br with ℓ_br the base loss of region r, and w_br = the complementary weight where the teacher
-    is right in the region and wrong in region 0 (the whole), or the reverse, else 1; 0 where y_b < 0 (no label). "mean"
-    is over the labelled rows, and 0 where there is none.
+    ℓ_b = (1/N) Σ_r w_br ℓ_br with ℓ_br the base loss of region r, and w_br = the complementary weight if the teacher is
+    right in the region and wrong in region 0 (the whole), or the reverse, else 1; 0 if y_b < 0 (no label). "mean" is
+    over the labelled rows, and 0 if there are none.
 
     Shape:
         `student_regions` and `teacher_regions` [B, C, N], `labels` [B]; returns [], or [B] for `reduction="none"`.
 
     Args:
-        student_regions: logits of the student's regions, as by `region_logits`.
-        teacher_regions: logits of the teacher's.
-        labels: integer classes in [0, C); a negative one marks an unlabelled row.
+        student_regions: logits of the student's regions, from `region_logits`.
+        teacher_regions: logits of the teacher's regions.
+        labels: integer classes in [0, C); a negative value marks an unlabelled row.
         base: "kd" is `distillation_loss`, "dkd" `decoupled_kd_loss` and "nkd" `normalized_kd_loss`.
-        temperature: T > 0 of the base.
-        alpha: α >= 0 of "dkd", the label's class.
-        beta: β >= 0 of "dkd", the other classes.
-        gamma: γ >= 0 of "nkd", the other classes.
-        complementary_weight: of the regions that disagree with the whole.
+        temperature: T > 0 of the base loss.
+        alpha: α >= 0 of "dkd", weight of the label's class.
+        beta: β >= 0 of "dkd", weight of the other classes.
+        gamma: γ >= 0 of "nkd", weight of the other classes.
+        complementary_weight: weight of the regions that disagree with the whole.
         reduction: "none", "mean" or "sum".
 
     Returns:
@@ -145,8 +146,8 @@ def scale_decoupled_loss(
         Wei et al., Scale Decoupled Distillation, CVPR 2024, and the authors' code.
 
     Deviations:
-        With "nkd" the released code leaves no class out of the second term: here it runs over the other classes, as
-        NKD's. That code also sets NaN to 0. As there, the mean is over the regions, where the paper has sums.
+        With "nkd", the second term in the released code includes all classes; here it runs over the other classes, as
+        in NKD. That code also sets NaN to 0. As in the code, the mean is over the regions; the paper has sums.
     """
     name = "scale_decoupled_loss"
     check.floating(name, 3, student_regions=student_regions, teacher_regions=teacher_regions)
@@ -168,7 +169,7 @@ def scale_decoupled_loss(
         reduction=reduction,
     )
     labelled = labels >= 0
-    # What an unlabelled row holds counts for nothing.
+    # Unlabelled rows must not count.
     student, teacher = (
         torch.where(labelled[:, None, None], x, 0.0).mT.flatten(0, 1) for x in (student_regions, teacher_regions)
     )
@@ -239,7 +240,7 @@ class ScaleDecoupledLoss(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return (
             f"base={self.base!r}, temperature={self.temperature}, alpha={self.alpha}, beta={self.beta}, "
             f"gamma={self.gamma}, complementary_weight={self.complementary_weight}, reduction={self.reduction!r}"

@@ -1,4 +1,4 @@
-"""Relative similarity: which pairs of a batch are more alike than which others, as the teacher orders them."""
+"""Relative similarity: pairs of a batch are ordered by similarity as the teacher orders them."""
 
 from __future__ import annotations
 
@@ -26,25 +26,24 @@ def relative_similarity_loss(
     sampled_pairs: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Hinge on the order of the cosines of a batch's pairs, over all pairs of these pairs.
+    """Hinge loss on the order of the cosines of a batch's pairs, over all pairs of pairs.
 
     s_p and t_p are the cosines of student and teacher of the P = B(B − 1)/2 pairs p = (i, j), i < j, row by row. With
-    σ_pq = 1 where t_q < t_p and −1 elsewhere: L = 2/(P(P − 1)) Σ_{p<q} max(0, σ_pq (s_q − s_p) + m). Of two pairs, the
-    one that the teacher finds less alike is to be so for the student as well, by the margin m.
-
-    All of the P(P − 1)/2 are in the sum, in O(B² log² B) time beside the cosines and O(B²) memory: see `_active`.
+    σ_pq = 1 if t_q < t_p and −1 otherwise: L = 2/(P(P − 1)) Σ_{p<q} max(0, σ_pq (s_q − s_p) + m). Of two pairs, the one
+    that is less similar for the teacher should be less similar for the student too, by the margin m. All P(P − 1)/2
+    terms are summed in O(B² log² B) time, besides the cosines, and O(B²) memory: see `_active`.
 
     Shape:
         `student` [B, D_s], `teacher` [B, D_t], widths may differ; returns [].
 
     Args:
         student: embeddings.
-        teacher: embeddings; only the order of their cosines counts, so that their gradient is 0.
-        margin: m >= 0. With m > 0 the loss of a student equal to the teacher is not 0: pairs that the teacher has
-            nearer to each other than m are to be told apart all the same.
-        sampled_pairs: None for all pairs of pairs, or a number of them that are drawn, each of all alike and
-            independently, and averaged: an unbiased estimate.
-        generator: draws them; needed with `sampled_pairs`.
+        teacher: embeddings; only the order of their cosines counts, so their gradient is 0.
+        margin: m >= 0. With m > 0 the loss of a student equal to the teacher is not 0: pairs whose cosines differ by
+            less than m for the teacher must still be separated by m.
+        sampled_pairs: None for all pairs of pairs, or the number of pairs of pairs to draw uniformly and independently
+            and average over: an unbiased estimate.
+        generator: random generator, needed with `sampled_pairs`.
 
     Returns:
         The loss, in float32 or float64; 0 for fewer than three samples. A row of zeros has cosine 0 to all.
@@ -61,13 +60,13 @@ def relative_similarity_loss(
         0.4767
 
     Reference:
-        Zhang et al., Jasper and Stella, arXiv 2412.19048, and the authors' code; weight 20 beside 200 of
-        `correlation_congruence_loss(kernel="bilinear")` and 10 of `cosine_loss`, both that one and this averaged over
-        widths to which the student is cut, the teacher being whole.
+        Zhang et al., Jasper and Stella, arXiv 2412.19048, and the authors' code; weight 20, with 200 for
+        `correlation_congruence_loss(kernel="bilinear")` and 10 for `cosine_loss`; the first two are averaged over
+        widths to which the student is truncated, while the teacher keeps its full width.
 
     Deviations:
-        None in the value. The authors' code holds all pairs of pairs at once, O(B⁴). As there, of two pairs with equal
-        t the one that comes first is to be the less alike, so that among these the order of the batch counts.
+        None in value. The authors' code stores all pairs of pairs at once, O(B⁴). As in that code, of two pairs with
+        equal t the first should be less similar, so the order of the batch matters for these.
     """
     name = "relative_similarity_loss"
     check.floating(name, 2, student=student, teacher=teacher)
@@ -77,7 +76,7 @@ def relative_similarity_loss(
         check.fail(name, "generator", "a torch.Generator where `sampled_pairs` are drawn", type(generator).__name__)
     student_rows, teacher_rows = unit(as_float64(student)), unit(as_float64(teacher))
     ours, theirs = _pairs(student_rows), _pairs(teacher_rows)
-    # What is not finite has no order, and must show: 0 times it is NaN.
+    # Non-finite values have no order, but must show: 0 times them is NaN.
     shown = 0 * (student_rows.sum() + teacher_rows.sum())
     if len(ours) < 2:
         return shown.to(student.dtype)
@@ -87,7 +86,7 @@ def relative_similarity_loss(
         gap = ours[second] - ours[first]
         loss = (torch.where(theirs[second] < theirs[first], gap, -gap) + margin).clamp(min=0).mean()
         return (loss + shown).to(student.dtype)
-    # A stable sort puts the earlier of equals first: then each term is max(0, s_a − s_b + m) with a before b.
+    # A stable sort puts the earlier of equal values first; each term is then max(0, s_a − s_b + m) with a before b.
     ours = ours[theirs.sort(stable=True).indices]
     times, active = _active(ours.detach(), margin)
     count = math.comb(len(ours), 2)
@@ -96,13 +95,13 @@ def relative_similarity_loss(
 
 
 def _pairs(rows: Tensor) -> Tensor:
-    """Return the products of all pairs i < j, row by row."""
+    """Return the inner products of all pairs i < j, row by row."""
     first, second = torch.triu_indices(len(rows), len(rows), 1, device=rows.device)
     return (rows @ rows.T)[first, second]
 
 
 def _drawn(pairs: int, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw `count` times two different ones of `pairs`, the lower first."""
+    """Draw two different indices of `pairs`, the lower first, `count` times."""
     device = generator.device
     one = torch.randint(pairs, (count,), generator=generator, device=device)
     other = torch.randint(pairs - 1, (count,), generator=generator, device=device)
@@ -111,15 +110,15 @@ def _drawn(pairs: int, count: int, generator: torch.Generator) -> tuple[Tensor, 
 
 
 def _active(values: Tensor, margin: float) -> tuple[Tensor, Tensor]:
-    """Return how often each value is in Σ_{a<b} max(0, v_a − v_b + m), as v_a less as v_b, and how many terms are > 0.
+    """Return each value's count in Σ_{a<b} max(0, v_a − v_b + m), as v_a minus as v_b, and the number of terms > 0.
 
-    The sum is linear in the values wherever no term is at its kink, so that these counts give it and its gradient. They
-    come from a merge sort: blocks of 1, 2, 4, ... values that follow each other are sorted, and each value of a left
-    block finds by bisection how many of the right block are below v_a + m, each of the right one how many of the left
-    are above. Every a < b meet in exactly one of the O(log P) rounds.
+    The sum is piecewise linear in the values, so these counts give the sum and its gradient. They come from a merge
+    sort: adjacent blocks of 1, 2, 4, ... values are sorted; for each value of a left block, bisection finds how many
+    values of the right block are below v_a + m, and likewise for values of the right block. Each pair a < b meets in
+    exactly one of the O(log P) rounds.
     """
     size = 1 << (len(values) - 1).bit_length()
-    # What fills up to a power of two comes last, and infinite: no term with it is > 0.
+    # Padding to a power of two comes last and is infinite, so no term with it is > 0.
     block = torch.cat([values, values.new_full((size - len(values),), math.inf)])[:, None]
     place = torch.arange(size, device=values.device)[:, None]
     times = torch.zeros_like(place).flatten()
@@ -138,7 +137,7 @@ def _active(values: Tensor, margin: float) -> tuple[Tensor, Tensor]:
 
 
 class RelativeSimilarityLoss(nn.Module):
-    """`relative_similarity_loss` with its hyper-parameters stored; the generator is given with the embeddings."""
+    """`relative_similarity_loss` with its hyper-parameters stored; the generator is passed with the embeddings."""
 
     def __init__(self, *, margin: float = 0.015, sampled_pairs: int | None = None) -> None:
         super().__init__()
@@ -153,5 +152,5 @@ class RelativeSimilarityLoss(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return f"margin={self.margin}, sampled_pairs={self.sampled_pairs}"

@@ -38,10 +38,10 @@ def soft_target_cross_entropy(
         `student_logits` and `teacher_logits` [B, C], `labels` [B]; returns [], or [B] for `reduction="none"`.
 
     Args:
-        student_logits: of the student.
-        teacher_logits: of the teacher.
-        labels: integer classes in [0, C); a negative one marks an unlabelled row.
-        alpha: α in [0, 1], the weight of the labels; the paper gives the soft labels 0.9.
+        student_logits: logits of the student.
+        teacher_logits: logits of the teacher.
+        labels: integer classes in [0, C); a negative value marks an unlabelled row.
+        alpha: α in [0, 1], the weight of the labels; in the paper the soft labels have weight 0.9.
         reduction: "none", "mean" or "sum".
 
     Returns:
@@ -60,8 +60,8 @@ def soft_target_cross_entropy(
         Enriching Knowledge Distillation with Intra-Class Contrastive Learning, eqs. 2 and 3.
 
     Deviations:
-        None. Its gradient by the student is that of the terms `ce` with weight α and `kd` with weight 1 − α and
-        temperature 1; its value is larger by (1 − α) times the entropy of the soft labels.
+        None. The student's gradient equals that of the terms `ce` with weight α and `kd` with weight 1 − α and
+        temperature 1; the value is larger by (1 − α) times the entropy of the soft labels.
     """
     name = "soft_target_cross_entropy"
     check.floating(name, 2, student_logits=student_logits, teacher_logits=teacher_logits)
@@ -74,7 +74,7 @@ def soft_target_cross_entropy(
     hard = F.one_hot(labels.long().clamp(min=0), soft.shape[1]).to(soft.dtype)
     targets = torch.where((labels >= 0)[:, None], alpha * hard + (1 - alpha) * soft, soft)
     logs = torch.log_softmax(student_logits, 1)
-    # Where q is 0 its term is 0, even where a masked class makes the logarithm -inf; where it is NaN, so is the loss.
+    # If q is 0 its term is 0, even if a masked class makes the logarithm -inf; if q is NaN, so is the loss.
     terms = torch.where(targets == 0, torch.zeros_like(logs), targets * logs)
     return reduce(name, -terms.sum(1), reduction)
 
@@ -95,5 +95,5 @@ class SoftTargetCrossEntropy(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return f"alpha={self.alpha}, reduction={self.reduction!r}"

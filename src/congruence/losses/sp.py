@@ -1,4 +1,4 @@
-"""Similarity preserving: which samples of a batch activate a network alike."""
+"""Similarity preserving: the similarities between samples of a batch are matched."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ CHECKS: Mapping[str, check.Constraint] = {}
 
 @float32_island
 def similarity_preserving_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Squared difference of the batch's similarity matrices, whose rows have length 1.
+    """Squared difference of the batch's similarity matrices with rows scaled to length 1.
 
     With F the flattened features, G = F Fᵀ with each row divided by its L2 norm: L = (1/B²) ‖G_t − G_s‖²_F.
 
     Shape:
-        `student` [B, D_s], [B, T_s, D_s], [B, C_s, H_s, W_s] or a video's [B, C_s, T_s, H_s, W_s], `teacher` the
-        same with sizes of its own; returns [].
+        `student` [B, D_s], [B, T_s, D_s], [B, C_s, H_s, W_s] or, for videos, [B, C_s, T_s, H_s, W_s]; `teacher` with
+        the same number of dimensions and any sizes; returns [].
 
     Args:
-        student: maps or embeddings, as they are.
+        student: maps or embeddings.
         teacher: maps or embeddings.
 
     Returns:
-        The loss, in float32 or float64. A sample of zeros has similarity 0 to all, with zero gradient.
+        The loss, in float32 or float64. A sample of zeros has similarity 0 to all samples, with zero gradient.
 
     Raises:
         ValueError: for shapes that do not fit.
@@ -43,7 +43,7 @@ def similarity_preserving_loss(student: Tensor, teacher: Tensor) -> Tensor:
     Deviations:
         None. One port divides the rows by their L1 norm.
     """
-    # The positions of a video are a list as good as any: its rows are flattened anyway.
+    # A video's positions can be treated as a list, since rows are flattened anyway.
     student, teacher = (each.flatten(3) if getattr(each, "ndim", 0) == 5 else each for each in (student, teacher))
     check.floating("similarity_preserving_loss", (2, 3, 4), student=student, teacher=teacher)
     check.same_rows("similarity_preserving_loss", student=student, teacher=teacher)
@@ -52,7 +52,7 @@ def similarity_preserving_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def _similarities(features: Tensor) -> Tensor:
-    # In float64: on tight clusters what differs from row to row is in the last digits.
+    # In float64: on tight clusters, rows differ only in the last digits.
     rows = as_float64(rescaled(features.flatten(1)))
     return unit(rows @ rows.T)
 

@@ -1,4 +1,4 @@
-"""A simple recipe: normalise both sides by the batch, and let the logarithm of the distance hold back what is easy."""
+"""A simple recipe: batch-normalise both sides, and use the logarithm of the distance, which damps easy samples."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CHECKS: Mapping[str, check.Constraint] = {
     "form": check.Choice(("difference", "correlation")),
     "floor": check.NOT_NEGATIVE,
 }
-_SMALLEST = 1e-30  # of a sum: at a power of 4 what float32 cannot tell from equal
+_SMALLEST = 1e-30  # smallest sum: at a power of 4, differences below it vanish in float32
 
 
 @float32_island
@@ -32,7 +32,7 @@ def log_power_loss(
     form: Form = "difference",
     floor: float = 1e-5,
 ) -> Tensor:
-    """Logarithm of a power of the distance between features that are normalised over the batch.
+    """Logarithm of a power of the distance between features normalised over the batch.
 
     With f̂ = (f − mean_b f) / √(var_b f + ε), var with B in the denominator:
     "difference": L = log(Σ_bd |ŝ_bd − t̂_bd|^p + φ);
@@ -42,17 +42,17 @@ def log_power_loss(
         `projected` and `teacher` [B, D]; returns [].
 
     Args:
-        projected: embeddings of the student behind a learned linear map to the teacher's width.
+        projected: the student's embeddings after a learned linear map to the teacher's width.
         teacher: embeddings.
         power: p >= 1.
-        eps: ε > 0, beside the variance.
-        form: "difference", as the authors have it on ImageNet, or "correlation", as for DeiT, with an ε near 0.
-        floor: φ >= 0, below which the sum says nothing; 0 leaves it out.
+        eps: ε > 0, added to the variance.
+        form: "difference", which the authors use on ImageNet, or "correlation", used for DeiT with an ε near 0.
+        floor: φ >= 0, added to the sum to limit the logarithm; 0 for none.
 
     Returns:
-        The loss, in float32 or float64: log φ, not 0, where both sides are equal and "difference" is taken. Without
-        a floor a sum below 1e-30 counts as that, without gradient. A feature that is the same for all samples is 0, as
-        is everything for a batch of one.
+        The loss, in float32 or float64. For equal sides, "difference" gives log φ, not 0. Without a floor, a sum below
+        1e-30 counts as 1e-30, without gradient. A feature that is constant over the batch becomes 0, as do all features
+        for a batch of one.
 
     Raises:
         ValueError: for shapes that differ or a hyper-parameter out of its range.
@@ -67,18 +67,19 @@ def log_power_loss(
 
     Reference:
         Miles and Mikolajczyk, Understanding the Role of the Projector in Knowledge Distillation, AAAI 2024, and the
-        authors' code, which weighs it 2 on ImageNet, beside KD at T = 1.
+        authors' code, with the weight 2 on ImageNet, together with KD at T = 1.
 
     Deviations:
-        The released code for ImageNet has no floor (φ = 0): −∞ for a student equal to the teacher. That for DeiT has
-        ε = 0, which is NaN for a constant feature. The sum is not divided by B·D, which shifts the value only.
+        The released code for ImageNet has no floor (φ = 0), which gives −∞ for a student equal to the teacher. The code
+        for DeiT has ε = 0, which gives NaN for a constant feature. The sum is not divided by B·D, which only shifts the
+        value.
     """
     name = "log_power_loss"
     check.floating(name, 2, projected=projected, teacher=teacher)
     check.same_shape(name, projected=projected, teacher=teacher)
     check.hyperparameters(name, CHECKS, power=power, eps=eps, form=form, floor=floor)
     dtype = torch.promote_types(projected.dtype, teacher.dtype)
-    # In float64: a constant feature less its mean is 0, and not a rounding that ε would let through.
+    # In float64: a constant feature minus its mean is 0, not a rounding error that ε would not suppress.
     student, target = (_normalized(as_float64(x), eps) for x in (projected, teacher))
     apart = student - target if form == "difference" else (student * target).mean(0) - 1
     total = apart.abs().pow(power).sum() + floor
@@ -108,5 +109,5 @@ class LogPowerLoss(nn.Module):
         return log_power_loss(projected, teacher, power=self.power, eps=self.eps, form=self.form, floor=self.floor)
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return f"power={self.power}, eps={self.eps}, form={self.form!r}, floor={self.floor}"

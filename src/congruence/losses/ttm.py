@@ -1,4 +1,4 @@
-"""Transformed teacher matching: the student learns, without a temperature, a power of the teacher's probabilities."""
+"""Transformed teacher matching: the student, without a temperature, matches a power of the teacher's probabilities."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ def transformed_teacher_loss(
     weighted: bool = False,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    """Divergence of the student's output from a power transform of the teacher's.
+    """KL divergence of the student's output from a power transform of the teacher's.
 
     With p = softmax(z_t), q = softmax(z_s) and r = p^γ / Σ_c p_c^γ = softmax(γ z_t): ℓ_b = U_b · KL(r_b ‖ q_b), where
-    U_b = 1, or Σ_c p_bc^γ when weighted: large for a sample the teacher is unsure of. "mean" is over the batch.
+    U_b = 1, or Σ_c p_bc^γ if `weighted`: large for samples on which the teacher is uncertain. "mean" is over the batch.
 
     Shape:
         `student_logits` and `teacher_logits` [B, C]; returns [], or [B] for `reduction="none"`.
 
     Args:
-        student_logits: of the student.
-        teacher_logits: of the teacher.
-        exponent: γ > 0, usually below 1: the inverse of a temperature that only the teacher has.
-        weighted: whether samples weigh by U, a constant in [1, C^(1 − γ)] for γ <= 1, not normalised.
+        student_logits: logits of the student.
+        teacher_logits: logits of the teacher.
+        exponent: γ > 0, usually below 1: the inverse of a temperature that applies only to the teacher.
+        weighted: whether samples are weighted by U, a constant in [1, C^(1 − γ)] for γ <= 1, not normalised.
         reduction: "none", "mean" or "sum".
 
     Returns:
-        The loss, in float32 or float64; for γ ≠ 1 it is not 0 where the student equals the teacher.
+        The loss, in float32 or float64; for γ ≠ 1 it is not 0 for a student equal to the teacher.
 
     Raises:
         ValueError: for shapes that differ, a single class, or a hyper-parameter out of its range.
@@ -61,15 +61,15 @@ def transformed_teacher_loss(
         Zheng and Yang, Knowledge Distillation Based on Transformed Teacher Matching, ICLR 2024, and the authors' code.
 
     Deviations:
-        Computed from logarithms of probabilities: the released code takes powers of a float32 softmax, which underflow.
-        There is no T², as in the code.
+        Computed from log-probabilities; the released code takes powers of a float32 softmax, which underflow. As in the
+        code, there is no factor T².
     """
     name = "transformed_teacher_loss"
     check.floating(name, 2, student_logits=student_logits, teacher_logits=teacher_logits)
     check.same_shape(name, student_logits=student_logits, teacher_logits=teacher_logits)
     check.several_classes(name, student_logits=student_logits)
     check.hyperparameters(name, CHECKS, exponent=exponent, weighted=weighted, reduction=reduction)
-    # A softmax does not see what is taken from a whole row: its largest logit, where the product would overflow.
+    # A softmax does not change if a row's largest logit is subtracted, which is done if the product would overflow.
     high = teacher_logits.detach().amax(1, keepdim=True)
     beyond = (exponent * high).isinf()
     values = divergence(student_logits, exponent * (teacher_logits - torch.where(beyond, high, torch.zeros_like(high))))
@@ -100,5 +100,5 @@ class TransformedTeacherLoss(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return f"exponent={self.exponent}, weighted={self.weighted}, reduction={self.reduction!r}"

@@ -25,9 +25,9 @@ def variational_loss(mean: Tensor, teacher: Tensor, raw_variance: Tensor, *, eps
         returns [].
 
     Args:
-        mean: μ, what a regressor made of the student's layer.
+        mean: μ, a regressor's output for the student's layer.
         teacher: t, the teacher's layer.
-        raw_variance: a, trained.
+        raw_variance: a, a trained parameter.
         eps: ε > 0.
 
     Returns:
@@ -45,8 +45,8 @@ def variational_loss(mean: Tensor, teacher: Tensor, raw_variance: Tensor, *, eps
         Ahn et al., Variational Information Distillation for Knowledge Transfer, CVPR 2019, eqs. 5 and 6.
 
     Deviations:
-        The constant ½ log 2π is left out, as in the usual code. That code's log(1 + e^a) overflows in float32 from
-        a = 89 on; another port does not train the variances.
+        The constant ½ log 2π is omitted, as in the usual code. The log(1 + e^a) of that code overflows in float32 from
+        a = 89; another port does not train the variances.
     """
     name = "variational_loss"
     check.floating(name, (2, 4), mean=mean, teacher=teacher)
@@ -75,5 +75,5 @@ class VariationalLoss(nn.Module):
         return variational_loss(mean, teacher, raw_variance, eps=self.eps)
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return f"eps={self.eps}"

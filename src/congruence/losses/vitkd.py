@@ -1,4 +1,4 @@
-"""ViTKD: the tokens of a vision transformer, copied in the first layers and generated in the last."""
+"""ViTKD: tokens of a vision transformer, copied in the first layers and generated in the last."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def token_mimic_loss(
 ) -> Tensor:
     """Sum of squared differences of paired tokens: ℓ_b = Σ_n ‖s_bn − t_bn‖²; "mean" is over the batch.
 
-    The method adds the losses of the first two layers, each through a linear map of its own. Its size grows with the
-    number of tokens and their width, hence its usual weight of 3e-5.
+    The method adds this loss for the first two layers, each with its own linear map. It grows with the number of tokens
+    and their width, hence its usual weight of 3e-5.
 
     Shape:
         `student_tokens` and `teacher_tokens` [B, N, D]; `mask` [B, N]; returns [], or [B] for `reduction="none"`.
 
     Args:
-        student_tokens: of a layer, without class token, mapped to the teacher's width.
-        teacher_tokens: of the same places.
+        student_tokens: tokens of a layer, without class token, mapped to the teacher's width.
+        teacher_tokens: the teacher's tokens at the same positions.
         reduction: "none", "mean" or "sum".
-        mask: bool, True for real tokens; None: all are. What the others hold changes nothing.
+        mask: bool, True for real tokens; None: all are. Values at the others have no effect.
 
     Returns:
         The loss, in float32 or float64.
@@ -66,18 +66,19 @@ def token_mimic_loss(
 def masked_generation_loss(
     generated: Tensor, teacher_tokens: Tensor, mask: Tensor, *, mask_ratio: float = 0.5, reduction: Reduction = "mean"
 ) -> Tensor:
-    """Sum of squared differences of the tokens that were generated: ℓ_b = Σ_n m_bn ‖g_bn − t_bn‖² / r.
+    """Sum of squared differences of the generated tokens: ℓ_b = Σ_n m_bn ‖g_bn − t_bn‖² / r.
 
-    "mean" is over the batch. The size grows with the number of tokens and their width, hence the usual weight of 3e-6.
+    "mean" is over the batch. The loss grows with the number of tokens and their width, hence the usual weight of 3e-6.
 
     Shape:
         `generated` and `teacher_tokens` [B, N, D], `mask` [B, N]; returns [], or [B] for `reduction="none"`.
 
     Args:
-        generated: what a small network made of the student's last tokens, some of them replaced by a learned one.
-        teacher_tokens: of the teacher's last layer, without class token.
-        mask: m, True or 1 for the tokens that were replaced; the others change nothing, whatever they hold. (Unlike
-            other masks here it does not mark padding: the tokens fill a grid.)
+        generated: a small network's output for the student's last tokens, some of them replaced by a learned mask
+            token.
+        teacher_tokens: tokens of the teacher's last layer, without class token.
+        mask: m, True or 1 for the replaced tokens; the others have no effect. (Unlike other masks here, it does not
+            mark padding: the tokens fill a grid.)
         mask_ratio: r in (0, 1], the share of tokens that are replaced.
         reduction: "none", "mean" or "sum".
 
@@ -97,8 +98,8 @@ def masked_generation_loss(
         Yang et al., ViTKD: Practical Guidelines for ViT Feature Knowledge Distillation, 2022, and the authors' code.
 
     Deviations:
-        None. As in the code the sum is divided by the ratio asked for, which where N·(1 − r) is no integer differs from
-        the share that is masked.
+        None. As in the code, the sum is divided by the requested ratio, which differs from the share actually masked if
+        N·(1 − r) is not an integer.
     """
     name = "masked_generation_loss"
     check.floating(name, 3, generated=generated, teacher_tokens=teacher_tokens)
@@ -128,7 +129,7 @@ class TokenMimicLoss(nn.Module):
         return token_mimic_loss(student_tokens, teacher_tokens, reduction=self.reduction, mask=mask)
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return f"reduction={self.reduction!r}"
 
 
@@ -148,5 +149,5 @@ class MaskedGenerationLoss(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return f"mask_ratio={self.mask_ratio}, reduction={self.reduction!r}"

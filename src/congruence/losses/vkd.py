@@ -1,4 +1,4 @@
-"""Orthogonal projection: the student's features, turned but not stretched, at the teacher's normalised ones."""
+"""Orthogonal projection: the student's features, mapped orthogonally, are matched to the teacher's normalised ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHECKS: Mapping[str, check.Constraint] = {"eps": check.POSITIVE, "reduction": RE
 def orthogonal_feature_loss(
     projected: Tensor, teacher: Tensor, *, eps: float = 1e-5, reduction: Reduction = "mean"
 ) -> Tensor:
-    """Smooth L1 distance of the projected student to the teacher's layer-normalised embedding.
+    """Smooth L1 distance of the projected student embedding to the teacher's layer-normalised embedding.
 
     With t̂ = (t − mean_d t) / √(var_d t + ε), var with D in the denominator, and smooth L1 with beta 1:
     ℓ_b = mean_d smooth_l1(s_bd − t̂_bd); "mean" is over the batch.
@@ -27,10 +27,10 @@ def orthogonal_feature_loss(
         `projected` and `teacher` [B, D]; returns [], or [B] for `reduction="none"`.
 
     Args:
-        projected: the mean of the student's tokens behind a learned map to the teacher's width with orthonormal
-            columns and no bias (`torch.nn.utils.parametrizations.orthogonal`).
-        teacher: embeddings, pooled over their places.
-        eps: ε > 0, beside the variance.
+        projected: the mean of the student's tokens after a learned map to the teacher's width with orthonormal columns
+            and no bias (`torch.nn.utils.parametrizations.orthogonal`).
+        teacher: embeddings, pooled over positions.
+        eps: ε > 0, added to the variance.
         reduction: "none", "mean" or "sum".
 
     Returns:
@@ -46,10 +46,10 @@ def orthogonal_feature_loss(
 
     Reference:
         Miles et al., VkD: Improving Knowledge Distillation using Orthogonal Projections, CVPR 2024, and the authors'
-        code for classification, where it weighs 1 beside a cross-entropy of 1 and KD of 1 at T = 1.
+        code for classification, with weight 1, together with cross-entropy and KD (T = 1), each of weight 1.
 
     Deviations:
-        None. The whitening of the teacher, for generative tasks, is not in the released code.
+        None. The whitening of the teacher for generative tasks is not in the released code.
     """
     name = "orthogonal_feature_loss"
     check.floating(name, 2, projected=projected, teacher=teacher)
@@ -73,5 +73,5 @@ class OrthogonalFeatureLoss(nn.Module):
         return orthogonal_feature_loss(projected, teacher, eps=self.eps, reduction=self.reduction)
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return f"eps={self.eps}, reduction={self.reduction!r}"

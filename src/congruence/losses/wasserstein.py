@@ -1,4 +1,4 @@
-"""Wasserstein distance of feature distributions: the student's batch moved onto the teacher's at the least cost."""
+"""Wasserstein distance of feature distributions: optimal transport between the student's and the teacher's batch."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def wasserstein_loss(
         regularization: ε > 0 of "sinkhorn", in units of the squared distance.
 
     Returns:
-        The loss, in float32 or float64; NaN where a feature is not finite.
+        The loss, in float32 or float64; NaN if a feature is not finite.
 
     Raises:
         ValueError: for shapes that do not fit, or a hyper-parameter out of its range.
@@ -42,18 +42,18 @@ def wasserstein_loss(
     Example:
         >>> import torch
         >>> teacher = torch.tensor([[0.0], [10.0]])
-        >>> wasserstein_loss(torch.tensor([[11.0], [0.0]]), teacher).item()  # 11 is moved to 10
+        >>> wasserstein_loss(torch.tensor([[11.0], [0.0]]), teacher).item()  # 11 is transported to 10
         0.5
 
     Reference:
         Montesuma, KD²M: An Unifying Framework for Feature Knowledge Distillation, 2025, eq. 2.
 
     Deviations:
-        None for "exact". The paper has no entropic solver: with "sinkhorn" a student equal to the teacher is not at 0,
-        and the gradient ⟨P, ∂M⟩ leaves out how P itself moves. Which sample is matched with which is not used: a
-        student whose batch is the teacher's in another order has nothing to learn, and a large weight beside few
-        labels can move classes onto each other's places. The paper gives no λ: the row's weight is 1, in units of the
-        squared features, and recipes set their own.
+        None for "exact". The paper has no entropic solver: with "sinkhorn", the loss is not 0 for a student equal to
+        the teacher, and the gradient ⟨P, ∂M⟩ omits the change of P. The identity of samples is not used: a student
+        whose batch is the teacher's in another order has loss 0, and with few labels a large weight can move classes to
+        each other's positions. The paper gives no λ: the default weight is 1, in units of the squared features, and
+        recipes set their own.
     """
     name = "wasserstein_loss"
     check.floating(name, 2, student=student, teacher=teacher)
@@ -63,7 +63,7 @@ def wasserstein_loss(
     student, teacher = as_float64(student), as_float64(teacher)
     cost = euclidean(student.detach(), teacher.detach()).square()
     plan = transport_plan(cost, solver=solver, regularization=regularization)
-    if solver == "sinkhorn":  # an exact plan is a constant but where it jumps
+    if solver == "sinkhorn":  # an exact plan is piecewise constant
         student, teacher = student.view_as(student), teacher.view_as(teacher)
         differentiable_once(name, "its gradient takes the plan as a constant", student, teacher)
     return squared_transport_cost(plan, cost, student, teacher).to(dtype)
@@ -83,5 +83,5 @@ class WassersteinLoss(nn.Module):
         return wasserstein_loss(student, teacher, solver=self.solver, regularization=self.regularization)
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return f"solver={self.solver!r}, regularization={self.regularization}"

@@ -1,4 +1,4 @@
-"""Wasserstein distillation: probabilities moved between classes that are alike, and the Gaussians of feature maps."""
+"""Wasserstein distillation: transport of probability between similar classes, and Gaussians of feature maps."""
 
 from __future__ import annotations
 
@@ -41,33 +41,33 @@ FEATURE_CHECKS: Mapping[str, check.Constraint] = {
     "eps": check.POSITIVE,
     "reduction": REDUCTION,
 }
-_EPS = 1e-8  # the authors', beside the cost and the sums that are divided by
-_AT_ONCE = 2**24  # entries of the classes' products that are held at once
+_EPS = 1e-8  # the authors' ε, added to the cost and to divisors
+_AT_ONCE = 2**24  # entries of the products between classes that are in memory at once
 
 
 @float32_island
 def class_cost_matrix(class_features: Tensor, *, sharpness: float = 1.0, compared: Compared = "samples") -> Tensor:
-    """Cost of moving probability between two classes: how unlike their features are.
+    """Cost of moving probability between two classes, from the dissimilarity of their features.
 
     With X_i the n features of class i, columns centred: c_ij = 1 − ‖X_jᵀX_i‖²_F / (‖X_iᵀX_i‖_F ‖X_jᵀX_j‖_F), sharpened
-    to 1 − exp(−κ c_ij) for κ > 0. That pairs the samples of two classes by their place, which means nothing: another
-    order within a class gives other costs. `compared="covariances"` has the cosine of the covariances Σ_i = X_iᵀX_i in
-    its place, c_ij = 1 − ⟨Σ_i, Σ_j⟩ / (‖Σ_i‖_F ‖Σ_j‖_F), which no order changes.
+    to 1 − exp(−κ c_ij) for κ > 0. This pairs the samples of two classes by position, which is arbitrary: another order
+    within a class gives other costs. `compared="covariances"` instead uses the cosine of the covariances Σ_i = X_iᵀX_i,
+    c_ij = 1 − ⟨Σ_i, Σ_j⟩ / (‖Σ_i‖_F ‖Σ_j‖_F), which does not depend on the order.
 
     Shape:
-        `class_features` [C, n, D], as many samples of each class; returns [C, C].
+        `class_features` [C, n, D], n samples of each class; returns [C, C].
 
     Args:
-        class_features: the teacher's, of training samples.
-        sharpness: κ >= 0; 0 leaves the cost as it is.
+        class_features: the teacher's features of training samples.
+        sharpness: κ >= 0; 0 leaves the cost unchanged.
         compared: "samples", as published, or "covariances".
 
     Returns:
-        The costs in [0, 1], 0 on the diagonal, in float32 or float64. A class whose features are all equal is as unlike
-        every other as can be.
+        The costs in [0, 1], 0 on the diagonal, in float32 or float64. A class whose features are all equal has the
+        largest cost to every other class.
 
     Raises:
-        ValueError: for another shape or a hyper-parameter out of its range.
+        ValueError: for a shape that does not fit or a hyper-parameter out of its range.
 
     Example:
         >>> import torch
@@ -82,7 +82,7 @@ def class_cost_matrix(class_features: Tensor, *, sharpness: float = 1.0, compare
         the authors' code, which has κ = 1, and 2 from ResNet-50 to MobileNetV1.
 
     Deviations:
-        None with "samples". "covariances" is ours.
+        None with "samples". "covariances" is our addition.
     """
     check.floating("class_cost_matrix", 3, class_features=class_features)
     check.hyperparameters("class_cost_matrix", COST_CHECKS, sharpness=sharpness, compared=compared)
@@ -119,30 +119,30 @@ def wasserstein_logit_loss(
     iterations: int = 10,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    """Cost of moving the student's softened output to the teacher's, by a few steps of Sinkhorn's iteration.
+    """Transport cost from the student's softened output to the teacher's, by a few Sinkhorn iterations.
 
-    With a and b = softmax(z / T) of student and teacher, M = max(c, 0) + 1e-8, K = exp(−M / ε) and u = 1/C at first;
+    With a and b = softmax(z / T) of student and teacher, M = max(c, 0) + 1e-8, K = exp(−M / ε) and initially u = 1/C;
     then repeated: v = b / (Kᵀu + 1e-8), u = a / (Kv + 1e-8). ℓ_b = Σ_ij u_i K_ij v_j M_ij, differentiated through the
-    iterations. With labels, p and q = softmax(z) of teacher and student: ℓ_b = −p_y log q_y + w · (the same over the
-    C − 1 other classes), p_y a constant; 0 where y_b < 0 (no label). "mean" is over the (labelled) rows.
+    iterations. With labels, p and q = softmax(z) of teacher and student: ℓ_b = −p_y log q_y + w · (the transport cost
+    over the C − 1 other classes), p_y a constant; 0 if y_b < 0 (no label). "mean" is over the (labelled) rows.
 
     Shape:
         `student_logits` and `teacher_logits` [B, C], `cost` [C, C], `labels` [B]; returns [], or [B] for
         `reduction="none"`.
 
     Args:
-        student_logits: of the student.
-        teacher_logits: of the teacher.
-        cost: c, of moving from the student's class i to the teacher's j, as by `class_cost_matrix`.
-        labels: integer classes in [0, C), negative where there is none; None: all classes are moved together.
-        weight: w >= 0, of the other classes beside the label's; 1 without labels.
+        student_logits: logits of the student.
+        teacher_logits: logits of the teacher.
+        cost: c_ij, the cost from the student's class i to the teacher's class j, for example from `class_cost_matrix`.
+        labels: integer classes in [0, C), negative for unlabelled rows; None: transport over all classes.
+        weight: w >= 0, weight of the other classes relative to the label's; must be 1 without labels.
         temperature: T > 0.
-        regularization: ε > 0, of the iteration.
-        iterations: how often v and u are renewed.
+        regularization: ε > 0 of the Sinkhorn iteration.
+        iterations: number of updates of v and u.
         reduction: "none", "mean" or "sum".
 
     Returns:
-        The loss, in float32 or float64. It is not 0 where the student equals the teacher: ε spreads the plan, and with
+        The loss, in float32 or float64. It is not 0 for a student equal to the teacher: ε spreads the plan, and with
         labels there is a cross-entropy.
 
     Raises:
@@ -151,7 +151,7 @@ def wasserstein_logit_loss(
 
     Example:
         >>> import torch
-        >>> cost = torch.tensor([[0.0, 0.1, 1.0], [0.1, 0.0, 1.0], [1.0, 1.0, 0.0]])  # the first two are alike
+        >>> cost = torch.tensor([[0.0, 0.1, 1.0], [0.1, 0.0, 1.0], [1.0, 1.0, 0.0]])  # the first two are similar
         >>> first, second, third = 10 * torch.eye(3).unsqueeze(1)
         >>> moved = [wasserstein_logit_loss(student, first, cost, temperature=1.0) for student in (second, third)]
         >>> [round(value.item(), 2) for value in moved]
@@ -162,11 +162,11 @@ def wasserstein_logit_loss(
         the authors' code: the weight 600 (T = 8) or 200 (T = 6) on CIFAR-100 and 30 (T = 2) on ImageNet.
 
     Deviations:
-        None. As in the code, the 10 iterations are far from converged (in one case 0.046, where 100 give 0.062 and the
-        exact cost of transport is 0.057), there is neither T² nor the entropy, and the student's shares are met exactly
-        but not the teacher's. Where M / ε is some 20 or more, the 1e-8 outweighs K, and too little is moved. The
-        defaults of the released function (ε = 25, 30 iterations) are none of its configurations'. In float64
-        throughout.
+        None. As in the code, the 10 iterations are far from converged (in one case they give 0.046, 100 give 0.062, and
+        the exact transport cost is 0.057); there is neither T² nor an entropy term; and the student's marginals are met
+        exactly but not the teacher's. If M / ε is about 20 or more, 1e-8 outweighs K, and too little is transported.
+        The defaults of the released function (ε = 25, 30 iterations) are not used in any of its configurations.
+        Computed in float64.
     """
     name = "wasserstein_logit_loss"
     check.floating(name, 2, student_logits=student_logits, teacher_logits=teacher_logits)
@@ -200,13 +200,13 @@ def wasserstein_logit_loss(
     check.class_labels(name, classes, unlabelled=True, labels=labels)
     check.same_rows(name, student_logits=student_logits, labels=labels)
     labelled = labels >= 0
-    # What an unlabelled row holds counts for nothing.
+    # Unlabelled rows must not count.
     student, teacher = (torch.where(labelled[:, None], as_float64(z), 0.0) for z in (student_logits, teacher_logits))
     targets = labels.long().clamp(min=0)
     own = teacher.detach().softmax(1).gather(1, targets[:, None])
     of_label = -expectation(own, student.log_softmax(1).gather(1, targets[:, None]))
     source, target = (among_all(other_logits(z / temperature, targets).softmax(1), targets) for z in (student, teacher))
-    # A class without a share in u and v takes no part: the label's row and column need not be cut out of the cost.
+    # A class with zero mass takes no part, so the label's row and column need not be removed from the cost.
     start = among_all(torch.full_like(source[:, 1:], 1 / (classes - 1)), targets)
     values = of_label + weight * _transported(source, target, start, costs, regularization, iterations)
     values = torch.where(labelled, values, 0.0).to(dtype)
@@ -234,26 +234,26 @@ def gaussian_feature_loss(
     eps: float = 1e-5,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    """Squared Wasserstein distance of each channel's Gaussian over the cells of a map, with a weight for the means.
+    """Squared Wasserstein distance of each channel's Gaussian in the cells of a map, with a weight for the means.
 
-    With m and d the mean and the deviation √(var + ε) of a channel over a cell, var with n − 1 in the denominator:
-    ℓ_b = (1/g²) Σ_cells Σ_channels [ w (m_s − m_t)² + (d_s − d_t)² ]; "mean" is over the batch. Of g × g cells the one
-    at i, j has the rows from ⌊i H/g⌋ up to ⌈(i + 1) H/g⌉ and the columns likewise: they may overlap.
+    With m and d the mean and the deviation √(var + ε) of a channel in a cell, var with n − 1 in the denominator: ℓ_b =
+    (1/g²) Σ_cells Σ_channels [ w (m_s − m_t)² + (d_s − d_t)² ]; "mean" is over the batch. Of the g × g cells, cell i, j
+    covers the rows from ⌊i H/g⌋ to ⌈(i + 1) H/g⌉, and columns likewise; cells may overlap.
 
     Shape:
         `student_map` and `teacher_map` [B, C, H, W], the larger one average-pooled first; returns [], or [B] for
         `reduction="none"`.
 
     Args:
-        student_map: feature map, brought to the teacher's channels.
+        student_map: feature map, projected to the teacher's channels.
         teacher_map: feature map.
         grid: g, cells along a side.
         mean_weight: w >= 0; 1 is the Wasserstein distance itself.
-        eps: ε > 0, beside the variance.
+        eps: ε > 0, added to the variance.
         reduction: "none", "mean" or "sum".
 
     Returns:
-        The loss, in float32 or float64. It is a sum over channels, hence usual weights of some 0.05.
+        The loss, in float32 or float64. As a sum over channels, it usually has weights of about 0.05.
 
     Raises:
         ValueError: for shapes that do not fit or a hyper-parameter out of its range.
@@ -270,7 +270,7 @@ def gaussian_feature_loss(
         ImageNet.
 
     Deviations:
-        A cell of one position has no variance: it is taken as 0, where the released code gives NaN.
+        A cell of one position has variance 0; the released code gives NaN.
     """
     name = "gaussian_feature_loss"
     check.floating(name, 4, student_map=student_map, teacher_map=teacher_map)
@@ -343,7 +343,7 @@ class WassersteinLogitLoss(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return (
             f"weight={self.weight}, temperature={self.temperature}, regularization={self.regularization}, "
             f"iterations={self.iterations}, reduction={self.reduction!r}"
@@ -376,5 +376,5 @@ class GaussianFeatureLoss(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """Write the hyper-parameters."""
+        """Return the hyper-parameters as text."""
         return f"grid={self.grid}, mean_weight={self.mean_weight}, eps={self.eps}, reduction={self.reduction!r}"

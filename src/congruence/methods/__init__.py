@@ -1,4 +1,4 @@
-"""Floor 4: the interface every method fits, the term of an objective, and the catalogue."""
+"""Floor 4: the interface that every method implements, the term of an objective, and the catalogue."""
 
 from congruence.methods.catalogue import keys, row
 from congruence.methods.landmarks import LandmarkBank

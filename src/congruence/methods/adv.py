@@ -1,4 +1,4 @@
-"""Adversarial transfer: a discriminator tells the networks' embeddings apart, the student learns to deceive it."""
+"""Adversarial transfer: a discriminator separates the networks' embeddings, and the student learns to fool it."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ _HIDDEN = 64
 
 
 class Adversarial(Method):
-    """A game of two losses over embeddings, in one backward.
+    """Adversarial transfer of embeddings: two opposed losses in one backward.
 
     With the discriminator D = FC(D_t → 64), batch norm, ReLU, FC(64 → 2), and H the mean over rows and outputs of the
     binary cross-entropy of σ(D):
     "discriminator" = H over the rows of both networks, teacher = [1, 0], student = [0, 1], with the student detached;
     "adversarial" = H over the student's rows = [1, 0], with D frozen.
 
-    A trained linear map makes the student's embedding as wide as the teacher's, where it is not; it learns to deceive.
-    The discriminator is FC(128 → 64) on embeddings of 128 (`teacher_head` in a configuration). In both losses it sees
-    the rows of both networks together, so that its batch norm uses the same statistics.
+    If widths differ, a trained linear map brings the student's embedding to the teacher's width; it is trained with the
+    student. In the paper, embeddings have width 128 (`teacher_head` in a configuration), so D starts with FC(128 → 64).
+    In both losses the discriminator sees the rows of both networks together, so that its batch norm uses the same
+    statistics.
 
     Shape:
         features [B, D_s] and [B, D_t]; two losses of shape [].
 
     Raises:
-        ValueError: for more than one layer a side.
+        ValueError: for more than one layer on a side.
 
     Example:
         >>> Adversarial().needs.roles
@@ -44,9 +45,9 @@ class Adversarial(Method):
         Networks, 2018.
 
     Deviations:
-        Discriminator and student step at once, from one backward: gradients are those of two backwards, the
-        discriminator that the student meets is the one before its step. The paper gives no weights; both are 1 here.
-        The sigmoid is within the cross-entropy, which is finite for any output.
+        Discriminator and student step together after one backward. The gradients equal those of two backwards; the
+        student's loss uses the discriminator from before its step. The paper gives no weights; both are 1 here. The
+        sigmoid is part of the cross-entropy, which is then finite for any output.
     """
 
     needs = Needs()
@@ -62,7 +63,7 @@ class Adversarial(Method):
         for model in ("student", "teacher"):
             layers = len(probe.shapes[model, "features"])
             if layers != 1:
-                raise ValueError(f"`Adversarial` reads one layer a side, got {layers} of the {model}.")
+                raise ValueError(f"`Adversarial` needs one layer on each side, got {layers} of the {model}.")
         student, teacher = probe.width("student"), probe.width("teacher")
         self.projector = nn.Identity() if student == teacher else linear_projector(student, teacher)
         self.discriminator = nn.Sequential(
@@ -74,7 +75,7 @@ class Adversarial(Method):
         return signals.replace({("student", "main", "features"): (self.projector(signals.one("student")),)})
 
     def loss(self, signals: Signals) -> Mapping[str, Tensor]:
-        """Return what the discriminator loses, and what the student does."""
+        """Return the losses of the discriminator and of the student."""
         student, teacher = signals.one("student"), signals.one("teacher")
         frozen = {name: value.detach() for name, value in self.discriminator.named_parameters()}
         both = self._discriminate(student.detach(), teacher, {})
@@ -88,7 +89,7 @@ class Adversarial(Method):
         }
 
     def update(self, signals: Signals) -> None:
-        """Write the batch norm's running statistics, once a batch: `loss` runs it twice and leaves them alone."""
+        """Update the batch norm's running statistics once for each batch; `loss` runs it twice without doing so."""
         if self.training:
             self.discriminator(self._rows(signals.one("student"), signals.one("teacher")))
 

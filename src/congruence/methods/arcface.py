@@ -1,4 +1,4 @@
-"""ArcFace as a base objective: a classifier of unit embeddings with a margin between the classes' angles."""
+"""ArcFace as a base objective: a classifier of unit embeddings with an angular margin between classes."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ CHECKS: Mapping[str, check.Constraint] = {
 
 
 class ArcFace(Method):
-    """Cross-entropy over the angles between an embedding and one trained direction a class, with a margin.
+    """Cross-entropy over the angles between an embedding and one trained direction for each class, with a margin.
 
     With θ_c the angle between f and class c's direction: ℓ = −log( e^{s cos(θ_y + m)} / (e^{s cos(θ_y + m)} +
     Σ_{c≠y} e^{s cos θ_c}) ), mean over the labelled rows of the batch, 0 where there is none.
 
-    It trains the student's embedding without its last Linear, beside or before a relational term. The directions are
-    the term's own: they are in checkpoints and not in the student's file. The loss is pytorch-metric-learning's.
+    It trains the student's embedding without using its last Linear, together with or before a relational term. The
+    directions belong to the term: they are saved in checkpoints, not in the student's file. The loss is that of
+    pytorch-metric-learning.
 
     Shape:
         features [B, D], labels [B]; a loss of shape [].
@@ -35,7 +36,7 @@ class ArcFace(Method):
         scale: s > 0.
 
     Raises:
-        ValueError: for a hyper-parameter out of its range; where the extra is not installed, when the term is built.
+        ValueError: for a hyper-parameter out of its range; if the extra is not installed, when the term is built.
 
     Example:
         >>> ArcFace(margin=0.3).needs.teacher

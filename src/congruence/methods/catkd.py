@@ -1,4 +1,4 @@
-"""Class attention transfer: class maps of the classifiers that the networks have."""
+"""Class attention transfer: class maps from the networks' own classifiers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from congruence.methods.method import Method, Needs, Probe, Signals
 
 
 class ClassAttention(Method):
-    """`class_attention_loss` of class maps: what each network's classifier says at each place of its last map.
+    """`class_attention_loss` of class maps: each network's classifier applied at each position of its last map.
 
     L = mean over samples, classes and regions of (A_s − A_t)² with A the map of W f + b, pooled to r × r regions, and
     of length 1 if `normalize`. The classifier is trained by it too. The default layer is the last map of each model.
@@ -23,9 +23,10 @@ class ClassAttention(Method):
 
     Args:
         resolution: r, regions along a side.
-        normalize: whether each class map is brought to length 1, as for students of another architecture.
+        normalize: whether each class map is scaled to length 1, as the authors do for a student of another
+            architecture.
         student_classifier: path of the student's Linear; None for the last one that takes the map's channels.
-        teacher_classifier: likewise, of the teacher.
+        teacher_classifier: path of the teacher's Linear; None as for the student.
 
     Raises:
         ValueError: for a hyper-parameter out of its range, or models without such classifiers.

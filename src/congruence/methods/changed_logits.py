@@ -1,4 +1,4 @@
-"""Changes to the logits that any method of logits compares: standardised, of regions, or weighed by doubt."""
+"""Changes to the logits before any logit method compares them: standardised, by region, or weighted by uncertainty."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _OF_LABELS = "ce"  # the part of a method that stays on the raw logits
 
 
 class ChangedLogits(Method):
-    """A method of logits, applied to logits that are changed first; the changes go together in any combination.
+    """A logit method applied to changed logits; the changes can be combined freely.
 
     With ℓ the method's loss, z the logits and U_b = Σ_c p_bc^γ of the teacher's p = softmax(z_t), a constant:
     `standardize`: L = ℓ(z'_s, z'_t), z' of `standardize_logits`; a part "ce" that compares with labels stays on z.
@@ -35,15 +35,15 @@ class ChangedLogits(Method):
     `uncertainty`: L = mean_b U_b ℓ_b, γ the value, over the samples that count in ℓ (and their regions).
 
     Args:
-        method: which reads logits of student and teacher and nothing else but labels.
+        method: a method that reads only logits of student and teacher, and perhaps labels.
         standardize: Sun et al. 2024, Logit Standardization in Knowledge Distillation.
-        regions: Wei et al. 2024, Scale Decoupled Distillation; the row `sdd` weighs the regions besides.
-        uncertainty: γ > 0; None: all samples count alike. Zheng and Yang 2024, Knowledge Distillation Based on
+        regions: Wei et al. 2024, Scale Decoupled Distillation; the method `sdd` also weights the regions.
+        uncertainty: γ > 0; None: all samples have the same weight. Zheng and Yang 2024, Knowledge Distillation Based on
             Transformed Teacher Matching, whose WTTM is `ttm` with γ = `exponent`.
 
     Raises:
-        ValueError: for a method that compares no logits; and for regions or uncertainty, one that gives no value for
-            each sample.
+        ValueError: for a method that does not compare logits; with regions or uncertainty, also for one that has no
+            value for each sample.
 
     Example:
         >>> from congruence.methods import row
@@ -61,7 +61,9 @@ class ChangedLogits(Method):
         check.hyperparameters("Term", CHECKS, **given)
         words = ", ".join(f"`{name}`" for name, value in given.items() if value)
         if method.needs.roles != ("logits",) or not method.needs.teacher:
-            raise ValueError(f"`Term`: {words} must be of a method that compares the logits of student and teacher.")
+            raise ValueError(
+                f"`Term`: {words} must be given for a method that compares the logits of student and teacher."
+            )
         self.inner = method
         self.standardize, self.uncertainty = standardize, uncertainty
         self.needs = replace(method.needs, roles=("maps",), stages=1) if regions else method.needs
@@ -70,13 +72,16 @@ class ChangedLogits(Method):
         if regions or uncertainty is not None:
             if not isinstance(method, LossMethod) or not hasattr(method.criterion, "reduction"):
                 name = type(method.criterion if isinstance(method, LossMethod) else method).__name__
-                raise ValueError(f"`Term`: {words} must be of a loss with a value for each sample, {name} has none.")
+                raise ValueError(
+                    f"`Term`: {words} must be given for a loss with a value for each sample, got {name}, which has "
+                    f"none."
+                )
             criterion: Any = copy.deepcopy(method.criterion)
             self.reduction, criterion.reduction = criterion.reduction, "none"
             self.rowwise = criterion
 
     def build(self, probe: Probe) -> None:
-        """Build the method, of regions for the logits that the networks' classifiers give."""
+        """Build the method; for regions, on the logits of the networks' classifiers."""
         if self.needs.roles == ("maps",):
             self._classifiers = classifiers(probe, None, None)
             rows = probe.shapes["student", "maps"][0][0]
@@ -129,6 +134,6 @@ class ChangedLogits(Method):
 
 
 def _doubt(logits: Tensor, exponent: float) -> Tensor:
-    """Return Σ_c p_c^γ of each row, from 1 where the teacher is sure to C^(1 − γ), γ <= 1, where it knows nothing."""
+    """Return Σ_c p_c^γ of each row: 1 if the teacher is certain, C^(1 − γ) if all classes are equally likely."""
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return (exponent * wide.log_softmax(1)).exp().sum(1)

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 
 class ClassQueue(nn.Module):
-    """Keep the inputs of samples, by view, until it has `size` of a class.
+    """Keeps the inputs of samples, by view, until there are `size` of a class.
 
     Its state is buffers that grow and shrink: `labels` [n], and one tensor [n, ...] for each tensor of each view.
 
     Args:
         views: the names of the views.
-        size: so many samples of a class make it ready.
+        size: the number of samples of a class that makes it ready.
     """
 
     labels: Tensor
@@ -31,7 +31,7 @@ class ClassQueue(nn.Module):
         return torch.bincount(self.labels)[self.labels] >= self.size
 
     def taken(self, chosen: Tensor, like: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the inputs of the chosen samples by view, in the form (tensor, tuple or mapping) of `like`."""
+        """Return the inputs of the chosen samples by view, in the structure (tensor, tuple or mapping) of `like`."""
         leaves = iter(
             [getattr(self, f"{view}_{k}")[chosen] for view in self.views for k, _ in self._leaves(like[view])]
         )
@@ -41,7 +41,7 @@ class ClassQueue(nn.Module):
         """Drop some queued samples and add some of a batch.
 
         Raises:
-            ValueError: where the batch's inputs have another shape than those in the queue.
+            ValueError: if the batch's inputs differ in shape from those in the queue.
         """
         stay = ~dropped
         for view in self.views:
@@ -64,7 +64,7 @@ class ClassQueue(nn.Module):
         return list(enumerate(_tensors(inputs)))
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
-        """Take the sizes that the state has."""
+        """Resize the buffers to the sizes in the state."""
         device = self.labels.device
         for name in [name for name in self._buffers if name != "labels"]:
             delattr(self, name)
@@ -87,7 +87,7 @@ def _tensors(inputs: Any) -> Iterator[Tensor]:
 
 
 def _filled(like: Any, leaves: Iterator[Tensor]) -> Any:
-    """Put tensors, in the order of `_tensors`, in the place of those of `like`."""
+    """Return the structure of `like` with its tensors replaced, in the order of `_tensors`."""
     if isinstance(like, Tensor):
         return next(leaves)
     if isinstance(like, Mapping):

@@ -34,29 +34,27 @@ CHECKS: Mapping[str, check.Constraint] = {
 class ContrastiveRepresentation(Method):
     """`contrastive_representation_loss` with projections of both networks, banks, and negatives of other classes.
 
-    After the loss, a sample's row of a bank becomes unit(momentum · row + (1 − momentum) · e); a sample that a batch
-    holds several times counts once, with its mean e. Z comes from the first batch and stays.
-
-    Negatives are drawn anew in every step, as a function of (seed, step, sample): a resumed run and every rank draw the
-    same. A sample without a label is a class by itself, in the batch and among the negatives. Where fewer samples than
-    `negatives` are of other classes than the largest, K is that number (the log says it).
-
-    In evaluation mode the index is that of other data: a sample's positive is then its own row of the other network,
-    and the negatives are drawn from all of the bank.
+    After the loss, a sample's row of a bank becomes unit(momentum · row + (1 − momentum) · e). A sample that occurs
+    several times in a batch counts once, with its mean e. Z is computed on the first batch and kept.
+    Negatives are drawn in every step as a function of (seed, step, sample), so a resumed run and all ranks draw the
+    same ones. A sample without a label is treated as a class of its own, in the batch and among the negatives. If fewer
+    than `negatives` samples lie outside the largest class, K is that number (the log reports it).
+    In evaluation mode the index belongs to other data: a sample's positive is then its own row of the other network,
+    and the negatives are drawn from the whole bank.
 
     Shape:
         features [B, D] of any widths, index [B]; a loss of shape [].
 
     Args:
-        negatives: K of every sample.
-        shared_negatives: the fast choice: one set of K for the whole batch, a product of B·K rows instead of B sets.
-            From each sample's view those of its own class are left out and the rest counted K/(how many are left)
-            times, which leaves the expectation as it is; where none is left, the sample has its positive alone.
-        bank_dtype: "float16" or "bfloat16" halves the banks' memory; by default they are as the parameters.
+        negatives: K, the number of negatives of every sample.
+        shared_negatives: draw one set of K for the whole batch instead of B sets, which is faster. For each sample,
+            negatives of its own class are left out and the others counted K/(number left) times, which keeps the
+            expectation. A sample with none left has only its positive.
+        bank_dtype: "float16" or "bfloat16" halves the banks' memory; by default they have the parameters' dtype.
         embedding_dim: D of both projections.
         temperature: τ of the loss.
-        momentum: in [0, 1), of the banks.
-        seed: of the banks' first rows and of the negatives.
+        momentum: momentum of the banks, in [0, 1).
+        seed: seed of the banks' initial rows and of the negatives.
 
     Raises:
         ValueError: for a hyper-parameter out of its range, data of one class, or an index outside the data.
@@ -65,8 +63,9 @@ class ContrastiveRepresentation(Method):
         Tian, Krishnan and Isola, Contrastive Representation Distillation, ICLR 2020, sec. 3, and the authors' code.
 
     Deviations:
-        The authors draw a sample's negatives without replacement, which takes a pass over its other classes; here a
-        draw may come twice. Their banks start from uniform rows of length about 1, here from unit rows.
+        The authors draw a sample's negatives without replacement, which takes a pass over all samples of other classes;
+        here they are drawn with replacement. Their banks start from uniform rows of length about 1, here from unit
+        rows.
     """
 
     needs = Needs(index=True, facts=True)
@@ -113,7 +112,9 @@ class ContrastiveRepresentation(Method):
         for side in SIDES:
             layers = len(probe.shapes[side, "features"])
             if layers != 1:
-                raise ValueError(f"`ContrastiveRepresentation` reads one layer a side, got {layers} of the {side}.")
+                raise ValueError(
+                    f"`ContrastiveRepresentation` needs one layer on each side, got {layers} of the {side}."
+                )
         facts = probe.known_facts()
         classes = _classes(facts)
         ordered, order = classes.sort(stable=True)
@@ -123,7 +124,7 @@ class ContrastiveRepresentation(Method):
             raise ValueError("`ContrastiveRepresentation`: all samples are of one class: there are no negatives.")
         self.count = min(self.negatives, others)
         # `order` holds the samples class by class, sample i's own class at order[first[i]:after[i]]. These four follow
-        # from the facts: no checkpoint keeps them.
+        # from the facts, so no checkpoint stores them.
         self.register_buffer("classes", classes, persistent=False)
         self.register_buffer("order", order, persistent=False)
         self.register_buffer("first", torch.searchsorted(ordered, classes), persistent=False)
@@ -138,7 +139,7 @@ class ContrastiveRepresentation(Method):
 
     def _log_size(self, size: int) -> None:
         held = 2 * self.student_bank.numel() * self.student_bank.element_size() / 2**20
-        fewer = f" ({self.negatives} were asked for, but so many are of other classes)"
+        fewer = f" ({self.negatives} were requested, but only this many are of other classes)"
         LOG.info(
             "CRD: two banks of %d × %d, %.1f MiB; %d negatives a sample%s.",
             size,
@@ -155,11 +156,11 @@ class ContrastiveRepresentation(Method):
         return signals.replace({(side, "main", "features"): (unit(widen(e)),) for side, e in rows.items()})
 
     def loss(self, signals: Signals) -> Mapping[str, Tensor]:
-        """Return the loss, with Z of this batch where it is the first."""
+        """Return the loss, with this batch's Z if it is the first batch."""
         scores, weights = self._scores(signals)
         values = []
         for each, stored in zip(scores, self.log_normalizers.to(scores[0].dtype), strict=True):
-            # Both are there and the device chooses: asking it whether Z is stored would wait for it in every step.
+            # Both values are computed and the device selects one: reading whether Z is stored would wait in every step.
             own = log_normalizer(each.detach(), len(self.classes), weights)
             log_z = torch.where(stored.isfinite(), stored, own)
             values.append(contrast(each - log_z, len(self.classes), weights))
@@ -170,20 +171,20 @@ class ContrastiveRepresentation(Method):
         """Keep Z of the first batch, and move the banks towards the batch's embeddings."""
         if not (self._normalized or self.log_normalizers.isfinite().all()):
             # `loss` writes nothing: its Z is made again, before banks and draws move, from the same rows and negatives.
-            # It stays what it is, since the objective would change with a Z that followed the networks.
+            # Z then stays fixed, since the objective would change with a Z that followed the networks.
             scores, weights = self._scores(signals)
             log_z = [log_normalizer(each, len(self.classes), weights) for each in scores]
             self.log_normalizers.copy_(torch.stack(log_z))
-        self._normalized = True  # from now on the device is not asked
+        self._normalized = True  # from now on the device is not read
         index = _index(signals)
-        # Of a sample that stands in several rows each writes the mean of all: in whatever order they write, the bank
-        # ends the same.
+        # If a sample is in several rows, each row writes the mean of all, so the bank does not depend on the order.
         same = index[:, None] == index[None, :]
         for side, bank in zip(SIDES, (self.student_bank, self.teacher_bank), strict=True):
             rows = signals.one(side)
             mean = same.to(rows.dtype) @ rows / same.sum(1, keepdim=True)
-            # A row may be an epoch old when it is read, and an embedding is of one augmented view: by the momentum a
-            # row is a mean of several, the newest weighing most. Its length is 1 again, as ⟨m, e⟩ is to be a cosine.
+            # A row may be an epoch old when it is read, and an embedding comes from one augmented view. With momentum,
+            # a row is a mean of several views, weighted towards the newest. It is normalised so that ⟨m, e⟩ is a
+            # cosine.
             moved = self.momentum * bank[index].to(rows.dtype) + (1 - self.momentum) * mean
             bank[index] = unit(moved).to(bank.dtype)
         self.draws += 1
@@ -208,10 +209,11 @@ class ContrastiveRepresentation(Method):
         return scores, self._weights(index, negatives, sides[0].dtype) if self.shared_negatives else None
 
     def _draw(self, index: Tensor) -> Tensor:
-        """Draw negatives [B, K] of other classes: those of its own class a sample is to be near.
+        """Draw negatives [B, K] from other classes.
 
-        A draw is a position among the n − |class| others, in the order by class: from the beginning of the own class on
-        it is moved by that class's size. So no draw is rejected, and every sample takes as many random numbers.
+        A draw is a position among the n − |class| others, ordered by class; positions from the start of the sample's
+        own class on are shifted by its size. So no draw is rejected, and every sample uses the same number of random
+        numbers.
         """
         uniform = keyed_uniform(self.seed, self.draws, index, self.count)
         if not self.training:
@@ -221,12 +223,12 @@ class ContrastiveRepresentation(Method):
         return self.order[torch.where(among_others < first, among_others, among_others + after - first)]
 
     def _shared(self) -> Tensor:
-        """Draw one set [K] of all samples."""
+        """Draw one set [K] from all samples."""
         key = torch.zeros(1, dtype=torch.int64, device=self.order.device)
         return (keyed_uniform(self.seed, self.draws, key, self.count, stream=1)[0] * len(self.order)).long()
 
     def _weights(self, index: Tensor, negatives: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return how often each of a shared set counts for each sample: 0 for its own class, K in all."""
+        """Return the weight of each shared negative for each sample: 0 for its own class, with sum K."""
         if not self.training:
             return torch.ones(len(index), self.count, dtype=dtype, device=index.device)
         others = self.classes[negatives][None, :] != self.classes[index][:, None]
@@ -234,10 +236,10 @@ class ContrastiveRepresentation(Method):
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        self._normalized = False  # the state may be from before the first batch: ask the buffer again
+        self._normalized = False  # the state may be from before the first batch, so the buffer must be read again
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ContrastiveRepresentation:
-        """Keep the banks in the type that was asked for, and Z in float32 at least."""
+        """Keep the banks in the requested dtype, and Z in at least float32."""
         super()._apply(fn, recurse)
         for name, buffer in self.named_buffers(recurse=False):
             if self.bank_dtype is not None and name.endswith("_bank"):
@@ -248,7 +250,7 @@ class ContrastiveRepresentation(Method):
 
 
 def _classes(facts: DataFacts) -> Tensor:
-    """Return a class for each sample; one without a label has a class of its own."""
+    """Return a class for each sample; each unlabelled sample gets a class of its own."""
     alone = torch.arange(facts.size)
     if facts.labels is None:
         return alone

@@ -1,4 +1,4 @@
-"""What a file of an older version says of its terms, in today's words."""
+"""Converts the terms described in files of older versions to today's form."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from congruence.methods.rows import current_parts, current_words
 def current_descriptions(terms: Any) -> Any:
     """Return what `Term.describe` would give today for terms that an older version described in a file.
 
-    What is no description comes back as it is.
+    Other values are returned unchanged.
     """
     if not isinstance(terms, list):
         return terms

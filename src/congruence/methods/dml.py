@@ -1,4 +1,4 @@
-"""Mutual learning: several students that teach each other."""
+"""Mutual learning: several students that learn from each other."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from congruence.methods.method import Method, Needs, Probe, Signals
 
 
 class MutualLearning(Method):
-    """`mutual_learning_loss` between every two students, without a teacher.
+    """`mutual_learning_loss` between all pairs of students, without a teacher.
 
-    The part of student k is (1/(K−1)) Σ_{l≠k} KL(softmax(z_l) ‖ softmax(z_k)), under its name. A term `ce` beside it
-    goes to each student by itself.
+    The part of student k, under its name, is (1/(K−1)) Σ_{l≠k} KL(softmax(z_l) ‖ softmax(z_k)). A term `ce` in the same
+    objective applies to each student separately.
 
     Shape:
         logits [B, C] of each student; a loss of shape [] for each.
 
     Raises:
-        ValueError: for fewer than two students, or students that tell different classes apart.
+        ValueError: for fewer than two students, or students with different classes.
 
     Reference:
         Zhang et al., Deep Mutual Learning, CVPR 2018.

@@ -1,4 +1,4 @@
-"""FitNet's hints through a trained regressor, which is thrown away afterwards."""
+"""FitNet's hints through a trained regressor, which is discarded after training."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from congruence.models.projectors import linear_projector
 
 
 class FitNet(Method):
-    """`hint_loss` of the teacher's layer and what a regressor r makes of the student's, summed over the layers.
+    """`hint_loss` between the teacher's layer and a trained regressor r of the student's layer, summed over the layers.
 
     L = mean over elements of (r(s) − t)². On maps r is a convolution with bias, batch norm and ReLU: 1×1 where the
     sizes are equal, 3×3 with stride 2 where the student's is twice the teacher's, transposed 4×4 with stride 2 where it
-    is half of it, else of kernel 1 + s_H − t_H by 1 + s_W − t_W. Where the student's map is smaller in some other way
-    r is 1×1 and the teacher's map is average-pooled. On videos [B, C, T, H, W] r is 1×1×1 and
-    the larger side is pooled. On embeddings and tokens r is linear; padded tokens do not count.
+    is half of it, else of kernel 1 + s_H − t_H by 1 + s_W − t_W. If the student's map is smaller in another ratio, r is
+    1×1 and the teacher's map is average-pooled. On videos [B, C, T, H, W] r is 1×1×1 and the larger side is pooled. On
+    embeddings and tokens r is linear; padded tokens do not count.
 
     The default layer is the last map of each model; name others with `student_layer` and `teacher_layer`. The paper
     takes the middle of both networks, the common CIFAR benchmark the second of three stages. The paper trains in two
     stages, first with this term alone up to the guided layer, then with `kd`: the recipe digits/fitnet_two_stage.
 
     Shape:
-        a layer [B, C, H, W] on each side with sizes of its own, or [B, D], or [B, T, D]; returns [].
+        a layer [B, C, H, W] on each side (sizes may differ), or [B, D], or [B, T, D]; returns [].
 
     Raises:
         ValueError: for maps on one side only, when the term is built.
@@ -40,8 +40,8 @@ class FitNet(Method):
         Romero et al., FitNets: Hints for Thin Deep Nets, ICLR 2015, eq. 3; the regressor of the common CIFAR benchmark.
 
     Deviations:
-        The paper's regressor is a convolution alone. Here the batch norm keeps no running statistics: it sees the rows
-        of all ranks, and in evaluation the batch's own.
+        The paper's regressor is a convolution alone. Here the batch norm keeps no running statistics: it uses the rows
+        of all ranks, and in evaluation those of the batch.
     """
 
     needs = Needs(roles=("maps",), stages=1, padded=True)
@@ -71,7 +71,7 @@ class FitNet(Method):
 
 
 def _hint(student: Tensor, teacher: Tensor, masks: list[Tensor]) -> Tensor:
-    """Return the loss over the tokens that every mask marks as real, each sample's mean being over its own."""
+    """Return the loss over the tokens that all masks mark as real, averaged first over each sample's tokens."""
     if not masks or student.dim() != 3 or teacher.dim() != 3:
         return hint_loss(student, teacher)
     real = torch.stack(masks).all(0)
@@ -84,7 +84,7 @@ def _by_view(probe: Probe) -> dict[tuple[str, str, str], tuple[torch.Size, ...]]
 
 
 def regressor(student: torch.Size, teacher: torch.Size) -> nn.Module:
-    """Return an untrained map from a student's layer to a teacher's, of which the shapes are given.
+    """Return an untrained map from a student's layer to a teacher's, given their shapes.
 
     Example:
         >>> regressor(torch.Size([2, 8, 8, 8]), torch.Size([2, 16, 4, 4]))(torch.ones(2, 8, 8, 8)).shape

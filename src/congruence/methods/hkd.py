@@ -1,4 +1,4 @@
-"""Heterogeneous knowledge distillation: several layers, of which the earlier ones count less from epoch to epoch."""
+"""Heterogeneous knowledge distillation: several layers, with weights of earlier layers that fall over the epochs."""
 
 from __future__ import annotations
 
@@ -29,25 +29,26 @@ class HeterogeneousKd(Method):
     """`heterogeneous_kd_loss` of several layers and kernels: the flow of information through the network.
 
     L = Σ_kernels [ ℓ(deepest layer) + w Σ ℓ(earlier layer) ] with w = earlier_weight · earlier_decay^epoch, layers
-    given shallow to deep. The critical early epochs shape the early layers, the later ones the last.
+    given shallow to deep. So early layers are trained mostly in the critical early epochs, and the last layer later.
 
-    The layers of both sides are paired: the teacher must be as deep. The recipes therefore first train an auxiliary
-    teacher of the student's depth from the teacher's last layer. No labels are used; a classifier needs `ce` beside it.
+    The layers of both sides are paired, so the teacher must be as deep as the student. The recipes therefore first
+    train an auxiliary teacher of the student's depth from the teacher's last layer. No labels are used; a classifier
+    needs `ce` beside it.
 
     Shape:
-        a pair of layers or more, each rows [B, D], tokens [B, N, D] or maps [B, C, H, W] with sizes of its own; a loss
-        of shape [].
+        at least one pair of layers: rows [B, D], tokens [B, N, D] or maps [B, C, H, W], of any sizes; a loss of shape
+        [].
 
     Args:
         positions: "flattened" compares maps with all their positions, as the authors do behind a pooling (of `cnn3`:
-            "input:conv2", "input:conv3" and "pool"); "averaged" their means, which do not say where in the image.
-        grid: of maps that are flattened, at most so many positions along each side, to which they are average-pooled
-            first; None: as they are, which takes long for large maps. The authors pool a ResNet's stages to 4 and 2.
-        kernels: of `heterogeneous_kd_loss`, one after the other.
-        divergence: of `heterogeneous_kd_loss`.
-        earlier_weight: w of the first epoch.
+            "input:conv2", "input:conv3" and "pool"); "averaged" compares their spatial means.
+        grid: flattened maps are first average-pooled to at most this many positions along each side; None: not pooled,
+            which is slow for large maps. The authors pool a ResNet's stages to 4 and 2.
+        kernels: the kernels for `heterogeneous_kd_loss`, whose losses are added.
+        divergence: see `heterogeneous_kd_loss`.
+        earlier_weight: w in the first epoch.
         earlier_decay: in [0, 1], the factor by which w changes from epoch to epoch.
-        eps: of `heterogeneous_kd_loss`.
+        eps: see `heterogeneous_kd_loss`.
 
     Raises:
         ValueError: for a hyper-parameter out of its range, or unequal numbers of layers.
@@ -61,7 +62,7 @@ class HeterogeneousKd(Method):
         sec. 3, and the authors' code.
 
     Deviations:
-        The authors make a new Adam in each epoch; here the one of the run goes on.
+        The authors create a new Adam optimizer in each epoch; here the run's optimizer continues.
     """
 
     needs = Needs(roles=("maps",), unnamed="features", epochs=True, padded=True)
@@ -117,5 +118,5 @@ class HeterogeneousKd(Method):
         return {"loss": torch.stack(values).sum()}
 
     def _rows(self, layer: Tensor) -> Tensor:
-        """Return one row a sample, of a map with all its positions."""
+        """Return one row for each sample; a map is flattened with all its positions."""
         return (pooled_to(layer, self.grid) if self.grid and layer.dim() > 3 else layer).flatten(1)

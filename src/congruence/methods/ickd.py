@@ -11,16 +11,16 @@ from congruence.methods.projected import Projected, normed_convolution
 
 
 class InterChannelCorrelation(Projected):
-    """`inter_channel_correlation_loss` of the teacher's map and the student's, brought to its channels.
+    """`inter_channel_correlation_loss` of the teacher's map and the student's, projected to the teacher's channels.
 
-    L = Σ_layers (1/(C B)) Σ_b ‖Ĝ_b(BN(conv1×1(s))) − Ĝ_b(t)‖²_F with Ĝ the channels' Gram matrix, each of its rows at
-    length 1. The batch norm uses the statistics of the whole batch. The default layer is the last map of each model.
+    L = Σ_layers (1/(C B)) Σ_b ‖Ĝ_b(BN(conv1×1(s))) − Ĝ_b(t)‖²_F with Ĝ the channels' Gram matrix, its rows normalised
+    to length 1. The batch norm uses the statistics of the whole batch. The default layer is the last map of each model.
 
     Shape:
         maps [B, C, H, W] of any widths, the larger one average-pooled; a loss of shape [].
 
     Raises:
-        ValueError: for layers that are no maps, when the term is built.
+        ValueError: for layers that are not maps, when the term is built.
 
     Example:
         >>> InterChannelCorrelation().needs.roles
@@ -31,8 +31,8 @@ class InterChannelCorrelation(Projected):
         the authors' code for CIFAR-100, with the weight 2.5.
 
     Deviations:
-        The code embeds the student whatever its width, as here; it also makes a part for the teacher that it never
-        uses.
+        Like here, the code projects the student even if widths are equal; it also creates a module for the teacher that
+        it never uses.
     """
 
     needs = Needs(roles=("maps",), stages=1)

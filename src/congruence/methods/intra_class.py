@@ -1,4 +1,4 @@
-"""The teacher that tells samples of one class apart: a contrast within classes beside its cross-entropy."""
+"""Training a teacher that separates samples of one class: a contrastive loss within classes, next to cross-entropy."""
 
 from __future__ import annotations
 
@@ -22,24 +22,25 @@ _CHECKS: Mapping[str, check.Constraint] = {
 
 
 class IntraClass(Method):
-    """`intra_class_contrastive_loss` over two views of each sample, gathered by class until there are enough.
+    """`intra_class_contrastive_loss` over two views of each sample, collected by class until there are enough.
 
-    The model that learns is the student of the distiller: a teacher-to-be, trained by `ce` and this. Samples whose
-    margin exceeds the threshold wait in a queue of their class. In the step after one holds `pipeline_size`, their
-    inputs are run again, the loss over them is the term (0 in a step without a full queue), and the queue is emptied.
+    The distiller's student is the model that is trained: a future teacher, trained by `ce` and this term. Samples whose
+    margin exceeds the threshold wait in a queue of their class. In the step after a queue has reached `pipeline_size`,
+    its inputs are run again, the loss over them is the term's value (0 in a step without a full queue), and the queue
+    is emptied.
 
-    The paper's f reads in two ways. By default it is the embedding, with unit rows (its sec. 4.1). Its algorithm 1 has
-    softmax(f), so that f would be the logits: `Term("intra_class", student_layer="output")`, with unit rows too.
-    Without (`normalize=False`) nothing bounds the contrast, which grows with the square of the logits: on the digits
-    (ResNet-20, SGD at 0.1) it is not finite after 22 steps.
+    The paper's f can be read in two ways. By default f is the embedding, with unit rows (its sec. 4.1). Its algorithm 1
+    has softmax(f), so that f would be the logits: `Term("intra_class", student_layer="output")`, also with unit rows.
+    Without unit rows (`normalize=False`) the contrast is unbounded and grows with the square of the logits: on the
+    digits (ResNet-20, SGD at 0.1) it is not finite after 22 steps.
 
     Args:
-        margin_threshold: of the loss; a sample enters a queue, and is an anchor when it leaves it, above it.
-        temperature: of the loss.
-        normalize: of the loss.
-        reduction: of the loss; "mean" is over the samples that the full queues held, or over the batch.
-        pipeline_size: samples of a class over which the loss is computed (at least 2); None for the loss over each
-            batch by itself. In evaluation mode it is that over the batch in any case.
+        margin_threshold: see the loss; only samples with a margin above it enter a queue, and later are anchors.
+        temperature: see the loss.
+        normalize: see the loss.
+        reduction: see the loss; "mean" is over the samples of the full queues, or over the batch.
+        pipeline_size: number of samples of a class over which the loss is computed (at least 2); None computes it over
+            each batch, as evaluation mode always does.
         views: the plain view, which gives anchors and negatives, and the augmented one, which gives the positives. The
             loader of `congruence.data` never augments "clean"; "main" is the training input, which should be augmented
             (without augmentation the positive is the anchor itself).
@@ -51,18 +52,19 @@ class IntraClass(Method):
         Enriching Knowledge Distillation with Intra-Class Contrastive Learning, eqs. 5 to 7, sec. 3.3, algorithm 1.
 
     Deviations:
-        The gate is applied when a sample enters a queue, as the paper says, and again by eq. 7 when the loss is
-        computed, with the model as it is then: a sample that has fallen below is still a negative. Kept inputs run with
-        the batch norms' running statistics: the samples of a class alone would shift the features, and validation. With
-        several ranks each runs the whole queue.
+        The threshold is applied when a sample enters a queue, as the paper says, and again by eq. 7 when the loss is
+        computed with the model at that time: a sample that has fallen below it is still a negative. Queued inputs run
+        with the batch norms' running statistics, because the statistics of a single class would shift the features, and
+        the validation results. With several ranks, each runs the whole queue.
 
-        The paper gives neither threshold nor queue size. The defaults are those of six settings that left the test
-        images' soft labels the largest entropy (digits, ResNet-20, 15 epochs, weight 0.02, seed 0). Without the term
-        it is 0.046; with thresholds 0, 0.5 and 0.9 at size 16 it is 0.056, 0.072 and 0.044; with sizes None, 8 and 32
-        at threshold 0.5 it is 0.053, 0.041 and 0.062. With seed 1 the defaults raise it from 0.063 to 0.084.
-        (All with `reduction="gated_mean"`, which differs by the few of a queue that have fallen below the threshold.)
+        The paper gives neither threshold nor queue size. The defaults are those of six settings that gave the largest
+        entropy of the test images' soft labels (digits, ResNet-20, 15 epochs, weight 0.02, seed 0). Without the term it
+        is 0.046; with thresholds 0, 0.5 and 0.9 at size 16 it is 0.056, 0.072 and 0.044; with sizes None, 8 and 32 at
+        threshold 0.5 it is 0.053, 0.041 and 0.062. With seed 1 the defaults raise it from 0.063 to 0.084. (All with
+        `reduction="gated_mean"`, which differs only by the few queued samples that have fallen below the threshold.)
         Similarity within classes falls from 2.580 to 2.560 and from 2.557 to 2.553. Accuracies of teachers (97.8 to
-        99.4 %) and of their students (96.9 to 98.3 %) do not differ by more than so few seeds and 359 images allow.
+        99.4 %) and of their students (96.9 to 98.3 %) do not differ by more than the noise of so few seeds and 359
+        images.
     """
 
     needs = Needs(
@@ -110,8 +112,8 @@ class IntraClass(Method):
         """Return the contrast over the full queues, or over the batch."""
         if self.pipeline is None or not self.training:
             return {"loss": self._contrast(signals, signals.labels)}
-        # The batch waits for a later loss; what is not finite in it shows now: NaN is above no margin, and would be
-        # left out of the queues in silence.
+        # The batch is queued for a later loss, but non-finite values should show now: NaN exceeds no margin, and would
+        # be left out of the queues silently.
         nothing = torch.stack([(widen(part) * 0).sum() for parts in signals.tensors.values() for part in parts]).sum()
         ready = self.pipeline.ready()
         if not ready.any():

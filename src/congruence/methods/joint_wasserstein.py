@@ -1,4 +1,4 @@
-"""KD²M with the joint Wasserstein distance: features, and what each network predicts for them."""
+"""KD²M with the joint Wasserstein distance of features and predictions."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ LOG = logging.getLogger("congruence")
 class JointWasserstein(Method):
     """Apply `joint_wasserstein_loss` to features and to the softmax of the logits of both networks.
 
-    A trained linear map makes the student's features as wide as the teacher's where they are not. Labels are not used:
+    If widths differ, a trained linear map brings the student's features to the teacher's width. Labels are not used:
     the paper's equation 4 compares predictions.
 
     Args:
         beta: weight of the label cost.
-        label_cost: "squared_euclidean", "euclidean" or "cross_entropy". A run that an older version began with
-            "euclidean" had the squared one, and goes on as that.
+        label_cost: "squared_euclidean", "euclidean" or "cross_entropy". A run that an older version started with
+            "euclidean" used the squared cost, and continues with it.
 
     Raises:
         ValueError: for a hyper-parameter out of its range.
@@ -46,10 +46,11 @@ class JointWasserstein(Method):
                 layers = len(probe.shapes[model, role])
                 if layers != 1:
                     raise ValueError(f"`JointWasserstein` reads one layer of {role} a side, got {layers}.")
-        if self.criterion.label_cost == "euclidean":  # as configurations of before say, and mean the other
+        # configurations of older versions say this and mean the squared cost
+        if self.criterion.label_cost == "euclidean":
             LOG.warning(
-                "`JointWasserstein`: label_cost='euclidean' is ‖y − y'‖; its square, called so in the first version, "
-                "is 'squared_euclidean'."
+                "`JointWasserstein`: label_cost='euclidean' means ‖y − y'‖; the squared cost, which had this name in "
+                "the first version, is now 'squared_euclidean'."
             )
         check.several_classes("JointWasserstein", logits=torch.empty(probe.shapes["student", "logits"][0]))
         student, teacher = probe.width("student"), probe.width("teacher")
@@ -67,7 +68,7 @@ class JointWasserstein(Method):
 
     def loss(self, signals: Signals) -> Mapping[str, Tensor]:
         """Return the loss of the batch."""
-        # In float64 a probability of a far logit is small, not 0, and keeps its gradient.
+        # In float64 the probability of a very low logit is small but not 0, and keeps its gradient.
         student, teacher = (
             as_float64(widen(signals.one(model, "logits"))).softmax(1) for model in ("student", "teacher")
         )

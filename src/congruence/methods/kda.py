@@ -40,26 +40,26 @@ CHECKS: Mapping[str, check.Constraint] = {
 class KernelTransfer(Method):
     """`kernel_transfer_loss` with a `LandmarkBank` for every layer; its values are summed over the layers.
 
-    No landmark is there before the end of the first epoch: until then, and for `warmup` epochs, the loss is 0 while
-    the bank already follows the rows. (`start_epoch` of a `Term` would keep the bank from following them.)
+    There are no landmarks before the end of the first epoch: until then, and for `warmup` epochs, the loss is 0 while
+    the bank already collects rows. (`start_epoch` of a `Term` would keep the bank from collecting them.)
 
     Args:
-        landmarks: "centres" of the classes, which needs labels (rows labelled -1 count in the loss alone); "clusters"
-            by K-means in the teacher's space, without labels; "random" samples, which needs their index; "onehot", for
-            logits: the identity, which makes the loss a matching of logits.
-        per_class: centres of each class, found by K-means where there are several.
+        landmarks: "centres": class centres, which need labels (rows labelled -1 only count in the loss); "clusters":
+            found by K-means in the teacher's space, without labels; "random": random samples, which need the index;
+            "onehot", for logits: the identity, which makes the loss a matching of logits.
+        per_class: centres of each class, found by K-means if there are several.
         count: how many clusters or random samples; None: as many as there are classes.
         weighting: "teacher" compares C W_T^{+1/2} on both sides, "own" each side with its own W.
-        transfer: what goes into the last Linear ("features"), what comes out of it ("logits"), or both ("combo").
-            `student_layer` and `teacher_layer` of the `Term` may name other layers, earlier ones included.
+        transfer: the input of the last Linear ("features"), its output ("logits"), or both ("combo").  `student_layer`
+            and `teacher_layer` of the `Term` may name other layers, earlier ones included.
         warmup: H, epochs without the loss.
-        normalize: of `kernel_transfer_loss`; the bank then averages rows of length 1. False compares features as they
-            are, as the paper does: landmarks and features then rescale each other from epoch to epoch.
-        scale: of `kernel_transfer_loss`; "mean" is over the landmarks that are there.
-        seed: of random samples and K-means.
+        normalize: see `kernel_transfer_loss`; the bank then averages rows of length 1. False compares features as they
+            are, as the paper does; landmarks and features then rescale each other from epoch to epoch.
+        scale: see `kernel_transfer_loss`; "mean" is over the existing landmarks.
+        seed: seed of random samples and K-means.
 
     Raises:
-        ValueError: for a hyper-parameter out of its range, or one that has no meaning beside the others.
+        ValueError: for a hyper-parameter out of its range, or one that does not apply together with the others.
 
     Example:
         >>> KernelTransfer(landmarks="clusters", count=50).needs.labels  # no labels are needed
@@ -69,12 +69,12 @@ class KernelTransfer(Method):
         Qian, Li and Hu, Efficient Kernel Transfer in Knowledge Distillation, Alg. 1.
 
     Deviations:
-        Several centres of a class follow the rows from epoch to epoch instead of being found anew (see
-        `LandmarkBank`), so that no epoch's features are stored. Rows have length 1 by default, since students learn
-        more by them (the guide on balanced weights has how much); the paper's have not (`normalize=False`). The default
-        weight of 1 goes with raw features and "mean"; the authors' released code has "teacher_norm" and 0.04, as the
-        recipes of its benchmarks have, which a weight of 0.04 √(B·M)/rms(C_t) equals under "mean". The kernel of
-        raw logits is larger than that of features: 0.1 did better for "combo" on digits.
+        Several centres of a class are updated from epoch to epoch instead of being found again (see `LandmarkBank`), so
+        that no epoch's features are stored. Rows have length 1 by default, unlike the paper's (`normalize=False`),
+        since students learn more with them (the guide on balanced weights shows how much). The default weight of 1 is
+        meant for raw features and "mean"; the authors' released code, like the recipes of its benchmarks, has
+        "teacher_norm" and 0.04, which equals a weight of 0.04 √(B·M)/rms(C_t) with "mean". The kernel of raw logits is
+        larger than that of features: 0.1 did better for "combo" on digits.
     """
 
     needs = Needs(labels=True, facts=True, epochs=True)
@@ -164,7 +164,8 @@ class KernelTransfer(Method):
         if self.landmarks == "onehot":
             if student != teacher:
                 raise ValueError(
-                    f"`KernelTransfer`: one-hot landmarks are for layers of one width on both sides, logits say, got "
+                    f"`KernelTransfer`: one-hot landmarks need layers of equal width on both sides, such as logits, "
+                    f"got "
                     f"{student} of the student and {teacher} of the teacher."
                 )
             bank = LandmarkBank(student, teacher, student, normalize=self.criterion.normalize, weighting=self.weighting)

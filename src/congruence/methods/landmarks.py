@@ -1,4 +1,4 @@
-"""Landmark points of both networks: means of an epoch's rows, swapped in at its end."""
+"""Landmark points of both networks: means of an epoch's rows, put into use at its end."""
 
 from __future__ import annotations
 
@@ -12,30 +12,29 @@ from congruence.core.numerics import as_float64, float32_island, unit, widen
 from congruence.geometry import kmeans
 
 Weighting = Literal["none", "teacher", "own"]
-ROWS_PER_CLUSTER = 32  # kept of the first epoch, for K-means to start from
+ROWS_PER_CLUSTER = 32  # rows kept from the first epoch, for K-means
 
 
 class LandmarkBank(nn.Module):
-    """Landmark m of the student and landmark m of the teacher are the means of the same samples on both sides.
+    """Pairs of landmarks: landmark m of the student and of the teacher are means over the same samples.
 
-    Each row belongs to a group (its class, say) or to none. Sums run over an epoch; `end_epoch` swaps their means in.
-    A landmark without a row in an epoch keeps its old place; one that never had a row is a row of zeros, not `filled`.
-
-    With several landmarks a group, K-means in the teacher's space splits the first rows of each group, up to 32 a
-    landmark, at the end of the group's first epoch. From then on a row counts for the nearest of its group's landmarks
-    in the teacher's space: one step of Lloyd's algorithm an epoch, over all rows.
-
-    All state is in buffers. The same rows give the same bits on every rank.
+    Each row belongs to one group (such as its class) or to none. Sums run over an epoch; `end_epoch` replaces the
+    landmarks by the means. A landmark without rows in an epoch keeps its value; one that never had a row is zeros, and
+    not `filled`.
+    With several landmarks in a group, K-means in the teacher's space splits the first rows of the group, up to 32 for
+    each landmark, at the end of the group's first epoch. From then on each row counts for the nearest landmark of its
+    group in the teacher's space: one step of Lloyd's algorithm for each epoch, over all rows.
+    All state is in buffers. The same rows give bit-identical landmarks on every rank.
 
     Args:
         student_width: D_s.
         teacher_width: D_t.
-        groups: how many.
-        per_group: landmarks a group.
+        groups: number of groups.
+        per_group: landmarks in each group.
         normalize: average rows of length 1; the means are not normalised again.
         weighting: "teacher" gives landmarks W_T^{+1/2} D on both sides, so that X Dᵀ becomes C W_T^{+1/2}, with
             W = D Dᵀ; "own" takes each side's own W; "none" the means themselves.
-        seed: of K-means.
+        seed: seed of K-means.
 
     Example:
         >>> import torch
@@ -90,13 +89,13 @@ class LandmarkBank(nn.Module):
             self.register_buffer("pooled", torch.zeros(groups, dtype=torch.int64))
 
     def landmarks(self) -> tuple[Tensor, Tensor]:
-        """Return the landmarks [M, D] of student and teacher, weighted where that is asked for."""
+        """Return the landmarks [M, D] of student and teacher, with their weighting."""
         if self.weighting == "none":
             return self.student, self.teacher
         return self.student_weighted, self.teacher_weighted
 
     def share(self) -> Tensor:
-        """Return the share of landmarks that are filled, for a mean over these alone; 1 where there are none."""
+        """Return the share of filled landmarks, for a mean over these only; 1 if there are none."""
         filled = self.filled.sum()
         return torch.where(filled > 0, filled / len(self.filled), 1.0)
 
@@ -106,7 +105,7 @@ class LandmarkBank(nn.Module):
         """Add rows [B, D_s] and [B, D_t] of groups int64 [B], -1 for none, to the running sums."""
         student, teacher = self._prepared(student), self._prepared(teacher)
         places = groups if self.per_group == 1 else self._nearest(student, teacher, groups)
-        # A product, not index_add, whose order on a GPU is its own.
+        # A matrix product, not index_add, whose summation order varies on a GPU.
         member = places[:, None] == torch.arange(len(self.counts), device=places.device)
         self.counts += member.sum(0)
         self.student_sums += member.T.to(student.dtype) @ student
@@ -114,7 +113,7 @@ class LandmarkBank(nn.Module):
 
     @torch.no_grad()
     def end_epoch(self) -> None:
-        """Swap in the means of the epoch, and start the next from nothing."""
+        """Replace the landmarks by the epoch's means, and reset the sums."""
         seen = self.counts > 0
         for landmarks, sums in ((self.student, self.student_sums), (self.teacher, self.teacher_sums)):
             landmarks.copy_(torch.where(seen[:, None], sums / self.counts.clamp(min=1)[:, None], landmarks))
@@ -126,7 +125,7 @@ class LandmarkBank(nn.Module):
         self._weight()
 
     def fix(self, student: Tensor, teacher: Tensor) -> None:
-        """Put landmarks in place that no epoch changes."""
+        """Set landmarks that no epoch changes."""
         self.student.copy_(student)
         self.teacher.copy_(teacher)
         self.filled.fill_(True)
@@ -136,13 +135,13 @@ class LandmarkBank(nn.Module):
         return (unit(as_float64(rows)) if self.normalize else rows).to(self.student.dtype)
 
     def _nearest(self, student: Tensor, teacher: Tensor, groups: Tensor) -> Tensor:
-        """Return the nearest landmark of each row's group, -1 where it has none yet; such rows wait in the pool."""
+        """Return the nearest landmark of each row's group, -1 if the group has none yet; such rows wait in the pool."""
         filled = self.filled.view(self.groups, self.per_group)
         waiting = (groups >= 0) & ~filled.any(1)[groups.clamp(min=0)]
         if waiting.any():
             self._keep(torch.cat([student, teacher], 1)[waiting], groups[waiting])
         centres = as_float64(self.teacher)
-        # The nearest by ‖c‖² − 2 x·c: the row's own length is the same for all.
+        # The nearest by ‖c‖² − 2 x·c: the row's squared length is the same for all landmarks.
         distances = centres.square().sum(1) - 2 * as_float64(teacher) @ centres.T
         owner = torch.arange(self.groups, device=groups.device).repeat_interleave(self.per_group)
         allowed = (owner == groups[:, None]) & self.filled
@@ -153,14 +152,15 @@ class LandmarkBank(nn.Module):
         """Append rows to their groups' part of the pool while there is room."""
         capacity = self.per_group * ROWS_PER_CLUSTER
         member = groups[:, None] == torch.arange(self.groups, device=groups.device)
-        before = (member.cumsum(0) - 1).gather(1, groups[:, None])[:, 0]  # rows of the same group ahead of each
+        # for each row, the number of earlier rows of its group
+        before = (member.cumsum(0) - 1).gather(1, groups[:, None])[:, 0]
         offsets = self.pooled[groups] + before
         room = offsets < capacity
         self.pool[(groups * capacity + offsets)[room]] = rows[room]
         self.pooled.copy_((self.pooled + member.sum(0)).clamp(max=capacity))
 
     def _split(self) -> None:
-        """Split the pool of each group that waits for its first landmarks."""
+        """Split the pooled rows of each group that has no landmarks yet."""
         capacity, width = self.per_group * ROWS_PER_CLUSTER, self.student.shape[1]
         for group, count in enumerate(self.pooled.tolist()):
             if count == 0:
@@ -183,7 +183,7 @@ class LandmarkBank(nn.Module):
         self.teacher_weighted.copy_(root @ as_float64(self.teacher))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LandmarkBank:
-        """Keep sums in float32 at least: in half precision a sum stops growing after some hundred rows."""
+        """Keep sums in at least float32: in half precision a sum stops growing after a few hundred rows."""
         super()._apply(fn, recurse)
         for name, buffer in self.named_buffers(recurse=False):
             self._buffers[name] = widen(buffer)
@@ -191,7 +191,7 @@ class LandmarkBank(nn.Module):
 
 
 def _inverse_root(landmarks: Tensor) -> Tensor:
-    """Return W^{+1/2} of W = D Dᵀ, without the directions that rounding of D alone would give."""
+    """Return W^{+1/2} of W = D Dᵀ, without directions that come only from rounding of D."""
     precision = torch.finfo(landmarks.dtype).eps
     landmarks = as_float64(landmarks)
     values, vectors = torch.linalg.eigh(landmarks @ landmarks.T)

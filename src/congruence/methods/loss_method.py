@@ -15,23 +15,22 @@ from congruence.models.projectors import linear_projector, map_projector
 
 
 class LossMethod(Method):
-    """Apply a loss module to one role, layer by layer, and sum over the layers; or once to the lists of them.
+    """Applies a loss module to one role, layer by layer, and sums over the layers; or once to the lists of layers.
 
-    The loss gets its tensors in the library's order: student, teacher (where needed), labels (where needed; the batch's
-    serve for both sides of a loss that asks for labels of each). A loss of tokens gets those of both sides as many as
-    each other, averaged to the smaller of two grids; and, where some are padding, `mask=` bool [B, N], those that are
-    real on both.
+    The loss gets its tensors in the library's order: student, teacher (if needed), labels (if needed; a loss that takes
+    labels of each side gets the batch's labels twice). A loss of tokens gets equal numbers of tokens on both sides,
+    averaged to the smaller of two grids, and, if some are padding, `mask=` bool [B, N], the tokens that are real on
+    both sides.
 
     Args:
-        loss: the module; its result is one number (`reduction="mean"` where it has one).
-        needs: with a single role.
-        project: puts a trained linear map (a convolution 1×1 on maps) on the student's side wherever its width is not
-            the teacher's.
-        labels_of_each: whether the loss takes labels of the student's rows and, after them, of the teacher's.
+        loss: the module; its result is one number (`reduction="mean"` if it has that argument).
+        needs: the method's needs, with a single role.
+        project: add a trained linear map (a 1×1 convolution on maps) to the student's side if widths differ.
+        labels_of_each: whether the loss takes labels of the student's rows and then of the teacher's.
         listed: whether the loss takes all layers of a side as one list, shallow to deep.
 
     Raises:
-        ValueError: for what is no loss module, or needs of more than one role.
+        ValueError: for anything but a loss module, or needs with more than one role.
     """
 
     def __init__(
@@ -56,7 +55,7 @@ class LossMethod(Method):
         self.projectors = nn.ModuleList()
 
     def build(self, probe: Probe) -> None:
-        """Build projectors, and try the loss on tensors of the probed shapes, so that a misfit shows before a step."""
+        """Build projectors, and try the loss on tensors of the probed shapes: errors show before the first step."""
         (role,) = self.needs.roles
         students = probe.shapes["student", role]
         pairs = probe.pairs(role) if self.needs.teacher else list(zip(students, students, strict=True))
@@ -90,13 +89,16 @@ class LossMethod(Method):
         for value in values:
             if value.dim() != 0:
                 name = type(self.criterion).__name__
-                raise ValueError(f"`{name}` must give one number a batch, got shape {check.shape(value)} (reduction?).")
+                raise ValueError(
+                    f"`{name}` must return one number for a batch, got shape {check.shape(value)} (is `reduction` "
+                    f"set?)."
+                )
         return {"loss": torch.stack(values).sum()}
 
     def _of_tokens(
         self, signals: Signals, groups: list[tuple[Tensor, ...]]
     ) -> Iterator[tuple[tuple[Tensor, ...], dict[str, Tensor]]]:
-        """Yield what the loss gets for each layer: as many tokens on both sides, and which of them are real."""
+        """Yield the loss's arguments for each layer: equally many tokens on both sides, and the mask of real ones."""
         view = self.needs.views[0]
         if self.needs.teacher:
             for pair in token_pairs(signals, view):
@@ -108,7 +110,7 @@ class LossMethod(Method):
 
 
 def _projector(student: torch.Size, teacher: torch.Size) -> nn.Module:
-    """Return a map from a student's width to a teacher's, nothing where they are equal."""
+    """Return a map from a student's width to a teacher's, the identity if they are equal."""
     axis = -1 if len(student) == 3 else 1  # tokens [B, N, C]
     widths = student[axis], teacher[axis if len(teacher) == len(student) else 1]
     if widths[0] == widths[1]:

@@ -1,4 +1,4 @@
-"""The batch norm that feeds a tapped layer, found by the order in which a model's parts are registered."""
+"""Finds the batch norm that feeds a tapped layer, by the order in which a model's modules are registered."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from congruence.models.layers import Layers, parse
 
 
 def margin_before(model: nn.Module, path: str, channels: int) -> Tensor:
-    """Return the margin [C] of the batch norm that gives a layer its values before a ReLU.
+    """Return the margin [C] of the batch norm whose values a layer holds before a ReLU.
 
-    A path of a batch norm means that one; "input:PATH" of a ReLU the one before it: in a `Sequential` what comes
-    before, in a block of its own the last batch norm registered before the ReLU, or the k-th of the block for the k-th
-    call of a shared ReLU ("input:block.relu#2"). What enters the ReLU behind a residual sum has so the margin of the
-    last convolution's batch norm, as in the authors' code; the shortcut's part in the sum is left out.
+    The path of a batch norm means that batch norm. "input:PATH" of a ReLU means the batch norm before it: the preceding
+    module in a `Sequential`; in another block, the last batch norm registered before the ReLU, or the block's k-th one
+    for the k-th call of a shared ReLU ("input:block.relu#2"). So the input of a ReLU after a residual sum has the
+    margin of the last convolution's batch norm, as in the authors' code; the shortcut is ignored.
 
     Args:
         model: the teacher.
         path: the tapped layer.
-        channels: of its map; a batch norm of another width is passed over.
+        channels: channels of its map; batch norms of another width are skipped.
 
     Raises:
-        ValueError: in one sentence, where no batch norm is found.
+        ValueError: if no batch norm is found.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU())
@@ -39,8 +39,8 @@ def margin_before(model: nn.Module, path: str, channels: int) -> Tensor:
         norm = _before(layers, layer, parsed.call, channels)
     if norm is None:
         raise ValueError(
-            f"`Overhaul`: no batch norm of {channels} channels feeds the teacher's layer '{path}': tap one, or what "
-            f"enters the ReLU behind one ('input:PATH'), or give `margins`."
+            f"`Overhaul`: no batch norm of {channels} channels feeds the teacher's layer '{path}': tap one, or the "
+            f"input of the ReLU after one ('input:PATH'), or give `margins`."
         )
     weight = torch.ones(channels) if norm.weight is None else norm.weight
     bias = torch.zeros(channels) if norm.bias is None else norm.bias
@@ -56,7 +56,7 @@ def _fits(module: nn.Module, channels: int) -> bool:
 
 
 def _last(module: nn.Module, channels: int) -> _BatchNorm | None:
-    """Return the batch norm that a module's output comes from."""
+    """Return the batch norm that produces a module's output."""
     if isinstance(module, _BatchNorm):
         return module if _fits(module, channels) else None
     children = list(module.children())[::-1]
@@ -67,7 +67,7 @@ def _last(module: nn.Module, channels: int) -> _BatchNorm | None:
 
 
 def _last_of(children: list[nn.Module], channels: int) -> _BatchNorm | None:
-    """Return the batch norm of the first child (from the end) that has one; a trained one without ends the search."""
+    """Return the last child's batch norm; a child with parameters but no batch norm ends the search."""
     for child in children:
         norm = _last(child, channels)
         if norm is not None or _trained(child):
@@ -76,7 +76,7 @@ def _last_of(children: list[nn.Module], channels: int) -> _BatchNorm | None:
 
 
 def _before(layers: Layers, layer: str, call: int | None, channels: int) -> _BatchNorm | None:
-    """Return the batch norm that a layer's input comes from."""
+    """Return the batch norm that produces a layer's input."""
     while layer:
         parent, _, name = layer.rpartition(".")
         holder = layers.modules[parent]

@@ -1,4 +1,4 @@
-"""The interface that every method fits: what it needs, what one batch gave, and the six moments at which it acts."""
+"""The interface of every method: its needs, the signals of one batch, and the six calls that a method implements."""
 
 from __future__ import annotations
 
@@ -18,34 +18,36 @@ Key = tuple[str, str, str]  # (model, view, role)
 
 @dataclass(frozen=True)
 class Needs:
-    """What a method asks for; checked before the first step.
+    """What a method needs; checked before the first step.
 
     Args:
-        roles: "features" ([B, D]; maps and tokens are averaged over their positions, padding left out), "logits"
-            ([B, C]), "maps" (rows [B, C], tokens [B, N, C], maps [B, C, H, W] or [B, C, T, H, W], shallow to deep;
-            a layer that has its dimensions otherwise is turned, the patches of an image become maps) or "tokens"
-            ([B, N, C]: of an image its patches, row by row, without class token and registers; the positions of maps;
-            words). `student_layer` and `teacher_layer` of a `Term` say where each is read.
-        unnamed: the role whose default layer is read where no layers are named for one that has none: "features" for a
-            method of maps that takes the embedding too.
-        stages: where no layers are named for "maps", the last so many stages of both models are meant (fewer where
-            one has fewer). A stage is the last map of its size; of a transformer that has patches of one size, up to
-            four blocks are stages. 0: they must be named.
-        naming: which layers must be named, for a method that no default layer would do for: it is refused without
-            them, in a sentence that ends with these words.
-        views: the views of a sample the method compares; "main" is the batch's own input, the data side makes others.
+        roles: "features" ([B, D]; maps and tokens are averaged over their positions, without padding), "logits" ([B,
+            C]), "maps" (rows [B, C], tokens [B, N, C], maps [B, C, H, W] or [B, C, T, H, W], shallow to deep; other
+            orders of dimensions are permuted to these, and the patches of an image become maps) or "tokens" ([B, N, C]:
+            the patches of an image, row by row, without class token and registers; the positions of maps; or words).
+            `student_layer` and `teacher_layer` of a `Term` say where each role is read.
+        unnamed: the role whose default layer is read if no layers are named and the role has no default: "features" for
+            a method of maps that also works on the embedding.
+        stages: if no layers are named for "maps", this many last stages of both models are read (fewer if a model has
+            fewer). A stage is the last map of its size; in a transformer whose patches have one size, up to four blocks
+            are stages. 0: layers must be named.
+        naming: for a method without usable default layers, the end of the error message that says which layers must be
+            named.
+        views: the views of a sample that the method compares; "main" is the batch's input, others come from the data
+            loader.
         teacher: whether a teacher is needed.
         labels: whether class labels are needed; -1 marks a sample without one.
         index: whether the samples' positions in the dataset are needed.
         inputs: whether the raw inputs are needed (a queue that runs them again).
         facts: whether the dataset's size, labels and classes are needed when the method is built.
-        epochs: whether `begin_epoch` and `end_epoch` matter; a loop that does not call them is then an error.
+        epochs: whether `begin_epoch` and `end_epoch` must be called; a loop that does not call them raises.
         students: "each" for a method that sees one student at a time, "all" for one that sees them together.
-        scope: "batch" for a relational method: rows are gathered over the ranks, with gradient, before `loss`.
-            "sample" for a mean over samples, which averaged gradients already make right. "labelled" for a mean over
-            the labelled samples: gathered too, since ranks may hold different numbers of them, but not relational.
-        padded: whether a method that reads tokens as "maps" leaves out padded ones: it finds them as zeros and in
-            `Signals.masks`. A padded batch is refused otherwise.
+        scope: "batch" for a relational method: rows are gathered over the ranks, with gradient, before `loss`. "sample"
+            for a mean over samples, for which averaging the ranks' gradients is enough. "labelled" for a mean over the
+            labelled samples: rows are gathered too, since ranks may hold different numbers of labelled samples, but the
+            method is not relational.
+        padded: whether a method that reads tokens as "maps" handles padded tokens, which are zeros and marked in
+            `Signals.masks`. For other methods, a padded batch raises.
     """
 
     roles: tuple[str, ...] = ("features",)
@@ -79,7 +81,7 @@ class Needs:
 
 
 class Clock(NamedTuple):
-    """Where a run is: `epoch` and `step` from 0, and how many there are where that is known."""
+    """The position of a run: `epoch` and `step`, counted from 0, and their totals if known."""
 
     epoch: int = 0
     step: int = 0
@@ -92,13 +94,12 @@ START = Clock()
 
 @dataclass(frozen=True)
 class Signals:
-    """What one batch gave to one method.
+    """The tensors of one batch, as one method sees them.
 
-    `tensors` holds, for each (model, view, role), one tensor a layer. The model is "teacher", "student" for a method
-    that sees one student at a time, or the students' own names. Except for a method of scope "sample", `loss` and
-    `update` see the rows, labels, index and inputs of all ranks, `embed` those of its own. `masks` says of tokens,
-    and of tokens read as "maps", which are real, bool [B, N], None where all are; `grids` how the tokens of an image
-    lie, (rows, columns), None where nothing tells.
+    `tensors` holds, for each (model, view, role), one tensor for each layer. The model is "teacher", "student" for a
+    method that sees one student at a time, or a student's name. `embed` sees the rows, labels, index and inputs of its
+    own rank; `loss` and `update` see those of all ranks, except with scope "sample". `masks` marks the real tokens,
+    bool [B, N], None if all are real; `grids` gives the grid (rows, columns) of an image's tokens, None if unknown.
     """
 
     tensors: Mapping[Key, tuple[Tensor, ...]]
@@ -125,26 +126,26 @@ class Signals:
         return list(zip(self.layers("student", role, view), self.layers("teacher", role, view), strict=True))
 
     def rerun(self, views: Mapping[str, Any]) -> Signals:
-        """Run the method's students again, with gradient, over kept inputs by view; `embed` is applied.
+        """Run the method's students again, with gradient, on kept inputs by view; `embed` is applied.
 
-        Batch norms use their running statistics for it and do not move them.
+        Batch norms use their running statistics in this run and do not update them.
         """
         if self.runner is None:
-            raise RuntimeError("These signals came from a cache or a file: there is no model to run again.")
+            raise RuntimeError("These signals come from a cache or a file: there is no model to run again.")
         return self.runner(views)
 
     def replace(self, changed: Mapping[Key, tuple[Tensor, ...]]) -> Signals:
-        """Return the signals with some tensors exchanged, as `embed` does."""
+        """Return a copy of the signals with some tensors replaced, for use in `embed`."""
         return replace(self, tensors={**self.tensors, **changed})
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What the dry forward showed, for `Method.build`.
+    """The result of the dry forward, for `Method.build`.
 
-    `shapes` and `paths` hold one entry a layer for each (model, role); shapes are those the method will see, and
-    `grids` those of `Signals`.
-    `modules` are the models themselves, for a method that reads a parameter beside its tap (a batch norm's margin).
+    `shapes` and `paths` hold, for each (model, role), one entry for each layer; shapes are those that the method will
+    see, and `grids` are as in `Signals`. `modules` are the models themselves, for a method that reads a parameter
+    besides its tap (a batch norm's margin).
     """
 
     shapes: Mapping[tuple[str, str], tuple[torch.Size, ...]]
@@ -155,7 +156,7 @@ class Probe:
     grids: Mapping[tuple[str, str], tuple[tuple[int, int] | None, ...]] = field(default_factory=dict)
 
     def zeros(self, *views: str) -> Signals:
-        """Return signals of zeros in the shapes that were seen, of views ("main" by default), to try a loss on.
+        """Return signals of zeros in the observed shapes, for the given views ("main" by default), to try a loss on.
 
         Example:
             >>> probe = Probe({("student", "features"): (torch.Size([4, 3]),)}, {}, {}, ("student",))
@@ -177,7 +178,7 @@ class Probe:
         return shape[-1] if len(shape) == 3 else shape[1]
 
     def pairs(self, role: str = "features") -> list[tuple[torch.Size, torch.Size]]:
-        """Return the shapes of student and teacher layer by layer; other numbers of layers on the two sides raise."""
+        """Return the shapes of student and teacher, layer by layer; raise if the numbers of layers differ."""
         students, teachers = self.shapes["student", role], self.shapes["teacher", role]
         if len(students) != len(teachers):
             raise ValueError(
@@ -189,21 +190,21 @@ class Probe:
     def known_facts(self) -> DataFacts:
         """Return the facts of the dataset, which `Needs(facts=True)` guarantees."""
         if self.facts is None:
-            raise ValueError("The method asked for facts of the dataset that its `Needs` do not name.")
+            raise ValueError("The method reads facts of the dataset, which its `Needs` do not declare (facts=True).")
         return self.facts
 
 
 class Method(nn.Module, abc.ABC):
-    """A way to teach: a loss over signals, with the parameters, memory and epochs it may have.
+    """A distillation method: a loss over signals, with optional parameters, memory and epoch hooks.
 
-    State lives in buffers and parameters, so that checkpoints carry it, or in `get_extra_state`. `loss` reads state and
-    never writes it; `update` writes it, once a batch, after the loss. A buffer that the loss's backward still needs is
-    copied for it, so that `update` may write in place.
+    State lives in buffers and parameters, or in `get_extra_state`, so that checkpoints include it. `loss` reads state
+    and never writes it; `update` writes it, once for each batch, after the loss. Buffers that the backward of the loss
+    still needs are copied first, so `update` may write in place.
 
     Attributes:
-        needs: what the method asks for.
-        own_parts: names of those of its losses that train its own parts alone, as a discriminator's: a balanced weight
-            leaves them as they are.
+        needs: what the method needs.
+        own_parts: names of losses that train only the method's own modules, such as a discriminator's; balanced weights
+            do not apply to them.
     """
 
     needs: Needs = Needs()
@@ -211,10 +212,10 @@ class Method(nn.Module, abc.ABC):
     _bound = False  # whether a distiller has built it
 
     def build(self, probe: Probe) -> None:
-        """Make parameters, banks and margins from the dry forward."""
+        """Create parameters, banks and margins, given the result of the dry forward."""
 
     def embed(self, signals: Signals) -> Signals:
-        """Apply the method's own trainable parts to the rows of this rank, before they are gathered."""
+        """Apply the method's trainable modules to the rows of this rank, before rows are gathered."""
         return signals
 
     @abc.abstractmethod
@@ -222,14 +223,14 @@ class Method(nn.Module, abc.ABC):
         """Return named, unweighted losses of shape []; reads state and never writes it."""
 
     def without_decay(self) -> Iterable[nn.Parameter]:
-        """Return those of the method's parameters that weight decay would spoil: an optimizer's group of their own."""
+        """Return the parameters that must not have weight decay; they get an optimizer group of their own."""
         return ()
 
     def update(self, signals: Signals) -> None:
-        """Write banks, queues and running means, without gradient, once a batch and after the loss."""
+        """Update banks, queues and running means, without gradient, once for each batch and after the loss."""
 
     def begin_epoch(self, clock: Clock) -> None:
         """Prepare for an epoch."""
 
     def end_epoch(self) -> None:
-        """Finish an epoch: swap centres, drop what is stale."""
+        """Finish an epoch: replace centres, drop stale state."""

@@ -1,4 +1,4 @@
-"""MiniLMv2: how queries, keys and values of one layer relate to each other, whatever the widths and attention heads."""
+"""MiniLMv2: relations of the queries, keys and values of one layer, for any widths and numbers of heads."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ _SIDES = ("student", "teacher")
 
 
 class MiniLM(Method):
-    """`attention_relation_loss` of queries, of keys and of values of one layer, added.
+    """Sum of the `attention_relation_loss` of queries, keys and values of one layer.
 
-    L = ℓ(queries) + ℓ(keys) + ℓ(values). The layers must be named, on each side either three, in this order (of BERT
-    "encoder.layer.11.attention.self.query", and "key" and "value" there), or one Linear that gives all three side by
-    side, to three times its own width, as "blocks.11.attn.qkv" of timm's transformers; it is cut in three equal parts.
-    (A model that has queries, keys and values of each head together, as GPT-NeoX and BLOOM do, is not to be read like
-    this.) The paper takes the last layer, of large teachers one from their upper middle. Padded tokens are left out; of
-    an image only the patches are related, without class token and registers.
+    L = ℓ(queries) + ℓ(keys) + ℓ(values). The layers must be named. On each side, name either three layers in this order
+    (in BERT "encoder.layer.11.attention.self.query", then "key" and "value"), or one Linear whose output holds all
+    three side by side, three times as wide as its input, such as "blocks.11.attn.qkv" in timm's transformers; it is cut
+    in three equal parts. (This does not work for models that store queries, keys and values of each head together, such
+    as GPT-NeoX and BLOOM.) The paper uses the last layer, and for large teachers one from the upper middle. Padded
+    tokens are left out; for images only patches are used, without class token and registers.
 
     Shape:
         tokens [B, N, D] of both sides, widths may differ; a loss of shape [].
 
     Args:
-        relation_heads: in how many parts each side's width is cut, a divisor of all the widths; None for their largest
-            common divisor up to 48, which is what BERT-base and a student of width 384 are usually cut in.
+        relation_heads: the number of parts into which each side's width is cut, a divisor of all widths; None for their
+            largest common divisor up to 48, the usual number for BERT-base and a student of width 384.
 
     Raises:
         ValueError: for layers that are neither three nor one that holds three, or a number of heads that does not fit.
@@ -74,8 +74,8 @@ class MiniLM(Method):
         for side, key in keys.items():
             if len(probe.paths[key]) == 1 and not _gives_three(probe.modules[side], probe.paths[key][0]):
                 raise ValueError(
-                    f"`MiniLM` cuts one layer in queries, keys and values only where it is a Linear to three times its "
-                    f"own width, which '{probe.paths[key][0]}' of the {side} is not: name the three layers."
+                    f"`MiniLM` cuts one layer in queries, keys and values only if it is a Linear to three times its "
+                    f"input's width, which '{probe.paths[key][0]}' of the {side} is not: name the three layers."
                 )
             if len(probe.paths[key]) not in (1, 3):
                 got = len(probe.paths[key])
@@ -93,7 +93,7 @@ class MiniLM(Method):
 
 
 def _apart(signals: Signals) -> Signals:
-    """Return the signals with three layers on each side, a single one cut in three."""
+    """Return the signals with three layers on each side; a single layer is cut in three."""
     tensors, masks, grids = dict(signals.tensors), dict(signals.masks), dict(signals.grids)
     for side in _SIDES:
         key = (side, "main", "tokens")
@@ -109,11 +109,12 @@ def _divisor(width: int) -> int:
 
 
 def _gives_three(model: nn.Module, path: str) -> bool:
-    """Whether a path is that of a linear layer three times as wide as what enters it."""
+    """Whether a path names a linear layer whose output is three times as wide as its input."""
     parsed, layers = parse(path), Layers(model, "model")
     layer = layers.modules[layers.resolve(parsed)]
-    before, after = getattr(layer, "in_features", None), getattr(layer, "out_features", None)  # of a quantised one, too
+    # quantised layers have it too
+    before, after = getattr(layer, "in_features", None), getattr(layer, "out_features", None)
     weight = getattr(layer, "weight", None)
     if None in (before, after) and isinstance(weight, Tensor) and weight.dim() == 2:
-        before, after = sorted(weight.shape)  # GPT-2 has its weights turned
+        before, after = sorted(weight.shape)  # GPT-2 stores its weights transposed
     return parsed.side == "output" and before is not None and after == 3 * before

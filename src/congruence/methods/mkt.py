@@ -1,4 +1,4 @@
-"""Metric knowledge transfer: the teacher's embeddings and its distances, each with a weight of its own."""
+"""Metric knowledge transfer: the teacher's embeddings and its distances, with separate weights."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class MetricTransfer(Method):
         Yu et al., Learning Metrics from Teachers: Compact Networks for Image Embedding, CVPR 2019.
 
     Deviations:
-        The authors use one of the two at a time, beside a metric loss; their code leaves the weight to its user (0 by
-        default). `weight={"absolute": 1, "relative": 0}` is the first alone.
+        The authors use only one of the two, together with a metric loss; their code leaves the weight to the user (0 by
+        default). `weight={"absolute": 1, "relative": 0}` uses the first alone.
     """
 
     needs = Needs()

@@ -19,23 +19,22 @@ from congruence.methods.method import Method, Needs, Probe, Signals
 
 
 class MultiLevelLogits(Method):
-    """The teacher's logits at three levels, each summed over temperatures T and over a weak and a strong view.
+    """Matches the teacher's logits at three levels, each summed over temperatures T and over a weak and a strong view.
 
     "ce" = CE(weak) + CE(strong), "instance" = Σ_T T² KL, "class" = Σ_T (1/C) ‖P_tᵀ P_t − P_sᵀ P_s‖²_F and
-    "batch" = Σ_T (1/B) ‖P_t P_tᵀ − P_s P_sᵀ‖²_F with P = softmax(z / T), of which each is a mean over rows.
-
-    Of the weak view only those rows are kept, and their mean taken, of which the teacher is not sure: samples whose
-    largest probability (T = 1) is at or below the median of the batch ("instance", "batch"), and classes whose summed
-    probability is at or below the median of the classes ("class"). The strong view keeps the same samples for "batch",
-    and all rows otherwise.
+    "batch" = Σ_T (1/B) ‖P_t P_tᵀ − P_s P_sᵀ‖²_F with P = softmax(z / T); each is a mean over rows.
+    For the weak view, the mean is taken only over rows on which the teacher is uncertain: samples whose largest
+    probability (T = 1) is at or below the median of the batch ("instance", "batch"), and classes whose summed
+    probability is at or below the median of the classes ("class"). For the strong view, "batch" uses these samples and
+    the other parts use all rows.
 
     Shape:
         logits [B, C] of two views, labels [B]; four losses of shape [].
 
     Args:
-        temperatures: T > 0, at least one.
-        views: the weakly and the strongly augmented one. `congruence.data` makes "weak" with the augmentation of the
-            training, and "strong" with changed brightness, contrast and colours and a square cut out besides.
+        temperatures: the values of T > 0, at least one.
+        views: the names of the weakly and the strongly augmented view. `congruence.data` makes "weak" with the usual
+            training augmentation; "strong" adds changes of brightness, contrast and colours and a cut-out square.
 
     Raises:
         ValueError: for temperatures or views that are not allowed.
@@ -50,8 +49,9 @@ class MultiLevelLogits(Method):
     Deviations:
         The released code multiplies a batch's loss, a single number, by the mean of the mask (about ½), which selects
         nothing; here rows are selected. It reads the weak logits for the strong view at T = 2 and 6, and does not
-        return the strong view's "class" and "batch"; here each view has its own and all count. Where it masks (all of
-        the weak view, "batch" of the strong one) is kept. Its strong view is a learned policy's.
+        return the strong view's "class" and "batch"; here each view has its own and all count. The places where it
+        masks (all of the weak view, "batch" of the strong one) are kept. Its strong view uses a learned augmentation
+        policy.
     """
 
     needs = Needs(roles=("logits",), views=("weak", "strong"), labels=True)
@@ -70,7 +70,7 @@ class MultiLevelLogits(Method):
         self.needs = replace(self.needs, views=tuple(views))
 
     def build(self, probe: Probe) -> None:
-        """Check that both networks tell as many classes, and more than one."""
+        """Check that both networks have the same number of classes, and more than one."""
         student, teacher = (probe.shapes[model, "logits"][0][-1] for model in ("student", "teacher"))
         if student != teacher:
             raise ValueError(
@@ -101,7 +101,7 @@ class MultiLevelLogits(Method):
 
 
 class _Rows(NamedTuple):
-    """What each row of a view costs, summed over the temperatures: [B], [C] and [B]."""
+    """The loss of each row of a view, summed over the temperatures: [B], [C] and [B]."""
 
     instance: Tensor
     by_class: Tensor
@@ -125,5 +125,5 @@ def _mean(rows: Tensor, chosen: Tensor) -> Tensor:
 
 
 def _low(confidences: Tensor) -> Tensor:
-    """Say which are at or below their median, about half of them and at least one."""
+    """Return which values are at or below their median: about half of them, at least one."""
     return confidences <= confidences.median()

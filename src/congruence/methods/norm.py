@@ -1,4 +1,4 @@
-"""N-to-one matching: the student's map, widened to N times the teacher's channels by a trained part."""
+"""N-to-one matching: the student's map, widened to N times the teacher's channels by a trained projector."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class NToOne(Projected):
     model.
 
     Shape:
-        maps [B, C, H, W] of any widths, sides that are multiples of each other; a loss of shape [].
+        maps [B, C, H, W] of any widths, whose heights and widths are multiples of each other; a loss of shape [].
 
     Args:
-        copies: N.
+        copies: N, the number of groups.
 
     Raises:
         ValueError: for a hyper-parameter out of its range, or layers that do not fit, when the term is built.
@@ -38,9 +38,9 @@ class NToOne(Projected):
         with N = 8 on CIFAR-100.
 
     Deviations:
-        The authors add what a second convolution with batch norm makes of f to the map before the student's classifier,
-        which changes the model that is deployed; here the student stays as it is, and the part is thrown away. Their
-        layer norm of all logits, times 2.5, is not part of this either.
+        The authors apply a second convolution with batch norm to f and add the result to the map before the student's
+        classifier, which changes the deployed model. Here the student is unchanged, and the projector is discarded.
+        Their layer norm of all logits, times 2.5, is left out too.
     """
 
     needs = Needs(roles=("maps",), stages=1)

@@ -22,24 +22,24 @@ class Overhaul(Method):
 
     L = Σ_i 2^{−(n−i−1)} (1/B) overhaul_loss(BN(conv1×1(s_i)), t_i, m_i) for layers i = 0..n−1, shallow to deep; the
     larger of two maps is average-pooled first. The connectors' batch norms use the statistics of the whole batch (of
-    all ranks). The layers must be named, since a model's stages end behind their ReLUs: "input:layer1.2.relu" is what
-    enters the ReLU of a residual block of the zoo, "bn1" a batch norm itself.
+    all ranks). The layers must be named, since a model's stages end after their ReLUs: "input:layer1.2.relu" is the
+    input of the ReLU of a residual block in the zoo, "bn1" the output of a batch norm.
 
     Shape:
         maps [B, C, H, W] of any widths; a loss of shape [].
 
     Args:
-        margins: m of each layer, a number a channel; None for those of the batch norms that feed the teacher's layers
-            (how they are found: `congruence.methods.margins.margin_before`).
+        margins: m of each layer, one number for each channel; None for those of the batch norms that feed the teacher's
+            layers (found by `congruence.methods.margins.margin_before`).
 
     Raises:
-        ValueError: where a margin neither is given nor found, or does not fit its layer.
+        ValueError: if a margin is neither given nor found, or does not fit its layer.
 
     Reference:
         Heo et al., A Comprehensive Overhaul of Feature Distillation, ICCV 2019, sec. 3, and the authors' code.
 
     Deviations:
-        The connectors keep no running statistics: in evaluation mode the value is by the batch's own.
+        The connectors keep no running statistics: in evaluation mode they use the batch's statistics.
     """
 
     needs = Needs(roles=("maps",), scope="batch")

@@ -1,4 +1,4 @@
-"""Layers of both sides in pairs, all of them as maps."""
+"""Pairs of student and teacher layers, all as maps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def paired_shapes(probe: Probe) -> list[tuple[torch.Size, torch.Size]]:
     """Return the shapes [B, C, H, W] of student and teacher, layer by layer.
 
     Raises:
-        ValueError: for other numbers of layers on the two sides, or a layer that is neither a map nor rows.
+        ValueError: for different numbers of layers on the two sides, or a layer that is neither a map nor rows.
     """
     pairs = probe.pairs("maps")
     for shape in (shape for pair in pairs for shape in pair):

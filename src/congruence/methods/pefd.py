@@ -1,4 +1,4 @@
-"""A projector ensemble: the mean of several trained maps, at the teacher's direction."""
+"""A projector ensemble: the mean of several trained maps, aligned with the teacher's direction."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ProjectorEnsemble(Projected):
         features [B, D] of any widths; a loss of shape [].
 
     Args:
-        projectors: Q; they start differently, and stay different for it.
+        projectors: Q; they stay different because they start differently.
 
     Raises:
         ValueError: for a hyper-parameter out of its range.
@@ -37,7 +37,7 @@ class ProjectorEnsemble(Projected):
         Q = 3 and the weight 25.
 
     Deviations:
-        A row of which all ReLUs are 0 has cosine 0, where the code gives NaN.
+        A row whose ReLUs are all 0 has cosine 0; the code gives NaN.
     """
 
     needs = Needs(scope="sample")

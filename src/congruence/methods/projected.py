@@ -1,4 +1,4 @@
-"""What the methods share that compare the teacher's layer with what a trained part makes of the student's."""
+"""Base of the methods that compare the teacher's layer with a trained projection of the student's."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from congruence.models.norms import BatchStatistics
 
 
 class Projected(Method):
-    """A loss between the teacher's layer and a trained part of the student's, summed over the layers.
+    """A loss between the teacher's layer and a trained projection of the student's, summed over the layers.
 
-    The parts work on the rows of all ranks, so that their batch norms share their statistics.
+    The projectors work on the rows of all ranks, so that their batch norms share statistics.
 
     Args:
-        criterion: the loss's module, of a student's and a teacher's tensor.
+        criterion: the loss module, called with the student's and the teacher's tensor.
     """
 
     def __init__(self, criterion: nn.Module) -> None:
@@ -28,10 +28,10 @@ class Projected(Method):
 
     @abc.abstractmethod
     def projector(self, student: torch.Size, teacher: torch.Size) -> nn.Module:
-        """Return an untrained part for a pair of layers of these shapes."""
+        """Return an untrained projector for a pair of layers of these shapes."""
 
     def build(self, probe: Probe) -> None:
-        """Make the parts, and try the loss on tensors of the probed shapes."""
+        """Make the projectors, and try the loss on tensors of the probed shapes."""
         (role,) = self.needs.roles
         self.projectors = nn.ModuleList(self.projector(*pair) for pair in probe.pairs(role))
         with torch.no_grad():
@@ -46,10 +46,11 @@ class Projected(Method):
 
 
 def normed_convolution(method: str, student: torch.Size, teacher: torch.Size, *, copies: int = 1) -> nn.Sequential:
-    """Return a convolution 1×1 without bias and a batch norm, from a student's channels to `copies` times a teacher's.
+    """Return a 1×1 convolution without bias and a batch norm, from a student's channels to `copies` times a teacher's.
+
 
     Raises:
-        ValueError: for a layer that is no map [B, C, H, W].
+        ValueError: for a layer that is not a map [B, C, H, W].
 
     Example:
         >>> part = normed_convolution("NToOne", torch.Size([2, 3, 4, 4]), torch.Size([2, 5, 4, 4]), copies=2)

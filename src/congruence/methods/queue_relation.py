@@ -1,4 +1,4 @@
-"""Relations to a queue: where a sample stands among embeddings that the teacher gave of earlier batches."""
+"""Relations to a queue: each sample's similarities to the teacher's embeddings of earlier batches."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ CHECKS: Mapping[str, check.Constraint] = {
 
 
 class QueueRelation(Method):
-    """`queue_relation_loss` to the teacher's embeddings of the last `size` samples, in the order in which they came.
+    """`queue_relation_loss` to the teacher's embeddings of the last `size` samples, first in, first out.
 
-    The student goes through a trained linear map where its width is not the teacher's. After the loss the batch's rows
-    of the teacher, those of all ranks, are the newest of the queue; the first batch is compared with itself. The queue
-    is the same on every rank, and in checkpoints.
+    If widths differ, the student goes through a trained linear map. After the loss, the teacher's rows of the batch
+    (from all ranks) enter the queue; the first batch is compared with itself. The queue is the same on every rank, and
+    saved in checkpoints.
 
     Shape:
         features [B, D] of both sides; a loss of shape []. The queue takes size · D numbers.
 
     Args:
-        size: of the queue.
-        student_temperature: of the loss.
-        teacher_temperature: of the loss.
+        size: number of embeddings in the queue.
+        student_temperature: see the loss.
+        teacher_temperature: see the loss.
 
     Raises:
         ValueError: for a hyper-parameter out of its range.
@@ -46,7 +46,7 @@ class QueueRelation(Method):
         From the definition, after the public documentation of LightlyTrain.
 
     Deviations:
-        The documentation names neither size nor temperatures: those here are ours.
+        The documentation gives neither a size nor temperatures: the defaults here are ours.
     """
 
     needs = Needs()
@@ -79,16 +79,16 @@ class QueueRelation(Method):
         return signals.replace({("student", "main", "features"): (self.projector(signals.one("student")),)})
 
     def loss(self, signals: Signals) -> Mapping[str, Tensor]:
-        """Compare both sides' places among the queue."""
+        """Compare both sides' similarities to the queue."""
         teacher = signals.one("teacher")
         return {"loss": self.criterion(signals.one("student"), teacher, self.queue if len(self.queue) else teacher)}
 
     def update(self, signals: Signals) -> None:
-        """Take the teacher's rows in, and let the oldest go."""
+        """Add the teacher's rows, and drop the oldest."""
         self.queue = torch.cat([self.queue, signals.one("teacher").to(self.queue)])[-self.size :]
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
-        """Take the length that the state's queue has."""
+        """Resize the queue to its length in the state."""
         stored = state_dict.get(f"{prefix}queue")
         if stored is not None:
             self.queue = self.queue.new_empty(stored.shape)

@@ -1,4 +1,4 @@
-"""AM-RADIO: one student for a teacher's summary of an image and for its tokens, through a head for each."""
+"""AM-RADIO: a student learns a teacher's summary of an image and its tokens, through one head for each."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ _ROLES = ("features", "tokens")
 
 
 class Agglomerative(Method):
-    """`agglomerative_loss` of the summaries, by their cosines alone, and of the tokens, in two parts.
+    """`agglomerative_loss` in two parts: of the summaries, by cosine only, and of the tokens.
 
-    L = summary + tokens, of what a trained head made of the student's side; a head is Linear, layer norm, GELU, Linear.
-    A term is of one teacher, with heads of its own: give several teachers a term each. The summary is the role
-    "features" (of a transformer for classes usually its class token; `pool` chooses), the tokens are the role "tokens";
-    layers are named by role, as in `student_layer={"features": "head_drop", "tokens": "norm"}`. Of grids of two
-    sizes the larger is averaged to the smaller; padded tokens do not count.
-
-    With `phi_s` the teacher's features are standardised by `phi_s_transform`: it is fitted once, on the first so many
-    summaries and the first so many tokens that come, and kept in checkpoints; until then features are compared as they
-    are. The rows are those of all ranks.
+    L = summary + tokens, computed on the student's side after a trained head (Linear, layer norm, GELU, Linear). A term
+    has one teacher and its own heads: use one term for each of several teachers. The summary is the role "features" (in
+    a classification transformer usually the class token; `pool` chooses), the tokens are the role "tokens". Layers are
+    named by role, as in `student_layer={"features": "head_drop", "tokens": "norm"}`. If the grids differ in size, the
+    larger is averaged to the smaller; padded tokens do not count.
+    With `phi_s`, the teacher's features are standardised by `phi_s_transform`. It is fitted once, on the given number
+    of first summaries and first tokens of all ranks, and saved in checkpoints; until then features are compared
+    unchanged.
 
     Shape:
         features [B, D] and tokens [B, N, C] of both sides; two losses of shape [].
 
     Args:
-        cosine_weight: of the loss of tokens.
-        hidden: width inside the heads; None for the larger of the two sides'.
-        phi_s: how many rows, and how many tokens, the transform is fitted on (a few times their width); None for none.
+        cosine_weight: see the loss; for the tokens.
+        hidden: width inside the heads; None for the larger width of the two sides.
+        phi_s: the number of summaries, and of tokens, on which the transform is fitted (a few times their width); None
+            for no transform.
 
     Raises:
         ValueError: for a hyper-parameter out of its range, or more than one layer for a role.
@@ -56,8 +56,8 @@ class Agglomerative(Method):
         Distribution Balancing for Label-Free Multi-Teacher Distillation, 2024.
 
     Deviations:
-        The training code is not public: layers and width of the heads are ours. PHI-S is fitted as training begins, not
-        before it.
+        The training code is not public: layers and width of the heads are ours. PHI-S is fitted at the start of the
+        training, not before it.
     """
 
     needs = Needs(roles=_ROLES, scope="labelled")
@@ -73,7 +73,8 @@ class Agglomerative(Method):
         self._register()
 
     def _register(self) -> None:
-        for role in _ROLES if self.phi_s else ():  # what is gathered, then what was fitted on it; empty: not yet
+        # the rows collected, then the transform fitted on them; empty at first
+        for role in _ROLES if self.phi_s else ():
             for name in ("rows", "mean", "matrix"):
                 self.register_buffer(f"{role}_{name}", torch.empty(0))
 
@@ -90,7 +91,7 @@ class Agglomerative(Method):
             self.loss(self.embed(probe.zeros()))
 
     def embed(self, signals: Signals) -> Signals:
-        """Send the student's side through the heads."""
+        """Apply the heads to the student's side."""
         changed = {role: self.heads[role](signals.one("student", role)) for role in _ROLES}
         return signals.replace({("student", "main", role): (made,) for role, made in changed.items()})
 
@@ -108,7 +109,7 @@ class Agglomerative(Method):
         return (features - self.get_buffer(f"{role}_mean")).to(matrix.dtype) @ matrix.T
 
     def update(self, signals: Signals) -> None:
-        """Gather the teacher's rows until they are enough for the transform."""
+        """Collect the teacher's rows until there are enough for the transform."""
         for role in _ROLES if self.phi_s else ():
             if self.get_buffer(f"{role}_matrix").numel():
                 continue
@@ -125,7 +126,7 @@ class Agglomerative(Method):
             setattr(self, f"{role}_rows", rows)
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
-        """Take the lengths that the state's buffers have."""
+        """Resize the buffers to their lengths in the state."""
         for name, buffer in list(self.named_buffers(recurse=False)):
             stored = state_dict.get(f"{prefix}{name}")
             if stored is not None:

@@ -26,7 +26,7 @@ class RelationBasedCka(Method):
         centered: whether columns are centred first.
 
     Raises:
-        ValueError: for a hyper-parameter that is no bool, or a single class.
+        ValueError: for a hyper-parameter that is not a bool, or a single class.
 
     Example:
         >>> RelationBasedCka().needs.roles
@@ -36,9 +36,9 @@ class RelationBasedCka(Method):
         Zhou et al., Rethinking Centered Kernel Alignment in Knowledge Distillation, IJCAI 2024, and the authors' code.
 
     Deviations:
-        The code gives −15 CKA for each part: this is 30 more, and 0 where the logits agree. Despite its name it centres
-        nothing (`centered=False`): on the digits, with ten labels a class, the student of the recipe then stays at an
-        accuracy of 0.38; centred it has 0.92.
+        The code returns −15 CKA for each part: the sum here is larger by 30, so it is 0 if the logits agree. Despite
+        its name the code does not centre (`centered=False`): on the digits, with ten labels per class, the recipe's
+        student then stays at an accuracy of 0.38; centred it reaches 0.92.
     """
 
     needs = Needs(roles=("logits",))
@@ -49,7 +49,7 @@ class RelationBasedCka(Method):
         self.centered = centered
 
     def build(self, probe: Probe) -> None:
-        """Check that both networks tell the same classes, and more than one."""
+        """Check that both networks have the same number of classes, and more than one."""
         for student, teacher in probe.pairs("logits"):
             check.same_shape(
                 "RelationBasedCka", student_logits=torch.empty(student), teacher_logits=torch.empty(teacher)

@@ -1,4 +1,4 @@
-"""ReviewKD: the student's deep layers reviewed with its shallow ones before they are compared with the teacher's."""
+"""ReviewKD: the student's deep layers are fused with its shallow ones and then compared with the teacher's."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _WIDEST = 512
 
 
 class AttentionFusion(nn.Module):
-    """One step of a review (ABF): a level's map, fused with what comes from the deeper levels.
+    """One fusion step (ABF): a level's map, fused with the result of the deeper levels.
 
-    x = BN(conv1×1(s)); with y from deeper, resized to x by its nearest values: (z_0, z_1) = sigmoid(conv1×1([x, y])),
-    x ← z_0 x + z_1 y; the output is BN(conv3×3(x)), and x is passed on.
+    x = BN(conv1×1(s)); with y from the deeper level, resized to x by nearest neighbours: (z_0, z_1) =
+    sigmoid(conv1×1([x, y])), x ← z_0 x + z_1 y; the output is BN(conv3×3(x)), and x is passed on.
 
     Args:
         in_width: channels of s.
-        width: of x.
-        out_width: of the output.
+        width: channels of x.
+        out_width: channels of the output.
         fuse: whether there is a deeper level.
     """
 
@@ -39,7 +39,7 @@ class AttentionFusion(nn.Module):
         self.att_conv = nn.Sequential(nn.Conv2d(2 * width, 2, 1), nn.Sigmoid()) if fuse else None
 
     def forward(self, maps: Tensor, deeper: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the output and the fused x of a map and of the x of the deeper level."""
+        """Return the output and the fused x, given a map and the x of the deeper level."""
         fused: Tensor = self.conv1(maps)
         if self.att_conv is not None and deeper is not None:
             deeper = F.interpolate(deeper, size=fused.shape[2:], mode="nearest")
@@ -51,10 +51,10 @@ class AttentionFusion(nn.Module):
 class ReviewKD(Method):
     """`hierarchical_context_loss` of the teacher's layers and the student's, fused from the deepest to the shallowest.
 
-    By default the last stages of both models; as published, the layers are the stages and, last, what enters the
-    classifier (rows are maps of one position), the teacher's before their ReLUs. The larger of two maps is
-    average-pooled first. Fused maps are as wide as the student's deepest layer, 512 at most. The batch norms use the
-    statistics of the whole batch (of all ranks).
+    By default the layers are the last stages of both models. As published, they are the stages and, last, the input of
+    the classifier (rows are maps with one position), with the teacher's layers before their ReLUs. The larger of two
+    maps is average-pooled first. Fused maps are as wide as the student's deepest layer, at most 512. The batch norms
+    use the statistics of the whole batch (of all ranks).
 
     Shape:
         maps [B, C, H, W] of any widths; a loss of shape [].
@@ -68,10 +68,10 @@ class ReviewKD(Method):
 
     Deviations:
         The published weight (0.6, 1, 5 or 8 by pair) grows as min(1, epoch/20), from 0 in the first epoch:
-        `Term("reviewkd", start_epoch=1, warmup_epochs=19)`. The recipes leave out `start_epoch`, which is
-        min(1, (epoch + 1)/20), so that the first epoch counts too. The authors' code resizes
-        the student's map to the teacher's by its nearest values where sizes differ. The batch norms keep no running
-        statistics: in evaluation mode the value is by the batch's own.
+        `Term("reviewkd", start_epoch=1, warmup_epochs=19)`. The recipes leave out `start_epoch`, which gives min(1,
+        (epoch + 1)/20), so that the first epoch counts too. The authors' code resizes the student's map to the
+        teacher's by nearest neighbours if sizes differ. The batch norms keep no running statistics: in evaluation mode
+        they use the batch's statistics.
     """
 
     needs = Needs(roles=("maps",), stages=4, scope="batch")

@@ -1,4 +1,4 @@
-"""Relational knowledge distillation by distances and by angles, each with a weight of its own."""
+"""Relational knowledge distillation by distances and by angles, with separate weights."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class RelationalDistillation(Method):
         super().__init__()
 
     def build(self, probe: Probe) -> None:
-        """Check that there are as many layers on both sides."""
+        """Check that both sides have the same number of layers."""
         probe.pairs()
 
     def loss(self, signals: Signals) -> Mapping[str, Tensor]:

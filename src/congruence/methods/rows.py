@@ -1,4 +1,4 @@
-"""A row of the catalogue: what a method is called, what it is made of, and what it needs."""
+"""A row of the catalogue: a method's key, its parts, and what it needs."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ class Row:
     """One method of the catalogue.
 
     Args:
-        key: by which users name it.
-        summary: one line.
+        key: the name that users give.
+        summary: one line that describes the method.
         reference: the paper, with equation numbers.
         part: the class whose keyword arguments are the hyper-parameters: a loss module, or a `Method`.
         function: the public function (or `Method`) whose docstring holds the formula.
-        needs: of the method.
-        weight: the published default weight, for each part where there are several.
-        share: of a balanced weight, by default (see `Term`).
-        project: for a loss module, whether a trained linear map (on maps a convolution) makes the student's width the
-            teacher's.
-        labels_of_each: for a loss module, whether it takes labels of both sides; the batch's serve for each.
+        needs: the method's needs.
+        weight: the published default weight; one for each part if there are several.
+        share: the default share of a balanced weight (see `Term`).
+        project: for a loss module, whether a trained linear map (a convolution on maps) brings the student to the
+            teacher's width.
+        labels_of_each: for a loss module, whether it takes labels of both sides; both are the batch's labels.
         listed: for a loss module, whether it takes all layers of a side as one list.
-        blind: whether it matches distributions whatever the samples' classes. It makes sense beside the labels of most
-            samples: where few have one the student is worse for it.
-        part_aliases: names that parts of the weight had in older versions, each with the part that it means.
-        older: what a run of an older version meant by words that mean something else today: for a hyper-parameter, from
-            its value (None where it was not given) to today's word for the same.
+        blind: whether it matches distributions regardless of the samples' classes. Such a method should be used only if
+            most samples have labels: with few labels the student gets worse.
+        part_aliases: names that parts of the weight had in older versions, mapped to today's names.
+        older: values that had another meaning in older versions: for each hyper-parameter, a mapping from the old value
+            (None if it was not given) to today's word for that meaning.
     """
 
     key: str
@@ -57,7 +57,9 @@ class Row:
 
     @property
     def labels(self) -> str:
-        """What labels are to the row: "read" by its loss, wanted "beside" it (see `blind`), or "" where it needs none.
+        """How the method uses labels:
+
+        its loss "read"s them, most samples should have them "beside" it (see `blind`), or "".
 
         Example:
             >>> from congruence.methods import row
@@ -67,12 +69,12 @@ class Row:
         return "read" if self.needs.labels else "beside" if self.blind else ""
 
     def defaults(self) -> dict[str, Any]:
-        """Return the hyper-parameters and their defaults; `inspect.Parameter.empty` where there is none."""
+        """Return the hyper-parameters and their defaults, `inspect.Parameter.empty` for those without."""
         parameters = inspect.signature(self.part).parameters.values()
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
     def make(self, **hyperparameters: Any) -> Method:
-        """Build the method; an unknown hyper-parameter lists the near ones."""
+        """Build the method; the error for an unknown hyper-parameter lists similar names."""
         defaults = self.defaults()
         for name in hyperparameters:
             if name not in defaults:
@@ -87,9 +89,9 @@ class Row:
 
 
 def current_parts(row: Row, weight: Any) -> Any:
-    """Return a weight with its parts under the names that they have today, whichever names were written.
+    """Return a weight with its parts under today's names.
 
-    Where two names mean one part, it is left as it is, for the check of parts to refuse.
+    If two names mean the same part, it is returned unchanged, so that the check of parts raises.
     """
     if not isinstance(weight, Mapping):
         return weight
@@ -98,7 +100,7 @@ def current_parts(row: Row, weight: Any) -> Any:
 
 
 def current_words(row: Row, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the hyper-parameters that an older version was given, in today's words for what they meant then.
+    """Return the hyper-parameters given to an older version, in today's words for their meaning then.
 
     Example:
         >>> from congruence.methods import row

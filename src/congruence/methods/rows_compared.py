@@ -23,7 +23,7 @@ _LOGITS = Needs(roles=("logits",), scope="sample")
 COMPARED: tuple[Row, ...] = (
     Row(
         key="ce",
-        summary="Cross-entropy with the labels: the student alone, the reference row of every table.",
+        summary="Cross-entropy with the labels, without a teacher: the baseline of every table.",
         reference="cross-entropy",
         part=losses.CrossEntropyLoss,
         function=losses.cross_entropy_loss,
@@ -39,7 +39,7 @@ COMPARED: tuple[Row, ...] = (
     ),
     Row(
         key="kd",
-        summary="Softened class probabilities of the teacher.",
+        summary="The teacher's class probabilities, softened by a temperature.",
         reference="Hinton, Vinyals and Dean 2015, Distilling the Knowledge in a Neural Network",
         part=losses.DistillationLoss,
         function=losses.distillation_loss,
@@ -48,7 +48,7 @@ COMPARED: tuple[Row, ...] = (
     ),
     Row(
         key="mimic",
-        summary="The teacher's features themselves; a trained linear map where widths differ.",
+        summary="The teacher's features themselves, through a trained linear map if widths differ.",
         reference="Peng et al. 2019, Correlation Congruence for Knowledge Distillation, eq. 2",
         part=losses.MimicLoss,
         function=losses.mimic_loss,
@@ -65,7 +65,8 @@ COMPARED: tuple[Row, ...] = (
     ),
     Row(
         key="mlld",
-        summary="Predictions of samples, between samples and between classes, at several temperatures and two views.",
+        summary="Predictions for each sample, and their relations between samples and between classes, at several "
+        "temperatures.",
         reference="Jin, Wang and Lin 2023, Multi-Level Logit Distillation",
         part=MultiLevelLogits,
         function=MultiLevelLogits,
@@ -74,7 +75,7 @@ COMPARED: tuple[Row, ...] = (
     ),
     Row(
         key="dml",
-        summary="Mutual learning: two students or more and no teacher, each drawn to the others' predictions.",
+        summary="Mutual learning: two or more students without a teacher, each learning the others' predictions.",
         reference="Zhang et al. 2018, Deep Mutual Learning",
         part=MutualLearning,
         function=losses.mutual_learning_loss,
@@ -82,7 +83,8 @@ COMPARED: tuple[Row, ...] = (
     ),
     Row(
         key="adv",
-        summary="Features that a discriminator, trained beside the student, cannot tell from the teacher's.",
+        summary="Features that a discriminator, trained together with the student, cannot distinguish from the "
+        "teacher's.",
         reference="Peng et al. 2019, Correlation Congruence for Knowledge Distillation, sec. 4.1",
         part=Adversarial,
         function=Adversarial,
@@ -103,7 +105,8 @@ COMPARED: tuple[Row, ...] = (
     ),
     Row(
         key="dkd",
-        summary="Soft labels in two parts, weighed apart: the label's class, and the others among themselves.",
+        summary="Soft labels in two separately weighted parts: the label's class, and the other classes among "
+        "themselves.",
         reference="Zhao et al. 2022, Decoupled Knowledge Distillation, eq. 7",
         part=losses.DecoupledKdLoss,
         function=losses.decoupled_kd_loss,
@@ -111,7 +114,7 @@ COMPARED: tuple[Row, ...] = (
     ),
     Row(
         key="fitnet",
-        summary="Hints: a layer of the teacher itself, through a trained regressor.",
+        summary="Hints: the values of a teacher's layer, predicted from the student's by a trained regressor.",
         reference="Romero et al. 2015, FitNets: Hints for Thin Deep Nets, eq. 3",
         part=FitNet,
         function=FitNet,
@@ -149,7 +152,7 @@ COMPARED: tuple[Row, ...] = (
     ),
     Row(
         key="sp",
-        summary="Similarity preserving: which samples of the batch activate a network alike.",
+        summary="Similarity preserving: which samples of the batch activate a network similarly.",
         reference="Tung and Mori 2019, Similarity-Preserving Knowledge Distillation",
         part=losses.SimilarityPreservingLoss,
         function=losses.similarity_preserving_loss,
@@ -176,7 +179,8 @@ COMPARED: tuple[Row, ...] = (
     ),
     Row(
         key="hkd",
-        summary="Neighbourhood distributions of several layers by two kernels, the early layers in the early epochs.",
+        summary="Neighbourhood distributions of several layers by two kernels; early layers count mostly in early "
+        "epochs.",
         reference=(
             "Passalis, Tzelepi and Tefas 2020, Heterogeneous Knowledge Distillation Using Information Flow Modeling"
         ),
@@ -187,7 +191,8 @@ COMPARED: tuple[Row, ...] = (
     ),
     Row(
         key="vid",
-        summary="The likelihood of the teacher's maps under Gaussians around what a regressor makes of the student's.",
+        summary="The likelihood of the teacher's maps under Gaussians whose means are regressed from the student's "
+        "maps.",
         reference="Ahn et al. 2019, Variational Information Distillation for Knowledge Transfer, eqs. 5 and 6",
         part=Variational,
         function=losses.variational_loss,
@@ -195,7 +200,7 @@ COMPARED: tuple[Row, ...] = (
     ),
     Row(
         key="crd",
-        summary="Each sample's two embeddings told from those of other classes, kept in banks.",
+        summary="Each sample's two embeddings contrasted with embeddings of other classes from memory banks.",
         reference="Tian, Krishnan and Isola 2020, Contrastive Representation Distillation",
         part=ContrastiveRepresentation,
         function=losses.contrastive_representation_loss,
@@ -204,7 +209,7 @@ COMPARED: tuple[Row, ...] = (
     ),
     Row(
         key="ofd",
-        summary="The teacher's maps before their ReLUs, down to a margin from its batch norms.",
+        summary="The teacher's maps before their ReLUs, clipped below at a margin from its batch norms.",
         reference="Heo et al. 2019, A Comprehensive Overhaul of Feature Distillation, eqs. 2 and 3",
         part=Overhaul,
         function=losses.overhaul_loss,
@@ -213,7 +218,7 @@ COMPARED: tuple[Row, ...] = (
     ),
     Row(
         key="reviewkd",
-        summary="The student's levels, fused from deep to shallow, at the teacher's on several grids.",
+        summary="The student's layers, fused from deep to shallow, matched to the teacher's on several grids.",
         reference="Chen et al. 2021, Distilling Knowledge via Knowledge Review",
         part=ReviewKD,
         function=losses.hierarchical_context_loss,

@@ -15,7 +15,7 @@ _KD2M = "Montesuma 2025, KD²M: An Unifying Framework for Feature Knowledge Dist
 FOUNDING: tuple[Row, ...] = (
     Row(
         key="cckd",
-        summary="Correlation congruence: the kernel between every two samples, as the teacher has it.",
+        summary="Correlation congruence: the teacher's kernel values between all pairs of samples.",
         reference="Peng et al. 2019, Correlation Congruence for Knowledge Distillation, eqs. 6 and 9",
         part=losses.CorrelationCongruenceLoss,
         function=losses.correlation_congruence_loss,
@@ -23,7 +23,7 @@ FOUNDING: tuple[Row, ...] = (
     ),
     Row(
         key="intra_class",
-        summary="For a teacher's training: confident samples of one class are told apart, for richer soft labels.",
+        summary="For training a teacher: separates confident samples of one class, for richer soft labels.",
         reference="Enriching Knowledge Distillation with Intra-Class Contrastive Learning, eqs. 5 to 7",
         part=IntraClass,
         function=losses.intra_class_contrastive_loss,
@@ -42,7 +42,7 @@ FOUNDING: tuple[Row, ...] = (
     ),
     Row(
         key="wasserstein",
-        summary="The batch of features moved onto the teacher's at the least cost, whichever sample is which.",
+        summary="Optimal transport of the batch's features to the teacher's, regardless of which sample is which.",
         reference=f"{_KD2M}, eq. 2",
         part=losses.WassersteinLoss,
         function=losses.wasserstein_loss,
@@ -52,7 +52,7 @@ FOUNDING: tuple[Row, ...] = (
     ),
     Row(
         key="class_wasserstein",
-        summary="Each class of the batch moved onto the same class of the teacher's at the least cost.",
+        summary="Optimal transport of each class's features to the same class of the teacher's.",
         reference=f"{_KD2M}, eq. 3",
         part=losses.ClassWassersteinLoss,
         function=losses.class_wasserstein_loss,
@@ -62,7 +62,7 @@ FOUNDING: tuple[Row, ...] = (
     ),
     Row(
         key="joint_wasserstein",
-        summary="Features and predicted probabilities together moved onto the teacher's at the least cost.",
+        summary="Optimal transport of features and predicted probabilities together to the teacher's.",
         reference=f"{_KD2M}, eq. 4",
         part=JointWasserstein,
         function=losses.joint_wasserstein_loss,
@@ -71,7 +71,7 @@ FOUNDING: tuple[Row, ...] = (
     ),
     Row(
         key="gaussian_wasserstein",
-        summary="Mean and covariance of the batch at the teacher's, by the Wasserstein distance of Gaussians.",
+        summary="The batch's mean and covariance, by the Wasserstein distance of Gaussians.",
         reference=f"{_KD2M}, eq. 5",
         part=losses.GaussianWassersteinLoss,
         function=losses.gaussian_wasserstein_loss,
@@ -81,7 +81,7 @@ FOUNDING: tuple[Row, ...] = (
     ),
     Row(
         key="class_gaussian_wasserstein",
-        summary="Mean and deviations of each class at the teacher's, by the Wasserstein distance of Gaussians.",
+        summary="Each class's mean and standard deviations, by the Wasserstein distance of Gaussians.",
         reference=f"{_KD2M}, eqs. 3 and 5",
         part=losses.ClassGaussianWassersteinLoss,
         function=losses.class_gaussian_wasserstein_loss,
@@ -91,7 +91,7 @@ FOUNDING: tuple[Row, ...] = (
     ),
     Row(
         key="gaussian_kl",
-        summary="Mean and covariance of the batch at the teacher's, by the divergence of Gaussians.",
+        summary="The batch's mean and covariance, by the KL divergence of Gaussians.",
         reference=f"{_KD2M}, eq. 6",
         part=losses.GaussianKlLoss,
         function=losses.gaussian_kl_loss,
@@ -101,7 +101,7 @@ FOUNDING: tuple[Row, ...] = (
     ),
     Row(
         key="mmd",
-        summary="The batch's mean in the feature space of a kernel at the teacher's.",
+        summary="The batch's mean in the feature space of a kernel (maximum mean discrepancy).",
         reference=f"{_KD2M}, sec. 2.3, after Huang and Wang 2017",
         part=losses.MmdLoss,
         function=losses.mmd_loss,
@@ -111,7 +111,7 @@ FOUNDING: tuple[Row, ...] = (
     ),
     Row(
         key="perception_coherence",
-        summary="The ranking of all others by dissimilarity, as each sample of the teacher sees it.",
+        summary="For each sample, the teacher's ranking of all other samples by dissimilarity.",
         reference="Feature Representation Transferring to Lightweight Models via Perception Coherence, eqs. 3 and 4",
         part=losses.PerceptionCoherenceLoss,
         function=losses.perception_coherence_loss,

@@ -25,7 +25,7 @@ MODERN: tuple[Row, ...] = (
     ),
     Row(
         key="minilm",
-        summary="How the queries, the keys and the values of one layer relate to each other.",
+        summary="The relations within the queries, the keys and the values of one attention layer.",
         reference="Wang et al., MiniLMv2, Findings of ACL 2021",
         part=MiniLM,
         function=losses.attention_relation_loss,
@@ -33,7 +33,7 @@ MODERN: tuple[Row, ...] = (
     ),
     Row(
         key="patch_relation",
-        summary="Which patches of an image (words of a text) are like which, as distributions.",
+        summary="Similarities between the patches of an image (or words of a text), as distributions.",
         reference="from the definition, after the public documentation of LightlyTrain",
         part=losses.PatchRelationLoss,
         function=losses.patch_relation_loss,
@@ -41,7 +41,7 @@ MODERN: tuple[Row, ...] = (
     ),
     Row(
         key="queue_relation",
-        summary="Where each sample stands among a queue of the teacher's earlier embeddings.",
+        summary="Each sample's similarities to a queue of the teacher's earlier embeddings, as a distribution.",
         reference="from the definition, after the public documentation of LightlyTrain",
         part=QueueRelation,
         function=losses.queue_relation_loss,
@@ -49,7 +49,7 @@ MODERN: tuple[Row, ...] = (
     ),
     Row(
         key="radio",
-        summary="An image's summary and its tokens, through heads of one teacher's own.",
+        summary="An image's summary and its tokens, through separate heads for each teacher.",
         reference="Ranzinger et al., AM-RADIO, CVPR 2024, and PHI-S, 2024",
         part=Agglomerative,
         function=losses.agglomerative_loss,
@@ -65,7 +65,7 @@ MODERN: tuple[Row, ...] = (
     ),
     Row(
         key="similarity",
-        summary="Embeddings, their similarities and the order of these, at several widths if wanted.",
+        summary="Embeddings, their similarities and the order of the similarities, optionally at several widths.",
         reference="Zhang et al., Jasper and Stella, arXiv 2412.19048",
         part=SimilarityDistillation,
         function=losses.relative_similarity_loss,
@@ -74,7 +74,7 @@ MODERN: tuple[Row, ...] = (
     ),
     Row(
         key="vitkd",
-        summary="A transformer's first tokens copied, its last ones generated where some are hidden.",
+        summary="A vision transformer: tokens of the first layers copied, those of the last generated after masking.",
         reference="Yang et al., ViTKD, arXiv 2209.02432",
         part=ViTKD,
         function=losses.token_mimic_loss,

@@ -24,7 +24,7 @@ _LABELLED = Needs(roles=("logits",), labels=True, scope="labelled")
 RECENT: tuple[Row, ...] = (
     Row(
         key="lskd",
-        summary="Softened class probabilities of logits that are standardised first, sample by sample.",
+        summary="Softened class probabilities of logits that are first standardised for each sample.",
         reference=(
             "Sun et al., Logit Standardization in Knowledge Distillation, CVPR 2024, "
             "https://github.com/sunshangquan/logit-standardization-KD"
@@ -36,7 +36,7 @@ RECENT: tuple[Row, ...] = (
     ),
     Row(
         key="ttm",
-        summary="A power of the teacher's probabilities, which the student meets without a temperature.",
+        summary="A power of the teacher's probabilities, matched by the student's probabilities without a temperature.",
         reference=(
             "Zheng and Yang, Knowledge Distillation Based on Transformed Teacher Matching, ICLR 2024, "
             "https://github.com/zkxufo/TTM"
@@ -48,7 +48,7 @@ RECENT: tuple[Row, ...] = (
     ),
     Row(
         key="nkd",
-        summary="Soft labels in two parts, each normalised: the label's class, and the others among themselves.",
+        summary="Soft labels in two parts: the label's class, and the other classes, normalised among themselves.",
         reference=(
             "Yang et al., From Knowledge Distillation to Self-Knowledge Distillation, ICCV 2023, "
             "https://github.com/yzd-v/cls_KD"
@@ -59,7 +59,8 @@ RECENT: tuple[Row, ...] = (
     ),
     Row(
         key="rld",
-        summary="The teacher's confidence for the label, and its order of the classes that it holds for less likely.",
+        summary="The teacher's confidence in the label, and its distribution over the classes that it ranks below "
+        "the label.",
         reference=(
             "Sun et al., Knowledge Distillation with Refined Logits, ICCV 2025, arXiv 2408.07703, "
             "https://github.com/zju-SWJ/RLD"
@@ -80,7 +81,8 @@ RECENT: tuple[Row, ...] = (
     ),
     Row(
         key="dist_plus",
-        summary="The maps' part of DIST+, beside `dist`: correlations over channels, and over the samples of a batch.",
+        summary="The feature part of DIST+, to use with `dist`: correlations over channels, and over the samples of "
+        "a batch.",
         reference=(
             "Huang et al., the extension of Knowledge Distillation from a Stronger Teacher, TPAMI 2025, "
             "https://github.com/hunto/DIST_KD"
@@ -114,7 +116,7 @@ RECENT: tuple[Row, ...] = (
     ),
     Row(
         key="ickd",
-        summary="Which channels of a map see the same things.",
+        summary="The correlations between the channels of a map.",
         reference=(
             "Liu et al., Exploring Inter-Channel Correlation for Diversity-Preserved Knowledge Distillation, ICCV "
             "2021, https://github.com/ADLab-AutoDrive/ICKD"
@@ -126,7 +128,7 @@ RECENT: tuple[Row, ...] = (
     ),
     Row(
         key="norm",
-        summary="The teacher's map at once from several groups of the student's widened channels.",
+        summary="The teacher's map, matched by each of several groups of the student's widened channels.",
         reference=(
             "Liu et al., NORM: Knowledge Distillation via N-to-One Representation Matching, ICLR 2023, "
             "https://github.com/OSVAI/NORM"
@@ -149,7 +151,7 @@ RECENT: tuple[Row, ...] = (
     ),
     Row(
         key="wkd_l",
-        summary="Class probabilities by the cost of moving them between classes that are more or less alike.",
+        summary="Class probabilities, by the transport cost between classes, which is lower for similar classes.",
         reference=(
             "Lv et al., Wasserstein Distance Rivals Kullback-Leibler Divergence for Knowledge Distillation, NeurIPS "
             "2024, https://github.com/JiamingLv/WKD"
@@ -160,7 +162,7 @@ RECENT: tuple[Row, ...] = (
     ),
     Row(
         key="srd",
-        summary="Embeddings normalised over the batch, by the logarithm of a high power of their distance.",
+        summary="Batch-normalised embeddings, by the logarithm of a high power of their distance.",
         reference=(
             "Miles and Mikolajczyk, Understanding the Role of the Projector in Knowledge Distillation, AAAI 2024, "
             "https://github.com/roymiles/Simple-Recipe-Distillation"
@@ -172,7 +174,7 @@ RECENT: tuple[Row, ...] = (
     ),
     Row(
         key="vkd",
-        summary="The teacher's normalised embedding, through a trained map that turns but never stretches.",
+        summary="The teacher's normalised embedding, from the student's through a trained orthogonal map.",
         reference=(
             "Miles et al., VkD: Improving Knowledge Distillation using Orthogonal Projections, CVPR 2024, "
             "https://github.com/roymiles/vkd"
@@ -183,7 +185,7 @@ RECENT: tuple[Row, ...] = (
     ),
     Row(
         key="pefd",
-        summary="The direction of the teacher's embedding, by the mean of several trained maps.",
+        summary="The direction of the teacher's embedding, from the mean of several trained maps.",
         reference=(
             "Chen et al., Improved Feature Distillation via Projector Ensemble, NeurIPS 2022, "
             "https://github.com/chenyd7/PEFD"
@@ -207,7 +209,7 @@ RECENT: tuple[Row, ...] = (
     ),
     Row(
         key="sdd",
-        summary="Soft labels of an image's regions, more of those that disagree with the whole.",
+        summary="Soft labels of an image's regions, weighting those that disagree with the whole image more.",
         reference=("Wei et al., Scale Decoupled Distillation, CVPR 2024, https://github.com/shicaiwei123/SDD-CVPR2024"),
         part=ScaleDecoupled,
         function=losses.scale_decoupled_loss,

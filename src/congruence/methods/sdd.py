@@ -1,4 +1,4 @@
-"""Scale-decoupled distillation: the logits of an image's regions, by the classifiers that the networks have."""
+"""Scale-decoupled distillation: the logits of an image's regions, from the networks' own classifiers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from congruence.methods.method import Method, Needs, Probe, Signals
 
 
 class ScaleDecoupled(Method):
-    """`scale_decoupled_loss` of `region_logits` of the last maps: a loss of logits at 1, 4 and 16 regions.
+    """`scale_decoupled_loss` of the `region_logits` of the last maps: a logit loss over 1, 4 and 16 regions.
 
     L = (1/(B N)) Σ_b Σ_r w_br ℓ_br with ℓ the base loss between W f_r + b of both networks, f_r the map averaged over
     the region r, and w_br the complementary weight where the teacher is right in the region and wrong as a whole, or
@@ -24,13 +24,13 @@ class ScaleDecoupled(Method):
 
     Args:
         base: "kd", "dkd" or "nkd".
-        temperature: T > 0 of the base.
+        temperature: T > 0 of the base loss.
         alpha: α >= 0 of "dkd".
         beta: β >= 0 of "dkd".
         gamma: γ >= 0 of "nkd".
-        complementary_weight: of the regions that disagree with the whole.
+        complementary_weight: weight of the regions whose prediction disagrees with the whole image's.
         student_classifier: path of the student's Linear; None for the last one that takes the map's channels.
-        teacher_classifier: likewise, of the teacher.
+        teacher_classifier: path of the teacher's Linear; None as for the student.
 
     Raises:
         ValueError: for a hyper-parameter out of its range, or models without such classifiers.

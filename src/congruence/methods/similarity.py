@@ -1,4 +1,4 @@
-"""What Jasper and Stella learn from several encoders: embeddings, their similarities, and the order of these."""
+"""The losses of Jasper and Stella: embeddings, their similarities, and the order of the similarities."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ from congruence.models.projectors import width_projector
 class SimilarityDistillation(Method):
     """`cosine_loss`, the congruence of cosines, and `relative_similarity_loss`, in three parts.
 
-    "cosine" is of the whole width. "similarity", `correlation_congruence_loss(kernel="bilinear")`, and "relative" are
-    means over the widths to which the student is cut, the teacher being whole. The student goes through a trained
-    linear map where its width is not the teacher's.
+    "cosine" uses the full width. "similarity", which is `correlation_congruence_loss(kernel="bilinear")`, and
+    "relative" are means over the widths to which the student is truncated; the teacher always has its full width. If
+    widths differ, the student goes through a trained linear map.
 
     Shape:
         features [B, D] of both sides; three losses of shape []. O(B²) memory.
 
     Args:
-        margin: of `relative_similarity_loss`.
-        widths: the first so many numbers of the student's (projected) embedding, each time; None for all of it alone.
+        margin: see `relative_similarity_loss`.
+        widths: for each width, only that many first entries of the student's (projected) embedding are used; None for
+            the full width alone.
 
     Raises:
         ValueError: for a hyper-parameter out of its range, or a width beyond the embedding's.
@@ -41,7 +42,7 @@ class SimilarityDistillation(Method):
         Zhang et al., Jasper and Stella, arXiv 2412.19048, and the authors' code: weights 10, 200 and 20.
 
     Deviations:
-        None: labels are not used, as there.
+        None: labels are not used, as in the original.
     """
 
     needs = Needs()
@@ -56,7 +57,7 @@ class SimilarityDistillation(Method):
         self.projector: nn.Module = nn.Identity()
 
     def build(self, probe: Probe) -> None:
-        """Make the linear map, and check that no width is larger than what it gives."""
+        """Make the linear map, and check that no width exceeds its output."""
         ((student, teacher),) = probe.pairs()
         self.projector = width_projector(student[1], teacher[1])
         if self.widths is not None and max(self.widths) > teacher[1]:

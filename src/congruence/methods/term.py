@@ -1,4 +1,4 @@
-"""A term of the objective: a method, where it reads, and how much it counts when."""
+"""A term of the objective: a method, the layers that it reads, and its weight over time."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _SCHEDULE = {
     "decay": check.POSITIVE,
     "cosine_from": check.Real(low=0, closed="low", integer=True, optional=True),
 }
-# Of metrics.jsonl.
+# Keys of metrics.jsonl.
 _COLUMNS = ("loss", "gradient_norm", "gradient_norms", "weights", "lr", "step", "epoch", "validation", "diagnostics")
-# Told only where they are not the default: descriptions are compared with those of older versions.
+# Described only if they are not the default: descriptions are compared with those of older versions.
 _NEW = (*CHANGES, "cosine_from")
 
 
@@ -40,48 +40,50 @@ class Term:
     """One term of the objective.
 
     Its weight in epoch e is `weight · min(1, (e − start_epoch + 1)/(warmup_epochs + 1)) · decay^(e − start_epoch)`
-    for start_epoch ≤ e < stop_epoch; outside, the term is not computed. A term of weight 0 is computed and logged
-    without moving the student by a bit.
+    for start_epoch ≤ e < stop_epoch; in other epochs the term is not computed. A term of weight 0 is computed and
+    logged without affecting the student at all.
 
     Args:
         method: a key of the catalogue (`congruence methods` lists them), or a `Method`.
-        weight: None or "published" for the row's default; a number; a number for each named part of the method's loss;
-            or "balanced" for a factor w on the whole term that is measured while the student trains: its gradient is
-            `share` times as long as that of the first term whose weight is a number,
+        weight: None or "published" for the method's published weight; a number; a mapping with a number for each named
+            part of the method's loss; or "balanced" for a factor w on the whole term, measured during training so that
+            its gradient is `share` times as long as that of the anchor a, the first term whose weight is a number:
             ‖∂(w·L)/∂θ‖ = share · ‖∂(w_a·L_a)/∂θ‖ (see `congruence.distiller.Balance`).
-        share: with "balanced"; None for the row's default. The schedule below multiplies it.
-        name: under which the term is logged; the key by default. One method twice needs two names.
-        student_layer: a path, a list of paths (shallow to deep), or a mapping from role to these; by default what
-            enters the last Linear ("features") and the class logits ("logits").
-        teacher_layer: the same for the teacher.
-        student: with several students, the one this term teaches; by default each of them.
-        teacher: with several teachers, the one this term learns from; by default each of them.
-        layout: what the dimensions of the tapped tensors mean, where the models' layers do not tell: a letter each, B
-            for the batch, C for channels, T or N for time or tokens, H, W, and D for depth ("BCT", "TBC", "BHWC"). One
-            for all, or by model ({"student": "BCT", "teacher": "BTC"}) or role, or by model and then role. Class
-            logits are left out.
-        mask: which tokens of a padded batch are real, where tokens [B, N, C] are averaged: the key of a mask [B, N] in
-            the inputs' mapping, or its position in their tuple, with "~" before it where True marks padding
-            ("~src_key_padding_mask"); or one for each model. By default "attention_mask" where the inputs have it;
-            False averages over all positions.
-        pool: which row stands for a sample where features are read from tokens [B, N, C]: "cls" the first token, "mean"
-            the mean over an image's patches alone; or one for each model. By default the mean over all tokens. "none"
-            leaves the tokens themselves, as methods of tokens and maps read them anyway; others refuse it.
-        standardize: whether logits are standardised before the method compares them: each sample's at mean 0 and
-            deviation 1, on both sides. Of a method of logits, as are the next two; the three go together.
-        regions: whether the logits are those of 1, 4 and 16 regions of the last map, each compared by itself.
-        uncertainty: γ > 0 for samples that count Σ_c p_c^γ times, p the teacher's probabilities: more where it is
-            unsure. See `congruence.methods.changed_logits.ChangedLogits`.
-        start_epoch: the first epoch in which the term counts.
-        stop_epoch: the first epoch in which it no longer does; None for never.
+        share: for a "balanced" weight; None for the method's default. The schedule (`start_epoch` and the arguments
+            after it) multiplies it.
+        name: the name under which the term is logged; the method's key by default. Two terms of one method need two
+            names.
+        student_layer: a path, a list of paths (shallow to deep), or a mapping from role to these; by default the input
+            of the last Linear ("features") and the class logits ("logits").
+        teacher_layer: the teacher's layers, given like `student_layer`.
+        student: with several students, the one that this term trains; by default each of them.
+        teacher: with several teachers, the one that this term learns from; by default each of them.
+        layout: the meaning of the tapped tensors' dimensions, if it cannot be derived from the models' layers: one
+            letter for each dimension, B for the batch, C for channels, T or N for time or tokens, H, W, and D for depth
+            ("BCT", "TBC", "BHWC"). One layout for all, or by model ({"student": "BCT", "teacher": "BTC"}) or role, or
+            by model and then role. It does not apply to class logits.
+        mask: marks the real tokens of a padded batch, for averages over tokens [B, N, C]: the key of a mask [B, N] in
+            the inputs' mapping, or its position in their tuple, with "~" in front if True marks padding
+            ("~src_key_padding_mask"); or a mapping with one for each model. By default "attention_mask" if the inputs
+            have it; False averages over all positions.
+        pool: how tokens [B, N, C] become one feature row for each sample: "cls" takes the first token, "mean" the mean
+            over an image's patches only; or a mapping with one for each model. By default the mean over all tokens.
+            "none" keeps the tokens, which methods of tokens and maps read anyway; other methods raise.
+        standardize: whether each sample's logits are standardised to mean 0 and deviation 1, on both sides, before the
+            method compares them. This and the next two arguments are for methods of logits and can be combined.
+        regions: whether to use the logits of 1, 4 and 16 regions of the last map, each compared separately.
+        uncertainty: γ > 0 weights each sample by Σ_c p_c^γ, p the teacher's probabilities, so that samples on which the
+            teacher is uncertain count more. See `congruence.methods.changed_logits.ChangedLogits`.
+        start_epoch: the first epoch in which the term is computed.
+        stop_epoch: the first epoch in which it is no longer computed; None for never.
         warmup_epochs: epochs over which the weight grows to its full value.
         decay: factor by which the weight changes from epoch to epoch.
-        cosine_from: the epoch c from which on the weight falls as half a cosine, ½ (1 + cos(π (e − c)/(E − c))), with E
-            of `stop_epoch` or of the run's end; None for never.
-        **hyperparameters: of the method.
+        cosine_from: the epoch c from which the weight falls as half a cosine, ½ (1 + cos(π (e − c)/(E − c))), with E
+            given by `stop_epoch` or the end of the run; None for never.
+        **hyperparameters: hyper-parameters of the method.
 
     Raises:
-        ValueError: for an unknown key or hyper-parameter, or a value out of its range, in one sentence.
+        ValueError: for an unknown key or hyper-parameter, or a value out of its range.
 
     Example:
         >>> Term("kd", weight=0.5, temperature=2.0)
@@ -145,11 +147,11 @@ class Term:
         if isinstance(method, str):
             self.key = method
             published, usual = self._row().weight, self._row().share
-            self.needs = self.make().needs  # and a bad hyper-parameter fails here, not in the first step
+            self.needs = self.make().needs  # so that a bad hyper-parameter fails here, not in the first step
         elif isinstance(method, Method):
             if hyperparameters:
                 names = ", ".join(f"`{key}`" for key in hyperparameters)
-                raise ValueError(f"`Term`: {names} must be set on the {type(method).__name__} itself, got them here.")
+                raise ValueError(f"`Term`: {names} must be set on the {type(method).__name__} itself, not on the Term.")
             if self.changes:
                 names = ", ".join(f"`{key}`" for key in self.changes)
                 raise ValueError(f"`Term`: {names} must be left out beside a Method, which may change its own logits.")
@@ -182,7 +184,7 @@ class Term:
         if not isinstance(self.name, str) or not self.name or "." in self.name or "/" in self.name:
             check.fail("Term", "name", "a word without '.' or '/'", repr(self.name))
         if self.name in _COLUMNS or hasattr(nn.ModuleDict(), self.name):
-            check.fail("Term", "name", "a word that is not taken", repr(self.name))
+            check.fail("Term", "name", "a word that is not reserved", repr(self.name))
         for argument in ("student_layer", "teacher_layer"):
             layers = getattr(self, argument)
             values = layers.values() if isinstance(layers, Mapping) else [layers]
@@ -201,12 +203,14 @@ class Term:
                 check.fail("Term", "pool", "'cls', 'mean', 'none' or None", repr(pool))
         if "none" in _leaves(self.pool) and "features" in self.needs.roles:
             raise ValueError(
-                f"The term '{self.name}' compares one row a sample, and pool='none' leaves every token: take 'mean' or "
-                "'cls', or a method of tokens (as gram, patch_relation or minilm; fitnet compares them one by one)."
+                f"The term '{self.name}' compares one row for each sample, but pool='none' keeps all tokens: take "
+                f"'mean' or "
+                "'cls', or a method of tokens (such as gram, patch_relation or minilm; fitnet compares them one by "
+                "one)."
             )
 
     def _check_parts(self) -> None:
-        """Check the parts of a weight where the catalogue knows them."""
+        """Check the names of a weight's parts, if the catalogue knows them."""
         if self._given is not None or not isinstance(self.weight, Mapping):
             return
         row = self._row()
@@ -217,13 +221,13 @@ class Term:
                 check.fail("Term", "weight", f"a number, or one for each part of '{self.key}' ({wanted})", self.weight)
 
     def _row(self) -> Row:
-        from congruence.methods import catalogue  # late: its rows rest on the losses
+        from congruence.methods import catalogue  # imported here, since its rows import the losses
 
         return catalogue.row(self.key)
 
     @property
     def blind(self) -> bool:
-        """Whether the term matches distributions whatever the classes (see `Row`)."""
+        """Whether the term matches distributions regardless of the classes (see `Row`)."""
         return self._given is None and self._row().blind
 
     @property
@@ -232,7 +236,7 @@ class Term:
         return self._given is not None
 
     def make(self) -> Method:
-        """Return the method, new for a key, the given one for an instance."""
+        """Return the method: a new one for a key, the given instance otherwise."""
         if self._given is not None:
             return self._given
         method = self._row().make(**self.hyperparameters)
@@ -240,7 +244,7 @@ class Term:
 
     @property
     def changes(self) -> dict[str, Any]:
-        """What the term changes of the logits, where it does."""
+        """The changes that the term makes to logits, if any."""
         return {name: value for name in CHANGES if (value := getattr(self, name)) not in (False, None)}
 
     def for_student(self, student: str) -> Term:
@@ -258,7 +262,7 @@ class Term:
         return mine
 
     def layers(self, model: str, role: str, roles: tuple[str, ...]) -> tuple[str, ...] | None:
-        """Return the paths given for a role of the student or the teacher, None where the default is meant."""
+        """Return the paths given for a role of the student or the teacher, None for the default."""
         argument = "teacher_layer" if model == "teacher" else "student_layer"
         paths = getattr(self, argument)
         if isinstance(paths, Mapping):
@@ -273,29 +277,29 @@ class Term:
         return (paths,) if isinstance(paths, str) else tuple(paths)
 
     def layout_of(self, model: str, role: str) -> str | None:
-        """Return the layout named for a role of a model, None where the model's layers are to tell."""
+        """Return the layout named for a role of a model, None if it is to be derived from the model's layers."""
         given: Any = self.layout
-        for _ in range(2):  # by model, by role, or by the one and then the other
+        for _ in range(2):  # by model, by role, or by model and then role
             if isinstance(given, Mapping):
                 given = _entry(given, model, given.get(role))
         return None if role == "logits" or isinstance(given, Mapping) else given
 
     def mask_of(self, model: str) -> Mask:
-        """Return the mask named for a model's tokens, None for the usual one."""
+        """Return the mask named for a model's tokens, None for the default."""
         return _entry(self.mask, model, None) if isinstance(self.mask, Mapping) else self.mask
 
     def pool_of(self, model: str) -> Pool:
-        """Return which row of a model's tokens stands for a sample."""
+        """Return how a model's tokens are pooled to one row for each sample."""
         return _entry(self.pool, model, None) if isinstance(self.pool, Mapping) else self.pool
 
     @property
     def pools(self) -> bool:
-        """Whether `pool` asks for more than tokens as they are, of a method that reads them so."""
+        """Whether `pool` asks for pooling, given a method that reads tokens unpooled."""
         as_they_are = {None} if {"tokens", "maps"}.isdisjoint(self.needs.roles) else {None, "none"}
         return not as_they_are.issuperset(_leaves(self.pool))
 
     def check_models(self, models: Sequence[str], roles: tuple[str, ...]) -> None:
-        """Refuse a layout, a mask or a pool that is keyed by what is neither a model nor, for a layout, a role."""
+        """Raise if a layout, a mask or a pool has keys that are neither models nor, for a layout, roles."""
         named = {*models, "student"}
         for argument, known in (("layout", named | {*roles}), ("mask", named), ("pool", named)):
             given = getattr(self, argument)
@@ -310,12 +314,12 @@ class Term:
 
     @property
     def watched(self) -> bool:
-        """Whether the weight is 0: the term is computed and logged, and teaches nothing."""
+        """Whether the weight is 0: the term is computed and logged, but does not train anything."""
         weights = self.weight.values() if isinstance(self.weight, Mapping) else [self.weight]
         return not any(weight != 0 for weight in weights)
 
     def schedule(self, clock: Clock) -> float:
-        """Return the factor on the weight at a moment, 0 where the term is not computed."""
+        """Return the schedule's factor on the weight at a point in training, 0 if the term is not computed then."""
         age = clock.epoch - self.start_epoch
         if age < 0 or (self.stop_epoch is not None and clock.epoch >= self.stop_epoch):
             return 0.0
@@ -327,13 +331,14 @@ class Term:
         end = clock.epochs if self.stop_epoch is None else self.stop_epoch
         if end is None:
             raise ValueError(
-                f"The term '{self.name}' falls as a cosine to the end of the run, which nothing tells: give "
+                f"The weight of the term '{self.name}' falls as a cosine to the end of the run, which is not known: "
+                f"give "
                 "stop_epoch=, or distiller.begin_epoch a Clock with epochs=."
             )
         return 0.5 * (1 + math.cos(math.pi * (clock.epoch - self.cosine_from) / (end - self.cosine_from)))
 
     def given(self, part: str) -> float:
-        """Return the weight of a part of the loss before its schedule; that of a balanced term is the published one."""
+        """Return the weight of a part of the loss before the schedule; for a balanced term, its published weight."""
         weight = self.published if self.balanced else self.weight
         if isinstance(weight, Mapping):
             if part not in weight:
@@ -343,16 +348,16 @@ class Term:
         return float(weight)
 
     def weight_of(self, part: str, clock: Clock) -> float:
-        """Return the weight of a part of the loss at a moment, where it is a number."""
+        """Return the weight of a part of the loss at a point in training, if it is a number."""
         schedule = self.schedule(clock)
         return self.given(part) * schedule if schedule else 0.0
 
     def active(self, clock: Clock) -> bool:
-        """Whether the term is computed at a moment."""
+        """Whether the term is computed at a point in training."""
         return self.schedule(clock) != 0
 
     def counts(self, clock: Clock) -> bool:
-        """Whether the term is computed and teaches something at a moment."""
+        """Whether the term is computed and trains a student at a point in training."""
         return self.active(clock) and not self.watched
 
     def describe(self) -> dict[str, Any]:
@@ -360,7 +365,7 @@ class Term:
         plain = {key: getattr(value, "__qualname__", str(value)) for key, value in self.hyperparameters.items()}
         values = {name: getattr(self, name) for name in self.RESERVED if name not in _NEW} | self.changes
         values |= {} if self.cosine_from is None else {"cosine_from": self.cosine_from}
-        # Words that had another meaning once: a description that does not say so is of then.
+        # Some words had another meaning once: a description without this key uses the old meaning.
         today = {} if self._given is not None or not self._row().older else {"words": "of today"}
         return {"method": self.key, **values, "hyperparameters": plain, **today}
 
@@ -377,7 +382,7 @@ def _leaves(value: Any) -> list[Any]:
 
 
 def _entry(given: Mapping[str, Any], model: str, otherwise: Any) -> Any:
-    """Return a model's entry; that of "student" is for any student without one of its own name."""
+    """Return a model's entry; the entry "student" is for any student without an entry under its own name."""
     named = given.get(model)
     if named is None and model != "teacher":
         named = given.get("student")

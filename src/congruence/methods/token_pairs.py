@@ -1,4 +1,4 @@
-"""Tokens of both sides in pairs: as many of each, those that are real on both, and how they lie in an image."""
+"""Pairs of student and teacher tokens: equal numbers on both sides, a common mask, and their grid in an image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from congruence.models.tokens import Size, tokens_alike
 class TokenPair(NamedTuple):
     """One layer's tokens [B, N, D_s] of the student and [B, N, D_t] of the teacher.
 
-    `real` is bool [B, N], None where all are; `grid` is (rows, columns), None where nothing tells.
+    `real` is bool [B, N], None if all tokens are real; `grid` is (rows, columns), None if unknown.
     """
 
     student: Tensor
@@ -24,10 +24,11 @@ class TokenPair(NamedTuple):
 
 
 def token_pairs(signals: Signals, view: str = "main") -> list[TokenPair]:
-    """Return the tokens of student and teacher layer by layer, on grids of two sizes averaged to the smaller.
+    """Return the tokens of student and teacher, layer by layer; the larger of two grids is averaged to the smaller.
+
 
     Raises:
-        ValueError: for other numbers of tokens where no grid is known.
+        ValueError: for different numbers of tokens without a known grid.
 
     Example:
         >>> key = ("student", "main", "tokens"), ("teacher", "main", "tokens")

@@ -18,7 +18,7 @@ CHECKS: Mapping[str, check.Constraint] = {**LOSS_CHECKS, "variance": check.POSIT
 
 
 class Variational(Method):
-    """`variational_loss` of every pair of layers, summed, with a regressor and a variance a channel for each.
+    """`variational_loss`, summed over pairs of layers, each with a regressor and a variance for each channel.
 
     μ = conv1×1(ReLU(conv1×1(ReLU(conv1×1(s))))) without biases, as many hidden channels as the teacher has; the larger
     of two maps is average-pooled first. Rows [B, C] are maps of one position.
@@ -27,8 +27,8 @@ class Variational(Method):
         maps [B, C, H, W] of any widths; a loss of shape [].
 
     Args:
-        variance: of every channel at the start; larger than `eps`.
-        eps: of the loss.
+        variance: initial variance of every channel, larger than `eps`.
+        eps: see the loss.
 
     Raises:
         ValueError: for a hyper-parameter out of its range.
@@ -53,7 +53,7 @@ class Variational(Method):
     def build(self, probe: Probe) -> None:
         """Make a regressor and variances for each pair of layers."""
         start = self.variance - self.criterion.eps
-        raw = start + math.log(-math.expm1(-start))  # softplus of it is `start`
+        raw = start + math.log(-math.expm1(-start))  # its softplus is `start`
         self.regressors, self.raw_variances = nn.ModuleList(), nn.ParameterList()
         for student, teacher in paired_shapes(probe):
             self.regressors.append(_regressor(student[1], teacher[1]))

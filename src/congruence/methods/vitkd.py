@@ -1,4 +1,4 @@
-"""ViTKD: the first tokens of a vision transformer copied, the last ones generated where some are hidden."""
+"""ViTKD: tokens of a vision transformer's first layers are copied, those of the last are generated after masking."""
 
 from __future__ import annotations
 
@@ -23,29 +23,27 @@ CHECKS: Mapping[str, check.Constraint] = {
 
 
 class ViTKD(Method):
-    """`token_mimic_loss` of all layers but the last, `masked_generation_loss` of the last, in two parts.
+    """`token_mimic_loss` of all layers but the last, and `masked_generation_loss` of the last, as two parts.
 
     L = α Σ_layers mimic(W_l s_l, t_l) + β generation(G(W s), t) with the weights α = 3e-5 of the part "mimic" and
-    β = 3e-6 of the part "generation". Each W is a trained linear map where the widths differ. G replaces the
-    N − ⌊N (1 − r)⌋ tokens of each sample that a draw chose by a trained one and sends them through conv3×3, ReLU and
-    conv3×3 on the image's grid. Class token and registers are left out. Of grids of two sizes the larger is averaged to
-    the smaller.
+    β = 3e-6 of the part "generation". If widths differ, each W is a trained linear map. G replaces N − ⌊N (1 − r)⌋
+    randomly chosen tokens of each sample by a trained mask token, and applies conv3×3, ReLU and conv3×3 on the image's
+    grid. Class token and registers are left out. If the grids differ in size, the larger is averaged to the smaller.
 
-    The layers must be named: those that are copied (the paper's are the first two blocks), then the last block.
-
-    What is hidden depends on the seed, on how many batches there were, and on the samples' positions in the dataset, or
-    in the batch where a loader does not tell them: a resumed run hides the same as one that was never stopped.
+    The layers must be named: first those that are copied (in the paper the first two blocks), then the last block.
+    The masked tokens depend on the seed, the number of batches so far, and the samples' positions in the dataset (or in
+    the batch, if the loader gives no index): a resumed run masks the same tokens as an uninterrupted one.
 
     Shape:
         tokens [B, N, D] of both sides, two layers or more; two losses of shape [].
 
     Args:
-        mask_ratio: r, the share of tokens that are hidden.
-        seed: of the draws.
+        mask_ratio: r, the share of tokens that are masked.
+        seed: seed of the random choice.
 
     Raises:
         ValueError: for a hyper-parameter out of its range, a single layer, padded tokens, or a last layer whose tokens
-            lie on no known grid.
+            have no known grid.
 
     Example:
         >>> ViTKD(mask_ratio=0.25).needs.scope
@@ -55,7 +53,7 @@ class ViTKD(Method):
         Yang et al., ViTKD: Practical Guidelines for ViT Feature Knowledge Distillation, 2022, and the authors' code.
 
     Deviations:
-        The authors' draws are those of the process; their grid is always square.
+        The authors draw from the process's global generator; their grid is always square.
     """
 
     needs = Needs(
@@ -81,7 +79,9 @@ class ViTKD(Method):
         """Make the linear maps and the generator, and try them on tensors of the probed shapes."""
         pairs = probe.pairs("tokens")
         if len(pairs) < 2:
-            raise ValueError("`ViTKD` copies the tokens of one layer or more and generates those of a last, got one.")
+            raise ValueError(
+                "`ViTKD` copies the tokens of one or more layers and generates those of a last one, got a single layer."
+            )
         self.maps = nn.ModuleList(width_projector(student[2], teacher[2]) for student, teacher in pairs)
         width = pairs[-1][1][2]
         self.hidden = nn.Parameter(torch.zeros(width))
@@ -101,12 +101,12 @@ class ViTKD(Method):
         return {"mimic": torch.stack(copied).sum(), "generation": self._generated(pairs[-1], signals.index)}
 
     def update(self, signals: Signals) -> None:
-        """Let the next batch have draws of its own."""
+        """Advance the random choice for the next batch."""
         self.draws += 1
 
     def _generated(self, pair: TokenPair, index: Tensor | None) -> Tensor:
         if pair.grid is None:
-            raise ValueError("`ViTKD` generates tokens on the grid of an image, of which the last layer tells nothing.")
+            raise ValueError("`ViTKD` generates tokens on the grid of an image, which is not known for the last layer.")
         tokens = self.maps[-1](pair.student)
         mask = self._hidden(tokens, index)
         tokens = torch.where(mask.unsqueeze(2), self.hidden.to(tokens.dtype), tokens)
@@ -115,7 +115,7 @@ class ViTKD(Method):
         return value
 
     def _hidden(self, tokens: Tensor, index: Tensor | None) -> Tensor:
-        """Return which tokens are hidden, bool [B, N]: those of the largest of N random numbers."""
+        """Return which tokens are masked, bool [B, N]: those with the largest of N random numbers."""
         rows, count = tokens.shape[:2]
         here = torch.arange(rows, device=tokens.device)
         samples = rank() * rows + here if index is None else index.to(here.device)

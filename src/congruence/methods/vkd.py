@@ -1,4 +1,4 @@
-"""VkD: the student's embedding through a trained map that turns it without stretching it."""
+"""VkD: the student's embedding through a trained orthogonal map."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from congruence.methods.projected import Projected
 class OrthogonalProjection(Projected):
     """`orthogonal_feature_loss` of the teacher's embedding and an orthogonal map of the student's.
 
-    L = Σ_layers mean smooth_l1(W s − LN(t)) with trained W [D_t, D_s], no bias, WᵀW = I (where the student is the wider
-    one W Wᵀ = I).
+    L = Σ_layers mean smooth_l1(W s − LN(t)) with trained W [D_t, D_s], no bias, WᵀW = I (W Wᵀ = I if the student is
+    wider).
 
     Shape:
         features [B, D] of any widths; a loss of shape [].
@@ -37,9 +37,9 @@ class OrthogonalProjection(Projected):
         code.
 
     Deviations:
-        W is the orthonormal factor of a plain weight, which is saved as it is and left out of weight decay. The code
-        has `torch.nn.utils.parametrizations.orthogonal`: its weight is 0 after a step with any decay, and safetensors
-        refuses it.
+        W is the orthonormal factor of an ordinary weight, which is saved directly and exempt from weight decay. The
+        code uses `torch.nn.utils.parametrizations.orthogonal`: its weight is 0 after a step with any decay, and
+        safetensors cannot save it.
     """
 
     needs = Needs(scope="sample")
@@ -52,12 +52,12 @@ class OrthogonalProjection(Projected):
         return OrthogonalLinear(student[1], teacher[1])
 
     def without_decay(self) -> Iterable[nn.Parameter]:
-        """Yield the weights whose length says nothing: the shorter they are, the further a step turns them."""
+        """Yield the weights whose length has no effect: the shorter they are, the further a step turns them."""
         return self.projectors.parameters()
 
 
 class OrthogonalLinear(nn.Module):
-    """A linear map without bias whose matrix has orthonormal columns, or rows where it has fewer of these.
+    """A linear map without bias whose matrix has orthonormal columns (or rows, if it has fewer rows).
 
     y = W x with W = Q of the weight V = Q R (W = Qᵀ of Vᵀ = Q R where V is wide), the diagonal of R positive. Where V
     is orthonormal, as at first, W is V itself.
@@ -66,8 +66,8 @@ class OrthogonalLinear(nn.Module):
         [B, in_width] → [B, out_width].
 
     Args:
-        in_width: of the rows.
-        out_width: of what is made of them.
+        in_width: width of the input rows.
+        out_width: width of the output rows.
 
     Example:
         >>> part = OrthogonalLinear(3, 5)
@@ -90,5 +90,5 @@ class OrthogonalLinear(nn.Module):
         return q.mT if wide else q
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Turn rows."""
+        """Apply the map to rows."""
         return F.linear(rows, self.matrix())

@@ -1,4 +1,4 @@
-"""WKD of feature maps: the Gaussian of each channel, behind a trained map to the teacher's channels."""
+"""WKD of feature maps: the Gaussian of each channel, after a trained projection to the teacher's channels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from congruence.methods.projected import Projected, normed_convolution
 
 
 class GaussianFeatures(Projected):
-    """`gaussian_feature_loss` of the teacher's map and the student's, brought to its channels.
+    """`gaussian_feature_loss` of the teacher's map and the student's, projected to the teacher's channels.
 
     L = Σ_layers (1/(g² B)) Σ [w (m_s − m_t)² + (d_s − d_t)²] over samples, cells and channels, m and d the mean and the
     deviation of a channel in a cell of ReLU(BN(conv1×1(s))) and of t. The batch norm uses the statistics of the whole
@@ -35,10 +35,10 @@ class GaussianFeatures(Projected):
     Reference:
         Lv et al., Wasserstein Distance Rivals Kullback-Leibler Divergence for Knowledge Distillation, NeurIPS 2024, and
         the authors' code: (g, w) and the weight are (1, 4) and 0.08 or (4, 3) and 0.3 on CIFAR-100, (4, 2) and 0.02 on
-        ImageNet. They let the weight fall as half a cosine, on CIFAR-100 from the 150th of 240 epochs on.
+        ImageNet. Their weight falls as half a cosine, on CIFAR-100 from the 150th of 240 epochs on.
 
     Deviations:
-        None where the term has `cosine_from`; by default its weight stays.
+        None if the term has `cosine_from`; by default its weight is constant.
     """
 
     needs = Needs(roles=("maps",), stages=1)

@@ -1,4 +1,4 @@
-"""WKD of logits: probability moved between classes, at a cost that is smaller for classes that are alike."""
+"""WKD of logits: transport of probability between classes, at a lower cost between similar classes."""
 
 from __future__ import annotations
 
@@ -24,14 +24,13 @@ CHECKS: Mapping[str, check.Constraint] = {
 
 
 class WassersteinLogits(Method):
-    """`wasserstein_logit_loss` with the labels, at costs between classes that are found once.
+    """`wasserstein_logit_loss` with the labels, and with costs between classes that are computed once.
 
-    L = mean_b [ −p_y log q_y + w ⟨P, M⟩ ] with P the plan that a few of Sinkhorn's iterations give between the softened
-    outputs over the classes other than the label's, and M their cost.
-
-    The cost is `class_cost_matrix` of the teacher's features of the first samples of each class that the first epoch
-    shows, made at its end and kept in checkpoints; until then all classes are equally unlike, at the cost
-    1 − exp(−κ). Or it is given.
+    L = mean_b [ −p_y log q_y + w ⟨P, M⟩ ] with P the transport plan of a few Sinkhorn iterations between the softened
+    outputs over all classes but the label's, and M the cost.
+    Unless it is given, the cost is the `class_cost_matrix` of the teacher's features of each class's first samples in
+    the first epoch. It is computed at the end of that epoch and saved in checkpoints; until then all classes have the
+    same cost 1 − exp(−κ).
 
     Shape:
         logits [B, C] and features [B, D] of both sides (the student's features are not read), labels [B]; a loss of
@@ -40,12 +39,13 @@ class WassersteinLogits(Method):
     Args:
         non_target_weight: w >= 0, the `weight` of the function.
         temperature: T > 0.
-        regularization: ε > 0, of the iteration.
-        iterations: how many; the published 10 are far from converged.
-        sharpness: κ >= 0 of the cost; 0 leaves it as it is.
-        compared: "covariances" or "samples", of `class_cost_matrix`.
-        samples: of each class for the cost, two or more; C · samples · D numbers are held for the first epoch.
-        cost: [C, C], finite numbers >= 0; None for the one from the features.
+        regularization: ε > 0 of the Sinkhorn iteration.
+        iterations: number of iterations; the published 10 are far from converged.
+        sharpness: κ >= 0 of the cost; 0 leaves the cost unchanged.
+        compared: "covariances" or "samples", see `class_cost_matrix`.
+        samples: samples of each class for the cost, at least two; C · samples · D numbers are stored during the first
+            epoch.
+        cost: [C, C], finite numbers >= 0; None for the cost from the features.
 
     Raises:
         ValueError: for a hyper-parameter out of its range, or a cost of another size than the logits.
@@ -56,20 +56,21 @@ class WassersteinLogits(Method):
 
     Reference:
         Lv et al., Wasserstein Distance Rivals Kullback-Leibler Divergence for Knowledge Distillation, NeurIPS 2024, and
-        the authors' code: w is 600 (T = 8) or 200 (T = 6) on CIFAR-100 and 30 (T = 2) on ImageNet, falling as half a
+        the authors' code: w is 600 (T = 8) or 200 (T = 6) on CIFAR-100 and 30 (T = 2) on ImageNet; it falls as half a
         cosine, on CIFAR-100 from the 150th of 240 epochs on.
 
     Deviations:
-        The authors make the cost before training, and pair the samples of two classes by position ("samples"): another
-        order within a class gives other costs. The mean over all orders says nothing of which classes are alike: the
-        mean of ‖X_jᵀ P X_i‖²_F over permutations P of n centred samples is ‖X_i‖²_F ‖X_j‖²_F / (n − 1). Covariances are
-        compared by default instead, which need no pairs. A class of which fewer samples came is compared by these; one
-        of which none came is as unlike all others as can be.
+        The authors compute the cost before training, and pair the samples of two classes by position ("samples"):
+        another order within a class gives other costs. The mean over all orders does not show which classes are
+        similar: the mean of ‖X_jᵀ P X_i‖²_F over permutations P of n centred samples is ‖X_i‖²_F ‖X_j‖²_F / (n − 1). By
+        default covariances are compared instead, which need no pairs. A class with fewer samples is compared by those
+        it has; a class without any has the largest cost to all others.
     """
 
     needs = Needs(roles=("logits", "features"), labels=True, scope="labelled", epochs=True)
     costs: Tensor
-    gathered: Tensor  # [C · samples + 1, D], the last row for what is not kept; empty once the costs are there
+    # [C · samples + 1, D], the last row for samples that are not kept; empty once the costs are computed
+    gathered: Tensor
     counts: Tensor
 
     def __init__(
@@ -132,7 +133,7 @@ class WassersteinLogits(Method):
             return
         classes, last = len(self.counts), len(self.gathered) - 1
         labels = signals.labels.long()
-        of_class = labels[:, None] == torch.arange(classes, device=labels.device)  # none of an unlabelled sample
+        of_class = labels[:, None] == torch.arange(classes, device=labels.device)  # unlabelled samples have no class
         own = labels.clamp(min=0)
         places = self.counts[own] + of_class.cumsum(0).gather(1, own[:, None]).squeeze(1) - 1
         kept = (labels >= 0) & (places < self.samples)
@@ -141,13 +142,13 @@ class WassersteinLogits(Method):
         self.counts.add_(of_class.sum(0)).clamp_(max=self.samples)
 
     def end_epoch(self) -> None:
-        """Make the costs of what the first epoch showed, and let go of it."""
+        """Compute the costs from the first epoch's features, and free these."""
         if not self.gathered.numel() or not self.counts.any():
             return
         features = self.gathered[:-1].unflatten(0, (-1, self.samples))
         missing = torch.arange(self.samples, device=features.device) >= self.counts[:, None]
         features = features.masked_fill(missing[:, :, None], 0)
-        # In the place of a missing sample stands the class's mean, which adds nothing to its covariance.
+        # A missing sample is replaced by the class's mean, which adds nothing to its covariance.
         means = features.sum(1) / self.counts.clamp(min=1)[:, None]
         features = torch.where(missing[:, :, None], means[:, None], features)
         costs = class_cost_matrix(features, sharpness=self.sharpness, compared=self.compared)

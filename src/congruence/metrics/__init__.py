@@ -1,4 +1,4 @@
-"""Floor 3: what is measured on a trained student, streamed where it grows with the square of the samples."""
+"""Floor 3: metrics of a trained student, streamed where the cost grows with the square of the samples."""
 
 from congruence.metrics.accuracy import accuracy, agreement, expected_calibration_error
 from congruence.metrics.alignment import effective_kernel_alignment, gram_alignment

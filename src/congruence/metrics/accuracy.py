@@ -15,14 +15,14 @@ from congruence.core.numerics import as_float64
 def accuracy(logits: Tensor, labels: Tensor, *, topk: Sequence[int] = (1, 5)) -> tuple[float, ...]:
     """Share of samples whose class is among the k with the largest logits, as a fraction in [0, 1].
 
-    Of equal logits the lower class counts as larger, so that ties have one answer on every device. A k above C is
-    taken as C.
+    Of equal logits, the lower class counts as larger, so that ties give the same result on every device. A k above C is
+    treated as C.
 
     Shape:
         `logits` [B, C], `labels` [B].
 
     Args:
-        logits: one score a class.
+        logits: one score for each class.
         labels: integer classes in [0, C).
         topk: values of k >= 1.
 
@@ -54,22 +54,22 @@ def accuracy(logits: Tensor, labels: Tensor, *, topk: Sequence[int] = (1, 5)) ->
 
 @torch.no_grad()
 def expected_calibration_error(logits: Tensor, labels: Tensor, *, bins: int = 15) -> float:
-    """Expected calibration error: how far confidence is from accuracy, over bins of equal width.
+    """Expected calibration error: the gap between confidence and accuracy, over bins of equal width.
 
     ECE = Σ_m |B_m|/N · |acc(B_m) − conf(B_m)|, where B_m holds the samples whose largest softmax probability is in
-    ((m−1)/M, m/M], conf is its mean and acc the share of them whose class it is. Of equal logits the lowest class is
-    the answer. Computed in float64.
+    ((m−1)/M, m/M], conf is the mean of these probabilities and acc the share of samples predicted correctly. Of equal
+    logits, the lowest class is the prediction. Computed in float64.
 
     Shape:
         `logits` [N, C], `labels` [N].
 
     Args:
-        logits: one score a class.
+        logits: one score for each class.
         labels: integer classes in [0, C).
         bins: M >= 1.
 
     Returns:
-        A number in [0, 1]; NaN where a logit is not a number.
+        A number in [0, 1]; NaN if a logit is NaN.
 
     Raises:
         ValueError: for shapes that do not fit, a single class, a label out of range or a number of bins that is not an
@@ -100,16 +100,16 @@ def expected_calibration_error(logits: Tensor, labels: Tensor, *, bins: int = 15
 
 @torch.no_grad()
 def agreement(student_logits: Tensor, teacher_logits: Tensor) -> float:
-    """Share of samples to which student and teacher give the same class, right or wrong.
+    """Share of samples for which student and teacher predict the same class, right or wrong.
 
-    Of equal logits the lowest class is the answer.
+    Of equal logits, the lowest class is the prediction.
 
     Shape:
         `student_logits` [N, C], `teacher_logits` [N, C].
 
     Args:
-        student_logits: one score a class.
-        teacher_logits: one score a class.
+        student_logits: one score for each class.
+        teacher_logits: one score for each class.
 
     Returns:
         A fraction in [0, 1].

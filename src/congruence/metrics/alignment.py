@@ -1,4 +1,4 @@
-"""Alignment of CCKD's theory: Gram matrices of the features, and effective kernels of the outputs."""
+"""Alignment measures from CCKD's theory: Gram matrices of features, and effective kernels of outputs."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from congruence.metrics.kernel import gram_norms
 def gram_alignment(student: Tensor, teacher: Tensor, *, chunk_size: int | None = None) -> float:
     """Mean squared gap of the Gram matrices of features: G(h) = ‖K_S − K_T‖²_F / n², K = F Fᵀ over all n samples.
 
-    It is `correlation_congruence_loss` with the bilinear kernel on raw rows, over the whole set, in float64. By lemma
-    1, a student that minimises L_KD + λ·G exactly has no larger G than one that minimises L_KD, for any λ > 0.
+    This equals `correlation_congruence_loss` with the bilinear kernel on raw rows, over the whole set, in float64. By
+    lemma 1, for any λ > 0, an exact minimiser of L_KD + λ·G has a G no larger than that of an exact minimiser of L_KD.
 
     Shape:
         `student` [N, D_s], `teacher` [N, D_t], widths may differ.
 
     Args:
-        student: features, what enters the last linear layer.
+        student: features, the input of the last linear layer.
         teacher: features of the same samples.
-        chunk_size: rows at a time; time, memory and rounding are those of `kernel_transfer_error`.
+        chunk_size: rows processed at once; time, memory and rounding are as in `kernel_transfer_error`.
 
     Returns:
         A number >= 0, in the features' unit to the fourth power.
@@ -39,9 +39,9 @@ def gram_alignment(student: Tensor, teacher: Tensor, *, chunk_size: int | None =
         Peng et al., Correlation Congruence for Knowledge Distillation, appendix, defs. 3 and 4, lemma 1.
 
     Deviations:
-        Assumption 4 calls G convex in h. It is of degree four in the features and not convex in general; beside the
-        mean squared error of those features, L_KD + λ·G is convex up to λ = n/(2‖K_T‖₂). Part 1 of lemma 1 needs
-        exact minimisers and no convexity: a student that training left elsewhere is not covered.
+        Assumption 4 calls G convex in h. G has degree four in the features and is not convex in general; if L_KD is the
+        mean squared error of these features, L_KD + λ·G is convex up to λ = n/(2‖K_T‖₂). Part 1 of lemma 1 needs exact
+        minimisers but no convexity; it does not cover a student that training did not bring to a minimum.
     """
     gap, _ = gram_norms("gram_alignment", student, teacher, chunk_size)
     return (gap / student.shape[0]) ** 2
@@ -51,8 +51,8 @@ def gram_alignment(student: Tensor, teacher: Tensor, *, chunk_size: int | None =
 def effective_kernel_alignment(student: Tensor, teacher: Tensor, *, chunk_size: int | None = None) -> float:
     """Distance of the effective kernels: ‖K_S^eff(h) − K_T^eff‖_F, K^eff = [⟨h(x_i), h(x_j)⟩] of the outputs h(x).
 
-    Lemma 2: the exact minimiser of L_KD + λ·G has a smaller one than that of L_KD, for small λ, where a smaller gap
-    of the features' Gram matrices means a smaller gap of the outputs' (assumption 2).
+    Lemma 2: for small λ, this distance is smaller for the exact minimiser of L_KD + λ·G than for that of L_KD, if a
+    smaller gap of the features' Gram matrices implies a smaller gap of the outputs' (assumption 2).
 
     Shape:
         `student` [N, C_s], `teacher` [N, C_t], widths may differ.
@@ -60,7 +60,7 @@ def effective_kernel_alignment(student: Tensor, teacher: Tensor, *, chunk_size: 
     Args:
         student: logits h(x) = W f(x) + b, before any softmax.
         teacher: logits of the same samples.
-        chunk_size: rows at a time, as of `gram_alignment`.
+        chunk_size: rows processed at once, see `gram_alignment`.
 
     Returns:
         A number >= 0, in the logits' unit squared. It grows with N; `kernel_transfer_error` of the logits does not.
@@ -79,6 +79,7 @@ def effective_kernel_alignment(student: Tensor, teacher: Tensor, *, chunk_size: 
 
     Deviations:
         The lemma is stated for any λ; its proof, through part 2 of lemma 1, gives it for small λ and ∇G ≠ 0 only.
-        Assumption 2 is sure where both last layers have WᵀW = s²·I, one s and no bias; elsewhere it is to be measured.
+        Assumption 2 certainly holds if both last layers have WᵀW = s²·I with the same s and no bias; otherwise it must
+        be measured.
     """
     return gram_norms("effective_kernel_alignment", student, teacher, chunk_size)[0]

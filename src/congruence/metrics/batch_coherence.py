@@ -1,4 +1,4 @@
-"""The estimate of perception coherence against the size of the batches it is made of."""
+"""The estimate of perception coherence as a function of the batch size."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CHECKS: dict[str, check.Constraint] = {"repeats": check.COUNT}
 
 @dataclass(frozen=True, kw_only=True)
 class BatchCoherence:
-    """One point of the curve: 1 − DC_B over the batches."""
+    """One point of the curve: mean and spread of 1 − DC_B over batches of one size."""
 
     batch_size: int
     mean: float
@@ -39,7 +39,7 @@ def batch_coherence(
     """Mean and spread of the mini-batch estimate 1 − DC_B of the global perception coherence, for each batch size B.
 
     Each point is `estimate_perception_coherence`. Its error E|DC_B − DC| falls at least like 1/√B: the spread of a
-    batch does, the bias, which is upwards, falls like 1/B.
+    batch falls like 1/√B, and the upward bias like 1/B.
 
     Shape:
         `student` [N, D_s], `teacher` [N, D_t], widths may differ.
@@ -49,9 +49,9 @@ def batch_coherence(
         teacher: embeddings.
         batch_sizes: B, each from 1 to N.
         repeats: batches drawn for each B.
-        generator: of the draws, from the first B to the last.
+        generator: random generator for the batches, used from the first B to the last.
         dissimilarity: "cosine", "euclidean" or a callable [B, D] → [B, B].
-        teacher_dissimilarity: the teacher's own; None: the same.
+        teacher_dissimilarity: the teacher's dissimilarity; None: as for the student.
 
     Returns:
         One point for each B, in the order given; a level in [0, 1] and its spread. Memory is linear in N and in B².
@@ -72,8 +72,8 @@ def batch_coherence(
         Feature Representation Transferring to Lightweight Models via Perception Coherence, theorem 4.1 and fig. 6.
 
     Deviations:
-        Table 4 writes ± without saying of what; it is far below the spread of one batch. Batches are drawn
-        without replacement, so that the spread of B = N is 0.
+        Table 4 gives ± without saying of what; its values are far below the spread of one batch. Batches are drawn
+        without replacement, so the spread for B = N is 0.
     """
     name = "batch_coherence"
     check_spaces(name, student, teacher, dissimilarity, teacher_dissimilarity)

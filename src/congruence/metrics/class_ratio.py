@@ -1,4 +1,4 @@
-"""How tight classes are against each other, said by similarities and by contrastive losses, and what bounds it."""
+"""The ratio of intra-class to inter-class similarity, from similarities and from contrastive losses, and its bounds."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _CHECKS: dict[str, check.Constraint] = {
 
 @dataclass(frozen=True, kw_only=True)
 class IntraInterRatio:
-    """Both sides of theorem 1 and the losses they are made of, each a mean over the anchors."""
+    """Both sides of theorem 1 and the losses in them, each a mean over the anchors."""
 
     similarities: float  # d_intra / d_inter
-    losses: float  # K (e^{L_intra} − 1) / (e^{L_inter} − 1): the same number
-    limit: float  # K e^{L_intra} / e^{L_inter}, as printed: the same for many negatives
+    losses: float  # K (e^{L_intra} − 1) / (e^{L_inter} − 1): equal to `similarities`
+    limit: float  # K e^{L_intra} / e^{L_inter}, as printed: equal in the limit of many negatives
     intra_loss: float
     inter_loss: float
     loss_ratio: float  # intra_loss / inter_loss, what theorem 2 bounds
@@ -61,10 +61,10 @@ def intra_inter_ratio(
         `embeddings` and `positive` [N, D], `labels` [N].
 
     Args:
-        embeddings: of the samples; each is an anchor, and a negative of all others.
-        labels: integer classes; rows without one (negative) are left out.
+        embeddings: embeddings of the samples; each is an anchor, and a negative for all others.
+        labels: integer classes; rows without a label (negative) are left out.
         positive: φ⁺, embeddings of another view of the same samples; None: the samples themselves (φ·φ⁺ = 1).
-        chunk_size: c, rows of the N×N matrix at a time; None: 2¹⁹ entries, at least 32 rows. Memory is some
+        chunk_size: c, rows of the N×N matrix at a time; None: 2¹⁹ entries, at least 32 rows. Memory is about
             24 c N + 40 N D bytes.
 
     Returns:
@@ -72,8 +72,8 @@ def intra_inter_ratio(
         (`limit` aside); the losses are in nats.
 
     Raises:
-        ValueError: for shapes that do not fit, embeddings that are not finite, or where no sample has a partner in its
-            class and one outside.
+        ValueError: for shapes that do not fit, embeddings that are not finite, or if no sample has both another sample
+            in its class and one outside.
 
     Example:
         >>> import torch
@@ -86,10 +86,9 @@ def intra_inter_ratio(
         Enriching Knowledge Distillation with Intra-Class Contrastive Learning, eq. 8 and theorem 1.
 
     Deviations:
-        The printed theorem drops both −1, right in the limit of many negatives alone (`limit`); its proof (eq. 12) has
-        them. Eq. 11 writes d_intra over negatives outside the class and d_inter over those inside: exchanged. The
-        identity is that of one anchor; a mean of ratios is not the ratio of `intra_class_similarity` to
-        `inter_class_similarity`, which are means over pairs.
+        The printed theorem drops both −1, which is right only in the limit of many negatives (`limit`); its proof (eq.
+        12) has them. Eq. 11 exchanges d_intra and d_inter. The identity holds for each anchor; a mean of ratios is not
+        the ratio of `intra_class_similarity` to `inter_class_similarity`, which are means over pairs.
     """
     name = "intra_inter_ratio"
     check.floating(name, 2, embeddings=embeddings)
@@ -130,7 +129,7 @@ def intra_inter_bounds(
     least_inter: float | None = None,
     least_intra: float | None = None,
 ) -> IntraInterBounds:
-    """Bounds of L_intra / L_inter where L_inter + λ·L_intra is smallest: 1/(C0 λ + C1) <= ratio <= C2/λ + C3.
+    """Bounds of L_intra / L_inter at the minimum of L_inter + λ·L_intra: 1/(C0 λ + C1) <= ratio <= C2/λ + C3.
 
     With n inter-class and m intra-class negatives, a = min L_inter and b = min L_intra:
     C0 = ln(1 + m e²)/b − 1, C1 = a/b, C2 = ln(1 + n e²)/a − 1, C3 = b/a.
@@ -144,7 +143,7 @@ def intra_inter_bounds(
         least_intra: b, the smallest mean L_intra that they can reach; None: the paper's.
 
     Returns:
-        The bounds and constants, without unit, for `IntraInterRatio.loss_ratio`. They say nothing off the optimum.
+        The bounds and constants, without unit, for `IntraInterRatio.loss_ratio`. They hold only at the optimum.
 
     Raises:
         ValueError: for an argument out of its range.
@@ -158,11 +157,11 @@ def intra_inter_bounds(
         Enriching Knowledge Distillation with Intra-Class Contrastive Learning, theorem 2.
 
     Deviations:
-        The proof needs min L_inter <= a and min L_intra <= b where eqs. 17 and 18 show >=. One anchor alone reaches
-        the paper's; a class in which every sample is an anchor does not for m > 1 (three samples are not opposite to
-        each other), and the printed upper bound fails there for large λ (a test has four samples a class, each with
-        its opposite as the one outside, at λ = 20). Pass the reachable minima, and the bounds hold. Eqs. 21 and 25
-        write e − 1 where e⁻¹ is meant.
+        The proof needs min L_inter <= a and min L_intra <= b where eqs. 17 and 18 show >=. A single anchor can reach
+        the paper's minima. A class in which every sample is an anchor cannot for m > 1 (three samples cannot all be
+        opposite to each other), and the printed upper bound then fails for large λ (a test has four samples in each
+        class, each with its opposite as the one outside, at λ = 20). With the reachable minima the bounds hold. Eqs. 21
+        and 25 write e − 1 where e⁻¹ is meant.
     """
     check.hyperparameters(
         "intra_inter_bounds",

@@ -1,4 +1,4 @@
-"""Sums of e^cosine over the pairs of one class and over those of two, from blocks of the similarities."""
+"""Sums of e^cosine over pairs within a class and between classes, from blocks of the similarity matrix."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 
 from congruence.core.numerics import as_float64, unit
 
-_CHUNK_ENTRIES, _LEAST_ROWS = 2**19, 32  # products of fewer rows are slow
+_CHUNK_ENTRIES, _LEAST_ROWS = 2**19, 32  # matrix products of fewer rows are slow
 
 
 class ClassSums(NamedTuple):
-    """For every sample, each [N]: sums of e^{φ_i·φ_j} over others of its class and over other classes; how many."""
+    """For every sample, each [N]: sums of e^{φ_i·φ_j} over others of its class and over other classes, and counts."""
 
     near: Tensor
     far: Tensor
@@ -26,8 +26,8 @@ def class_sums(
 ) -> ClassSums:
     """Sum e^{φ_i·φ_j}, φ the unit rows, in float64; without `between`, `far` stays 0 and only classes cost time.
 
-    Samples stand in the order of their classes, so that a block has its pairs of one class on its left, and each pair
-    is computed once: e^{φ_i·φ_j} is symmetric.
+    Samples are sorted by class, so that the pairs within a class are on the left of a block. Each pair is computed
+    once, since e^{φ_i·φ_j} is symmetric.
 
     Shape:
         `embeddings` [N, D], `classes` [N].

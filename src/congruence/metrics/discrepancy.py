@@ -1,6 +1,6 @@
-"""How far the distribution of the student's features is from the teacher's: transport, Gaussians, kernel means.
+"""Distances between the distributions of the student's and the teacher's features: transport, Gaussians, kernels.
 
-Each is the value of its loss in float64. Both sides have one width: a student's projector comes before.
+Each is the value of its loss in float64. Both sides must have the same width: apply the student's projector first.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from congruence.losses.mmd import CHECKS, MmdKernel
 from congruence.losses.wasserstein import wasserstein_loss
 from congruence.metrics.subsets import mean_and_spread, subsets
 
-_CHUNK_ENTRIES = 2**20  # 8 MB a block
+_CHUNK_ENTRIES = 2**20  # 8 MB for each block
 _SLICES: dict[str, check.Constraint] = {"directions": check.COUNT, "repeats": check.COUNT}
 
 
@@ -28,8 +28,8 @@ _SLICES: dict[str, check.Constraint] = {"directions": check.COUNT, "repeats": ch
 def wasserstein_discrepancy(student: Tensor, teacher: Tensor) -> float:
     """Squared 2-Wasserstein distance of all student features from all teacher features: `wasserstein_loss`, exact.
 
-    Memory and time: the N×N costs are there at once, some 40 N² bytes (4 GB at N = 10,000), and the assignment takes
-    about N³. Above a few thousand samples use `estimate_wasserstein_discrepancy`.
+    The N×N cost matrix takes about 40 N² bytes (4 GB at N = 10,000), and the assignment takes about N³ time. Above a
+    few thousand samples use `estimate_wasserstein_discrepancy`.
 
     Shape:
         `student` [n, D], `teacher` [m, D], sizes may differ.
@@ -55,9 +55,9 @@ def estimate_wasserstein_discrepancy(
 ) -> tuple[float, float]:
     """Estimate the squared 2-Wasserstein distance from subsets: mean and spread of `wasserstein_discrepancy`.
 
-    Each subset is drawn without replacement and is the same samples on both sides, so that a student equal to the
-    teacher is at 0. The estimate is biased upwards, more so for small subsets (the distance is jointly convex); the
-    spread is that of the subsets, and no confidence interval of the true value.
+    Each subset is drawn without replacement and holds the same samples on both sides, so a student equal to the teacher
+    has the estimate 0. The estimate is biased upwards, more so for small subsets (the distance is jointly convex). The
+    spread is that of the subsets, not a confidence interval for the true value.
 
     Shape:
         `student` [N, D], `teacher` [N, D].
@@ -65,9 +65,9 @@ def estimate_wasserstein_discrepancy(
     Args:
         student: embeddings.
         teacher: embeddings of the same samples.
-        sample_size: n, from 1 to N; memory is some 40 n² bytes.
-        repeats: how many subsets.
-        generator: of the draws.
+        sample_size: n, from 1 to N; memory is about 40 n² bytes.
+        repeats: number of subsets.
+        generator: random generator for the subsets.
 
     Returns:
         The mean over the subsets and their standard deviation (n − 1; 0 for one).
@@ -94,13 +94,12 @@ def sliced_wasserstein_discrepancy(
 ) -> tuple[float, float]:
     """Sliced squared 2-Wasserstein distance of all features, in the units of the exact one: mean and spread.
 
-    SW = D · E_θ[W2²(θ·x, θ·y)], θ uniform on the unit sphere of R^D. On a line the cheapest plan pairs the sorted
+    SW = D · E_θ[W2²(θ·x, θ·y)], θ uniform on the unit sphere of R^D. On a line, the optimal plan pairs the sorted
     values: W2²(θ·x, θ·y) = (1/N) Σ_i (sort(θ·x)_i − sort(θ·y)_i)². With a set of g orthonormal directions, drawn
-    uniformly, the estimate is (D/g) Σ_θ W2²(θ·x, θ·y), without bias; `repeats` sets are drawn independently.
-
-    SW <= W2², `wasserstein_discrepancy`: the exact plan is one for each line, too, and E_θ[(θ·v)²] = ‖v‖²/D. They are
-    equal where one side is the other moved or scaled, and SW is then met exactly by g = D. The mean's standard error is
-    the spread / √repeats. Time is that of 2 g `repeats` sorts of N numbers, where the exact distance takes N³.
+    uniformly, the unbiased estimate is (D/g) Σ_θ W2²(θ·x, θ·y); `repeats` sets are drawn independently.
+    SW <= W2² (`wasserstein_discrepancy`), because the exact plan is also a plan on each line, and E_θ[(θ·v)²] = ‖v‖²/D.
+    They are equal if one side is a shifted or scaled copy of the other, and g = D is then exact. The standard error of
+    the mean is spread / √repeats. Time is that of 2 g `repeats` sorts of N numbers; the exact distance takes N³.
 
     Shape:
         `student` [N, D], `teacher` [N, D].
@@ -108,12 +107,12 @@ def sliced_wasserstein_discrepancy(
     Args:
         student: embeddings.
         teacher: embeddings of the same samples.
-        directions: g of a set; D where that is less.
-        repeats: how many sets.
-        generator: of the directions.
+        directions: g, directions in a set; at most D.
+        repeats: number of sets.
+        generator: random generator for the directions.
 
     Returns:
-        The mean over the sets and their standard deviation (n − 1; 0 for one). Memory is some
+        The mean over the sets and their standard deviation (n − 1; 0 for one). Memory is about
         24 N (D + 3 g) bytes.
 
     Raises:
@@ -130,7 +129,7 @@ def sliced_wasserstein_discrepancy(
         Bonneel et al., Sliced and Radon Wasserstein Barycenters of Measures, 2015.
 
     Deviations:
-        The factor D, which the reference does not have.
+        The factor D, which the reference lacks.
     """
     name = "sliced_wasserstein_discrepancy"
     _check(name, student, teacher)
@@ -151,7 +150,7 @@ def sliced_wasserstein_discrepancy(
 def gaussian_wasserstein_discrepancy(student: Tensor, teacher: Tensor, *, covariance: Covariance = "full") -> float:
     """Squared 2-Wasserstein distance of the Gaussians that fit all features: `gaussian_wasserstein_loss`.
 
-    Memory is linear in the samples: some ten copies of the features in float64 for "full".
+    Memory is linear in the samples: about ten copies of the features in float64 for "full".
 
     Shape:
         `student` [n, D], `teacher` [m, D], sizes may differ.
@@ -181,7 +180,7 @@ def gaussian_kl_discrepancy(
     direction: Direction = "student_teacher",
     shrinkage: float = 1e-3,
 ) -> float:
-    """Divergence of the Gaussians that fit all features: `gaussian_kl_loss`, whose arguments these are.
+    """KL divergence of the Gaussians that fit all features: `gaussian_kl_loss`, with its arguments.
 
     Memory is linear in the samples, and D² for "full".
 
@@ -223,10 +222,10 @@ def mmd_discrepancy(
     Args:
         student: embeddings.
         teacher: embeddings.
-        kernel: "rbf", "polynomial" or "linear", as of `mmd_loss`.
+        kernel: "rbf", "polynomial" or "linear", see `mmd_loss`.
         gamma: γ > 0 of "rbf".
-        biased: whether a sample's kernel with itself counts.
-        chunk_size: c, rows of a kernel at a time; None: about a million entries. Memory is some 32 c N + 24 (n + m) D
+        biased: whether kernel values of a sample with itself are included.
+        chunk_size: c, rows of a kernel at a time; None: about a million entries. Memory is about 32 c N + 24 (n + m) D
             bytes, N the larger of n and m; "linear" needs no kernel, nor does "polynomial" where D <= n and m:
             Σ_ij (x_i·y_j)² is the inner product of XᵀX and YᵀY.
 

@@ -1,4 +1,4 @@
-"""Identification among distractors: is the picture of the same person nearer than all of the strangers'?"""
+"""Identification among distractors: whether a picture of the same person is nearer than all pictures of strangers."""
 
 from __future__ import annotations
 
@@ -28,32 +28,31 @@ def identification_rate(
 ) -> dict[int, float]:
     """Rank-1 identification rate with N distractors drawn from a pool, for each N.
 
-    Each gallery item of a probe's identity is a mate, tried alone: it is hidden among the N distractors, and found if
-    it is nearer to the probe than all of them. rate(N) is the share found of all pairs of a probe and a mate; other
-    identities of the gallery take no part. A distractor as near as the mate counts against it.
-
-    The pool is shuffled once and its first N are taken: the same for all probes, each set inside the larger ones, so
-    that the rate never rises with N.
+    Each gallery item with a probe's identity is a mate. A mate counts as found if it is nearer to the probe than all N
+    distractors; a distractor at the same distance counts as nearer. rate(N) is the share of found mates over all pairs
+    of a probe and a mate. Gallery items of other identities are not used.
+    The pool is shuffled once and its first N items are the distractors, the same for all probes. Smaller sets are
+    subsets of larger ones, so the rate never rises with N.
 
     Shape:
         `probe` [P, D], `probe_ids` [P], `gallery` [G, D], `gallery_ids` [G], `distractors` [M, D].
 
     Args:
         probe: embeddings.
-        probe_ids: integer identities; a negative one is none, and has no mate.
+        probe_ids: integer identities; a negative value means unknown, without mates.
         gallery: embeddings; a picture that is also a probe finds itself, and should be left out.
         gallery_ids: integer identities.
-        distractors: embeddings of others, of no identity among the probes.
-        sizes: of N, from 1 to M; None: 10, 100, … up to M, or M alone where it is below 10.
+        distractors: embeddings of other people, none of whom is among the probes.
+        sizes: values of N, from 1 to M; None: 10, 100, … up to M, or only M if it is below 10.
         metric: "cosine" or "euclidean".
-        generator: of the shuffle.
+        generator: random generator for the shuffle.
 
     Returns:
-        The rate for each size, in the order of `sizes`. Memory is some 40 max(G + M, 2²⁰) + 16 (P + G + M) D bytes.
+        The rate for each size, in the order of `sizes`. Memory is about 40 max(G + M, 2²⁰) + 16 (P + G + M) D bytes.
 
     Raises:
-        ValueError: for shapes that do not fit, embeddings that are not finite, an argument out of its range, or where
-            no probe has a mate.
+        ValueError: for shapes that do not fit, embeddings that are not finite, an argument out of its range, or if no
+            probe has a mate.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""Kernel transfer: how far the student's Gram matrix is from the teacher's, whole and by landmarks."""
+"""Kernel transfer: distances between the Gram matrices of student and teacher, in full and by landmarks."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from congruence.core import check
 from congruence.core.numerics import as_float64, unit, widen
 
 _CHECKS: dict[str, check.Constraint] = {"chunk_size": check.Real(low=1, closed="low", integer=True, optional=True)}
-_CHUNK_ENTRIES = 2**20  # 8 MB a block
+_CHUNK_ENTRIES = 2**20  # 8 MB for each block
 
 
 @torch.no_grad()
 def kernel_transfer_error(student: Tensor, teacher: Tensor, *, chunk_size: int | None = None) -> float:
     """Share of the teacher's kernel that was not transferred: ‖K_S − K_T‖_F / ‖K_T‖_F with K = X Xᵀ over all samples.
 
-    In float64, to about 1e-15: no large squares cancel. Equal embeddings give exactly 0. From N = 2 (D_s + D_t) on, K
-    is not formed: with [S, T] = Q R, ‖S Sᵀ − T Tᵀ‖ = ‖R_S R_Sᵀ − R_T R_Tᵀ‖, since Q has orthonormal columns, in time
-    O(N (D_s + D_t)²). Fewer samples take blocks of K.
+    Computed in float64, to about 1e-15: no large squares cancel. Equal embeddings give exactly 0. From N = 2 (D_s +
+    D_t) on, K is not computed: with [S, T] = Q R, ‖S Sᵀ − T Tᵀ‖ = ‖R_S R_Sᵀ − R_T R_Tᵀ‖, since Q has orthonormal
+    columns, in time O(N (D_s + D_t)²). For fewer samples, blocks of K are computed.
 
     Shape:
         `student` [N, D_s], `teacher` [N, D_t], widths may differ.
@@ -29,12 +29,13 @@ def kernel_transfer_error(student: Tensor, teacher: Tensor, *, chunk_size: int |
     Args:
         student: embeddings.
         teacher: embeddings.
-        chunk_size: rows of both, or of K, at a time; None: about a million entries. With w = D_s + D_t, memory is some
-            40 (`chunk_size` + w) · w bytes without K, whatever N, and some 8 N · (4 `chunk_size` + w) with it.
+        chunk_size: rows of both sides, or of K, processed at once; None: about a million entries. With w = D_s + D_t,
+            memory is about 40 (`chunk_size` + w) · w bytes without K, whatever N, and some 8 N · (4 `chunk_size` + w)
+            with it.
 
     Returns:
-        A number >= 0; where the teacher's kernel is 0, infinity, or 0 if the student's is too; NaN where an embedding
-        is not finite.
+        A number >= 0. If the teacher's kernel is 0: infinity, or 0 if the student's is 0 too. NaN if an embedding is
+        not finite.
 
     Raises:
         ValueError: for shapes that do not fit or `chunk_size` < 1.
@@ -53,7 +54,7 @@ def kernel_transfer_error(student: Tensor, teacher: Tensor, *, chunk_size: int |
 
 @torch.no_grad()
 def cosine_kernel_transfer_error(student: Tensor, teacher: Tensor, *, chunk_size: int | None = None) -> float:
-    """`kernel_transfer_error` of rows made unit: K is of their cosines. Most methods leave the rows' lengths free.
+    """`kernel_transfer_error` of unit rows, so that K holds cosines: most methods do not constrain the rows' lengths.
 
     Shape:
         `student` [N, D_s], `teacher` [N, D_t], widths may differ.
@@ -61,10 +62,10 @@ def cosine_kernel_transfer_error(student: Tensor, teacher: Tensor, *, chunk_size
     Args:
         student: embeddings.
         teacher: embeddings.
-        chunk_size: as of `kernel_transfer_error`.
+        chunk_size: see `kernel_transfer_error`.
 
     Returns:
-        A number >= 0, as of `kernel_transfer_error`; a row of zeros has the cosine 0 with all.
+        A number >= 0, see `kernel_transfer_error`; a row of zeros has cosine 0 with all rows.
 
     Raises:
         ValueError: for shapes that do not fit or `chunk_size` < 1.
@@ -94,7 +95,7 @@ def landmark_transfer_error(
 ) -> float:
     """Estimate of the kernel transfer error by landmarks: ‖C_S − C_T‖_F / ‖K_T‖_F with C = X Dᵀ.
 
-    It has N·M entries where the error has N²: smaller, and it falls and rises with it. In float64.
+    C has N·M entries instead of N², so the estimate is smaller than the error, but rises and falls with it. In float64.
 
     Shape:
         `student` [N, D_s], `teacher` [N, D_t], `student_landmarks` [M, D_s], `teacher_landmarks` [M, D_t].
@@ -102,13 +103,13 @@ def landmark_transfer_error(
     Args:
         student: embeddings.
         teacher: embeddings.
-        student_landmarks: D of the student, as of `kernel_transfer_loss`.
+        student_landmarks: D of the student, see `kernel_transfer_loss`.
         teacher_landmarks: D of the teacher.
-        chunk_size: rows at a time; None: about a million entries. With w = D_s + D_t, memory is some
+        chunk_size: rows processed at once; None: about a million entries. With w = D_s + D_t, memory is about
             8 `chunk_size` · (2 M + w) + 16 min(N, D_t)² bytes.
 
     Returns:
-        A number >= 0; where the teacher's kernel is 0, infinity, or 0 if C_S = C_T.
+        A number >= 0. If the teacher's kernel is 0: infinity, or 0 if C_S = C_T.
 
     Raises:
         ValueError: for shapes that do not fit, embeddings that are not finite, or `chunk_size` < 1.
@@ -139,10 +140,10 @@ def smallest_landmark_eigenvalue(landmarks: Tensor) -> float:
         `landmarks` [M, D].
 
     Returns:
-        A number; 0 up to rounding where M > D.
+        A number; 0 up to rounding if M > D.
 
     Raises:
-        ValueError: for landmarks that are no [M, D], or not finite.
+        ValueError: for landmarks that are not [M, D], or not finite.
 
     Example:
         >>> import torch
@@ -170,11 +171,11 @@ def smallest_landmark_eigenvalue(landmarks: Tensor) -> float:
 def kernel_transfer_bound(
     student: Tensor, teacher: Tensor, student_landmarks: Tensor, teacher_landmarks: Tensor, assignment: Tensor
 ) -> tuple[float, float]:
-    """Terms A and B of the bound ‖K_S − K_T‖_F <= A + B, where sample i belongs to landmark a_i (its class, say).
+    """Terms A and B of the bound ‖K_S − K_T‖_F <= A + B, where sample i belongs to landmark a_i (such as its class).
 
-    A = N e Σ_i (‖x_i^S − d_{a_i}^S‖ + ‖x_i^T − d_{a_i}^T‖), e the longest row of either side;
-    B = Σ_ij |d_{a_i}^S·x_j^S − d_{a_i}^T·x_j^T|. Class centres make A small, the loss makes B small. Memory is linear
-    in N: some 8 N (2 M + 3 (D_s + D_t)) bytes.
+    A = N e Σ_i (‖x_i^S − d_{a_i}^S‖ + ‖x_i^T − d_{a_i}^T‖), e the length of the longest row of either side;  B = Σ_ij
+    |d_{a_i}^S·x_j^S − d_{a_i}^T·x_j^T|. Class centres make A small, and the loss makes B small. Memory is linear in N:
+    about 8 N (2 M + 3 (D_s + D_t)) bytes.
 
     Shape:
         `student` [N, D_s], `teacher` [N, D_t], `student_landmarks` [M, D_s], `teacher_landmarks` [M, D_t],
@@ -208,7 +209,7 @@ def kernel_transfer_bound(
     student_landmarks, teacher_landmarks = _landmarks(name, student, teacher, student_landmarks, teacher_landmarks)
     check.class_labels(name, len(student_landmarks), assignment=assignment)
     check.same_rows(name, student=student, assignment=assignment)
-    assignment = assignment.long()  # 8 bits as an index would be a mask
+    assignment = assignment.long()  # an 8-bit index would be used as a mask
     longest = torch.maximum(student.norm(dim=1).max(), teacher.norm(dim=1).max())
     away = (student - student_landmarks[assignment]).norm(dim=1) + (teacher - teacher_landmarks[assignment]).norm(dim=1)
     apart = (student_landmarks @ student.T - teacher_landmarks @ teacher.T).abs().sum(1)
@@ -231,7 +232,7 @@ def gram_norms(function: str, student: Tensor, teacher: Tensor, chunk_size: int 
 
 
 def _norms_of_factors(chunks: Iterator[tuple[Tensor, Tensor]], split: int) -> tuple[float, float]:
-    """Return both norms from the R of [S, T] = Q R, which is made a block of rows at a time."""
+    """Return both norms from the R of [S, T] = Q R, which is computed from blocks of rows."""
     factor: list[Tensor] = []
     copied = True
     for ours, theirs in chunks:
@@ -264,7 +265,7 @@ def _landmarks(
 def _chunks(
     student: Tensor, teacher: Tensor, chunk_size: int | None, width: int, *, least: int = 1
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield rows of both in float64, `chunk_size` at a time, or so many that `width` columns make a block."""
+    """Yield rows of both sides in float64, `chunk_size` at a time, or as many as fill a block with `width` columns."""
     rows = chunk_size or max(least, _CHUNK_ENTRIES // width)
     for ours, theirs in zip(student.split(rows), teacher.split(rows), strict=True):
         yield as_float64(ours), as_float64(theirs)

@@ -1,4 +1,4 @@
-"""Samples without a label: left out wherever classes are compared."""
+"""Removal of samples without a label before classes are compared."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def labelled(rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the rows that have a label and their labels, all of them uncopied where no label is negative.
+    """Return the rows that have a label, and their labels; no copy is made if no label is negative.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""What nearest neighbours say: recall at k, nearest-neighbour accuracy, and the neighbours that two spaces share."""
+"""Metrics of nearest neighbours: recall at k, nearest-neighbour accuracy, and neighbours that two spaces share."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ _CHUNK_ENTRIES = 2**19
 def recall_at_k(
     embeddings: Tensor, labels: Tensor, *, ks: Sequence[int] = (1, 2, 4, 8), metric: DissimilarityName = "euclidean"
 ) -> list[float]:
-    """Share of samples with one of their own class among their k nearest, themselves excluded, for each k.
+    """Share of samples with a sample of their class among their k nearest others, for each k.
 
     Equal distances keep the order of the samples. A sample alone in its class is a miss at every k; a k above N − 1 is
-    taken as N − 1.
+    treated as N − 1.
 
     Shape:
         `embeddings` [N, D], `labels` [N], N >= 2.
 
     Args:
-        embeddings: of the samples.
-        labels: integer classes; samples without one (negative) are left out.
+        embeddings: embeddings of the samples.
+        labels: integer classes; samples without a label (negative) are left out.
         ks: values of k >= 1.
         metric: "euclidean" or "cosine".
 
     Returns:
-        One fraction for each k, in the order of `ks`. Memory is some 40 max(16 N, 2¹⁹) + 32 N D bytes.
+        One fraction for each k, in the order of `ks`. Memory is about 40 max(16 N, 2¹⁹) + 32 N D bytes.
 
     Raises:
         ValueError: for shapes that do not fit, embeddings that are not finite, a single labelled sample, or an
@@ -85,22 +85,22 @@ def knn_accuracy(
 ) -> float:
     """Accuracy of giving each query the class that most of its k nearest database items have.
 
-    Every neighbour has one vote. Of classes with equal votes the one whose nearest item is nearer wins; equal
+    Every neighbour has one vote. Of classes with equally many votes, the one with the nearest item wins. Equal
     distances keep the order of the database.
 
     Shape:
         `query` [Q, D], `query_labels` [Q], `database` [N, D], `database_labels` [N].
 
     Args:
-        query: embeddings, of test samples say.
-        query_labels: integer classes; queries without one (negative) are left out.
-        database: embeddings, of training samples say; a query that is also in it is found like any other item.
-        database_labels: integer classes; items without one have no vote.
-        k: how many neighbours vote; above N it is taken as N.
+        query: embeddings, for example of test samples.
+        query_labels: integer classes; queries without a label (negative) are left out.
+        database: embeddings, for example of training samples; a query that is also in it is found like any other item.
+        database_labels: integer classes; items without a label have no vote.
+        k: number of neighbours that vote; above N it is treated as N.
         metric: "cosine" or "euclidean".
 
     Returns:
-        A fraction in [0, 1]. Memory is some 40 max(16 N, 2¹⁹) + 16 (Q + N) D bytes.
+        A fraction in [0, 1]. Memory is about 40 max(16 N, 2¹⁹) + 16 (Q + N) D bytes.
 
     Raises:
         ValueError: for shapes that do not fit, embeddings that are not finite, or an argument out of its range.
@@ -133,7 +133,7 @@ def knn_accuracy(
         found = class_numbers[neighbours]
         counts = torch.zeros(len(own), len(classes), device=query.device)
         votes = counts.scatter_add_(1, found, torch.ones_like(found, dtype=counts.dtype)).gather(1, found)
-        answer = found.gather(1, votes.argmax(1, keepdim=True))  # argmax gives the first of equals: the nearest
+        answer = found.gather(1, votes.argmax(1, keepdim=True))  # argmax returns the first of equal values: the nearest
         right += int((classes[answer[:, 0]] == own).sum())
     return right / len(query)
 
@@ -142,8 +142,8 @@ def knn_accuracy(
 def neighbour_overlap(student: Tensor, teacher: Tensor, *, k: int, metric: DissimilarityName = "cosine") -> float:
     """Share of a sample's k nearest neighbours that both spaces have in common, averaged over the samples.
 
-    (1/N) Σ_i |N_k^s(i) ∩ N_k^t(i)| / k, where N_k(i) leaves i itself out. Equal distances keep the order of the
-    samples. Spaces that have nothing to do with each other share k/(N − 1).
+    (1/N) Σ_i |N_k^s(i) ∩ N_k^t(i)| / k, where N_k(i) does not include i. Equal distances keep the order of the samples.
+    For unrelated spaces, the expected share is k/(N − 1).
 
     Shape:
         `student` [N, D_s], `teacher` [N, D_t], widths may differ, N >= 2.
@@ -151,11 +151,11 @@ def neighbour_overlap(student: Tensor, teacher: Tensor, *, k: int, metric: Dissi
     Args:
         student: embeddings.
         teacher: embeddings.
-        k: how many neighbours, from 1 to N − 1.
+        k: number of neighbours, from 1 to N − 1.
         metric: "cosine" or "euclidean", for both.
 
     Returns:
-        A fraction in [0, 1]. Memory is some 50 max(16 N, 2¹⁹) + 32 N (D_s + D_t) bytes.
+        A fraction in [0, 1]. Memory is about 50 max(16 N, 2¹⁹) + 32 N (D_s + D_t) bytes.
 
     Raises:
         ValueError: for shapes that do not fit, embeddings that are not finite, or an argument out of its range.

@@ -1,7 +1,7 @@
-"""Sorting the rows of distance matrices, the cost of every ranking metric: positions, ranks and nearest neighbours.
+"""Sorting the rows of distance matrices, the main cost of ranking metrics: positions, ranks and nearest neighbours.
 
-On the CPU, distances in float32 are sorted as integers that carry their column: the bits of a number >= 0 order as the
-number does, so that one vectorised sort of plain integers gives values and columns, equal values in the columns' order.
+On the CPU, float32 distances are sorted as integers that also hold the column. The bits of numbers >= 0 have the same
+order as the numbers, so one vectorised sort of integers gives values and columns, with equal values in column order.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from congruence.geometry.dissimilarity import DissimilarityName, dissimilarity_blocks
 
 Array = NDArray[Any]
-_PIECE_ENTRIES = 2**17  # what one thread sorts at a time: 1 MB of keys stays in its cache
+_PIECE_ENTRIES = 2**17  # keys that one thread sorts at once: 1 MB stays in its cache
 _STEPS = 6
 _LOW = np.uint64(0xFFFFFFFF)
 _SIGN = np.uint64(63)
@@ -27,7 +27,7 @@ _PLACE, _VALUE = (0, 1) if sys.byteorder == "little" else (1, 0)  # the halves o
 
 
 def row_order(values: Tensor) -> Tensor:
-    """Columns of each row from the smallest value to the largest, equal values in the order of the columns, NaN last.
+    """Columns of each row, ordered from the smallest value to the largest; equal values in column order, NaN last.
 
     Shape:
         `values` [R, N]; returns int64 [R, N].
@@ -43,10 +43,11 @@ def row_order(values: Tensor) -> Tensor:
 
 
 def flag_ranks(values: Tensor, flags: Tensor) -> Tensor:
-    """Positions, from 1, that the flagged columns of each row have in `row_order`: in order, then infinity.
+    """Positions, counted from 1, of each row's flagged columns in `row_order`, ascending and padded with infinity.
 
     Shape:
-        `values` [R, N], `flags` bool [R, N]; returns float64 [R, K], K the most flags of a row, at least 1.
+        `values` [R, N], `flags` bool [R, N]; returns float64 [R, K], K the largest number of flags in a row, at least
+        1.
 
     Example:
         >>> import torch
@@ -82,7 +83,7 @@ def row_nearest(values: Tensor, k: int) -> Tensor:
 
 
 def row_ranks(values: Tensor, tolerance: float) -> Tensor:
-    """Count, for each entry, the entries of its row that are smaller, equal, or larger by rounding alone.
+    """Count, for each entry, the entries of its row that are smaller, equal, or larger only by rounding.
 
     rank_j = #{k : v_k <= v_j + ε|v_j|}, ε the tolerance; NaN is larger than all numbers and equal to NaN.
 
@@ -106,7 +107,7 @@ def nearest(
 ) -> Iterator[Tensor]:
     """Yield the k nearest database items of `rows` queries at a time, nearest first; NaN counts as infinitely far.
 
-    With `apart` the database is the queries, and each leaves itself out: k is then at most N − 1.
+    With `apart` the database is the queries, and each query is left out of its own neighbours: k is then at most N − 1.
 
     Shape:
         `query` [Q, D], `database` [N, D]; yields int64 [rows, k], the last block smaller.
@@ -131,7 +132,7 @@ def _has_keys(values: Tensor) -> bool:
 
 
 def _by_pieces(function: Callable[..., None], dtype: Any, *tensors: Tensor, width: int | None = None) -> Tensor:
-    """Let `function` fill pieces of rows, in as many threads as torch has: NumPy sorts without Python's lock."""
+    """Let `function` fill blocks of rows, in as many threads as torch has: NumPy sorts without Python's lock."""
     arrays = [np.ascontiguousarray(tensor.numpy()) for tensor in tensors]
     count, columns = arrays[0].shape
     out = np.empty((count, width or columns), dtype)
@@ -152,9 +153,9 @@ def _by_pieces(function: Callable[..., None], dtype: Any, *tensors: Tensor, widt
 
 
 def _keys(values: Array, flags: Array | None = None) -> Array:
-    """Return (bits of the value, place in the piece) as uint64; + 0 makes −0 the 0 that it equals.
+    """Return (bits of the value, position in the block) as uint64; adding 0 turns −0 into 0.
 
-    With flags, the place is that of the column in the row, doubled, and the flag its last bit.
+    With flags, the position is that of the column in the row, shifted by one bit, with the flag as its last bit.
     """
     halves = np.empty((*values.shape, 2), np.uint32)
     if flags is None:
@@ -215,7 +216,7 @@ def _piece_ranks(values: Array, tolerance: float, out: Array) -> None:
 
 
 def _closed_ranks(ordered: Array, tolerance: float) -> Array:
-    """Rank sorted rows: the position of the last entry that is not larger but by rounding."""
+    """Rank sorted rows: the position of the last entry that is not larger, or larger only by rounding."""
     columns = ordered.shape[1]
     ranks = np.empty(ordered.shape, np.int32)
     ranks[:] = np.arange(1, columns + 1, dtype=np.int32)
@@ -224,8 +225,8 @@ def _closed_ranks(ordered: Array, tolerance: float) -> Array:
         bound = flat * flat.dtype.type(tolerance)
         np.abs(bound, out=bound)
         bound += flat
-        # Few entries have a partner in rounding, fewer have two: count those over whole rows, further ones where there
-        # are any, and search for the ends of what is left, the long runs of equal values.
+        # Few entries are equal to another up to rounding, even fewer to two: count the first neighbours over whole
+        # rows, further ones only where there are any, and search for the ends of long runs of equal values.
         close = _close(flat, bound, columns, 1)
         flat_ranks[:-1] += close
         close = close[:-1] & _close(flat, bound, columns, 2)
@@ -245,7 +246,7 @@ def _closed_ranks(ordered: Array, tolerance: float) -> Array:
 
 
 def _close(flat: Array, bound: Array, columns: int, step: int) -> Array:
-    """Whether the entry `step` further on in the row is within the bound."""
+    """Whether the entry `step` columns further on is within the bound."""
     close: Array = flat[step:] <= bound[:-step]
     for last in range(1, min(step, columns) + 1):
         close[columns - last :: columns] = False

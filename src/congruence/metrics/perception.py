@@ -1,4 +1,4 @@
-"""Perception coherence: how far two spaces rank the same samples alike, around each of them."""
+"""Perception coherence: the agreement of two spaces in how each sample ranks all others by distance."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CHECKS: dict[str, check.Constraint] = {
     "teacher_dissimilarity": check.Choice(DISSIMILARITY.choices, callable_too=True, optional=True),
     "chunk_size": check.Real(low=1, closed="low", integer=True, optional=True),
 }
-_CHUNK_ENTRIES = 2**19  # some 200 MB with what sorting takes, most of it freed and used again
+_CHUNK_ENTRIES = 2**19  # about 200 MB including sorting, most of it freed and reused
 
 
 @torch.no_grad()
@@ -36,11 +36,11 @@ def perception_coherence(
     teacher_dissimilarity: Dissimilarity | None = None,
     chunk_size: int | None = None,
 ) -> Tensor:
-    """Perception coherence φ_i of every sample, in [0, 1]; 1 where both spaces rank all others alike around it.
+    """Perception coherence φ_i of every sample, in [0, 1]; 1 if both spaces rank all others identically around it.
 
     F_i(j) = (1/N) #{k : d_ik <= d_ij} over all k; φ_i = 1 − (1/N) Σ_j |F_i^s(j) − F_i^t(j)|, i and j included.
 
-    Equal distances have equal ranks. Distances that differ by rounding alone count as equal: d_ik <= d_ij is read as
+    Equal distances have equal ranks. Distances that differ only by rounding count as equal: d_ik <= d_ij is read as
     d_ik <= d_ij + ε|d_ij|, with ε = 1e-6 for float32 and half inputs and 1e-12 for float64.
 
     Shape:
@@ -50,8 +50,8 @@ def perception_coherence(
         student: embeddings.
         teacher: embeddings.
         dissimilarity: "cosine", "euclidean" or a callable [N, D] → [N, N].
-        teacher_dissimilarity: the teacher's own; None: the same.
-        chunk_size: c, anchors at a time; None: about half a million pairs. Memory is some 80 c N + 16 N (D_s + D_t)
+        teacher_dissimilarity: the teacher's dissimilarity; None: as for the student.
+        chunk_size: c, anchors at a time; None: about half a million pairs. Memory is about 80 c N + 16 N (D_s + D_t)
             bytes; a callable needs its whole [N, N].
 
     Returns:
@@ -84,8 +84,8 @@ def global_perception_coherence(
 ) -> float:
     """Global perception coherence level: GPCL = 1 − (1/N²) Σ_ij |F_i^s(j) − F_i^t(j)|, the mean of φ_i.
 
-    F, ties, arguments and memory are those of `perception_coherence`. Ranks are counted in integers: equal rankings
-    give exactly 1, and neither the order of the samples nor the chunk changes the value.
+    F, ties, arguments and memory are as in `perception_coherence`. Ranks are integers: equal rankings give exactly 1,
+    and neither the order of the samples nor the chunk size changes the value.
 
     Shape:
         `student` [N, D_s], `teacher` [N, D_t], widths may differ.
@@ -122,8 +122,8 @@ def estimate_perception_coherence(
 ) -> tuple[float, float]:
     """Estimate the global perception coherence from batches: mean and spread of 1 − DC_B.
 
-    Each batch is drawn without replacement, ranked within itself and thrown back. The estimate is biased upwards at a
-    small batch size; the spread is that of the batches, and no confidence interval of the true value.
+    Each batch is drawn without replacement from all samples and ranked by itself. The estimate is biased upwards for
+    small batches. The spread is that of the batches, not a confidence interval for the true value.
 
     Shape:
         `student` [N, D_s], `teacher` [N, D_t], widths may differ.
@@ -132,10 +132,10 @@ def estimate_perception_coherence(
         student: embeddings.
         teacher: embeddings.
         dissimilarity: "cosine", "euclidean" or a callable [B, D] → [B, B].
-        teacher_dissimilarity: the teacher's own; None: the same.
+        teacher_dissimilarity: the teacher's dissimilarity; None: as for the student.
         batch_size: B, from 1 to N.
-        repeats: how many batches.
-        generator: of the draws.
+        repeats: number of batches.
+        generator: random generator for the batches.
 
     Returns:
         The mean over the batches and their standard deviation (n − 1; 0 for one batch).
@@ -154,7 +154,7 @@ def estimate_perception_coherence(
         Feature Representation Transferring to Lightweight Models via Perception Coherence, def. 4.1.
 
     Deviations:
-        The paper draws its batches independently; without replacement no pair is a sample with itself twice.
+        The paper draws the samples of a batch independently; without replacement, no pair consists of one sample twice.
     """
     name = "estimate_perception_coherence"
     check.floating(name, 2, student=student, teacher=teacher)

@@ -1,4 +1,4 @@
-"""How surely a student keeps what the teacher ranks, around one sample or all, and what its coherence promises."""
+"""How reliably a student preserves the teacher's ranking, around one sample or all, and bounds from coherence."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _Test = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Preservation:
-    """An estimated probability and its bound: `probability` <= `bound`; None where no pair met the condition."""
+    """An estimated probability and its bound: `probability` <= `bound`; None if no pair met the condition."""
 
     level: float  # α: mean φ over the anchors
     condition: float  # P(A)
     probability: float | None
     constant: float | None  # C = 4 / P(A)
-    bound: float | None  # C (1 − α) / ε; over 1 it says nothing
-    pairs: int  # looked at, over all anchors
+    bound: float | None  # C (1 − α) / ε; above 1 it is vacuous
+    pairs: int  # pairs examined, over all anchors
 
 
 @torch.no_grad()
@@ -46,13 +46,12 @@ def rank_preservation(
     generator: torch.Generator | None = None,
     chunk_size: int | None = None,
 ) -> Preservation:
-    """How often samples that the teacher ranks alike around an anchor are ranked far apart by the student.
+    """How often samples with similar ranks around an anchor for the teacher are ranked far apart by the student.
 
     P(|F^s(x, X') − F^s(x, X)| >= ε₂ | A) <= C (1 − α)/(ε₂ − ε₁), A: |F^t(x, X') − F^t(x, X)| <= ε₁, C = 4/P(A).
-    F as of `perception_coherence`, on the N samples; one anchor x: local; all anchors: global.
-
-    Pairs (X, X') are (j, π(j)) for permutations π of the samples: each of both is uniform, so that the bound holds for
-    the estimate itself, however few permutations there are.
+    F is that of `perception_coherence`, on the N samples. One anchor x gives the local theorem, all anchors the global
+    one. Pairs (X, X') are (j, π(j)) for permutations π of the samples: X and X' are each uniform, so the bound holds
+    for the estimate itself, for any number of permutations.
 
     Shape:
         `student` [N, D_s], `teacher` [N, D_t], widths may differ; `anchors` int64 [A].
@@ -60,18 +59,19 @@ def rank_preservation(
     Args:
         student: embeddings.
         teacher: embeddings.
-        anchors: rows that are x, a single one for theorem 4.2; None: all of them, theorem 4.4.
-        teacher_gap: ε₁ > 0, in shares of the samples.
+        anchors: the rows x, a single one for theorem 4.2; None: all rows, theorem 4.4.
+        teacher_gap: ε₁ > 0, as a fraction of the samples.
         student_gap: ε₂ > ε₁.
         dissimilarity: "cosine", "euclidean" or a callable [N, D] → [N, N].
-        teacher_dissimilarity: the teacher's own; None: the same.
-        pairings: permutations drawn, the same for all anchors; None: all N² pairs of each anchor, in A N² steps.
-        generator: of the draws, needed with `pairings` and not used without.
-        chunk_size: c, anchors at a time; None: half a million ranks. Memory is some
+        teacher_dissimilarity: the teacher's dissimilarity; None: as for the student.
+        pairings: number of random permutations, the same for all anchors; None: all N² pairs of each anchor, in A N²
+            steps.
+        generator: random generator, needed with `pairings` and otherwise unused.
+        chunk_size: c, anchors processed at once; None: half a million ranks. Memory is about
             (80 c + 8 `pairings`) N + 16 N (D_s + D_t) bytes; a callable needs its whole [N, N].
 
     Returns:
-        The estimate, its bound, and what they are made of: shares in [0, 1] (`bound` and `constant` aside).
+        The estimate, its bound, and the quantities in them: fractions in [0, 1] (except `bound` and `constant`).
 
     Raises:
         ValueError: for shapes that do not fit, embeddings that are not finite, or an argument out of its range.
@@ -90,8 +90,9 @@ def rank_preservation(
         proofs B.1 and C.1).
 
     Deviations:
-        The proof goes over lemma B.1 and assumption 4.2 (no two samples with the same gap of ranks), which a finite set
-        breaks. The same constant follows without them: P(max(U, U') >= t) <= 2 P(U >= t) for U, U' alike.
+        The proof uses lemma B.1 and assumption 4.2 (no two samples with the same gap of ranks), which a finite set
+        violates. The same constant follows without them: P(max(U, U') >= t) <= 2 P(U >= t) for identically distributed
+        U, U'.
     """
     name = "rank_preservation"
     check.hyperparameters(name, _CHECKS, teacher_gap=teacher_gap, student_gap=student_gap)
@@ -122,10 +123,10 @@ def order_preservation(
     generator: torch.Generator | None = None,
     chunk_size: int | None = None,
 ) -> Preservation:
-    """How often the student puts clearly farther what the teacher has nearer to an anchor.
+    """How often the student ranks a sample clearly farther from an anchor although the teacher ranks it nearer.
 
     P(F^s(x, X') − F^s(x, X) >= ε | A) <= C (1 − α)/ε, A: F^t(x, X') <= F^t(x, X), C = 4/P(A). Pairs, F and the other
-    arguments are those of `rank_preservation`.
+    arguments are as in `rank_preservation`.
 
     Shape:
         `student` [N, D_s], `teacher` [N, D_t], widths may differ; `anchors` int64 [A].
@@ -133,16 +134,16 @@ def order_preservation(
     Args:
         student: embeddings.
         teacher: embeddings.
-        anchors: rows that are x, a single one for theorem 4.3; None: all of them, theorem 4.4.
-        student_gap: ε > 0, in shares of the samples.
+        anchors: the rows x, a single one for theorem 4.3; None: all rows, theorem 4.4.
+        student_gap: ε > 0, as a fraction of the samples.
         dissimilarity: "cosine", "euclidean" or a callable [N, D] → [N, N].
-        teacher_dissimilarity: the teacher's own; None: the same.
-        pairings: permutations drawn; None: all N² pairs of each anchor.
-        generator: of the draws.
-        chunk_size: anchors at a time.
+        teacher_dissimilarity: the teacher's dissimilarity; None: as for the student.
+        pairings: number of random permutations; None: all N² pairs of each anchor.
+        generator: random generator for the permutations.
+        chunk_size: anchors processed at once.
 
     Returns:
-        The estimate, its bound, and what they are made of.
+        The estimate, its bound, and the quantities in them.
 
     Raises:
         ValueError: for shapes that do not fit, embeddings that are not finite, or an argument out of its range.
@@ -161,8 +162,8 @@ def order_preservation(
         proofs B.2 and C.1).
 
     Deviations:
-        The proof applies lemma B.1, which asks for an event that is symmetric in X and X'; this one is not. The
-        constant is right all the same, by the argument at `rank_preservation`.
+        The proof applies lemma B.1, which needs an event that is symmetric in X and X'; this one is not. The constant
+        is still right, by the argument in `rank_preservation`.
     """
     name = "order_preservation"
     check.hyperparameters(name, _CHECKS, student_gap=student_gap)
@@ -213,7 +214,7 @@ def _preservation(
     event: _Test,
     margin: float,
 ) -> Preservation:
-    """Count pairs over all anchors; both tests are given what a rank gains from j to its partner."""
+    """Count pairs over all anchors; both tests get the difference of ranks between j and its partner."""
     anchors = gaps = pairs = met = held = rows = 0
     for ours, theirs in ranks:
         anchors, rows = anchors + len(ours), ours.shape[1]

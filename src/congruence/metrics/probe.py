@@ -1,4 +1,4 @@
-"""What a linear classifier can read off frozen features."""
+"""The accuracy of a linear classifier on frozen features."""
 
 from __future__ import annotations
 
@@ -36,11 +36,12 @@ def linear_probe(
 
     Args:
         train: embeddings of training samples.
-        train_labels: integer classes, two at least; samples without one (negative) are left out.
+        train_labels: integer classes, at least two; samples without a label (negative) are left out.
         test: embeddings of test samples.
-        test_labels: integer classes, samples without one left out; a class without a training sample is never right.
+        test_labels: integer classes; samples without a label are left out, those of a class without training samples
+            count as wrong.
         regularization: λ > 0.
-        steps: of the optimiser at most; where they do not suffice, the log says so.
+        steps: maximum steps of the optimiser; if they are not enough, a warning is logged.
 
     Returns:
         A fraction in [0, 1]. Memory is linear in N + M.
@@ -75,7 +76,7 @@ def linear_probe(
 
     x, y = as_float64(train.cpu()), as_float64(test.cpu())
     centre, deviation = x.mean(0), x.std(0, correction=0)
-    # A feature that never changes says nothing, whatever rounding makes of it.
+    # A constant feature carries no information, even if rounding makes it vary.
     scale = torch.where(deviation > 1e-14 * centre.abs(), 1 / deviation, 0)
     x, y = (x - centre) * scale, (y - centre) * scale
     for argument, features, numbers in (("train", train, deviation), ("train", train, x), ("test", test, y)):
@@ -87,5 +88,5 @@ def linear_probe(
         warnings.simplefilter("always", ConvergenceWarning)
         model.fit(x.numpy(), train_labels.cpu().numpy())
     if any(issubclass(warning.category, ConvergenceWarning) for warning in caught):
-        _log.warning("`linear_probe`: not at its minimum after %d steps.", steps)
+        _log.warning("`linear_probe`: not converged after %d steps.", steps)
     return float((model.predict(y.numpy()) == test_labels.cpu().numpy()).mean())

@@ -1,4 +1,4 @@
-"""Ranks around chosen anchors, what the diagnostics of perception coherence are counted from."""
+"""Ranks around chosen anchors, from which the diagnostics of perception coherence are computed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Re-identification: the same identity, seen by another camera."""
+"""Re-identification: finding the same identity in pictures of other cameras."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ _log = logging.getLogger("congruence")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ReidResult:
-    """What `reid_evaluate` finds.
+    """The result of `reid_evaluate`.
 
     Args:
         map: mean average precision, a fraction.
-        cmc: float64 [max_rank], at k − 1 the share of queries with a match among the first k: rank-1 is `cmc[0]`.
+        cmc: float64 [max_rank]; entry k − 1 is the share of queries with a match among the first k, so rank-1 is
+            `cmc[0]`.
     """
 
     map: float
@@ -44,10 +45,10 @@ def reid_evaluate(
 ) -> ReidResult:
     """Rank the gallery for each query, and find the query's identity in the pictures of other cameras.
 
-    For each query, gallery items of its identity AND its camera are dropped; identity −1 is junk, dropped from both.
-    The average precision is the mean of P(i) over the ranks i of the matches, P(i) the share of matches among the
-    first i. Both numbers are averages over the queries that have a match left; the others are counted in the log.
-    Equal distances keep the order of the gallery.
+    For each query, gallery items that have both its identity and its camera are dropped. Items with identity −1 are
+    junk and are dropped from both sides. The average precision is the mean of P(i) over the ranks i of the matches,
+    P(i) the share of matches among the first i. Both numbers are averages over the queries with a match left; the
+    number of other queries is logged. Equal distances keep the order of the gallery.
 
     Shape:
         `query` [Q, D], `gallery` [N, D], `query_ids` and `query_cameras` [Q], `gallery_ids` and `gallery_cameras` [N].
@@ -60,11 +61,11 @@ def reid_evaluate(
         query_cameras: integer cameras.
         gallery_cameras: integer cameras.
         metric: "euclidean" or "cosine".
-        max_rank: length of the curve; past the gallery's end it stays where it is.
+        max_rank: length of the curve, which is constant beyond the gallery's size.
 
     Returns:
-        ReidResult: `.map` and `.cmc`; NaN where no query has a match. Memory is some
-        40 max(16 N, 2¹⁹) + 16 (Q + N) D bytes.
+        ReidResult: `.map` and `.cmc`; NaN if no query has a match. Memory is about  40 max(16 N, 2¹⁹) + 16 (Q + N) D
+            bytes.
 
     Raises:
         ValueError: for shapes that do not fit, embeddings that are not finite, or an argument out of its range.
@@ -81,8 +82,8 @@ def reid_evaluate(
         Zheng et al., Scalable Person Re-identification: A Benchmark, ICCV 2015.
 
     Deviations:
-        Known evaluations differ: one averages over all queries and takes the trapezoid under the precision-recall
-        curve, another leaves junk in the gallery as distractors.
+        Other implementations differ: one averages over all queries and uses the trapezoidal area under the
+        precision-recall curve, another keeps junk in the gallery as distractors.
     """
     name = "reid_evaluate"
     check.hyperparameters(name, _CHECKS, metric=metric, max_rank=max_rank)

@@ -1,4 +1,4 @@
-"""How alike two spaces place the same samples: centred kernel alignment, and RKD's relative distances."""
+"""Similarity of two spaces on the same samples: centred kernel alignment, and RKD's relative distances."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from congruence.core.numerics import as_float64
 from congruence.geometry.dissimilarity import dissimilarity_blocks
 
 _CHECKS: dict[str, check.Constraint] = {"chunk_size": check.Real(low=1, closed="low", integer=True, optional=True)}
-_CHUNK_ENTRIES = 2**20  # 8 MB a block
+_CHUNK_ENTRIES = 2**20  # 8 MB for each block
 _SHORTEST = 1e-6  # RKD clamps squared distances at 1e-12
 _ROUNDING = 1e-14
 
@@ -23,8 +23,8 @@ _ROUNDING = 1e-14
 def linear_cka(student: Tensor, teacher: Tensor) -> float:
     """Linear centred kernel alignment of two spaces: 1 for a rotated or scaled copy, 0 for uncorrelated features.
 
-    CKA = ‖X_sᵀ X_t‖²_F / (‖X_sᵀ X_s‖_F ‖X_tᵀ X_t‖_F), columns centred. In float64, from the products of features, or
-    from Gram matrices where there are fewer samples than features: the same numbers.
+    CKA = ‖X_sᵀ X_t‖²_F / (‖X_sᵀ X_s‖_F ‖X_tᵀ X_t‖_F), columns centred. Computed in float64 from products of features,
+    or, if there are fewer samples than features, from Gram matrices, which gives the same value.
 
     Shape:
         `student` [N, D_s], `teacher` [N, D_t], widths may differ.
@@ -34,8 +34,8 @@ def linear_cka(student: Tensor, teacher: Tensor) -> float:
         teacher: embeddings.
 
     Returns:
-        A number in [0, 1]; NaN where all rows of a side are equal. With w = D_s + D_t, memory is some 32 (2²⁰ + w²)
-        bytes from N = 2 w on, whatever N, and some 24 (2²⁰ + N w) below.
+        A number in [0, 1]; NaN if all rows of a side are equal. With w = D_s + D_t, memory is about 32 (2²⁰ + w²) bytes
+        for any N >= 2 w, and about 24 (2²⁰ + N w) below.
 
     Raises:
         ValueError: for shapes that do not fit, or embeddings that are not finite.
@@ -58,7 +58,8 @@ def linear_cka(student: Tensor, teacher: Tensor) -> float:
         x, y = _centred(student), _centred(teacher)
         ours, theirs, both = _alignment(x, x), _alignment(y, y), _alignment(x, y)
     own = math.sqrt(ours * theirs)
-    return min(both / own, 1.0) if own > 0 else math.nan  # NaN first: min keeps what nothing is smaller than
+    # NaN comes first, because min keeps its first argument unless another is smaller
+    return min(both / own, 1.0) if own > 0 else math.nan
 
 
 @torch.no_grad()
@@ -74,7 +75,7 @@ def rkd_distance_discrepancy(student: Tensor, teacher: Tensor, *, chunk_size: in
     Args:
         student: embeddings.
         teacher: embeddings.
-        chunk_size: c, rows of distances at a time; None: about a million entries. Memory is some
+        chunk_size: c, rows of distances at a time; None: about a million entries. Memory is about
             80 c N + 32 N (D_s + D_t) bytes.
 
     Returns:
@@ -137,14 +138,14 @@ def _mean(x: Tensor, step: int) -> Tensor:
 
 
 def _centred(x: Tensor) -> Tensor:
-    """Subtract the mean; what rounding leaves of equal rows is 0."""
+    """Subtract the mean; equal rows become exactly 0, without rounding errors."""
     wide = as_float64(x)
     centred = wide - wide.mean(0)
     return centred * (centred.norm() > _ROUNDING * wide.norm())
 
 
 def _alignment(x: Tensor, y: Tensor) -> float:
-    """Return ‖Xᵀ Y‖²_F = Σ_ij (X Xᵀ)_ij (Y Yᵀ)_ij, a block of either at a time."""
+    """Return ‖Xᵀ Y‖²_F = Σ_ij (X Xᵀ)_ij (Y Yᵀ)_ij, computed from blocks of both Gram matrices."""
     rows, least = len(x), min(x.shape[1], y.shape[1])
     if rows < least:
         step = max(1, _CHUNK_ENTRIES // rows)

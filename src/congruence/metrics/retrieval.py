@@ -1,4 +1,4 @@
-"""Retrieval by class: mean average precision, in the three readings that tables use, and precision at k."""
+"""Retrieval by class: mean average precision, in the three variants used in tables, and precision at k."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _CHECKS: dict[str, check.Constraint] = {
     "interpolation": check.Choice(("11pt", "none", "passalis")),
     "query_batch": check.COUNT,
 }
-_CHUNK_ENTRIES = 2**19  # a block and what sorting takes stay in the processor's caches
-_RANKED_ENTRIES = 2**21  # a product of more rows is faster, and what it gives is sorted a few rows at a time
+_CHUNK_ENTRIES = 2**19  # a block and the memory for sorting it stay in the processor's caches
+_RANKED_ENTRIES = 2**21  # a product of more rows is faster; its result is sorted a few rows at a time
 _log = logging.getLogger("congruence")
 
 
@@ -44,7 +44,7 @@ def retrieval_map(
 
     - "11pt": mean over r in {0, 0.1, …, 1} of max{P(i) : R(i) >= r}.
     - "none": mean of P(i) over the ranks i of the relevant items.
-    - "passalis": the evaluation behind published tables, for comparison with them and nothing else. In a batch of b
+    - "passalis": the evaluation behind published tables, meant only for comparison with them. In a batch of b
       queries the maximum from the right is propagated over the first b ranks only; at each of the 11 levels the rank
       with the nearest recall, the first of ties, is read. The result depends on b = `query_batch`.
 
@@ -55,16 +55,16 @@ def retrieval_map(
 
     Args:
         query: embeddings.
-        query_labels: integer classes; queries without one (negative) are left out.
+        query_labels: integer classes; queries without a label (negative) are left out.
         database: embeddings; a query that is also in it is found like any other item.
-        database_labels: integer classes; items without one are left out.
+        database_labels: integer classes; items without a label are left out.
         metric: "cosine" or "euclidean".
         interpolation: "11pt", "none" or "passalis".
-        query_batch: b, queries ranked at a time. It changes the value of "passalis" alone; the others take fewer, but
-            16, where that makes 2²¹ distances. Memory is some 40 b N + 16 (Q + N) D bytes.
+        query_batch: b, queries ranked at once. It only affects the value of "passalis"; the others use fewer queries,
+            at least 16, if b would exceed 2²¹ distances. Memory is about 40 b N + 16 (Q + N) D bytes.
 
     Returns:
-        A fraction in [0, 1]; NaN where no query has a relevant item.
+        A fraction in [0, 1]; NaN if no query has a relevant item.
 
     Raises:
         ValueError: for shapes that do not fit, embeddings that are not finite, or an argument out of its range.
@@ -126,14 +126,14 @@ def precision_at_k(
 
     Args:
         query: embeddings.
-        query_labels: integer classes; queries without one (negative) are left out.
+        query_labels: integer classes; queries without a label (negative) are left out.
         database: embeddings.
-        database_labels: integer classes; items without one are left out.
-        k: how many items, from 1 to N (of those with a label).
+        database_labels: integer classes; items without a label are left out.
+        k: number of items, from 1 to the number of labelled items.
         metric: "cosine" or "euclidean".
 
     Returns:
-        A fraction in [0, 1]; NaN where no query has a relevant item. Memory is some
+        A fraction in [0, 1]; NaN where no query has a relevant item. Memory is about
         40 max(16 N, 2¹⁹) + 16 (Q + N) D bytes.
 
     Raises:
@@ -164,7 +164,7 @@ def precision_at_k(
 def nearest_hits(
     query: Tensor, query_labels: Tensor, database: Tensor, database_labels: Tensor, k: int, metric: DissimilarityName
 ) -> Iterator[Tensor]:
-    """Yield, of so many queries at a time, whether each of the k nearest items has the query's class: bool [b, k]."""
+    """Yield, for blocks of b queries, whether each of the k nearest items has the query's class: bool [b, k]."""
     rows = block_rows(len(database), _CHUNK_ENTRIES)
     blocks = nearest(query, database, metric, k, rows=rows)
     for items, labels in zip(blocks, query_labels.split(rows), strict=True):
@@ -174,7 +174,7 @@ def nearest_hits(
 def _labelled(
     function: str, query: Tensor, query_labels: Tensor, database: Tensor, database_labels: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Check both sides, and return what has a label."""
+    """Check both sides, and return the labelled rows."""
     check.floating(function, 2, query=query, database=database)
     check.same_width(function, query=query, database=database)
     check.class_labels(function, query_labels=query_labels, database_labels=database_labels)
@@ -185,7 +185,7 @@ def _labelled(
 
 
 def _precision(ranks: Tensor) -> Tensor:
-    """Return the precision at every relevant item, 0 past the last; nothing is larger between two of them."""
+    """Return the precision at every relevant item, 0 after the last; precision is never larger between two of them."""
     return torch.arange(1, ranks.shape[1] + 1, device=ranks.device) / ranks
 
 
@@ -212,7 +212,7 @@ def _passalis(ranks: Tensor, head: int) -> Tensor:
     largest = _from_right(precision.where(ranks <= head, 0))
     precision = largest.where(ranks <= head, precision)
     recall = (relevant / (ranks[:, 1:].isfinite().sum(1, keepdim=True)).double()).where(ranks.isfinite(), torch.inf)
-    # 0.1 times an integer, not an integer by 10: ties between two ranks then break as in the released code.
+    # 0.1 times an integer, not an integer divided by 10: ties between two ranks then break as in the released code.
     levels = torch.arange(11, device=ranks.device, dtype=torch.float64) * 0.1
     chosen = torch.stack([(recall - level).abs().argmin(1) for level in levels], 1)
     return precision.gather(1, chosen).mean(1)

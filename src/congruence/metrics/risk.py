@@ -1,4 +1,4 @@
-"""What a common classifier loses on the student's features, against the teacher's, and how far apart the two are."""
+"""The risks of one classifier on the student's and the teacher's features, and the distance between the features."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class RiskGap:
 def feature_distance(student: Tensor, teacher: Tensor) -> float:
     """Distance of two encoders over the samples: ‖g_S − g_T‖_{L2(P)} = √( (1/N) Σ_i ‖g_S(x_i) − g_T(x_i)‖² ).
 
-    The root of `mimic_loss`. It is never smaller than W2 of the two feature distributions, the root of
-    `wasserstein_loss`, and needs N distances where that needs N² and a plan.
+    This is the root of `mimic_loss`. It is never smaller than W2 of the two feature distributions, the root of
+    `wasserstein_loss`. It needs only N distances, whereas W2 needs N² and a transport plan.
 
     Shape:
-        `student` and `teacher` [N, D], row i of both of one sample.
+        `student` and `teacher` [N, D]; row i of both belongs to the same sample.
 
     Args:
-        student: features, projected to the teacher's width where it differs.
+        student: features, projected to the teacher's width if it differs.
         teacher: features.
 
     Returns:
@@ -73,11 +73,11 @@ def risk_gap(student: Tensor, teacher: Tensor, labels: Tensor, weight: Tensor, b
         student: features, projected to the teacher's width where it differs.
         teacher: features of the same samples.
         labels: integer classes in [0, C).
-        weight: W of the classifier, the teacher's last layer for one.
+        weight: W of the classifier, for example of the teacher's last layer.
         bias: b; None: 0.
 
     Returns:
-        Both sides: risks in nats, the distance in the features' unit. Memory is linear in N, beside C² numbers.
+        Both sides: risks in nats, the distance in the features' unit. Memory is linear in N, plus C² numbers.
 
     Raises:
         ValueError: for shapes that do not fit, features or a classifier that are not finite, or a label outside [0, C).

@@ -1,4 +1,4 @@
-"""How much a model says beyond the class: the spread of its classes, and the entropy of its soft labels."""
+"""Information beyond the class: the spread within and between classes, and the entropy of soft labels."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def intra_class_similarity(embeddings: Tensor, labels: Tensor, *, chunk_size: in
         `embeddings` [N, D], `labels` [N].
 
     Args:
-        embeddings: of the samples.
-        labels: integer classes; rows without one (negative) are left out.
-        chunk_size: c, rows of the N×N matrix at a time; None: 2¹⁹ entries, at least 32 rows. Memory is some
-            24 c N + 40 N D bytes, time that of the pairs of one class.
+        embeddings: embeddings of the samples.
+        labels: integer classes; rows without a label (negative) are left out.
+        chunk_size: c, rows of the N×N matrix computed at once; None: 2¹⁹ entries, at least 32 rows. Memory is about 24
+            c N + 40 N D bytes; only pairs within a class take time.
 
     Raises:
-        ValueError: for shapes that do not fit, embeddings that are not finite, or where no class has two samples.
+        ValueError: for shapes that do not fit, embeddings that are not finite, or if no class has two samples.
 
     Example:
         >>> import torch
@@ -61,12 +61,12 @@ def inter_class_similarity(embeddings: Tensor, labels: Tensor, *, chunk_size: in
         `embeddings` [N, D], `labels` [N].
 
     Args:
-        embeddings: of the samples.
-        labels: integer classes; rows without one (negative) are left out.
-        chunk_size: as of `intra_class_similarity`.
+        embeddings: embeddings of the samples.
+        labels: integer classes; rows without a label (negative) are left out.
+        chunk_size: see `intra_class_similarity`.
 
     Raises:
-        ValueError: for shapes that do not fit, embeddings that are not finite, or where there is one class only.
+        ValueError: for shapes that do not fit, embeddings that are not finite, or if there is only one class.
 
     Example:
         >>> import torch
@@ -86,7 +86,7 @@ def inter_class_similarity(embeddings: Tensor, labels: Tensor, *, chunk_size: in
 
 @torch.no_grad()
 def soft_label_entropy(logits: Tensor, *, temperature: float = 1.0) -> float:
-    """Mean entropy of the soft labels, in nats: 0 where they are one-hot, log C where they say nothing.
+    """Mean entropy of the soft labels, in nats: 0 for one-hot labels, log C for uniform ones.
 
     H = −(1/N) Σ_i Σ_c p_i[c] log p_i[c], p = softmax(logits / T).
 
@@ -94,7 +94,7 @@ def soft_label_entropy(logits: Tensor, *, temperature: float = 1.0) -> float:
         `logits` [N, C].
 
     Args:
-        logits: of the samples.
+        logits: logits of the samples.
         temperature: T > 0.
 
     Raises:

@@ -1,4 +1,4 @@
-"""How far perception coherence may fall around a region in which it is known."""
+"""How far perception coherence can drop around a region in which it is known."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class PerceptionStability:
     share: float  # P(A_δ)
     probability: float  # P(φ <= α − ε | A_δ)
     constant: float  # C_δ
-    bound: float  # C_δ / (ε P(A_δ)); over 1 it says nothing
+    bound: float  # C_δ / (ε P(A_δ)); above 1 it is vacuous
 
 
 @torch.no_grad()
@@ -54,16 +54,16 @@ def perception_stability(
     Args:
         student: embeddings.
         teacher: embeddings.
-        region: rows that are A.
-        radius: δ in (0, 1], in shares of the samples.
+        region: the rows of A.
+        radius: δ in (0, 1], as a fraction of the samples.
         drop: ε > 0.
         dissimilarity: "cosine", "euclidean" or a callable [N, D] → [N, N].
-        teacher_dissimilarity: the teacher's own; None: the same.
-        chunk_size: c, rows ranked at a time; None: half a million ranks. Memory is some 100 c N + 32 N (D_s + D_t)
-            bytes; a callable needs its whole [N, N]. Time is that of ranking around A once and around A_δ twice.
+        teacher_dissimilarity: the teacher's dissimilarity; None: as for the student.
+        chunk_size: c, rows ranked at a time; None: half a million ranks. Memory is about 100 c N + 32 N (D_s + D_t)
+            bytes; a callable needs its whole [N, N]. Ranks are computed once around A and twice around A_δ.
 
     Returns:
-        Both sides of the bound and what they are made of: shares in [0, 1] (`bound` aside).
+        Both sides of the bound and the quantities in them: fractions in [0, 1] (except `bound`).
 
     Raises:
         ValueError: for shapes that do not fit, embeddings that are not finite, or an argument out of its range.
@@ -72,7 +72,7 @@ def perception_stability(
         >>> import torch
         >>> teacher = torch.arange(10.0)[:, None]
         >>> student = teacher.clone()
-        >>> student[7:] = student[7:].flip(0)  # the last three change places
+        >>> student[7:] = student[7:].flip(0)  # the last three in reverse order
         >>> settings = {"radius": 0.7, "drop": 0.02, "dissimilarity": "euclidean"}
         >>> stability = perception_stability(student, teacher, torch.tensor([0]), **settings)
         >>> round(stability.level, 4), stability.share, round(stability.probability, 4), round(stability.constant, 4)
@@ -84,8 +84,8 @@ def perception_stability(
     Deviations:
         The paper has C_δ = O(δ), for metrics under assumption 4.3; "cosine" breaks the triangle inequality and a finite
         set is not continuous, so C_δ is measured. A point is at F = 1/N from itself, not 0: A is counted in A_δ at any
-        δ. Its last step has P(A) for P(A_δ), which is larger; the second line of its chain leaves out α −. Conditioning
-        to the end would give C_δ/ε, without P(A_δ).
+        δ. The last step of the proof writes P(A) for P(A_δ), which is larger; the second line of its chain omits α −.
+        Keeping the condition throughout would give C_δ/ε, without P(A_δ).
     """
     name = "perception_stability"
     check_spaces(name, student, teacher, dissimilarity, teacher_dissimilarity, chunk_size)
@@ -117,7 +117,7 @@ def perception_stability(
 
 
 def _nearest(ranks: Iterator[tuple[Tensor, Tensor]], region: Tensor, rows: int) -> tuple[Tensor, Tensor, int]:
-    """Return min_a N·F(a, x) and the a of it, the first of equals, for every x; and the largest N²·(1 − φ) in A.
+    """Return, for every x, min_a N·F(a, x) and its a (the first of equals); and the largest N²·(1 − φ) in A.
 
     A row of the region is its own nearest, at 0.
     """

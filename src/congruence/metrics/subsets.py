@@ -15,7 +15,7 @@ from congruence.core import check
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What `estimate` finds: the mean over the subsets and their standard deviation (n − 1; 0 for one subset)."""
+    """The result of `estimate`: the mean over the subsets and their standard deviation (n − 1; 0 for one subset)."""
 
     mean: float
     spread: float
@@ -30,42 +30,45 @@ def estimate(
     generator: torch.Generator,
     **options: Any,
 ) -> Estimate:
-    """Estimate any metric of this package, or one's own, from subsets: for samples too many to take at once.
+    """Estimate any metric, of this package or your own, from subsets, if there are too many samples for all of them.
 
-    `repeats` times, n = `sample_size` rows are drawn without replacement, the same rows of all tensors, and given to
-    the metric in their order with the options. What is drawn from stands before the options, what stays whole among
-    them: for retrieval the queries are drawn, `database=` and `database_labels=` are whole.
+    `repeats` times, n = `sample_size` rows are drawn without replacement, the same rows of all tensors, and passed to
+    the metric in their order, with the options. Tensors given by position are sampled; those given as options stay
+    whole: for retrieval, the queries are sampled and `database=` and `database_labels=` are whole.
 
     What the mean over the subsets is an estimate of:
 
     - the value on all samples, unbiased, for means over single samples: `agreement`, `soft_label_entropy`, and, with
       the database whole and a relevant item for every query, `precision_at_k`, `knn_accuracy` and `retrieval_map`
       ("passalis" aside);
-    - that value up to a bias like 1/n for means over pairs, which a sample makes with itself too, and for their ratios:
-      `gram_alignment` is off by (1/n − 1/N) times what the mean on the Gram matrices' diagonal exceeds the mean beside
-      it; so are `kernel_transfer_error`, `linear_cka` (upwards, until n is well above the widths), `mmd_discrepancy`,
-      `rkd_distance_discrepancy`, the Gaussian distances, `intra_class_similarity` and `inter_class_similarity`;
-    - the value on n samples, another number, where it depends on how densely they lie: `global_perception_coherence`
-      and `wasserstein_discrepancy` are larger for a small n, `neighbour_overlap` with k of n asks for the k·N/n nearest
-      of all, and `effective_kernel_alignment` grows with n.
+    - that value up to a bias like 1/n, for means over pairs that include a sample with itself, and for ratios of such
+      means: `gram_alignment` is off by (1/n − 1/N) times the excess of the mean on the Gram matrices' diagonal over the
+      mean off it; similarly biased are `kernel_transfer_error`, `linear_cka` (upwards, until n is well above the
+      widths), `mmd_discrepancy`, `rkd_distance_discrepancy`, the Gaussian distances, `intra_class_similarity` and
+      `inter_class_similarity`;
+    - the value on n samples, which is a different number, if it depends on the density of the samples:
+      `global_perception_coherence` and `wasserstein_discrepancy` are larger for small n, `neighbour_overlap` with k of
+      n corresponds to the k·N/n nearest of all, and `effective_kernel_alignment` grows with n.
 
     Shape:
         `tensors` [N, ...] each: embeddings, logits, labels.
 
     Args:
-        metric: takes the tensors in their order and returns one number.
-        tensors: aligned rows; in any dtype, memory-mapped or not: only drawn rows are read and copied.
+        metric: a function that takes the tensors in their order and returns one number.
+        tensors: aligned rows, of any dtype, memory-mapped or not: only drawn rows are read and copied.
         sample_size: n, from 1 to N.
-        repeats: how many subsets.
-        generator: of the draws.
-        options: passed to the metric as they are.
+        repeats: number of subsets.
+        generator: random generator for the subsets.
+        options: passed to the metric unchanged.
 
     Returns:
-        The mean and the spread of the subsets' values. spread/√repeats is about the mean's standard error where n is
-        small beside N; it says nothing of the bias. Memory is the metric's on n rows, and 8 N bytes for a draw.
+        The mean and the spread of the subsets' values. spread/√repeats is about the standard error of the mean if n is
+        much smaller than N; it does not include the bias. Memory is that of the metric on n rows, plus 8 N bytes for a
+        draw.
 
     Raises:
-        ValueError: for tensors of different lengths, an argument out of its range, or a metric that returns no number.
+        ValueError: for tensors of different lengths, an argument out of its range, or a metric that does not return a
+            number.
 
     Example:
         >>> import torch
@@ -92,7 +95,7 @@ def estimate(
     check.same_rows(name, **named)
     values = []
     for drawn in subsets(name, tensors[0], "sample_size", sample_size, repeats, generator):
-        rows = drawn.sort().values  # the samples' order, which ties keep, and that of a file
+        rows = drawn.sort().values  # in the order of the samples, which ties keep and files are read in
         value = metric(*(tensor[rows.to(tensor.device)] for tensor in tensors), **options)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             check.fail(name, "metric", "a function that returns one number", type(value).__name__)

@@ -1,4 +1,4 @@
-"""What tells one model from another: weights, whatever else it holds, and how it is made."""
+"""The identity of a model: its weights, other content, and structure."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from congruence.models.layers import unwrap
 
 
 class ModelFingerprint(NamedTuple):
-    """Two models of one fingerprint are one model.
+    """The identity of a model: two models with equal fingerprints are treated as the same model.
+
 
     Args:
-        content: of the tensors of the state, and of what else is data: packed weights, buffers that are not saved,
-            tensors, arrays, sessions in attributes. Of a model whose content cannot be read it is another every time.
-        structure: of the classes of its parts, and the plain values in their attributes and states.
-        unreadable: what cannot be read; empty where the model names itself.
+        content: hash of the state's tensors and all other data: packed weights, unsaved buffers, and tensors, arrays
+            and sessions in attributes. For a model whose content cannot be read, it differs every time.
+        structure: hash of the classes of its modules, and of the plain values in their attributes and states.
+        unreadable: names of parts that cannot be read; empty if the model has an attribute `fingerprint`.
     """
 
     content: str
@@ -48,10 +49,12 @@ class ModelFingerprint(NamedTuple):
 
 
 def model_fingerprint(model: nn.Module, scratch: Collection[str] = ()) -> ModelFingerprint:
-    """Return what tells a model from others, equal in every process.
+    """Return the identity of a model, which is equal in every process.
+
 
     Args:
-        model: the module; a text in its attribute `fingerprint` (or a part's) stands for what cannot be read in it.
+        model: the module; a text in its attribute `fingerprint` (or that of a submodule) replaces content that cannot
+            be read.
         scratch: attributes that its forward changes, see `Layers.scratch`.
 
     Example:

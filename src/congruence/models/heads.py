@@ -1,4 +1,4 @@
-"""An embedding head for a teacher that is given: fitted on its frozen features first, then frozen."""
+"""An embedding head for a given teacher: fitted on its frozen features, then frozen."""
 
 from __future__ import annotations
 
@@ -45,19 +45,19 @@ class Head(nn.Module):
 def fit_head(features: Tensor, labels: Tensor | None, width: int, *, seed: int = 0, epochs: int = 20) -> Head:
     """Fit an embedding of a teacher's frozen features, before any student sees it.
 
-    With labels: by cross entropy, through a classifier of the embedding that is then dropped. Without: the `width`
-    first principal components of the centred features. Trained together with the student under a relational loss it
-    would collapse instead, since the student can follow a constant.
+    With labels, it is trained by cross-entropy through a classifier of the embedding, which is then discarded. Without
+    labels, it gives the first `width` principal components of the centred features. If it were trained together with
+    the student under a relational loss, both would collapse to a constant.
 
     Shape:
         `features` [N, D], `labels` [N]; the head maps [B, D] to [B, width].
 
     Args:
-        features: the teacher's, of the training samples.
-        labels: classes from 0 on, -1 where unknown (those samples are left out); None for principal components, which
-            also stand in where no sample has a label.
-        width: of the embedding; at most min(N, D) for principal components.
-        seed: of the initial weights and the order of samples.
+        features: the teacher's features of the training samples.
+        labels: classes from 0 on, -1 if unknown (these samples are left out); None for principal components, which are
+            also used if no sample has a label.
+        width: width of the embedding; at most min(N, D) for principal components.
+        seed: seed of the initial weights and the order of samples.
         epochs: passes over the labelled samples, with AdamW; at least 300 steps are taken.
 
     Returns:
@@ -77,7 +77,7 @@ def fit_head(features: Tensor, labels: Tensor | None, width: int, *, seed: int =
         128 outputs on both networks.
 
     Deviations:
-        The paper trains the teacher with its layer; this is for a teacher that is there already.
+        The paper trains the teacher with this layer; here the teacher is already trained.
     """
     check.floating("fit_head", 2, features=features)
     check.hyperparameters("fit_head", CHECKS, width=width, seed=seed, epochs=epochs)
@@ -136,16 +136,18 @@ def _discriminant(features: Tensor, labels: Tensor, width: int, seed: int, epoch
 
 
 class WithHead(nn.Module):
-    """A teacher whose embedding by a head can be tapped as the layer "embed"; its output stays its own.
+    """A teacher with an embedding head that can be tapped as the layer "embed"; its output is unchanged.
+
 
     Args:
         model: the teacher.
-        head: from [B, width of the layer] to [B, width of the embedding]; see `fit_head`.
+        head: a module from [B, width of the layer] to [B, width of the embedding]; see `fit_head`.
         example: a batch of inputs, for finding the layer.
-        layer: what the head reads; None for what enters the last Linear. Maps and sequences are averaged first.
+        layer: the layer that the head reads; None for the input of the last Linear. Maps and sequences are averaged
+            first.
 
     Raises:
-        ValueError: for a layer that is not there, or a head that does not take its width.
+        ValueError: for a layer that does not exist, or a head that does not accept its width.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""How a model takes its samples: `ImageInput` (size and normalisation) and `TextInput` (a tokenizer)."""
+"""How a model takes its inputs: `ImageInput` (size and normalisation) and `TextInput` (a tokenizer)."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class ImageInput:
     """How a model takes images: resized to `size`, scaled to [0, 1], then (image − mean) / std for each channel.
 
     Args:
-        mean: one number a channel of images scaled to [0, 1].
-        std: the same for the deviation, > 0.
-        size: (height, width); None leaves images as large as they are.
+        mean: one number for each channel, for images scaled to [0, 1].
+        std: the standard deviation > 0 of each channel.
+        size: (height, width); None keeps the size of the images.
         interpolation: "bilinear" or "bicubic", with antialiasing.
 
     Raises:
-        ValueError: where an argument is not allowed.
+        ValueError: if an argument is not allowed.
 
     Shape:
         images uint8 [B, C, H, W]; result float32 [B, C, height, width].
@@ -88,18 +88,19 @@ class ImageInput:
 
 
 class TextInput:
-    """How a model takes text: a tokenizer, whose tokens are cut and padded to one length.
+    """How a model takes text:
 
-    One length for all, so that a sample's input, and what a teacher says of it, does not depend on its batch.
+    by a tokenizer whose tokens are truncated and padded to one length. With one length for all, a sample's input, and a
+    teacher's output for it, do not depend on its batch.
 
     Args:
         tokenizer: a tokenizer of transformers, a `tokenizers.Tokenizer` that pads with its own padding token, or a
             function from a list of texts to a mapping of integer tensors [B, max_length].
-        max_length: tokens of a text.
+        max_length: number of tokens of each text.
 
     Raises:
-        ValueError: where an argument is not allowed, or, when called, for a tokenizer that has no padding token or
-            gives tensors of another shape.
+        ValueError: if an argument is not allowed, or, when called, for a tokenizer that has no padding token or returns
+            tensors of another shape.
 
     Example:
         >>> def letters(texts):

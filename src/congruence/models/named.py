@@ -72,15 +72,16 @@ def is_drawn(name: str) -> bool:
 
 
 def load(name: str, *, trust: bool = False, **options: Any) -> nn.Module:
-    """Make the model that "KIND:REST" names, in training mode where it has modes.
+    """Load the model that "KIND:REST" names, in training mode if it has modes.
+
 
     Args:
-        name: as "hf:FOLDER", "st:FOLDER", "timm:NAME", "onnx:FILE", "export:FILE" or "jit:FILE".
+        name: "hf:FOLDER", "st:FOLDER", "timm:NAME", "onnx:FILE", "export:FILE" or "jit:FILE".
         trust: whether code in it may run.
-        options: of those that have some: see `load_hf` and `load_timm`.
+        options: options of the kinds that have some: see `load_hf` and `load_timm`.
 
     Raises:
-        ValueError: for a text without a kind, and as its loader does.
+        ValueError: for a text without a kind, and for the errors of its loader.
 
     Example:
         >>> load("hf:/no/such/folder")

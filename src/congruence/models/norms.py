@@ -1,4 +1,4 @@
-"""Batch norm that keeps nothing, for parts that are trained inside a method's loss."""
+"""Batch norm without running statistics, for modules that are trained inside a method's loss."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from congruence.core import check
 
 
 class BatchStatistics(nn.Module):
-    """Batch norm of maps by the statistics of the batch itself, in training and evaluation alike.
+    """Batch norm of maps by the statistics of the batch, in both training and evaluation.
 
     y = γ_c (x − mean_c)/√(var_c + eps) + β_c over the rows and positions of a channel, as `nn.BatchNorm2d` in training,
     but without running statistics: a method's `loss` writes no state, and only the students' own are of use later.

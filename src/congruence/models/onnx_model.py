@@ -25,27 +25,26 @@ _TYPES = {  # of onnxruntime's inputs
 
 
 class OnnxModel(nn.Module):
-    """An ONNX file as a frozen network, to teach or to be compared with.
+    """An ONNX file as a frozen network, for use as a teacher or in comparisons.
 
-    It has no parameters and gives no gradient. onnxruntime runs it on the host: tensors of another device are moved
-    there, and what it says is moved back. Inputs come by position in the file's order, or by their names; floating
-    numbers are turned into the precision that the file takes. A file of one output gives a tensor, a file of several a
-    mapping by their names, whose parts terms read as "output[NAME]"; nothing inside can be read, so export a model with
-    its embedding as an output (called "embedding") beside its "logits" for methods of features.
-
-    A file of one fixed batch size is run in chunks of that size, the last one filled up with its first samples: export
-    with a dynamic batch to be quicker.
+    It has no parameters and gives no gradient. onnxruntime runs it on the CPU: tensors on another device are moved
+    there, and its outputs are moved back. Inputs are given by position in the file's order, or by name; floating-point
+    inputs are converted to the file's precision. A file with one output returns a tensor, a file with several a mapping
+    by name, whose parts terms read as "output[NAME]". Inner layers cannot be read, so for methods of features, export a
+    model with its embedding as an output (called "embedding") in addition to "logits".
+    A file with a fixed batch size is run in chunks of that size, the last one padded with its first samples: export
+    with a dynamic batch for speed.
 
     Args:
-        path: of the file; its large weights lie beside it (as `torch.onnx.export` writes them: "FILE.data").
-        threads: that onnxruntime uses; None for as many as torch.
+        path: path of the file; large weights are in a file next to it (`torch.onnx.export` writes "FILE.data").
+        threads: number of onnxruntime's threads; None for torch's number.
 
     Shape:
-        Inputs and outputs as the file has them, the batch first.
+        Inputs and outputs as in the file, with the batch first.
 
     Raises:
-        ValueError: where onnxruntime is not installed, or the file is absent, damaged or without its weights; at a
-            call, for inputs that the file does not take.
+        ValueError: if onnxruntime is not installed, or the file is absent, damaged or without its weights; at a call,
+            for inputs that the file does not accept.
     """
 
     def __init__(self, path: str | Path, *, threads: int | None = None) -> None:

@@ -24,7 +24,7 @@ def linear_projector(in_width: int, out_width: int) -> nn.Module:
 
 
 def width_projector(in_width: int, out_width: int) -> nn.Module:
-    """Return `linear_projector` where the widths differ, and what leaves rows as they are where not.
+    """Return `linear_projector` if the widths differ, else the identity.
 
     Example:
         >>> width_projector(64, 64)
@@ -34,7 +34,7 @@ def width_projector(in_width: int, out_width: int) -> nn.Module:
 
 
 def map_projector(in_width: int, out_width: int, *, dimensions: int = 4) -> nn.Module:
-    """Return a convolution 1×1 from `in_width` to `out_width` channels, of maps with 4 or 5 dimensions.
+    """Return a 1×1 convolution from `in_width` to `out_width` channels, for maps with 4 or 5 dimensions.
 
     Example:
         >>> import torch
@@ -47,11 +47,12 @@ def map_projector(in_width: int, out_width: int, *, dimensions: int = 4) -> nn.M
 
 
 def rows(tensor: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Turn a tapped tensor into one row a sample.
+    """Turn a tapped tensor into one row for each sample.
+
 
     Shape:
-        [B, D] stays, [B, T, D] is averaged over T, [B, C, H, W] and [B, C, T, H, W] over all but B and C. `mask` is
-        bool [B, T]: a row is then the mean of the tokens that are True, whatever the others hold; NaN where none is.
+        [B, D] is unchanged, [B, T, D] is averaged over T, [B, C, H, W] and [B, C, T, H, W] over all but B and C. With
+        `mask`, bool [B, T], a row is the mean of the tokens marked True; NaN if there are none.
 
     Raises:
         ValueError: for other shapes.

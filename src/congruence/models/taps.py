@@ -1,4 +1,4 @@
-"""Read any layer of any model: hooks that live for one forward, checked by a dry run before the first step."""
+"""Reads any layer of any model: hooks that exist for one forward, checked by a dry run before the first step."""
 
 from __future__ import annotations
 
@@ -29,25 +29,24 @@ __all__ = ["LayerError", "Taps", "call"]
 class Taps:
     """Tapped layers of one model.
 
-    Paths are dotted module names. "input:PATH" is what enters a layer (its first argument), "PATH#2" its second call in
-    one forward, "PATH[0]" or "PATH[name]" a part of a result that is not one tensor, "output" the model's output.
-    A module that is really called "output" keeps its name. Wrappers (`DistributedDataParallel`, `DataParallel`,
-    `torch.compile`) are looked through, and the forward still goes through them.
-
-    Values are what left (or entered) the layer: where a later operation works in place on a tapped tensor, the tap
-    copies it. Nothing stays on the model between forwards: it can be saved, copied, or run by others as ever.
-
-    They are given as methods see them: [B, C], tokens [B, N, C], maps [B, C, H, W] and [B, C, T, H, W], whatever the
-    layer has (a Conv1d [B, C, T], a stage of Swin [B, H, W, C]); `layouts` holds what the layers said, or what was
-    named, "" where nothing tells: such a tensor is given as it is, and `layout` refuses it.
-
-    Three kinds of forward: `probe` (dry) finds which layers run, how often and in what order; `require` (dry) takes the
-    layers asked for once, for their shapes and to see which are written over later; `read` is a step's own. The
-    hooks of the last two are `Capture`'s.
+    Paths are dotted module names. "input:PATH" is the input of a layer (its first argument), "PATH#2" its second call
+    in one forward, "PATH[0]" or "PATH[name]" a part of a result that is not a single tensor, "output" the model's
+    output. A module that is really called "output" keeps its name. Wrappers (`DistributedDataParallel`, `DataParallel`,
+    `torch.compile`) are left out of paths, but the forward still goes through them.
+    Values are those at the time when they left (or entered) the layer: if a later operation changes a tapped tensor in
+    place, the tap copies it. Nothing stays on the model between forwards: it can be saved, copied, or run elsewhere as
+    before.
+    Tensors are returned in the order that methods expect: [B, C], tokens [B, N, C], maps [B, C, H, W] and [B, C, T, H,
+    W], whatever order the layer has (a Conv1d [B, C, T], a stage of Swin [B, H, W, C]). `layouts` holds the layouts
+    derived from the layers, or named by the user, "" if unknown: such a tensor is returned unchanged, and `layout`
+    raises for it.
+    There are three kinds of forward: `probe` (dry) finds which layers run, how often and in what order; `require` (dry)
+    reads the requested layers once, for their shapes and to see which are overwritten later; `read` is the forward of a
+    step. The hooks of the last two are those of `Capture`.
 
     Args:
         model: the user's module, never changed.
-        name: "student", "teacher", ...; used in sentences.
+        name: "student", "teacher", ...; used in messages.
 
     Raises:
         ValueError: for a model whose layers cannot be read (FSDP, lazy layers).
@@ -327,7 +326,7 @@ class Taps:
                 return
 
     def read(self, inputs: Any, *, only: Collection[str] | None = None) -> tuple[Any, dict[str, Tensor]]:
-        """Run the model on `inputs` (as `call` does) and return its output and the required layers' tensors by path.
+        """Run the model on `inputs` (as `call` does), and return its output and the required layers' tensors by path.
 
         Args:
             inputs: a tensor, a tuple or list of arguments, or a mapping of keyword arguments.
@@ -335,7 +334,8 @@ class Taps:
 
         Raises:
             ValueError: for a path in `only` that was not required.
-            RuntimeError: where a tap did not run (but see `may_drop`), changed in place unseen, or carries no gradient.
+            RuntimeError: if a tap did not run (but see `may_drop`), was changed in place unexpectedly, or has no
+                gradient.
         """
         paths = self._paths
         if only is not None:

@@ -1,4 +1,4 @@
-"""The one wrapper of a teacher: frozen, in evaluation mode whatever happens to it, and read without gradient."""
+"""The wrapper of a teacher: frozen, always in evaluation mode, and read without gradient."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ __all__ = ["Teacher", "called", "shares_parameters"]
 class Teacher:
     """A frozen network and its taps.
 
-    A plain object: a module that holds one does not register it, so that the teacher is never in a `state_dict`, an
+    This is a plain object, which a module does not register, so the teacher is never part of a `state_dict`, an
     optimizer or a `.train()` call. A `.train()` on the wrapped module itself is undone at the next read, before any
-    batch-norm statistic can move.
+    batch-norm statistics can change.
 
     Args:
-        module: the network; its parameters get `requires_grad=False` (give a copy if a student shares them,
-            which `shares_parameters` tells).
-        name: used in sentences.
+        module: the network; its parameters get `requires_grad=False` (pass a copy if a student shares them, see
+            `shares_parameters`).
+        name: the teacher's name in messages.
 
     Example:
         >>> teacher = Teacher(nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2)))
@@ -72,23 +72,23 @@ class Teacher:
         return self.train(False)
 
     def prepare(self) -> None:
-        """Let `read` ask a quicker copy from now on, where there is one (see `congruence.models.prepared`)."""
+        """Let `read` use a faster copy from now on, if there is one (see `congruence.models.prepared`)."""
         self.prepared = prepare(self.taps)
 
     @property
     def arithmetic(self) -> str:
-        """In which `read` differs from the network as it is, in words; "" where it does not."""
+        """How the arithmetic of `read` differs from the plain network, in words; "" if it does not."""
         return self.prepared.arithmetic if self.prepared else ""
 
     def fingerprint(self) -> ModelFingerprint:
-        """Return what tells this teacher from others; what its forward writes into attributes is left out."""
+        """Return the teacher's identity, without attributes that its forward writes."""
         return model_fingerprint(self.module, self.taps.scratch)
 
     def read(self, inputs: Any, *, only: Collection[str] | None = None) -> tuple[Any, dict[str, Tensor]]:
         """Return the network's output and the tapped tensors (see `Taps.read`), without gradient.
 
         Raises:
-            RuntimeError: where a parameter that it shares with a student trains there by now.
+            RuntimeError: if a parameter that it shares with a student has become trainable there.
         """
         for name, parameter in self.shared.items():
             if parameter.requires_grad:

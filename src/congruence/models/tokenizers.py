@@ -20,16 +20,17 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 
 
 class Words:
-    """The simplest tokenizer: words and single signs, as they are or in small letters, numbered by a vocabulary.
+    """A simple tokenizer:
 
-    A text without any is one unknown word, so that no row is all padding.
+    words and punctuation marks, unchanged or in lower case, numbered by a vocabulary. An empty text becomes one unknown
+    word, so that no row is all padding.
 
     Args:
-        vocabulary: numbers from 0 on of words, among them "[PAD]" (or "<pad>") and "[UNK]" (or "<unk>").
-        max_length: tokens of a text.
+        vocabulary: a mapping from words to numbers from 0 on, with "[PAD]" (or "<pad>") and "[UNK]" (or "<unk>").
+        max_length: number of tokens of each text.
 
     Raises:
-        ValueError: for a vocabulary that has no such words, or other values.
+        ValueError: for a vocabulary without these two words, or with other values.
 
     Example:
         >>> words = Words({"[PAD]": 0, "[UNK]": 1, "hello": 2}, max_length=3)
@@ -69,15 +70,16 @@ class Words:
 
 
 def load_tokenizer(path: str | Path, max_length: int) -> TextInput:
-    """Return how a model takes texts whose tokenizer lies in a file or a folder. Nothing is fetched, no code is run.
+    """Return the `TextInput` for a tokenizer in a file or a folder. Nothing is downloaded, and no code is run.
+
 
     Args:
         path: a folder as transformers writes it, a tokenizer.json, or a JSON object of words and their numbers, for
             `Words`.
-        max_length: tokens of a text.
+        max_length: number of tokens of each text.
 
     Raises:
-        ValueError: in one sentence for what is not there, damaged or of another kind, or a library that is not.
+        ValueError: for a file that is absent, damaged or of another kind, or a library that is not installed.
     """
     path = Path(path)
     if path.is_dir():
@@ -87,7 +89,7 @@ def load_tokenizer(path: str | Path, max_length: int) -> TextInput:
     except FileNotFoundError:
         raise absent(path) from None
     except (OSError, ValueError):
-        raise damaged(path, "it is no JSON text") from None
+        raise damaged(path, "it is not JSON text") from None
     if isinstance(content, dict) and isinstance(content.get("model"), dict):
         return TextInput(_of_file(path, max_length), max_length=max_length)
     try:

@@ -1,4 +1,4 @@
-"""Which layers no term of a run reached: they are as they were, and what they say of classes means nothing."""
+"""Marks layers that no term of a run trained, since their class predictions are meaningless."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _UNTAUGHT: WeakKeyDictionary[nn.Module, tuple[int | None, ...]] = WeakKeyDiction
 
 
 def mark_untaught(module: nn.Module) -> None:
-    """Note that no term reached a layer."""
+    """Mark a layer as not trained by any term."""
     _UNTAUGHT[module] = _bits(module)
 
 
 def mark_parts(model: nn.Module, parts: Iterable[str]) -> None:
-    """Note that no term reached these parts, as `whole_parts` names them; what a model does not have is left out."""
+    """Mark parts, named as by `whole_parts`, as not trained by any term; parts that a model lacks are ignored."""
     modules = dict(model.named_modules())
     for part in parts:
         for module in modules["" if part == ALL else part].modules() if part in modules or part == ALL else ():
@@ -29,7 +29,7 @@ def mark_parts(model: nn.Module, parts: Iterable[str]) -> None:
 
 
 def is_untaught(module: nn.Module) -> bool:
-    """Whether no term reached a layer, and nothing has moved it since.
+    """Whether a layer was not trained by any term, and has not changed since.
 
     Example:
         >>> head = nn.Linear(3, 2)

@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors written atomically, read without executing anything, loaded strictly."""
+"""Weights on disk: safetensors written atomically, read without executing code, loaded strictly."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ T = TypeVar("T")
 
 
 def save_weights(state_dict: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a state dict as safetensors: every name with its own contiguous copy, whole or not at all.
+    """Write a state dict as safetensors, atomically, with a contiguous copy for every name.
 
     Tied tensors are written once for each name, so that `model.load_state_dict(load_file(path))` works strictly.
 
     Args:
         state_dict: tensors by name, on any device.
-        path: of the file; its folder is made.
-        metadata: strings to keep in the header.
+        path: path of the file; its folder is created.
+        metadata: strings to store in the header.
 
     Raises:
         ValueError: for an entry that is not a tensor, or a quantised one, or metadata that is not text.
@@ -73,17 +73,17 @@ def not_writable(state_dict: Mapping[str, object]) -> str:
 def load_weights(path: str | Path) -> dict[str, Tensor]:
     """Read a state dict from safetensors or from torch's own format, without executing a pickle.
 
-    Beside tensors and plain values a file may hold an `argparse.Namespace` and numbers of NumPy; any other object is
-    refused. The state dict is looked for below the keys: where just one has one, or just one of a usual name
-    ("state_dict", "model", "student", "params", ...), it is that, and a log line says which. Prefixes that
-    `DistributedDataParallel` and `torch.compile` leave on names are taken off.
+    Besides tensors and plain values, a file may hold an `argparse.Namespace` and NumPy numbers; any other object
+    raises. State dicts are also searched under keys: if exactly one key holds one, or exactly one key with a usual name
+    ("state_dict", "model", "student", "params", ...), it is used, and logged. Prefixes that `DistributedDataParallel`
+    and `torch.compile` add to names are removed.
 
     Args:
-        path: of the file; "FILE#KEY" says below which key, where there are several.
+        path: path of the file; "FILE#KEY" selects a key, if there are several state dicts.
 
     Raises:
-        ValueError: in one sentence for a file that is absent, cut short, not weights, or of several state dicts, or
-            whose checksums (of torch's archives, and of what `save_weights` wrote) do not hold.
+        ValueError: for a file that is absent, truncated, not weights, or has several state dicts, or whose checksums
+            (of torch's archives, and of `save_weights`) do not match.
     """
     path, key = split_key(Path(path))
     if not path.is_file():
@@ -120,17 +120,17 @@ def _strip(state: dict[str, T]) -> dict[str, T]:
 
 
 def load_into(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
-    """Load `state` into `model`, every name and shape alike.
+    """Load `state` into `model`; all names and shapes must match.
 
-    A name that `state` leaves out because the model ties it to one that is there is filled in.
+    A name that is missing in `state` because the model ties it to another name is filled in.
 
     Args:
-        model: the receiver, wrapped or not.
+        model: the model to load into, wrapped or not.
         state: tensors by name.
-        source: where they come from, for the sentence.
+        source: where they come from, for messages.
 
     Raises:
-        ValueError: in one sentence with the names that are missing, not expected, or of another shape.
+        ValueError: with the names that are missing, unexpected, or of another shape.
     """
     names = list(model.state_dict(keep_vars=True))
     values = [value if isinstance(value, Tensor) else None for value in model.state_dict(keep_vars=True).values()]
@@ -166,18 +166,19 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> 
 
 
 def start_from(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> tuple[str, ...]:
-    """Load the weights of a network that was trained on other classes; Linear layers that differ start anew.
+    """Load the weights of a network trained on other classes; Linear layers that differ keep their initial values.
+
 
     Args:
-        model: the receiver, freshly initialised, wrapped or not.
+        model: the freshly initialised model to load into, wrapped or not.
         state: tensors by name.
-        source: where they come from, for the sentence.
+        source: where they come from, for messages.
 
     Returns:
-        The names of the tensors that stay as they were.
+        The names of the tensors that were not loaded.
 
     Raises:
-        ValueError: where anything but Linear layers is missing, not expected, or of another shape.
+        ValueError: if anything but Linear layers is missing, unexpected, or of another shape.
 
     Example:
         >>> donor, model = (nn.Sequential(nn.Conv2d(1, 4, 1), nn.Flatten(), nn.Linear(4, n)) for n in (10, 3))

@@ -1,4 +1,4 @@
-"""Floor 10: what a configuration runs: its stages, their models and loaders; found on first use."""
+"""Floor 10: runs a configuration: its stages, their models and loaders; imported on first use."""
 
 from __future__ import annotations
 

@@ -32,25 +32,25 @@ _KINDS = "package.module:callable, a run's folder, hf:FOLDER, st:FOLDER, timm:NA
 def any_model(
     word: str, splits: data.Splits, *, who: str, weights: str | Path | None = None, trust: bool = False
 ) -> Taker:
-    """Return the model that a word names, with its weights, and how it takes the data.
+    """Return the model that a word names, with its weights, and how it takes its inputs.
 
     Args:
         word: a name of the zoo ("resnet20"); "package.module:callable", which makes the model; a run's folder, whose
             student it is (of several, "FOLDER@NAME"); "hf:FOLDER", "st:FOLDER" or "timm:NAME" of other libraries; or a
             file of a whole model: "onnx:FILE", "export:FILE" and "jit:FILE", for short a path that ends in .onnx or
             .pt2.
-        splits: the data: its classes and channels are those of a model of the zoo, and a run's student takes images by
-            the mean and deviation that it was trained with.
-        who: it is, in sentences: "the teacher".
-        weights: a file of weights, for words that name no weights of their own.
+        splits: the data: a model of the zoo gets its classes and channels, and a run's student takes images with the
+            mean and deviation of its training.
+        who: what messages call the model: "the teacher".
+        weights: a file of weights, for words that name a model without weights.
         trust: whether factories, and files that can run code, may be used.
 
     Returns:
-        Taker: the model in evaluation mode, and the table of its inputs where its run or its weights say one. A model
-        without weights has those that it is made with, always the same.
+        Taker: the model in evaluation mode, and the table of its inputs if its run or its weights have one. A model
+            without weights keeps its initial weights, which are always the same.
 
     Raises:
-        ValueError: in one sentence for a word that names nothing, or weights that are absent or do not fit.
+        ValueError: for a word that names nothing, or weights that are absent or do not fit.
 
     Example:
         >>> type(any_model("cnn3", data.load("digits"), who="the student").model).__name__

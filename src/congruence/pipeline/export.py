@@ -1,4 +1,4 @@
-"""`export`: a run's student, or a model that is at hand, in a format that is used without this library."""
+"""`export`: writes a run's student, or any module, in a format that works without this library."""
 
 from __future__ import annotations
 
@@ -36,15 +36,16 @@ FACTS, CARD = "model.json", "README.md"
 
 @dataclass(frozen=True)
 class Exported:
-    """What `export` has written.
+    """The result of `export`.
+
 
     Args:
-        folder: that holds it all.
+        folder: the folder with all files.
         to: the format.
-        files: names of the files in the folder, the model's own first.
-        outputs: names of what the exported graph gives, in order; empty of weights alone.
-        check: the file beside the model; None of a format that is not run.
-        int8: the int8 file beside the model, None without one.
+        files: names of the files in the folder, the model's file first.
+        outputs: names of the exported graph's outputs, in order; empty if only weights were exported.
+        check: the comparison of the file with the model; None for a format that cannot be run.
+        int8: the comparison of the int8 file with the model, None without one.
     """
 
     folder: Path
@@ -97,42 +98,41 @@ def export(
 ) -> Exported:
     """Write a model in another format, compare the file with the model, and describe it in model.json and README.md.
 
-    "onnx" is one file student.onnx with the weights inside, "torch-export" student.pt2 of `torch.export`; both take
-    batches of any size and are run beside the model on real samples, in batches of 1, 2, 7 and 64 and then over all of
-    them (10,000 at most): where a number is off by more than 1e-4 (of larger ones than 1, of the largest of its
-    output), nothing is left on the disk. "safetensors" is the weights alone; "hf", "st" and "timm" the folder in which
-    the library of that name finds a model of its own.
-
-    The graph takes a model's inputs by position, a mapping's in its order and by its names in ONNX, and gives "logits";
-    with `features` the embedding, "features", after them.
+    "onnx" writes one file student.onnx with the weights inside, "torch-export" a student.pt2 of `torch.export`. Both
+    take batches of any size and are compared with the model on real samples, in batches of 1, 2, 7 and 64 and then on
+    all samples (at most 10,000): if a number differs by more than 1e-4 (times the largest number of its output, if that
+    exceeds 1), no file is kept. "safetensors" writes only the weights; "hf", "st" and "timm" write a folder from which
+    the library of that name loads its own model.
+    The graph takes a model's inputs by position (a mapping's entries in order, in ONNX under their names), and returns
+    "logits"; with `features`, also the embedding, "features".
 
     Args:
-        model_or_run: a module, or a run's folder, whose best student is taken.
-        out: the folder, which is made; of a run by default "export-FORMAT" in its folder.
+        model_or_run: a module, or a run's folder, whose best student is exported.
+        out: the folder to create; for a run, by default "export-FORMAT" in its folder.
         to: the format.
-        example: a batch of inputs (a tensor, a tuple, or a mapping by keyword). A module needs one, or `data`.
-        data: `Splits`, a dataset of congruence.data, or what `congruence.data.load` takes, to compare on: the test
-            part. A run from a configuration has its own. `int8` needs `Splits`.
-        features: whether the embedding is an output, too.
-        layer: that gives the embedding; None for what enters the last Linear.
-        projection: what the embedding goes through, and `features` with it: a module, or of a run the name of a term
-            whose trained map to the teacher's width is taken from the run's checkpoint.
-        int8: whether an int8 file of onnxruntime's is written beside the ONNX file: calibrated on training images
-            (static), of texts with weights alone (dynamic). It is compared with the model on the validation data, and
-            what it loses is told, not refused.
-        name: which student, where the run had several.
+        example: a batch of inputs (a tensor, a tuple, or a mapping by keyword). A module needs this or `data`.
+        data: the data to compare on (its test part): `Splits`, a dataset of congruence.data, or an argument for
+            `congruence.data.load`. A run from a configuration uses its own data by default. `int8` needs `Splits`.
+        features: whether to also export the embedding.
+        layer: the layer that gives the embedding; None for the input of the last Linear.
+        projection: a map applied to the embedding (this implies `features`): a module or, for a run, the name of a term
+            whose trained map to the teacher's width is read from the run's checkpoint.
+        int8: whether to also write an int8 file with onnxruntime: calibrated on training images (static), or for texts
+            with int8 weights only (dynamic). It is compared with the model on the validation data; differences are
+            reported, and never raise.
+        name: which student, if the run had several.
         last: take the last epoch's weights instead of the best one's.
-        factory: makes the student's architecture, as of `load_student`.
+        factory: makes the student's architecture, see `load_student`.
         trust: whether a factory that the run names may be imported.
-        license: of the exported model, for its card.
-        teacher_license: of the model's teacher, for the card.
-        overwrite: whether an export that is in the folder is replaced.
+        license: the exported model's licence, for its card.
+        teacher_license: the teacher's licence, for the card.
+        overwrite: whether to replace an existing export in the folder.
 
     Returns:
-        Exported: the files, and what the comparisons have found.
+        Exported: the files, and the results of the comparisons.
 
     Raises:
-        ValueError: in one sentence for what cannot work.
+        ValueError: for arguments that cannot work.
 
     Example:
         >>> import tempfile, torch, congruence as cg
@@ -302,7 +302,8 @@ def _traced(source: _Source, part: Path, to: str, *, features: bool, int8: bool)
     if not alike:
         apart = ", ".join(f"{value:.3g} in {name}" for name, value in found.largest_difference.items())
         raise ValueError(
-            f"The exported file does not say what the model says: on {found.samples} samples of {found.on} the numbers "
+            f"The exported file does not give the model's outputs: on {found.samples} samples of {found.on} the "
+            f"numbers "
             f"are apart by up to {apart}, and {TOLERANCE:g} is allowed. It was removed."
         )
     done = Exported(part, to, (path.name,), tuple(graph.paths), found)

@@ -1,4 +1,4 @@
-"""`distill`: a trained student in one call, for models and data that are at hand."""
+"""`distill`: trains a student in one call, given models and data."""
 
 from __future__ import annotations
 
@@ -47,14 +47,15 @@ _SHORT = 4  # a last batch of less than one in so many of the others' samples is
 
 @dataclass(frozen=True)
 class Distilled:
-    """What `distill` ended with.
+    """The result of `distill`.
+
 
     Args:
-        student: with its best epoch's weights, in evaluation mode.
-        result: what `fit` returned.
-        report: what `compare` says of it beside its teacher; None where there was nothing to measure on.
-        measured_on: "test", or "validation" where there is no test part: the best epoch was chosen there, so that the
-            report is a little too good.
+        student: the student with its best epoch's weights, in evaluation mode.
+        result: the result of `fit`.
+        report: the comparison of the student with its teacher by `compare`; None if there was no data to measure on.
+        measured_on: "test", or "validation" if there is no test part: as the best epoch was chosen on it, the report is
+            then slightly optimistic.
     """
 
     student: nn.Module
@@ -84,41 +85,41 @@ def distill(
 ) -> Distilled:
     """Train a student in one call, by AdamW with a cosine schedule, and compare it with its teacher.
 
-    Where the data has labels, the student learns them by cross-entropy (weight 1) beside the methods, unless one of
-    these does. Whatever is not said here is what a `Distiller` and `fit` are for: optimizers, schedules, loaders,
-    several students, stored teachers, precision, callbacks.
+    If the data has labels, the student also learns them by cross-entropy (weight 1), unless one of the methods does.
+    For anything else, such as optimizers, schedules, loaders, several students, teacher caches, precision or callbacks,
+    use a `Distiller` and `fit`.
 
     Args:
-        teacher: trained; it is left as it was.
-        student: trained in place: it ends with its best epoch's weights, in evaluation mode, on `device`.
-        data: a map-style dataset of (inputs, labels) or of inputs, as a `TensorDataset`; `Splits`; or what
-            `congruence.data.load` takes, a folder of images or a dataset's name. Photographs of several sizes are given
-            as `congruence.data.load(folder, size=64)`.
-        method: a key of the catalogue (`congruence methods` lists them), a `Term`, or several. None for "kd", in whose
-            place "pkt" comes where the teacher's classes are not the student's.
-        epochs: passes over the training data. None for 30, or of little data as many as make 1,000 steps.
-        weight: of each method that is given by its key: "balanced" (see `Term`), "published", or a number. A method
-            alone on data without labels has the weight 1. A `Term` counts as it says.
-        share: of a balanced weight; None for the method's own.
-        batch_size: samples a step.
-        lr: the rate of AdamW at its full height.
-        augment: as of `congruence.data.loader`, for images of this library; None for the dataset's own. Any other
-            dataset transforms its items itself.
-        validation: how many samples (which fraction) are held out of `data` to choose the best epoch by, class by
-            class; or a dataset. None for a tenth, or for what `Splits` and named datasets have for it; 0 for none: the
-            last epoch is the best. Of a dataset that augments its items the part held out is augmented, too: give one
-            that does not.
+        teacher: a trained model; it is left unchanged.
+        student: the model to train in place: it ends with its best epoch's weights, in evaluation mode, on `device`.
+        data: a map-style dataset of (inputs, labels) or of inputs, such as a `TensorDataset`; `Splits`; or an argument
+            of `congruence.data.load`: a folder of images or a dataset's name. For photographs of several sizes, pass
+            `congruence.data.load(folder, size=64)`.
+        method: a key of the catalogue (`congruence methods` lists them), a `Term`, or several. None for "kd", or "pkt"
+            if the teacher's classes differ from the student's.
+        epochs: passes over the training data. None for 30, or for little data as many as make 1,000 steps.
+        weight: weight of each method that is given by its key: "balanced" (see `Term`), "published", or a number. A
+            single method on data without labels has weight 1. A `Term` has its own weight.
+        share: share of a balanced weight; None for the method's default.
+        batch_size: samples in each step.
+        lr: the peak learning rate of AdamW.
+        augment: see `congruence.data.loader`, for images of this library; None for the dataset's default. Other
+            datasets must transform their items themselves.
+        validation: the number of samples, or the fraction, to hold out of `data` for choosing the best epoch,
+            stratified by class; or a dataset. None for a tenth, or for the validation part of `Splits` and named
+            datasets; 0 for none: the last epoch is then the best. If the dataset augments its items, the held-out part
+            is augmented too: pass a dataset that does not.
         test: a dataset, read once at the end. `Splits` and named datasets have their own.
-        out: the run's folder, as of `FitOptions`.
-        resume: go on with the run in `out`.
-        seed: of order, augmentation, and what is held out.
-        device: as of `FitOptions`.
+        out: the run's folder, see `FitOptions`.
+        resume: continue the run in `out`.
+        seed: seed of order, augmentation, and held-out samples.
+        device: see `FitOptions`.
 
     Returns:
-        Distilled: the student, what `fit` returned, and what `compare` says.
+        Distilled: the student, the result of `fit`, and the comparison by `compare`.
 
     Raises:
-        ValueError: before the first step, in one sentence, for what cannot work.
+        ValueError: before the first step, for arguments that cannot work.
 
     Example:
         >>> import torch, congruence as cg

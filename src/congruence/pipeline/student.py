@@ -63,22 +63,23 @@ def load_student(
 ) -> nn.Module:
     """Return the student of a run with its best weights, in evaluation mode on the CPU.
 
+
     Args:
         run_dir: the run's directory.
-        factory: makes the student's architecture; None where it is a model of the zoo or of another library
-            ("hf:FOLDER"), which the run wrote down.
-        name: which, where the run had several.
+        factory: makes the student's architecture; None for a model of the zoo or of another library ("hf:FOLDER"),
+            which the run has recorded.
+        name: which student, if the run had several.
         last: take the last epoch's weights instead of the best one's.
-        data: what it is to be used on: a dataset, a loader of one, or `Splits`, compared with what it was trained on.
+        data: the data to use it on: a dataset, a loader, or `Splits`, which is compared with its training data.
 
     Returns:
-        A bare module of the student's own class. Its attribute `trained_on` says how its images were prepared and what
-        its classes are called, as the run's model.json does; `compare`, `congruence.evaluation.measure` and `fit`, of a
-        teacher, refuse other ones unless it is deleted.
+        A plain module of the student's class. Its attribute `trained_on` says how its images were prepared and what its
+        classes are called, as in the run's model.json. With other data, `compare`, `congruence.evaluation.measure`, and
+        `fit` with it as teacher, raise unless this attribute is deleted.
 
     Raises:
-        ValueError: where there is no student, its file is damaged, the factory's model is another one, or `data` is
-            prepared otherwise or has other classes.
+        ValueError: if there is no student, its file is damaged, the factory makes a different model, or `data` is
+            prepared differently or has other classes.
 
     Example:
         >>> import tempfile, torch, congruence as cg

@@ -1,4 +1,4 @@
-"""Floor 6: a teacher that looks at each training image once, and is read from files then."""
+"""Floor 6: a teacher that runs once on each training image and is then read from files."""
 
 from congruence.teacher_cache.cache import TeacherCache
 

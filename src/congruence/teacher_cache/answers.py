@@ -1,4 +1,4 @@
-"""A teacher's answers as a cache stores them: of chunks of one size, so that they do not depend on the batch."""
+"""The teacher's outputs that a cache stores, computed on chunks of one size so that they do not depend on the batch."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from congruence.models.teacher import Teacher
 
 LOG = logging.getLogger("congruence")
 Array = npt.NDArray[Any]
-# Samples that the teacher sees at a time. From 32 on, the kernels of a CPU give a sample the same bits wherever it
-# stands in a batch, and larger ones are no faster there.
+# Samples that the teacher sees at once. From 32 on, CPU kernels give a sample the same bits wherever it stands in a
+# batch, and larger ones are no faster there.
 CHUNK, CHUNK_ELSEWHERE = 32, 64
 
 
 class Answers:
-    """Runs a frozen teacher over chunks that are always full, and rounds what it says to what is stored.
+    """Runs a frozen teacher over chunks that are always full, and rounds its outputs to the stored dtype.
+
 
     Args:
         teacher: the network.
-        dtype: of the stored numbers.
+        dtype: dtype of the stored numbers.
     """
 
     def __init__(self, teacher: Teacher, dtype: str) -> None:
@@ -36,19 +37,20 @@ class Answers:
 
     @property
     def device(self) -> torch.device:
-        """Where the teacher is."""
+        """The teacher's device."""
         return next(self.teacher.module.parameters(), torch.empty(0)).device
 
     @property
     def chunk(self) -> int:
-        """How many samples it sees at a time."""
+        """The number of samples that the teacher sees at once."""
         return CHUNK if self.device.type == "cpu" else CHUNK_ELSEWHERE
 
     def of(self, inputs: Any, paths: Collection[str], rows: Array | None = None) -> dict[str, Array]:
         """Return the rows of layers for some samples of a batch (None: all), rounded.
 
+
         Raises:
-            ValueError: for a layer whose numbers the stored ones cannot hold, or whose shape is not the example's.
+            ValueError: for a layer whose numbers exceed the stored dtype, or whose shape differs from the example's.
         """
         count = row_count(inputs) or 1
         rows = np.arange(count) if rows is None else rows
@@ -60,13 +62,13 @@ class Answers:
         return {path: np.concatenate(of_path) for path, of_path in parts.items()}
 
     def _of_chunk(self, inputs: Any, rows: Array, count: int, paths: Collection[str]) -> dict[str, Array]:
-        """Run the teacher over a few samples of a batch, filled up with the first of them."""
+        """Run the teacher over a few samples of a batch, padded with the first of them."""
         full = take_rows(inputs, torch.from_numpy(np.resize(rows, self.chunk)), count)
         return self._run(full, paths)
 
     def _run(self, inputs: Any, paths: Collection[str]) -> dict[str, Array]:
         device = self.device
-        # What is stored is the teacher's own: a run's half precision is not for other runs to read.
+        # Stored outputs are in the teacher's own precision: a run's half precision must not affect other runs.
         with torch.autocast(device.type, enabled=False):
             _, values = self.teacher.read(to_device(inputs, device), only=paths)
         return {path: self._checked(path, tensor) for path, tensor in values.items()}
@@ -81,14 +83,14 @@ class Answers:
         return np.asarray(tensor.float().cpu().numpy())
 
     def depend_on_mates(self, inputs: Any, paths: Collection[str]) -> float:
-        """How far a sample's stored answer moves where its chunk has other samples, or has them elsewhere.
+        """Measure how much a sample's stored output changes with the other samples of its chunk and their positions.
 
-        It does with dynamic quantisation, which has one scale a batch, and with the statistics of a batch; in its last
-        bits with the kernels of some processors, for widths that are no multiple of 4.
+        It changes with dynamic quantisation, which has one scale for a batch, and with batch statistics; and in its
+        last bits with the kernels of some processors, for widths that are not multiples of 4.
 
         Returns:
-            the largest difference, in units of the layer's largest answer: 0 for the same bits, infinity for a teacher
-            that draws random numbers or refuses these inputs.
+            the largest difference, relative to the layer's largest output: 0 for identical bits, infinity for a teacher
+            that draws random numbers or fails on these inputs.
         """
         size, generators = self.chunk, _generators()
         inputs = take_rows(inputs, torch.arange(size) % (row_count(inputs) or 1), row_count(inputs) or 1)
@@ -107,23 +109,23 @@ class Answers:
             among = take_rows(inputs, torch.where(kept, places, 1 - odd), size)  # the others are one sample, and large
             try:
                 moved.append(self._apart(self._run(on_tensors(larger, among), paths), answers, kept, kept))
-            except Exception:  # of a model that takes no such numbers, whatever it is
+            except Exception:  # a model that cannot take such numbers may raise anything
                 return math.inf
-        return max(moved) if _generators() == generators else math.inf  # random numbers that a run would lack
+        return max(moved) if _generators() == generators else math.inf  # random numbers would be missing in a run
 
     def tell(self, moved: float) -> None:
-        """Say what it means that `depend_on_mates` is not 0."""
+        """Warn of the consequences of a nonzero `depend_on_mates`."""
         if moved > max(1e-5, float(np.finfo(self.dtype).eps)):
             LOG.warning(
-                "The teacher's answer to a sample depends on the others in its batch (as dynamic quantisation may "
-                "have it, and statistics of a batch) or on chance: its cache holds that of one pass in the "
-                "dataset's order, which is not what the batches of a run would give."
+                "The teacher's output for a sample depends on the other samples in its batch (through dynamic "
+                "quantisation or batch statistics) or on random numbers: its cache holds the outputs of one pass in "
+                "the dataset's order, which differ from those in the batches of a run."
             )
         else:
             LOG.info(
-                "On this processor the last bits of the teacher's answer to a sample depend on its place in the batch "
-                "(%.0e of the largest answer): its cache holds those of one pass in the dataset's order, and a run "
-                "without it has others.",
+                "On this processor the last bits of the teacher's output for a sample depend on its position in the "
+                "batch (%.0e of the largest output): its cache holds the outputs of one pass in the dataset's order, "
+                "and a run without the cache has slightly different ones.",
                 moved,
             )
 

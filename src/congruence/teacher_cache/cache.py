@@ -1,4 +1,4 @@
-"""A teacher that looks at each training image once a view: what it says is stored in files and read from there."""
+"""A teacher that runs once on each view of each training image; its outputs are stored in files and read from there."""
 
 from __future__ import annotations
 
@@ -34,40 +34,38 @@ from congruence.teacher_cache.stored_rows import StoredRows
 
 LOG = logging.getLogger("congruence")
 CHECKS: Mapping[str, check.Constraint] = {"dtype": check.Choice(("float16", "float32"))}
-BATCH = 256  # samples that a pass reads at a time; a multiple of what the teacher sees at a time
-_SHARE_SECONDS = 60.0  # of a pass, after which what it stored is published
+BATCH = 256  # samples that a pass reads at once; a multiple of the teacher's chunk
+_SHARE_SECONDS = 60.0  # after this many samples, a pass publishes what it stored
 
 
 class TeacherCache:
-    """A frozen teacher, and its answers to the training images in files.
+    """A frozen teacher whose outputs for the training images are stored in files.
 
-    Give it to a `Distiller` in the teacher's place. In training mode the terms then read the teacher's layers from the
-    files, by the batch's `index`; in evaluation mode, where images are others, the teacher runs. `fit` fills the files
-    while its first V epochs train, and what these did not show at the end of the last of them; in a loop of one's own
-    they are made when first needed, in one pass over the images for each stored view. Either gives the same bits, and
-    what is there is found again by later runs, and shared by those that run at the same time.
-
+    Pass it to a `Distiller` as the teacher. In training mode the terms then read the teacher's layers from the files,
+    by the batch's `index`; in evaluation mode, on other images, the teacher runs. `fit` fills the files during its
+    first V epochs, and adds samples that were left out at the end of the last of these. In a custom loop, the files are
+    made when first needed, in one pass over the images for each stored view. Both give the same bits. Later runs reuse
+    the files, and concurrent runs share them.
     The images' augmentation must repeat: with `view_cycle=V` in the loader, epoch e shows each image as epoch e mod V
-    did, with a live teacher just the same. Of a loader without augmentation one view is stored.
-
-    With dtype "float32" a cached teacher gives what the live one gives, up to the rounding that a network's batch size
-    makes (1e-6); "float16" halves the size and rounds to 3 digits (relative 5e-4). What is stored of an image does not
-    depend on the batch it came in. Where a teacher lets it (dynamic quantisation may have one scale for a batch, some
-    norms the batch's statistics), it cannot be what every batch would give: this is found out and told, and the teacher
-    asked in one pass in the dataset's order, so that the cache is the same at least.
+    did (with or without a cache). For a loader without augmentation, one view is stored.
+    With dtype "float32", a cached teacher equals the live one up to rounding that depends on the batch size (1e-6);
+    "float16" halves the size and rounds to 3 digits (relative 5e-4). Stored outputs do not depend on the batch of a
+    sample. For teachers whose output does (dynamic quantisation may have one scale for a batch, some norms use batch
+    statistics), no stored value can equal every batch's: this is detected and logged, and the teacher then runs in one
+    pass in the dataset's order, so that the cache is at least reproducible.
 
     Args:
         teacher: the network.
-        loader: of `congruence.data.loader`, for training.
-        folder: of this cache alone.
+        loader: a `congruence.data.loader` for training.
+        folder: the folder of this cache, not shared with others.
         dtype: "float16" or "float32".
 
     Raises:
-        ValueError: for a loader that is another's or does not repeat. When the files are made or opened: for a folder
-            whose cache is of another teacher, other images or another augmentation (which is said), also where image
-            files that are read as batches ask for them have changed under the same names and lengths, for one that is
-            damaged, a disk that is too small, a layer whose numbers float16 cannot hold, or a teacher that holds what
-            cannot be read (a session, say): `teacher.fingerprint = "NAME"` then tells it from others.
+        ValueError: for a loader of another kind, or one whose augmentation does not repeat. When the files are made or
+            opened: for a folder with the cache of another teacher, other images or another augmentation (the message
+            says which), also if image files have changed under the same names and lengths; for damaged files, a disk
+            that is too small, a layer whose numbers exceed float16, or a teacher whose content cannot be read (such as
+            a session): setting `teacher.fingerprint = "NAME"` then identifies it.
 
     Example:
         >>> import tempfile, torch
@@ -100,23 +98,23 @@ class TeacherCache:
         self.teacher = teacher if isinstance(teacher, Teacher) else Teacher(teacher)
         self.loader, self.folder, self.dtype = loader, Path(folder), dtype
         self._name = TEACHER  # in a distiller of several teachers
-        self._arithmetic = ""  # of the teacher when the files were opened
+        self._arithmetic = ""  # the teacher's fingerprint when the files were opened
         self._files: CacheFiles | None = None
-        self._stamps: FileStamps | None = None  # of images that are read as batches ask for them
+        self._stamps: FileStamps | None = None  # stamps of images that are read on demand
         self._opened: list[Binding] = []
         self._arrays: dict[Key, StoredRows] = {}  # by view and path
-        self._stored_names: dict[Key, Key] = {}  # under which the files have them
+        self._stored_names: dict[Key, Key] = {}  # the names that layers have in the files
         self._mates_matter: bool | None = None  # not tried yet
-        self.filling: Filling | None = None  # of the run that fills it now
+        self.filling: Filling | None = None  # the filling of the current run
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy starts with: it opens the files anew, since a copy of a map is no map."""
+        """Return the state for a copy, which opens the files again, since a copied memory map would not be a map."""
         opened: dict[str, Any] = {"_files": None, "_stamps": None, "_opened": [], "_arrays": {}, "_stored_names": {}}
         return {**vars(self), **opened, "_mates_matter": None, "filling": None}
 
     @property
     def views(self) -> int:
-        """How often each image is stored."""
+        """The number of stored views of each image."""
         return (self.loader.view_cycle or 1) if self.loader.varies() else 1
 
     @property
@@ -128,14 +126,15 @@ class TeacherCache:
         return content(self.loader)
 
     def describe(self) -> dict[str, Any]:
-        """Return what of it makes a run the run it is."""
+        """Return the settings of the cache that identify a run."""
         return {"views": self.views, "dtype": self.dtype}
 
     def serves(self, loader: Any) -> None:
-        """Check that a training loader shows what is stored.
+        """Check that a training loader gives the samples that are stored.
+
 
         Raises:
-            ValueError: where it is another one, saying in what.
+            ValueError: if it does not, with the difference.
         """
         if loader is self.loader:
             return
@@ -152,16 +151,16 @@ class TeacherCache:
         return bool(self._arrays) and all(rows.complete for rows in self._arrays.values())
 
     def open(self, bindings: Iterable[Binding]) -> None:
-        """Open the layers that terms read; what is not stored of them the teacher says now, in one pass."""
+        """Open the layers that terms read; missing outputs are computed now, in one pass."""
         self._lay_out(list(bindings))
         if not self.complete:
             self._make()
 
     def fill(self, bindings: Iterable[Binding]) -> Filling | None:
-        """Open the layers that terms read; return what stores, while a run trains, what is not stored of them.
+        """Open the layers that terms read; return an object that stores missing outputs while a run trains.
 
-        The run's loader must be one that the cache `serves`. None where all is stored; a teacher whose answer to a
-        sample depends on the rest of its batch is asked in one pass over the samples in order instead.
+        The run's loader must be one that the cache `serves`. None if everything is stored. For a teacher whose output
+        depends on the rest of the batch, missing outputs are instead computed now, in one pass in order.
         """
         self._lay_out(list(bindings))
         if self.complete:
@@ -169,14 +168,14 @@ class TeacherCache:
         if self._depends():
             self._make()
             return None
-        LOG.info("The teacher's answers are stored as the epochs ask for them.")
+        LOG.info("The teacher's outputs are stored when the epochs need them.")
         self.filling = Filling(self)
         return self.filling
 
     def fill_rest(self) -> None:
-        """Ask the teacher for what the epochs of a run have left out; several ranks do so together.
+        """Compute the outputs that the epochs of a run have left out; all ranks call this together.
 
-        The first that comes asks about all, while the others wait and find it done.
+        The first rank computes them all, and the others wait until it is done.
         """
         self._share()
         if any(ranks.from_all_ranks(not self.complete)):
@@ -185,9 +184,9 @@ class TeacherCache:
                 self._make()
 
     def _lay_out(self, bindings: list[Binding]) -> None:
-        """Open the layers that terms read, with the rows that are there."""
+        """Open the layers that terms read, with the stored rows."""
         arithmetic = self.teacher.arithmetic
-        if arithmetic != self._arithmetic:  # what is open is not what this teacher says
+        if arithmetic != self._arithmetic:  # the open files are of another state of the teacher
             vars(self).update(self.__getstate__())
             self._arithmetic = arithmetic
         if len(bindings) == len(self._opened) and all(map(operator.is_, bindings, self._opened)):
@@ -222,19 +221,19 @@ class TeacherCache:
         return identity | {**self._content, "dtype": self.dtype}
 
     def _stored_as(self, path: str) -> str:
-        """Return under which name a layer is stored: what was stored before layers were turned is not taken for it."""
+        """Return the name under which a layer is stored; older files, without permuted dimensions, have another."""
         layout = self.teacher.taps.layouts.get(path, "")
         return path if not layout or is_plain(layout) else f"{path} as {layout}"
 
     def _share(self, *, held: bool = False) -> None:
-        """Publish what this process stored, and learn what others did."""
+        """Publish what this process stored, and read which rows others published."""
         if self._stamps is not None:
             self._stamps.flush()
         if self._files is not None:
             self._files.share({self._stored_names[key]: rows for key, rows in self._arrays.items()}, held=held)
 
     def _depends(self) -> bool:
-        """Whether a sample's answer depends on its mates; tried on the dataset's first samples, and told."""
+        """Whether a sample's output depends on its chunk; tested on the dataset's first samples, and logged."""
         if self._mates_matter is None:
             with rng.untouched():
                 inputs = self._by_view(next(iter(self.loader.in_order(0, self._answers.chunk))))
@@ -246,7 +245,7 @@ class TeacherCache:
         return self._mates_matter
 
     def _paths(self) -> dict[str, list[str]]:
-        """Return the opened layers of each view that lack an answer."""
+        """Return the opened layers of each view that lack rows."""
         paths: dict[str, list[str]] = {}
         for (view, path), rows in self._arrays.items():
             if not rows.complete:
@@ -254,7 +253,7 @@ class TeacherCache:
         return paths
 
     def _make(self) -> None:
-        """Ask the teacher for all that is not stored; another process that does so is waited for."""
+        """Compute all missing outputs; wait if another process is doing so."""
         if self._files is None:
             return
         with self._files.locked(), rng.untouched():
@@ -264,9 +263,9 @@ class TeacherCache:
             lacking = [self._lacking(number) for number in range(self.views)]
             count = sum(map(len, lacking))
             if count == self.views * len(self.loader.dataset):
-                LOG.info("The teacher looks at %d images %d times.", len(self.loader.dataset), self.views)
+                LOG.info("The teacher runs on %d images in %d views.", len(self.loader.dataset), self.views)
             else:
-                LOG.info("The teacher looks at %d images that are not stored.", count)
+                LOG.info("The teacher runs on %d images that are not stored.", count)
             shared = time.monotonic()
             for number, samples in enumerate(lacking):
                 for _ in self._ask(number, samples):
@@ -278,7 +277,7 @@ class TeacherCache:
             raise ValueError(f"The teacher's cache '{self.folder}' was removed while it was made.")
 
     def _lacking(self, number: int) -> Array:
-        """Return the samples that a pass looks at in a view: whole chunks in the dataset's order where mates matter."""
+        """Return the samples that a pass needs in a view: whole chunks in order if outputs depend on the chunk."""
         lacks = np.logical_or.reduce([rows.missing(number) for rows in self._arrays.values()])
         if self._depends():
             chunks = np.unique(np.flatnonzero(lacks) // self._answers.chunk)
@@ -286,7 +285,7 @@ class TeacherCache:
         return np.flatnonzero(lacks)
 
     def _ask(self, number: int, samples: Array) -> Iterator[None]:
-        """Store what the teacher says of some samples in a view; yield after each batch of them."""
+        """Store the teacher's outputs for some samples in a view; yield after each batch of them."""
         done = 0
         for raw in self.loader.in_order(number, BATCH, torch.from_numpy(samples)) if len(samples) else ():
             inputs = self._by_view(raw)
@@ -298,13 +297,13 @@ class TeacherCache:
             yield
 
     def _by_view(self, raw: Any) -> dict[str, Any]:
-        """Return what the teacher takes of a batch, by view."""
+        """Return the teacher's inputs from a batch, by view."""
         batch = unpack(raw)
         views = {**batch.views, "main": batch.inputs}
         return {view: inputs_of(inputs, self._name, TEACHER) for view, inputs in views.items()}
 
     def _keep(self, view: str, path: str, number: int, samples: Array, values: Array) -> None:
-        """Store answers; those that are there already stay."""
+        """Store rows; rows that are already stored stay."""
         rows = self._arrays[view, path]
         new = rows.missing(number, samples)
         if self._stamps is not None:
@@ -312,7 +311,7 @@ class TeacherCache:
         rows.write(number, samples[new], values[new])
 
     def at(self, index: Tensor | None, epoch: int, bindings: Iterable[Binding]) -> Recall:
-        """Return what reads the layers of a batch's samples, as an epoch shows them."""
+        """Return a function that reads the stored layers for a batch's samples, in the view of the given epoch."""
         if index is None:
             raise ValueError("A cached teacher needs the batch's `index`: its samples' positions in the dataset.")
         if self.filling is None:
@@ -338,11 +337,11 @@ class TeacherCache:
         return recall
 
     def _complete(self, stored: dict[str, Array], view: str, number: int, samples: Array, inputs: Any) -> None:
-        """Put into rows that were read what the teacher says of those that are not there, and store that in a step."""
+        """Complete the rows that were read by running the teacher on missing ones; store these in a step."""
         lacking = {path: self._arrays[view, path].missing(number, samples) for path in self._paths().get(view, ())}
         if not any(lacking[path].any() for path in stored.keys() & lacking.keys()):
             return
-        # All layers of the view at once, those of terms that are yet to start too.
+        # All layers of the view at once, including those of terms that have not started.
         positions = np.flatnonzero(np.logical_or.reduce(list(lacking.values())))
         once, first = np.unique(samples[positions], return_index=True)
         answers = self._answers.of(inputs, lacking.keys(), positions[first])
@@ -355,10 +354,10 @@ class TeacherCache:
 
 
 class Filling:
-    """What a run has to do for a cache that it fills, from `TeacherCache.fill` to `close`.
+    """Handles the filling of a cache by a run, from `TeacherCache.fill` to `close`.
 
-    Meanwhile terms get what is not stored from the teacher itself, asked about the batch's own inputs, and in a `step`
-    it is stored: outside one, a batch may be a rehearsal's, or a callback's, with who knows what in it.
+    In the meantime, missing rows are computed by the teacher from the batch's inputs, and stored inside a `step`.
+    Outside a step they are not stored, since a batch may belong to a rehearsal or a callback and hold anything.
     """
 
     def __init__(self, cache: TeacherCache) -> None:
@@ -367,7 +366,7 @@ class Filling:
 
     @contextlib.contextmanager
     def step(self) -> Iterator[None]:
-        """Store what the teacher says meanwhile."""
+        """Store the teacher's outputs while the block runs."""
         self.storing = True
         try:
             yield
@@ -375,12 +374,12 @@ class Filling:
             self.storing = False
 
     def share(self) -> None:
-        """Publish what was stored, and learn what other processes published."""
+        """Publish the stored rows, and read which rows other processes published."""
         self._cache._share()
 
     def close(self) -> None:
-        """Publish, and leave the cache as one outside a run."""
+        """Publish, and end the filling."""
         self._cache.filling = None
         self.share()
         if any(rows.lost for rows in self._cache._arrays.values()):
-            vars(self._cache).update(self._cache.__getstate__())  # the next run lays them out anew
+            vars(self._cache).update(self._cache.__getstate__())  # the next run opens them again

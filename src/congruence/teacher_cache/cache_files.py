@@ -1,4 +1,4 @@
-"""The files of a teacher's cache: one array a view and layer, beside it which of its rows are there, and a manifest."""
+"""The files of a teacher's cache: one array for each view and layer, marks of its stored rows, and a manifest."""
 
 from __future__ import annotations
 
@@ -20,32 +20,33 @@ from congruence.teacher_cache.stored_rows import StoredRows, not_written
 MANIFEST = "manifest.json"
 _MANIFEST: Kind = {"identity": {"*": object}, "arrays": {"*": str}, "partial?": {"*": str}, "*": object}
 Key = tuple[str, str]  # (view, path of the layer)
-_YOUNGER = {"teacher_structure"}  # of the identity: older manifests do not say it, and are taken at their word
-_SPARE = 2**24  # bytes that a disk keeps free
+_YOUNGER = {"teacher_structure"}  # key of the identity that older manifests lack; they are accepted without it
+_SPARE = 2**24  # bytes that are left free on the disk
 
 
 class CacheFiles:
-    """A folder of arrays [V, N, ...], and a manifest that says of what they were made.
+    """A folder of arrays [V, N, ...], and a manifest that says how they were made.
 
-    An array is laid out empty, and filled by as many processes as like to at once. Each knows what it stored itself;
-    `share` publishes that (the rows first, then the marks), and learns what others did. A process that is killed takes
-    with it what it has not published. The manifest names arrays that lack rows apart, where versions that knew whole
-    ones alone do not look.
+    An array is created empty, and can be filled by several processes at once. Each process knows what it stored;
+    `share` publishes this (first the rows, then the marks), and reads what others published. What a killed process has
+    not published is lost. The manifest lists incomplete arrays separately, where older versions, which only knew
+    complete arrays, do not look.
 
     Args:
-        folder: of this cache alone.
-        identity: what decides the arrays' content, as plain values.
-        dtype: of the arrays.
+        folder: the folder of this cache, not shared with others.
+        identity: everything that determines the arrays' content, as plain values.
+        dtype: dtype of the arrays.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any], dtype: str) -> None:
         self.folder, self.identity, self.dtype = folder, dict(identity), np.dtype(dtype)
 
     def open(self, shapes: Mapping[Key, tuple[int, ...]]) -> dict[Key, StoredRows]:
-        """Return the arrays of the layers asked for; those that are not there are laid out, without a row.
+        """Return the arrays of the requested layers; missing ones are created without rows.
+
 
         Raises:
-            ValueError: in one sentence, for a folder that holds another cache, a damaged one, or a disk too small.
+            ValueError: for a folder that holds another cache or a damaged one, or a disk that is too small.
         """
         writable(self.folder)
         with self.locked():
@@ -60,15 +61,16 @@ class CacheFiles:
             return {key: self._opened(whole, partial, _text(key), shape) for key, shape in shapes.items()}
 
     def locked(self) -> AbstractContextManager[None]:
-        """Hold the folder: other processes that open it, or share what they stored, wait."""
+        """Lock the folder: other processes that open it, or share rows, wait."""
         return locked(self.folder / ".lock")
 
     def share(self, arrays: Mapping[Key, StoredRows], *, held: bool = False) -> None:
-        """Publish the rows that were stored since, and learn of those that other processes published.
+        """Publish newly stored rows, and read which rows other processes published.
+
 
         Args:
-            arrays: of `open`.
-            held: whether the folder is `locked` already.
+            arrays: the result of `open`.
+            held: whether the folder is already `locked`.
         """
         for rows in arrays.values():
             rows.flush()
@@ -102,7 +104,7 @@ class CacheFiles:
                     rows.marks = None
 
     def _names(self) -> tuple[dict[str, str], dict[str, str]]:
-        """Return the files of the arrays that are there, whole ones and others; remove what a killed process left."""
+        """Return the files of existing arrays, complete and incomplete; remove what a killed process left."""
         for left in self.folder.glob(".*.tmp"):
             left.unlink()
         path = self.folder / MANIFEST
@@ -117,7 +119,7 @@ class CacheFiles:
         if identity == self.identity:
             return whole, partial
         if not whole and partial and not any(self._marks(name).any() for name in partial.values()):
-            return {}, {}  # another's, without a row: as of one whose first answers float16 could not hold
+            return {}, {}  # another cache without rows, for example one whose first outputs exceeded float16
         raise ValueError(
             f"The teacher's cache '{self.folder}' was made of something else "
             f"({check.difference(identity, self.identity)}): {_way(identity, self.identity)}"
@@ -138,11 +140,11 @@ class CacheFiles:
             )
 
     def size(self, shapes: Mapping[Key, tuple[int, ...]]) -> int:
-        """Return how many bytes the arrays need."""
+        """Return the size of the arrays in bytes."""
         return sum(int(np.prod(shape)) * self.dtype.itemsize for shape in shapes.values())
 
     def _lay_out(self, name: str, shape: tuple[int, ...]) -> None:
-        """Make an array's file, of its whole size though the disk holds what is written alone, and its rows' marks."""
+        """Create an array's file, sparse but with its full size, and the marks of its rows."""
         self._write_marks(name, np.zeros(shape[:2], bool))
         with self._told(), atomic(self.folder / name) as file:
             _header(file, shape, self.dtype)
@@ -181,12 +183,12 @@ class CacheFiles:
 
 
 def _way(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Return a way to read a cache that differs in the teacher's arithmetic alone."""
+    """Return advice for a cache that differs only in the teacher's arithmetic."""
     if {**before, "arithmetic": ""} != {**now, "arithmetic": ""}:
         return ""
     if not before.get("arithmetic"):
-        return "run it with teacher_speed='exact' (in a loop of one's own: without `teacher.prepare()`), "
-    return "run it as it was filled (in a loop of one's own: after `teacher.prepare()`), "
+        return "run it with teacher_speed='exact' (in a custom loop: without `teacher.prepare()`), "
+    return "run it as it was filled (in a custom loop: after `teacher.prepare()`), "
 
 
 def _text(key: Key) -> str:
@@ -199,7 +201,7 @@ def _header(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]) -> No
 
 
 def megabytes(size: int) -> str:
-    """Write a number of bytes.
+    """Format a number of bytes.
 
     Example:
         >>> megabytes(2_500_000)

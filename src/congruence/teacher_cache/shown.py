@@ -1,4 +1,4 @@
-"""What decides the images that a teacher's answers are of: of a loader, and of files read when asked for."""
+"""The identity of the images in a teacher's cache: from a loader, and from files read on demand."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from congruence.data.datasets.files import FileDataset
 from congruence.data.loading.batches import Loader
 from congruence.teacher_cache.stored_rows import StoredRows, not_written
 
-FIRST = 256  # samples by which a dataset without a fingerprint is told from others
+FIRST = 256  # samples used to identify a dataset without a fingerprint
 STAMPS = "files.npy"
 _TIME, _DIGEST = 0, 1  # columns; a digest of 0: none was taken
 
 
 def content(loader: Loader) -> dict[str, Any]:
-    """Return what decides the images that a loader shows, but for their order."""
+    """Return everything that determines a loader's images, except their order."""
     fingerprinted = getattr(loader.dataset, "fingerprint", None)
     return {
         "images": fingerprinted(labels=False) if callable(fingerprinted) else _first_images(loader),
@@ -43,18 +43,18 @@ def _first_images(loader: Loader) -> str:
 
 
 class FileStamps:
-    """When each image file changed last, and a digest of it, taken when the teacher's first answer to it is stored.
+    """The change time and a digest of each image file, recorded when the teacher's first output for it is stored.
 
-    A fingerprint has names and lengths alone. Files whose time is another are read once more: where the digests agree,
-    they were copied, and the time is taken over. Cost: while a cache is filled each file is read a second time, just
-    after it was decoded; opening asks for N times.
+    A fingerprint only has names and lengths. Files whose change time differs are read again: if the digests agree, the
+    files were copied, and the new time is recorded. Cost: while a cache is filled, each file is read a second time,
+    just after decoding; opening a cache reads N change times.
 
     Args:
-        folder: of the cache, held by the caller.
-        dataset: whose files they are.
+        folder: folder of the cache, locked by the caller.
+        dataset: the dataset of the files.
 
     Raises:
-        ValueError: where files hold something else now, naming the first.
+        ValueError: if the content of files has changed, with the name of the first.
     """
 
     def __init__(self, folder: Path, dataset: FileDataset) -> None:
@@ -81,18 +81,18 @@ class FileStamps:
         self._rows = StoredRows(path, shape, stored.dtype, taken[None])
 
     def take(self, samples: npt.NDArray[Any]) -> None:
-        """Take the stamps of samples whose answers are stored now, unless they are there."""
+        """Record the stamps of samples that are being stored, unless they are already recorded."""
         new = samples[self._rows.missing(0, samples)]
         if len(new):
             self._rows.write(0, new, np.stack([self._times[new], self.dataset.digests(new)], axis=1))
 
     def flush(self) -> None:
-        """Bring them to the disk, before the answers that they are of count as stored."""
+        """Write the stamps to the disk, before the samples count as stored."""
         self._rows.flush()
 
 
 def _stored(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
-    """Return the stamps of a file; none of one that is absent, or was left by a cache of other images."""
+    """Return the stamps in a file; empty if it is absent, or was left by a cache of other images."""
     try:
         stored = read_array(path)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""One array of a teacher's cache in its file, and which of its rows are there."""
+"""One array of a teacher's cache in its file, and which of its rows are stored."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ LOG = logging.getLogger("congruence")
 
 
 class StoredRows:
-    """An array [V, N, ...] in a file: read through a map of the file, written at the rows' own places alone.
+    """An array [V, N, ...] in a file:
 
-    Written through a map, a page would carry its other rows along, and undo what another process stored there.
+    read through a memory map, written only at the positions of its rows. Writing through a map would write whole pages,
+    and could overwrite rows that another process stored there.
 
     Args:
-        path: of the file.
+        path: path of the file.
         shape: [V, N, ...].
-        dtype: of the numbers.
-        marks: bool [V, N], which rows are there; None where all are.
+        dtype: dtype of the numbers.
+        marks: bool [V, N], which rows are stored; None if all are.
 
     Raises:
-        ValueError: for a file that holds something else.
+        ValueError: for a file with other content.
     """
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], marks: Array | None) -> None:
@@ -51,19 +52,19 @@ class StoredRows:
 
     @property
     def complete(self) -> bool:
-        """Whether all rows are there, and published."""
+        """Whether all rows are stored and published."""
         return self.marks is None
 
     def missing(self, number: int, rows: Array | slice = slice(None)) -> Array:
-        """Return which of some rows of a view are not there."""
+        """Return which of the given rows of a view are not stored."""
         return np.zeros(self._array.shape[1], bool)[rows] if self.marks is None else ~self.marks[number][rows]
 
     def read(self, number: int, rows: Array) -> Array:
-        """Return rows of a view; those that are not there are anything."""
+        """Return rows of a view; rows that are not stored have arbitrary values."""
         return np.asarray(self._array[number][rows])
 
     def write(self, number: int, rows: Array, values: Array) -> None:
-        """Store rows of a view; of a file that is gone, or another's by now, nothing is stored from then on."""
+        """Store rows of a view; if the file was removed or replaced, nothing is stored from then on."""
         if self.marks is None or not len(rows) or not self.there():
             return
         order = np.argsort(rows)
@@ -80,13 +81,14 @@ class StoredRows:
         self.marks[number, rows] = self.dirty = True
 
     def learn(self, marks: Array) -> None:
-        """Take the rows that other processes published as there."""
+        """Mark the rows that other processes published as stored."""
         if self.marks is not None and (marks & ~self.marks).any() and self.there():
-            with contextlib.suppress(OSError), _held(self.path):  # another machine's are read anew from here on
+            # from here on, rows written by other machines are read again
+            with contextlib.suppress(OSError), _held(self.path):
                 self.marks |= marks
 
     def flush(self) -> None:
-        """Bring what was written to the disk: a mark must never be there without its row."""
+        """Flush written rows to the disk: a mark must never exist without its row."""
         if self.dirty and self.there():
             try:
                 with _held(self.path) as file:
@@ -96,16 +98,16 @@ class StoredRows:
             self.dirty = False
 
     def lose(self) -> None:
-        """Store nothing from now on, and say so."""
+        """Stop storing rows, with a warning."""
         if not self.lost:
             self.lost = True
             LOG.warning(
-                "'%s' was removed or replaced while this run filled it: what it lacks is computed, and not stored.",
+                "'%s' was removed or replaced while this run filled it: missing rows are computed, but not stored.",
                 self.path,
             )
 
     def there(self) -> bool:
-        """Whether the file is the one that was opened: the rows of another in its place are none of these."""
+        """Whether the file is still the one that was opened, not another in its place."""
         try:
             same = not self.lost and os.path.samestat(os.stat(self.path), self._file)
         except FileNotFoundError:
@@ -116,16 +118,16 @@ class StoredRows:
 
 
 def not_written(folder: Path, error: OSError) -> ValueError:
-    """Return the error of a cache that the disk does not take."""
+    """Return the error for a cache that cannot be written to the disk."""
     return ValueError(f"The teacher's cache '{folder}' could not be written: {error.strerror or error}.")
 
 
 @contextlib.contextmanager
 def _held(path: Path) -> Iterator[FileIO]:
-    """Open a file to write in it, and hold it meanwhile.
+    """Open a file for writing, and lock it for the block.
 
-    Of a file on another machine, what is held is read anew, and at the end written back: without, two machines would
-    write whole pages over each other's rows.
+    On a network file system, the lock makes the locked part be read again and written back at the end; without it, two
+    machines would overwrite each other's rows with whole pages.
     """
     with FileIO(path, "r+b") as file:
         with contextlib.suppress(ImportError):  # of this a warning has been given, see `core.files.locked`

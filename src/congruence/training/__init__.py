@@ -1,4 +1,4 @@
-"""Floor 8: the loop, and runs that stop and go on exactly."""
+"""Floor 8: the training loop, and runs that stop and resume exactly."""
 
 from congruence.training.loop import fit
 from congruence.training.options import Event, FitOptions, OptimizerOptions, ScheduleOptions

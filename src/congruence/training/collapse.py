@@ -1,4 +1,4 @@
-"""Features that collapse onto one direction, told as it happens: a relational loss may fall while it does."""
+"""Warns when features collapse onto one direction, which can happen while a relational loss falls."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from congruence.distiller.distiller import Distiller
 from congruence.models.evaluating import evaluating
 
 LOG = logging.getLogger("congruence")
-SAMPLES = 64  # of the first batch, the same ones after each epoch
-CLOSE, CLOSER = 0.99, 0.25  # a mean cosine that means collapse, where 1 − cosine is also a quarter of what it was
+SAMPLES = 64  # samples from the first batch, measured again after each epoch
+CLOSE, CLOSER = 0.99, 0.25  # a mean cosine above this is a collapse if 1 − cosine has also fallen to a quarter
 
 
 class Spread(NamedTuple):
@@ -46,7 +46,7 @@ def spread(rows: Tensor) -> Spread:
 class Collapse:
     """Compares the spread of the students' features with what it was before the first step.
 
-    Where it cannot be measured (a forward that fails in evaluation mode, features that are not finite), it is not.
+    Nothing is reported if it cannot be measured (the forward fails in evaluation mode, features are not finite).
     """
 
     def __init__(self, distiller: Distiller) -> None:
@@ -56,7 +56,7 @@ class Collapse:
         self._told: set[str] = set()
 
     def begin(self, inputs: Any) -> None:
-        """Measure before the first step, on the first samples of its batch, which are kept."""
+        """Measure before the first step, on the first samples of the first batch, and keep these samples."""
         if self.start is not None:
             return
         rows = max((len(tensor) for tensor in tensors(inputs) if tensor.dim()), default=0)
@@ -77,8 +77,7 @@ class Collapse:
             self._told.add(name)
             LOG.warning(
                 "The %s's features collapse: two samples have a mean cosine of %.3f, before the first step %.3f "
-                "(effective rank %.1f, before %.1f). A lower learning rate, or a smaller weight of %s, may keep them "
-                "apart.",
+                "(effective rank %.1f, before %.1f). A lower learning rate, or a smaller weight of %s, may prevent it.",
                 *(name, spread_now.cosine, before.cosine, spread_now.rank, before.rank, self._terms()),
             )
         return now
@@ -94,7 +93,7 @@ class Collapse:
                 rows = self.distiller.features(self._inputs)
             return {name: spread(of) for name, of in rows.items() if len(of) > 1 and bool(of.isfinite().all())}
         except Exception as error:  # a diagnostic never stops a run
-            LOG.info("Whether features collapse is not watched: %s", check.sentence(error))
+            LOG.info("Feature collapse cannot be monitored: %s", check.sentence(error))
             self.start = self.start or {}
             return {}
 

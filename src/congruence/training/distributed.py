@@ -42,14 +42,15 @@ def join_process_group(device: torch.device) -> None:
 
 
 def _leave_process_group() -> None:
-    # A DDP module that is still somewhere would keep gloo's threads alive into the interpreter's end, which aborts.
+    # A DDP module that is still referenced would keep gloo's threads alive until the interpreter exits, which then
+    # aborts.
     gc.collect()
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device of a name; "auto" is this rank's GPU where there is one, else the CPU."""
+    """Return the device of a name; "auto" is this rank's GPU if there is one, else the CPU."""
     if name == "auto":
         name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
     try:
@@ -57,14 +58,15 @@ def pick_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"`FitOptions`: `device` must be a device that is there, got '{name}' ({reason}).") from None
+        raise ValueError(f"`FitOptions`: `device` must be an available device, got '{name}' ({reason}).") from None
     return device
 
 
 class Scores(NamedTuple):
-    """What a step needs of a forward pass: the loss to go backward from, and values without gradient.
+    """The results of a forward pass that a step needs:
 
-    `weights` are the balanced ones; `sums` are those of what the terms were made of, as of `training.origin`.
+    the loss with its gradient, and values without gradient. `weights` are the balanced weights; `sums` are sums of the
+    terms' input tensors, see `training.origin`.
     """
 
     loss: Tensor
@@ -77,7 +79,8 @@ class Scores(NamedTuple):
 class Objective(nn.Module):
     """The distiller as a function of one batch that returns only the loss with its gradient.
 
-    DDP waits for every parameter it can reach from what a forward returns, so the models' outputs must not leave it.
+    DDP waits for every parameter that it can reach from the returned tensors, so the models' outputs must not be
+    returned.
     """
 
     def __init__(self, distiller: Distiller, micro_batch: int | None = None) -> None:
@@ -86,7 +89,7 @@ class Objective(nn.Module):
         self.gradient_norms = GradientNorms(distiller.students, reruns=micro_batch is not None)
 
     def forward(self, batch: Batch, with_norms: bool, scale: Tensor | float = 1.0) -> Scores:
-        """Score a batch; with `with_norms` also measure the gradients of the terms, see `GradientNorms`."""
+        """Score a batch; with `with_norms` also measure the gradient of each term, see `GradientNorms`."""
         captured = self._capture(batch)
         out = self.distiller.score(captured, update=self.distiller.training)
         norms = self.gradient_norms(out.terms, out.weights, torch.as_tensor(scale)) if with_norms else {}
@@ -103,9 +106,9 @@ class Objective(nn.Module):
 
     @contextlib.contextmanager
     def balanced_over(self, batches: Sequence[Batch]) -> Iterator[None]:
-        """Hold the balanced weights for a step of several batches, measured by the gradient of all of them where due.
+        """Fix the balanced weights for a step of several batches, measured on the gradient of all of them if due.
 
-        Their forwards are run once more for it, and leave nothing behind: dropout's masks are those of the step.
+        This runs the batches' forwards one more time, with the dropout masks of the step, and changes no state.
         """
         balance, clock = self.distiller.balance, self.distiller.clock
         if len(batches) == 1 or not balance.balanced:
@@ -133,16 +136,16 @@ class Objective(nn.Module):
 
 
 def wrap(objective: Objective) -> nn.Module:
-    """Wrap in DDP where there are several ranks.
+    """Wrap the objective in DDP if there are several ranks.
 
-    Buffers are not broadcast. Those of methods (banks, running sums) are equal on all ranks as it is, since `update`
-    sees gathered rows, and a broadcast before each forward would undo what was added; those of batch norms are each
-    rank's own, and the first rank's are saved. A term may leave a student's head without gradient, hence the search for
-    unused parameters, and torch warns on every rank where there is none: so there is one.
+    Buffers are not broadcast. Those of methods (banks, running sums) are equal on all ranks anyway, since `update` sees
+    gathered rows, and a broadcast before each forward would undo updates. Those of batch norms differ between ranks,
+    and the first rank's are saved. A term may leave a student's head without gradient, so DDP searches for unused
+    parameters. As torch warns on every rank if it finds none, one unused parameter is added.
 
-    With micro-batches all of a student's parameters are reached at once, used or not, so that DDP could not tell, and
-    it takes no parameter whose gradient comes in several parts, as by re-entrant checkpointing: ranks then start from
-    the first one's parameters as with DDP, and `average_gradients` follows the backward.
+    With micro-batches, all of a student's parameters are reached at once, so DDP cannot find the unused ones. Nor does
+    it support gradients that arrive in several parts, as with re-entrant checkpointing. In both cases DDP is not used:
+    all ranks start from the first rank's parameters, and `average_gradients` runs after the backward.
     """
     if world_size() == 1:
         return objective
@@ -151,25 +154,26 @@ def wrap(objective: Objective) -> nn.Module:
             dist.broadcast(parameter.detach(), src=0)
         return objective
     device = next(objective.parameters()).device
-    # Reached by no loss, on purpose: with one parameter that is always unused, the search always finds something.
+    # Not reached by any loss, on purpose: the search for unused parameters then always finds one.
     objective.unused = nn.Parameter(torch.zeros((), device=device))
     with warnings.catch_warnings():
-        # torch 2.13 calls `broadcast_buffers` deprecated; its successor is not in older ones, and broadcasts once.
+        # torch 2.13 deprecates `broadcast_buffers`; its successor is missing in older versions, and broadcasts once.
         warnings.simplefilter("ignore", FutureWarning)
         return DistributedDataParallel(objective, broadcast_buffers=False, find_unused_parameters=True)
 
 
 def unwrapped(objective: nn.Module) -> Objective:
-    """Return the objective itself, out of the DDP around it."""
+    """Return the objective inside a DDP wrapper, or the objective itself."""
     inner = objective.module if isinstance(objective, DistributedDataParallel) else objective
     return cast(Objective, inner)
 
 
 def _checkpoints_reentrantly(distiller: Distiller) -> bool:
-    """Whether a student's graph holds re-entrant checkpointing, on any rank: a forward of the example shows it."""
+    """Whether a student's graph holds re-entrant checkpointing on any rank, found by a forward of the example."""
     found = False
     device = next(distiller.parameters()).device
-    with as_in_training(distiller), torch.enable_grad(), contextlib.suppress(Exception):  # a step itself will raise
+    # the first step will raise this
+    with as_in_training(distiller), torch.enable_grad(), contextlib.suppress(Exception):
         for name in distiller.students:
             taps = distiller._taps[name]
             example = on_tensors(Tensor.clone, to_device(taps.example, device))

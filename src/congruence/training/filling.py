@@ -1,4 +1,4 @@
-"""The teachers' caches that a run fills while it trains; of a run without one, nothing."""
+"""The teacher caches that a run fills while it trains (none if it has no cache)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from congruence.teacher_cache.cache import Filling, TeacherCache
 
 
 def fillings(distiller: Distiller) -> list[Filling]:
-    """Return what fills the distiller's caches in this run."""
+    """Return the objects that fill the distiller's caches in this run."""
     caches = [cache for cache in distiller.caches.values() if isinstance(cache, TeacherCache)]
     return [cache.filling for cache in caches if cache.filling is not None]
 
 
 def open_answers(distiller: Distiller) -> None:
-    """Make the teachers' stored answers ready: those that are not there yet are stored as a run comes by them."""
+    """Open the teachers' caches; missing entries are stored when the run reaches them."""
     for name, cache in distiller.caches.items():
         bindings = distiller.taught_by(name)
         if isinstance(cache, TeacherCache):
@@ -27,11 +27,11 @@ def open_answers(distiller: Distiller) -> None:
 
 @contextlib.contextmanager
 def filled(distiller: Distiller) -> Iterator[None]:
-    """Publish, at the end of a run, what it stored."""
+    """Publish the stored entries at the end of a run."""
     try:
         yield
     except BaseException:
-        with contextlib.suppress(ValueError):  # the first error is the one to tell
+        with contextlib.suppress(ValueError):  # the first error is the one to raise
             _close(distiller)
         raise
     _close(distiller)
@@ -44,7 +44,7 @@ def _close(distiller: Distiller) -> None:
 
 @contextlib.contextmanager
 def storing(distiller: Distiller) -> Iterator[None]:
-    """Store what the teachers say meanwhile of the batches that the run's loader gave."""
+    """Store the teachers' outputs for batches of the run's loader while the block runs."""
     with contextlib.ExitStack() as stack:
         for each in fillings(distiller):
             stack.enter_context(each.step())
@@ -52,13 +52,13 @@ def storing(distiller: Distiller) -> Iterator[None]:
 
 
 def share(distiller: Distiller) -> None:
-    """Publish what was stored, and learn of other processes' rows."""
+    """Publish the stored rows, and read which rows other processes published."""
     for each in fillings(distiller):
         each.share()
 
 
 def complete(distiller: Distiller, epochs: int) -> None:
-    """Store what the epochs left out, as an incomplete last batch, once so many have shown every view."""
+    """Store the samples that epochs leave out (an incomplete last batch) once they have shown every view."""
     for cache in distiller.caches.values():
         if isinstance(cache, TeacherCache) and epochs >= cache.views:
             cache.fill_rest()

@@ -1,4 +1,4 @@
-"""How strongly each term pulls at the student: a diagnostic, which never stops a run or changes what is learnt."""
+"""The norm of each term's gradient: a diagnostic that never stops a run or changes the training."""
 
 from __future__ import annotations
 
@@ -17,29 +17,28 @@ LOG = logging.getLogger("congruence")
 
 
 class GradientNorms:
-    """‖∂(weight·term)/∂student parameters‖ of every term, by a backward of its own over the step's graph.
+    """‖∂(weight·term)/∂student parameters‖ of every term, by a separate backward over the step's graph.
 
-    A term is left out, with one line in the log, where such a second backward would be seen: what runs in it cannot be
-    told (a module's or a parameter's backward hook, an autograd function of one's own), or refuses it (re-entrant
-    checkpointing). Random generators, the students' buffers (checkpointing runs layers again, and their batch norms)
-    and numbers that modules keep are afterwards as they were.
+    A term is left out, with one line in the log, if such a second backward could have side effects (backward hooks of
+    modules or parameters, custom autograd functions) or fails (re-entrant checkpointing). Random generators, the
+    students' buffers (checkpointing runs layers again) and modules' plain attributes are restored afterwards.
 
     Args:
-        students: whose parameters the gradients are of.
-        reruns: whether a backward runs the students again where the graph does not show it, as micro-batches do.
+        students: the students whose parameters are differentiated by.
+        reruns: whether a backward runs the students again without the graph showing it, as with micro-batches.
     """
 
     def __init__(self, students: nn.ModuleDict, *, reruns: bool) -> None:
         self.students, self.reruns = students, reruns
-        self._failed: dict[str, str] = {}  # terms whose backward raised, and what
+        self._failed: dict[str, str] = {}  # terms whose backward raised, with the error
         self._told: set[str] = set()
 
     def __call__(self, terms: Mapping[str, Tensor], weights: Mapping[str, Tensor], scale: Tensor) -> dict[str, Tensor]:
-        """Return the norms by term; in half precision the gradient is taken of `scale` times the term."""
+        """Return the norms by term; in half precision, the term is multiplied by `scale` for the backward."""
         try:
             return self._measured(terms, weights, scale)
         except Exception as error:
-            if world_size() > 1:  # the others may wait for this rank
+            if world_size() > 1:  # other ranks may be waiting for this one
                 raise
             if "" not in self._told:
                 self._told.add("")
@@ -65,12 +64,12 @@ class GradientNorms:
     def _gradients(self, name: str, loss: Tensor, parameters: list[nn.Parameter]) -> tuple[Tensor, ...]:
         try:
             return torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True)
-        except Exception as error:  # whatever it is: training does without
-            self._failed[name] = f"a backward of their own raised {check.sentence(error).rstrip('.')}"
+        except Exception as error:  # any error: training works without these norms
+            self._failed[name] = f"a separate backward raised {check.sentence(error).rstrip('.')}"
             return ()
 
     def _agreed(self, reasons: Mapping[str, str], parameters: list[nn.Parameter]) -> list[str]:
-        """Return the terms that no rank leaves out, as a backward and the mean may wait for the others."""
+        """Return the terms that no rank leaves out, because a backward or the mean may wait for other ranks."""
         flags = [bool(reason) for reason in reasons.values()]
         if world_size() > 1:
             flags = any_rank(torch.tensor(flags, device=parameters[0].device)).tolist()
@@ -81,14 +80,14 @@ class GradientNorms:
                 self._told.add(name)
         for reason, names in told.items() if rank() == 0 else ():
             LOG.warning(
-                "No gradient norms of %s in the log, since %s. Training is what it is without.",
+                "No gradient norms of %s in the log, since %s. This does not affect the training.",
                 ", ".join(names),
                 reason,
             )
         return [name for name, out in zip(reasons, flags, strict=True) if not out]
 
     def _reason(self, name: str, value: Tensor, parameters: list[nn.Parameter]) -> str:
-        """Say why a term has no backward of its own, "" where it can have one."""
+        """Describe why a term cannot have a separate backward, "" if it can."""
         if name in self._failed:
             return self._failed[name]
         through = why_no_own_backward(value, parameters)

@@ -1,4 +1,4 @@
-"""Batches of several ranks whose loaders are not of `congruence.data`: no rank goes on without the others."""
+"""Keeps ranks in step if their loaders are not from `congruence.data`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _ENDED, _FAILED, _UNKNOWN = -1, -2, 0
 
 
 class InStep:
-    """Ranks that tell each other, before each batch, whether they have one and of how many samples.
+    """Exchanges, before each batch, whether every rank has one and with how many samples.
 
     Args:
-        relational: whether rows are gathered, which needs as many on each rank.
+        relational: whether rows are gathered, which needs the same number on each rank.
     """
 
     def __init__(self, relational: bool) -> None:
@@ -28,8 +28,8 @@ class InStep:
         """Yield a rank's batches until one of the ranks has no more.
 
         Raises:
-            ValueError: on every rank, where the shares of a batch differ and a term gathers them.
-            RuntimeError: where the loader of another rank has failed.
+            ValueError: on every rank, if ranks have different numbers of samples and a term gathers rows.
+            RuntimeError: if the loader of another rank has failed.
         """
         iterator, count = iter(of_rank), 0
         while True:
@@ -58,8 +58,8 @@ class InStep:
         if rank() == 0 and not self._told:
             self._told = True
             LOG.warning(
-                "The training loader of rank %d ended after %d batches, before another's: the epoch ends there for all "
-                "ranks, and the samples that are left teach nothing in it.",
+                "The training loader of rank %d ended after %d batches, before another rank's: the epoch ends there "
+                "for all ranks, and the remaining samples are not used in it.",
                 ended,
                 count,
             )

@@ -33,25 +33,25 @@ def fit(
     """Train the students of a distiller.
 
     Args:
-        distiller: with its terms.
-        train_loader: of `congruence.data.loader` for exact resuming within an epoch; any loader with a length works
-            and resumes at epoch ends. An iterable without a length needs `max_steps`.
+        distiller: the distiller with its students and terms.
+        train_loader: a `congruence.data.loader` for exact resuming within an epoch. Any other loader with a length
+            works and resumes at epoch ends. An iterable without a length needs `max_steps`.
         val_loader: chooses the best epoch; without one (and without `evaluate`) the last is the best.
         options: how to run; `FitOptions(epochs=...)` at least.
-        optimizer: one's own over `distiller.parameter_groups()`, or several, instead of the options'.
-        scheduler: one's own torch scheduler over that optimizer, stepped once an epoch, instead of the options'
+        optimizer: an optimizer, or several, over `distiller.parameter_groups()`, used instead of the options'.
+        scheduler: a torch scheduler over that optimizer, stepped once each epoch, used instead of the options'
             schedule.
 
-    Students in training mode keep the modes of their parts (frozen batch norms stay so). On several ranks, loaders of
-    `congruence.data` share out the samples; a stock one needs a DistributedSampler.
+    Students that are in training mode keep the modes of their submodules (frozen batch norms stay frozen). On several
+    ranks, loaders of `congruence.data` divide the samples; other loaders need a DistributedSampler.
 
     Returns:
-        FitResult: with the best and last validation numbers and the student's file. The students end with the last
-        epoch's weights.
+        FitResult: the best and last validation numbers and the student's file. The students themselves end with the
+            weights of the last epoch.
 
     Raises:
-        ValueError: before the first step, in one sentence, for what cannot work.
-        NonFiniteLossError: with step and term, where a loss was not finite.
+        ValueError: before the first step, for arguments that cannot work.
+        NonFiniteLossError: with step and term, if a loss is not finite.
         SystemExit: with code 0 after SIGTERM, once everything is saved.
 
     Example:
@@ -69,9 +69,9 @@ def fit(
         check.fail("fit", "options", "FitOptions(epochs=...) or FitOptions(max_steps=...)", repr(options))
     device = pick_device(options.device)
     join_process_group(device)
-    rng.seed_everything(options.seed + ranks.rank())  # ranks draw masks of their own for rows of their own
+    rng.seed_everything(options.seed + ranks.rank())  # each rank draws its own random masks for its own rows
     options = settled(options, distiller, device)
-    # Compiled forwards meet weights that lie in memory as they will; the run closes before all is undone.
+    # The memory order is set before models are compiled; the run is closed before all of this is undone.
     with (
         memory_kept() if device.type == "cpu" else contextlib.nullcontext(),
         teacher_left_alone(distiller),

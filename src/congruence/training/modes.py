@@ -1,4 +1,4 @@
-"""What a run changes in its models for a while: their modes, the order of weights in memory, how they are run."""
+"""What a run changes in its models temporarily: their modes, the memory order of weights, and compilation."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from congruence.training.saving.run_directory import RunDirectory
 
 
 def start_training(distiller: Distiller) -> None:
-    """Put into training mode what is in evaluation mode as a whole.
+    """Put students that are in evaluation mode into training mode.
 
-    A student in training mode is left alone: parts of it that its owner put into evaluation mode (frozen batch norms)
-    stay so, which `.train()` on the whole would undo. A part whose class has a `train` of its own, which may freeze
-    some of it, is asked all the same.
+    In a student that is in training mode, submodules that the user put into evaluation mode (frozen batch norms) stay
+    so; calling `.train()` on the student would undo this. A submodule whose class overrides `train`, perhaps to freeze
+    parts of itself, still has its `train` called.
     """
     distiller.training = True
     distiller.students.training = True
@@ -46,9 +46,9 @@ def start_training(distiller: Distiller) -> None:
 
 
 def settled(options: FitOptions, distiller: Distiller, device: torch.device) -> FitOptions:
-    """Return options in which nothing is "auto" that the run to go on with has settled, or a rule settles.
+    """Return options with "auto" replaced by the choice of the run to be resumed, or by a rule.
 
-    Channels last are for all students or none, and not without the example of a distiller that is built.
+    Channels last applies to all students or none, and only if the distiller has been built from an example.
     """
 
     def settle() -> dict[str, Any]:
@@ -65,7 +65,7 @@ def settled(options: FitOptions, distiller: Distiller, device: torch.device) -> 
 
 
 def _gains(taps: Taps, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether a student is faster with its channels last, and says the same of the example so."""
+    """Whether a student is faster with its channels last and gives the same outputs for the example."""
     model = taps.model
     return prefers_channels_last(model, device, dtype) and same_in_either_order(
         four_dimensional(model), taps.dry_output
@@ -76,16 +76,16 @@ def _gains(taps: Taps, device: torch.device, dtype: torch.dtype) -> bool:
 def channels_last(
     distiller: Distiller, wanted: bool, optimizers: Sequence[Optimizer] = (), *, teacher: bool = True
 ) -> Iterator[None]:
-    """Hold the weights of two-dimensional convolutions with their channels last, where wanted.
+    """Store the weights of two-dimensional convolutions with channels last during a block, if wanted.
 
-    The maps that such a convolution gives have their channels last, too. No value changes. What the optimizers keep of
-    the weights follows them, both ways (see `align`).
+    The outputs of these convolutions then have channels last too. No value changes. The optimizers' state follows the
+    order of the weights, both ways (see `align`).
 
     Args:
-        distiller: whose students' weights are put in order.
-        wanted: whether to.
-        optimizers: the caller's own.
-        teacher: whether the teacher's are, too; where it was prepared, its copy has an order of its own.
+        distiller: the distiller whose students' weights are reordered.
+        wanted: whether to reorder them.
+        optimizers: the caller's optimizers.
+        teacher: whether to reorder the teacher's weights too; the copy of a prepared teacher has its own order.
     """
     teachers = [each.module for each in distiller.teachers.values()] if teacher else []
     modules = [distiller, *teachers] if wanted else []
@@ -107,7 +107,7 @@ def channels_last(
 
 @contextlib.contextmanager
 def teacher_left_alone(distiller: Distiller) -> Iterator[None]:
-    """Let teachers that were prepared meanwhile run as before afterwards."""
+    """Undo the preparation of teachers that were prepared during a block."""
     before = {name: teacher.prepared for name, teacher in distiller.teachers.items()}
     try:
         yield
@@ -118,9 +118,9 @@ def teacher_left_alone(distiller: Distiller) -> Iterator[None]:
 
 @contextlib.contextmanager
 def compiled(distiller: Distiller, wanted: bool) -> Iterator[None]:
-    """Run the students, in training mode, and the teacher by `torch.compile` while their layers are read, if wanted.
+    """Run the students (in training mode) and the teacher through `torch.compile` during a block, if wanted.
 
-    The models themselves are not changed. One that its owner has compiled stays as it is.
+    The models themselves are not changed. A model that the user has compiled stays as it is.
     """
     readers = [taps for taps in distiller._taps.values() if wanted and not has_compiled(taps.model)]
     for taps in readers:

@@ -15,7 +15,7 @@ from congruence.training.saving.state import Stateful
 
 def make_optimizer(groups: list[dict[str, Any]], options: OptimizerOptions) -> Optimizer:
     """Build the optimizer of the options over named parameter groups."""
-    # The quickest kernels, and on a GPU those that can skip a step by a flag that stays on the device (`step_unless`).
+    # Fused kernels are the fastest, and on a GPU they can skip a step by a flag on the device (`step_unless`).
     parameters = [parameter for group in groups for parameter in group["params"]]
     kinds = {parameter.device.type for parameter in parameters if parameter.is_floating_point()}
     fused = (len(kinds) == 1 and kinds <= {"cpu", "cuda"} and all(map(torch.is_floating_point, parameters))) or None
@@ -34,19 +34,19 @@ def make_optimizer(groups: list[dict[str, Any]], options: OptimizerOptions) -> O
 
 
 def make_scaler(precision: Precision, device: torch.device) -> torch.amp.GradScaler:
-    """Build the scaler of losses: for fp16, whose small gradients are 0 unscaled; for the others it does nothing."""
+    """Build the loss scaler for fp16, whose small gradients underflow; for other precisions it does nothing."""
     return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
 
 class Optimization:
-    """All that moves the parameters: optimizers stepped together, their rates, and the scaler of losses.
+    """Everything that updates the parameters: optimizers stepped together, learning rates, and the loss scaler.
 
     Args:
         optimizers: at least one.
         options: the precision, and the schedule unless there is a `scheduler`.
         scheduler: the caller's own, stepped once an epoch; None for the options' schedule.
         epochs: length of the run, for the schedule.
-        device: of the parameters.
+        device: the parameters' device.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Optimization:
         self.rates = Rates(optimizers, options.schedule if scheduler is None else None, epochs)
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Yield what the optimizers move."""
+        """Yield the parameters in the optimizers."""
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 yield from group["params"]
@@ -73,7 +73,7 @@ class Optimization:
         return (*self.optimizers, *([] if self.scheduler is None else [self.scheduler]))
 
     def parts(self) -> dict[str, Stateful]:
-        """Return what a checkpoint keeps, by name."""
+        """Return the parts that a checkpoint stores, by name."""
         parts: dict[str, Stateful] = {f"optimizer.{number}": each for number, each in enumerate(self.optimizers)}
         if self.scaler.is_enabled():
             parts["scaler"] = self.scaler
@@ -88,9 +88,9 @@ class Optimization:
 
 
 class Rates:
-    """Sets every group's learning rate from its first one and the schedule; has no state to resume.
+    """Sets every group's learning rate from its initial rate and the schedule; has no state to resume.
 
-    Without a schedule (the caller's scheduler has the say) the rates are left alone.
+    If the caller has a scheduler, the rates are left alone.
     """
 
     def __init__(self, optimizers: Sequence[Optimizer], schedule: ScheduleOptions | None, epochs: float) -> None:
@@ -100,7 +100,7 @@ class Rates:
                 group.setdefault("initial_lr", group["lr"])
 
     def _groups(self) -> list[dict[str, Any]]:
-        """Return all groups, anew each time: `load_state_dict` exchanges them."""
+        """Return all parameter groups, read on each call because `load_state_dict` replaces them."""
         return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
     @property
@@ -118,7 +118,7 @@ class Rates:
 
 
 def step_unless(optimizer: Optimizer, bad: Tensor) -> None:
-    """Step unless the device flag `bad` is set, without waiting for the device where the optimizer can skip by itself.
+    """Step unless the device flag `bad` is set, without waiting for the device if the optimizer supports this.
 
     Fused optimizers read `found_inf` on the device. For the others the flag is read here, which on a CPU costs nothing.
     """
@@ -133,11 +133,11 @@ def step_unless(optimizer: Optimizer, bad: Tensor) -> None:
 
 
 def align(optimizer: Optimizer, *, state: bool = True) -> None:
-    """Give gradients and state the order in memory that their parameters have, for fused kernels.
+    """Give gradients and optimizer state the memory order of their parameters, for fused kernels.
 
-    Those walk through memory, whatever the strides: a gradient with its channels first would be added to the wrong
-    weights of a parameter with its channels last, and nobody would be told. The state, which costs longer to look at,
-    gets another order only with the parameters', or when it is loaded.
+    These kernels ignore strides: a channels-first gradient would silently be added to the wrong weights of a
+    channels-last parameter. The state, which takes longer to check, is reordered only with the parameters or after
+    loading.
     """
     for group in optimizer.param_groups:
         for parameter in group["params"] if group.get("fused") else ():
@@ -155,11 +155,11 @@ def _like(parameter: Tensor, value: Tensor) -> Tensor:
 
 
 def momentum_begun(optimizer: Optimizer) -> bool:
-    """Give a fused SGD the momentum of 0 that its first step starts from; False where it starts from something else.
+    """Initialise the momentum of a fused SGD to 0; return False if it cannot start from 0.
 
-    torch leaves it as uninitialised memory where the first step is skipped, and the second step goes on from there; of
-    parameters that get their first gradient later than others it raises. From 0 the first step is what torch makes it,
-    m = 0·m + (1 − dampening)·g = g, but for a dampening, which torch leaves out of the first step.
+    If the first step is skipped, torch leaves the momentum as uninitialised memory and the second step uses it; for
+    parameters whose first gradient comes later than others', it raises. Starting from 0 gives torch's first step, m =
+    0·m + (1 − dampening)·g = g, except with dampening, which torch leaves out of the first step.
     """
     if not isinstance(optimizer, torch.optim.SGD):
         return True

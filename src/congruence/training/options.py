@@ -1,4 +1,4 @@
-"""What a run is told, and what it tells in return: frozen, checked when made."""
+"""The options of a run, and the events that it reports: frozen dataclasses, checked when they are made."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Evaluate = Callable[[nn.Module], Mapping[str, float]]
 
 
 class Event(NamedTuple):
-    """What a callback is told: `kind` is "start", "step", "log", "diagnostics", "epoch" or "end".
+    """The argument of a callback: `kind` is "start", "step", "log", "diagnostics", "epoch" or "end".
 
     `metrics` holds values at "log" (every `log_every` steps), "diagnostics" (where `diagnose` gave some), "epoch"
     (after validation) and "end"; a "step" has none, since reading them would make the device wait.
@@ -39,13 +39,13 @@ Callback = Callable[[Event], None]
 
 
 class Diagnose(Protocol):
-    """What an epoch's end is to tell beyond validation: `congruence.evaluation.Diagnostics`, or one's own."""
+    """Measures more than validation at an epoch's end: `congruence.evaluation.Diagnostics`, or your own class."""
 
     def rehearse(self, distiller: nn.Module) -> None:
-        """Raise a `ValueError` before the first step for what cannot be measured."""
+        """Raise a `ValueError` before the first step if something cannot be measured."""
 
     def __call__(self, distiller: nn.Module, epoch: int) -> Mapping[str, float]:
-        """Return numbers by name, none where the epoch is passed over."""
+        """Return numbers by name, none if the epoch is skipped."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,11 @@ class OptimizerOptions:
 
     Args:
         name: "sgd" or "adamw".
-        lr: learning rate at its full height.
-        momentum: of SGD.
-        nesterov: of SGD.
+        lr: the base learning rate, which the schedule scales.
+        momentum: momentum of SGD.
+        nesterov: use Nesterov momentum in SGD.
         weight_decay: added to the gradient by SGD, decoupled in AdamW.
-        betas: of AdamW.
+        betas: the two decay rates of AdamW.
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
@@ -85,13 +85,13 @@ class OptimizerOptions:
 
 @dataclass(frozen=True)
 class ScheduleOptions:
-    """The learning rate's course, a pure function of the position in epochs.
+    """The learning rate schedule, a pure function of the position in epochs.
 
     Args:
         name: "constant"; "step": multiplied by `factor` at every milestone; "cosine": to 0 at the run's end.
-        milestones: in epochs.
-        factor: at a milestone.
-        warmup_epochs: over which the rate grows linearly from 0.
+        milestones: positions in epochs, for "step".
+        factor: the factor at each milestone, for "step".
+        warmup_epochs: number of epochs over which the rate grows linearly from 0.
     """
 
     name: Literal["constant", "step", "cosine"] = "cosine"
@@ -132,51 +132,53 @@ class FitOptions:
     """How `fit` runs.
 
     Args:
-        epochs: passes over the training data; None where `max_steps` says when to stop.
-        max_steps: optimizer steps after which to stop, whatever the epoch.
+        epochs: passes over the training data; None if only `max_steps` ends the run.
+        max_steps: optimizer steps after which to stop, even within an epoch.
         out: the run directory; None keeps everything in memory (no checkpoints, no resuming).
-        device: "auto" (cuda where there is one), or a torch device.
-        precision: "float32"; "bf16" or "fp16" for autocast, the latter with the loss scaled against underflow: a step
-            whose scaled gradient overflows is skipped and the scale halved, which is no error.
+        device: "auto" (a GPU if there is one), or a torch device.
+        precision: "float32"; "bf16" or "fp16" for autocast. With "fp16" the loss is scaled against underflow: a step
+            whose scaled gradient overflows is skipped and the scale halved, which is not an error.
         gradient_clip: largest norm of the gradient; None for no clipping.
         accumulate: batches whose gradients are averaged into one step. A relational term then sees `accumulate` small
-            batches, not one large one: `fit` warns with the size.
-        micro_batch: samples of a batch that a process runs through the models at a time, where the whole does not fit:
-            a pass without gradient, the terms on all rows, and a second pass with gradient. Exact, for relational
-            terms too, but for batch norms in training mode: they use and track the statistics of each chunk. A batch
-            need not divide: it is cut into parts as equal as can be. None: all at once.
-        teacher_speed: "auto" runs a quicker copy of the teacher: batch norms folded into the layers before them where
-            that is proved to change rounding alone, channels last, and bfloat16 in convolutions and linear layers where
-            the device has it in hardware. The layers that are read may move by 2 % on the distiller's example, else it
-            is left out. The log and summary.json say what ran. "exact" runs the teacher as it is.
-        channels_last: hold the weights of the students' convolutions, and with them the maps between, with the channels
-            last while `fit` runs: most convolutions are faster so, and rounding differs. "auto" decides by a rule from
-            the device and the kinds of layers (`congruence.models.memory_order`), if the students say the same of the
-            distiller's example so, and takes the choice of the run that it goes on with.
-        compile: run the students in training and the teacher by torch.compile, each as one graph (with a warning and
-            as it is where it cannot be one). Each new shape of inputs costs half a minute or so. Rounding differs.
-        resume: go on from the last checkpoint in `out`; an absent run is started, a finished one returned. More
-            `epochs` than before are added where the schedule is "constant", "step" or one's own.
-        seed: of the process's generators (dropout), set at the start.
-        optimizer: unless `fit` is given one.
-        schedule: unless `fit` is given one.
-        evaluate: one's own validation, from the student (a module in evaluation mode) to named numbers.
-        monitor: the number by which the best epoch is chosen; the smallest where the name holds "loss" or "error",
-            else the largest. None: "accuracy" where a term teaches the classes, else "loss". Between equal numbers the
-            smaller loss decides. A run that has chosen by one does not go on with another.
-        callbacks: called with every `Event`.
-        diagnose: asked at every epoch's end for numbers that choose nothing and go to metrics.jsonl; on several ranks
-            the first alone is asked.
+            batches, not one large one; `fit` warns about this.
+        micro_batch: number of samples that a process runs through the models at once, for batches that do not fit in
+            memory: a pass without gradient, the terms on all rows, and a second pass with gradient. This is exact, for
+            relational terms too, except for batch norms in training mode, which use and track the statistics of each
+            chunk. The batch size need not be a multiple: chunks are as equal as possible. None runs the whole batch at
+            once.
+        teacher_speed: "auto" runs a faster copy of the teacher: batch norms folded into the layers before them if this
+            provably changes only rounding, channels last, and bfloat16 in convolutions and linear layers if the device
+            has it in hardware. A step that would change the layers that are read by more than 2 % on the distiller's
+            example is left out. The log and summary.json list what was used. "exact" runs the teacher as it is.
+        channels_last: store the weights of the students' convolutions, and so their feature maps, with channels last
+            while `fit` runs: most convolutions are then faster, and rounding differs. "auto" decides by the device and
+            the kinds of layers (`congruence.models.memory_order`), provided that the students' outputs for the
+            distiller's example stay the same; a resumed run keeps its choice.
+        compile: run the students in training and the teacher through torch.compile, each as one graph (a model that
+            cannot be one graph runs uncompiled, with a warning). Each new input shape costs about half a minute.
+            Rounding differs.
+        resume: continue from the last checkpoint in `out`; an absent run is started, a finished one returned. `epochs`
+            may be larger than before if the schedule is "constant", "step" or your own scheduler.
+        seed: seed of the process's random generators (dropout), set at the start.
+        optimizer: the optimizer, unless `fit` is given one.
+        schedule: the schedule, unless `fit` is given a scheduler.
+        evaluate: your own validation, a function from the student (a module in evaluation mode) to named numbers.
+        monitor: the number by which the best epoch is chosen: the smallest if its name contains "loss" or "error", else
+            the largest. None: "accuracy" if a term trains a classifier, else "loss". Ties are broken by the smaller
+            loss. A run that has chosen by one number cannot be resumed with another.
+        callbacks: functions called with every `Event`.
+        diagnose: called at every epoch's end for numbers that go to metrics.jsonl and do not affect the choice of the
+            best epoch; only called on the first rank.
         log_every: steps between two lines of metrics.jsonl.
-        checkpoint_seconds: between two checkpoints, beside the one at every epoch's end.
-        tensorboard: write event files too (the extra `congruence[tensorboard]`).
-        gradient_norms: measure how large each term's own gradient is, at the first step and every 500th:
-            "gradient_norms" of metrics.jsonl. It costs a backward a term and changes nothing that is learnt; a term
-            whose backward would show (hooks, autograd functions of one's own, re-entrant checkpointing) is left out,
+        checkpoint_seconds: seconds between two checkpoints; there is always one at every epoch's end.
+        tensorboard: also write TensorBoard event files (the extra `congruence[tensorboard]`).
+        gradient_norms: measure the norm of each term's gradient at the first step and every 500th, as "gradient_norms"
+            in metrics.jsonl. It costs one backward for each term and does not change the training. A term whose second
+            backward could have side effects (hooks, custom autograd functions, re-entrant checkpointing) is left out,
             with a line in the log.
 
     Raises:
-        ValueError: for a value out of its range, in one sentence.
+        ValueError: for a value out of its range.
     """
 
     epochs: int | None = None
@@ -248,5 +250,5 @@ class FitOptions:
             check.fail("FitOptions", "callbacks", "functions in a tuple", repr(self.callbacks))
 
     def describe(self) -> dict[str, Any]:
-        """Return what makes a run the run it is, as plain values: two runs that differ here are not one run."""
+        """Return the options that identify a run, as plain values: a run can be resumed only if these are equal."""
         return options_identity(self)

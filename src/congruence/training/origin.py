@@ -1,8 +1,8 @@
 """Where a loss that is not finite began: in the inputs, the teacher, a student, a term, or the gradient alone.
 
-Every step sums up each tensor that its terms were made of, and leaves the sums on the device; NaN and infinity show in
-them. Nobody looks at them before a loss or a gradient was not finite. A sum is the cheapest that shows both: on a CPU
-it takes half the time of the extremes, and a twentieth of that of `isfinite` or a norm.
+Every step sums each tensor that the terms read, and leaves the sums on the device; NaN and infinity show in them. They
+are read only once a loss or a gradient is not finite. A sum is the cheapest test that shows both: on a CPU it takes
+half the time of the extremes, and a twentieth of that of `isfinite` or a norm.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ INPUTS = "inputs"
 
 
 class Place(NamedTuple):
-    """A tensor of a step: `part` is "inputs", a teacher as it is called or a student's name, `what` which of it."""
+    """A tensor of a step: `part` is "inputs" or the name of a teacher or student, `what` says which tensor of it."""
 
     part: str
     what: str
@@ -39,7 +39,7 @@ def sums_of(captured: Captured) -> dict[tuple[Place, ...], Tensor]:
     for place, tensor in _tensors(captured):
         if tensor.is_floating_point() and tensor.layout is torch.strided:
             places.append(place)
-            # In half precision what is finite would overflow.
+            # In half precision, the sum of finite values could overflow.
             sums.append(tensor.detach().sum(dtype=torch.float32 if tensor.dtype.itemsize < 4 else None))
     return {tuple(places): torch.stack(sums)} if places else {}
 
@@ -70,15 +70,16 @@ def _named(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def began(found: Mapping[Place, float]) -> tuple[str, str]:
-    """Say where it began, and what to try; empty and the usual advice where all that the terms read was finite.
+    """Describe where a non-finite value first appeared, and what to try.
 
-    NaN goes before infinity, which may be a masked class's, and the inputs before the models that they went through.
+    The place is "" if all tensors that the terms read were finite. NaN takes precedence over infinity, which may mark a
+    masked class, and inputs over the models after them.
 
     Example:
         >>> began({Place("inputs", ""): 1.0, Place("teacher", "layer 'fc'"): math.nan, Place("s", "output"): 2.0})[0]
         "the teacher: its layer 'fc' gave NaN, of inputs that are finite"
     """
-    usual, loader = "try a lower learning rate, `gradient_clip`, or a smaller weight", "see what the loader gives"
+    usual, loader = "try a lower learning rate, `gradient_clip`, or a smaller weight", "check what the loader returns"
     nan, infinite = ([place for place, value in found.items() if bad(value)] for bad in (math.isnan, math.isinf))
     torn, endless = ([place.what for place in places if place.part == INPUTS] for places in (nan, infinite))
     if torn:
@@ -90,11 +91,12 @@ def began(found: Mapping[Place, float]) -> tuple[str, str]:
     models = [place for place in models if (place in nan) == (models[0] in nan)]
     parts = dict.fromkeys(place.part for place in models)
     sides = "; ".join(_model(part, [place.what for place in models if place.part == part]) for part in parts)
-    if endless:  # as a mask it may be meant
+    if endless:  # an infinity may be an intended mask
         return f"{_inputs(endless)}, which held an infinity, or in {sides} {gave}", loader
     of_teachers = all(part.startswith(TEACHER) for part in parts)
     advice = (
-        f"see what {'the teacher' if TEACHER in parts else 'it'} makes of such samples (a row that is all padding is "
+        f"check what {'the teacher' if TEACHER in parts else 'it'} returns for such samples (a row that is all "
+        f"padding is "
         "NaN in an attention layer, and half precision may overflow)"
     )
     return f"{sides} {gave}, of inputs that are finite", advice if of_teachers else f"{usual}, or {advice}"

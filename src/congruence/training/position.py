@@ -1,4 +1,4 @@
-"""Where a run is."""
+"""The position of a run in its training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Position:
         return round(self._seconds + time.monotonic() - self._since, 3)
 
     def after_step(self, batches: int) -> None:
-        """Count a step of so many batches; the epoch's last may have had fewer, after which the count starts anew."""
+        """Count a step of the given number of batches; the last step of an epoch may have fewer batches."""
         self.step += 1
         self.batch += batches
 
@@ -28,10 +28,10 @@ class Position:
         self.epoch, self.batch = self.epoch + 1, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return it as plain numbers."""
+        """Return the position as plain numbers."""
         return {"epoch": self.epoch, "batch": self.batch, "step": self.step, "seconds": self.seconds()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore `state_dict`; the clock goes on from now."""
+        """Restore `state_dict`; the clock continues from now."""
         self.epoch, self.batch, self.step = state["epoch"], state["batch"], state["step"]
         self._seconds, self._since = state["seconds"], time.monotonic()

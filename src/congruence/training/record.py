@@ -1,4 +1,4 @@
-"""What a run writes down: metrics.jsonl, event files, and the one rule for losses that are not finite."""
+"""The records of a run: metrics.jsonl, event files, and the handling of losses that are not finite."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from congruence.training.saving.checkpoint import naming_write_errors
 from congruence.training.saving.run_directory import RunDirectory
 
 LOG = logging.getLogger("congruence")
-NORMS_EVERY = 500  # steps: a backward for each term is too much for more of them
-LOPSIDED = 100  # times: beyond it, a term with the smaller gradient teaches next to nothing
-SKIPPED = "skipped"  # the share of steps whose scaled gradient overflowed; they count in no gradient norm
+NORMS_EVERY = 500  # steps between measurements: a backward for each term is too expensive to run more often
+LOPSIDED = 100  # ratio of gradient norms beyond which the term with the smaller gradient has almost no effect
+SKIPPED = "skipped"  # the share of steps whose scaled gradient overflowed; these are left out of gradient norms
 
 
 class NonFiniteLossError(RuntimeError):
-    """A term's loss was not finite: the run stopped, and the weights are those before that step."""
+    """A term's loss was not finite: the run stopped, with the weights from before that step."""
 
 
 class Recorder:
-    """Keeps values on the device, and brings them to the host every `every` steps.
+    """Collects values on the device, and moves them to the host every `every` steps.
 
     A loss or gradient that is not finite sets the device flag `bad`: from that step on no optimizer steps and no
     checkpoint is written, and the next flush raises `NonFiniteLossError` with the step and the term.
@@ -43,12 +43,13 @@ class Recorder:
         self.bad_step = torch.full((), -1, dtype=torch.int64, device=device)
         self.bad_values: dict[tuple[str, ...], Tensor] = {}
         self.bad_sums: dict[tuple[Place, ...], Tensor] = {}
-        self.sums: dict[tuple[str, ...], Tensor] = {}  # of values that come together, in one tensor: an operation each
+        # values that arrive together are kept in one tensor, so that each update is one operation
+        self.sums: dict[tuple[str, ...], Tensor] = {}
         self.counts: dict[tuple[str, ...], int] = {}
         self.norms: dict[str, Tensor] = {}
-        self.weights: dict[str, Tensor] = {}  # balanced ones, as of the last step
+        self.weights: dict[str, Tensor] = {}  # the balanced weights of the last step
         self._compared = False
-        self._length = self.offset  # of metrics.jsonl, as far as it was written by this run
+        self._length = self.offset  # bytes of metrics.jsonl that this run has written
         self._events: Callable[..., Any] | None = None
         if tensorboard and directory:
             self._events = functools.partial(event_writer(), str(directory.tensorboard))
@@ -60,9 +61,9 @@ class Recorder:
         return self.path.stat().st_size if self.path and self.path.exists() else 0
 
     def check(self, step: int, values: Mapping[str, Tensor], norm: Tensor, sums: Sums | None = None) -> Tensor:
-        """Set the flag on all ranks where the loss or the gradient's norm of this step is not finite.
+        """Set the flag on all ranks if the loss or the gradient norm of this step is not finite.
 
-        `sums` are those of `training.origin`, kept of the first such step to say where it began.
+        `sums` (see `training.origin`) are kept from the first such step, to report where the value began.
         """
         now = any_rank(~(torch.isfinite(values["loss"]) & torch.isfinite(norm)))
         first = now & ~self.bad
@@ -83,7 +84,7 @@ class Recorder:
         self.weights = dict(weights or {})
 
     def _totals(self) -> dict[str, tuple[Tensor, int]]:
-        """Return each value's sum so far, and of how many steps."""
+        """Return each value's sum so far, and the number of steps summed."""
         totals: dict[str, tuple[Tensor, int]] = {}
         for names, sums in self.sums.items():
             for name, total in zip(names, sums, strict=True):
@@ -110,7 +111,7 @@ class Recorder:
         return row
 
     def _compare(self, norms: Mapping[str, float]) -> None:
-        """Warn once, from the first norms, where one term's gradient drowns another's."""
+        """Warn once, from the first norms, if one term's gradient is far larger than another's."""
         by_term = norms_by_term(norms)
         if self._compared or not by_term:
             return
@@ -118,8 +119,8 @@ class Recorder:
         large, small = max(by_term, key=by_term.__getitem__), min(by_term, key=by_term.__getitem__)
         if by_term[large] > LOPSIDED * by_term[small]:
             LOG.warning(
-                "The first gradient of '%s' (%.2g) is %.0f times that of '%s' (%.2g): see their weights, and the "
-                "gradient_norms of metrics.jsonl.",
+                "The first gradient of '%s' (%.2g) is %.0f times that of '%s' (%.2g): check their weights, and the "
+                "gradient_norms in metrics.jsonl.",
                 *(large, by_term[large], by_term[large] / by_term[small], small, by_term[small]),
             )
 
@@ -161,7 +162,7 @@ class Recorder:
                 append_line(self.path, row)
             self._length = self.offset
         if self._events:
-            # Events that a killed run left beyond this step are hidden.
+            # Events that a killed run wrote after this step are hidden.
             self._writer = self._writer or self._events(purge_step=row["step"])
             for name, value in row.items():
                 nested = value.items() if isinstance(value, dict) else [("", value)]
@@ -171,13 +172,13 @@ class Recorder:
             self._writer.flush()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps."""
+        """Return the state that a checkpoint stores."""
         means = {"sums": dict(self.sums), "counts": dict(self.counts), "norms": dict(self.norms)}
         means["weights"] = dict(self.weights)
         return {**means, "offset": self.offset}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore `state_dict`, and cut metrics.jsonl back to where it was then."""
+        """Restore `state_dict`, and truncate metrics.jsonl to its length at that time."""
         device = self.bad.device
         self.sums = {names: sums.to(device) for names, sums in state["sums"].items()}
         self.norms = {name: value.to(device) for name, value in state["norms"].items()}
@@ -190,10 +191,10 @@ class Recorder:
                 file.truncate(state["offset"])
 
     def _tell_if_cut(self) -> None:
-        """Say that lines which were written are gone: somebody has removed the file, or cut it."""
+        """Warn if lines that were written are gone, because the file was removed or truncated."""
         if self.path and self.offset < self._length:
             LOG.warning(
-                "'%s' is shorter (%d bytes) than it was (%d): what the run wrote into it before is lost.",
+                "'%s' is shorter (%d bytes) than it was (%d): some of the run's earlier lines are lost.",
                 *(self.path, self.offset, self._length),
             )
             self._length = self.offset
@@ -205,21 +206,22 @@ class Recorder:
 
 
 def _together(values: Mapping[str, Tensor]) -> Tensor:
-    """Return values in one tensor."""
+    """Return values stacked in one tensor."""
     return torch.stack([widen(value) for value in values.values()])
 
 
 def _keep(held: dict[Any, Tensor], now: Mapping[Any, Tensor], first: Tensor) -> None:
-    """Take over what belongs to the step that the flag is set in."""
+    """Keep the values of the step in which the flag is set."""
     for key, values in now.items():
         before = held.get(key, torch.zeros_like(values))
         held[key] = torch.where(first, values, before)
 
 
 def norms_by_term(norms: Mapping[str, float]) -> dict[str, float]:
-    """Return the norm of each term's gradient, but for those without one.
+    """Return the norm of each term's gradient, without terms that have none.
 
-    A term of several parts ("mlld.class") counts as its largest: its authors have weighed them against each other.
+    A term with several parts ("mlld.class") counts with its largest part, because its authors have weighted the parts
+    against each other.
     """
     largest: dict[str, float] = {}
     for name, norm in norms.items():
@@ -229,12 +231,11 @@ def norms_by_term(norms: Mapping[str, float]) -> dict[str, float]:
 
 
 def event_writer() -> Callable[..., Any]:
-    """Return TensorBoard's writer; an extra that is not installed raises."""
+    """Return TensorBoard's writer; raise if the extra is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except (ImportError, RuntimeError):
         raise ValueError(
-            "`FitOptions`: `tensorboard` must have the extra installed (pip install 'congruence[tensorboard]'), "
-            "it is not there."
+            "`FitOptions`: `tensorboard` needs an extra that is not installed: pip install 'congruence[tensorboard]'."
         ) from None
     return cast("Callable[..., Any]", SummaryWriter)

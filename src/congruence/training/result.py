@@ -1,4 +1,4 @@
-"""What a run gives back."""
+"""The result of a run."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a run ended with.
+    """The result of `fit`.
 
     Args:
         steps: optimizer steps made.
         epochs: epochs finished.
-        best_epoch: of each student, from 0, chosen on validation (the last where there is none).
-        best: validation numbers of that epoch.
+        best_epoch: each student's best epoch, counted from 0, chosen on validation (the last without validation).
+        best: each student's validation numbers at its best epoch.
         last: validation numbers of the last epoch.
-        history: one entry an epoch.
-        seconds: of training, over all resumptions.
+        history: validation numbers, one entry for each epoch.
+        seconds: seconds of training, over all resumptions.
         out: the run directory.
         student_files: each student's best weights, by name.
-        best_states: the same weights in memory.
-        untaught: the parts of each student that no term reached, by its name; without an entry where all were.
+        best_states: each student's best weights, in memory.
+        untaught: the parts of each student that no term trained, by the student's name; no entry if all were trained.
     """
 
     steps: int
@@ -39,7 +39,7 @@ class FitResult:
 
     @property
     def student_file(self) -> Path:
-        """The single student's file."""
+        """The file of the single student; raises if there are several."""
         if len(self.student_files) != 1:
             raise ValueError(f"This run left {len(self.student_files)} student files: {list(self.student_files)}.")
         return next(iter(self.student_files.values()))

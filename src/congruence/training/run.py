@@ -1,4 +1,4 @@
-"""A run: where it is, what it has seen, and how it stops and goes on to the same bits."""
+"""A run of `fit`: its state, and how it stops and resumes bit for bit."""
 
 from __future__ import annotations
 
@@ -38,13 +38,14 @@ from congruence.training.untaught import AFTER, Untaught
 from congruence.training.validate import diagnosed, numbers
 
 LOG = logging.getLogger("congruence")
-TOGETHER_EVERY = 10  # steps after which several ranks agree whether to save or stop
+TOGETHER_EVERY = 10  # interval, in steps, at which several ranks agree whether to save or stop
 
 
 class Run:
-    """One run of `fit`: its parts, each of which saves itself, and its directory; restored where there is a checkpoint.
+    """One run of `fit`:
 
-    Entering it claims the directory and listens for SIGTERM; leaving it closes its files and gives SIGTERM back.
+    its parts, each with its own state, and its directory. A checkpoint is restored if there is one. Entering claims the
+    directory and installs a SIGTERM handler; leaving closes the files and restores the handler.
     """
 
     def __init__(
@@ -103,9 +104,9 @@ class Run:
             if self.directory:
                 ranks.on_rank_zero(functools.partial(self.directory.lengthen, self.identity))
         for student in self.distiller.students.values():
-            forget(student)  # what its weights were trained on before
+            forget(student)  # the data that the student's weights were trained on before
         start_training(self.distiller)
-        self._sigterm.__enter__()  # last: until the run can save, the signal may end the process
+        self._sigterm.__enter__()  # installed last: until the run can save, the signal may end the process
         if not self.ended_before:
             if state is None:
                 self.save()  # a run that is killed in its first epoch starts again with the same first weights
@@ -114,7 +115,7 @@ class Run:
     def __exit__(self, *_: object) -> None:
         self.recorder.close()
         self.distiller._sitting_out.in_step = False
-        del self.objective  # its DDP module must not outlive the process group
+        del self.objective  # the DDP module must not outlive the process group
         self._sigterm.__exit__()
         self._held.close()
 
@@ -128,7 +129,7 @@ class Run:
             steps=self.extent.per_epoch,
             stepped=self.optimization.all(),
         )
-        ranks.on_rank_zero(lambda: RunDirectory(path, writes=True))  # made, or refused on every rank alike
+        ranks.on_rank_zero(lambda: RunDirectory(path, writes=True))  # created, or raised on every rank
         self.directory = directory = RunDirectory(path, writes=ranks.rank() == 0)
         ranks.on_rank_zero(lambda: self._held.enter_context(directory.held()))
         state, self.ended_before = ranks.on_rank_zero(
@@ -138,24 +139,24 @@ class Run:
             self.facts = ranks.on_rank_zero(lambda: directory.same_facts(self.facts))
             ranks.on_rank_zero(lambda: setup.tell_changed_files(self.source.loader, directory.identity))
         if not self.source.planned:
-            LOG.info("A loader that is not of congruence.data: '%s' resumes at the ends of epochs only.", path)
+            LOG.info("The loader is not from congruence.data: '%s' can be resumed only at the ends of epochs.", path)
         return state
 
     # The course of a run
 
     @property
     def midpoint(self) -> float:
-        """The middle of the coming step, in epochs: a warm-up's first step has a rate above 0 so."""
+        """The middle of the coming step, in epochs, so that the first step of a warm-up has a rate above 0."""
         return (self.position.step + 0.5) / self.extent.per_epoch
 
     @property
     def complete(self) -> bool:
-        """Whether all epochs have been finished, the last of which `max_steps` may cut short."""
+        """Whether all epochs are finished; `max_steps` may cut the last one short."""
         position = self.position
         return self.extent.ends_at(position.epoch) or (position.step >= self.extent.steps and position.batch == 0)
 
     def begin_epoch(self) -> None:
-        """Tell the methods where the run is; a resumed epoch was begun before the checkpoint."""
+        """Tell the methods the position of the run; a resumed epoch was begun before the checkpoint."""
         position = self.position
         clock = Clock(position.epoch, position.step, self.extent.epochs, self.extent.per_epoch)
         if position.batch == 0:
@@ -179,7 +180,7 @@ class Run:
                     return
 
     def after_step(self) -> None:
-        """Count, log, save and stop as they fall due."""
+        """Count the step, and log, save and stop when due."""
         self.untaught.after_step()
         self.position.after_step(self.options.accumulate)
         step = self.position.step
@@ -230,7 +231,7 @@ class Run:
         self._tell("epoch", metrics)
         position.after_epoch()  # before the checkpoint: a resumed run begins the next epoch
         self.save()
-        # A run that is complete has only its summary left to write.
+        # Only the summary of a complete run is left to write.
         if self._any(self._sigterm.received) and not self.complete:
             self._leave()
         if not self.complete:
@@ -251,7 +252,7 @@ class Run:
     def _parts(self) -> dict[str, Stateful]:
         """Return what a checkpoint keeps, in the order in which it is restored."""
         return {
-            "best": self.best,  # may refuse the run, before the recorder cuts its file
+            "best": self.best,  # may raise, which must happen before the recorder truncates its file
             "position": self.position,
             "distiller": self.distiller,
             **self.optimization.parts(),
@@ -264,14 +265,14 @@ class Run:
     def _restore(self, state: dict[str, Any]) -> None:
         load_parts(self._parts(), state, out=self.options.out)
         for optimizer in self.optimization.optimizers:
-            align(optimizer)  # what is loaded has the order in memory of when it was saved
+            align(optimizer)  # the loaded state has the memory order that it was saved with
         directory = self.directory
         if directory:
             self.best.states = ranks.on_rank_zero(lambda: self.best.read(directory))
         LOG.info("Resumed at epoch %d, step %d.", self.position.epoch, self.position.step)
 
     def save(self) -> None:
-        """Write a checkpoint where there is a directory, unless a loss was not finite (then raise)."""
+        """Write a checkpoint if there is a directory; raise if a loss was not finite."""
         self.recorder.stop_if_bad()
         filling.share(self.distiller)
         directory = self.directory
@@ -325,7 +326,7 @@ class Run:
         }
 
     def result(self, seconds: float | None = None, untaught: dict[str, list[str]] | None = None) -> FitResult:
-        """Return what the run ended with; its seconds are those written down where it had ended before."""
+        """Return the run's result; if the run had already ended before, its recorded seconds are returned."""
         directory, students = self.directory, tuple(self.distiller.students)
         ended = (directory.summary() if directory else None) or {"seconds": seconds, "untaught": untaught or {}}
         return FitResult(

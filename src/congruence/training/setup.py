@@ -1,4 +1,4 @@
-"""Before the first step: what a run needs, made or refused."""
+"""Preparation and checks before the first step of a run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LOG = logging.getLogger("congruence")
 
 
 class Extent(NamedTuple):
-    """How long a run is: steps an epoch, epochs (None where only `max_steps` ends it) and steps in all."""
+    """The length of a run: steps in an epoch, epochs (None if only `max_steps` ends it), and total steps."""
 
     per_epoch: int
     epochs: int | None
@@ -46,7 +46,7 @@ class Extent(NamedTuple):
 
 
 def same_on_all_ranks(source: BatchSource) -> None:
-    """Refuse ranks with other numbers of batches: the first that is through would leave the others waiting."""
+    """Raise if ranks have different numbers of batches, since the first to finish would leave the others waiting."""
     steps = ranks.from_all_ranks(source.steps())
     if len(set(steps)) > 1:
         got = ", ".join("no length" if each is None else str(each) for each in steps)
@@ -57,7 +57,7 @@ def same_on_all_ranks(source: BatchSource) -> None:
 
 
 def extent(source: BatchSource, options: FitOptions) -> Extent:
-    """Return how long a run over a source of batches is."""
+    """Return the length of a run over a source of batches."""
     batches = source.steps()
     if batches is None:
         if options.max_steps is None:
@@ -79,7 +79,7 @@ def rehearse_run(
     options: FitOptions,
     device: torch.device,
 ) -> None:
-    """Find out whether `fit` would refuse a run that is not to be trained now; nothing is told or written."""
+    """Raise what `fit` would raise for a run, without training, logging or writing anything."""
     distiller.to(device)
     teachers_know(distiller, loader)
     every_epoch_counts(distiller, extent(BatchSource(loader, "train_loader"), options))
@@ -90,16 +90,18 @@ def rehearse_run(
 
 
 def every_epoch_counts(distiller: Distiller, extent: Extent) -> None:
-    """Refuse a run with an epoch in which no term counts."""
+    """Raise for a run with an epoch in which no term trains a student."""
     for epoch in range(min(extent.epochs or 1, 10_000)):
         if not any(term.counts(Clock(epoch, epochs=extent.epochs)) for term in distiller.terms):
-            raise ValueError(f"`Distiller`: no term counts in epoch {epoch}: see start_epoch, stop_epoch and weight.")
+            raise ValueError(
+                f"`Distiller`: no term trains a student in epoch {epoch}: see start_epoch, stop_epoch and weight."
+            )
 
 
 def teachers_know(distiller: Distiller, loader: Any) -> None:
-    """Refuse a teacher from a run's file that saw other images or classes, as far as both are known.
+    """Raise if a teacher from a run's file was trained on other images or classes, as far as both are known.
 
-    Classes count where a term reads the teacher's logits: relations between features are of any classes.
+    Classes matter only if a term reads the teacher's logits, since relations between features do not depend on them.
     """
     for name, teacher in distiller.teachers.items():
         data = ModelFacts.of(loader, name, TEACHER)
@@ -111,7 +113,7 @@ def teachers_know(distiller: Distiller, loader: Any) -> None:
 def prepare(
     distiller: Distiller, source: BatchSource, options: FitOptions, device: torch.device, extent: Extent
 ) -> None:
-    """Move everything to the device, build what waits for an example, and warn of what changes a loss."""
+    """Move everything to the device, build the distiller if needed, and warn of settings that change a loss."""
     distiller.to(device)
     if not distiller.built:
         distiller.build(source.first().to(device).inputs)
@@ -147,21 +149,21 @@ def prepare(
 
 
 def _tell_blind(distiller: Distiller) -> None:
-    """Warn of terms that match distributions whatever the classes, where few of the samples have labels."""
+    """Warn of terms that match distributions regardless of the classes, if few samples have labels."""
     labels = None if distiller.facts is None else distiller.facts.labels
     if labels is None or ranks.rank():
         return
     known, blind = int((labels >= 0).sum()), [term.name for term in distiller.terms if term.blind and not term.watched]
     if blind and 0 < known < len(labels) / 2:
         LOG.warning(
-            "The term '%s' matches distributions whatever the classes, and %d of %d samples have labels: it may cost "
-            "accuracy, where methods that relate samples (pkt, rkd, cckd) gain.",
+            "The term '%s' matches distributions regardless of the classes, and %d of %d samples have labels: it may "
+            "cost accuracy, whereas methods that relate samples (pkt, rkd, cckd) gain.",
             *(blind[0], known, len(labels)),
         )
 
 
 def _refuse_sparse(distiller: Distiller) -> None:
-    """Refuse embeddings with sparse gradients, which have no norm to clip and to look at."""
+    """Raise for embeddings with sparse gradients, whose norm cannot be computed or clipped."""
     for name, student in distiller.students.items():
         for path, part in student.named_modules():
             table = isinstance(part, nn.Embedding | nn.EmbeddingBag)
@@ -191,7 +193,7 @@ def tell_changed_files(loader: Any, began: Path) -> None:
 def rehearse_validation(
     distiller: Distiller, loader: Iterable[Any] | None, options: FitOptions, device: torch.device, best: Best
 ) -> None:
-    """Measure one batch, and check that the number that is to choose the best epoch will be there; then diagnose."""
+    """Validate one batch, check that the monitored number is among the results, and run the diagnostics once."""
     if options.evaluate is None and loader is not None:
         best.expects(rehearse(distiller, loader, device))
     elif options.evaluate is None and options.monitor is not None:
@@ -210,10 +212,11 @@ def as_list(given: Any) -> list[Any]:
 def optimizers(
     distiller: Distiller, options: FitOptions, given: Optimizer | Sequence[Optimizer] | None, scheduler: Any
 ) -> list[Optimizer]:
-    """Return the caller's optimizers, or the options' one.
+    """Return the caller's optimizers, or the one of the options.
+
 
     Raises:
-        ValueError: for what are no optimizers, ones of other parameters, or a scheduler that moves none of them.
+        ValueError: for other objects, optimizers of other parameters, or a scheduler over none of the optimizers.
     """
     groups = distiller.parameter_groups()
     if given is None:

@@ -1,4 +1,4 @@
-"""SIGTERM, by which a scheduler says that a process must end soon."""
+"""SIGTERM, with which a cluster's scheduler announces that a process must end soon."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Self
 
 
 class Sigterm:
-    """Notes the signal while it is entered, instead of ending the process; the handler before comes back after it."""
+    """Records the signal inside a block instead of ending the process; the earlier handler is restored afterwards."""
 
     def __init__(self) -> None:
         self.received = False

@@ -1,4 +1,4 @@
-"""Before the first step: whether the smallest batch of an epoch, often its last, can be trained on."""
+"""Checks before the first step that the smallest batch of an epoch, often its last, can be trained on."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ LOG = logging.getLogger("congruence")
 
 
 def rehearse_smallest(distiller: Distiller, source: BatchSource, options: FitOptions, device: torch.device) -> None:
-    """Refuse a run that would stop at a batch, a rank's share or a micro-batch of one sample, as batch norms do.
+    """Raise for a run that would fail at a batch, a rank's share or a micro-batch of one sample, as batch norms do.
 
-    Only where there is such a batch, it is tried: one sample, and two where that fails.
+    If there is such a batch, a step is tried with one sample, and with two if that fails.
 
     Raises:
-        ValueError: in one sentence with the batch, what it fails by, and the way on.
+        ValueError: with the batch, the failure, and a way to avoid it.
     """
     least, world = _least(source), ranks.world_size()
     if least is None:
@@ -39,7 +39,7 @@ def rehearse_smallest(distiller: Distiller, source: BatchSource, options: FitOpt
     failure, idle = _trial(distiller, batch, rows=1, score=least == 1)
     _warn_of_idle(idle, each=usual == world)
     if not failure or _trial(distiller, batch, rows=2, score=least == 1)[0]:
-        return  # what fails with two samples, too, says so itself
+        return  # a failure with two samples as well will be raised in training
     if least == 1:
         what = "a batch" if usual == world else "the smallest batch of an epoch (its last?)"
         where = f"{what} of `train_loader` has 1 sample{' for a rank' if world > 1 else ''}"
@@ -57,12 +57,12 @@ def _least(source: BatchSource) -> int | None:
 
 
 def _smallest_part(samples: int, micro_batch: int | None) -> int:
-    """Return how few samples run at a time; `in_chunks` cuts into parts as equal as can be."""
+    """Return the smallest number of samples that run at once; `in_chunks` cuts into parts as equal as possible."""
     return samples if micro_batch is None or samples <= micro_batch else samples // -(-samples // micro_batch)
 
 
 def _warn_of_idle(terms: list[str], *, each: bool) -> None:
-    """Tell of terms that one sample gives nothing to compare; refuse where each batch has one."""
+    """Warn of terms that cannot compare anything within one sample; raise if every batch has one sample."""
     if terms and each:
         raise ValueError(
             f"`fit`: the terms {', '.join(terms)} compare the samples of a batch, and each batch of `train_loader` has "
@@ -77,16 +77,16 @@ def _warn_of_idle(terms: list[str], *, each: bool) -> None:
 
 
 def _trial(distiller: Distiller, batch: Batch, *, rows: int, score: bool) -> tuple[str, list[str]]:
-    """Return what is wrong with so many samples of a batch, "" where nothing is, and the terms that compare nothing.
+    """Try a step with the given number of samples; return the failure, "" if none, and the terms that compared nothing.
 
-    The distiller is left as it was.
+    The distiller is restored afterwards.
     """
     few = _first(batch, rows)
     with torch.no_grad(), as_in_training(distiller):
         try:
             captured = distiller.capture(few.inputs, few.labels, few.index, views=few.views)
             out = distiller.score(captured, update=False) if score else None
-        except Exception as error:  # of a model, whatever it is
+        except Exception as error:  # a model may raise anything
             return check.sentence(error).rstrip("."), []
     if out is None:
         return "", []
@@ -98,7 +98,7 @@ def _trial(distiller: Distiller, batch: Batch, *, rows: int, score: bool) -> tup
 
 
 def _first(batch: Batch, rows: int) -> Batch:
-    """Return the first samples of a batch; of a single one, copies."""
+    """Return the first samples of a batch; a single sample is repeated."""
     count = batch.rows or 0
 
     def cut(tensor: Tensor) -> Tensor:

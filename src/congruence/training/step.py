@@ -27,22 +27,24 @@ def train_step(
 ) -> None:
     """Average the gradients of the batches, clip them, and step unless a loss is not finite; nothing waits for values.
 
-    A gradient that overflows because the loss was scaled is no error: the step is skipped and the scale lowered.
+    A gradient that overflows because the loss was scaled is not an error: the step is skipped and the scale lowered.
 
     Args:
         objective: an `Objective`, or DDP around one.
-        batches: one, or `options.accumulate` of them.
-        optimization: its optimizers are stepped together, after one backward; its scaler is switched off but for fp16.
-        recorder: gets the values, and decides by its flag whether the optimizers step.
+        batches: one batch, or `options.accumulate` of them.
+        optimization: the optimizers, which are stepped together, and the loss scaler, which is active only for fp16.
+        recorder: receives the values; its flag decides whether the optimizers step.
         options: precision and clipping.
-        step: counted from 0.
+        step: number of the step, counted from 0.
     """
     optimizers, scaler = optimization.optimizers, optimization.scaler
     for parameter in optimization.parameters():
-        parameter.grad = None  # which tells what no loss reached: it is neither averaged nor clipped
+        # a gradient of None shows parameters that no loss reached; these are neither averaged nor clipped
+        parameter.grad = None
     # 1. Forward and backward of each batch: grad = scale · Σ_b ∂loss_b/∂θ / batches, summed by autograd itself.
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(options.precision)
-    scale = scaler.scale(torch.ones((), device=recorder.bad.device))  # as a tensor: reading it would wait for the GPU
+    # kept as a tensor: reading it would wait for the GPU
+    scale = scaler.scale(torch.ones((), device=recorder.bad.device))
     values: dict[str, Tensor] = {}
     norms: dict[str, Tensor] = {}
     weights: dict[str, Tensor] = {}
@@ -68,7 +70,7 @@ def train_step(
             weights.update(scores.weights)
             for places, of_batch in scores.sums.items():
                 sums[places] = sums[places] + of_batch if places in sums else of_batch
-    # A term may have sat out some of the batches; then its value is the mean of the others.
+    # A term may have sat out some batches; its value is then the mean over the others.
     values = {n: v if counts[n] == len(batches) else v * (len(batches) / counts[n]) for n, v in values.items()}
     # 2. The mean over the ranks, which DDP has taken already where it wraps; then the scale is divided out again, so
     # that clipping and the recorded norm are those of the loss itself.
@@ -77,14 +79,14 @@ def train_step(
     for optimizer in optimizers:
         scaler.unscale_(optimizer)
     norm = _clip([p for p in optimization.parameters() if p.grad is not None], options.gradient_clip)
-    # 3. Step, or not. An overflow above a scale of 1 may be the scale's fault: such a step is skipped, and counts as
-    # no error. At 1 it is not: a run whose gradient is never finite comes to an end.
+    # 3. Step, or not. With a scale above 1, an overflow may be the scale's fault: the step is skipped without an error.
+    # At a scale of 1 it is an error, so that a run whose gradient is never finite ends.
     skipped = ~torch.isfinite(norm) & (scale > 1)
     norm = norm.masked_fill(skipped, 0.0)
     bad = recorder.check(step, values, norm, sums)
     for optimizer in optimizers:
         step_unless(optimizer, bad | skipped)
-    # 4. Record. Nothing above has read a value on the device; the recorder does so every `log_every` steps.
+    # 4. Record. Nothing above has read a value from the device; the recorder does so every `log_every` steps.
     values["gradient_norm"] = norm
     if scaler.is_enabled():
         scaler.update()
@@ -93,14 +95,14 @@ def train_step(
 
 
 def _quiet(objective: nn.Module, last: bool) -> contextlib.AbstractContextManager[None]:
-    """Let DDP exchange gradients at the last backward of a step only."""
+    """Let DDP exchange gradients only at the last backward of a step."""
     if isinstance(objective, DistributedDataParallel) and not last:
         return objective.no_sync()
     return contextlib.nullcontext()
 
 
 def _clip(parameters: Sequence[nn.Parameter], largest: float | None) -> Tensor:
-    """Return the gradient's norm over all parameters, after scaling it down to `largest` where it is given."""
+    """Return the gradient's norm over all parameters, before it is scaled down to `largest` if that is given."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     if len({(gradient.device, gradient.dtype) for gradient in gradients}) == 1:
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))

@@ -1,4 +1,4 @@
-"""A distiller as in a run's first step, to try something before it."""
+"""Puts a distiller into the state of a run's first step, to try something in advance."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from congruence.training.modes import start_training
 
 @contextlib.contextmanager
 def as_in_training(distiller: Distiller) -> Iterator[None]:
-    """Hold a distiller as in a run's first step; afterwards it is as it was."""
+    """Put a distiller into the state of a run's first step for a block, and restore it afterwards."""
     modes = modes_of(distiller)
     before = distiller.clock, distiller._epochs_begun
     try:
         with as_found(distiller), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the step itself will tell
+            warnings.simplefilter("ignore")  # the real step will raise this
             start_training(distiller)
             distiller.resume_epoch(Clock())
             yield

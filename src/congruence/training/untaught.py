@@ -1,4 +1,4 @@
-"""What nobody trains, told: parameters that no term reaches, and layers thawed after the optimizer was made."""
+"""Warns of untrained parts: parameters that no term reaches, and layers unfrozen after the optimizer was made."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from congruence.distiller.distiller import Distiller
 from congruence.models.untaught import mark_parts, share, whole_parts
 
 LOG = logging.getLogger("congruence")
-AFTER = 10  # steps: a queue may have to fill before its term has a gradient
+AFTER = 10  # steps before the first warning: a queue may have to fill before its term has a gradient
 
 
 class Untaught:
-    """Follows which of the students' trainable parameters have had a gradient from any term.
+    """Tracks which of the students' trainable parameters have had a gradient from any term.
 
     Args:
-        distiller: of the run, built.
-        optimizers: that move the parameters.
+        distiller: the run's distiller, already built.
+        optimizers: the run's optimizers.
     """
 
     def __init__(self, distiller: Distiller, optimizers: Sequence[Optimizer]) -> None:
@@ -33,28 +33,28 @@ class Untaught:
         self._told = False
 
     def after_step(self) -> None:
-        """Look at the gradients of a step, which are there until the next one."""
+        """Check the gradients of a step, before the next step clears them."""
         for name, left in self._left.items():
-            if left:  # nothing is left of most students after their first step
+            if left:  # most students have no unreached parameters left after their first step
                 parameters = dict(self.distiller.students[name].named_parameters())
                 left -= {inner for inner in left if inner not in parameters or parameters[inner].grad is not None}
 
     def tell_once(self, epoch: int) -> None:
-        """Name what no term has reached so far, once all terms that start at a later epoch have begun."""
+        """Warn of the parameters that no term has reached so far, once all terms have begun."""
         if self._told or any(term.start_epoch > epoch for term in self.distiller.terms):
             return
         self._told = True
         self._tell("no term reaches so far", "stay as they are")
 
     def end(self) -> dict[str, list[str]]:
-        """Name what no term has reached, mark it for what is measured later, and return it by student."""
+        """Warn of parameters that no term has reached, mark them for later measurements, and return them by student."""
         parts = self._tell("no term has reached", "are written as they were before")
         for name, of_student in parts.items():
             mark_parts(self.distiller.students[name], of_student)
         return parts
 
     def _tell(self, what: str, then: str) -> dict[str, list[str]]:
-        """Name what no term has reached; return it by student, without those of which terms reach all."""
+        """Warn of the parameters that no term has reached; return them by student, without fully trained students."""
         told = {}
         for name, left in self._left.items():
             student = self.distiller.students[name]
@@ -67,7 +67,7 @@ class Untaught:
         return told
 
     def thawed(self) -> None:
-        """Warn of parameters that require a gradient since the run began, and are in no optimizer."""
+        """Warn of parameters that have been unfrozen since the run began and are in no optimizer."""
         moved = {id(p) for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"]}
         for name, student in self.distiller.students.items():
             new = {
@@ -78,7 +78,7 @@ class Untaught:
             if new:
                 self._trained |= {id(parameter) for parameter in new.values()}
                 LOG.warning(
-                    "The %s's %s require a gradient now, and are in no optimizer: they do not train. Thaw them before "
-                    "`fit` (a stage of its own), or give `optimizer=` and add them to it.",
+                    "The %s's %s now require a gradient but are in no optimizer: they do not train. Unfreeze them "
+                    "before `fit` (in a separate stage), or give `optimizer=` and add them to it.",
                     *(name, ", ".join(f"'{part}'" for part in whole_parts(student, new))),
                 )

@@ -1,4 +1,4 @@
-"""Validation: accuracy where a term teaches the classes, else the distillation loss; or one's own. Diagnostics."""
+"""Validation: accuracy if a term trains a classifier, else the distillation loss; or a custom function. Diagnostics."""
 
 from __future__ import annotations
 
@@ -25,24 +25,22 @@ _COUNT = "count"
 
 
 def teaches_classes(distiller: Distiller) -> bool:
-    """Whether a term teaches the classes, or a student has its teacher's classifier."""
+    """Whether a term trains a classifier, or a student has its teacher's."""
     reused = any(isinstance(student, ReusedClassifier) for student in distiller.students.values())
     return reused or any(needs.teaches_classes for needs in distiller.needs().values())
 
 
 @torch.no_grad()
 def validate(distiller: Distiller, loader: Iterable[Any], device: torch.device) -> dict[str, float]:
-    """Return {"accuracy", "loss"} over the labelled samples, with "/NAME" behind each where students are several.
+    """Return {"accuracy", "loss"} over the labelled samples, with "/NAME" after each if there are several students.
 
-    "loss" is the mean cross-entropy. Where no term teaches the classes, the first batch comes without labels, or no
-    sample has one (all are -1), it is the distillation loss of all samples, and the only number. The process's
-    generators are left as they were.
-
-    Of a loader of `congruence.data`, each rank measures whole batches in turn, so that N ranks measure what one does.
+    "loss" is the mean cross-entropy. If no term trains a classifier, the first batch comes without labels, or all
+    labels are -1, it is the distillation loss of all samples, and the only number. Random generators are restored.
+    With a loader of `congruence.data`, ranks measure whole batches in turn, so N ranks give the result of one process.
     Any other loader must give each rank its own share.
 
     Raises:
-        ValueError: where the loader yields nothing, or labels or shapes do not fit.
+        ValueError: if the loader yields nothing, or labels or shapes do not fit.
     """
     with rng.untouched(), evaluating(distiller):
         sums = _sums(distiller, loader, device, labels=teaches_classes(distiller))
@@ -55,7 +53,7 @@ def validate(distiller: Distiller, loader: Iterable[Any], device: torch.device) 
 
 
 def _sums(distiller: Distiller, loader: Iterable[Any], device: torch.device, *, labels: bool) -> dict[str, float]:
-    """Add up what the batches of all ranks measure, by their labels if these are to be used and are there."""
+    """Add up the measurements of all ranks' batches, using labels if wanted and available."""
     totals: dict[str, Tensor] = {}
     for batch in BatchSource(loader, "val_loader").share(ranks.rank(), ranks.world_size()):
         batch = batch.to(device)
@@ -71,7 +69,7 @@ def _sums(distiller: Distiller, loader: Iterable[Any], device: torch.device, *, 
 
 @torch.no_grad()
 def rehearse(distiller: Distiller, loader: Any, device: torch.device) -> list[str]:
-    """Measure one batch before the first step, so that what does not fit shows now; return the numbers' names."""
+    """Validate one batch before the first step, so that errors show early; return the names of the numbers."""
     with rng.untouched(), evaluating(distiller):
         source = BatchSource(loader, "val_loader")
         batch = source.first().to(device)
@@ -89,14 +87,14 @@ def _labelled(batch: Batch) -> bool:
 def numbers(
     distiller: Distiller, loader: Iterable[Any] | None, evaluate: Evaluate | None, device: torch.device
 ) -> dict[str, float]:
-    """Return an epoch's validation: one's own, else that of the loader, else none."""
+    """Return an epoch's validation numbers: from a custom function, else from the loader, else none."""
     if evaluate is not None:
         return ask(distiller, evaluate)
     return {} if loader is None else validate(distiller, loader, device)
 
 
 def ask(distiller: Distiller, evaluate: Evaluate) -> dict[str, float]:
-    """Return the numbers of one's own validation of every student, in evaluation mode; the first rank's count."""
+    """Return the numbers of a custom validation of every student, in evaluation mode; the first rank's are used."""
     metrics: dict[str, float] = {}
     for name, student in distiller.students.items():
         end = "" if len(distiller.students) == 1 else f"/{name}"
@@ -108,9 +106,9 @@ def ask(distiller: Distiller, evaluate: Evaluate) -> dict[str, float]:
 
 @torch.no_grad()
 def diagnosed(distiller: Distiller, diagnose: Diagnose | None, epoch: int) -> dict[str, float]:
-    """Return what the first rank's diagnostics say of an epoch, on every rank; generators, buffers and modes stay.
+    """Return the first rank's diagnostics of an epoch on every rank; generators, buffers and modes are restored.
 
-    Diagnostics that raise, or give no numbers, are told and left out: they never stop a run.
+    Diagnostics that raise or return no numbers are logged and left out: they never stop a run.
     """
     if diagnose is None:
         return {}
@@ -119,7 +117,7 @@ def diagnosed(distiller: Distiller, diagnose: Diagnose | None, epoch: int) -> di
         try:
             with evaluating(distiller), as_found(distiller.students):
                 return _by_name("diagnose", diagnose(distiller, epoch))
-        except Exception as error:  # whatever it is: training does without
+        except Exception as error:  # any error: training works without diagnostics
             LOG.warning("No diagnostics after epoch %d: %s", epoch, check.sentence(error))
             return {}
 
@@ -128,7 +126,7 @@ def diagnosed(distiller: Distiller, diagnose: Diagnose | None, epoch: int) -> di
 
 @torch.no_grad()
 def rehearse_diagnostics(distiller: Distiller, diagnose: Diagnose) -> None:
-    """Measure once before the first step: a `ValueError` says that what is asked for cannot be had."""
+    """Run the diagnostics once before the first step: a `ValueError` means that something requested is unavailable."""
     try:
         with evaluating(distiller), as_found(distiller.students):
             diagnose.rehearse(distiller)
@@ -146,7 +144,7 @@ def _by_name(option: str, named: Any) -> dict[str, float]:
 
 
 def _measured(distiller: Distiller, batch: Batch, *, labels: bool) -> dict[str, Tensor]:
-    """Return a batch's sums and how many samples they are of; by labels, a batch without them has none."""
+    """Return a batch's sums and its number of samples; if labels are used, only labelled samples count."""
     if labels:
         return {_COUNT: torch.zeros(())} if batch.labels is None else _classes(distiller, batch, batch.labels)
     captured = distiller.capture(batch.inputs, batch.labels, batch.index, views=batch.views)
@@ -164,7 +162,7 @@ def _classes(distiller: Distiller, batch: Batch, labels: Tensor) -> dict[str, Te
         check.same_rows("validation", logits=logits, labels=labels)
         end = "" if len(distiller.students) == 1 else f"/{name}"
         right = (logits.argmax(1) == labels) & labelled
-        # Beside the count, 0 times the largest logit: of NaN argmax makes a class, and accuracy shall be NaN.
+        # 0 times the largest logit is added to the count: argmax turns NaN into a class, but accuracy should be NaN.
         shown = 0 * logits.amax(1).masked_fill(~labelled, 0.0)
         measured[f"accuracy{end}"] = (right + shown).double().sum()
         losses = F.cross_entropy(logits, labels.long().clamp(min=-1), ignore_index=-1, reduction="none")

@@ -179,9 +179,7 @@ def test_what_is_large_is_streamed(folder: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sources, "STREAM_ABOVE", 13 * 3 * 16 * 16 - 1)
     assert isinstance(load(folder, size=16).train, FileDataset)
     assert isinstance(load(folder, size=16, stream=False).train, ArrayDataset)
-    with pytest.raises(
-        ValueError, match="`load`: `size` must be given for images that are decoded when they are asked"
-    ):
+    with pytest.raises(ValueError, match="`load`: `size` must be given for images that are decoded for each batch"):
         load(folder)
 
 

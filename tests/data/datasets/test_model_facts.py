@@ -162,7 +162,7 @@ def test_a_difference_that_hardly_matters_is_a_warning(caplog):
     check_prepared(model(), ModelFacts.of(images()))
     assert not caplog.records
     check_prepared(model(), ModelFacts.of(images(mean=[0.505])))
-    assert "so small a difference is let pass" in caplog.text
+    assert "such a small difference is accepted" in caplog.text
 
 
 def test_nothing_is_compared_with_what_is_not_known():

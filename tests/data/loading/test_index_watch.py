@@ -25,12 +25,12 @@ class Paths(torch.utils.data.Dataset):
 THIRD = {
     "weights": (lambda: TensorDataset(POINTS, LABELS, torch.rand(24)), r"float32 \[8\]"),
     "paths": (Paths, "tuple|list"),
-    "cameras": (lambda: TensorDataset(POINTS, LABELS, torch.arange(24) % 6), "[0-5] comes twice in an epoch"),
-    "few cameras a batch": (lambda: TensorDataset(POINTS, LABELS, torch.arange(24) % 8), "[0-7] comes twice in an"),
+    "cameras": (lambda: TensorDataset(POINTS, LABELS, torch.arange(24) % 6), "[0-5] occurs twice in an epoch"),
+    "few cameras a batch": (lambda: TensorDataset(POINTS, LABELS, torch.arange(24) % 8), "[0-7] occurs twice in an"),
     "years": (lambda: TensorDataset(POINTS, LABELS, torch.arange(24) + 1990), "[0-9]+ among them, of 24 samples"),
     "positions in parts": (
         lambda: ConcatDataset([cg.data.indexed(TensorDataset(POINTS[:12], LABELS[:12]))] * 2),
-        "comes twice in an epoch",
+        "occurs twice in an epoch",
     ),
 }
 

@@ -141,7 +141,7 @@ def test_clusters_shrink_only_where_one_would_be_empty_and_the_log_says_so(clust
     made = [SuperclassUniformSampler(FEATURES, batch_size=20, clusters=clusters, k=k) for k in (1, 20)]
     for sampler in made:
         assert len(sampler.superclasses.unique()) == 120  # one sample each
-    said = f"120 superclasses in the place of the {clusters or 1000} asked for: there are no more samples."
+    said = f"120 superclasses instead of the requested {clusters or 1000}: there are no more samples."
     assert sum(said in text for text in caplog.messages) == 2
     caplog.clear()
     SuperclassUniformSampler(FEATURES, batch_size=20, clusters=120, k=1)

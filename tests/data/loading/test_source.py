@@ -160,7 +160,7 @@ def test_a_look_at_the_first_batch_leaves_the_loader_as_it_was():
 def test_a_dataset_in_place_of_a_loader_is_refused():
     samples = TensorDataset(POINTS, LABELS)
     with pytest.raises(
-        ValueError, match=r"`train_loader` must give batches, and this TensorDataset gives single samples"
+        ValueError, match=r"`train_loader` must give batches, but this TensorDataset gives single samples"
     ):
         cg.fit(cg.Distiller(None, net(0), ["ce"], example=POINTS[:2]), samples, None, constant())
     with pytest.raises(

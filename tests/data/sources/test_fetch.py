@@ -266,7 +266,7 @@ def test_names_without_a_package(tmp_path: Path) -> None:
         fetch("digits", root=tmp_path)
     with pytest.raises(ValueError, match="'svhn' is read from files of yours: there is nothing to fetch"):
         fetch("svhn", root=tmp_path)
-    with pytest.raises(ValueError, match="'image-folder' is any folder of yours"):
+    with pytest.raises(ValueError, match="'image-folder' is any folder of your images"):
         fetch("image-folder", root=tmp_path)
     with pytest.raises(ValueError, match="Did you mean 'fashion-mnist'"):
         fetch("fashion_mnist", root=tmp_path)

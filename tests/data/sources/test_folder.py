@@ -65,7 +65,9 @@ def test_two_folders_of_one_part_are_refused(tmp_path: Path) -> None:
     layouts.write_classes(tmp_path / "train", {"a": 1})
     layouts.write_classes(tmp_path / "val", {"a": 1})
     layouts.write_classes(tmp_path / "dev", {"a": 1})
-    with pytest.raises(ValueError, match=r"^The folder '.*' has dev/ and val/, which name one part: leave one of them"):
+    with pytest.raises(
+        ValueError, match=r"^The folder '.*' has dev/ and val/, which name the same part: remove one of them"
+    ):
         list_folder(tmp_path)
 
 
@@ -88,7 +90,7 @@ def test_what_is_left_out_beside_the_parts_is_told(tmp_path: Path, caplog: pytes
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs/licence.txt").write_text("free")
     assert read(tmp_path)[1] == ("a", "b")
-    assert caplog.messages == [f"'{tmp_path}': read are train/; extra/ beside them, which name no part, are left out."]
+    assert caplog.messages == [f"'{tmp_path}': reading train/; extra/, which name no part, are left out."]
 
 
 def test_linked_folders_are_read(tmp_path: Path) -> None:
@@ -130,7 +132,7 @@ def test_sixteen_bits_keep_the_upper_byte(tmp_path: Path) -> None:
 def test_pixels_without_a_white_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)).save(tmp_path / "a/0.tif")
-    with pytest.raises(ValueError, match=r"^The image '.*0\.tif' has pixels that are floats, of which nothing says"):
+    with pytest.raises(ValueError, match=r"^The image '.*0\.tif' has floating-point pixels, whose value for white is"):
         read(tmp_path)
     Image.fromarray(np.arange(64, dtype=np.int32).reshape(8, 8) * 2000).save(tmp_path / "a/0.tif")
     with pytest.raises(ValueError, match=r"^The image '.*0\.tif' has pixels from 0 to 126000, beyond 16 bits: convert"):
@@ -188,7 +190,7 @@ def test_nothing_to_read_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"The folder '.*test' holds no image"):
         read(tmp_path)
     layouts.write_classes(tmp_path / "test", {"a": 1, "zebra": 1})
-    with pytest.raises(ValueError, match=r"The folder '.*zebra' is of a class that the training images do not have"):
+    with pytest.raises(ValueError, match=r"The folder '.*zebra' is a class that the training images do not have"):
         read(tmp_path)
     (tmp_path / "train/zebra").mkdir()
     with pytest.raises(ValueError, match=r"The folder '.*train.zebra' of a class holds no image"):

@@ -54,7 +54,7 @@ def test_numbers_are_themselves(tmp_path):
     [
         ("a.txt", None, {}, "The file '.*a.txt' is absent"),
         ("a.txt", "\n\n", {}, "The file '.*a.txt' holds no text"),
-        ("a.txt", b"\xff\xfe\xff", {}, "The file '.*a.txt' is damaged: it is no UTF-8 text"),
+        ("a.txt", b"\xff\xfe\xff", {}, "The file '.*a.txt' is damaged: it is not UTF-8 text"),
         ("a.tsv", "sentence\tlabel\nx\t1\n", {}, "first line of column names with 'text' .* got 'sentence', 'label'"),
         ("a.tsv", "text\tlabel\nx\n", {}, "line 2: expected 2 columns, got 1"),
         ("a.jsonl", '{"text": "x"}\n{"text": \n', {}, "line 2: it is no JSON"),

@@ -88,9 +88,7 @@ def test_a_failure_to_write_is_one_sentence_and_leaves_nothing(error, tmp_path, 
         raise error
 
     monkeypatch.setattr(torch, "save", save)
-    with pytest.raises(
-        ValueError, match=r"'.*step-000000002.pt' could not be written: .*The checkpoints before it are"
-    ):
+    with pytest.raises(ValueError, match=r"'.*step-000000002.pt' could not be written: .*Earlier checkpoints are"):
         kept.save(2, {"step": 2})
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000001.pt"]
     assert kept.load()["step"] == 1
@@ -99,7 +97,7 @@ def test_a_failure_to_write_is_one_sentence_and_leaves_nothing(error, tmp_path, 
 def test_a_disk_that_is_really_full(tmp_path):
     assert in_process(full_disk, tmp_path) == 0
     assert (
-        "step-000000002.pt' could not be written: File too large. The checkpoints"
+        "step-000000002.pt' could not be written: File too large. Earlier checkpoints"
         in (tmp_path / "said.txt").read_text()
     )
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000000001.pt"]

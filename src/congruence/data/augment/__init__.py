@@ -1,4 +1,4 @@
-"""Augmentation by draws that are a function of (seed, epoch, sample, view) and of nothing else.
+"""Augmentation by random numbers that depend only on (seed, epoch, sample, view).
 
 `crops` for small images as a batch, `photos` for photographs one by one, `strong` for the view of light and colour.
 """

@@ -28,7 +28,7 @@ class Augment:
     """Crop at a random offset of the image padded by `pad` pixels, then mirror left to right half of the time.
 
     Args:
-        pad: pixels added on each side before the crop of the image's own size; 0 does not crop.
+        pad: pixels added on each side before cropping to the original size; 0 does not crop.
         flip: whether images are mirrored.
         mode: what the border is filled with: "zero" (black) or "reflect" (the image mirrored at its edge pixels).
 
@@ -45,7 +45,7 @@ class Augment:
 
 
 def view_stream(view: str) -> int:
-    """Return the number that keeps a view's draws apart from those of other views; 0 for "main"."""
+    """Return the number that makes a view's random numbers independent of other views'; 0 for "main"."""
     return 0 if view == "main" else int.from_bytes(hashlib.sha256(view.encode()).digest()[:7], "big")
 
 
@@ -55,8 +55,7 @@ def pad_crop_flip(
     """Pad, crop and mirror a batch with one gather.
 
     With u = keyed_uniform(seed, epoch, sample, 3; view) the crop starts at row ⌊u₀(2·pad+1)⌋ and column
-    ⌊u₁(2·pad+1)⌋ of the padded image, and is mirrored where u₂ < 1/2. An image's result does not depend on the batch
-    it comes in.
+    ⌊u₁(2·pad+1)⌋ of the padded image, and is mirrored if u₂ < 1/2. An image's result does not depend on its batch.
 
     Shape:
         images [B, C, H, W], any type; samples [B]; result as `images`.
@@ -64,8 +63,8 @@ def pad_crop_flip(
     Args:
         images: the batch.
         samples: each image's position in its dataset.
-        augment: what is done.
-        seed: of the run.
+        augment: the augmentation.
+        seed: seed of the run.
         epoch: counted from 0.
         view: the name of the view; views draw independently.
 
@@ -73,7 +72,7 @@ def pad_crop_flip(
         A new tensor on the device of `images`.
 
     Raises:
-        ValueError: where the shapes do not fit, or `pad` is too large to reflect.
+        ValueError: if the shapes do not fit, or `pad` is too large to reflect.
 
     Example:
         >>> import torch
@@ -126,14 +125,14 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
     Args:
         images: the batch.
-        mean: one number a channel, of images scaled to [0, 1].
-        std: one number > 0 a channel.
+        mean: one number for each channel, for images scaled to [0, 1].
+        std: one number > 0 for each channel.
 
     Returns:
         float32, on the device of `images`.
 
     Raises:
-        ValueError: where `images` are not bytes or the channels do not fit.
+        ValueError: if `images` are not bytes or the channels do not fit.
 
     Example:
         >>> import torch

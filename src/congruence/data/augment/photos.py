@@ -1,4 +1,4 @@
-"""`PhotoAugment`: photographs brought to one size one by one, evaluated, or cropped, mirrored and turned by draws."""
+"""`PhotoAugment`: photographs brought to one size, for evaluation or with random crops, mirroring and rotation."""
 
 from __future__ import annotations
 
@@ -16,28 +16,27 @@ CONSTRAINTS: Mapping[str, Constraint] = {
     "rotation": Real(low=0, high=180, closed="both"),
 }
 _TRIES = 10
-_RATIOS = (3 / 4, 4 / 3)  # of a resized crop's width to its height
-DRAWS = 4 + 2 * _TRIES  # numbers that one image takes
+_RATIOS = (3 / 4, 4 / 3)  # range of a resized crop's ratio of width to height
+DRAWS = 4 + 2 * _TRIES  # random numbers for one image
 
 
 @dataclass(frozen=True)
 class PhotoAugment:
-    """Crop out of the whole photograph, mirror left to right half of the time, then turn about the crop's centre.
+    """Crop from the whole photograph, mirror left to right half of the time, then rotate about the crop's centre.
 
-    A crop that is "random" keeps the photograph's scale after `resize` (or after its shorter side has come to a length
-    drawn from `sides`) and draws its place; one that is "resized" draws its share of the area and its ratio of width to
-    height (log-uniform in [3/4, 4/3]), then its place, and is scaled to the size of the images.
+    A "random" crop is taken at a random position, at the photograph's scale after `resize` (or after its shorter side
+    was scaled to a random length from `sides`). A "resized" crop has a random share of the area, a random ratio of
+    width to height (log-uniform in [3/4, 4/3]) and a random position, and is scaled to the size of the images.
 
     Args:
         crop: "random" or "resized".
         flip: whether images are mirrored.
-        rotation: they are turned by an angle drawn from [-rotation, rotation] degrees, corners filled with black.
-        sides: for "random" crops, the least and the greatest length of the shorter side; None for the dataset's
-            `resize`.
-        area: for "resized" crops, the least and the greatest share of the area.
+        rotation: images are rotated by a random angle in [-rotation, rotation] degrees, corners filled with black.
+        sides: for "random" crops, the smallest and largest length of the shorter side; None for the dataset's `resize`.
+        area: for "resized" crops, the smallest and largest share of the area.
 
     Raises:
-        ValueError: where an argument is not allowed.
+        ValueError: if an argument is not allowed.
 
     Example:
         >>> PhotoAugment(rotation=200)
@@ -49,7 +48,7 @@ class PhotoAugment:
         Convolutions, CVPR 2015, sec. 6 ("resized").
 
     Deviations:
-        Colours are never changed. After ten shares and ratios that do not fit, the largest centred crop is taken.
+        Colours are not changed. After ten draws of area and ratio that do not fit, the largest centred crop is taken.
     """
 
     crop: Literal["random", "resized"] = "random"
@@ -78,13 +77,13 @@ def _ordered(pair: Any, allowed: Real) -> bool:
 
 
 def evaluated(photo: Any, size: Pair, resize: int | Pair | None) -> Any:
-    """Return a Pillow image at `size` (height, width) without a draw: resized, then cropped at the centre.
+    """Return a Pillow image at `size` (height, width) without randomness: resized, then cropped at the centre.
 
     Args:
         photo: the image.
         size: (height, width) of the result.
-        resize: the length of the shorter side before the crop, or (height, width) whatever the ratio; None to cover
-            `size` as closely as the ratio allows.
+        resize: the length of the shorter side before the crop, or (height, width), which may change the ratio; None to
+            cover `size` as closely as the ratio allows.
     """
     from PIL import Image, ImageOps
 
@@ -99,15 +98,15 @@ def augmented(
 ) -> Any:
     """Return a Pillow image at `size` (height, width), augmented by `DRAWS` numbers in [0, 1).
 
-    With u the numbers: a crop of h × w out of H × W starts at row ⌊u₀(H−h+1)⌋ and column ⌊u₁(W−w+1)⌋, is mirrored where
-    u₂ < 1/2 and turned by (2u₃−1)·rotation degrees, bilinearly; the rest are for side, share and ratio.
+    With u the numbers: a crop of h × w from H × W starts at row ⌊u₀(H−h+1)⌋ and column ⌊u₁(W−w+1)⌋, is mirrored if u₂ <
+    1/2 and rotated by (2u₃−1)·rotation degrees, bilinearly; the other numbers are for side, area and ratio.
 
     Args:
         photo: the image.
         draws: u.
-        augment: what is done.
+        augment: the augmentation.
         size: (height, width) of the result.
-        resize: as in `evaluated`; "resized" crops leave it out.
+        resize: as in `evaluated`; not used for "resized" crops.
     """
     from PIL import Image
 
@@ -147,7 +146,7 @@ def _scaled(photo: Any, size: Pair, resize: int | Pair | None) -> Any:
     else:
         least = (size[0] / photo.height, size[1] / photo.width)
         factor = max(least) if resize is None else resize / min(photo.size)
-        # Rounding must not leave less than what is cropped.
+        # After rounding, the image must not be smaller than the crop.
         height, width = (
             max(side, round(before * factor)) for side, before in zip(size, (photo.height, photo.width), strict=True)
         )

@@ -1,4 +1,4 @@
-"""The view named "strong": as the other views, then light and colours changed and a square cut out."""
+"""The view named "strong": augmented like other views, then brightness and colours are changed and a square cut out."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def jitter_and_cut(images: Tensor, samples: Tensor, *, seed: int, epoch: int, vi
 
     With u = keyed_uniform(seed, epoch, sample, 5; view) and f_k = 0.6 + 0.8 u_k: x ← f₀ x; x ← m + f₁ (x − m) with m
     the image's mean brightness; of three channels x ← g + f₂ (x − g) with g the pixel's brightness. The square's side
-    is half the image's shorter side; its centre is the pixel at row ⌊u₃ H⌋ and column ⌊u₄ W⌋, and what lies outside
-    the image is lost. An image's result does not depend on the batch it comes in.
+    is half the image's shorter side; its centre is the pixel at row ⌊u₃ H⌋ and column ⌊u₄ W⌋, and the square may reach
+    beyond the image. An image's result does not depend on its batch.
 
     Shape:
         images uint8 [B, C, H, W]; samples [B]; result as `images`.
@@ -37,7 +37,7 @@ def jitter_and_cut(images: Tensor, samples: Tensor, *, seed: int, epoch: int, vi
         A new tensor on the device of `images`.
 
     Raises:
-        ValueError: where `images` are not bytes or the shapes do not fit.
+        ValueError: if `images` are not bytes or the shapes do not fit.
 
     Example:
         >>> import torch
@@ -49,11 +49,11 @@ def jitter_and_cut(images: Tensor, samples: Tensor, *, seed: int, epoch: int, vi
     if images.dtype != torch.uint8 or images.dim() != 4 or samples.shape != images.shape[:1]:
         got = f"{images.dtype} of shape {shape(images)} for samples {shape(samples)}"
         fail("jitter_and_cut", "images", "a uint8 tensor [B, C, H, W] with as many samples", got)
-    # A stream apart from that of the crop, whose draws come from the view's own.
+    # A random stream independent of the crop's, which uses the view's stream.
     draws = keyed_uniform(seed, epoch, to_device(samples, images.device), 5, stream=view_stream(f"{view} jitter"))
     factors = (1 - _SPREAD + 2 * _SPREAD * draws[:, :3]).float()
     light, contrast, colour = (factors[:, k, None, None, None] for k in range(3))
-    # Sums of bytes are exact, whatever the batch.
+    # Sums of bytes are exact, so the result does not depend on the batch.
     mean = _brightness(images).sum((1, 2, 3), keepdim=True).float() / (1000 * images[0, 0].numel())
     out = images.float() * light
     out = mean * light + contrast * (out - mean * light)
@@ -74,7 +74,7 @@ def _brightness(images: Tensor) -> Tensor:
 
 
 def _square(images: Tensor, draws: Tensor) -> Tensor:
-    """Say which pixels [B, H, W] are cut out."""
+    """Return which pixels [B, H, W] are cut out."""
     sides = images.shape[-2:]
     side = min(sides) // 2
     inside = []

@@ -1,4 +1,5 @@
-"""Datasets: `images` says what every one can do, `arrays` and `files` are the two kinds of them.
+"""Datasets: `images` is the base class of image datasets, `arrays` and `files` are its two kinds.
 
-`split` chooses samples by a seed, `facts` says what methods may ask, `indexed` adds positions, `decode` opens files.
+`split` chooses samples by a seed, `facts` gives facts that methods need, `indexed` adds positions, `decode` opens
+files.
 """

@@ -1,4 +1,4 @@
-"""`ArrayDataset`: images as one array of bytes, in memory or memory-mapped; and `keep_labels`, which forgets labels."""
+"""`ArrayDataset`: images as one array of bytes, in memory or memory-mapped; and `keep_labels`, which removes labels."""
 
 from __future__ import annotations
 
@@ -31,26 +31,27 @@ Some = TypeVar("Some", bound=BatchDataset)
 class ArrayDataset(ImageDataset):
     """Images as one uint8 array (a tensor, or a memory-mapped file), with labels, read a whole batch at a time.
 
-    A map-style dataset of pairs (normalised float32 image, label), where an unlabelled image has label -1. `loader`
-    uses the faster `batch`, in which no Python runs for a single image.
+    A map-style dataset of pairs (normalised float32 image, label); an unlabelled image has label -1. `loader` uses
+    `batch`, which is faster because it runs no Python code for single images.
 
     Shape:
         images uint8 [N, C, H, W]; labels int64 [N].
 
     Args:
-        images: the bytes; a NumPy array stays where it is (memory-mapped files are not read until used).
-        labels: classes from 0 on, -1 where unknown; None where there are none at all.
-        classes: how many classes there are, None where that has no meaning.
-        mean: one number a channel of images scaled to [0, 1]; sources take it from their training split.
-        std: the same for the deviation, > 0.
-        name: for messages and records.
+        images: the bytes; a NumPy array is not copied (memory-mapped files are not read until used).
+        labels: classes from 0 on, -1 if unknown; None if there are no labels.
+        classes: the number of classes, None if there are no classes.
+        mean: one number for each channel, for images scaled to [0, 1]; named datasets take it from their training
+            split.
+        std: the standard deviation > 0 of each channel.
+        name: the name used in messages and records.
         augment: what `augment=True` means for these images.
-        class_names: one name a class, or none.
-        rows: positions in `images` of the samples shown, None for all; `subset` sets it.
-        inputs: how each model takes the images, where not all take them so; `for_models` sets it.
+        class_names: one name for each class, or empty.
+        rows: positions in `images` of the samples in this dataset, None for all; set by `subset`.
+        inputs: how each model takes the images, if they differ; set by `for_models`.
 
     Raises:
-        ValueError: where arguments do not fit together.
+        ValueError: if arguments do not fit together.
 
     Example:
         >>> import torch
@@ -95,11 +96,11 @@ class ArrayDataset(ImageDataset):
 
     @property
     def held(self) -> int:
-        """How many images there are before `rows` are chosen."""
+        """The number of images before `rows` are selected."""
         return len(self.images)
 
     def check_augment(self, augment: Spec | bool | None) -> None:
-        """Raise a ValueError where these images cannot be augmented so."""
+        """Raise a ValueError if these images do not support the augmentation."""
         if isinstance(augment, PhotoAugment):
             fail("ArrayDataset", "augment", "an Augment (a PhotoAugment is for images in files: stream=True)", augment)
 
@@ -113,7 +114,7 @@ class ArrayDataset(ImageDataset):
         view: str = "main",
         device: torch.device | str | None = None,
     ) -> Tensor:
-        """Return what `batch` does as bytes, before it is normalised: uint8 [B, C, H, W]."""
+        """Return the images of `batch` as bytes, before normalisation: uint8 [B, C, H, W]."""
         chosen = self._positions(indices)
         rows = self._rows(chosen)
         if isinstance(self.images, Tensor):
@@ -131,11 +132,11 @@ class ArrayDataset(ImageDataset):
         return images
 
     def to(self, device: torch.device | str) -> ArrayDataset:
-        """Return the same dataset with its images copied to a device, where batches are then made."""
+        """Return a copy of the dataset with its images on a device, where batches are then made."""
         return replace(self, images=self.raw(self.index).to(device), rows=None)
 
     def fingerprint(self, *, labels: bool = True) -> str:
-        """Return the SHA-256 of what the dataset yields: images, normalisation and, unless told otherwise, labels."""
+        """Return the SHA-256 of the dataset's content: images, normalisation and, by default, labels."""
         head: dict[str, Any] = {"shape": [len(self), *self.shape], "mean": list(self.mean), "std": list(self.std)}
         head |= self._inputs_head()
         digest = hashlib.sha256(json.dumps(head).encode())
@@ -148,20 +149,20 @@ class ArrayDataset(ImageDataset):
 
 
 def keep_labels(dataset: Some, per_class: int, seed: int = 0) -> Some:
-    """Keep `per_class` labels of each class and forget the others (-1); all samples stay.
+    """Keep `per_class` labels of each class and set the others to -1; all samples stay.
 
-    The labels kept with a smaller `per_class` are among those kept with a larger one and the same seed.
+    With the same seed, the labels kept for a smaller `per_class` are among those kept for a larger one.
 
     Args:
-        dataset: with labels.
+        dataset: a dataset with labels.
         per_class: labels to keep for each class.
-        seed: of the choice.
+        seed: seed of the random choice.
 
     Returns:
-        The same samples with fewer labels.
+        A dataset of the same samples with fewer labels.
 
     Raises:
-        ValueError: where the dataset has no labels, or a class has too few.
+        ValueError: if the dataset has no labels, or a class has too few.
 
     Example:
         >>> import torch
@@ -175,7 +176,7 @@ def keep_labels(dataset: Some, per_class: int, seed: int = 0) -> Some:
         fail("keep_labels", "dataset", "one with labels", "a dataset without")
     labelled = dataset.labels[dataset.labels >= 0]
     counts = labelled.bincount(minlength=dataset.classes or 0)
-    # Where nobody says how many classes there are, a number that never occurs is no class.
+    # If the number of classes is not declared, numbers that never occur are not classes.
     counts = counts if dataset.classes is not None else torch.where(counts == 0, len(labelled), counts)
     if len(labelled) == 0 or int(counts.min()) < per_class:
         least = f"only {int(counts.min())} in class {int(counts.argmin())}" if len(labelled) else "no label at all"

@@ -1,4 +1,4 @@
-"""`BatchDataset`, the abstract base of what gives whole batches: labels, positions, subsets, and items for torch."""
+"""`BatchDataset`, the abstract base of datasets that give whole batches: labels, positions, subsets, and items."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ class BatchDataset(Dataset[tuple[Any, int]], ABC):
     @property
     @abstractmethod
     def in_memory(self) -> bool:
-        """Whether batches are quicker made than sent from another process."""
+        """Whether making a batch is faster than sending it from another process."""
 
     @property
     def told(self) -> bool:
-        """Whether `fingerprint` is one of the whole content."""
+        """Whether `fingerprint` covers the whole content."""
         return True
 
     @property
     @abstractmethod
     def held(self) -> int:
-        """How many samples there are before `rows` are chosen."""
+        """The number of samples before `rows` are selected."""
 
     @abstractmethod
     def drawn(
@@ -62,35 +62,35 @@ class BatchDataset(Dataset[tuple[Any, int]], ABC):
         view: str = "main",
         device: torch.device | str | None = None,
     ) -> Any:
-        """Return what `batch` does as it crosses from a worker, before it is `prepared`."""
+        """Return a batch in the form in which a worker sends it, before `prepared`."""
 
     @abstractmethod
     def prepared(self, drawn: Any) -> Any:
-        """Turn what was drawn into what the models take, on its device."""
+        """Turn the result of `drawn` into the models' inputs, on its device."""
 
     @abstractmethod
     def check_augment(self, augment: Spec | bool | None) -> None:
-        """Raise a ValueError where these samples cannot be augmented so."""
+        """Raise a ValueError if these samples do not support the augmentation."""
 
     @abstractmethod
     def check_views(self, views: Sequence[str]) -> None:
-        """Raise a ValueError where these samples have no such views."""
+        """Raise a ValueError if these samples do not have such views."""
 
     @abstractmethod
     def varies(self, augment: Spec | bool | None) -> bool:
-        """Whether a sample augmented so looks otherwise in another epoch."""
+        """Whether a sample with this augmentation differs between epochs."""
 
     @abstractmethod
     def model_input(self, model: str = STUDENT, kind: str = STUDENT) -> ImageInput | TextInput | None:
-        """Return how a model takes these samples, None where nothing says so; named as by `congruence.Inputs`."""
+        """Return how a model takes these samples, None if unknown; models are named as in `congruence.Inputs`."""
 
     @abstractmethod
     def for_models(self, **inputs: Any) -> Self:
-        """Return the dataset whose batches are `congruence.Inputs`, as each model takes the samples."""
+        """Return a dataset whose batches are `congruence.Inputs`, with the samples as each model takes them."""
 
     @abstractmethod
     def fingerprint(self, *, labels: bool = True) -> str:
-        """Return a SHA-256 of what the dataset yields."""
+        """Return a SHA-256 of the dataset's content."""
 
     def _check_labels(self, samples: str) -> None:
         kind = type(self).__name__
@@ -140,20 +140,20 @@ class BatchDataset(Dataset[tuple[Any, int]], ABC):
         view: str = "main",
         device: torch.device | str | None = None,
     ) -> Any:
-        """Return what the models take of some samples, augmented as a pure function of (seed, epoch, position, view).
+        """Return the models' inputs for some samples, augmented as a pure function of (seed, epoch, position, view).
 
         Shape:
-            indices [B]; of images float32 [B, C, H, W], of texts integers [B, L] by the name of the model's argument;
-            `congruence.Inputs` of these where the dataset says how each model takes them.
+            indices [B]; for images float32 [B, C, H, W], for texts a mapping from argument names to integers [B, L];
+            `congruence.Inputs` of these if the dataset says how each model takes them.
 
         Args:
             indices: positions in this dataset.
             epoch: counted from 0.
-            seed: of the run.
-            augment: what is done, True for the dataset's own, False or None for nothing.
-            view: the view's name; views draw independently, "clean" is never augmented, and "strong" has
-                changed light and colours and a square cut out besides (`congruence.data.augment.strong`).
-            device: where the result is; of images bytes are moved, not floats.
+            seed: seed of the run.
+            augment: the augmentation, True for the dataset's own, False or None for none.
+            view: the view's name; views draw independently, "clean" is never augmented, and "strong" additionally has
+                changed brightness and colours and a cut-out square (`congruence.data.augment.strong`).
+            device: device of the result; images are moved as bytes, not floats.
 
         Returns:
             New tensors on `device`.
@@ -161,14 +161,14 @@ class BatchDataset(Dataset[tuple[Any, int]], ABC):
         return self.prepared(self.drawn(indices, epoch=epoch, seed=seed, augment=augment, view=view, device=device))
 
     def example(self) -> Any:
-        """Return what the models take of a few samples, to try them on."""
+        """Return the models' inputs for a few samples, to try the models on."""
         return self.batch(range(min(2, len(self))))
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, int]]:
-        """Return several samples at once; torch's own DataLoader calls this."""
+        """Return several samples at once; torch's DataLoader calls this."""
         positions = [index + len(self) if index < 0 else index for index in indices]
         labels = [-1] * len(positions) if self.labels is None else self.labels[self._positions(positions)].tolist()
         batch = self.batch(positions)
@@ -180,5 +180,5 @@ class BatchDataset(Dataset[tuple[Any, int]], ABC):
         """Return the dataset of some samples, in the order given, without copying them; positions count from 0."""
         chosen = self._positions(indices)
         labels = None if self.labels is None else self.labels[chosen]
-        # Each is a frozen dataclass, which an abstract base cannot say.
+        # Each subclass is a frozen dataclass, which an abstract base cannot express.
         return cast(Self, replace(cast(Any, self), rows=self._rows(chosen), labels=labels))

@@ -1,4 +1,4 @@
-"""Image files decoded with Pillow, upright, in grey or colour; one that cannot be is an error that names it."""
+"""Image files decoded with Pillow, upright, in grey or colour; errors name the file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from congruence.core.check import COUNT, fail, hyperparameters
 from congruence.core.files import absent, damaged
 from congruence.data.augment.photos import Pair, evaluated
 
-_WHITE, _FEW_BITS = 2**16 - 1, 2**12  # white of 16 bits; 12-bit values are below
+_WHITE, _FEW_BITS = 2**16 - 1, 2**12  # white in 16 bits; 12-bit images stay far below
 LOG = logging.getLogger("congruence")
 _TOLD: set[Path] = set()  # folders
 _GREY = frozenset(("1", "L", "LA", "I", "I;16", "I;16L", "I;16B"))
@@ -78,18 +78,18 @@ def _file(path: Path) -> Any:
 
 
 def is_grey(path: Path) -> bool:
-    """Say whether a file's image is stored without colours."""
+    """Return whether a file's image is stored without colours."""
     with _file(path) as image:
         return str(image.mode) in _GREY
 
 
 def _eight_bits(image: Any, path: Path) -> Any:
-    """Keep the upper byte of 16-bit grey, which Pillow would cut off at 255; what has another scale is refused."""
+    """Keep the upper byte of 16-bit grey, which Pillow would clip at 255; other scales raise."""
     from PIL import Image
 
     if image.mode == "F":
         raise ValueError(
-            f"The image '{path}' has pixels that are floats, of which nothing says what is white: convert it to 8 or "
+            f"The image '{path}' has floating-point pixels, whose value for white is unknown: convert it to 8 or "
             "16 bits."
         )
     if not image.mode.startswith("I"):
@@ -106,12 +106,12 @@ def _eight_bits(image: Any, path: Path) -> Any:
 
 
 def _tell_dark(path: Path, high: int) -> None:
-    """Say, once a folder, of a file that becomes almost black, since it may have 10 or 12 bits in 16."""
+    """Warn, once for each folder, of a file that becomes almost black, since it may have 10 or 12 bits in 16."""
     if path.parent not in _TOLD:
         _TOLD.add(path.parent)
         LOG.warning(
-            "'%s' has 16 bits and no pixel above %d of %d, so that few of its levels remain: where its camera gives 10 "
-            "or 12 bits, scale its pixels to 16 first.",
+            "'%s' has 16 bits and no pixel above %d of %d, so that few of its levels remain: if its camera gives 10 "
+            "or 12 bits, first scale its pixels to 16 bits.",
             path,
             high,
             _WHITE,
@@ -119,7 +119,7 @@ def _tell_dark(path: Path, high: int) -> None:
 
 
 def opened(path: Path, *, grey: bool = False) -> Any:
-    """Decode one file to a Pillow image of mode "L" or "RGB", turned as its camera says.
+    """Decode one file to a Pillow image of mode "L" or "RGB", rotated by its EXIF orientation.
 
     Raises:
         ValueError: that names the file, where it is absent or cannot be decoded, or its pixels are floats or beyond

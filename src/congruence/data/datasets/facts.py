@@ -1,4 +1,4 @@
-"""`facts`: how many samples and classes any dataset has, and its labels: what methods may ask before the first step."""
+"""`facts`: size, number of classes and labels of any dataset, which methods may need before the first step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from congruence.data.datasets.batched import BatchDataset
 
 @dataclass(frozen=True, eq=False)
 class DataFacts:
-    """Size of the training data, how many classes it has, and the label of each sample (int64 [size], -1: unknown)."""
+    """Size of the training data, its number of classes, and the label of each sample (int64 [size], -1: unknown)."""
 
     size: int
     classes: int | None = None
@@ -23,20 +23,20 @@ class DataFacts:
 
 
 def facts(dataset: Any) -> DataFacts:
-    """Find out what a dataset tells about itself without reading its samples.
+    """Return a dataset's facts without reading its samples.
 
-    An `ArrayDataset`, a `FileDataset` or a `TextDataset` tells all. Elsewhere labels are `targets` or `labels`
-    (torchvision's names) or the second tensor of a `TensorDataset`; subsets and `indexed` are seen through. Classes are
-    counted from `classes`, else as the largest label plus one.
+    An `ArrayDataset`, a `FileDataset` or a `TextDataset` has all facts. For other datasets, labels are the attribute
+    `targets` or `labels` (torchvision's names) or the second tensor of a `TensorDataset`, also inside subsets and
+    `indexed`. The number of classes comes from `classes`, else from the largest label plus one.
 
     Args:
         dataset: any map-style dataset.
 
     Returns:
-        The facts; classes and labels are None where the dataset does not tell.
+        The facts; classes and labels are None if they are unknown.
 
     Raises:
-        ValueError: where the dataset has no length.
+        ValueError: if the dataset has no length.
 
     Example:
         >>> import torch
@@ -67,7 +67,7 @@ def facts(dataset: Any) -> DataFacts:
 
 
 def declared_classes(dataset: Any) -> int | None:
-    """Return how many classes a dataset says that it has, None where only its labels could tell.
+    """Return the number of classes that a dataset declares, None if only its labels could tell.
 
     Example:
         >>> from torch.utils.data import TensorDataset
@@ -83,7 +83,7 @@ def declared_classes(dataset: Any) -> int | None:
 
 
 def _named_classes(dataset: Any) -> int | None:
-    """Return how many classes the dataset's own attribute `classes` says, their number or their names."""
+    """Return the number of classes from the dataset's attribute `classes`, which is a number or a list of names."""
     names = getattr(dataset, "classes", None)
     if isinstance(names, int) and not isinstance(names, bool):
         return names
@@ -91,7 +91,7 @@ def _named_classes(dataset: Any) -> int | None:
 
 
 def _labels(dataset: Any, size: int) -> Tensor | None:
-    """Return the first attribute that holds one whole number a sample."""
+    """Return the first attribute that holds one whole number for each sample."""
     tensors = getattr(dataset, "tensors", ())
     second = tensors[1] if isinstance(tensors, tuple) and len(tensors) > 1 else None
     for candidate in (getattr(dataset, "targets", None), getattr(dataset, "labels", None), second):

@@ -30,12 +30,12 @@ from congruence.models.inputs import ImageInput
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FileDataset(ImageDataset):
-    """Image files with labels, decoded a batch at a time: for images that do not fit into one array.
+    """Image files with labels, decoded for each batch: for images that do not fit into one array.
 
-    Evaluated as they are, images are resized and cropped at the centre; with `resize=None` they have the bits that an
-    `ArrayDataset` of the same files holds. An `Augment` works on those, a `PhotoAugment` on the whole photograph; each
-    image's draws are a function of (seed, epoch, position, view), so that `loader` gives the same bits with any number
-    of workers and resumes at any batch.
+    Without augmentation, images are resized and cropped at the centre; with `resize=None` they equal those of an
+    `ArrayDataset` of the same files bit for bit. An `Augment` works on these, a `PhotoAugment` on the whole photograph.
+    Each image's random numbers are a function of (seed, epoch, position, view), so `loader` gives the same bits with
+    any number of workers and resumes at any batch.
 
     Shape:
         labels int64 [N]; batches [B, 3, height, width], or [B, 1, height, width] in grey.
@@ -43,23 +43,23 @@ class FileDataset(ImageDataset):
     Args:
         root: the folder that `files` are in.
         files: N paths below it.
-        labels: classes from 0 on, -1 where unknown; None where there are none at all.
+        labels: classes from 0 on, -1 if unknown; None if there are no labels.
         size: (height, width) of a batch's images.
-        resize: the length of the shorter side from which they are cropped, or (height, width) whatever the ratio; None
-            to cover `size` as closely as the ratio allows.
-        grey: whether images are turned grey.
-        classes: how many classes there are, None where that has no meaning.
-        mean: one number a channel of images scaled to [0, 1].
-        std: the same for the deviation, > 0.
-        name: for messages and records.
+        resize: the length of the shorter side before cropping, or (height, width), which may change the ratio; None to
+            cover `size` as closely as the ratio allows.
+        grey: whether images are converted to grey.
+        classes: the number of classes, None if there are no classes.
+        mean: one number for each channel, for images scaled to [0, 1].
+        std: the standard deviation > 0 of each channel.
+        name: the name used in messages and records.
         augment: what `augment=True` means for these images.
-        class_names: one name a class, or none.
-        rows: positions in `files` of the samples shown, None for all; `subset` sets it.
-        inputs: how each model takes the images, where not all take them so; `for_models` sets it.
+        class_names: one name for each class, or empty.
+        rows: positions in `files` of the samples in this dataset, None for all; set by `subset`.
+        inputs: how each model takes the images, if they differ; set by `for_models`.
 
     Raises:
-        ValueError: where arguments do not fit together; from a batch, in one sentence that names a file that is absent
-            or cannot be decoded.
+        ValueError: if arguments do not fit together; from a batch, with the name of a file that is absent or cannot be
+            decoded.
 
     Example:
         >>> import tempfile
@@ -104,16 +104,16 @@ class FileDataset(ImageDataset):
 
     @property
     def in_memory(self) -> bool:
-        """False: decoding is worth processes of its own."""
+        """False: decoding benefits from worker processes."""
         return False
 
     @property
     def held(self) -> int:
-        """How many files there are before `rows` are chosen."""
+        """The number of files before `rows` are selected."""
         return len(self.files)
 
     def check_augment(self, augment: Spec | bool | None) -> None:
-        """Raise a ValueError where these images cannot be augmented so."""
+        """Raise a ValueError if these images do not support the augmentation."""
         sides = augment.sides if isinstance(augment, PhotoAugment) else None
         if sides is not None and sides[0] < max(self.size):
             height, width = self.size
@@ -129,7 +129,7 @@ class FileDataset(ImageDataset):
         view: str = "main",
         device: torch.device | str | None = None,
     ) -> Tensor:
-        """Return what `batch` does as bytes, before it is normalised: uint8 [B, C, H, W]."""
+        """Return the images of `batch` as bytes, before normalisation: uint8 [B, C, H, W]."""
         chosen = self._positions(indices)
         own = self.augment if augment is True else augment
         spec = own if own and view not in PLAIN_VIEWS else None
@@ -170,10 +170,10 @@ class FileDataset(ImageDataset):
         return digest.hexdigest()
 
     def changed_at(self) -> npt.NDArray[np.int64]:
-        """Return when each sample's file changed last, in nanoseconds [N].
+        """Return when each sample's file last changed, in nanoseconds [N].
 
-        The later of when it was written and, where the system says so, when its entry changed: a file that is replaced
-        by one of the same length and with the same time of writing has another.
+        This is the later of its modification time and, if the system has one, its metadata change time, which also
+        changes if a file is replaced by one of the same length and modification time.
 
         Raises:
             ValueError: that names a file that is absent.
@@ -207,9 +207,9 @@ def _digest(path: Path) -> int:
 
 
 def files_changed(dataset: Any) -> dict[str, str]:
-    """Return, as an entry of what decides kept rows, when files changed last that a dataset reads as it is asked.
+    """Return the change times of a dataset's files, as an entry of the identity of kept rows.
 
-    A fingerprint has their names and lengths alone. Nothing of a dataset that holds its samples.
+    A fingerprint only has their names and lengths. Empty for a dataset that does not read files on demand.
     """
     if not isinstance(dataset, FileDataset):
         return {}

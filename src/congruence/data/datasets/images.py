@@ -1,4 +1,4 @@
-"""`ImageDataset`, the abstract base of both datasets of images: bytes drawn a batch at a time, then normalised."""
+"""`ImageDataset`, the abstract base of image datasets: batches of bytes that are then normalised."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from congruence.models.inputs import ImageInput
 class ImageDataset(BatchDataset):
     """A map-style dataset of pairs (normalised float32 image, label), read a whole batch at a time.
 
-    `ArrayDataset` holds its images in one array, `FileDataset` decodes them when they are asked for; everything that
-    takes the one takes the other. Both are frozen dataclasses with these fields. With `inputs` a batch is `Inputs`: the
-    same pixels, drawn once at the dataset's size, as each model takes them.
+    `ArrayDataset` holds its images in one array, `FileDataset` decodes them on demand; wherever one is accepted, the
+    other is too. Both are frozen dataclasses with these fields. With `inputs`, a batch is `Inputs`: the same pixels,
+    drawn once at the dataset's size, and then prepared for each model.
     """
 
     mean: Sequence[float]
@@ -47,7 +47,7 @@ class ImageDataset(BatchDataset):
         view: str = "main",
         device: torch.device | str | None = None,
     ) -> Tensor:
-        """Return what `batch` does as bytes, before it is normalised: uint8 [B, C, H, W]."""
+        """Return the images of `batch` as bytes, before normalisation: uint8 [B, C, H, W]."""
 
     def _check(self, channels: int) -> None:
         kind = type(self).__name__
@@ -70,23 +70,25 @@ class ImageDataset(BatchDataset):
             if len(taken.mean) != channels:
                 wanted = f"for images of {channels} channel{'s' if channels > 1 else ''}"
                 fail(kind, "inputs", wanted, f"{len(taken.mean)} in the mean of '{name}'")
-        # All models have an entry: who says nothing takes the images as the dataset says.
+        # All models get an entry: those not named take the images as the dataset has them.
         return dict.fromkeys((STUDENT, TEACHER), self.own_input) | dict(given)
 
     @property
     def own_input(self) -> ImageInput:
-        """How a model takes these images unless it says otherwise: at their size, by the dataset's mean and std."""
+        """How a model takes these images by default: at their size, with the dataset's mean and std."""
         return ImageInput(tuple(self.mean), tuple(self.std))
 
     def for_models(self, **inputs: ImageInput) -> Self:
-        """Return the dataset whose batches are `Inputs`: the same pixels for each model, as that takes them.
+        """Return a dataset whose batches are `Inputs`: the same pixels, prepared for each model.
+
 
         Args:
-            **inputs: by the model's name in the distiller, or "student" for all students and "teacher" for all
-                teachers without an entry. A model without any takes the images as the dataset says.
+            **inputs: an `ImageInput` by the model's name in the distiller, or by "student" for all students and
+                "teacher" for all teachers without an entry. A model without an entry takes the images as the dataset
+                has them.
 
         Raises:
-            ValueError: for no entry, or one for another number of channels.
+            ValueError: if there is no entry, or one for another number of channels.
 
         Example:
             >>> from congruence.data import ArrayDataset, ImageInput
@@ -103,7 +105,7 @@ class ImageDataset(BatchDataset):
         return self.own_input if self.inputs is None else inputs_of(Inputs(**self.inputs), model, kind)
 
     def prepared(self, drawn: Tensor) -> Tensor | Inputs:
-        """Return bytes as the models take them."""
+        """Turn bytes into the models' inputs."""
         if self.inputs is None:
             return normalize(drawn, self.mean, self.std)
         made = {taken: taken(drawn) for taken in dict.fromkeys(self.inputs.values())}
@@ -113,11 +115,11 @@ class ImageDataset(BatchDataset):
         """Images have any view."""
 
     def varies(self, augment: Spec | bool | None) -> bool:
-        """Whether an image augmented so looks otherwise in another epoch."""
+        """Whether an image with this augmentation differs between epochs."""
         return bool(augment)
 
     def _inputs_head(self) -> dict[str, Any]:
-        """Return what the fingerprint says of the models' inputs: nothing where they are the dataset's own."""
+        """Return the fingerprint's entry for the models' inputs: empty if they are the dataset's own."""
         if self.inputs is None:
             return {}
         return {"inputs": {name: taken.describe() for name, taken in sorted(self.inputs.items())}}
@@ -126,12 +128,12 @@ class ImageDataset(BatchDataset):
         return f"{type(self).__name__}({self.name!r}, {len(self)} images {self.shape}, classes={self.classes})"
 
     def raw(self, indices: Indices) -> Tensor:
-        """Return the bytes of some images as they are evaluated: a new uint8 tensor [B, C, H, W]."""
+        """Return the bytes of some images without augmentation: a new uint8 tensor [B, C, H, W]."""
         return self.drawn(indices)
 
 
 def byte_moments(blocks: Any, channels: int) -> tuple[list[float], list[float]]:
-    """Mean and deviation of each channel over [0, 1], from exact sums; a channel that never changes has deviation 1.
+    """Mean and standard deviation of each channel over [0, 1], from exact sums; a constant channel has deviation 1.
 
     Args:
         blocks: an iterable of uint8 arrays [B, C, H, W].

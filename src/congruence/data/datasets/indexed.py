@@ -1,4 +1,4 @@
-"""`indexed`: any map-style dataset, with each item's position in it, for loops with a stock DataLoader."""
+"""`indexed`: adds each item's position to any map-style dataset, for loops with a stock DataLoader."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Indexed(Dataset[Any]):
 def indexed(dataset: Any) -> Indexed:
     """Wrap a dataset so that items become (x, y, index), for loops with a stock DataLoader.
 
-    Some methods keep something for each sample (CRD its banks, a cached teacher its outputs) and need the position.
+    Some methods store data for each sample (CRD its banks, a cached teacher its outputs) and need the position.
 
     Args:
         dataset: map-style; items `x` (then y is -1), `(x, y)`, `(x, y, ...)`, or mappings, which gain the key "index".
@@ -43,7 +43,7 @@ def indexed(dataset: Any) -> Indexed:
         A map-style dataset of the same length.
 
     Raises:
-        ValueError: where the dataset is not map-style.
+        ValueError: if the dataset is not map-style.
 
     Example:
         >>> indexed([("a", 3), ("b", 5)])[1]

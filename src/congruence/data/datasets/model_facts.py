@@ -1,6 +1,7 @@
-"""`ModelFacts`: how the images were prepared that a model was trained on, and what its classes are called.
+"""`ModelFacts`: how a model's training images were prepared, and what its classes are called.
 
-A run writes them beside its students and into their files; `remember` says them of a module that was loaded from one.
+A run writes them next to its students and into their files; `remember` attaches them to a module loaded from such a
+file.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from congruence.models.layers import unwrap
 
 LOG = logging.getLogger("congruence")
 FORMAT = 1
-ATTRIBUTE = "trained_on"  # of a module that was loaded from a run's file: a plain dict, so that it pickles without us
+# attribute of a module loaded from a run's file: a plain dict, so that it can be unpickled without this package
+ATTRIBUTE = "trained_on"
 _LISTS: Mapping[str, Callable[[Any], Any]] = {"shape": int, "mean": float, "std": float, "class_names": str}
 _WRITTEN: Kind = {
     **{f"{key}?": ([kind],) for key, kind in _LISTS.items()},
@@ -32,7 +34,7 @@ _WRITTEN: Kind = {
     "classes?": (int,),
 }
 _ROUNDED = 1e-4  # deviations: numbers as a sentence prints them
-_CLOSE = 0.05  # of a deviation: a mean or deviation that is off by more changes what a model sees
+_CLOSE = 0.05  # in deviations: a mean or deviation that is off by more changes a model's outputs
 _DEEPEST = 8
 _UNCHECKED = (
     "where that is meant, go on unchecked: --unchecked, unchecked = true in the teacher's table, or "
@@ -42,16 +44,17 @@ _UNCHECKED = (
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What one must know to use a model; None where the training data did not say.
+    """Facts that are needed to use a model; None if they are unknown.
+
 
     Args:
-        shape: of one input: channels, height and width of an image.
-        mean: subtracted from each channel of images scaled to [0, 1].
+        shape: shape of one input: channels, height and width of an image.
+        mean: the mean that is subtracted from each channel of images scaled to [0, 1].
         std: the deviation by which the difference is divided.
-        resize: the shorter side, or (height, width), that images were brought to before the centre was cropped to
-            `shape`; None: images covered it as closely as their ratio allowed.
-        classes: how many there are.
-        class_names: in the order of the outputs.
+        resize: the length of the shorter side, or (height, width), before the centre was cropped to `shape`; None:
+            images covered `shape` as closely as their ratio allowed.
+        classes: the number of classes.
+        class_names: names of the classes, in the order of the outputs.
 
     Example:
         >>> ModelFacts(mean=(0.5,), std=(0.25,), classes=2, class_names=("cat", "dog")).to_dict()
@@ -67,25 +70,25 @@ class ModelFacts:
 
     @classmethod
     def of(cls, source: Any, model: str = STUDENT, kind: str = STUDENT) -> ModelFacts:
-        """Find out what a dataset, or a loader of one, says about a model's samples, without reading any.
+        """Return the facts of a dataset, or of a loader's dataset, for one model, without reading samples.
 
-        An `ImageDataset` says all, as the model takes its images (`model` and `kind` as in `congruence.Inputs`); a
-        `TextDataset` says the classes; of another the class names are `class_names` or `classes`, as torchvision calls
-        them, or those of the one feature that has `names`, as Hugging Face's datasets have them. Loaders, subsets and
-        `indexed` are seen through; of a dataset that wraps another only its classes count, since it may prepare the
-        samples once more.
+        An `ImageDataset` has all facts, for the way in which the model takes its images (`model` and `kind` as in
+        `congruence.Inputs`); a `TextDataset` has the classes. For other datasets, class names come from `class_names`,
+        from `classes` (torchvision), or from the only feature with `names` (Hugging Face datasets). This also works
+        inside loaders, subsets and `indexed`; for a dataset that wraps another in some other way, only the classes are
+        used, since it may prepare samples further.
         """
         return _of(source, model, kind, 0)
 
     def with_input(self, inputs: Any) -> ModelFacts:
-        """Return the facts with the shape of a batch's samples, where it is not known: a floating tensor's [B, ...]."""
+        """Return the facts with the shape of a batch's samples if unknown (for a floating-point tensor [B, ...])."""
         if isinstance(inputs, Inputs):
             inputs = inputs.get(STUDENT)
         known = self.shape is not None or not isinstance(inputs, Tensor) or not inputs.is_floating_point()
         return self if known or inputs.dim() < 2 else replace(self, shape=tuple(inputs.shape[1:]))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what is known as plain values."""
+        """Return the known facts as plain values."""
         known = {key: value for key, value in asdict(self).items() if value is not None}
         return {"format": FORMAT} | {k: list(v) if isinstance(v, tuple) else v for k, v in known.items()}
 
@@ -107,7 +110,7 @@ class ModelFacts:
         return cls(**lists, resize=resize, classes=values.get("classes"))
 
     def preparation(self) -> str:
-        """Say how images were prepared, in a clause."""
+        """Describe in a clause how images were prepared."""
         parts = [] if self.shape is None else [f"of {list(self.shape)}"]
         if self.resize is not None:
             parts.append(f"cut from {self.resize if isinstance(self.resize, int) else list(self.resize)}")
@@ -141,7 +144,7 @@ def _image(dataset: ImageDataset, model: str, kind: str) -> dict[str, Any]:
     taken, resize = dataset.model_input(model, kind), getattr(dataset, "resize", None)
     channels, *own = dataset.shape
     sides = list(taken.size or own)
-    if resize is not None and sides != own:  # the model's size is cut, so to say, from as many of its own pixels
+    if resize is not None and sides != own:  # as if the model's size were cropped from an image of just that size
         before = list(resize) if isinstance(resize, tuple) else [resize] * 2
         scaled = [round(b * side / o) for b, side, o in zip(before, sides, own, strict=True)]
         resize = scaled[0] if isinstance(resize, int) and scaled[0] == scaled[1] else tuple(scaled)
@@ -161,16 +164,16 @@ def _classes(dataset: Any) -> tuple[int | None, tuple[str, ...] | None]:
     return (len(named[0]), named[0]) if len(named) == 1 else (None, None)
 
 
-# What a module that was loaded is known to have been trained on
+# The training data of a loaded module
 
 
 def remember(model: nn.Module, facts: ModelFacts, file: Any) -> None:
-    """Say of a module what its weights were trained on, and in which file that stands."""
+    """Attach to a module the facts of its training data, and the file they come from."""
     setattr(unwrap(model), ATTRIBUTE, {**facts.to_dict(), "file": str(file)})
 
 
 def remembered(model: Any) -> tuple[ModelFacts, str] | None:
-    """Return what `remember` said, and how a sentence calls the model; None where nothing is known."""
+    """Return the facts that `remember` attached, and how messages refer to the model; None if unknown."""
     bare = unwrap(model) if isinstance(model, nn.Module) else model
     bare = unwrap(bare.model) if isinstance(bare, WithHead) else bare
     said = getattr(bare, ATTRIBUTE, None)
@@ -180,20 +183,20 @@ def remembered(model: Any) -> tuple[ModelFacts, str] | None:
 
 
 def forget(model: nn.Module) -> None:
-    """Take back what `remember` said: the module is trained on something else now."""
+    """Remove the facts that `remember` attached, because the module is now trained on something else."""
     vars(unwrap(model)).pop(ATTRIBUTE, None)
 
 
-# What is compared
+# Comparisons
 
 
 def check_prepared(model: Any, data: ModelFacts) -> None:
-    """Refuse images that were prepared otherwise than those that a module was trained on, as far as both are known.
+    """Raise if images are prepared differently from a module's training images, as far as both are known.
 
-    A mean or deviation that is off by so little that it hardly matters is told in a warning.
+    A mean or deviation that differs so little that it hardly matters only gives a warning.
 
     Raises:
-        ValueError: in one sentence with both.
+        ValueError: with both preparations.
     """
     known = remembered(model)
     if known is not None:
@@ -201,7 +204,7 @@ def check_prepared(model: Any, data: ModelFacts) -> None:
 
 
 def check_same_preparation(facts: ModelFacts, whose: str, data: ModelFacts, way: str = _UNCHECKED) -> None:
-    """Do what `check_prepared` does with facts that are at hand."""
+    """Do what `check_prepared` does, given the facts."""
     moments = facts.mean is not None and facts.std is not None and data.mean is not None and data.std is not None
     sized = facts.shape is not None and data.shape is not None and data.mean is not None
     shape_differs = sized and (facts.shape != data.shape or (moments and facts.resize != data.resize))
@@ -211,12 +214,12 @@ def check_same_preparation(facts: ModelFacts, whose: str, data: ModelFacts, way:
     both = f"{whose} was trained on images {facts.preparation()}, these are {data.preparation()}"
     if shape_differs or off > _CLOSE:
         remedy = _as_before(facts, data)
-        raise ValueError(f"{both}: prepare them alike{remedy}; {way}.")
-    LOG.warning("%s: so small a difference is let pass.", both)
+        raise ValueError(f"{both}: prepare them in the same way{remedy}; {way}.")
+    LOG.warning("%s: such a small difference is accepted.", both)
 
 
 def _off(facts: ModelFacts, data: ModelFacts) -> float:
-    """Return by how much, in deviations, the two normalisations differ; infinite for other channels."""
+    """Return by how many deviations two normalisations differ; infinite for different numbers of channels."""
     mean, std, mean2, std2 = (torch.tensor(v) for v in (facts.mean, facts.std, data.mean, data.std))
     if mean.shape != mean2.shape:
         return float("inf")
@@ -226,7 +229,7 @@ def _off(facts: ModelFacts, data: ModelFacts) -> float:
 
 
 def _as_before(facts: ModelFacts, data: ModelFacts) -> str:
-    """Return how images are loaded as before, in Python and on the command line."""
+    """Return how to load images as in training, in Python and on the command line."""
     wanted: dict[str, Any] = {}
     if facts.shape is not None and len(facts.shape) == 3 and data.shape is not None:
         wanted |= {"size": list(facts.shape[1:])} if facts.shape[1:] != data.shape[1:] else {}
@@ -243,12 +246,13 @@ def _as_before(facts: ModelFacts, data: ModelFacts) -> str:
 
 
 def other_classes(facts: ModelFacts, data: ModelFacts, *, more: bool = False) -> str | None:
-    """Say, in a clause, where the classes of a model and of data differ in name, order or number; None where not.
+    """Describe in a clause how the classes of a model and of data differ in name, order or number; None if they do not.
+
 
     Args:
-        facts: of the model.
-        data: of the samples.
-        more: whether the data may have further classes, after those of the model: a test part has, of an open set.
+        facts: the model's facts.
+        data: the data's facts.
+        more: whether the data may have further classes after the model's, as the test part of an open set has.
     """
     before, now = facts.class_names, data.class_names
     if before is None or now is None:
@@ -268,17 +272,18 @@ def other_classes(facts: ModelFacts, data: ModelFacts, *, more: bool = False) ->
 
 
 def unrelated_classes(model: Any, data: ModelFacts) -> bool:
-    """Whether a module was trained on classes none of which is among those of the data: another task, no renaming."""
+    """Whether none of the classes that a module was trained on is in the data: a different task, not a renaming."""
     known = remembered(model)
     before, now = None if known is None else known[0].class_names, data.class_names
     return before is not None and now is not None and not set(before) & set(now)
 
 
 def check_same_classes(model: Any, data: ModelFacts, *, more: bool = False) -> None:
-    """Refuse data whose classes have other names, or another order, than those that a module was trained on.
+    """Raise if the data's classes differ in name or order from those that a module was trained on.
+
 
     Raises:
-        ValueError: in one sentence with both.
+        ValueError: with both lists of classes.
     """
     known = remembered(model)
     clause = None if known is None else other_classes(known[0], data, more=more)

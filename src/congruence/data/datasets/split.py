@@ -1,4 +1,4 @@
-"""Choices of samples and classes by a seed: stratified, per class, and of the classes held out for testing."""
+"""Random choices of samples and classes by a seed: stratified, per class, and classes held out for testing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _ranked(labels: Tensor, seed: int, stream: int) -> tuple[Tensor, Tensor]:
 
 
 def _quotas(counts: list[int], total: int) -> list[int]:
-    """Share `total` over classes in proportion: largest remainders, and a class gives its last sample only at need."""
+    """Divide `total` over classes in proportion (largest remainders); a class gives its last sample only if needed."""
     size = sum(counts)
     quotas = [total * count // size for count in counts]
     by_claim = sorted(range(len(counts)), key=lambda c: (quotas[c] + 1 >= counts[c], -(total * counts[c] % size), c))
@@ -39,10 +39,10 @@ def stratified(labels: Tensor, total: int, *, seed: int, stream: int) -> tuple[T
         labels int64 [N]; the two results [total] and [N - total], both increasing.
 
     Args:
-        labels: of all samples.
-        total: how many are chosen, 0 <= total <= N.
-        seed: of the choice.
-        stream: keeps choices with one seed apart.
+        labels: labels of all samples.
+        total: number of samples to choose, 0 <= total <= N.
+        seed: seed of the choice.
+        stream: separates different choices with the same seed.
 
     Returns:
         The chosen positions, and the others.
@@ -67,7 +67,7 @@ def stratified(labels: Tensor, total: int, *, seed: int, stream: int) -> tuple[T
 def new_order(classes: int, unseen: int, *, seed: int) -> list[int]:
     """Order the classes so that `unseen` of them, chosen by the seed, come last; each side keeps its order.
 
-    A larger `unseen` with the same seed chooses the smaller's classes and others.
+    With the same seed, a larger `unseen` includes the classes chosen by a smaller one.
 
     Example:
         >>> order = new_order(5, 2, seed=0)
@@ -80,6 +80,6 @@ def new_order(classes: int, unseen: int, *, seed: int) -> list[int]:
 
 
 def first_of_each(labels: Tensor, per_class: int, *, seed: int, stream: int) -> Tensor:
-    """Choose `per_class` labelled samples of each class; a larger number with the same seed keeps the smaller's."""
+    """Choose `per_class` labelled samples of each class; with the same seed, larger numbers include smaller choices."""
     order, ranks = _ranked(labels, seed, stream)
     return order[(ranks < per_class) & (labels[order] >= 0)].sort().values

@@ -1,4 +1,4 @@
-"""`TextDataset`: texts that are tokenised once for each model, and batches that are gathers of the tokens."""
+"""`TextDataset`: texts that are tokenised once for each model; batches are gathered from the tokens."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from congruence.data.augment.crops import PLAIN_VIEWS
 from congruence.data.datasets.batched import BatchDataset, Indices, Spec
 from congruence.models.inputs import TextInput
 
-_AT_ONCE = 1024  # texts that a tokenizer gets
+_AT_ONCE = 1024  # texts that a tokenizer gets at once
 _SMALL = torch.iinfo(torch.int32)
 
 
 class Tokens:
-    """Texts under each tokenizer, made when first asked for and kept in memory; subsets share it.
+    """The tokens of all texts for each tokenizer, made on first use and kept in memory; subsets share them.
+
 
     Args:
-        texts: all that a dataset holds.
+        texts: all texts of a dataset.
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
@@ -34,13 +35,13 @@ class Tokens:
         self._made: dict[Any, tuple[TextInput, dict[str, Tensor], dict[str, torch.dtype]]] = {}
 
     def rows(self, taken: TextInput, rows: Tensor, device: torch.device | str | None) -> dict[str, Tensor]:
-        """Return what a model takes of some texts, by the name of its argument: [B, L]."""
+        """Return a model's inputs for some texts, by the names of its arguments: [B, L]."""
         _, kept, kinds = self._of(taken)
         moved = {name: to_device(array.index_select(0, rows), device) for name, array in kept.items()}
         return {name: array.to(kinds[name]) for name, array in moved.items()}
 
     def largest(self, taken: TextInput, rows: Tensor) -> list[int]:
-        """Return, for each argument, which of some texts has the largest number."""
+        """Return, for each argument, the text that contains the largest number."""
         return [int(array.index_select(0, rows).amax(1).argmax()) for array in self._of(taken)[1].values()]
 
     def _of(self, taken: TextInput) -> tuple[TextInput, dict[str, Tensor], dict[str, torch.dtype]]:
@@ -54,7 +55,7 @@ class Tokens:
 
 
 def _smaller(array: Tensor) -> Tensor:
-    """Return int64 as int32 where that holds its values: tokens take half the memory."""
+    """Return int64 as int32 if the values fit, so that tokens take half the memory."""
     if array.dtype != torch.int64 or not array.numel():
         return array
     low, high = array.aminmax()
@@ -63,29 +64,30 @@ def _smaller(array: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TextDataset(BatchDataset):
-    """Texts with labels, as each model's tokenizer cuts them.
+    """Texts with labels, tokenised for each model.
 
-    A map-style dataset of pairs (what the models take, label), where an unlabelled text has label -1. On first use all
-    texts are tokenised, once for each tokenizer, and the tokens stay in memory: 4 bytes for each token of each text and
-    argument (a million texts of 128 tokens and their masks: 1 GB). A batch is a gather of them.
+    A map-style dataset of pairs (inputs of the models, label); an unlabelled text has label -1. On first use all texts
+    are tokenised, once for each tokenizer, and the tokens stay in memory: 4 bytes for each token of each text and
+    argument (a million texts of 128 tokens and their masks take 1 GB). Batches are gathered from them.
 
     Shape:
-        labels int64 [N]; batches: a mapping of tensors [B, L], L the `max_length` of the model's `TextInput`, or, where
-        the models take different ones, `congruence.Inputs` of such mappings.
+        labels int64 [N]; batches: a mapping of tensors [B, L], L the `max_length` of the model's `TextInput`, or, if
+        the models take different inputs, `congruence.Inputs` of such mappings.
 
     Args:
-        texts: N of them.
-        labels: classes from 0 on, -1 where unknown; None where there are none at all.
+        texts: N texts.
+        labels: classes from 0 on, -1 if unknown; None if there are no labels.
         inputs: how the models take texts: one `TextInput`, or one for each model by its name in the distiller
-            ("student" serves all students without an entry, "teacher" all teachers). None: to be said by `for_models`.
-        classes: how many classes there are; None to count the class names, else the labels.
-        class_names: one name a class, or none.
-        name: for messages and records.
-        rows: positions in `texts` of the samples shown, None for all; `subset` sets it.
-        tokens: those made so far, which copies share.
+            ("student" applies to all students without an entry, "teacher" to all teachers). None: given later by
+            `for_models`.
+        classes: the number of classes; None to count the class names, else the labels.
+        class_names: one name for each class, or empty.
+        name: the name used in messages and records.
+        rows: positions in `texts` of the samples in this dataset, None for all; set by `subset`.
+        tokens: the tokens made so far, which copies share.
 
     Raises:
-        ValueError: where arguments do not fit together; from a batch, where nobody said how a model takes texts.
+        ValueError: if arguments do not fit together; from a batch, if it is not known how a model takes texts.
 
     Example:
         >>> def letters(texts):
@@ -140,25 +142,26 @@ class TextDataset(BatchDataset):
 
     @property
     def held(self) -> int:
-        """How many texts there are before `rows` are chosen."""
+        """The number of texts before `rows` are selected."""
         return len(self.texts)
 
     def __repr__(self) -> str:
         return f"TextDataset({self.name!r}, {len(self)} texts, classes={self.classes})"
 
     def for_models(self, **inputs: TextInput) -> Self:
-        """Return the dataset whose batches are `Inputs`: the same texts, as each model takes them.
+        """Return a dataset whose batches are `Inputs`: the same texts, prepared for each model.
+
 
         Args:
-            **inputs: by the model's name in the distiller, or "student" for all students and "teacher" for all
-                teachers without an entry.
+            **inputs: a `TextInput` by the model's name in the distiller, or by "student" for all students and "teacher"
+                for all teachers without an entry.
         """
         if not inputs:
             fail("TextDataset", "inputs", "a TextInput for each model, by its name", "none")
         return replace(self, inputs=inputs)
 
     def model_input(self, model: str = STUDENT, kind: str = STUDENT) -> TextInput | None:
-        """Return how a model takes these texts, None where nothing says so."""
+        """Return how a model takes these texts, None if unknown."""
         if not isinstance(self.inputs, Mapping):
             return self.inputs
         return self.inputs.get(model, self.inputs.get(kind))
@@ -190,9 +193,9 @@ class TextDataset(BatchDataset):
         return Inputs(**{name: dict(made[taken.key]) for name, taken in inputs.items()})
 
     def example(self) -> Any:
-        """Return what the models take of a few samples, those with the largest tokens among them.
+        """Return the models' inputs for a few samples, including those with the largest tokens.
 
-        A vocabulary that does not reach as far is found out with them.
+        These reveal a vocabulary that is too small.
         """
         inputs = self.inputs.values() if isinstance(self.inputs, Mapping) else [self.inputs]
         rows = self._rows(self.index)
@@ -200,7 +203,7 @@ class TextDataset(BatchDataset):
         return self.batch(list(dict.fromkeys([*large, *range(min(2, len(self)))])))
 
     def prepared(self, drawn: Any) -> Any:
-        """Return it as it is: tokens are what the models take."""
+        """Return tokens unchanged: they are the models' inputs."""
         return drawn
 
     def check_augment(self, augment: Spec | bool | None) -> None:
@@ -209,17 +212,17 @@ class TextDataset(BatchDataset):
             fail("TextDataset", "augment", "None, since texts are not augmented", augment)
 
     def check_views(self, views: Sequence[str]) -> None:
-        """Raise a ValueError for views that would only be copies of the text."""
+        """Raise a ValueError for views, which would only be copies of the text."""
         wrong = [view for view in views if view != "main" and view not in PLAIN_VIEWS]
         if wrong and len(views) > 1:
             fail("TextDataset", "views", "'main' or 'clean', since texts are not augmented", repr(wrong[0]))
 
     def varies(self, augment: Spec | bool | None) -> bool:
-        """False: a text is the same in each epoch."""
+        """False: a text does not change between epochs."""
         return False
 
     def fingerprint(self, *, labels: bool = True) -> str:
-        """Return the SHA-256 of what the dataset yields: tokens (of texts without a tokenizer, these) and labels."""
+        """Return the SHA-256 of the dataset's content: tokens (or, without a tokenizer, the texts) and labels."""
         digest = hashlib.sha256(json.dumps({"texts": len(self)}).encode())
         if self.inputs is None:
             for row in self._rows(self.index).tolist():

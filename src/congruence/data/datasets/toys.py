@@ -13,7 +13,7 @@ from torch import Tensor
 
 from congruence.core import check
 
-_SPREAD = 0.15  # deviation of a cluster whose centre lies at 1 from the origin
+_SPREAD = 0.15  # deviation of a cluster whose centre has distance 1 from the origin
 
 
 class Toy(NamedTuple):
@@ -61,7 +61,7 @@ def toy(name: str, *, seed: int = 0) -> Toy:
     Args:
         name: "two-moons" (700 points), "clusters" (1000 in five Gaussian clusters around a circle) or "clusters3d"
             (1000 in five clusters at the corners of a double pyramid).
-        seed: of the points.
+        seed: seed of the points.
 
     Returns:
         The points and their groups.

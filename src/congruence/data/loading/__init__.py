@@ -1,1 +1,1 @@
-"""Batches: samplers, the loader that resumes at any step, and what its workers do."""
+"""Batches: samplers, the loader that resumes at any step, and its workers."""

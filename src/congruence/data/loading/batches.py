@@ -18,7 +18,7 @@ from congruence.data.augment.crops import PLAIN_VIEWS
 from congruence.data.datasets.batched import BatchDataset, Spec
 from congruence.data.loading.draws import ByteDraws, Draws, Refused, Request, with_views
 
-_ORDER = 201  # the stream of the order's generator; any number that no other use of the seed has
+_ORDER = 201  # the stream of the order's generator; any number that is not used with the seed elsewhere
 _WHOLE = Real(low=0, closed="low", integer=True)
 
 
@@ -30,7 +30,7 @@ class Sampler(Protocol):
 
 
 def _same(value: Any) -> Any:
-    """Collate nothing; a named function because workers may have to import it."""
+    """Return batches uncollated; a named function because workers may have to import it."""
     return value
 
 
@@ -43,7 +43,7 @@ def _plain(value: Any) -> dict[str, Any]:
 class EpochOrder:
     """The default sampler: all samples in an order that is a function of (seed, epoch), cut into batches.
 
-    A last batch that is smaller is left out with `drop_last`, else cut to a multiple of the number of ranks.
+    A smaller last batch is left out with `drop_last`, else truncated to a multiple of the number of ranks.
     """
 
     size: int
@@ -53,7 +53,7 @@ class EpochOrder:
     drop_last: bool
 
     def _used(self) -> int:
-        # Ranks that train together must have equal shares: gathers of rows, and DDP's mean, count them as equal.
+        # Ranks must have equal shares of a batch: gathering rows, and DDP's mean, assume this.
         check_divides(self.batch_size, ranks.world_size())
         short = self.size % self.batch_size
         return self.size - (short if self.drop_last else short % ranks.world_size())
@@ -62,7 +62,7 @@ class EpochOrder:
         return -(-self._used() // self.batch_size)
 
     def smallest(self) -> int:
-        """Return how many samples the smallest batch has."""
+        """Return the number of samples in the smallest batch."""
         return self._used() % self.batch_size or min(self.batch_size, self._used())
 
     def batches(self, epoch: int) -> list[Tensor]:
@@ -75,8 +75,8 @@ class EpochOrder:
         return list(self._order(epoch)[:used].split(self.batch_size))
 
     def _order(self, epoch: int) -> Tensor:
-        # A generator of the epoch's own: its order does not depend on how many epochs were drawn before, so that a
-        # resumed run, or another rank, gets it without replaying them.
+        # Each epoch has its own generator, so its order does not depend on the epochs before, and a resumed run or
+        # another rank need not replay them.
         if self.shuffle:
             return torch.randperm(self.size, generator=keyed_generator(self.seed, _ORDER, epoch))
         return torch.arange(self.size)
@@ -115,7 +115,7 @@ class Loader:
         return self._epoch
 
     def describe(self) -> dict[str, Any]:
-        """Return what decides the batches, as plain values: two runs that differ here are not one run."""
+        """Return the settings that determine the batches, as plain values: they must be equal to resume a run."""
         content = getattr(self.dataset, "fingerprint", None)
         return {
             "dataset": content()[:16] if callable(content) else type(self.dataset).__name__,
@@ -141,7 +141,7 @@ class Loader:
         self._epoch = epoch + 1
 
     def _smallest(self) -> int:
-        """Return how many samples the smallest batch of the first epoch has, over all ranks."""
+        """Return the number of samples in the smallest batch of the first epoch, over all ranks."""
         sampler = self.sampler
         return sampler.smallest() if isinstance(sampler, EpochOrder) else min(map(len, self.plan(0)), default=0)
 
@@ -149,7 +149,7 @@ class Loader:
         """Return the positions of each global batch of an epoch, before ranks share them.
 
         Raises:
-            ValueError: where a batch cannot be shared equally by the ranks.
+            ValueError: if a batch cannot be divided equally among the ranks.
         """
         hyperparameters("plan", {"epoch": _WHOLE}, epoch=epoch)
         world = ranks.world_size()
@@ -160,11 +160,12 @@ class Loader:
         return batches
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Any]:
-        """Iterate over an epoch's batches from number `start` on: the same bits as when none is left out.
+        """Iterate over an epoch's batches from number `start` on, bit-identical to those of a full pass.
+
 
         Args:
             epoch: counted from 0.
-            start: how many batches are left out; their samples are not read.
+            start: number of batches to skip; their samples are not read.
 
         Returns:
             An iterator over this rank's share of each batch.
@@ -175,25 +176,25 @@ class Loader:
         hyperparameters("batches", {"epoch": _WHOLE, "start": _WHOLE}, epoch=epoch, start=start)
         world, rank = ranks.world_size(), ranks.rank()
         drawn = self.drawn_epoch(epoch)
-        # A rank reads its own samples of each batch alone.
+        # A rank reads only its own samples of each batch.
         return self._read([Request(drawn, batch.chunk(world)[rank]) for batch in self.plan(epoch)[start:]])
 
     def varies(self) -> bool:
-        """Whether a sample may look otherwise in another epoch; a dataset's own transforms may always."""
+        """Whether a sample may differ between epochs; a dataset's own transforms are always assumed to."""
         dataset = self.dataset
         if not isinstance(dataset, BatchDataset):
             return True
         return any(dataset.varies(self.augment[view]) for view in self.views if view not in PLAIN_VIEWS)
 
     def drawn_epoch(self, epoch: int) -> int:
-        """Return the epoch whose augmentation an epoch has."""
+        """Return the epoch whose augmentation is used in a given epoch."""
         return epoch if self.view_cycle is None else epoch % self.view_cycle
 
     def share(self, rank: int = 0, world: int = 1) -> Iterator[Any]:
         """Iterate over whole batches of epoch 0, every `world`-th from number `rank` on: for measuring.
 
-        Nothing is cut to a multiple of the number of ranks, so that over all ranks each sample counts once, in the
-        batch that it has on a single rank.
+        Batches are not truncated to a multiple of the number of ranks, so over all ranks each sample occurs once, in
+        the same batch as on a single rank.
         """
         return (batch.as_given() for batch in self._share_batches(rank, world))
 
@@ -202,20 +203,20 @@ class Loader:
         return self._read([Request(0, torch.as_tensor(batch, dtype=torch.int64)) for batch in positions[rank::world]])
 
     def in_order(self, epoch: int, batch_size: int, samples: Tensor | None = None) -> Iterator[Any]:
-        """Iterate over samples in the order given (None: all, in the dataset's), drawn as in an epoch."""
+        """Iterate over samples in the given order (None: all, in the dataset's order), augmented as in an epoch."""
         samples = torch.arange(len(self.dataset)) if samples is None else samples
         requests = [Request(epoch, part) for part in samples.split(batch_size)]
         return (batch.as_given() for batch in self._read(requests))
 
     def _read(self, requests: list[Request]) -> Iterator[Batch]:
-        """Yield the batches that were asked for, on the device."""
+        """Yield the requested batches, on the device."""
         dataset = self.dataset
         if not isinstance(dataset, BatchDataset):
             draws = Draws(dataset, self.views, self.view_seed)
             batches = self._by_workers(draws, requests) if self.workers else (draws[request] for request in requests)
         elif self.workers and not dataset.in_memory:
             drawn = self._by_workers(ByteDraws(dataset, self.augment, self.view_seed), requests)
-            batches = (self._prepared(batch) for batch in drawn)  # bytes cross the process, floats are made here
+            batches = (self._prepared(batch) for batch in drawn)  # workers send bytes; floats are made here
         else:
             batches = (self._whole(dataset, request) for request in requests)
         return (batch.to(self.device) for batch in batches)
@@ -236,16 +237,16 @@ class Loader:
         return with_views(views, labels, request.samples)
 
     def _prepared(self, drawn: Batch | Refused) -> Batch:
-        """Turn what a worker sent into what the models take, on the device."""
+        """Turn a worker's result into the models' inputs, on the device."""
         if isinstance(drawn, Refused):
             raise ValueError(drawn.sentence)
         batch = drawn.to(self.device)
-        views = batch.views or {self.views[0]: batch.inputs}  # "main" alone is no view of a batch
+        views = batch.views or {self.views[0]: batch.inputs}  # a single "main" view is not stored as a view
         prepared = {view: self.dataset.prepared(each) for view, each in views.items()}
         return with_views(prepared, batch.labels, batch.index)
 
     def _by_workers(self, draws: Dataset[Any], requests: list[Request]) -> Iterator[Any]:
-        # A generator of its own: the stock loader would draw from the global one. Requests are its "samples".
+        # With its own generator, since the stock loader would draw from the global one. Requests are its "samples".
         yield from DataLoader(
             draws,
             batch_size=None,

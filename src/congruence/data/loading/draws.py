@@ -1,4 +1,4 @@
-"""What a loader's workers do: samples drawn under keyed generators, and collated into a batch on the CPU."""
+"""The work of a loader's workers: reading samples with keyed generators, and collating them on the CPU."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from congruence.data.datasets.batched import BatchDataset, Spec
 
 
 class Request(NamedTuple):
-    """Which samples make a batch, and the epoch whose augmentation they have."""
+    """The samples of a batch, and the epoch whose augmentation they get."""
 
     view_epoch: int
     samples: Tensor
 
 
 class Refused(NamedTuple):
-    """What a worker could not read: a sentence, which is all that should cross from its process."""
+    """A worker's error as a sentence, since only that should be sent from its process."""
 
     sentence: str
 
 
 def with_views(views: Mapping[str, Any], labels: Any, index: Tensor) -> Batch:
-    """Return the batch of some views, of which "main" (else the first) is the inputs; "main" alone is no view."""
+    """Return the batch of some views; "main" (else the first) is the inputs, and a single "main" is no view."""
     inputs = views["main"] if "main" in views else next(iter(views.values()))
     return Batch(inputs, labels, index, {} if list(views) == ["main"] else dict(views))
 
 
 @contextlib.contextmanager
 def _generators_restored() -> Iterator[None]:
-    """Leave the CPU generators as they were; `core.rng.untouched` asks CUDA too, which a forked worker must not."""
-    # NumPy's legacy generator is the one that users' transforms draw from.
+    """Restore the CPU generators; `core.rng.untouched` also uses CUDA, which a forked worker must not."""
+    # Users' transforms draw from NumPy's legacy generator.
     state = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
         yield
@@ -57,9 +57,8 @@ class Draws(Dataset[Batch]):
     """A map from requests to batches of any map-style dataset; a sample is a function of (seed, epoch, sample, view).
 
     Before a sample is read, Python's, NumPy's and torch's CPU generators are seeded from that key, so that the
-    dataset's own random transforms follow it, in this process as in a worker.
-
-    Views that the items hold themselves are collated as they are.
+    dataset's random transforms are reproducible, in this process and in workers. Views that the items themselves hold
+    are collated unchanged.
     """
 
     dataset: Any
@@ -99,7 +98,7 @@ def _seed(key: int) -> None:
 
 @dataclass(frozen=True)
 class ByteDraws(Dataset[Batch | Refused]):
-    """A map from requests to batches of bytes, still to be normalised: a quarter of what floats would send."""
+    """A map from requests to batches of bytes, which are normalised later: a quarter of the size of floats."""
 
     dataset: BatchDataset
     augment: Mapping[str, Spec | bool | None]

@@ -1,4 +1,4 @@
-"""Whether the third part of a stock loader's batches is the samples' index, or something else of a dataset's."""
+"""Detects whether the third part of a stock loader's batches is the samples' index or something else."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ LOG = logging.getLogger("congruence")
 
 
 class IndexWatch:
-    """Batches without what cannot be positions in the loader's dataset: told once, and left out from then on.
+    """Removes an index that cannot be positions in the loader's dataset, with one warning.
 
-    No position is as large as the dataset, and where each sample is drawn once an epoch none comes twice.
+    Positions must be smaller than the dataset and, if each sample is drawn once in an epoch, must not repeat.
 
     Args:
-        loader: any; of a stock one the dataset and the sampler are looked at.
+        loader: any loader; for a stock DataLoader, its dataset and sampler are inspected.
     """
 
     def __init__(self, loader: Any) -> None:
@@ -51,19 +51,19 @@ class IndexWatch:
             return ""
         largest = int(index.max())
         if largest >= self.size:
-            return f"{largest} among them, of {self.size} samples"
+            return f"it contains {largest} for {self.size} samples"
         if self.once:
             again = index[seen[index]]
             seen[index] = True
             values, counts = index.unique(return_counts=True)
             twice = again[:1].tolist() or values[counts > 1][:1].tolist()
             if twice:
-                return f"{twice[0]} comes twice in an epoch"
+                return f"{twice[0]} occurs twice in an epoch"
         return ""
 
 
 def _size(dataset: Any) -> int | None:
-    """Return how many samples a dataset has, or the one that it is a part of."""
+    """Return the size of a dataset, or of the dataset that it is a subset of."""
     sizes = []
     while dataset is not None:
         if isinstance(dataset, Sized):
@@ -73,7 +73,7 @@ def _size(dataset: Any) -> int | None:
 
 
 def _draws_once(loader: DataLoader[Any]) -> bool:
-    """Whether a sampler of torch's own draws each sample once an epoch at most."""
+    """Whether a sampler of torch draws each sample at most once in an epoch."""
     sampler = getattr(loader.batch_sampler, "sampler", None)
     if type(loader.batch_sampler) is not BatchSampler:
         return False

@@ -1,4 +1,4 @@
-"""`ItemDataset`: any map-style dataset of the user's own, a table or anything else, as a part of `Splits`."""
+"""`ItemDataset`: any user's map-style dataset, a table or anything else, as a part of `Splits`."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ from congruence.data.datasets.batched import BatchDataset, Indices, Spec
 from congruence.data.datasets.facts import facts
 from congruence.data.loading.draws import Draws, Request
 
-_TOLD_BY = 64  # samples by which data without a fingerprint is told apart
+_TOLD_BY = 64  # samples used to identify data without a fingerprint
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ItemDataset(BatchDataset):
-    """A map-style dataset, whose items are what the models take, or pairs of that and a label.
+    """A map-style dataset whose items are the models' inputs, or pairs of inputs and a label.
 
-    Items are read one by one and collated, each under generators seeded by (seed, epoch, sample, view), so that its own
-    random transforms follow these: as `loader` reads any dataset.
+    Items are read one by one and collated. Each is read with generators seeded by (seed, epoch, sample, view), so that
+    its random transforms are reproducible, as `loader` does for any dataset.
 
     Shape:
         labels int64 [N]; batches as `torch.utils.data.default_collate` makes them of the items' inputs.
 
     Args:
         items: N items `x`, `(x, y)` or mappings, as `loader` takes them.
-        labels: classes from 0 on, -1 where unknown; None: what the dataset tells (`targets`, `labels`, the second
-            tensor of a `TensorDataset`), else those of its items, each of which is read once; none where they are no
-            whole numbers.
-        classes: how many classes there are; None: as the dataset says (`classes`), or the labels.
-        class_names: one name a class, or none.
-        name: for messages and records.
-        rows: positions in `items` of the samples shown, None for all; `subset` sets it.
-        known: whether labels and classes are as they should be; set by copies.
+        labels: classes from 0 on, -1 if unknown; None: taken from the dataset (`targets`, `labels`, the second tensor
+            of a `TensorDataset`), else from its items, each of which is read once; no labels if they are not whole
+            numbers.
+        classes: the number of classes; None: from the dataset's `classes`, or from the labels.
+        class_names: one name for each class, or empty.
+        name: the name used in messages and records.
+        rows: positions in `items` of the samples in this dataset, None for all; set by `subset`.
+        known: whether labels and classes have already been determined; set by copies.
 
     Raises:
-        ValueError: where `items` is no map-style dataset, or the labels do not fit.
+        ValueError: if `items` is not a map-style dataset, or the labels do not fit.
 
     Example:
         >>> rows = TensorDataset(torch.eye(3), torch.tensor([0, 1, 1]))
@@ -90,17 +90,17 @@ class ItemDataset(BatchDataset):
 
     @property
     def in_memory(self) -> bool:
-        """Whether the items are rows of tensors, which no worker would read faster."""
+        """Whether the items are rows of tensors, which workers would not read faster."""
         return isinstance(self.items, TensorDataset) and len(self.items.tensors) < 3
 
     @property
     def held(self) -> int:
-        """How many items there are before `rows` are chosen."""
+        """The number of items before `rows` are selected."""
         return len(self.items)
 
     @property
     def told(self) -> bool:
-        """Whether `fingerprint` is one of the whole content: rows of tensors, or a dataset with one of its own."""
+        """Whether `fingerprint` covers the whole content: for rows of tensors, or a dataset with a fingerprint."""
         return self.in_memory or callable(getattr(self.items, "fingerprint", None))
 
     def drawn(
@@ -126,30 +126,30 @@ class ItemDataset(BatchDataset):
         return drawn
 
     def check_augment(self, augment: Spec | bool | None) -> None:
-        """Raise a ValueError for an augmentation of images: the items' own transforms are theirs."""
+        """Raise a ValueError for an augmentation of images: items have their own transforms."""
         if augment is not None and not isinstance(augment, bool):
             fail("ItemDataset", "augment", "None, since items have transforms of their own", augment)
 
     def check_views(self, views: Sequence[str]) -> None:
-        """Raise a ValueError for a view without the items' own transforms, which cannot be made."""
+        """Raise a ValueError for a view without the items' own transforms, which is impossible."""
         plain = next((view for view in views if view in PLAIN_VIEWS), None)
         if plain is not None and not self.in_memory:
             fail("ItemDataset", "views", "those that the items' own transforms can make", repr(plain))
 
     def varies(self, augment: Spec | bool | None) -> bool:
-        """Whether an item may be another one in another epoch: all but rows of tensors may."""
+        """Whether an item may differ between epochs: always assumed, except for rows of tensors."""
         return not self.in_memory
 
     def model_input(self, model: str = STUDENT, kind: str = STUDENT) -> None:
-        """Return None: items are what the models take."""
+        """Return None: items are already the models' inputs."""
 
     def for_models(self, **inputs: Any) -> Self:
-        """Raise a ValueError: items say themselves how models take them, as `congruence.Inputs`."""
+        """Raise a ValueError: items must themselves be `congruence.Inputs` if models take different inputs."""
         wanted = "none, since items are what the models take (`congruence.Inputs` where these differ)"
         fail("ItemDataset", "inputs", wanted, ", ".join(inputs))
 
     def fingerprint(self, *, labels: bool = True) -> str:
-        """Return the SHA-256 of the samples, or, of data without a fingerprint, of their number and the first ones."""
+        """Return the SHA-256 of the samples or, for data without a fingerprint, of their number and the first ones."""
         kind = type(self.items)
         digest = hashlib.sha256(json.dumps([kind.__module__, kind.__qualname__, len(self)]).encode())
         own = getattr(self.items, "fingerprint", None)
@@ -169,7 +169,7 @@ class ItemDataset(BatchDataset):
 
 
 def _labels_of_items(items: Any) -> Tensor | None:
-    """Return the labels of all items, None where one has none that is a whole number."""
+    """Return the labels of all items, None if any item has no label that is a whole number."""
     found: list[int] = []
     with rng.untouched():
         for at in range(len(items)):

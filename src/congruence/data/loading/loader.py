@@ -1,4 +1,4 @@
-"""Batches for `fit` and for loops of one's own, which can be resumed at any step bit for bit."""
+"""Batches for `fit` and for custom loops, which can be resumed at any step bit for bit."""
 
 from __future__ import annotations
 
@@ -41,45 +41,44 @@ def loader(
     view_cycle: int | None = None,
     view_seed: int | None = None,
 ) -> Loader:
-    """Make batches that are a function of (seed, epoch, batch number), for `fit` and for loops of one's own.
+    """Make batches that are a function of (seed, epoch, batch number), for `fit` and for custom loops.
 
-    Each batch is `(inputs, labels, index)`, or, where views other than "main" alone are asked for, a mapping with the
-    keys "inputs" (the "main" view, else the first), "labels", "index" and "views" (name to inputs). `index` holds the
-    samples' positions in the dataset; `labels` is None where the dataset has none, and -1 marks a sample without.
-
+    Each batch is `(inputs, labels, index)` or, if views other than "main" are requested, a mapping with the keys
+    "inputs" (the "main" view, else the first), "labels", "index" and "views" (name to inputs). `index` holds the
+    samples' positions in the dataset; `labels` is None if the dataset has none, and -1 marks a sample without a label.
     An `ArrayDataset` is read, augmented and normalised a batch at a time on `device`. A `FileDataset` is decoded and
-    augmented by `workers`, or here without any, and normalised on `device`. A `TextDataset` is a gather of its tokens.
-    Of any other map-style dataset (items `x`, `(x, y)`, `(x, y, ...)` or mappings with "labels" or "label") each item
-    is read once for each view with Python's, NumPy's and torch's generators seeded by (seed, epoch, sample, view): its
-    random transforms then resume exactly too, the same with any number of workers, and the global generators are left
-    as they were.
-
-    Where models take their inputs differently (a dataset's `for_models`, items that are `congruence.Inputs`), `inputs`
-    are `congruence.Inputs` of the same samples, of which the distiller gives each model its own.
+    augmented by `workers`, or in this process without any, and normalised on `device`. For a `TextDataset`, batches are
+    gathered from its tokens. For any other map-style dataset (items `x`, `(x, y)`, `(x, y, ...)` or mappings with
+    "labels" or "label"), each item is read once for each view, with Python's, NumPy's and torch's generators seeded by
+    (seed, epoch, sample, view): its random transforms then also resume exactly, with any number of workers, and the
+    global generators are restored.
+    If models take different inputs (a dataset's `for_models`, or items that are `congruence.Inputs`), `inputs` are
+    `congruence.Inputs` of the same samples, and the distiller gives each model its own.
 
     Args:
-        dataset: map-style.
-        batch_size: of the global batch: each of N ranks gets its contiguous N-th.
-        shuffle: a new order each epoch, or the dataset's own.
-        seed: of order and augmentation.
-        drop_last: leave out a last batch that is smaller; otherwise it is cut to a multiple of the number of ranks.
-        augment: for an `ArrayDataset` or a `FileDataset`: an `Augment`, for files a `PhotoAugment` too, True for the
-            dataset's own, None for none, or one for each view. The view "clean" is never augmented;
-            "strong" has changed light and colours and a cut besides.
+        dataset: a map-style dataset.
+        batch_size: size of the global batch: each of N ranks gets a contiguous N-th of it.
+        shuffle: whether each epoch has a new random order; otherwise the dataset's order.
+        seed: seed of order and augmentation.
+        drop_last: leave out a smaller last batch; otherwise it is truncated to a multiple of the number of ranks.
+        augment: for an `ArrayDataset` or a `FileDataset`: an `Augment` (for files also a `PhotoAugment`), True for the
+            dataset's own, None for none, or a mapping with one for each view. The view "clean" is never augmented;
+            "strong" additionally has changed brightness and colours and a cut-out square.
         views: the names of the views; each draws independently of the others.
         workers: processes that read the dataset; an `ArrayDataset` needs none and starts none.
         sampler: an object whose `batches(epoch)` gives the global batches; `batch_size`, `shuffle` and `drop_last` then
             have no effect.
-        device: where batches go; None leaves them where they are made.
+        device: device of the batches; None leaves them where they are made.
         view_cycle: V makes augmentation repeat every V epochs (view = f(seed, sample, epoch mod V)), as a cached
-            teacher with V stored views sees it; the order still changes each epoch.
-        view_seed: of the augmentation alone, so that runs of several seeds can share a cached teacher; None for `seed`.
+            teacher with V stored views needs; the order still changes each epoch.
+        view_seed: a separate seed for the augmentation, so that runs of several seeds can share a cached teacher; None
+            for `seed`.
 
     Returns:
-        An iterable; each full pass moves on to the next epoch. `batches(epoch, start)` resumes within one.
+        An iterable; each full pass advances to the next epoch. `batches(epoch, start)` resumes within an epoch.
 
     Raises:
-        ValueError: where an argument is not allowed, the dataset is empty or not map-style, or no batch would be left.
+        ValueError: if an argument is not allowed, the dataset is empty or not map-style, or there would be no batch.
 
     Example:
         >>> import torch
@@ -134,7 +133,7 @@ def loader(
 def _augment(
     dataset: Any, augment: Spec | bool | Mapping[str, Spec | bool | None] | None, views: tuple[str, ...]
 ) -> dict[str, Spec | bool | None]:
-    """Say what is done to each view."""
+    """Return the augmentation of each view."""
     per_view = dict(augment) if isinstance(augment, Mapping) else dict.fromkeys(views, augment)
     unknown = sorted(set(per_view) - set(views))
     if unknown:

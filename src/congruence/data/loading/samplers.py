@@ -1,4 +1,4 @@
-"""Batches that hold exactly k samples of each of their classes, or of each of their superclasses."""
+"""Samplers for batches with exactly k samples of each of their classes or superclasses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from congruence.core.rng import keyed_generator
 from congruence.geometry.clustering import kmeans
 
 LOG = logging.getLogger("congruence")
-_CLASSES, _SAMPLES = 202, 203  # The streams of the generators.
+_CLASSES, _SAMPLES = 202, 203  # Streams of the random generators.
 CLUSTERS = 1000  # superclasses, as in the paper
 
 CONSTRAINTS: Mapping[str, Constraint] = {
@@ -29,17 +29,17 @@ CONSTRAINTS: Mapping[str, Constraint] = {
 class ClassUniformSampler:
     """Plans batches of exactly `k` samples of each of `batch_size / k` different classes (CUR).
 
-    Classes are dealt as cards: a shuffled deck of all of them is dealt to its end before the next begins, so that over
-    an epoch every class is in equally many batches, or in one more, however unequal their sizes. A class's samples are
-    dealt the same way: the k are different samples, and none comes again before all of its class have come. A class of
-    n < k samples gives each of them ⌊k/n⌋ or ⌈k/n⌉ times. Unlabelled samples (-1) are never drawn.
-
-    A batch lists one sample of each class, then a second of each, and so on: of N ranks each holds k/N of every class
-    where N divides k.
+    Classes are dealt like cards: a shuffled deck of all classes is dealt to its end before the next begins. So over an
+    epoch the numbers of batches with each class differ by at most one, however unequal the class sizes. A class's
+    samples are dealt in the same way: the k samples are different, and none is repeated before all samples of the class
+    have been used. A class of n < k samples gives each of them ⌊k/n⌋ or ⌈k/n⌉ times. Unlabelled samples (-1) are never
+    drawn.
+    A batch lists one sample of each class, then a second of each, and so on, so that each of N ranks holds k/N samples
+    of every class if N divides k.
 
     Args:
-        labels: int64 [N], the class of each sample of the dataset, -1 where unknown.
-        batch_size: of the global batch, a multiple of `k`.
+        labels: int64 [N], the class of each sample of the dataset, -1 if unknown.
+        batch_size: size of the global batch, a multiple of `k`.
         k: samples of each class in a batch.
         seed: an epoch is a function of (seed, epoch).
         epoch_batches: length of an epoch; None for as many batches as the labelled samples fill, at least one.
@@ -57,8 +57,8 @@ class ClassUniformSampler:
         Peng et al., Correlation Congruence for Knowledge Distillation, ICCV 2019, sec. 3.5.
 
     Deviations:
-        The paper says that classes are sampled, and k samples of each; dealing both without replacement is a choice,
-        which changes no batch's distribution and spreads an epoch evenly.
+        The paper only says that classes, and k samples of each, are sampled. Drawing both without replacement is our
+        choice; it does not change the distribution of a batch, and covers an epoch evenly.
     """
 
     def __init__(
@@ -100,18 +100,17 @@ class ClassUniformSampler:
 
 
 class SuperclassUniformSampler:
-    """Plans batches as `ClassUniformSampler` does, over K-means clusters of features in place of classes (SUR).
+    """Plans batches like `ClassUniformSampler`, with K-means clusters of features instead of classes (SUR).
 
-    No labels are needed; a cluster may hold several classes, and a class lie in several. The clusters do not depend on
-    `k`: a comparison of several k is over the same ones.
+    No labels are needed; a cluster may contain several classes, and a class may be in several clusters. The clusters do
+    not depend on `k`, so several values of k can be compared on the same clusters.
 
     Args:
         features: [N, D], the teacher's embedding of each sample of the dataset, extracted once.
-        batch_size: of the global batch, a multiple of `k`.
-        clusters: how many superclasses, None for the paper's 1000; as many as there are samples where these are fewer,
-            which the log says.
+        batch_size: size of the global batch, a multiple of `k`.
+        clusters: number of superclasses, None for the paper's 1000; at most the number of samples (logged).
         k: samples of each superclass in a batch.
-        seed: of the clusters and of the epochs.
+        seed: seed of the clusters and of the epochs.
         epoch_batches: length of an epoch; None for as many batches as the samples fill, at least one.
 
     Attributes:
@@ -130,8 +129,8 @@ class SuperclassUniformSampler:
         Peng et al., Correlation Congruence for Knowledge Distillation, ICCV 2019, secs. 3.5 and 4.4.
 
     Deviations:
-        None. The paper's 1000 clusters are of the 32,621 images of MSMT17. Where they hold fewer than `k` samples on
-        average, batches repeat samples, which the log says: ask for fewer.
+        None. The paper's 1000 clusters are for the 32,621 images of MSMT17. If clusters hold fewer than `k` samples on
+        average, batches repeat samples, and a warning suggests fewer clusters.
     """
 
     def __init__(
@@ -152,7 +151,7 @@ class SuperclassUniformSampler:
             fail(name, "clusters", f"at least the {groups} that a batch of {batch_size} with k={k} holds", wanted)
         self.superclasses = kmeans(features, wanted, seed=seed % 2**32)[1].cpu()
         different = len(self.superclasses.unique())
-        if different < groups:  # K-means leaves clusters empty where features are equal
+        if different < groups:  # K-means leaves clusters empty if features are equal
             fail(
                 name, "features", f"in at least the {groups} clusters that a batch holds", f"only {different} different"
             )
@@ -169,11 +168,11 @@ class SuperclassUniformSampler:
 
 
 def _fitting(clusters: int, size: int, *, k: int) -> int:
-    """Return how many clusters so many samples can fill, at least one each; tell where that is not what was asked."""
+    """Return the number of clusters that the samples can fill, with at least one each; warn if it differs."""
     fitting = min(clusters, size)
     if fitting < clusters:
         LOG.info(
-            "SuperclassUniformSampler: %d superclasses in the place of the %d asked for: there are no more samples.",
+            "SuperclassUniformSampler: %d superclasses instead of the requested %d: there are no more samples.",
             fitting,
             clusters,
         )
@@ -209,7 +208,7 @@ def deal(count: int, hands: int, size: int, generator: torch.Generator) -> Tenso
     while len(decks) * count < hands * rest:
         deck = torch.randperm(count, generator=generator)
         begun = len(decks) * count % rest
-        if begun:  # a hand that the deck before began is filled with cards that it does not hold
+        if begun:  # a hand begun with the previous deck is completed with other cards
             filling = deck[~torch.isin(deck, decks[-1][-begun:])][: rest - begun]
             deck = torch.cat([filling, deck[~torch.isin(deck, filling)]])
         decks.append(deck)
@@ -218,7 +217,7 @@ def deal(count: int, hands: int, size: int, generator: torch.Generator) -> Tenso
 
 
 def _check(name: str, *, batch_size: int, k: int, **others: Any) -> int:
-    """Check what both samplers take; return how many groups a batch holds."""
+    """Check the arguments of both samplers; return the number of groups in a batch."""
     hyperparameters(name, CONSTRAINTS, batch_size=batch_size, k=k, **others)
     if batch_size % k:
         fail(name, "batch_size", f"a multiple of k ({k})", batch_size)

@@ -1,4 +1,4 @@
-"""How a run reads a loader, whoever made it: what starts where it is told, what is shared by ranks, what is kept."""
+"""How a run reads any loader: resuming within an epoch, sharing among ranks, and state."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from congruence.data.loading.index_watch import IndexWatch
 class PlannedLoader(Protocol):
     """A loader whose batches are a function of (epoch, number): `congruence.data.loader`'s, or one that wraps it.
 
-    It gives each rank its share of a batch, and starts an epoch at any of them to the same bits.
+    It gives each rank its share of a batch, and can start an epoch at any batch, bit for bit.
     """
 
     def __len__(self) -> int: ...
@@ -28,15 +28,15 @@ class PlannedLoader(Protocol):
 
 
 def _refuse_samples(loader: Any, argument: str) -> None:
-    """Refuse a dataset whose items are single samples, as their labels show."""
+    """Raise for a dataset whose items are single samples, as their labels show."""
     if not isinstance(loader, Dataset) or isinstance(loader, IterableDataset | PlannedLoader):
         return
     item = next(iter(loader), None) if isinstance(loader, Sized) and len(loader) else None
     label = item[1] if isinstance(item, tuple | list) and len(item) > 1 else None
     if isinstance(label, int) or (isinstance(label, torch.Tensor) and not label.dim()):
         raise ValueError(
-            f"`{argument}` must give batches, and this {type(loader).__name__} gives single samples: put a loader "
-            "around it, as congruence.data.loader(dataset, batch_size=32)."
+            f"`{argument}` must give batches, but this {type(loader).__name__} gives single samples: put a loader "
+            "around it, such as congruence.data.loader(dataset, batch_size=32)."
         )
 
 
@@ -44,8 +44,8 @@ class BatchSource:
     """Batches of a loader for training and for measuring.
 
     Args:
-        loader: a `PlannedLoader`; or any iterable, a stock DataLoader for one, which starts anew in every epoch.
-        argument: what a sentence calls it.
+        loader: a `PlannedLoader`, or any iterable, such as a stock DataLoader, which starts again in every epoch.
+        argument: what messages call the loader.
     """
 
     def __init__(self, loader: Any, argument: str = "loader") -> None:
@@ -55,7 +55,7 @@ class BatchSource:
         self._index = IndexWatch(loader)
 
     def steps(self) -> int | None:
-        """Return how many batches an epoch has, None where the loader does not say."""
+        """Return the number of batches in an epoch, None if unknown."""
         try:
             return len(self.loader)
         except TypeError:
@@ -63,14 +63,14 @@ class BatchSource:
 
     @property
     def batch_size(self) -> int | None:
-        """Samples of a batch over all ranks, None where the loader does not say."""
+        """Samples of a batch over all ranks, None if unknown."""
         size = getattr(self.loader, "batch_size", None)
         if not isinstance(size, int):
             return None
         return size if self.planned else size * ranks.world_size()
 
     def smallest(self) -> int | None:
-        """Return the fewest samples that a batch gives a rank, None where the loader does not say."""
+        """Return the smallest number of samples that a rank gets of a batch, None if unknown."""
         loader = self.loader
         if isinstance(loader, Loader):
             return loader._smallest() // ranks.world_size()
@@ -89,11 +89,11 @@ class BatchSource:
 
     @property
     def shared_by_ranks(self) -> bool:
-        """Whether each rank is given samples of its own, as far as one can tell."""
+        """Whether each rank gets different samples, as far as can be determined."""
         return self.planned or any(hasattr(sampler, "set_epoch") for sampler in self._samplers())
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield an epoch's batches, of a planned loader from number `start` on; a stock sampler hears of the epoch."""
+        """Yield an epoch's batches, from number `start` on for a planned loader; a stock sampler's epoch is set."""
         if isinstance(self.loader, Loader):
             return self.loader._epoch_batches(epoch, start)
         if isinstance(self.loader, PlannedLoader):
@@ -104,22 +104,23 @@ class BatchSource:
         return self._index.watched(map(unpack, self.loader), self.argument)
 
     def share(self, rank: int = 0, world: int = 1) -> Iterator[Batch]:
-        """Yield one pass for measuring: of `congruence.data.loader` every `world`-th batch, of another all it gives."""
+        """Yield one pass for measuring: every `world`-th batch of a `congruence.data.loader`, all of another loader."""
         if isinstance(self.loader, Loader):
             return self.loader._share_batches(rank, world)
         return map(unpack, self.loader)
 
     def first(self) -> Batch:
-        """Return the first batch, and leave the loader and the process's generators as they were.
+        """Return the first batch, without changing the loader or the process's generators.
+
 
         Raises:
-            ValueError: for a loader that can be read only once, or that gives nothing.
+            ValueError: for a loader that can be read only once, or that is empty.
         """
         if isinstance(self.loader, Iterator):
             check.fail("fit", self.argument, "a loader that can be read more than once", "an iterator")
         state = self.state_dict()
         with rng.untouched():
-            around_ours = self.planned and not isinstance(self.loader, Loader)  # it need not be iterable by itself
+            around_ours = self.planned and not isinstance(self.loader, Loader)  # a planned loader need not be iterable
             batch = next(self.epoch(0) if around_ours else self.share(), None)
         self.load_state_dict(state)
         if batch is None:
@@ -127,14 +128,14 @@ class BatchSource:
         return batch
 
     def describe(self) -> dict[str, Any]:
-        """Return what decides the batches, as plain values, as far as the loader says."""
+        """Return the settings that determine the batches, as plain values, as far as known."""
         if isinstance(self.loader, Loader):
             return self.loader.describe()
         size = getattr(self.loader, "batch_size", None)
         return {"batch_size": size if isinstance(size, int) else None}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the generators of its own that a stock loader draws from."""
+        """Return the state of a stock loader's own generators."""
         return {"generators": [generator.get_state() for generator in self._generators()]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -143,7 +144,7 @@ class BatchSource:
             generator.set_state(before)
 
     def _samplers(self) -> list[Any]:
-        """Return the samplers of a stock loader: its own, that of its batches, and the one beneath."""
+        """Return the samplers of a stock loader: its sampler, its batch sampler, and the sampler inside that."""
         of_batches = getattr(self.loader, "batch_sampler", None)
         candidates = (getattr(self.loader, "sampler", None), of_batches, getattr(of_batches, "sampler", None))
         return list({id(sampler): sampler for sampler in candidates if sampler is not None}.values())

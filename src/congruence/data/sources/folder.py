@@ -1,6 +1,6 @@
-"""The reader of any folder of images, one folder a class: `list_folder` lists it, `decode_tree` decodes it at once.
+"""The reader of any folder of images, with one folder for each class: `list_folder` lists it, `decode_tree` decodes it.
 
-`sample_names` says of a dataset which files its samples are.
+`sample_names` returns the files of a dataset's samples.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from congruence.data.datasets.texts import TextDataset
 from congruence.data.sources.store import Arrays, Files, Part, Tree
 
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"))
-# In lower case; what lies in such a folder is no class, whatever the case of its name.
+# In lower case; such folders are not classes, regardless of the case of their names.
 PART_NAMES = {
     "train": ("train", "training"),
     "test": ("test", "testing"),
@@ -31,9 +31,9 @@ LOG = logging.getLogger("congruence")
 
 
 def _images(folder: Path) -> list[str]:
-    """List the images in a folder and below, in the order of their paths' parts, by one walk and no look at files.
+    """List the images in and below a folder, in the order of their paths' parts, by one walk without opening files.
 
-    Links to folders are followed, each folder once on the way down to it.
+    Links to folders are followed, but never back into a folder on the current path.
     """
     paths = []
     for directory, folders, files in os.walk(folder, followlinks=True):
@@ -46,7 +46,7 @@ def _images(folder: Path) -> list[str]:
 
 
 def _leads_back(directory: str, name: str) -> bool:
-    """Whether a folder is a link to one that it lies in, below which it would be found again without an end."""
+    """Whether a folder is a link to one of its parents, which would lead to an endless walk."""
     path = os.path.join(directory, name)
     if not os.path.islink(path):
         return False
@@ -54,21 +54,22 @@ def _leads_back(directory: str, name: str) -> bool:
 
 
 def class_folders(folder: Path) -> tuple[str, ...]:
-    """Return the names of the folders in a folder, in order, but hidden ones."""
+    """Return the names of the folders in a folder, in order, without hidden ones."""
     return tuple(path.name for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith("."))
 
 
 def list_part(root: Path, folder: Path, classes: Sequence[str]) -> Files:
-    """List the images of one part in the order of `classes`, those of the training part; paths are below `root`.
+    """List the images of one part in the order of `classes`, the training part's classes; paths are relative to `root`.
+
 
     Raises:
-        ValueError: where there is no image, or a folder of another class.
+        ValueError: if there is no image, or a folder of another class.
     """
     if not classes:
         return Files(_image_paths(root, folder), None)
     unknown = sorted(set(class_folders(folder)) - set(classes))
     if unknown:
-        raise ValueError(f"The folder '{folder / unknown[0]}' is of a class that the training images do not have.")
+        raise ValueError(f"The folder '{folder / unknown[0]}' is a class that the training images do not have.")
     files = [_image_paths(root, folder / name) if (folder / name).is_dir() else () for name in classes]
     labels = np.repeat(np.arange(len(classes)), [len(some) for some in files])
     return Files(tuple(file for some in files for file in some), labels.astype(np.int64))
@@ -83,19 +84,19 @@ def _image_paths(root: Path, folder: Path) -> tuple[str, ...]:
 def list_folder(root: Path) -> Tree:
     """List DIR/train/CLASS/*, DIR/val/CLASS/* and DIR/test/CLASS/*, or DIR/CLASS/*, or images without any class.
 
-    The parts' folders may have any of the names in `PART_NAMES`. Where `train` and others hold images and no folders
-    of classes, while there are folders that name no part, all are classes: of vehicles, say.
+    The parts' folders may have any of the names in `PART_NAMES`. If `train` and similar folders contain images but no
+    class folders, and there are folders that name no part, all are treated as classes (of vehicles, for example).
 
     Args:
-        root: the folder; of the parts only `train` is needed, and none where classes lie directly in `root`.
+        root: the folder; of the parts only `train` is required, and none if class folders are directly in `root`.
 
     Returns:
-        The files; labels count the class names in alphabetical order, and images are grey where all of them are. Beside
-        parts, folders with images that are none are left out, which is logged.
+        The files; labels number the class names in alphabetical order, and images are grey if all files are. Other
+        folders with images next to part folders are left out, which is logged.
 
     Raises:
-        ValueError: in one sentence that names the folder, where there is no image, or a class without one, two folders
-            of one part, or a part for testing without one for training.
+        ValueError: with the folder's name, if there is no image, a class without images, two folders for one part, or a
+            test part without a training part.
     """
     if not root.is_dir():
         raise ValueError(f"The folder '{root}' is absent.")
@@ -114,7 +115,7 @@ def list_folder(root: Path) -> Tree:
 
 
 def _parts(root: Path) -> dict[str, Path | None]:
-    """Return the folders of the parts; `root` is the training part where its folders are classes."""
+    """Return the folders of the parts; `root` is the training part if its folders are classes."""
     names = class_folders(root)
     found = {part: [name for name in names if name.lower() in words] for part, words in PART_NAMES.items()}
     of_parts = {name for some in found.values() for name in some}
@@ -127,7 +128,7 @@ def _parts(root: Path) -> dict[str, Path | None]:
     for some in found.values():
         if len(some) > 1:
             raise ValueError(
-                f"The folder '{root}' has {some[0]}/ and {some[1]}/, which name one part: leave one of them."
+                f"The folder '{root}' has {some[0]}/ and {some[1]}/, which name the same part: remove one of them."
             )
     if not found["train"]:
         raise ValueError(
@@ -136,7 +137,7 @@ def _parts(root: Path) -> dict[str, Path | None]:
         )
     if others:
         LOG.warning(
-            "'%s': read are %s; %s beside them, which name no part, are left out.",
+            "'%s': reading %s; %s, which name no part, are left out.",
             root,
             ", ".join(f"{some[0]}/" for some in found.values() if some),
             ", ".join(f"{name}/" for name in others),
@@ -149,11 +150,11 @@ def decode_tree(tree: Tree, size: Pair | None = None) -> Arrays:
 
     Args:
         tree: the files.
-        size: (height, width): images are scaled to cover it and cropped at the centre. None where all already have one.
+        size: (height, width): images are scaled to cover it and cropped at the centre. None if all images already have
+            one size.
 
     Raises:
-        ValueError: in one sentence that names the file, where one is absent or cannot be decoded, or sizes differ while
-            `size` is None.
+        ValueError: with the file's name, if one is absent or cannot be decoded, or sizes differ while `size` is None.
     """
     parts = {"train": tree.train, "test": tree.test, "validation": tree.validation}
     present = {name: part for name, part in parts.items() if part is not None}
@@ -169,14 +170,16 @@ def decode_tree(tree: Tree, size: Pair | None = None) -> Arrays:
 
 
 def sample_names(images: BatchDataset, folder: Path | None = None) -> list[str] | None:
-    """Return what a reader finds the samples of a dataset again by: their files below the folder, or their texts.
+    """Return names by which a reader can identify a dataset's samples:
+
+    their files, relative to the folder, or their texts.
 
     Args:
-        images: of `load`.
-        folder: from which it was loaded, where it was one; decoded images do not say it themselves.
+        images: a dataset from `load`.
+        folder: the folder from which it was loaded, if any; decoded images do not store it.
 
     Returns:
-        A name for each sample in their order, None where there are none.
+        A name for each sample in order, None if there are no names.
     """
     rows = images.index if images.rows is None else images.rows
     if isinstance(images, TextDataset):
@@ -184,6 +187,6 @@ def sample_names(images: BatchDataset, folder: Path | None = None) -> list[str] 
     files = images.files if isinstance(images, FileDataset) else ()
     if isinstance(images, ArrayDataset) and folder is not None:
         tree = list_folder(folder)
-        # A part held out lies in the training images.
+        # A held-out part is among the training images.
         files = (getattr(tree, images.name.rpartition("/")[2], None) or tree.train).files
     return [files[row] for row in rows.tolist()] if len(files) == images.held else None

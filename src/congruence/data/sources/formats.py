@@ -1,6 +1,6 @@
 """Readers of published array formats: MNIST's idx, CIFAR's pickles and PNG rows, SVHN's .mat, Quick, Draw!'s JSON.
 
-Each takes a folder and returns `Arrays`; nothing that a file contains is run.
+Each takes a folder and returns `Arrays`; no code in a file is ever run.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CIFAR_BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
 
 
 def unzipped(path: Path) -> bytes:
-    """Read a file, through gzip where its first bytes say so."""
+    """Read a file, decompressing it if its first bytes are gzip's."""
     try:
         content = path.read_bytes()
         return gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
@@ -72,10 +72,10 @@ def read_mnist_layout(folder: Path) -> Arrays:
 
 def _part(images: npt.NDArray[np.uint8], labels: Any, path: Path, *, classes: int = 10) -> Part:
     if isinstance(labels, list) and not all(isinstance(label, int | float) for label in labels):
-        raise damaged(path, "its labels are not integers")  # lists in lists may be longer than the file's bytes
+        raise damaged(path, "its labels are not integers")  # nested lists may have more entries than the file has bytes
     try:
         given = np.asarray(labels)
-        with np.errstate(invalid="ignore"):  # of not-a-number, which is unequal below
+        with np.errstate(invalid="ignore"):  # for NaN, which compares unequal below
             numbers = given.astype(np.int64)
     except (ValueError, TypeError, OverflowError):
         raise damaged(path, "its labels are not integers") from None
@@ -115,10 +115,11 @@ def _cifar_batch(path: Path, *, key: str = "labels", classes: int = 10) -> Part:
 
 
 def read_quickdraw(folder: Path) -> Arrays:
-    """Read the packaged Quick, Draw!: CLASS.ndjson.gz, one drawing a line, its 28x28 pixels from 0 to 1 row by row.
+    """Read the packaged Quick, Draw!:
 
-    Labels count the classes in the order of their names. Images are the first of every class, then the second, and so
-    on, so that the first so many show all classes.
+    CLASS.ndjson.gz, one drawing in each line, its 28x28 pixels from 0 to 1 row by row. Labels number the classes in the
+    order of their names. Images are ordered as the first of every class, then the second, and so on, so that any first
+    part has all classes.
     """
     paths = sorted(folder.glob("*.ndjson.gz"))
     if not paths:

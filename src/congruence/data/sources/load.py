@@ -1,6 +1,6 @@
-"""`load`: a named dataset, a folder of images or a file of texts, read, decoded where it is to be, and split.
+"""`load`: reads, decodes and splits a named dataset, a folder of images or a file of texts.
 
-How the parts are chosen and made is in `splitting`.
+`splitting` chooses and makes the parts.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ from congruence.data.sources.table import IMAGE_FOLDER, Source
 from congruence.data.sources.texts import is_texts, read_texts
 from congruence.models.inputs import ImageInput as ImageInput
 
-STREAM_ABOVE = 2 * 10**9  # decoded bytes, above which images stay in their files
+STREAM_ABOVE = 2 * 10**9  # size of the decoded images above which they stay in their files
 
 
 class Splits(NamedTuple):
-    """Three parts without a common sample; `validation` is held out of the training images.
+    """Three disjoint parts; `validation` is held out of the training images.
 
-    With `test_classes` the labels of `test` are above those of the other two, and its names are of all classes.
+    With `test_classes`, the labels of `test` are above those of the other two, and its class names are those of all
+    classes.
     """
 
     train: BatchDataset
@@ -44,10 +45,11 @@ class Splits(NamedTuple):
     test: BatchDataset
 
     def for_models(self, **inputs: Any) -> Splits:
-        """Return the parts whose batches are `Inputs`, as each model takes the samples.
+        """Return parts whose batches are `Inputs`, with the samples as each model takes them.
+
 
         Args:
-            **inputs: an `ImageInput`, of texts a `TextInput`, by the model's name; as of the datasets' `for_models`.
+            **inputs: an `ImageInput` (for texts a `TextInput`) by the model's name, see the datasets' `for_models`.
 
         Example:
             >>> splits = load("digits").for_models(teacher=ImageInput((0.5,), (0.5,), size=(16, 16)))
@@ -75,46 +77,46 @@ def load(
 ) -> Splits:
     """Load a named dataset, a folder of images or a file of texts, as training, validation and test parts.
 
-    A published test set is the test part and is never split; where there is none, a part is held out. Parts are held
-    out class by class in proportion, by `split_seed` alone, and keep the published order. Mean and deviation come from
-    the training part as it is returned, and serve all three.
-
-    Image files are decoded into one array, or, streamed, when a batch asks for them. That changes no bit of a batch
-    but through three things: a stream's mean and deviation are those of at most 1000 training images (chosen class by
-    class by `split_seed`), a folder's images are grey where those 1000 are, and a stream alone has the whole
-    photographs that `resize` and `PhotoAugment` work on.
-
-    A file of texts has a text a line (`.txt`), or labels too: `.tsv` with a first line of column names, or `.jsonl` of
-    objects, either with "text" and "label", a name or a whole number from 0 on (nothing or -1 where it is unknown). How
-    models take them is said by `Splits.for_models`.
+    A published test set is the test part and is never split; otherwise a test part is held out. Held-out parts are
+    stratified by class, depend only on `split_seed`, and keep the published order. Mean and deviation are those of the
+    returned training part, and apply to all three parts.
+    Image files are decoded into one array or, when streamed, for each batch. Both give identical batches, except that a
+    stream's mean and deviation are those of at most 1000 training images (stratified, chosen by `split_seed`), a
+    folder's images are grey if those 1000 are, and only a stream has the whole photographs that `resize` and
+    `PhotoAugment` need.
+    A file of texts has one text in each line (`.txt`), or also labels: a `.tsv` file with a first line of column names,
+    or `.jsonl` objects, with "text" and "label", which is a name or a whole number from 0 on (empty or -1 if unknown).
+    `Splits.for_models` says how models take the texts.
 
     Args:
         name_or_path: a named dataset ("digits", "cifar10"), "image-folder" (with `root`), a folder's path, or that of a
             file of texts.
-        split_seed: of every choice made here.
-        validation: how many images, or which fraction of those that are split, are held out for validation; None for
-            the source's own (5000, or a tenth), 0 for none.
-        test: the same for the test part (None: a fifth), only where the source has no test set.
-        train_size: keep only so many training images, for small budgets.
-        classes: keep only the images of the first so many classes.
-        test_classes: for retrieval in an open set, hold out so many classes, chosen by `split_seed`, that are in no
-            training or validation image: all their images are the test part, of a published test set those there. The
-            other classes count from 0 to C-1, these from C on.
+        split_seed: seed of every random choice made here.
+        validation: the number of images, or the fraction, to hold out for validation; None for the source's default
+            (5000, or a tenth), 0 for none.
+        test: the number or fraction of images to hold out for testing (None: a fifth), only if the source has no test
+            set.
+        train_size: keep only this many training images, for small budgets.
+        classes: keep only the images of this many first classes.
+        test_classes: for retrieval in an open set: hold out this many classes, chosen by `split_seed`, which then have
+            no training or validation images. All their images (in a published test set, those in it) are the test part.
+            The other classes are numbered from 0 to C-1, these from C on.
         root: the folder with the data; None for the data directory.
         size: for folders, and sources whose images differ in size, the height and width of all images.
-        resize: the length that the shorter side of each photograph is brought to, or (height, width) whatever the
-            ratio, before `size` is cropped; None to cover `size` as closely as the ratio allows. It is for streams.
-        stream: whether image files are decoded when a batch asks for them; None to do so with `resize`, and where the
-            decoded array would take more than 2 GB.
-        mean: one number a channel of images scaled to [0, 1], where a given teacher's is to be kept; with `std`.
-        std: the same for the deviation.
+        resize: for streams: the length to which the shorter side of each photograph is scaled, or (height, width),
+            which may change the ratio, before cropping to `size`; None to cover `size` as closely as the ratio allows.
+        stream: whether image files are decoded for each batch; None does so with `resize`, and if the decoded array
+            would take more than 2 GB.
+        mean: one number for each channel, for images scaled to [0, 1], for example to keep a given teacher's; with
+            `std`.
+        std: the standard deviation of each channel, together with `mean`.
 
     Returns:
         The three parts.
 
     Raises:
-        ValueError: in one sentence: unknown name (with near ones), data not fetched, a file absent or damaged (which
-            one), numbers that do not fit.
+        ValueError: for an unknown name (with similar names), data that is not downloaded, a file that is absent or
+            damaged (with its name), or numbers that do not fit.
 
     Example:
         >>> splits = load("digits")
@@ -180,7 +182,7 @@ def load(
 
 
 class _Original(NamedTuple):
-    """What a reader gave, and what the row (for a folder: the defaults) says about it."""
+    """A reader's result, and the settings of its row (for a folder: the defaults)."""
 
     name: str
     content: Arrays | Tree | Lines
@@ -225,7 +227,7 @@ def _read_named(row: Source, root: str | Path | None, options: DecodeOptions) ->
 
 
 def _check_shape(content: Arrays | Tree, shape: tuple[int, int, int] | None, where: str) -> Arrays | Tree:
-    """Hold decoded images to the shape that the table says."""
+    """Check that decoded images have the shape given in the table."""
     parts = content[:3] if isinstance(content, Arrays) else ()
     for part in parts:
         if shape is not None and part is not None and part.images.shape[1:] != shape:
@@ -236,7 +238,7 @@ def _check_shape(content: Arrays | Tree, shape: tuple[int, int, int] | None, whe
 def _decode_or_stream(
     original: _Original, options: DecodeOptions, stream: bool | None, moments: Any
 ) -> tuple[Arrays | Tree | Lines, DecodeOptions]:
-    """Decode a tree into an array, or leave it in its files with a size that is given; texts are what they are."""
+    """Decode a tree into an array, or leave it in its files with a given size; texts are returned unchanged."""
     content, shape = original.content, original.shape
     if isinstance(content, Lines):
         of_images = {"size": options.size, "resize": options.resize, "stream": stream, "mean and std": moments}
@@ -257,12 +259,12 @@ def _decode_or_stream(
     if not stream:
         return _check_shape(decode_tree(content, options.size), shape, str(content.root)), options
     if size is None:
-        fail("load", "size", "given for images that are decoded when they are asked for (or `stream` False)", None)
+        fail("load", "size", "given for images that are decoded for each batch (or `stream` False)", None)
     return content, options._replace(size=size)
 
 
 def _decoded_bytes(tree: Tree, size: Pair | None) -> int:
-    """Return how many bytes the array of a tree would have in colour, all at `size` or at that of the first image."""
+    """Return the bytes of a tree's decoded array, in colour, with all images at `size` or the first image's size."""
     parts = [part for part in (tree.train, tree.test, tree.validation) if isinstance(part, Files)]
     if size is None:
         photo = opened(tree.root / tree.train.files[0])

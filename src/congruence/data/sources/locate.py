@@ -1,4 +1,4 @@
-"""`locate`: where the files of a named dataset lie below a folder, and which reader they need."""
+"""`locate`: finds the files of a named dataset below a folder, and the reader that they need."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ def _holds(folder: Path, name: str) -> bool:
 
 
 def locate_or_raise(row: Source, root: str | Path | None) -> tuple[Path, Reader]:
-    """Do as `locate` below `root`, None for the data directory.
+    """Do the same as `locate` below `root`, None for the data directory.
+
 
     Raises:
-        ValueError: that says how to get the files, where they are not there.
+        ValueError: with how to get the files, if they are missing.
     """
     base = data_root() if root is None else Path(root).expanduser()
     located = locate(row, base)

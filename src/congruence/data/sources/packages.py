@@ -1,4 +1,4 @@
-"""The packages that `fetch` downloads: of which registry's client, under which name, with which checksums."""
+"""The packages that `fetch` downloads: their registry's client, names and checksums."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Readers of the person re-identification layouts, Market-1501 and MSMT17: one function a layout and purpose.
+"""Readers of the person re-identification layouts, Market-1501 and MSMT17: one function for each layout and purpose.
 
 `list_*` give the training images by person; `people_*` give the queries and the gallery with identities and cameras.
 """
@@ -18,11 +18,11 @@ from congruence.data.sources.store import Files, Tree
 from congruence.data.sources.trees import table_rows
 
 _MARKET = re.compile(r"(-1|\d{4})_c(\d+)s\d+_\d+_\d+")
-_CAMERA_PART = 2  # of an MSMT17 file's name, parted by "_"
+_CAMERA_PART = 2  # position in an MSMT17 file name, split at "_"
 
 
 class Seen(NamedTuple):
-    """Files, and of each who is seen (-1: nobody whole) by which camera."""
+    """Files, with the identity (-1: no whole person) and the camera of each."""
 
     files: tuple[str, ...]
     identities: tuple[int, ...]
@@ -30,7 +30,7 @@ class Seen(NamedTuple):
 
 
 class People(NamedTuple):
-    """What re-identification is measured on."""
+    """The queries and the gallery of a re-identification dataset."""
 
     root: Path
     query: Seen
@@ -43,7 +43,7 @@ def list_market1501(folder: Path) -> Tree:
     Labels count the identities in the order of their numbers.
     """
     seen = _market(folder, "bounding_box_train")
-    # -1 is nobody whole and 0 a distractor: neither is a person to train on.
+    # -1 is no whole person and 0 a distractor: neither is trained on.
     pairs = [(file, identity) for file, identity in zip(seen.files, seen.identities, strict=True) if identity > 0]
     names = sorted({identity for _, identity in pairs})
     train = _labelled([file for file, _ in pairs], [identity for _, identity in pairs], names)
@@ -71,7 +71,7 @@ def _market(folder: Path, part: str) -> Seen:
 
 
 def list_msmt17(folder: Path) -> Tree:
-    """List list_train.txt and list_val.txt, whose people are the same, and list_query.txt without labels as test part.
+    """List list_train.txt and list_val.txt, which have the same people, and list_query.txt without labels as test part.
 
     Labels count the identities in the order of their numbers.
     """

@@ -1,6 +1,6 @@
 """`read_reid`: splits to train a person re-identification model on, and queries and a gallery to measure it on.
 
-`read_sides` gives the queries and the gallery alone, and `alike` any image files as a dataset prepares its own.
+`read_sides` returns only the queries and the gallery; `alike` prepares any image files like a given dataset's.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from congruence.data.sources.people import PEOPLE
 
 
 class Sides(NamedTuple):
-    """Queries and a gallery, and of each image who is seen by which camera; see `Reid`."""
+    """Queries and a gallery, with the identity and camera of each image; see `Reid`."""
 
     query: FileDataset
     gallery: FileDataset
@@ -33,9 +33,9 @@ class Sides(NamedTuple):
 
 
 class Reid(NamedTuple):
-    """Splits to train on, and what `congruence.metrics.reid_evaluate` takes once both datasets are embedded.
+    """Splits to train on, and the arguments of `congruence.metrics.reid_evaluate` besides the embeddings.
 
-    Identities are those of the published names, -1 for what shows nobody whole; all int64.
+    Identities are those in the published names, -1 if no whole person is shown; all int64.
     """
 
     splits: Splits
@@ -52,21 +52,21 @@ def read_reid(
 ) -> Reid:
     """Read "market1501" or "msmt17" in its published layout.
 
-    The splits are those of `load` with the same arguments: training identities count from 0, and the test part is the
-    query images without labels, whose people are none of the training's. Queries and gallery stay in their files and
-    have the size and the normalisation of the training images.
+    The splits equal those of `load` with the same arguments: training identities are numbered from 0, and the test part
+    is the query images without labels, of people who are not in the training part. Queries and gallery stay in their
+    files and have the size and normalisation of the training images.
 
     Args:
         name: "market1501" or "msmt17".
         root: the folder with the data; None for the data directory.
         size: height and width of all images.
-        more: what else `load` takes (`resize`, `mean`, `std`, `train_size` and so on).
+        more: further arguments of `load` (`resize`, `mean`, `std`, `train_size` and so on).
 
     Returns:
         The data; `embed` a model over a `loader` of `query` and of `gallery` without shuffling, and pass the features.
 
     Raises:
-        ValueError: in one sentence: another name, a file that is absent or badly named.
+        ValueError: for another name, or a file that is absent or badly named.
     """
     if name not in PEOPLE:
         names = " or ".join(repr(key) for key in PEOPLE)
@@ -76,7 +76,7 @@ def read_reid(
 
 
 def read_sides(name: str, root: str | Path | None, train: ImageDataset) -> Sides:
-    """Read the queries and the gallery of a layout that `PEOPLE` has, prepared as the training images are."""
+    """Read the queries and the gallery of a layout in `PEOPLE`, prepared like the training images."""
     people = PEOPLE[name](locate_or_raise(source(name), root)[0])
     query, gallery = people.query, people.gallery
     return Sides(
@@ -88,13 +88,14 @@ def read_sides(name: str, root: str | Path | None, train: ImageDataset) -> Sides
 
 
 def alike(train: ImageDataset, root: Path, files: Sequence[str], name: str) -> FileDataset:
-    """Return image files without labels as a dataset that prepares them as another one does its images.
+    """Return image files without labels as a dataset that prepares them like another dataset's images.
+
 
     Args:
-        train: whose size and normalisation they have.
-        root: the folder that `files` are in.
-        files: paths below it.
-        name: for messages.
+        train: the dataset whose size and normalisation are used.
+        root: the folder that contains `files`.
+        files: paths relative to `root`.
+        name: the dataset's name in messages.
     """
     return FileDataset(
         root,

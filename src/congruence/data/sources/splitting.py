@@ -1,6 +1,6 @@
-"""The second half of `load`: from what a reader gave to the datasets of three parts.
+"""The second half of `load`: from a reader's result to the datasets of three parts.
 
-`put_unseen_classes_last` and `rows_by_part` say which images each part takes, `make_datasets` makes the datasets.
+`put_unseen_classes_last` and `rows_by_part` choose the images of each part, `make_datasets` makes the datasets.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SAMPLED = 1000  # training images from which mean and deviation of a stream are 
 
 
 class SplitRequest(NamedTuple):
-    """What `load` was asked to leave out or to hold out; see there. The last `unseen` of `classes` are for testing."""
+    """What `load` is to leave out or hold out, see `load`. The last `unseen` of `classes` are for testing."""
 
     seed: int
     test: int | float
@@ -39,7 +39,7 @@ class SplitRequest(NamedTuple):
 
 
 class DecodeOptions(NamedTuple):
-    """How `load` was asked to decode image files; `size` is given wherever images stay in their files."""
+    """How `load` is to decode image files; `size` is always given if images stay in their files."""
 
     size: Pair | None
     resize: int | Pair | None
@@ -54,7 +54,7 @@ def _labels(part: Part | Files | Texts) -> Tensor:
 
 
 def _held_out(argument: str, share: int | float, total: int) -> int:
-    """Turn a number or a fraction into a number of images that leaves some to train on."""
+    """Turn a number or a fraction into a number of images that leaves some for training."""
     fraction = isinstance(share, float)
     count = round(share * total) if fraction else share
     if isinstance(share, bool) or not isinstance(count, int) or not 0 <= count < total or (fraction and share >= 1):
@@ -63,10 +63,11 @@ def _held_out(argument: str, share: int | float, total: int) -> int:
 
 
 def put_unseen_classes_last(content: Content, names: tuple[str, ...], request: SplitRequest) -> Content:
-    """Give the classes that are never trained on the last numbers; their images stay where they are.
+    """Renumber the classes so that those held out of training come last; images are not moved.
+
 
     Raises:
-        ValueError: in a sentence about `load`, where the classes of the images are not known.
+        ValueError: naming `load`, if the classes of the images are not known.
     """
     if not request.unseen:
         return content
@@ -84,10 +85,11 @@ def put_unseen_classes_last(content: Content, names: tuple[str, ...], request: S
 
 
 def rows_by_part(content: Content, request: SplitRequest) -> dict[str, Tensor]:
-    """Say which rows each part takes; parts held out take rows of the training images.
+    """Return the rows of each part; held-out parts take rows of the training images.
+
 
     Raises:
-        ValueError: in a sentence about `load`, where numbers do not fit.
+        ValueError: naming `load`, if numbers do not fit.
     """
     labels = _labels(content.train)
     seen = None if request.classes is None else request.classes - request.unseen
@@ -120,7 +122,7 @@ def rows_by_part(content: Content, request: SplitRequest) -> dict[str, Tensor]:
 
 
 def _of_classes(labels: Tensor, classes: int | None, *, first: int | None = None) -> Tensor:
-    """Return the rows whose label is below `classes` and at least `first`; None is no bound, and -1 is below any."""
+    """Return the rows whose label is below `classes` and at least `first`; None means no bound, and -1 is below any."""
     inside = torch.ones_like(labels, dtype=torch.bool) if classes is None else labels < classes
     return (inside if first is None else inside & (labels >= first)).nonzero()[:, 0]
 
@@ -140,15 +142,15 @@ def make_datasets(
     """Make the datasets of all parts; those of a `Tree` are decoded when they are asked for.
 
     Args:
-        content: what was read.
-        rows: of `rows_by_part`.
+        content: the reader's result.
+        rows: the result of `rows_by_part`.
         options: how files are decoded.
-        seed: of the choice of images that mean and deviation are taken from.
+        seed: seed for choosing the images from which mean and deviation are computed.
         moments: mean and deviation of each channel, None for those of the training part.
-        name: of the source.
-        augment: the datasets' own.
-        class_names: of the classes that are not left out.
-        unseen: how many of them, the last, are the test part's alone.
+        name: the source's name.
+        augment: the datasets' default augmentation.
+        class_names: names of the classes that are kept.
+        unseen: how many of the last classes are only in the test part.
     """
     about: dict[str, Any] = {"classes": None, "augment": augment}
     if isinstance(content, Tree):
@@ -159,8 +161,8 @@ def make_datasets(
         about["mean"], about["std"] = moments or _moments(content.train, rows["train"])
     datasets: dict[str, ImageDataset] = {}
     for part, chosen in rows.items():
-        origin: Part | Files = getattr(content, part) or content.train  # a part held out lies in the training images
-        # Labels are chosen before they are checked: those of classes left out are not among the classes.
+        origin: Part | Files = getattr(content, part) or content.train  # a held-out part is among the training images
+        # Labels are selected before they are checked, since those of removed classes would be out of range.
         labels = None if origin.labels is None else _labels(origin)[chosen]
         names = class_names if part == "test" else class_names[: len(class_names) - unseen]
         about |= {"classes": len(names) or None, "class_names": names}

@@ -1,6 +1,6 @@
-"""What a reader returns, `Arrays` or `Tree`; and fetched arrays on disk, memory-mapped, with a manifest of checksums.
+"""The results of readers, `Arrays` or `Tree`; and fetched arrays on disk, memory-mapped, with a manifest of checksums.
 
-A package that adds a dataset returns one of the two from its reader: they are also names of `congruence.data`.
+The reader of a package's dataset returns one of the two, which are also exported by `congruence.data`.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ _TYPES = {"images": np.dtype(np.uint8), "labels": np.dtype(np.int64)}
 
 
 class Part(NamedTuple):
-    """One part of a dataset: images uint8 [N, C, H, W] and labels int64 [N], None where there are none."""
+    """One part of a dataset: images uint8 [N, C, H, W] and labels int64 [N], None if there are none."""
 
     images: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64] | None
 
 
 class Arrays(NamedTuple):
-    """What a source reads: a part is None where the source does not separate it.
+    """The images of a source:
 
-    `class_names` are those that the files give; where the table has them, there are none here.
+    a part is None if the source does not separate it. `class_names` are those in the files; empty if the table has
+    them.
     """
 
     train: Part
@@ -40,14 +41,14 @@ class Arrays(NamedTuple):
 
 
 class Files(NamedTuple):
-    """One part of a tree of image files: paths below its root, and labels int64 [N], None where there are none."""
+    """One part of a tree of image files: paths relative to its root, and labels int64 [N], None if there are none."""
 
     files: tuple[str, ...]
     labels: npt.NDArray[np.int64] | None
 
 
 class Tree(NamedTuple):
-    """What a tree of image files holds, before any is decoded; `grey` is None where it depends on all being grey."""
+    """A tree of image files, before decoding; `grey` None means grey if all files are."""
 
     root: Path
     train: Files
@@ -58,14 +59,14 @@ class Tree(NamedTuple):
 
 
 class Texts(NamedTuple):
-    """One part of a file of texts: these, and labels int64 [N], None where there are none."""
+    """One part of a file of texts: the texts, and labels int64 [N], None if there are none."""
 
     texts: tuple[str, ...]
     labels: npt.NDArray[np.int64] | None
 
 
 class Lines(NamedTuple):
-    """What a file of texts holds."""
+    """The content of a file of texts."""
 
     train: Texts
     test: Texts | None = None
@@ -116,7 +117,7 @@ def manifest(folder: Path) -> dict[str, Any]:
 
 
 def read_arrays(folder: Path) -> Arrays:
-    """Map the arrays of a folder into memory, after a check of their checksums.
+    """Map the arrays of a folder into memory, after checking their checksums.
 
     Raises:
         ValueError: in one sentence that names the file, where one is absent, cut short or changed.

@@ -1,6 +1,7 @@
-"""`SOURCES`, the table of the library's own datasets: one frozen row each. To add one: its reader, and its row here.
+"""`SOURCES`, the table of the library's datasets:
 
-Packages add rows of theirs by entry points: see `catalogue`.
+one frozen row each. To add one, write its reader and add its row here.
+Packages add their rows by entry points: see `catalogue`.
 """
 
 from __future__ import annotations
@@ -35,15 +36,16 @@ class Source:
     """One row of the table: what a dataset is, and how it is read.
 
     Args:
-        name: of the dataset, as `load` and configurations take it.
-        about: one line.
-        counts: how many images the published training and test parts have, 0 where there is none.
-        shape: (channels, height, width), None where images have sizes of their own.
-        class_names: in the order of the labels; empty where the files give them.
+        name: the dataset's name in `load` and configurations.
+        about: a description in one line.
+        counts: numbers of images in the published training and test parts, 0 if there is no such part.
+        shape: (channels, height, width), None if images differ in size.
+        class_names: names in the order of the labels; empty if the files give them.
         augment: what `augment=True` means for these images.
-        validation: how many images, or which fraction, are held out for validation by default.
-        read: the reader: of a folder, `Arrays`; or for image files a `Tree`, of which `load` decodes all or none.
-        files: names in the folder that show that the dataset is there (of folders with a slash behind); none where the
+        validation: the number of images, or the fraction, held out for validation by default.
+        read: the reader, from a folder to `Arrays` or, for image files, a `Tree`, which `load` decodes completely or
+            not at all.
+        files: names whose presence in the folder shows that the dataset is there (folders end in a slash); empty if the
             images come inside a package.
         places: the folders, below the one given, in which the published files may lie.
         package: what `fetch` downloads.
@@ -66,7 +68,7 @@ def by_name(rows: Iterable[Source]) -> Mapping[str, Source]:
     """Index rows by name.
 
     Raises:
-        ValueError: where a name occurs twice, or is the one that stands for folders.
+        ValueError: if a name occurs twice, or is the one reserved for folders.
     """
     index: dict[str, Source] = {}
     for row in rows:

@@ -1,4 +1,4 @@
-"""Texts in one file: a text a line, or with labels as tab-separated values or JSON lines."""
+"""Texts in one file: one text in each line, or with labels as tab-separated values or JSON lines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TEXT, _LABEL = "text", "label"
 
 
 def is_texts(path: str | Path) -> bool:
-    """Whether a path is that of a file of texts, as its ending says.
+    """Whether a path has the suffix of a file of texts.
 
     Example:
         >>> is_texts("reviews.tsv"), is_texts("photos")
@@ -31,12 +31,12 @@ def is_texts(path: str | Path) -> bool:
 def read_texts(path: Path) -> Lines:
     """Read a file of texts.
 
-    A line of `.txt` is a text, empty lines are left out. `.tsv` has a first line of column names, with "text" and maybe
-    "label"; `.jsonl` an object a line with these keys. Labels are whole numbers from 0 on, or names, which are numbered
-    in their order; a text without one has -1 (or nothing) there.
+    Each line of a `.txt` file is a text; empty lines are skipped. A `.tsv` file has a first line of column names,
+    "text" and optionally "label"; a `.jsonl` file has one object with these keys in each line. Labels are whole numbers
+    from 0 on, or names, which are numbered in sorted order; a missing label is -1 or empty.
 
     Raises:
-        ValueError: in one sentence with the line, for a file that is absent, is not UTF-8, or has other contents.
+        ValueError: with the line, for a file that is absent, not UTF-8, or has other content.
     """
     rows = {".txt": _plain, ".tsv": _separated, ".jsonl": _objects}[path.suffix]
     texts: list[str] = []
@@ -49,7 +49,7 @@ def read_texts(path: Path) -> Lines:
     except FileNotFoundError:
         raise absent(path) from None
     except UnicodeDecodeError:
-        raise damaged(path, "it is no UTF-8 text") from None
+        raise damaged(path, "it is not UTF-8 text") from None
     except OSError as error:
         raise ValueError(f"The file '{path}' cannot be read: {error.strerror or error}.") from None
     if not texts:
@@ -91,7 +91,7 @@ def _objects(file: Any, path: Path) -> Iterator[tuple[str, Any]]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError:
-            raise ValueError(f"{where}: it is no JSON.") from None
+            raise ValueError(f"{where}: it is not JSON.") from None
         text = row.get(_TEXT) if isinstance(row, dict) else None
         if not isinstance(text, str):
             raise ValueError(f'{where}: expected an object with "{_TEXT}" (and "{_LABEL}"), got {line.strip()[:60]}.')
@@ -102,7 +102,7 @@ def _objects(file: Any, path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _numbered(labels: list[Any], path: Path) -> tuple[np.ndarray[Any, np.dtype[np.int64]] | None, tuple[str, ...]]:
-    """Return the labels as numbers, and the names of the classes; None where no text has a label."""
+    """Return the labels as numbers, and the class names; None if no text has a label."""
     words = ["" if label is None else str(label).strip() for label in labels]
     known = sorted({word for word in words if word not in ("", "-1")})
     if not known:

@@ -1,4 +1,4 @@
-"""Readers of published trees of image files: ImageNet, Tiny ImageNet, CUB-200; each lists files and decodes none."""
+"""Readers of published trees of image files: ImageNet, Tiny ImageNet, CUB-200; each lists files without decoding."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from congruence.data.sources.store import Files, Tree
 def list_imagenet(folder: Path) -> Tree:
     """List train/CLASS/* and val/CLASS/*, the published validation images in folders of their class, as test part.
 
-    Labels count the classes in alphabetical order, as the usual pretrained networks do.
+    Labels number the classes in alphabetical order, as in the usual pretrained networks.
     """
     train, val = folder / "train", folder / "val"
     for part in (train, val):
@@ -59,8 +59,8 @@ def list_tiny_imagenet(folder: Path) -> Tree:
 def list_cub200(folder: Path) -> Tree:
     """List `CUB_200_2011`: images.txt, image_class_labels.txt, train_test_split.txt and images/.
 
-    Classes are those that occur, in the order of their numbers, so that a part of the tree (the first 30 classes of
-    the retrieval papers) reads as itself; a name is that of the class's folder.
+    Classes are those that occur, in the order of their numbers, so that a part of the tree (such as the first 30
+    classes of the retrieval papers) can be read too; a class is named after its folder.
     """
     files = dict(table_rows(folder / "images.txt", 2))
     numbers = _by_image(folder / "image_class_labels.txt", files)

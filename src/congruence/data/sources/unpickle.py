@@ -1,4 +1,4 @@
-"""`plain_pickle`, which runs nothing: NumPy's arrays are rebuilt by stand-ins, any other name is refused."""
+"""`plain_pickle`, which runs no code: NumPy arrays are rebuilt from stand-ins, any other name raises."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class _Array:
         self.fill(content, kind, sizes, "F" if fortran else "C")
 
     def fill(self, content: Any, kind: Any, sizes: Any, order: Any) -> _Array:
-        """Read the bytes; a size that they do not have is an error."""
+        """Read the bytes; raise if their number does not match."""
         if not isinstance(kind, _Type) or not isinstance(content, bytes | bytearray):
             raise pickle.UnpicklingError("an array of objects")
         flat = np.frombuffer(content, kind.value)
@@ -62,7 +62,7 @@ def _encode(text: str, coding: str = "latin1") -> bytes:
 
 
 def _empty() -> bytes:
-    """Give what old protocols write for no bytes at all."""
+    """Return empty bytes, as old protocols write them."""
     return b""
 
 
@@ -88,7 +88,7 @@ class _Refused(Exception):
 
 class _Plain(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        """Give the stand-in of an allowed name and import nothing."""
+        """Return the stand-in of an allowed name without importing anything."""
         try:
             return _ALLOWED[module, name]
         except KeyError:
@@ -96,7 +96,7 @@ class _Plain(pickle.Unpickler):
 
 
 def _resolved(value: Any, known: dict[int, Any] | None = None) -> Any:
-    """Put arrays in the places of their stand-ins; what several places share is resolved once, and shared again."""
+    """Replace stand-ins by arrays; an object that several places share is resolved once and shared again."""
     known = {} if known is None else known
     if isinstance(value, _Array):
         return value.value
@@ -120,8 +120,8 @@ def plain_pickle(path: Path) -> Any:
         The value.
 
     Raises:
-        ValueError: in one sentence that names the file, where it asks for anything else or is cut short. Nothing that
-            the file names is imported or called.
+        ValueError: with the file's name, if it asks for anything else or is cut short. Nothing that the file names is
+            imported or called.
     """
     try:
         content = path.read_bytes()
@@ -134,6 +134,6 @@ def plain_pickle(path: Path) -> Any:
         raise ValueError(f"The file '{path}' cannot be read: {error.strerror or error}.") from None
     except RecursionError:
         raise ValueError(f"The file '{path}' is damaged: it is nested too deeply.") from None
-    except Exception as error:  # A damaged pickle can fail in any way.
+    except Exception as error:  # A damaged pickle can raise anything.
         why = printable(" ".join(str(error).split()).rstrip("."))
         raise ValueError(f"The file '{path}' is damaged: it cannot be read as a pickle ({why}).") from None

@@ -1,6 +1,6 @@
-"""Models of timm, transformers and sentence-transformers: loaded by name, what they take, and saved as theirs again.
+"""Models of timm, transformers and sentence-transformers: loading by name, their inputs, and saving in their format.
 
-They stay the libraries' own modules: what is known of them is read from them, and from the files beside their weights.
+They stay the libraries' modules: facts about them are read from them and from the files next to their weights.
 """
 
 from congruence.models.adapters.native import input_of, kind_of, save_native

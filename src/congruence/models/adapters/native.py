@@ -1,4 +1,4 @@
-"""What a model of another library takes, and the folder in which that library finds it again."""
+"""The inputs of a model of another library, and saving it in that library's format."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ _CLASSES = {"SentenceTransformer": "st", "PeftModel": "hf", "PreTrainedModel": "
 
 
 def kind_of(model: nn.Module) -> str | None:
-    """Return whose a model is: "hf" of transformers (and peft), "st" of sentence-transformers, "timm"; None of none.
+    """Return a model's library:
+
+    "hf" for transformers (and peft), "st" for sentence-transformers, "timm"; None for others.
 
     Example:
         >>> kind_of(nn.Linear(2, 2)) is None
@@ -37,13 +39,13 @@ def kind_of(model: nn.Module) -> str | None:
 
 
 def input_of(model: nn.Module) -> ImageInput | TextInput | None:
-    """Return what a model of transformers, sentence-transformers or timm takes; None where that is not known.
+    """Return how a model of transformers, sentence-transformers or timm takes its inputs; None if unknown.
 
-    It is read from the model and from the files beside its weights: a tokenizer with the length that it is cut to, or
-    the size and the normalisation of images.
+    This is read from the model and from the files next to its weights: a tokenizer with its maximal length, or the size
+    and normalisation of images.
 
     Raises:
-        ValueError: in one sentence where those files are damaged.
+        ValueError: if those files are damaged.
 
     Example:
         >>> input_of(nn.Linear(2, 2)) is None
@@ -63,21 +65,21 @@ def input_of(model: nn.Module) -> ImageInput | TextInput | None:
 
 
 def save_native(model: nn.Module, folder: str | Path) -> Path:
-    """Write a model into a folder of its own library, from which that loads it without this one.
+    """Write a model into a folder from which its own library can load it.
 
-    Of transformers: what `save_pretrained` writes (of a peft model its adapters alone), with the tokenizer and the
-    processor from the folder that it came from. Of sentence-transformers: what its `save_pretrained` writes. Of timm:
-    model.safetensors, its state, for `timm.create_model(NAME, checkpoint_path=...)`.
+    For transformers: the files of `save_pretrained` (for a peft model only its adapters), with the tokenizer and the
+    processor from the folder that it was loaded from. For sentence-transformers: the files of its `save_pretrained`.
+    For timm: model.safetensors with its state, for `timm.create_model(NAME, checkpoint_path=...)`.
 
     Args:
-        model: trained; wrappers of torch around it are left out.
-        folder: is made anew: what was there is replaced when all is written.
+        model: the trained model; torch wrappers around it are removed.
+        folder: the folder to write; an earlier content is replaced once everything is written.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: for a model of none of these libraries, or a folder in which somebody's other files are.
+        ValueError: for a model of another library, or a folder with unrelated files.
 
     Example:
         >>> save_native(nn.Linear(2, 2), "folder")

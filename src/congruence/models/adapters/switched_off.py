@@ -1,4 +1,4 @@
-"""A model without its adapters, as a teacher of the model with them: one memory of what is frozen."""
+"""A model without its adapters, as a teacher of the model with them; frozen weights are shared in memory."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from congruence.models.layers import unwrap
 
 
 def without_adapters(model: nn.Module) -> nn.Module:
-    """Return the base of a model with adapters of peft, as it computes with them switched off.
+    """Return the base of a model with peft adapters, as it computes with the adapters switched off.
 
-    It has modules of its own, so that its mode is its own, and the frozen parameters in common with the model: they
-    take no memory twice. What trains in the model, and buffers, are copies here, as they are now. So it can teach the
-    model: nothing that trains there moves it.
+    It has separate modules, and so its own mode, but shares the frozen parameters with the model, so that they take no
+    extra memory. Trainable parameters and buffers are copied as they are now. It can therefore teach the model:
+    training the model does not change it.
 
     Args:
         model: a `PeftModel`, or a model with peft's layers in it, as `add_adapter` of transformers makes.
@@ -25,7 +25,7 @@ def without_adapters(model: nn.Module) -> nn.Module:
         ValueError: for a model without adapters, or one whose adapters are merged into its weights.
 
     Shape:
-        Takes and gives what the base does.
+        Inputs and outputs as in the base model.
 
     Example:
         >>> without_adapters(nn.Linear(2, 2))

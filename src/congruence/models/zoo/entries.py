@@ -140,13 +140,13 @@ def build(name: str, *, classes: int, in_channels: int = 3, **options: Any) -> n
     Args:
         name: a row of `ZOO`.
         classes: number of outputs.
-        in_channels: of the images, 1 or 3.
+        in_channels: image channels, 1 or 3.
         options: `embedding_dim` for every model; `width` and `stem` ("small" or "imagenet") for "resnet18", "resnet34",
             "resnet50" and "mobilenetv2", whose `width` is a factor (0.5); `width` and `keep` for "cnn3".
 
     Returns:
         A module from images [B, in_channels, H, W], 8×8 or larger, to logits [B, classes], with the attribute
-        `embedding_dim` (the width of what enters its last layer `fc`).
+        `embedding_dim` (the width of the input of its last layer `fc`).
 
     Raises:
         ValueError: for a name, an option or a value that does not exist, or a size that this machine cannot hold.

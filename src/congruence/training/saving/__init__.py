@@ -1,1 +1,1 @@
-"""What a run leaves on disk: its directory, checkpoints, the best epoch, and its state as plain values."""
+"""The files of a run: its directory, checkpoints, the best epoch, and its state as plain values."""

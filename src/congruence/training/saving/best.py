@@ -14,7 +14,7 @@ from congruence.training.saving.state import RefusedError
 
 
 class Best:
-    """Keeps epoch, numbers and weights of each student's best epoch; the last where nothing is measured."""
+    """Keeps epoch, numbers and weights of each student's best epoch (the last epoch if nothing is measured)."""
 
     def __init__(self, students: tuple[str, ...], monitor: str | None) -> None:
         self.students, self.monitor = students, monitor
@@ -34,14 +34,14 @@ class Best:
         return improved
 
     def _better(self, student: str, key: str, now: Mapping[str, float], before: Mapping[str, float]) -> bool:
-        """Compare the number that decides; between equal ones, frequent on small sets, the smaller loss wins."""
+        """Compare the monitored number; ties, which are frequent on small sets, go to the smaller loss."""
         if now[key] != before[key]:
             return _better(key, now[key], before[key])
         losses = [name for name in (f"loss/{student}", "loss") if name in now and name in before]
         return bool(losses) and now[losses[0]] < before[losses[0]]
 
     def _key(self, student: str, metrics: Mapping[str, float]) -> str | None:
-        """Return which number decides: the one asked for, else accuracy, else the first; the student's own first."""
+        """Return the deciding number's key: `monitor`, else accuracy, else the first; a student's own comes first."""
         if not metrics:
             return None
         first = next(iter(metrics))
@@ -54,16 +54,16 @@ class Best:
         raise ValueError(f"`FitOptions`: `monitor` must be one of {', '.join(metrics)}, got '{self.monitor}'.{near}")
 
     def expects(self, names: Iterable[str]) -> None:
-        """Check before the first step that every student's number will be among the names."""
+        """Check, before the first step, that the monitored number of every student is among the given names."""
         for student in self.students:
             self._key(student, dict.fromkeys(names, 0.0))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps; the weights are in the students' files."""
+        """Return the state that a checkpoint stores; the weights are in the students' files."""
         return {"epochs": self.epochs, "metrics": self.metrics, "monitor": self.monitor}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore `state_dict`; what another number chose cannot be chosen again, its weights are gone."""
+        """Restore `state_dict`; raise if another number is monitored now: only the earlier choice's weights exist."""
         before = state["monitor"]
         if state["epochs"] and before not in (self.monitor, ANY_MONITOR):
             raise RefusedError(

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent, the last two of them."""
+"""Checkpoints: written atomically, and only the last two are kept."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ KEPT = 2
 
 @contextlib.contextmanager
 def naming_write_errors(path: Path) -> Iterator[None]:
-    """Turn a failure to write a file (a full disk) into one sentence; files written before are whole."""
+    """Turn a failure to write a file (a full disk) into a clear error."""
     try:
         yield
     except (OSError, RuntimeError) as error:
-        hidden = error.__context__  # torch.save raises an error of its own over the disk's
+        hidden = error.__context__  # torch.save replaces the disk's error by its own
         cause = hidden if isinstance(hidden, OSError) and not isinstance(error, OSError) else error
         reason = (isinstance(cause, OSError) and cause.strerror) or str(cause).split("\n")[0]
-        raise ValueError(f"'{path}' could not be written: {reason}. The checkpoints before it are whole.") from error
+        raise ValueError(f"'{path}' could not be written: {reason}. Earlier checkpoints are intact.") from error
 
 
 class Checkpoints:
@@ -65,16 +65,17 @@ class Checkpoints:
 
     @staticmethod
     def read(path: Path) -> dict[str, Any]:
-        """Return what a checkpoint holds.
+        """Return the content of a checkpoint.
+
 
         Raises:
-            ValueError: in a clause, where it is damaged, or no checkpoint of this library.
+            ValueError: with a clause as message, if the file is damaged or not a checkpoint of this library.
         """
         try:
             content = torch_content(path)
         except ChangedError as error:
             raise ValueError(f"'{path.name}' is damaged: {error}") from None
-        except Exception as error:  # bytes that are no checkpoint fail in any way
+        except Exception as error:  # other bytes can raise anything
             raise ValueError(f"'{path.name}' is truncated or foreign ({type(error).__name__})") from None
         present = isinstance(content, dict) and content.get("congruence") == FORMAT
         if present and (changed := outline.fault(content)):
@@ -89,10 +90,11 @@ class Checkpoints:
         return state
 
     def load(self) -> dict[str, Any] | None:
-        """Load the newest checkpoint that is whole, None where there is none at all.
+        """Load the newest intact checkpoint; None if there are no checkpoints.
+
 
         Raises:
-            ValueError: where there are checkpoints and none can be read.
+            ValueError: if there are checkpoints but none can be read.
         """
         files = self.files()
         reasons = []

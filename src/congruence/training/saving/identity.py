@@ -1,4 +1,4 @@
-"""What makes a run the run it is. Two runs that differ in it are not one run; what may differ stands here alone."""
+"""The identity of a run: the settings that must stay the same when it is resumed, and the exceptions."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from congruence.data.loading.source import BatchSource
 from congruence.distiller import Distiller
 
 LOG = logging.getLogger("congruence")
-# Of `FitOptions`: where a run is, what watches it and how often it saves, not what it computes. `monitor` is asked of
-# the checkpoint, which knows whether a best epoch was chosen by it yet.
+# `FitOptions` that may change: where a run is, what observes it and how often it saves, not what it computes. `monitor`
+# is compared with the checkpoint, which knows whether a best epoch has been chosen by it.
 OPTIONS_APART = frozenset(
     (
         *("out", "device", "resume", "evaluate", "monitor", "callbacks", "diagnose"),
         *("gradient_norms", "checkpoint_seconds", "tensorboard"),
     )
 )
-# Of a configuration, "*" for any name: the same, where the data and the teacher's answers lie, and what is measured.
+# Configuration keys that may change ("*" is any name): the same options, the paths of data and caches, and what is
+# measured.
 CONFIG_APART = (
     "data.root",
     "diagnostics",
@@ -32,7 +33,7 @@ CONFIG_APART = (
     "stages.*.teacher_cache.folder",
     *(f"stages.*.train.{key}" for key in ("device", "workers", "gradient_norms", "checkpoint_seconds", "tensorboard")),
 )
-# Of the configuration of a plan's teacher: cells of several recipes share one.
+# Configuration keys that may differ for a plan's teacher: cells of several recipes share one teacher.
 TEACHER_APART = ("name", "extends")
 
 
@@ -42,10 +43,10 @@ def run_identity(
     """Return the identity of a run of `fit` as plain values.
 
     Args:
-        distiller: with its terms.
-        source: of the training batches.
-        options: of `FitOptions.describe`.
-        steps: in an epoch.
+        distiller: the distiller with its terms.
+        source: the source of training batches.
+        options: the result of `FitOptions.describe`.
+        steps: steps in an epoch.
         stepped: the optimizers, and the caller's scheduler.
     """
     found = {name: teacher.fingerprint() for name, teacher in distiller.teachers.items()}
@@ -71,9 +72,9 @@ def run_identity(
 
 
 def more_epochs(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether two nested tables, of what makes a run or of a stage's training, differ in a larger `epochs` alone.
+    """Whether two nested tables (a run's identity, or a stage's training) differ only by a larger `epochs`.
 
-    Runs that `max_steps` ends may have ended within an epoch: they go on by no more of them.
+    Runs that `max_steps` ends may have ended within an epoch, so they cannot get more epochs.
 
     Example:
         >>> schedule = {"name": "constant"}
@@ -92,17 +93,18 @@ def more_epochs(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
 def check_goes_on(
     where: str, before: Mapping[str, Any], now: Mapping[str, Any], way: str, *, own: str | None = None
 ) -> str:
-    """Return what the learning rate does in a run that gets more epochs.
+    """Describe what the learning rate does in a run that gets more epochs.
+
 
     Args:
         where: the run's folder.
-        before: its options, with `epochs` and `schedule`.
-        now: the same with more epochs.
-        way: how a new run starts from its last weights.
-        own: the class of the caller's own scheduler, where there is one.
+        before: the run's options, with `epochs` and `schedule`.
+        now: these options with more epochs.
+        way: how a new run can start from the last weights, for the error.
+        own: the class of the caller's scheduler, if there is one.
 
     Raises:
-        ValueError: for a schedule that was laid out for the epochs before.
+        ValueError: for a schedule that depends on the earlier number of epochs.
     """
     name = dict(now.get("schedule") or {}).get("name")
     if own is None and name not in ("constant", "step"):
@@ -147,7 +149,7 @@ def _plain(value: Any) -> Any:
 
 
 def _alone(by_teacher: Mapping[str, Any], none: Any) -> Any:
-    """Return what is said of a single teacher as it is, of several by name."""
+    """Return a single teacher's value as it is, several teachers' values by name."""
     return by_teacher.get(TEACHER, none) if set(by_teacher) <= {TEACHER} else dict(by_teacher)
 
 

@@ -1,4 +1,4 @@
-"""Files of older versions, brought to the present form: the one place that knows of versions."""
+"""Converts files of older versions to the current format; the only place that knows about versions."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import torch
 from congruence.methods.descriptions import current_descriptions
 
 FORMAT = 3  # of a checkpoint
-ANY_MONITOR = "*"  # of a checkpoint from before it said by which number the best epoch was chosen
-# That of the cosines, once; who has both has them under today's names.
+ANY_MONITOR = "*"  # for a checkpoint from before the monitored number was recorded
+# The old name of the cosine version; files that have both use today's names.
 _RENAMED_NUMBERS = {"kernel_transfer_error": "cosine_kernel_transfer_error"}
-# Of a run, which an older `run.json` does not say.
+# Options that an older `run.json` does not contain.
 _YOUNGER_FACTS = frozenset(("teacher_structure", "teacher_arithmetic"))
 _YOUNGER_OPTIONS = {"micro_batch": None, "channels_last": False, "compile": False, "teacher_speed": "exact"}
 
 
 def migrate_checkpoint(state: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return a checkpoint in the present form; None for one of a version that is not known.
+    """Return a checkpoint in the current format; None for an unknown version.
 
-    Format 1 had lists in the place of parts with a `state_dict` of their own, and in 2 the recorder still had a tensor
-    for each value.
+    Format 1 had lists instead of parts with their own `state_dict`; in format 2 the recorder still had one tensor for
+    each value.
 
     Example:
         >>> migrate_checkpoint({"congruence": 1, "position": [0, 2, 2, 1.5]})["position"]
@@ -53,25 +53,25 @@ def migrate_checkpoint(state: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _by_group(sums: Mapping[str, Any], counts: Mapping[str, int]) -> dict[str, Any]:
-    """Return sums and counts by the names that have one count, in the place of those by name."""
+    """Return sums and counts grouped by names with a common count, instead of by single name."""
     groups = {count: tuple(name for name in counts if counts[name] == count) for count in counts.values()}
     together = {names: torch.stack([sums[name] for name in names]) for names in groups.values()}
     return {"sums": together, "counts": {names: count for count, names in groups.items()}}
 
 
 def migrate_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what an older `run.json` says, with the options that it could not name and the parts of today's names."""
+    """Return an older `run.json` with the options that it lacks, and with today's names of parts."""
     options = {**_YOUNGER_OPTIONS, **identity["options"]}
     return {**identity, "options": options, "terms": current_descriptions(identity["terms"])}
 
 
 def without_younger(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an identity without what an older one could not say, to be compared with it."""
+    """Return an identity without the keys that an older one lacks, for comparing the two."""
     return {key: value for key, value in now.items() if key in before or key not in _YOUNGER_FACTS}
 
 
 def migrate_numbers(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the numbers that a run's test.json or a plan's cell holds, under the names of today.
+    """Return the numbers of a run's test.json or a plan's cell under today's names.
 
     Example:
         >>> migrate_numbers({"gpcl": 0.9, "kernel_transfer_error": 0.2})

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, key by key, without its tensors: by it a file that has lost or changed a key is told."""
+"""An outline of a checkpoint, key by key and without tensors, by which damaged files are detected."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SHOWN = 40
 
 
 def outline(value: Any) -> dict[str, str]:
-    """Return what stands under each dotted key: a plain value itself, a tensor's type and shape, the kind of others.
+    """Describe the value under each dotted key: plain values themselves, tensors by dtype and shape, others by kind.
 
     Example:
         >>> import torch
@@ -30,7 +30,7 @@ def outline(value: Any) -> dict[str, str]:
 
 
 def size(value: Any) -> int:
-    """Return how many bytes the tensors in nested tables and lists have.
+    """Return the size in bytes of all tensors in nested tables and lists.
 
     Example:
         >>> import torch
@@ -44,7 +44,7 @@ def size(value: Any) -> int:
 
 
 def fault(content: Mapping[str, Any]) -> str:
-    """Say in a clause in what a checkpoint is not what its outline says; "" of one that is, or is older and has none.
+    """Describe in a clause how a checkpoint differs from its outline; "" if it does not, or is older and has none.
 
     Example:
         >>> state = {"position": {"step": 3}}
@@ -68,7 +68,7 @@ def fault(content: Mapping[str, Any]) -> str:
 
 
 def _tables(*lines: str) -> bool:
-    """Whether all are of tables, whose keys say what differs."""
+    """Whether all descriptions are of tables, in which case their keys show the difference."""
     return all(line.startswith("dict of ") for line in lines)
 
 
@@ -99,7 +99,7 @@ def _name(name: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    """Write a plain value, a long one by its beginning and a checksum."""
+    """Format a plain value; a long one by its beginning and a checksum."""
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… {zlib.crc32(text.encode()):08x}"
 

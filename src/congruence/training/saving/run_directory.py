@@ -34,14 +34,14 @@ _STUDENTS: Kind = {"*": {"model?": (str,), "factory?": (str,), "options": {"*": 
 _IDENTITY: Kind = {"terms": [{"*": object}], "options": {"*": object}}
 _OPTIONS: Kind = {"optimizer?": ({"name": str, "lr": float, "*": object},), "*": object}
 _TERM: Kind = {"name": str, "method": str, "weight": object, "hyperparameters?": ({"*": object},), "*": object}
-_WAIT = 10.0  # seconds for another run's lock: loader workers of a killed run hold it until they have noticed
+_WAIT = 10.0  # seconds to wait for another run's lock: loader workers of a killed run hold it until they notice
 
 
 def facts_of(weights: str | Path) -> ModelFacts | None:
-    """Return what a student's file, and the model.json beside it, say of its training data; None where neither does.
+    """Return the training data facts from a student's file and the model.json next to it; None if neither has them.
 
     Raises:
-        ValueError: where the two differ, which then are of two runs.
+        ValueError: if the two differ, since they then come from different runs.
     """
     path = split_key(Path(weights))[0]
     text = load_metadata(path).get(IN_FILE)
@@ -61,7 +61,7 @@ def facts_of(weights: str | Path) -> ModelFacts | None:
 
 
 def untaught_of(weights: str | Path) -> list[str]:
-    """Return the parts of a run's student that no term reached, by its file; none of what is no run's."""
+    """Return the parts of a run's student that no term trained, given its file; none for files of no run."""
     path = split_key(Path(weights))[0]
     directory = RunDirectory(path.parent)
     for last in (False, True):
@@ -75,26 +75,26 @@ class RunDirectory:
     """The folder of one run: the only place that knows what its files are called.
 
     Args:
-        path: of the folder.
-        writes: whether this process writes into it; the folder is made then.
+        path: path of the folder.
+        writes: whether this process writes into the folder, which is then created.
 
     Attributes:
-        identity: run.json, what makes the run the run it is.
+        identity: run.json, the identity of the run.
         metrics: metrics.jsonl.
-        summary_file: summary.json, by which a run counts as finished.
-        model: model.json, how the images were prepared and what the classes are called: `ModelFacts`, which the
-            students' files have too.
+        summary_file: summary.json, whose presence marks a finished run.
+        model: model.json, how images are prepared and what the classes are called: `ModelFacts`, also stored in the
+            students' files.
         config: config.toml, the resolved configuration, where one was given.
-        students: students.json, how each student is built again.
-        teacher_cache: the folder of the teacher's answers, unless another is named.
-        teacher_rows: the folder of what the teacher gives of the images on which the students are measured.
-        superclasses: the superclasses of the teacher's features, where a sampler asks for them.
+        students: students.json, how each student is rebuilt.
+        teacher_cache: the folder of the teacher's cache, unless another is named.
+        teacher_rows: the folder of the teacher's embeddings of the images on which students are measured.
+        superclasses: the superclasses found in the teacher's features, if a sampler needs them.
         teacher_head: the embedding head fitted on a given teacher.
         tensorboard: the folder of event files.
         checkpoints: see `Checkpoints`.
     """
 
-    # Which no stage can be called: its folder lies there too.
+    # Names that a stage cannot have, because its folder would be there too.
     FOLDERS = ("checkpoints", "tensorboard", "teacher-cache", "teacher-rows")
 
     def __init__(self, path: Path, *, writes: bool = False) -> None:
@@ -112,36 +112,36 @@ class RunDirectory:
         self.checkpoints = Checkpoints(checkpoints)
 
     def student_file(self, name: str = _ONLY, *, last: bool = False) -> Path:
-        """Return the file of a student: "student.safetensors", or "student-NAME.safetensors" of several."""
+        """Return the file of a student: "student.safetensors", or "student-NAME.safetensors" if there are several."""
         stem = _ONLY if name == _ONLY else f"{_ONLY}-{name}"
         return self.path / f"{stem}{_LAST if last else ''}{_SUFFIX}"
 
     def native_folder(self, name: str, kind: str) -> Path:
-        """Return the folder of a student as another library saves it ("student-hf"; "student-NAME-hf" of several)."""
+        """Return a student's folder in another library's format: "student-hf", or "student-NAME-hf" of several."""
         return self.path / f"{self.student_file(name).stem}-{kind}"
 
     def student_files(self, *, last: bool = False) -> dict[str, Path]:
-        """Return the students' files that are there, by the students' names."""
+        """Return the existing student files, by the students' names."""
         end = f"{_LAST}{_SUFFIX}" if last else _SUFFIX
         files = [path for path in sorted(self.path.glob(f"{_ONLY}*{end}")) if last or not path.stem.endswith(_LAST)]
         return {path.name.removesuffix(end).removeprefix(f"{_ONLY}-"): path for path in files}
 
     def test_file(self, name: str = _ONLY) -> Path:
-        """Return the file of a student's test numbers: "test.json", or "test-NAME.json" of several."""
+        """Return the file of a student's test numbers: "test.json", or "test-NAME.json" if there are several."""
         return self.path / ("test.json" if name == _ONLY else f"test-{name}.json")
 
     def open(
         self, identity: Mapping[str, Any], *, resume: bool, facts: ModelFacts | None = None
     ) -> dict[str, Any] | None:
-        """Claim the folder for a run, or find this very run in it; return its last checkpoint where there is one.
+        """Claim the folder for a run, or find that run in it; return its last checkpoint if there is one.
 
         Args:
-            identity: of the run.
-            resume: whether to go on with it.
-            facts: what its data says now; where other data is what makes it another run, the sentence says in what.
+            identity: the identity of the run.
+            resume: whether to continue an existing run.
+            facts: the facts of the current data; if other data makes it another run, the error says what differs.
 
         Raises:
-            ValueError: where it holds another run, or this one and `resume` is off. Nothing in it is touched.
+            ValueError: if the folder holds another run, or this run and `resume` is False. Nothing in it is changed.
         """
         now = json.loads(json.dumps(identity))
         before = self._recorded_identity()
@@ -161,7 +161,7 @@ class RunDirectory:
         if before != same and not (resume and self._longer(before, same)):
             if resume and facts is not None and before.get("data") != same.get("data"):
                 self.same_facts(facts, way="choose another `out`, nothing in this one was changed")
-            # More epochs alone would be let pass.
+            # A difference in epochs alone would be accepted.
             longer = more_epochs(before["options"], same["options"]) and resume
             differs = check.difference(before, {**same, "options": before["options"]} if longer else same)
             raise ValueError(
@@ -175,7 +175,7 @@ class RunDirectory:
             )
         was, is_now = (each.get("teacher_arithmetic") or "as it is" for each in (before, {**before, **now}))
         if was != is_now:
-            text = "The run in '%s' goes on with a teacher in other arithmetic (%s; it was %s)."
+            text = "The run in '%s' continues with a teacher in different arithmetic (%s; it was %s)."
             LOG.warning(text, self.path, is_now, was)
         state = self.checkpoints.load()
         if state is None and self._begun():
@@ -183,7 +183,7 @@ class RunDirectory:
         return state
 
     def _longer(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-        """Whether a run is the one before but for more epochs; raise where its schedule does not allow them."""
+        """Whether a run is the earlier one with more epochs; raise if its schedule does not allow more."""
         longer = more_epochs(before["options"], now["options"]) and {**before, "options": 0} == {**now, "options": 0}
         if longer:
             self._rate(before, now)
@@ -195,21 +195,21 @@ class RunDirectory:
         return check_goes_on(str(self.path), before["options"], now["options"], way, own=own)
 
     def ended(self, identity: Mapping[str, Any]) -> bool:
-        """Whether the run has ended, and has no epoch more now than when it did."""
+        """Whether the run has ended, and is not to get more epochs."""
         before = self._recorded_identity()
         return before is not None and self.summary_file.exists() and before == self._like(before, identity)
 
     @staticmethod
     def _like(before: Mapping[str, Any], identity: Mapping[str, Any]) -> dict[str, Any]:
-        """Return an identity as it is compared with a recorded one.
+        """Return an identity in the form that is compared with a recorded one.
 
-        A device may round otherwise: a run goes on with the teacher's arithmetic of where it is.
+        The teacher's arithmetic is left out, because it may differ between devices.
         """
         now = without_younger(migrate_identity(json.loads(json.dumps(identity))), before)
         return {**now, "teacher_arithmetic": before["teacher_arithmetic"]} if "teacher_arithmetic" in before else now
 
     def lengthen(self, identity: Mapping[str, Any]) -> None:
-        """Let the run that `open` has found have more epochs, where it gets some: what says that it has ended goes."""
+        """Record more epochs for the run that `open` has found, if it gets any, and remove the marks of its end."""
         now = json.loads(json.dumps(identity))
         before = self._recorded_identity()
         if before is None or before == self._like(before, identity):
@@ -217,14 +217,15 @@ class RunDirectory:
         LOG.warning("%s", self._rate(before, now))
         for path in (self.summary_file, *self.path.glob("test.json"), *self.path.glob("test-*.json")):
             path.unlink(missing_ok=True)
-        write_json(self.identity, now)  # last: until then it is a run of fewer epochs that has not ended
+        write_json(self.identity, now)  # written last: until then it is an unfinished run of fewer epochs
 
     def _recorded_identity(self) -> dict[str, Any] | None:
         if not self.identity.exists():
             return None
         try:
             return migrate_identity(read_json(self.identity, _IDENTITY))
-        except (KeyError, TypeError, AttributeError, ValueError) as error:  # also of a term that no version wrote so
+        # also raised for a term in a form that no version wrote
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             why = str(error).removeprefix(f"The file '{self.identity}' is damaged: ") if str(error) else "unreadable"
             raise ValueError(
                 f"The file '{self.identity}' is damaged or foreign: choose another `out`. Nothing was changed. "
@@ -232,12 +233,12 @@ class RunDirectory:
             ) from None
 
     def teachers(self) -> dict[str, str]:
-        """Return what told the run's teachers from others, by name, as far as it could be told."""
+        """Return the recorded identity of the run's teachers, by name, as far as it is known."""
         recorded = (self._recorded_identity() or {}).get("teacher")
         return recorded if isinstance(recorded, dict) else {} if recorded is None else {TEACHER: recorded}
 
     def terms(self) -> list[dict[str, Any]]:
-        """Return what the terms of the run that is here were told, none where there is none."""
+        """Return the recorded arguments of the run's terms; empty without a run."""
         terms = list((self._recorded_identity() or {}).get("terms", ()))
         wrong = fault(terms, [_TERM], "terms")
         if wrong:
@@ -245,15 +246,16 @@ class RunDirectory:
         return terms
 
     def described(self, name: str = _ONLY) -> dict[str, Any] | None:
-        """Return how a student is built again; None where that was not written down.
+        """Return how a student is rebuilt; None if that was not recorded.
+
 
         Raises:
-            ValueError: where the file that says it is damaged.
+            ValueError: if that file is damaged.
         """
         return read_json(self.students, _STUDENTS).get(name) if self.students.is_file() else None
 
     def options(self) -> dict[str, Any]:
-        """Return the options of the run that is here, none where there is none."""
+        """Return the recorded options of the run; empty without a run."""
         options = dict((self._recorded_identity() or {}).get("options", {}))
         wrong = fault(options, _OPTIONS, "options")
         if wrong:
@@ -261,23 +263,25 @@ class RunDirectory:
         return options
 
     def _begun(self) -> bool:
-        """Whether the run has made a step that is kept: one that has not may make way for another."""
+        """Whether the run has saved a step; the folder of a run that has not may be reused for another run."""
         return self.checkpoints.last() > 0 or (self.metrics.exists() and self.metrics.stat().st_size > 0)
 
     def summary(self) -> dict[str, Any] | None:
         """Return the summary of a finished run.
 
+
         Raises:
-            ValueError: where it is damaged.
+            ValueError: if the file is damaged.
         """
         return dict(read_json(self.summary_file, _SUMMARY)) if self.summary_file.exists() else None
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the folder while a run writes into it, and remove what a killed one left half written.
+        """Lock the folder while a run writes into it, and remove half-written files of a killed run.
+
 
         Raises:
-            ValueError: where another process holds it.
+            ValueError: if another process holds the lock.
         """
         from filelock import Timeout
 
@@ -286,7 +290,7 @@ class RunDirectory:
                 stack.enter_context(locked(self.path / ".lock", wait=_WAIT))
             except Timeout:
                 raise ValueError(
-                    f"The folder '{self.path}' is written to by another run now: choose another `out`, or wait until "
+                    f"Another run is writing to the folder '{self.path}': choose another `out`, or wait until "
                     "it has ended. Nothing in it was changed."
                 ) from None
             for folder in (self.path, self.checkpoints.folder):
@@ -296,9 +300,9 @@ class RunDirectory:
     def save_student(
         self, name: str, state: Mapping[str, Any], *, last: bool = False, facts: ModelFacts = NO_FACTS
     ) -> None:
-        """Write a student's weights, and what is known of the images beside them and in their file.
+        """Write a student's weights, with the facts of its training data in the same file and next to it.
 
-        What its state holds beside tensors (extra states) goes into another file.
+        Parts of its state that are not tensors (extra states) go into another file.
         """
         if self.writes:
             path = self.student_file(name, last=last)
@@ -311,15 +315,16 @@ class RunDirectory:
                     torch.save({key: value for key, value in state.items() if key not in tensors}, file)
 
     def bring_up_to_date(self, name: str, state: Mapping[str, Any], facts: ModelFacts) -> None:
-        """Write a student's best weights anew where their file says something else than model.json, or nothing."""
+        """Rewrite the file of a student's best weights if its facts differ from model.json or are missing."""
         if self.writes and load_metadata(self.student_file(name)).get(IN_FILE) != json.dumps(facts.to_dict()):
             self.save_student(name, state, facts=facts)
 
     def facts(self) -> ModelFacts | None:
-        """Return what model.json says; None where an older run has none.
+        """Return the content of model.json; None for an older run without it.
+
 
         Raises:
-            ValueError: where it is damaged.
+            ValueError: if the file is damaged.
         """
         if not self.model.is_file():
             return None
@@ -330,10 +335,11 @@ class RunDirectory:
             raise damaged(self.model, f"it does not hold what a run writes there ({error})") from None
 
     def same_facts(self, now: ModelFacts, *, way: str | None = None) -> ModelFacts:
-        """Return what the run that is here was trained on, having compared it with what its data says now.
+        """Return the facts of the data that the run was trained on, after comparing them with the current data.
+
 
         Raises:
-            ValueError: where the images are prepared otherwise, or the classes have other names or another order.
+            ValueError: if images are prepared differently, or classes have other names or another order.
         """
         before = self.facts()
         if before is None:
@@ -341,7 +347,7 @@ class RunDirectory:
                 LOG.info("The run in '%s' has no %s: nothing to compare the data with.", self.path, self.model.name)
             return now
         whose = f"The run in '{self.path}'"
-        way = way or f"choose another `out`, or remove {self.model.name} to go on all the same"
+        way = way or f"choose another `out`, or remove {self.model.name} to continue anyway"
         check_same_preparation(before, whose, now, way)
         clause = other_classes(before, now)
         if clause is not None:
@@ -349,14 +355,14 @@ class RunDirectory:
         return before
 
     def load_student(self, name: str) -> dict[str, Any]:
-        """Return what `save_student` wrote of the best epoch."""
+        """Return a student's best weights, as `save_student` wrote them."""
         path = self.student_file(name)
         beside = _beside(path)
         more = _plain_content(beside) if beside.exists() else {}
         return {**load_weights(path), **more}
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Write the summary, by which a run counts as finished."""
+        """Write the summary, which marks the run as finished."""
         if self.writes:
             with naming_write_errors(self.summary_file):
                 write_json(self.summary_file, summary)
@@ -365,10 +371,10 @@ class RunDirectory:
 def _plain_content(path: Path) -> dict[str, Any]:
     try:
         return dict(torch_content(path))
-    except Exception as error:  # damaged bytes fail in any way
+    except Exception as error:  # damaged bytes can raise anything
         raise damaged(path, why_not(error)) from None
 
 
 def _beside(path: Path) -> Path:
-    """Return the file of what a student's state holds beside tensors."""
+    """Return the file for parts of a student's state that are not tensors."""
     return path.with_name(f"{path.stem}-extra.pt")

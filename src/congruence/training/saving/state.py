@@ -1,4 +1,4 @@
-"""The state of a run: named parts, each of which saves itself and loads itself."""
+"""The state of a run: named parts, each with `state_dict` and `load_state_dict`."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from congruence.core import ranks, rng
 
 
 class Stateful(Protocol):
-    """A part of a run that a checkpoint keeps: modules and optimizers are such, and what this package adds."""
+    """A part of a run that a checkpoint stores: modules, optimizers, and parts of this package."""
 
     def state_dict(self) -> Any:
-        """Return all that decides the coming steps, as tensors and plain values."""
+        """Return everything that determines the coming steps, as tensors and plain values."""
 
     def load_state_dict(self, state_dict: Any, /) -> Any:
         """Restore `state_dict`."""
 
 
 class RefusedError(ValueError):
-    """A part will not go on from a state, and its sentence says why."""
+    """A part refuses to load a state; the message says why."""
 
 
 def kept(value: Any) -> Any:
-    """Return a copy of a part of a module's state: a tensor on the host, or what `get_extra_state` gives."""
+    """Return a copy of a part of a module's state: a tensor on the host, or a result of `get_extra_state`."""
     return value.detach().cpu().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
 
 
@@ -39,17 +39,18 @@ def state_of(parts: Parts) -> dict[str, Any]:
 
 
 def load_parts(parts: Parts, state: Mapping[str, Any], *, out: Any) -> None:
-    """Restore the parts in their order.
+    """Restore the parts in order.
+
 
     Raises:
-        ValueError: where a part is not there, does not fit, or refuses.
+        ValueError: if a part is missing, does not fit, or refuses.
     """
     for name, part in parts.items():
         try:
             part.load_state_dict(state[name])
         except RefusedError:
             raise
-        except Exception as error:  # a part of an older file, or of the caller's, can fail in any way
+        except Exception as error:  # parts of older files, or of the caller, can raise anything
             reason = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
             raise ValueError(
                 f"The checkpoint in '{out}' is of other models or methods: {reason} (in '{name}')"
@@ -57,7 +58,7 @@ def load_parts(parts: Parts, state: Mapping[str, Any], *, out: Any) -> None:
 
 
 class Generators:
-    """The process's own random generators, of every rank."""
+    """The random generators of every rank's process."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return the generators of all ranks; every rank must call it."""
@@ -75,7 +76,7 @@ class History:
         self.epochs: list[dict[str, float]] = []
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the numbers, an epoch each."""
+        """Return the numbers, one entry for each epoch."""
         return {"epochs": self.epochs}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

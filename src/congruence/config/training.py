@@ -93,6 +93,11 @@ class SamplerConfig(Table):
     """What a batch holds: exactly `k` samples of each class, or of each cluster of the teacher's features.
 
     `congruence.data.ClassUniformSampler` and `SuperclassUniformSampler`.
+
+    Args:
+        name: "class_uniform": by class; "superclass_uniform": by cluster of the teacher's features.
+        k: samples of each class or cluster; `batch_size` is a multiple of it.
+        clusters: how many clusters; by default the paper's 1000.
     """
 
     name: Literal["class_uniform", "superclass_uniform"]
@@ -113,7 +118,17 @@ _ENGINE = (
 
 
 class TrainConfig(Table):
-    """How a stage is trained: `congruence.FitOptions`, and its batches. `augment = true` is the dataset's own."""
+    """How a stage is trained: `congruence.FitOptions`, and its batches.
+
+    Args:
+        batch_size: samples of a batch over all ranks.
+        drop_last: leave out a last batch that is smaller.
+        augment: true for the dataset's own augmentation, false for none, or a table.
+        sampler: what a batch holds; by default samples drawn at random.
+        workers: processes that read image files.
+        optimizer: the optimizer and its learning rate.
+        schedule: the course of the learning rate.
+    """
 
     epochs: int | None = None
     max_steps: int | None = None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 _CODE = re.compile(r"(``?[^`]+``?)")
 _SPECIAL = re.compile(r"([\\*_\[\]|])")
-_GOES_ON = re.compile(r"(of|at|in|over|between|under) ")
+_GOES_ON = re.compile(r"(of|at|in|over|under) ")
 _WORD = re.compile(r"[a-z]{2,}\b(?![-_.(]\S)|a ")
 _SECTION = re.compile(r"^(\w+):\n((?:(?:    .*)?\n?)*)", re.MULTILINE)
 _ARGUMENT = re.compile(r"^\*{0,2}(\w+): (.*?)(?=^\*{0,2}\w+: |\Z)", re.MULTILINE | re.DOTALL)

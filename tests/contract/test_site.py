@@ -47,6 +47,11 @@ def test_the_page_of_the_configuration_has_every_table():
     assert set(re.findall(r"\]\(#([\w-]+)\)", page)) <= anchors
 
 
+def test_the_kinds_of_protocols_are_named():
+    said = CONFIG.meanings(CONFIG.ProtocolConfig)["kind"]
+    assert set(re.findall(r'"([\w-]+)"', said)) == set(CONFIG.KINDS)
+
+
 def test_what_a_key_takes_is_what_its_error_says():
     told = {
         (place.model.__name__, key): CONFIG.allowed(place.model, key)
@@ -143,3 +148,19 @@ def test_a_public_name_without_a_place_is_found(tmp_path):
     missing = list(script("check_site").problems(tmp_path))
     assert any(problem.startswith("congruence.Distiller: ") for problem in missing)
     assert not any(problem.startswith("congruence.Term: ") for problem in missing)
+
+
+@pytest.mark.parametrize("path", sorted(DOCS.rglob("*.md")), ids=lambda path: path.relative_to(DOCS).as_posix())
+def test_lists_and_tables_are_seen_by_both_readers(path):
+    """GitHub sees a list or a table that follows a line of text, and what two spaces indent; the site does not."""
+    wrong, before, code = [], "", False
+    for number, line in enumerate(path.read_text(encoding="utf8").splitlines(), 1):
+        code ^= line.lstrip().startswith("```")
+        listed, in_list = re.match(r"\s*([-*+]|\d+\.) ", line), re.match(r"\s*([-*+]|\d+\.) |  ", before)
+        text = before.strip() and not before.startswith(("|", "<!--"))
+        if not code and ((listed and text and not in_list) or (line.startswith("|") and text)):
+            wrong.append(f"line {number}: needs an empty line before it")
+        if not code and re.match(r" {1,3}([-*+]|\d+\.) ", line):
+            wrong.append(f"line {number}: what is inside a list must be indented by four spaces")
+        before = line
+    assert not wrong

@@ -58,6 +58,8 @@ class DataConfig(Table):
         name: what `congruence data` lists, a folder of images, a file of texts, or "image-folder" with `root`.
         factory: "package.module:function" that returns the data; needs trust.
         options: keyword arguments of `factory`.
+        split_seed: the seed of every random choice made here: which samples are held out or left out, and which labels
+            are kept.
         labels_per_class: keep so many labels of each class of the training images and forget the others; a stage may
             say its own.
     """
@@ -130,13 +132,13 @@ class InputsConfig(Table):
     Keys of images are applied to the pixels of the data, augmented; keys of images and of texts exclude each other.
 
     Args:
-        size: of images: the height and width that the model takes.
-        mean: of images scaled to [0, 1]: one number a channel, which is subtracted; with `std`.
-        std: of images: one number > 0 a channel, by which what is left is divided; with `mean`.
-        interpolation: of images: how they are brought to `size`.
-        tokenizer: of texts: a folder or a tokenizer.json of the Hugging Face libraries, or a JSON file of words and
-            their numbers.
-        max_length: of texts: the number of tokens to which all are cut or padded.
+        size: the height and width of the images that the model takes.
+        mean: one number a channel, which is subtracted from images scaled to [0, 1]; with `std`.
+        std: one number > 0 a channel, by which what is left is divided; with `mean`.
+        interpolation: how images are brought to `size`.
+        tokenizer: a folder or a tokenizer.json of the Hugging Face libraries, or a JSON file of words and their
+            numbers.
+        max_length: the number of tokens to which all texts are cut or padded.
     """
 
     size: Sides | None = None
@@ -254,7 +256,7 @@ class CacheConfig(Table):
 
     Args:
         views: augmented views of each training image that are stored.
-        dtype: of the stored numbers.
+        dtype: the type of the stored numbers.
         folder: where the files are; "teacher-cache" in the stage's own folder by default.
         seed: of the augmentation, by default the training's: runs of several seeds that name the same one can share a
             folder.

@@ -13,7 +13,13 @@ from congruence.training.options import FitOptions, OptimizerOptions, Precision,
 
 
 class OptimizerConfig(Table):
-    """`congruence.OptimizerOptions`."""
+    """`congruence.OptimizerOptions`.
+
+    Args:
+        momentum: the momentum of SGD.
+        nesterov: whether SGD takes Nesterov's momentum.
+        betas: the two decay rates of AdamW's running means.
+    """
 
     name: Literal["sgd", "adamw"] = "sgd"
     lr: float = 0.05
@@ -30,7 +36,13 @@ class OptimizerConfig(Table):
 
 
 class ScheduleConfig(Table):
-    """`congruence.ScheduleOptions`."""
+    """`congruence.ScheduleOptions`.
+
+    Args:
+        milestones: the positions, in epochs, at which "step" multiplies the rate by `factor`.
+        factor: what "step" multiplies the rate by.
+        warmup_epochs: epochs over which the rate grows linearly from 0.
+    """
 
     name: Literal["constant", "step", "cosine"] = "cosine"
     milestones: Annotated[tuple[float, ...], Field(strict=False)] = ()
@@ -59,7 +71,11 @@ class AugmentConfig(Table):
 
 
 class PhotoAugmentConfig(Table):
-    """`congruence.data.PhotoAugment`."""
+    """`congruence.data.PhotoAugment`.
+
+    Args:
+        rotation: images are turned by an angle drawn from [-rotation, rotation] degrees; corners are filled with black.
+    """
 
     crop: Literal["random", "resized"] = "random"
     flip: bool = True

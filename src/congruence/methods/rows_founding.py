@@ -27,7 +27,9 @@ FOUNDING: tuple[Row, ...] = (
     Row(
         key="intra_class",
         summary="For a teacher's training: confident samples of one class are told apart, for richer soft labels.",
-        reference="Enriching Knowledge Distillation with Intra-Class Contrastive Learning, eqs. 5 to 7",
+        reference=(
+            "Yuan et al. 2025, Enriching Knowledge Distillation with Intra-Class Contrastive Learning, eqs. 5 to 7"
+        ),
         year=2025,
         link="https://arxiv.org/abs/2509.22053",
         part=IntraClass,
@@ -39,7 +41,7 @@ FOUNDING: tuple[Row, ...] = (
     Row(
         key="kda",
         summary="Kernel transfer: each sample's similarities to landmarks, class centres that follow the training.",
-        reference="Qian, Li and Hu, Efficient Kernel Transfer in Knowledge Distillation, eqs. 3 and 4, Alg. 1",
+        reference="Qian, Li and Hu 2020, Efficient Kernel Transfer in Knowledge Distillation, eqs. 3 and 4, Alg. 1",
         year=2020,
         link="https://arxiv.org/abs/2009.14416",
         part=KernelTransfer,
@@ -133,7 +135,10 @@ FOUNDING: tuple[Row, ...] = (
     Row(
         key="perception_coherence",
         summary="The ranking of all others by dissimilarity, as each sample of the teacher sees it.",
-        reference="Feature Representation Transferring to Lightweight Models via Perception Coherence, eqs. 3 and 4",
+        reference=(
+            "Nguyen et al. 2025, Feature Representation Transferring to Lightweight Models via Perception Coherence, "
+            "eqs. 3 and 4"
+        ),
         year=2025,
         link="https://arxiv.org/abs/2505.06595",
         part=losses.PerceptionCoherenceLoss,

@@ -39,7 +39,7 @@ generated: $(VENV)/ready
 docs: $(VENV)/ready
 	$(BIN)/pip install --quiet -e ".[docs]"
 	$(ONE_THREAD) $(BIN)/pytest tests/contract/test_site.py
-	PATH="$(CURDIR)/$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	$(BIN)/python docs/check_site.py build/site
 
 lint: $(VENV)/ready

@@ -36,8 +36,7 @@ generated: $(VENV)/ready
 
 # The site, build/site/index.html: pages that are written from the code are current, links lead somewhere, nothing is
 # asked of another host, and every public name is on a page.
-docs: $(VENV)/ready
-	$(BIN)/pip install --quiet -e ".[docs]"
+docs: $(VENV)/docs
 	$(ONE_THREAD) $(BIN)/pytest tests/contract/test_site.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	$(BIN)/python docs/check_site.py build/site
@@ -85,6 +84,10 @@ ray: $(VENV)/ready
 # Real models of timm, whose torchvision does not import beside the torch of constraints.txt: an environment of its own.
 zoo: $(ZOO)/ready
 	$(ONE_THREAD) $(ZOO)/bin/pytest -p no:cacheprovider $(or $(PYTEST),tests/zoo)
+
+$(VENV)/docs: $(VENV)/ready
+	$(BIN)/pip install --quiet -e ".[docs]"
+	touch $@
 
 $(ZOO)/ready: pyproject.toml
 	test -x $(ZOO)/bin/python || $(PYTHON) -m venv $(ZOO)

@@ -50,10 +50,21 @@ def recipes(patterns: list[str]) -> str:
         lines = path.read_text(encoding="utf8").splitlines()
         end = next(number for number, line in enumerate(lines) if not line.startswith("#"))
         head = " ".join(line.removeprefix("#").strip() for line in lines[:end])
-        sentences = re.split(r"(?<=[.%][.)]) (?=[A-Z])|(?<=[a-z0-9)]\.) (?=[A-Z])", head)
+        sentences = _sentences(head)
         published = [each for each in sentences[1:] if each.startswith("Published")]
         cells.append([f"`{path.parent.name}/{path.stem}`", markdown(" ".join([sentences[0], *published[:1]]))])
     return table(["recipe", "what it is"], cells)
+
+
+def _sentences(text: str) -> list[str]:
+    """Return the sentences of a text; a full stop within brackets ends none, as in "(app. E.2)"."""
+    found, depth, start = [], 0, 0
+    for position, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if depth == 0 and letter == "." and re.match(r"\. [A-Z]", text[position:]):
+            found.append(text[start : position + 1])
+            start = position + 2
+    return [*found, text[start:]]
 
 
 def measured(plan: str, names: list[str]) -> str:

@@ -18,8 +18,8 @@ _INTRODUCTION = """# Command line
 
 `congruence VERB --help` prints what stands here, and `congruence --version` the version.
 
-Results are said on standard output, progress and warnings on standard error. A wrong argument ends with status 2 and
-one sentence.
+What goes wrong is one sentence on standard error. The program ends with 0, with 2 for wrong input, with 1 for what
+failed, and with 130 after Ctrl-C.
 """
 
 

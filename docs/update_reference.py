@@ -27,8 +27,12 @@ PAGES: dict[str, Callable[[], str]] = {
 def written() -> dict[str, str]:
     """Return each page that is made from the code, by its path in docs/, as it should be now."""
     whole = {name: _marked(page()) for name, page in PAGES.items()}
-    of_papers = {f"papers/{path.name}": reference_papers.filled(path) for path in (DOCS / "papers").glob("*.md")}
-    return {**whole, **of_papers}
+    return {**whole, **{name: reference_papers.filled(DOCS / name) for name in papers()}}
+
+
+def papers() -> list[str]:
+    """Return the pages of papers, which have parts that are made from the code."""
+    return sorted(f"papers/{path.name}" for path in (DOCS / "papers").glob("*.md"))
 
 
 def _marked(page: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import functools
 import re
 
 import pytest
@@ -14,15 +15,19 @@ from congruence.methods import catalogue
 DOCS = ROOT / "docs"
 UPDATE = script("update_reference")
 CONFIG, METHODS, FINDINGS = UPDATE.reference_config, UPDATE.reference_methods, UPDATE.reference_findings
-PAGES = UPDATE.written()
 # From a definition, or from the documentation of a library: there is no paper to link.
 WITHOUT_PAPER = {"ce", "patch_relation", "queue_relation", "score_distill"}
 WITHOUT_LINK = {*WITHOUT_PAPER, "dist_plus"}
 
 
-@pytest.mark.parametrize("name", PAGES)
+@functools.cache
+def pages():
+    return UPDATE.written()
+
+
+@pytest.mark.parametrize("name", [*UPDATE.PAGES, *UPDATE.papers()])
 def test_a_page_is_what_the_code_says(name):
-    assert (DOCS / name).read_text(encoding="utf8") == PAGES[name], "run `python docs/update_reference.py`"
+    assert (DOCS / name).read_text(encoding="utf8") == pages()[name], "run `python docs/update_reference.py`"
 
 
 def test_the_examples_in_the_scripts_run():
@@ -37,7 +42,7 @@ def test_every_key_of_a_configuration_has_a_meaning(place):
 
 
 def test_the_page_of_the_configuration_has_every_table():
-    page = PAGES["reference/config.md"]
+    page = pages()["reference/config.md"]
     models = {place.model for place in CONFIG.places()}
     assert {"RunConfig", "StageConfig", "TermConfig", "SamplerConfig"} < {model.__name__ for model in models}
     assert page.count("\n| key | values |") == len(models)
@@ -104,11 +109,11 @@ def cells(text):
     return found
 
 
-@pytest.mark.parametrize("name", [name for name in PAGES if name.startswith("papers/")])
+@pytest.mark.parametrize("name", UPDATE.papers())
 def test_the_figures_of_a_paper_are_those_of_the_results(name):
     results = (DOCS / "results.md").read_text(encoding="utf8")
     shown = 0
-    for plan, text in re.findall(r"<!-- begin ([\w-]+)[ :][^>]*-->\n(.*?)<!-- end \1 -->", PAGES[name], re.DOTALL):
+    for plan, text in re.findall(r"<!-- begin ([\w-]+)[ :][^>]*-->\n(.*?)<!-- end \1 -->", pages()[name], re.DOTALL):
         if plan not in ("rows", "recipes"):
             whole = cells(re.search(rf"<!-- begin {plan}:.*?<!-- end {plan} -->", results, re.DOTALL)[0])
             part = cells(text)

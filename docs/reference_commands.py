@@ -94,6 +94,6 @@ def _default(option: Any) -> str:
 
 
 def _help(parameter: Any) -> str:
-    said = markdown(parameter.help or "")
+    said = markdown((parameter.help or "").replace("\\[", "["))  # which rich would take for its own
     variable = getattr(parameter, "envvar", None)
     return f"{said} The environment variable `{variable}` says the same." if variable else said

@@ -134,6 +134,21 @@ def test_the_menu_has_every_page_and_no_other():
     assert set(menu) == {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
 
 
+def test_files_that_are_no_pages_are_named():
+    inside = script("outside_links").inside
+    name = "develop/adding-a-method.md"
+    assert inside("[rows](../../src/congruence/methods/rows.py)", name) == "rows (`src/congruence/methods/rows.py`)"
+    assert inside("see [`LICENSE`](../../LICENSE).", name) == "see `LICENSE`."
+    for left in (
+        "[results](../results.md#a)",
+        "[gone](../../src/gone.py)",
+        "![a](../images/report-demo.png)",
+        "```\n[rows](../../LICENSE)\n```\n",
+        "[a page](https://example.org/../../LICENSE)",
+    ):
+        assert inside(left, name) == left
+
+
 def test_what_a_page_asks_of_another_host_is_found(tmp_path):
     check = script("check_site")
     (tmp_path / "index.html").write_text(

@@ -1,7 +1,7 @@
 """What the site makes of links to files of the repository that are no pages: a hook, named in mkdocs.yml.
 
-`[the goldens](../../tests/golden/README.md)` leads there on GitHub. The site has no such page: it names the file. A link
-to a file that is not there is left for `mkdocs build --strict` to refuse.
+`[the goldens](../../tests/golden/README.md)` leads there on GitHub. The site has no such page and names the file. A
+link to a file that is not there is left for `mkdocs build --strict` to refuse.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def inside(markdown: str, name: str) -> str:
         target = (folder / link[2]).resolve()
         if target.is_relative_to(DOCS) or not target.is_relative_to(ROOT) or not target.exists():
             return link[0]
-        path = f"`{target.relative_to(ROOT).as_posix()}`"
-        return path if path in link[1] else f"{link[1]} ({path})"
+        path = target.relative_to(ROOT).as_posix()
+        return link[1] if path in link[1] else f"{link[1]} (`{path}`)"
 
     parts = _FENCED.split(markdown)
     return "".join(part if number % 2 else _LINK.sub(named, part) for number, part in enumerate(parts))

@@ -9,7 +9,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test attack figures generated lint types bench exported loops ray zoo clean
+.PHONY: demo test attack figures generated docs lint types bench exported loops ray zoo clean
 
 demo: $(VENV)/ready
 	$(BIN)/congruence demo
@@ -27,11 +27,19 @@ figures: $(VENV)/ready
 	$(BIN)/python docs/rows_without_figures.py
 	$(ONE_THREAD) $(BIN)/pytest $(FIGURES)
 
-# What is written from the code: the front door of the losses, the README's tables, the snapshot of the public surface.
+# What is written from the code: the front door of the losses, the README's tables, the reference, the public surface.
 generated: $(VENV)/ready
 	$(BIN)/python docs/update_losses.py
 	$(BIN)/python docs/update_readme.py
+	$(BIN)/python docs/update_reference.py
 	$(BIN)/python tests/_harness/api.py > build-api.txt && mv build-api.txt tests/contract/api.txt
+
+# The site, build/site/index.html: pages that are written from the code are current, links lead somewhere, nothing is
+# asked of another host, and every public name is on a page.
+docs: $(VENV)/docs
+	$(ONE_THREAD) $(BIN)/pytest tests/contract/test_site.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python docs/check_site.py build/site
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
@@ -76,6 +84,10 @@ ray: $(VENV)/ready
 # Real models of timm, whose torchvision does not import beside the torch of constraints.txt: an environment of its own.
 zoo: $(ZOO)/ready
 	$(ONE_THREAD) $(ZOO)/bin/pytest -p no:cacheprovider $(or $(PYTEST),tests/zoo)
+
+$(VENV)/docs: $(VENV)/ready
+	$(BIN)/pip install --quiet -e ".[docs]"
+	touch $@
 
 $(ZOO)/ready: pyproject.toml
 	test -x $(ZOO)/bin/python || $(PYTHON) -m venv $(ZOO)

@@ -27,6 +27,8 @@ def test_a_card_tells_everything(key):
     assert formula in text
     assert f"default weight: {entry.weight}" in text
     assert f"paper: {entry.reference}" in text
+    assert (f"\nyear: {entry.year}\n" in text) == (entry.year is not None)
+    assert (f"\nlink: {entry.link}\n" in text) == bool(entry.link)
     assert "\nRaises:" not in text
     assert all(f"{name}={value!r}" in text for name, value in entry.defaults().items())
 

@@ -32,24 +32,39 @@ def methods(
         say(f"{name:{width}}  {row(name).summary}")
 
 
-def _home(function: Callable[..., object]) -> str:
+def home(function: Callable[..., object]) -> str:
     """Return the module that exports a function: `congruence.losses` for built-in methods, else the package's."""
     module = function.__module__
     return "congruence.losses" if module.startswith("congruence.losses.") else module
 
 
-def card(row: Row) -> str:
-    """Return a method's card; the formulas come from the docstrings of its function and of its `Method`."""
+def formulas(row: Row) -> str:
+    """Return the formulas of a method: what the docstrings of its function and of its `Method` say before sections."""
     from congruence.methods import Method
 
     described = [row.function]
     if issubclass(row.part, Method) and row.part is not row.function:
         described.append(row.part)  # the part about what the method trains and stores around its loss
-    formula = "\n\n".join(_SECTION.split(inspect.getdoc(each) or "", maxsplit=1)[0].strip() for each in described)
+    return "\n\n".join(_SECTION.split(inspect.getdoc(each) or "", maxsplit=1)[0].strip() for each in described)
+
+
+def needed(row: Row) -> str:
+    """Say what a method needs of the models and the data, and how its loss is reduced.
+
+    Example:
+        >>> from congruence.methods import row
+        >>> needed(row("mlld"))
+        'logits, teacher, labels, the views weak, strong; relates the samples of a batch'
+    """
     scope = "relates the samples of a batch" if row.needs.scope == "batch" else "a mean over samples"
     needs = [*row.needs.roles, *(n for n in ("teacher", "labels", "index", "facts") if getattr(row.needs, n))]
     if row.needs.views != ("main",):
         needs.append(f"the views {', '.join(row.needs.views)}")
+    return f"{', '.join(needs)}; {scope}"
+
+
+def card(row: Row) -> str:
+    """Write all about a method; the formulas are those in the docstrings of its function and of its `Method`."""
     labels = [
         "labels: not read, but it matches distributions regardless of the classes, so it is useful only if most "
         "samples have labels"
@@ -59,13 +74,15 @@ def card(row: Row) -> str:
         [
             f"{row.key}: {row.summary}",
             "",
-            f"{_home(row.function)}.{row.function.__name__}",
-            formula,
+            f"{home(row.function)}.{row.function.__name__}",
+            formulas(row),
             "",
-            f"needs: {', '.join(needs)}; {scope}",
+            f"needs: {needed(row)}",
             *labels,
             f"hyper-parameters: {', '.join(given) or 'none'}",
             f"default weight: {row.weight}",
             f"paper: {row.reference}",
+            *([f"year: {row.year}"] * (row.year is not None)),
+            *([f"link: {row.link}"] * bool(row.link)),
         ]
     )

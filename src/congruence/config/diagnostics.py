@@ -15,8 +15,18 @@ from congruence.evaluation.diagnostics import ALL, DIAGNOSTICS, checked_names, w
 class DiagnosticsConfig(Table):
     """What is measured of every student at the ends of epochs: `congruence.evaluation.Diagnostics`.
 
-    `losses` adds the terms' losses on these images; `measures` may then be empty.
-    `stages` says of which stages' students; by default of all. One without a teacher is measured by what needs none.
+    A stage without a teacher is measured by what needs none.
+
+    Args:
+        measures: names of measures, or "all"; empty where only `losses` are wanted.
+        losses: measure the terms' losses on these images, too.
+        samples: how many images are measured on, the same ones each time.
+        images: the part of the data that they come from.
+        seed: decides which images are taken.
+        every: epochs from one measurement to the next, counted from the first.
+        student_layer: the layer whose features are measured; by default what enters the last Linear.
+        teacher_layer: the same of the teacher.
+        stages: the stages whose students are measured; by default all.
     """
 
     measures: str | list[str] = ALL

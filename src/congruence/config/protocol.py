@@ -18,6 +18,10 @@ class ProtocolConfig(Table):
     """What else is measured on the test part: a kind of `congruence.evaluation.protocols`, and its own settings.
 
     Without it only data that says so is measured by one: queries and gallery of re-identification.
+
+    Args:
+        kind: "classification", "retrieval", "re-identification", "identification" or "open-set". Each of the other keys
+            belongs to some kinds only.
     """
 
     kind: str

@@ -49,9 +49,19 @@ OneTeacher = Annotated[
 class StageConfig(Table):
     """One `fit`: who learns, from whom: an earlier stage ("STAGE/NAME" where that has several students) or a model.
 
-    Several teachers are a table of these by name; `teacher_head` then has a table for each that is to have one, and
-    each has its own folder in that of `teacher_cache`. `teacher_cache = false` is none, where another file or an
-    override said one.
+    Several teachers are a table of these by name. Each has its own folder in that of
+    `teacher_cache`.
+
+    Args:
+        student: the model that learns, or several by name.
+        teacher: the model that teaches: a table, or an earlier stage ("STAGE/NAME" of several students); or several by
+            name; none where no term needs one.
+        teacher_head: an embedding of a given teacher, fitted first; of several teachers a table for each that is to
+            have one.
+        teacher_cache: the teacher's answers in files; false for none, where another file or an override said one.
+        labels_per_class: keep so many labels of each class of the training images and forget the others.
+        terms: the terms of the objective, at least one.
+        train: how the stage is trained.
     """
 
     student: Annotated[
@@ -200,7 +210,17 @@ def _begins(student: Any) -> dict[str, str]:
 
 
 class RunConfig(Table):
-    """A whole run."""
+    """A whole run.
+
+    Args:
+        name: the run's name, and that of its folder in runs/; by default FOLDER/FILE, as the file is called.
+        extends: a file whose values hold where this one says nothing: a path from this file's folder.
+        data: the images or texts.
+        protocol: what else is measured on the test part.
+        diagnostics: what is measured of the students at the end of each epoch.
+        stages: what is trained, one stage after the other, by name; a later one may learn from an earlier one's
+            student.
+    """
 
     name: str = ""
     extends: str | None = None

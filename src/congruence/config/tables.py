@@ -54,8 +54,14 @@ class DataConfig(Table):
     Or `factory`, "package.module:function" (which needs trust), that is called with `options` and returns `Splits`, or
     any datasets: see `congruence.pipeline.own_data`.
 
-    `labels_per_class` keeps so many labels of each class of the training images and forgets the others; a stage may say
-    its own.
+    Args:
+        name: what `congruence data` lists, a folder of images, a file of texts, or "image-folder" with `root`.
+        factory: "package.module:function" that returns the data; needs trust.
+        options: keyword arguments of `factory`.
+        split_seed: the seed of every random choice made here: which samples are held out or left out, and which labels
+            are kept.
+        labels_per_class: keep so many labels of each class of the training images and forget the others; a stage may
+            say its own.
     """
 
     name: str | None = None
@@ -123,9 +129,16 @@ class DataConfig(Table):
 class InputsConfig(Table):
     """How a model takes its samples, where that is not as the data is; what is not said its own configuration says.
 
-    Of images: `size`, `mean` and `std` (of images scaled to [0, 1]) and `interpolation`, all applied to the pixels of
-    the data, augmented. Of texts: `tokenizer`, a folder or a tokenizer.json of the Hugging Face libraries or a JSON
-    file of words and their numbers, and `max_length`, to which all are cut or padded.
+    Keys of images are applied to the pixels of the data, augmented; keys of images and of texts exclude each other.
+
+    Args:
+        size: the height and width of the images that the model takes.
+        mean: one number a channel, which is subtracted from images scaled to [0, 1]; with `std`.
+        std: one number > 0 a channel, by which what is left is divided; with `mean`.
+        interpolation: how images are brought to `size`.
+        tokenizer: a folder or a tokenizer.json of the Hugging Face libraries, or a JSON file of words and their
+            numbers.
+        max_length: the number of tokens to which all texts are cut or padded.
     """
 
     size: Sides | None = None
@@ -154,8 +167,10 @@ class InputsConfig(Table):
 class ReusedClassifierConfig(Table):
     """`congruence.models.ReusedClassifier`: a student that predicts by its teacher's classifier, through a projector.
 
-    `factor` divides the teacher's channels for the projector's hidden width. `layer` and `teacher_layer` give the maps;
-    by default the last map of each model.
+    Args:
+        factor: the projector's hidden width is the teacher's channels divided by it.
+        layer: the student's layer whose map [B, C, H, W] is projected; by default its last map.
+        teacher_layer: the teacher's layer whose mean over positions its classifier reads; by default its last map.
     """
 
     factor: Count = 2
@@ -170,11 +185,17 @@ class ModelConfig(Table):
     weights (the last two can run code and need trust), "hf:FOLDER" of transformers, "st:FOLDER" of
     sentence-transformers and "timm:NAME" (with a tag, "timm:NAME.TAG", its weights), which may get others.
 
-    `start` is a file of a network trained on other classes, whose Linear layers are left out where they do not fit.
-    `start_stage` is an earlier stage ("STAGE/NAME" of several students) with whose student's weights it begins.
-    `unchecked = true` takes a teacher's weights from a run whatever images and classes that was trained on.
-    `inputs` says how it takes the samples, where that is not as the data is.
-    `reused_classifier` makes a student predict by its teacher's classifier (the row `simkd`).
+    Args:
+        model: a name of the zoo, or "KIND:REST".
+        factory: "package.module:callable" that returns the model; needs trust.
+        weights: the file of its weights.
+        start: the file of a network trained on other classes, with which it begins; Linear layers that do not fit are
+            left out.
+        start_stage: an earlier stage ("STAGE/NAME" of several students) with whose student's weights it begins.
+        unchecked: take a teacher's weights from a run whatever images and classes that was trained on.
+        options: keyword arguments of the zoo's model, or of `factory`.
+        inputs: how the model takes the samples, where that is not as the data is.
+        reused_classifier: makes a student predict by its teacher's classifier (the row `simkd`).
     """
 
     model: str | None = None
@@ -233,9 +254,13 @@ class ModelConfig(Table):
 
 
 class HeadConfig(Table):
-    """An embedding of so many outputs of a given teacher's `layer` (None: what enters its last Linear), fitted first.
+    """An embedding of one layer of a given teacher, fitted before the student is trained.
 
     Terms read it as the teacher's layer "embed".
+
+    Args:
+        width: outputs of the embedding.
+        layer: the teacher's layer that it reads; by default what enters its last Linear.
     """
 
     width: Count
@@ -245,8 +270,12 @@ class HeadConfig(Table):
 class CacheConfig(Table):
     """`congruence.TeacherCache`: the teacher looks at each training image `views` times and is read from files then.
 
-    `folder` is "teacher-cache" in the stage's own by default. `seed` is that of the augmentation (by default the
-    training's): runs of several seeds that name the same one can share a folder.
+    Args:
+        views: augmented views of each training image that are stored.
+        dtype: the type of the stored numbers.
+        folder: where the files are; "teacher-cache" in the stage's own folder by default.
+        seed: of the augmentation, by default the training's: runs of several seeds that name the same one can share a
+            folder.
     """
 
     views: Count = 8
@@ -258,7 +287,11 @@ class CacheConfig(Table):
 
 
 class TermConfig(BaseModel):
-    """A `congruence.Term`; every key that is not its own is a hyper-parameter of the method."""
+    """A `congruence.Term`; every key that is not its own is a hyper-parameter of the method.
+
+    Args:
+        key: of a method of the catalogue (`congruence methods` lists them).
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
 

@@ -13,7 +13,13 @@ from congruence.training.options import FitOptions, OptimizerOptions, Precision,
 
 
 class OptimizerConfig(Table):
-    """`congruence.OptimizerOptions`."""
+    """`congruence.OptimizerOptions`.
+
+    Args:
+        momentum: the momentum of SGD.
+        nesterov: whether SGD takes Nesterov's momentum.
+        betas: the two decay rates of AdamW's running means.
+    """
 
     name: Literal["sgd", "adamw"] = "sgd"
     lr: float = 0.05
@@ -30,7 +36,13 @@ class OptimizerConfig(Table):
 
 
 class ScheduleConfig(Table):
-    """`congruence.ScheduleOptions`."""
+    """`congruence.ScheduleOptions`.
+
+    Args:
+        milestones: the positions, in epochs, at which "step" multiplies the rate by `factor`.
+        factor: what "step" multiplies the rate by.
+        warmup_epochs: epochs over which the rate grows linearly from 0.
+    """
 
     name: Literal["constant", "step", "cosine"] = "cosine"
     milestones: Annotated[tuple[float, ...], Field(strict=False)] = ()
@@ -59,7 +71,11 @@ class AugmentConfig(Table):
 
 
 class PhotoAugmentConfig(Table):
-    """`congruence.data.PhotoAugment`."""
+    """`congruence.data.PhotoAugment`.
+
+    Args:
+        rotation: images are turned by an angle drawn from [-rotation, rotation] degrees; corners are filled with black.
+    """
 
     crop: Literal["random", "resized"] = "random"
     flip: bool = True
@@ -93,6 +109,11 @@ class SamplerConfig(Table):
     """What a batch holds: exactly `k` samples of each class, or of each cluster of the teacher's features.
 
     `congruence.data.ClassUniformSampler` and `SuperclassUniformSampler`.
+
+    Args:
+        name: "class_uniform": by class; "superclass_uniform": by cluster of the teacher's features.
+        k: samples of each class or cluster; `batch_size` is a multiple of it.
+        clusters: how many clusters; by default the paper's 1000.
     """
 
     name: Literal["class_uniform", "superclass_uniform"]
@@ -113,7 +134,17 @@ _ENGINE = (
 
 
 class TrainConfig(Table):
-    """How a stage is trained: `congruence.FitOptions`, and its batches. `augment = true` is the dataset's own."""
+    """How a stage is trained: `congruence.FitOptions`, and its batches.
+
+    Args:
+        batch_size: samples of a batch over all ranks.
+        drop_last: leave out a last batch that is smaller.
+        augment: true for the dataset's own augmentation, false for none, or a table.
+        sampler: what a batch holds; by default samples drawn at random.
+        workers: processes that read image files.
+        optimizer: the optimizer and its learning rate.
+        schedule: the course of the learning rate.
+    """
 
     epochs: int | None = None
     max_steps: int | None = None

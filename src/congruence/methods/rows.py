@@ -38,6 +38,8 @@ class Row:
         part_aliases: names that parts of the weight had in older versions, mapped to today's names.
         older: values that had another meaning in older versions: for each hyper-parameter, a mapping from the old value
             (None if it was not given) to today's word for that meaning.
+        year: in which the paper came out, as `reference` has it; of a preprint alone, that of the preprint.
+        link: to the paper.
     """
 
     key: str
@@ -54,6 +56,8 @@ class Row:
     blind: bool = False
     part_aliases: Mapping[str, str] = field(default_factory=dict)
     older: Mapping[str, Mapping[str | None, str]] = field(default_factory=dict)
+    year: int | None = None
+    link: str = ""
 
     @property
     def labels(self) -> str:

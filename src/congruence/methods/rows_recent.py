@@ -29,6 +29,8 @@ RECENT: tuple[Row, ...] = (
             "Sun et al., Logit Standardization in Knowledge Distillation, CVPR 2024, "
             "https://github.com/sunshangquan/logit-standardization-KD"
         ),
+        year=2024,
+        link="https://arxiv.org/abs/2403.01427",
         part=losses.StandardizedDistillationLoss,
         function=losses.standardized_distillation_loss,
         needs=_LOGITS,
@@ -41,6 +43,8 @@ RECENT: tuple[Row, ...] = (
             "Zheng and Yang, Knowledge Distillation Based on Transformed Teacher Matching, ICLR 2024, "
             "https://github.com/zkxufo/TTM"
         ),
+        year=2024,
+        link="https://arxiv.org/abs/2402.11148",
         part=losses.TransformedTeacherLoss,
         function=losses.transformed_teacher_loss,
         needs=_LOGITS,
@@ -53,6 +57,8 @@ RECENT: tuple[Row, ...] = (
             "Yang et al., From Knowledge Distillation to Self-Knowledge Distillation, ICCV 2023, "
             "https://github.com/yzd-v/cls_KD"
         ),
+        year=2023,
+        link="https://arxiv.org/abs/2303.13005",
         part=losses.NormalizedKdLoss,
         function=losses.normalized_kd_loss,
         needs=_LABELLED,
@@ -65,6 +71,8 @@ RECENT: tuple[Row, ...] = (
             "Sun et al., Knowledge Distillation with Refined Logits, ICCV 2025, arXiv 2408.07703, "
             "https://github.com/zju-SWJ/RLD"
         ),
+        year=2025,
+        link="https://arxiv.org/abs/2408.07703",
         part=losses.RefinedLogitLoss,
         function=losses.refined_logit_loss,
         needs=_LABELLED,
@@ -75,6 +83,8 @@ RECENT: tuple[Row, ...] = (
         reference=(
             "Wang et al., ABKD: Knowledge Distillation via α-β-Divergence, ICML 2025, https://github.com/ghwang-s/abkd"
         ),
+        year=2025,
+        link="https://arxiv.org/abs/2505.04560",
         part=losses.AlphaBetaLoss,
         function=losses.alpha_beta_loss,
         needs=_LOGITS,
@@ -87,6 +97,7 @@ RECENT: tuple[Row, ...] = (
             "Huang et al., the extension of Knowledge Distillation from a Stronger Teacher, TPAMI 2025, "
             "https://github.com/hunto/DIST_KD"
         ),
+        year=2025,
         part=losses.DistFeatureLoss,
         function=losses.dist_feature_loss,
         needs=Needs(roles=("maps",), stages=1),
@@ -95,10 +106,9 @@ RECENT: tuple[Row, ...] = (
     Row(
         key="cka",
         summary="The pattern of similarities within a batch, by centred kernel alignment.",
-        reference=(
-            "Kornblith et al., Similarity of Neural Network Representations Revisited, ICML 2019, "
-            "https://arxiv.org/abs/1905.00414"
-        ),
+        reference="Kornblith et al., Similarity of Neural Network Representations Revisited, ICML 2019",
+        year=2019,
+        link="https://arxiv.org/abs/1905.00414",
         part=losses.LinearCkaLoss,
         function=losses.linear_cka_loss,
     ),
@@ -109,6 +119,8 @@ RECENT: tuple[Row, ...] = (
             "Zhou et al., Rethinking Centered Kernel Alignment in Knowledge Distillation, IJCAI 2024, "
             "https://github.com/Klayand/PCKA"
         ),
+        year=2024,
+        link="https://arxiv.org/abs/2401.11824",
         part=RelationBasedCka,
         function=RelationBasedCka,
         needs=RelationBasedCka.needs,
@@ -121,6 +133,8 @@ RECENT: tuple[Row, ...] = (
             "Liu et al., Exploring Inter-Channel Correlation for Diversity-Preserved Knowledge Distillation, ICCV "
             "2021, https://github.com/ADLab-AutoDrive/ICKD"
         ),
+        year=2021,
+        link="https://arxiv.org/abs/2202.03680",
         part=InterChannelCorrelation,
         function=losses.inter_channel_correlation_loss,
         needs=InterChannelCorrelation.needs,
@@ -133,6 +147,8 @@ RECENT: tuple[Row, ...] = (
             "Liu et al., NORM: Knowledge Distillation via N-to-One Representation Matching, ICLR 2023, "
             "https://github.com/OSVAI/NORM"
         ),
+        year=2023,
+        link="https://arxiv.org/abs/2305.13803",
         part=NToOne,
         function=losses.n_to_one_loss,
         needs=NToOne.needs,
@@ -144,6 +160,8 @@ RECENT: tuple[Row, ...] = (
             "Lv et al., Wasserstein Distance Rivals Kullback-Leibler Divergence for Knowledge Distillation, NeurIPS "
             "2024, https://github.com/JiamingLv/WKD"
         ),
+        year=2024,
+        link="https://arxiv.org/abs/2412.08139",
         part=GaussianFeatures,
         function=GaussianFeatures,
         needs=GaussianFeatures.needs,
@@ -156,6 +174,8 @@ RECENT: tuple[Row, ...] = (
             "Lv et al., Wasserstein Distance Rivals Kullback-Leibler Divergence for Knowledge Distillation, NeurIPS "
             "2024, https://github.com/JiamingLv/WKD"
         ),
+        year=2024,
+        link="https://arxiv.org/abs/2412.08139",
         part=WassersteinLogits,
         function=WassersteinLogits,
         needs=WassersteinLogits.needs,
@@ -167,6 +187,8 @@ RECENT: tuple[Row, ...] = (
             "Miles and Mikolajczyk, Understanding the Role of the Projector in Knowledge Distillation, AAAI 2024, "
             "https://github.com/roymiles/Simple-Recipe-Distillation"
         ),
+        year=2024,
+        link="https://arxiv.org/abs/2303.11098",
         part=SimpleRecipe,
         function=losses.log_power_loss,
         needs=SimpleRecipe.needs,
@@ -179,6 +201,8 @@ RECENT: tuple[Row, ...] = (
             "Miles et al., VkD: Improving Knowledge Distillation using Orthogonal Projections, CVPR 2024, "
             "https://github.com/roymiles/vkd"
         ),
+        year=2024,
+        link="https://arxiv.org/abs/2403.06213",
         part=OrthogonalProjection,
         function=losses.orthogonal_feature_loss,
         needs=OrthogonalProjection.needs,
@@ -190,6 +214,8 @@ RECENT: tuple[Row, ...] = (
             "Chen et al., Improved Feature Distillation via Projector Ensemble, NeurIPS 2022, "
             "https://github.com/chenyd7/PEFD"
         ),
+        year=2022,
+        link="https://arxiv.org/abs/2210.15274",
         part=ProjectorEnsemble,
         function=ProjectorEnsemble,
         needs=ProjectorEnsemble.needs,
@@ -202,6 +228,8 @@ RECENT: tuple[Row, ...] = (
             "Guo et al., Class Attention Transfer Based Knowledge Distillation, CVPR 2023, "
             "https://github.com/GzyAftermath/CAT-KD"
         ),
+        year=2023,
+        link="https://arxiv.org/abs/2304.12777",
         part=ClassAttention,
         function=losses.class_attention_loss,
         needs=ClassAttention.needs,
@@ -211,6 +239,8 @@ RECENT: tuple[Row, ...] = (
         key="sdd",
         summary="Soft labels of an image's regions, weighting those that disagree with the whole image more.",
         reference=("Wei et al., Scale Decoupled Distillation, CVPR 2024, https://github.com/shicaiwei123/SDD-CVPR2024"),
+        year=2024,
+        link="https://arxiv.org/abs/2403.13512",
         part=ScaleDecoupled,
         function=losses.scale_decoupled_loss,
         needs=ScaleDecoupled.needs,

@@ -252,6 +252,8 @@ RECENT: tuple[Row, ...] = (
             "Chen et al., Knowledge Distillation with the Reused Teacher Classifier, CVPR 2022, "
             "https://github.com/DefangChen/SimKD"
         ),
+        year=2022,
+        link="https://arxiv.org/abs/2203.14001",
         part=ReusedClassifierHint,
         function=losses.hint_loss,
         needs=ReusedClassifierHint.needs,

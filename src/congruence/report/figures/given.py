@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -181,6 +182,6 @@ def by_epoch(lines: Sequence[Mapping[str, Any]], key: str, group: str = "") -> l
     for line in lines:
         table = line.get(group) if group else line
         value = table.get(key) if isinstance(table, Mapping) else None
-        if isinstance(value, int | float) and isinstance(line.get("epoch"), int):
+        if isinstance(value, int | float) and math.isfinite(value) and isinstance(line.get("epoch"), int):
             found.setdefault(line["epoch"] + 1, []).append(float(value))
     return [(epoch, sum(values) / len(values)) for epoch, values in sorted(found.items())]

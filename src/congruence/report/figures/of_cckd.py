@@ -25,7 +25,7 @@ _KERNELS = {
     "taylor2": "Taylor, order 2",
     "taylor3": "Taylor, order 3",
 }
-_TERMS = {"kd": "KL divergence", "cckd": "correlation congruence"}
+_TERMS = {"kd": "KL loss", "cckd": "congruence loss"}
 
 
 def courses(given: Given) -> tuple[dict[str, Lines], Lines]:
@@ -77,8 +77,8 @@ def course(given: Given) -> Figure:
     there = [key for key in _TERMS if losses[key]]
     figure, axes = panels("CCKD, figure 3: training losses and validation accuracy", 1 + len(there))
     for panel, key in zip(axes[0], there, strict=False):
-        curves(panel, losses[key], f"{_TERMS[key]} loss, unweighted")
-    curves(axes[0][-1], accuracy, "validation accuracy (%)")
+        curves(panel, losses[key], f"{_TERMS[key]}, unweighted", given.runs)
+    curves(axes[0][-1], accuracy, "validation accuracy (%)", given.runs)
     return figure
 
 
@@ -106,8 +106,8 @@ def heat(given: Given) -> Figure:
             picture = panel.imshow(block.numpy(), cmap="viridis", vmin=least, vmax=1)
             panel.set(xticks=[], yticks=[])
             panel.grid(visible=False)
-        line[0].set_ylabel(_class(names, a))
-        line[0].set_xlabel(_class(names, b) if a != b else "")
+            panel.spines[:].set_visible(False)
+        line[0].set_ylabel(_class(names, a) if a == b else f"{_class(names, a)}\n× {_class(names, b)}")
     for panel, (side, _) in zip(axes[0], sides, strict=True):
         panel.set_title(name(side), fontsize=8)
     figure.colorbar(picture, ax=axes, label="cosine similarity", shrink=0.6)
@@ -140,7 +140,7 @@ def sampled(given: Given) -> tuple[Groups, dict[str, Spot]]:
 
 
 def samplers(given: Given) -> Figure:
-    """Draw table 7: accuracy by k, the samples of each class (CUR) or cluster (SUR) in a batch, and of random batches."""
+    """Draw table 7: accuracy by k, a batch's samples of each class (CUR) or cluster (SUR), and of random batches."""
     groups, random = sampled(given)
     if not groups:
         raise LackingError("No plan among the folders has two of the rows 'cur…' or 'sur…'.")

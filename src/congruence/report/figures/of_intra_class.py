@@ -62,11 +62,10 @@ def _contrast(pair: Pair, side: str, weight: float) -> Contrast:
 
 def _trained(given: Given, run: str) -> tuple[str, float | None]:
     """Return which side of a run was trained with the term, and λ; None where that is not a number."""
-    named = next(
-        (value for word in run.split(", ") if (value := _NONE.get(word, numbered("lambda", word))) is not None), None
-    )
-    if named is not None:
-        return "teacher", named
+    for word in run.split(", "):
+        value = _NONE.get(word, numbered("lambda", word))
+        if value is not None:
+            return "teacher", value
     config = None if run not in given.runs else given.config(run)
     if config is None:
         return "teacher", None

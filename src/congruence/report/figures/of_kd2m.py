@@ -100,9 +100,10 @@ def course(given: Given) -> Figure:
     if not losses:
         raise LackingError("No run among the folders has logged a distance between distributions.")
     figure, axes = panels("KD²M, figure 2: losses and accuracy by λ", 3)
-    curves(axes[0][0], classes, "classification loss (nats)")
-    curves(axes[0][1], losses, "distillation loss, without λ")
-    curves(axes[0][2], accuracy, "validation accuracy (%)")
+    order = list(dict.fromkeys([*accuracy, *classes, *losses]))
+    curves(axes[0][0], classes, "classification loss (nats)", order)
+    curves(axes[0][1], losses, "distillation loss, without λ", order)
+    curves(axes[0][2], accuracy, "validation accuracy (%)", order)
     if all(value > 0 for points in losses.values() for _, value in points):
         logarithmic(axes[0][1], "y")
     return figure
@@ -137,6 +138,7 @@ def features(given: Given) -> Figure:
             panel.scatter(*teacher.T.tolist(), s=7, marker="o", color=COLOURS[1], label="teacher", linewidths=0)
             panel.scatter(*student.T.tolist(), s=9, marker="x", color=COLOURS[0], label="student", linewidths=0.7)
             panel.set(xlabel=f"{words} 1", ylabel=f"{words} 2")
+            panel.set_aspect("equal", adjustable="datalim")
         axes[0][column].set_title(name(pair.name))
     axes[0][0].legend(markerscale=2)
     return figure

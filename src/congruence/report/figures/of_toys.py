@@ -19,21 +19,26 @@ if TYPE_CHECKING:
 
 _STATES = 5  # of the student, of which the first is the start
 _BATCHES = (3, 7, 15)
-_BETWEEN = 3.0  # the teacher's points stand so far above the student's, of which each fills [−1, 1]
+_BETWEEN = 3.0  # the teacher's points stand so far above the student's
+_INNER, _REACH, _DRAWN = 0.01, 0.9, 1.2
 
 
 def boxed(points: Tensor) -> Tensor:
-    """Return points moved and scaled, in both directions alike, so that the box [−1, 1] just holds them.
+    """Return points moved and scaled, in both directions alike, so that 98 % of each coordinate lie in [−0.9, 0.9].
+
+    A point beyond [−1.2, 1.2] is NaN and not drawn: few fly far out on their way, and would make the rest a speck.
 
     Shape:
         `points` [N, 2]; returns [N, 2].
 
     Example:
-        >>> boxed(torch.tensor([[0.0, 0.0], [4.0, 2.0]])).tolist()
-        [[-1.0, -0.5], [1.0, 0.5]]
+        >>> boxed(torch.tensor([[0.0, 0.0], [4.0, 2.0]])).mul(100).round().tolist()
+        [[-92.0, -46.0], [92.0, 46.0]]
     """
-    low, high = points.amin(0), points.amax(0)
-    return (points - (low + high) / 2) / (float((high - low).max()) / 2 or 1.0)
+    low, high = points.quantile(_INNER, dim=0), points.quantile(1 - _INNER, dim=0)
+    moved = (points - (low + high) / 2) / (float((high - low).max()) / (2 * _REACH) or 1.0)
+    outside = (moved.abs() > _DRAWN).any(1, keepdim=True)
+    return torch.where(outside, float("nan"), moved)
 
 
 def states(run: Transfer) -> list[tuple[int, Tensor]]:
@@ -76,7 +81,7 @@ def _pairs(row: Sequence[Axes], run: Transfer) -> None:
     for panel, (epoch, points) in zip(row, states(run), strict=False):
         student = boxed(points)
         lines = torch.stack([teacher, student], dim=1).tolist()
-        panel.add_collection(LineCollection(lines, colors=GREY, linewidths=0.25, alpha=0.25, zorder=1))
+        panel.add_collection(LineCollection(lines, colors=GREY, linewidths=0.25, alpha=0.15, zorder=1))
         for side in (teacher, student):
             panel.scatter(*side.T.tolist(), c=colours, s=3, linewidths=0, zorder=2)
         panel.set_title(_title(run, epoch), fontsize=8)
@@ -115,7 +120,8 @@ def _reference(figure: Figure, panel: Axes, points: Toy, place: tuple[int, int, 
 def flat(given: Given) -> Figure:
     """Draw figure 4: two moons and five clusters, the teacher's above, the student's on their way below, pairs in grey.
 
-    The student's points are drawn in the teacher's size, though they are ten times as far apart at the start.
+    The student's points are drawn in the teacher's size, though they are ten times as far apart at the start. The few
+    that are far from all others are outside the picture.
     """
     names = ("two-moons", "clusters")
     figure, axes = panels("Perception coherence, figure 4: from 2D to 2D", _STATES, len(names), width=1.9, height=3.6)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,7 @@ DASHES: tuple[Any, ...] = (
 )
 GREY = "#808080"
 CURVES = 7  # of one panel
+_MARKED = 30  # points of a curve, from which on they have no marks
 _LONGEST = 36  # characters of a name
 _DECADES = 300.0  # from here on only powers of ten are written beside a logarithmic axis
 _LOOK = {
@@ -138,14 +139,24 @@ def sweeps(axes: Axes, groups: Mapping[str, Sequence[Spot]], across: str, up: st
         axes.legend()
 
 
-def curves(axes: Axes, lines: Mapping[str, Sequence[tuple[float, float]]], up: str, across: str = "epochs") -> None:
-    """Draw a line a name, at most seven; of more, the first."""
-    for number, (label, points) in enumerate(list(lines.items())[:CURVES]):
-        style = _line(number) | ({"marker": None} if len(points) > 30 else {"markersize": 3.5})
-        axes.plot(*zip(*points, strict=True), label=name(label), **style)
-    axes.set(xlabel=across, ylabel=up)
+def curves(axes: Axes, lines: Mapping[str, Sequence[tuple[float, float]]], up: str, order: Iterable[str] = ()) -> None:
+    """Draw by epoch a line a name, at most seven.
+
+    Args:
+        axes: where.
+        lines: the points (epoch, value) of each name.
+        up: what the values are.
+        order: names, among them others perhaps, by whose place a line has its colour, so that it is the same in each
+            panel; else their own order.
+    """
+    places = {label: place for place, label in enumerate(dict.fromkeys([*order, *lines]))}
+    for label, points in lines.items():
+        if places[label] < CURVES:
+            style = _line(places[label]) | ({"marker": None} if len(points) > _MARKED else {"markersize": 3.5})
+            axes.plot(*zip(*points, strict=True), label=name(label), **style)
+    axes.set(xlabel="epochs", ylabel=up)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    if lines:
+    if axes.get_lines():
         axes.legend()
 
 

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from congruence.core import check
+from congruence.core.check import sentence
 from congruence.evaluation.pictures import require_plots
 from congruence.report.figures import of_cckd, of_intra_class, of_kd2m, of_kda, of_perception_coherence, of_toys
 from congruence.report.figures.given import Given, LackingError
@@ -47,8 +48,11 @@ class Outcome(NamedTuple):
 
 def _plan(name: str, *more: str) -> str:
     """Say which plan's folder a figure needs."""
-    rows = f", or a plan with such rows ({', '.join(more)})" if more else ""
-    return f"It needs the numbers of the plan {name}{rows}: congruence bench {name} --out runs/{name}."
+    rows = f", or of one with such rows ({', '.join(more)})" if more else ""
+    return (
+        f"It needs the numbers of the plan {name}{rows}: results/{name} of the repository has them, and "
+        f"congruence bench {name} --out runs/{name} measures them."
+    )
 
 
 _TOY = "It needs no folder, and minutes at the paper's 800 epochs (--epochs)."
@@ -235,7 +239,7 @@ def write_figures(
     require_plots()
     given = Given(folders, trust=trust, seed=seed, epochs=epochs)
     return _written(
-        paper, [figure for figure in figures if not only or figure.key in only], given, Path(out), bool(only)
+        paper, [figure for figure in figures if not only or figure.key in only], given, Path(out), named=bool(only)
     )
 
 
@@ -252,5 +256,7 @@ def _written(paper: str, figures: Sequence[PaperFigure], given: Given, out: Path
                 files = save(drawn, out, f"{paper}-{figure.key}", told)
         except LackingError as error:
             yield Outcome(figure.key, why=f"{error} {figure.needs}")
+        except ValueError as error:  # a damaged file, say
+            yield Outcome(figure.key, why=sentence(error))
         else:
             yield Outcome(figure.key, tuple(files))

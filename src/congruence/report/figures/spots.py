@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
 from collections.abc import Iterable, Mapping
@@ -51,9 +52,10 @@ def spots(rows: Iterable[Row], names: Mapping[str, str], number: str, *, scale: 
     for row in rows:
         method, variant = row["method"], row.get("variant") or ""
         setting, other = (variant, method) if variant in names else (method, variant)
-        if setting in names and isinstance(row.get(number), int | float):
+        value = row.get(number)
+        if setting in names and isinstance(value, int | float) and math.isfinite(value):
             group = found.setdefault((row.get("plan") or "", other), {})
-            group.setdefault(setting, []).append(scale * float(row[number]))
+            group.setdefault(setting, []).append(scale * float(value))
     many = len({plan for plan, _ in found}) > 1
     return {
         ", ".join(part for part in (plan if many else "", other) if part): [

@@ -92,7 +92,8 @@ def _published(panel: Axes) -> None:
     panel.axhline(_PUBLISHED_WHOLE, color="black", linewidth=1, linestyle=":")
 
 
-def _by(given: Given, prefix: str, also: dict[str, float] | None = None) -> list[tuple[Groups, str]]:
+def by_setting(given: Given, prefix: str, also: dict[str, float] | None = None) -> list[tuple[Groups, str]]:
+    """Return GPCL and retrieval mAP in % by a setting, each with its words; what no row has is left out."""
     numbers = (("gpcl", "GPCL", 1.0), ("retrieval_map", "retrieval mAP (%)", 100.0))
     found = [(swept(given.rows, prefix, key, scale=scale, also=also), label) for key, label, scale in numbers]
     return [(groups, label) for groups, label in found if groups]
@@ -101,7 +102,7 @@ def _by(given: Given, prefix: str, also: dict[str, float] | None = None) -> list
 def _swept(
     given: Given, prefix: str, title: str, across: str, *, also: dict[str, float] | None = None, even: bool = True
 ) -> Figure:
-    there = _by(given, prefix, also)
+    there = by_setting(given, prefix, also)
     if not there:
         raise LackingError(f"No plan among the folders has two of the rows '{prefix}…'.")
     figure, axes = panels(above(title, there[0][0]), len(there), width=4.2)

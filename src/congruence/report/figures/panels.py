@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from congruence.core.brevity import cut
 from congruence.core.files import atomic, writable
 from congruence.core.printable import printable
-from congruence.report import provenance
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -204,14 +203,15 @@ def save(figure: Figure, folder: Path, stem: str, told: str) -> list[Path]:
         figure: drawn within `look`.
         folder: made where it is not there.
         stem: of the files' names.
-        told: what the files' metadata say of where the figure is from; versions are added, no date.
+        told: what the files' metadata say of where the figure is from; no date is added.
 
     Returns:
         Both paths.
     """
     writable(folder)
-    made = ", ".join(f"{package} {version}" for package, version in provenance.versions().items())
-    facts = {"Title": stem, "Description": printable(f"{told}; {made}")}
+    facts = {"Title": stem, "Description": printable(told)}
+    figure.draw_without_rendering()  # lays it out once for both files
+    figure.set_layout_engine("none")
     paths = []
     for kind, more in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": "congruence"})):
         path = folder / f"{stem}.{kind}"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from congruence.core import check
 from congruence.core.check import sentence
 from congruence.evaluation.pictures import require_plots
+from congruence.report import provenance
 from congruence.report.figures import of_cckd, of_intra_class, of_kd2m, of_kda, of_perception_coherence, of_toys
 from congruence.report.figures.given import Given, LackingError
 from congruence.report.figures.panels import look, save
@@ -245,6 +246,7 @@ def write_figures(
 
 def _written(paper: str, figures: Sequence[PaperFigure], given: Given, out: Path, *, named: bool) -> Iterator[Outcome]:
     command = shlex.join(["congruence", "figures", paper, *map(str, given.folders)])
+    made = ", ".join(f"{package} {version}" for package, version in provenance.versions().items())
     for figure in figures:
         if figure.free and not named:
             yield Outcome(figure.key, why=f"{figure.needs} It is drawn by --only {figure.key}.")
@@ -252,7 +254,7 @@ def _written(paper: str, figures: Sequence[PaperFigure], given: Given, out: Path
         try:
             with look():
                 drawn = figure.draw(given)
-                told = f"{command}, figure {figure.key}, seed {given.seed}"
+                told = f"{command}, figure {figure.key}, seed {given.seed}; {made}"
                 files = save(drawn, out, f"{paper}-{figure.key}", told)
         except LackingError as error:
             yield Outcome(figure.key, why=f"{error} {figure.needs}")

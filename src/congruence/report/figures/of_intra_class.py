@@ -72,8 +72,8 @@ def _trained(given: Given, run: str) -> tuple[str, float | None]:
     for stage in reversed(config.stages):
         weights = [term.weight for term in config.stages[stage].terms if term.key == _KEY]
         if weights:
-            known = isinstance(weights[0], int | float)
-            return "student" if stage == config.last else "teacher", weights[0] if known else None
+            weight = weights[0] if isinstance(weights[0], int | float) else None
+            return "student" if stage == config.last else "teacher", weight
     return "teacher", 0.0
 
 

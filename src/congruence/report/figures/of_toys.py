@@ -83,7 +83,8 @@ def _pairs(row: Sequence[Axes], run: Transfer) -> None:
         lines = torch.stack([teacher, student], dim=1).tolist()
         panel.add_collection(LineCollection(lines, colors=GREY, linewidths=0.25, alpha=0.15, zorder=1))
         for side in (teacher, student):
-            panel.scatter(*side.T.tolist(), c=colours, s=3, linewidths=0, zorder=2)
+            across, high = side.T.tolist()
+            panel.scatter(across, high, c=colours, s=3, linewidths=0, zorder=2)
         panel.set_title(_title(run, epoch), fontsize=8)
         panel.set(xlim=(-1.25, 1.25), ylim=(-1.25, _BETWEEN + 1.25))
         _bare(panel)
@@ -95,7 +96,8 @@ def _evolution(row: Sequence[Axes], run: Transfer, label: str = "") -> None:
     """Draw in each panel a state of the student's points, each scaled to fill it."""
     colours = _colours(run.toy)
     for panel, (epoch, points) in zip(row, states(run), strict=False):
-        panel.scatter(*boxed(points).T.tolist(), c=colours, s=3, linewidths=0)
+        across, up = boxed(points).T.tolist()
+        panel.scatter(across, up, c=colours, s=3, linewidths=0)
         panel.set_title(_title(run, epoch), fontsize=8)
         panel.set(xlim=(-1.25, 1.25), ylim=(-1.25, 1.25))
         _bare(panel)
@@ -107,11 +109,12 @@ def _reference(figure: Figure, panel: Axes, points: Toy, place: tuple[int, int, 
     colours, axes = _colours(points), panel
     if points.points.shape[1] == 3:
         panel.remove()
-        axes = figure.add_subplot(*place, projection="3d")
+        axes = figure.add_subplot(*place, projection="3d", elev=10, azim=15)  # no cluster hides another
         axes.scatter(*points.points.T.tolist(), c=colours, s=3, linewidths=0, depthshade=False)
         axes.tick_params(labelsize=6, pad=-2)
     else:
-        axes.scatter(*boxed(points.points).T.tolist(), c=colours, s=3, linewidths=0)
+        across, up = boxed(points.points).T.tolist()
+        axes.scatter(across, up, c=colours, s=3, linewidths=0)
         axes.set(xlim=(-1.25, 1.25), ylim=(-1.25, 1.25))
         _bare(axes)
     axes.set_title("teacher", fontsize=8)

@@ -35,7 +35,7 @@ CURVES = 7  # of one panel
 _MARKED = 30  # points of a curve, from which on they have no marks
 _LONGEST = 36  # characters of a name
 _DECADES = 300.0  # from here on only powers of ten are written beside a logarithmic axis
-_LOOK = {
+_LOOK: Any = {
     "font.size": 9,
     "axes.titlesize": 10,
     "figure.titlesize": 11,
@@ -148,13 +148,15 @@ def curves(axes: Axes, lines: Mapping[str, Sequence[tuple[float, float]]], up: s
         order: names, among them others perhaps, by whose place a line has its colour, so that it is the same in each
             panel; else their own order.
     """
+    from matplotlib.ticker import MaxNLocator
+
     places = {label: place for place, label in enumerate(dict.fromkeys([*order, *lines]))}
     for label, points in lines.items():
         if places[label] < CURVES:
             style = _line(places[label]) | ({"marker": None} if len(points) > _MARKED else {"markersize": 3.5})
             axes.plot(*zip(*points, strict=True), label=name(label), **style)
     axes.set(xlabel="epochs", ylabel=up)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if axes.get_lines():
         axes.legend()
 

@@ -113,6 +113,13 @@ def test_a_plans_cells_are_runs_and_its_rows_say_lambda(run, tmp_path):
     assert [each.weight for each in of_intra_class.contrasts(given)] == [0.3]
 
 
+def test_every_run_is_a_point_of_lambda_and_four_are_drawn(run):
+    given = Given([run])
+    given.runs = {f"lambda_0_{number}": run for number in range(1, 6)}
+    assert [each.weight for each in of_intra_class.contrasts(given)] == [0.1, 0.2, 0.3, 0.4, 0.5]
+    assert [pair.name for pair in given.pairs] == [f"lambda_0_{number}" for number in range(1, 5)]
+
+
 def test_what_cannot_be_rebuilt_is_told_and_the_rest_is_drawn(run, tmp_path):
     bare = tmp_path / "bare"
     shutil.copytree(run, bare)
@@ -228,7 +235,8 @@ def test_hostile_names_do_nothing(tmp_path):
     made = models(students=(HOSTILE, "$\\frac{$", "\x1b[2J\n名"))
     seen = read(made)
     given = Given()
-    given.pairs = [Pair(each, rows, seen.teacher, seen.classes) for each, rows in seen.students.items()]
+    given.runs = {each: tmp_path for each in seen.students}
+    given._pairs = {each: [Pair(each, rows, seen.teacher, seen.classes)] for each, rows in seen.students.items()}
     for draw in (of_cckd.heat, of_perception_coherence.batches):
         with look():
             paths = save(draw(given), tmp_path, draw.__name__, f"told of {HOSTILE}")

@@ -7,6 +7,7 @@ import statistics
 import pytest
 
 from congruence.report.figures.given import Given, by_epoch
+from congruence.report.figures.panels import curves, look, panels
 from congruence.report.figures.spots import Spot, numbered, several, spots, swept
 
 
@@ -54,6 +55,16 @@ def test_an_epochs_value_is_the_mean_of_its_lines():
     assert by_epoch(lines, "kd") == [(1, 3.0), (2, 1.0)]
     assert by_epoch(lines, "accuracy", "validation") == [(1, 0.5)]
     assert by_epoch(lines, "accuracy") == []
+
+
+def test_curves_beyond_seven_are_counted():
+    pytest.importorskip("matplotlib")
+    lines = {f"run {number}": [(1, 0.5), (2, 0.25)] for number in range(9)}
+    with look():
+        _, axes = panels("Nine runs", 1)
+        curves(axes[0][0], lines, "loss")
+    assert len(axes[0][0].get_lines()) == 7
+    assert axes[0][0].get_legend().get_title().get_text() == "and 2 more, not drawn"
 
 
 def test_folders_that_hold_nothing_are_one_sentence(tmp_path):

@@ -79,6 +79,7 @@ class Given:
         self.rows: list[Row] = []
         self.teachers: list[Row] = []
         self.runs: dict[str, Path] = {}
+        self._pairs: dict[str, list[Pair] | str] = {}  # read when a figure first asks
         for folder in self.folders:
             if (folder / RESULTS).is_file():
                 self._add_plan(folder)
@@ -141,29 +142,41 @@ class Given:
             LOG.warning("'%s' is not read: %s", file, sentence(error))
             return None
 
-    @cached_property
+    @property
     def pairs(self) -> list[Pair]:
-        """The students of the first four runs that have a teacher, each beside it on the run's test samples.
+        """The students of the first runs that have a teacher, four at most, each beside it on the run's test samples.
 
         Raises:
             LackingError: where there is none, with the reason.
         """
+        return self.pairs_of(VIEWS)
+
+    def pairs_of(self, most: int | None = None) -> list[Pair]:
+        """Return the first `most` of all students that have a teacher, as `pairs`; None: all of them."""
         found: list[Pair] = []
-        why: list[str] = []
-        for name, folder in self.runs.items():
-            if len(found) >= VIEWS:
+        for run in self.runs:
+            if most is not None and len(found) >= most:
                 break
-            try:
-                models = of_run(folder, name, trust=self.trust)
-                seen = read(models)
-            except ValueError as error:
-                why.append(f"The run '{name}' cannot be drawn: {sentence(error)}")
-                continue
-            for student, rows in seen.students.items():
-                found.append(Pair(models.shown.get(student, student), rows, seen.teacher, seen.classes))
+            if run not in self._pairs:
+                self._pairs[run] = self._paired(run)
+            pairs = self._pairs[run]
+            found += () if isinstance(pairs, str) else pairs
         if not found:
-            raise LackingError(why[0] if why else "There is no run among the folders, only numbers.")
-        return found[:VIEWS]
+            why = next((pairs for pairs in self._pairs.values() if isinstance(pairs, str)), "")
+            raise LackingError(why or "There is no run among the folders, only numbers.")
+        return found[:most]
+
+    def _paired(self, run: str) -> list[Pair] | str:
+        """Return the students of a run beside its teacher, or why they cannot be had."""
+        try:
+            models = of_run(self.runs[run], run, trust=self.trust)
+            seen = read(models)
+        except ValueError as error:
+            return f"The run '{run}' cannot be drawn: {sentence(error)}"
+        return [
+            Pair(models.shown.get(student, student), rows, seen.teacher, seen.classes)
+            for student, rows in seen.students.items()
+        ]
 
 
 def by_epoch(lines: Sequence[Mapping[str, Any]], key: str, group: str = "") -> list[tuple[int, float]]:

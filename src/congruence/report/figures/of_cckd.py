@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Lines = dict[str, list[tuple[int, float]]]
 EACH = 12  # samples of a class in a heat map
 _KERNELS = {
+    "kd": "KD, no congruence",
     "mmd": "MMD",
     "bilinear": "bilinear",
     "rbf": "Gaussian RBF",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _KEY = "intra_class"
-_NONE = {"no_contrast": 0.0}
+_KNOWN = {"no_contrast": 0.0, "embeddings": 0.03}  # rows of the shipped plans
 _GRID = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 _CLASSES, _EACH, _WIDTH, _STEPS = 4, 5, 16, 600  # of the free optimum
 _FOUND = 80  # λ of a drawn bound
@@ -44,7 +44,7 @@ def contrasts(given: Given) -> list[Contrast]:
     λ = 0, and its teacher is measured.
     """
     found = []
-    for pair in given.pairs:
+    for pair in given.pairs_of():
         side, weight = _trained(given, pair.name)
         if weight is not None:
             found.append(_contrast(pair, side, weight))
@@ -63,7 +63,7 @@ def _contrast(pair: Pair, side: str, weight: float) -> Contrast:
 def _trained(given: Given, run: str) -> tuple[str, float | None]:
     """Return which side of a run was trained with the term, and λ; None where that is not a number."""
     for word in run.split(", "):
-        value = _NONE.get(word, numbered("lambda", word))
+        value = _weight_in(word)
         if value is not None:
             return "teacher", value
     config = None if run not in given.runs else given.config(run)
@@ -75,6 +75,11 @@ def _trained(given: Given, run: str) -> tuple[str, float | None]:
             weight = weights[0] if isinstance(weights[0], int | float) else None
             return "student" if stage == config.last else "teacher", weight
     return "teacher", 0.0
+
+
+def _weight_in(word: str) -> float | None:
+    """Return the λ that a row's name says, None where it says none."""
+    return _KNOWN.get(word, numbered("lambda", word))
 
 
 def free_optimum(weight: float, *, seed: int = 0) -> tuple[IntraInterRatio, float]:
@@ -115,9 +120,9 @@ def _objective(rows: Tensor, intra: Tensor, inter: Tensor, weight: float) -> Ten
 def soft_labels(given: Given) -> tuple[Groups, Groups]:
     """Return the teachers' mean entropy of the soft labels in nats, and their students' accuracy in %, by λ."""
     rows = [{**row, "method": _KEY, "variant": row["name"].rpartition(", ")[2]} for row in given.teachers]
-    entropy = swept(rows, "lambda", "soft_label_entropy", also=_NONE)
-    ours = [row for row in given.rows if row["method"] == _KEY or (row.get("variant") or "") in ("", "A", "B")]
-    return entropy, swept(ours, "lambda", "accuracy_best", scale=100, also=_NONE)
+    entropy = swept(rows, "lambda", "soft_label_entropy", also=_KNOWN)
+    ours = [row for row in given.rows if row["method"] == _KEY or _weight_in(row["method"]) is not None]
+    return entropy, swept(ours, "lambda", "accuracy_best", scale=100, also=_KNOWN)
 
 
 def ratios(given: Given) -> Figure:

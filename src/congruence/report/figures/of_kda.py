@@ -79,17 +79,17 @@ def _settings(given: Given, names: Mapping[str, str], title: str, values: Mappin
 
 
 def landmarks(given: Given) -> Figure:
-    """Draw figure 2: accuracy by the landmarks; the paper has curves over the epochs of its training."""
+    """Draw figure 2: accuracy at the end by the landmarks; the paper's text does not say what its axes are."""
     return _settings(given, _LANDMARKS, "KDA, figure 2: landmarks")
 
 
 def weighting(given: Given) -> Figure:
-    """Draw figure 6: accuracy with and without the matrix W; the paper has curves over the epochs."""
+    """Draw figure 6: accuracy at the end with and without the matrix W; as to the axes, see figure 2."""
     return _settings(given, _WEIGHTS, "KDA, figure 6: the matrix W")
 
 
 def centres(given: Given) -> Figure:
-    """Draw figure 7: accuracy by the centres a class; the paper has curves over the epochs."""
+    """Draw figure 7: accuracy at the end by the centres a class; as to the axes, see figure 2."""
     return _settings(given, _CENTRES, "KDA, figure 7: centres a class")
 
 
@@ -101,8 +101,8 @@ def layers(given: Given) -> Figure:
 def transfer(given: Given) -> Figure:
     """Draw figure 3: what of the teacher's kernel was not transferred, by method.
 
-    (a) is of the embeddings before the last Linear and (b) of the logits, both as they are. The paper's are of the
-    training images of CIFAR-100, ours of the test images.
+    (a) is of the embeddings before the last Linear and (b) of the logits, both as they are, of the test images. The
+    paper does not say which images its kernels are of; two of its values are in its text, the published ones.
     """
     before, behind = errors(given)
     if not before and not behind:
@@ -124,8 +124,8 @@ def transfer(given: Given) -> Figure:
 def estimated(given: Given) -> Figure:
     """Draw figure 4: the kernel transfer error and its estimate by class centres, by epoch.
 
-    The paper multiplies both by 100, on the training images; ours are as they are, on validation images, whose own
-    class centres are the landmarks.
+    The paper multiplies both by 100; ours are as they are, on validation images, whose own class centres are the
+    landmarks.
     """
     found = estimates(given)
     if not found:

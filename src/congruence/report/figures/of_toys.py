@@ -81,7 +81,7 @@ def _pairs(row: Sequence[Axes], run: Transfer) -> None:
     for panel, (epoch, points) in zip(row, states(run), strict=False):
         student = boxed(points)
         lines = torch.stack([teacher, student], dim=1).tolist()
-        panel.add_collection(LineCollection(lines, colors=GREY, linewidths=0.25, alpha=0.15, zorder=1))
+        panel.add_collection(LineCollection(lines, colors=GREY, linewidths=0.25, alpha=0.15, zorder=1, rasterized=True))
         for side in (teacher, student):
             across, high = side.T.tolist()
             panel.scatter(across, high, c=colours, s=3, linewidths=0, zorder=2)

@@ -158,7 +158,8 @@ def curves(axes: Axes, lines: Mapping[str, Sequence[tuple[float, float]]], up: s
     axes.set(xlabel="epochs", ylabel=up)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if axes.get_lines():
-        axes.legend()
+        left = sum(places[label] >= CURVES for label in lines)
+        axes.legend(title=f"and {left} more, not drawn" if left else None, title_fontsize=8)
 
 
 def logarithmic(axes: Axes, *which: str) -> None:

@@ -23,7 +23,8 @@ def test_bad_input_is_one_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(app, ["toy", "moons"])
     assert result.exit_code == 2
-    assert result.stderr == "`toy`: `name` must be one of 'two-moons', 'clusters', 'clusters3d', got 'moons'.\n"
+    names = "'two-moons', 'clusters', 'ten-clusters', 'clusters3d'"
+    assert result.stderr == f"`toy`: `name` must be one of {names}, got 'moons'.\n"
     result = CliRunner().invoke(app, ["toy", "clusters", "--batch", "1"])
     assert (result.exit_code, result.stderr) == (2, "`transfer`: `batch` must be an integer >= 2, got 1.\n")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)

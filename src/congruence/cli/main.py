@@ -19,6 +19,7 @@ with quiet():  # imports take the most time before a verb begins
     from congruence.cli.errors import one_line
     from congruence.cli.evaluate import evaluate
     from congruence.cli.export import export
+    from congruence.cli.figures import figures
     from congruence.cli.methods import methods
     from congruence.cli.report import report
     from congruence.cli.say import say
@@ -49,7 +50,7 @@ def program(
     """Make a small model see the world the way a big one does."""
 
 
-for verb in (demo, teach, distill, evaluate, compare, export, report, bench, methods, toy):
+for verb in (demo, teach, distill, evaluate, compare, export, report, figures, bench, methods, toy):
     app.command()(one_line(verb))
 app.add_typer(data_app, name="data")
 

@@ -11,7 +11,7 @@ from congruence.cli.say import say
 
 
 def toy(
-    name: Annotated[str, typer.Argument(help="two-moons, clusters or clusters3d.", metavar="NAME")],
+    name: Annotated[str, typer.Argument(help="two-moons, clusters, ten-clusters or clusters3d.", metavar="NAME")],
     batch: Annotated[int, typer.Option(help="Points in a batch; the paper shows 3, 7, 15 and 64.")] = 64,
     epochs: Annotated[int, typer.Option(help="Passes over the points.")] = 800,
     seed: Annotated[int, typer.Option(help="Seed of the points, their initial positions and their order.")] = 0,

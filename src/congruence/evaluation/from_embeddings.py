@@ -160,7 +160,7 @@ def risk_gap(of: Embeddings) -> Numbers:
     samples as the other half asks.
     """
     rows, labels = of.labelled()
-    student, teacher = _of_one_width(*(side[rows] for side in of.both()))
+    student, teacher = of_one_width(*(side[rows] for side in of.both()))
     risks = metrics.risk_gap(student, teacher, labels, *(of.teacher_head or ()))
     return {
         "student_risk": risks.student_risk,
@@ -188,7 +188,7 @@ def wasserstein_of_first(of: Embeddings) -> float:
 
 def wasserstein(of: Embeddings) -> Numbers:
     """Squared W2 of the features, exact and of Gaussians; widths as in `risk_gap`, whose distance squared is larger."""
-    sides = _of_one_width(*of.both())
+    sides = of_one_width(*of.both())
     return {
         "wasserstein_discrepancy": metrics.wasserstein_discrepancy(*sides),
         "gaussian_wasserstein_discrepancy": metrics.gaussian_wasserstein_discrepancy(*sides),
@@ -210,7 +210,7 @@ def rkd_distance_discrepancy(of: Embeddings) -> float:
     return metrics.rkd_distance_discrepancy(*of.both())
 
 
-def _of_one_width(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+def of_one_width(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Map the student's features to the teacher's by least squares, where widths differ.
 
     Each half is mapped as the other half asks: as many samples as features would be met exactly by their own map.

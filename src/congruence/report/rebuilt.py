@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -74,15 +74,18 @@ def of_run(folder: str | Path, name: str, *, trust: bool = False) -> Models:
     return Models(models.students, models.teachers[teacher], models.splits, part, teacher, device, kept, titles)
 
 
-def views(models: Models, layouts: Layouts) -> Views:
-    """Return the samples, and what the page draws of each student beside the teacher.
+class Read(NamedTuple):
+    """What the models give of the same samples: those of `part` in `order`, the first four students by name."""
 
-    At most 10,000 samples are read, the same ones for all models; the first 2,000 of them have thumbnails or texts.
+    part: BatchDataset
+    order: torch.Tensor
+    teacher: Embedded
+    students: dict[str, Embedded]
+    classes: Sequence[str]
 
-    Args:
-        models: of which the first four students are drawn.
-        layouts: which other calls for the same page share.
-    """
+
+def read(models: Models) -> Read:
+    """Let the teacher and the first four students read the samples, at most 10,000, the same ones for all models."""
     part: BatchDataset = getattr(models.splits, models.part)
     order = torch.arange(len(part)) if len(part) <= SAMPLES else shuffled(len(part))[:POINTS]
     whole = len(part) <= POINTS  # then what is kept of the teacher may be of these samples
@@ -94,11 +97,25 @@ def views(models: Models, layouts: Layouts) -> Views:
         return _ordered(found, order) if whole else found
 
     teacher = rows(models.teacher, models.teacher_name, TEACHER, models.kept if whole else None)
+    students = {name: rows(model, name, STUDENT, None) for name, model in list(models.students.items())[:VIEWS]}
+    return Read(part, order, teacher, students, _classes(part, teacher))
+
+
+def views(models: Models, layouts: Layouts) -> Views:
+    """Return the samples, and what the page draws of each student beside the teacher.
+
+    At most 10,000 samples are read, the same ones for all models; the first 2,000 of them have thumbnails or texts.
+
+    Args:
+        models: of which the first four students are drawn.
+        layouts: which other calls for the same page share.
+    """
+    seen = read(models)
+    part, order, teacher, classes = seen.part, seen.order, seen.teacher, seen.classes
     labels = None if part.labels is None else part.labels[order]
-    classes = _classes(part, teacher)
     drawn = []
-    for name, model in list(models.students.items())[:VIEWS]:
-        own = Side(models.shown.get(name, name), rows(model, name, STUDENT, None))
+    for name, rows in seen.students.items():
+        own = Side(models.shown.get(name, name), rows)
         drawn.append(view(own, Side(models.teacher_name, teacher), classes, layouts))
     samples: dict[str, Any] = {
         "count": len(order),

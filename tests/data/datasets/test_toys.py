@@ -8,7 +8,7 @@ from congruence.data.datasets.toys import TOYS, toy
 
 @pytest.mark.parametrize(
     ("name", "count", "dims", "groups"),
-    [("two-moons", 700, 2, 2), ("clusters", 1000, 2, 5), ("clusters3d", 1000, 3, 5)],
+    [("two-moons", 700, 2, 2), ("clusters", 1000, 2, 5), ("ten-clusters", 1000, 2, 10), ("clusters3d", 1000, 3, 5)],
 )
 def test_sizes_and_scale(name: str, count: int, dims: int, groups: int) -> None:
     made = toy(name)
@@ -36,7 +36,9 @@ def test_clusters_are_apart(name: str) -> None:
 
 
 def test_an_unknown_toy_is_one_sentence() -> None:
-    with pytest.raises(ValueError, match=r"^`toy`: `name` must be one of 'two-moons', 'clusters', 'clusters3d', got"):
+    with pytest.raises(
+        ValueError, match=r"^`toy`: `name` must be one of 'two-moons', 'clusters', 'ten-clusters', 'clusters3d', got"
+    ):
         toy("moons")
     with pytest.raises(ValueError, match=r"^`toy`: `seed` must be an integer >= 0, got -1"):
         toy("clusters", seed=-1)

@@ -72,6 +72,12 @@ def _bare(panel: Axes) -> None:
         spine.set_visible(False)
 
 
+def _hide(left: Sequence[Axes]) -> None:
+    """Leave panels empty, of which there are more than states where there are few epochs."""
+    for panel in left:
+        panel.set_axis_off()
+
+
 def _pairs(row: Sequence[Axes], run: Transfer) -> None:
     """Draw in each panel the teacher's points above, a state of the student's below, and a grey line for each pair."""
     from matplotlib.collections import LineCollection
@@ -88,6 +94,7 @@ def _pairs(row: Sequence[Axes], run: Transfer) -> None:
         panel.set_title(_title(run, epoch), fontsize=8)
         panel.set(xlim=(-1.25, 1.25), ylim=(-1.25, _BETWEEN + 1.25))
         _bare(panel)
+    _hide(row[len(states(run)) :])
     row[0].set_yticks([0, _BETWEEN], ["student", "teacher"], rotation=90, va="center")
     row[0].tick_params(length=0)
 
@@ -101,6 +108,7 @@ def _evolution(row: Sequence[Axes], run: Transfer, label: str = "") -> None:
         panel.set_title(_title(run, epoch), fontsize=8)
         panel.set(xlim=(-1.25, 1.25), ylim=(-1.25, 1.25))
         _bare(panel)
+    _hide(row[len(states(run)) :])
     row[0].set_ylabel(label)
 
 
@@ -111,6 +119,7 @@ def _reference(figure: Figure, panel: Axes, points: Toy, place: tuple[int, int, 
         panel.remove()
         axes = figure.add_subplot(*place, projection="3d", elev=10, azim=15)  # no cluster hides another
         axes.scatter(*points.points.T.tolist(), c=colours, s=3, linewidths=0, depthshade=False)
+        axes.set(xticks=(-1, 0, 1), yticks=(-1, 0, 1), zticks=(-1, 0, 1))
         axes.tick_params(labelsize=6, pad=-2)
     else:
         across, up = boxed(points.points).T.tolist()

@@ -66,8 +66,16 @@ def spots(rows: Iterable[Row], names: Mapping[str, str], number: str, *, scale: 
 
 
 def several(groups: Groups, least: int = 2) -> Groups:
-    """Return the groups that have so many settings or more."""
-    return {group: found for group, found in groups.items() if len(found) >= least}
+    """Return the groups that have so many settings or more, without their plan's name where all are of one plan.
+
+    Example:
+        >>> several({"p, kda": [Spot("a", (1.0,), "p"), Spot("b", (2.0,), "p")], "q, ce": [Spot("a", (3.0,), "q")]})
+        {'kda': [Spot(label='a', values=(1.0,), plan='p', at=0.0), Spot(label='b', values=(2.0,), plan='p', at=0.0)]}
+    """
+    left = {group: found for group, found in groups.items() if len(found) >= least}
+    plans = {spot.plan for found in left.values() for spot in found}
+    prefix = f"{next(iter(plans))}, " if len(plans) == 1 else ""
+    return {group.removeprefix(prefix): found for group, found in left.items()}
 
 
 def numbered(prefix: str, name: str) -> float | None:

@@ -35,7 +35,7 @@ class Fence(NamedTuple):
 
     @property
     def file(self) -> str | None:
-        name = _FILE.fullmatch(self.lead.strip())
+        name = _FILE.fullmatch(self.lead)
         return name[1] if name else None
 
     @property
@@ -43,10 +43,15 @@ class Fence(NamedTuple):
         """The first file that the paragraph before it names."""
         return _FILE.findall(self.lead)[0]
 
+    @property
+    def quoted(self) -> str:
+        """What stands first between backticks in the paragraph before it."""
+        return re.findall(r"`([^`]+)`", self.lead)[0]
+
 
 def fences(text: str) -> list[Fence]:
     """Return the blocks of a page, or of a part of one."""
-    found = [Fence(m["lead"] or "", m["kind"], m["code"]) for m in _FENCE.finditer(text)]
+    found = [Fence((m["lead"] or "").strip(), m["kind"], m["code"]) for m in _FENCE.finditer(text)]
     if 2 * len(found) != len(re.findall(r"^```", text, re.MULTILINE)):
         raise ValueError("a block is not closed")
     return found

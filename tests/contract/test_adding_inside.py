@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -18,12 +19,16 @@ def inside(page):
 
 
 def put(folder, fence):
-    """Put a block where the paragraph before it says: at the end of a table, or of a file."""
+    """Put a block where the paragraph before it says: at the end of a table or of a file, or before a line."""
     path = folder / fence.named
     text = path.read_text(encoding="utf8")
-    if "At the end of the table" in fence.lead:
-        assert text.endswith("\n)\n"), f"the table of {fence.named} does not stand at the end of its file"
-        text = text.removesuffix(")\n") + fence.code + ")\n"
+    if fence.lead.startswith("At the end of the table `"):
+        start = re.search(rf"^{fence.quoted}\b.*\($", text, re.MULTILINE).end()
+        end = text.index("\n)\n", start) + 1
+        text = text[:end] + fence.code + text[end:]
+    elif fence.lead.startswith("Before the line `"):
+        assert text.count(f"\n{fence.quoted}\n") == 1
+        text = text.replace(fence.quoted, fence.code + fence.quoted)
     else:
         assert fence.lead.startswith("At the end of `"), f"where does this block go? {fence.lead}"
         text = f"{text}\n\n{fence.code}"
@@ -54,6 +59,6 @@ def follow(folder, page):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["adding-a-method"])
+@pytest.mark.parametrize("page", ["adding-a-method", "adding-a-metric", "adding-a-dataset"])
 def test_the_part_is_right(page, tmp_path):
     follow(checkout(tmp_path), page)

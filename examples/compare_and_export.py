@@ -1,4 +1,4 @@
-"""What was lost, what each costs, and a file: `python examples/compare_and_export.py [--to onnx] [--out runs/exported]`.
+"""What was lost, what each costs, and a file: `python examples/compare_and_export.py [--to onnx] [--out FOLDER]`.
 
 A teacher and two students of different sizes learn the 8x8 digits of scikit-learn. Printed are a table over the three,
 the classes that the smaller student loses most, and the file that the better one was exported to. The file is run

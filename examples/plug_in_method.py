@@ -1,14 +1,12 @@
 """A method of your own: `python examples/plug_in_method.py`.
 
 A loss is a function, its module and one row; `check_row` holds it to the contract of the library's own methods. Printed
-are that the contract holds, and the loss of each term over the epochs of a short training on made points.
+are that the contract holds, and the losses of both terms after each epoch of a short training on made points.
 
 `docs/develop/adding-a-method.md` puts such a row into a package, whose key configurations and the command line know.
 """
 
 from __future__ import annotations
-
-import logging
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +56,6 @@ ROW = Row(
 
 def main() -> None:
     """Check the row, and train with it."""
-    logging.getLogger("congruence").setLevel(logging.ERROR)  # the check's own short runs
     check_row(Case(ROW, {"power": 0.5}, zero_at_equal=True))
     print("the row keeps the contract")
     torch.manual_seed(0)

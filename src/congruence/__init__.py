@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from congruence.core.front_door import on_first_use
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from congruence import data, evaluation, geometry, losses, metrics, models

@@ -23,8 +23,8 @@ def put(folder, fence):
     path = folder / fence.named
     text = path.read_text(encoding="utf8")
     if fence.lead.startswith("At the end of the table `"):
-        start = re.search(rf"^{fence.quoted}\b.*\($", text, re.MULTILINE).end()
-        end = text.index("\n)\n", start) + 1
+        table = re.search(rf"^{fence.quoted}\b.*[({{]\n(?:[ \n].*\n|\n)*(?=[)}}]\n)", text, re.MULTILINE)
+        end = table.end()
         text = text[:end] + fence.code + text[end:]
     elif fence.lead.startswith("Before the line `"):
         assert text.count(f"\n{fence.quoted}\n") == 1

@@ -193,12 +193,20 @@ def test_folders_without_classes_or_contrast(tmp_path: Path) -> None:
     assert flat.batch([0]).abs().max() < 1e-6
 
 
+# Rows that name their classes, and how many these are.
+NAMED = {
+    "cifar100": 100,
+    "digits": 10,
+    "fashion-mnist": 10,
+    "cifar10": 10,
+    "svhn": 10,
+}
+
+
 def test_rows_of_the_table_are_consistent() -> None:
     for name, row in SOURCES.items():
         assert row.name == name
-        named = {"cifar100": 100, "digits": 10, "fashion-mnist": 10, "cifar10": 10, "svhn": 10}
-        classes = named.get(name, 0)
-        assert len(set(row.class_names)) == len(row.class_names) == classes
+        assert len(set(row.class_names)) == len(row.class_names) == NAMED.get(name, 0)
         if row.package is not None:
             assert all(len(digest) == 64 and int(digest, 16) for _, digest in row.package.files)
             assert row.files

@@ -255,7 +255,7 @@ RECENT: tuple[Row, ...] = (
         year=2022,
         link="https://arxiv.org/abs/2203.14001",
         part=ReusedClassifierHint,
-        function=losses.hint_loss,
+        function=ReusedClassifierHint,
         needs=ReusedClassifierHint.needs,
     ),
 )

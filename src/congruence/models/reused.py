@@ -174,7 +174,8 @@ class ReusedClassifier(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Return the logits."""
-        return self.head(self.projector(self._map(*args, **kwargs)).mean((2, 3)))  # type: ignore[no-any-return]
+        logits: Tensor = self.head(self.projector(self._map(*args, **kwargs)).mean((2, 3)))
+        return logits
 
     def _map(self, *args: Any, **kwargs: Any) -> Tensor:
         caught: list[Tensor] = []

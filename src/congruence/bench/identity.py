@@ -1,6 +1,6 @@
-"""What decides the numbers of a plan's cell, in five short words: two cells that agree in them have the same numbers.
+"""The identity of a plan's cell, in five short hashes: two cells for which these are equal have the same numbers.
 
-They are kept beside a cell's numbers (`made`), so that a later run takes over what it would only train again.
+They are stored with a cell's numbers (`made`), so that a later run can reuse them instead of training again.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ _NOT_OF_A_ROW = (
 
 
 def differs(kept: Mapping[str, Any], wanted: Made) -> str:
-    """Say in a word in what a kept line is not what is wanted; "" where it is.
+    """Return in a word how a kept line differs from what is wanted; "" if it does not.
 
     Example:
         >>> wanted = {"settings": "a", "code": "b", "data": "c", "teacher": None, "torch": "2.6.0"}
@@ -82,7 +82,7 @@ def differs(kept: Mapping[str, Any], wanted: Made) -> str:
 
 
 class Identities:
-    """Finds out what decides the numbers of cells and teachers; reads each dataset once.
+    """Computes the identities of cells and teachers; reads each dataset once.
 
     Args:
         trust: whether factories may be imported.

@@ -29,7 +29,7 @@ def in_ray(
 ) -> None:
     """Run jobs in a Ray cluster, and record each row as it comes; one that raises is a row with its reason.
 
-    A task whose process is killed is begun again twice, by Ray. A cluster that is started here ends with this call.
+    Ray restarts a task whose process is killed up to two times. A cluster that is started here ends with this call.
 
     Args:
         todo: the jobs by name.

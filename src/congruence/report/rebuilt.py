@@ -62,7 +62,7 @@ def of_run(folder: str | Path, name: str, *, trust: bool = False) -> Models:
         found = finished(folder, trust=trust)
     models = found.models
     if not models.teachers:
-        raise ValueError("The run has no teacher to show its student beside.")
+        raise ValueError("The run has no teacher with which to compare its student.")
     teacher = next(iter(models.teachers))
     part = next((part for part in ("test", "validation") if len(getattr(models.splits, part))), None)
     if part is None:

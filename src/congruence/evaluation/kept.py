@@ -1,4 +1,4 @@
-"""What a model said of a dataset, kept in files: found again by later stages, commands and cells."""
+"""A model's outputs for a dataset, kept in files for later stages, commands and cells."""
 
 from __future__ import annotations
 

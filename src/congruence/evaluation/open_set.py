@@ -1,4 +1,4 @@
-"""An open set: classes that are in no training sample, told apart by the nearest neighbours among the test samples."""
+"""An open set: classes without training samples, distinguished by nearest neighbours among the test samples."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from congruence.metrics import recall_at_k
 
 @dataclass(frozen=True)
 class OpenSet(Protocol):
-    """`recall_at_K`: the share of test samples with one of their class among their K nearest, themselves left out.
+    """`recall_at_K`: the share of test samples with a sample of their class among their K nearest others.
 
     Args:
         ks: values of K.

@@ -1,4 +1,4 @@
-"""`Protocol`, how test numbers of a kind of task are published, and `Fitted`, a protocol that has met its data."""
+"""`Protocol`, the test numbers that are published for a kind of task, and `Fitted`, a protocol fitted to its data."""
 
 from __future__ import annotations
 

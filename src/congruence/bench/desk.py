@@ -23,10 +23,10 @@ class Desk:
     Args:
         plan: of them.
         out: the plan's folder.
-        metrics: as of `run_plan`.
-        trust: as of `run_plan`.
-        afresh: as of `run_plan`.
-        retry: as of `run_plan`.
+        metrics: see `run_plan`.
+        trust: see `run_plan`.
+        afresh: see `run_plan`.
+        retry: see `run_plan`.
     """
 
     def __init__(

@@ -60,7 +60,7 @@ class Halving:
         """Return the epochs of a row's full course.
 
         Raises:
-            ValueError: where they are not said.
+            ValueError: if they are not said.
         """
         if epochs is None:
             raise ValueError(f"The row '{row}' cannot be searched by halving: it is trained by steps, not by epochs.")

@@ -39,7 +39,7 @@ def in_ray(
         resources: of a task: `cpus` (by default 1), `gpus` and `memory` in bytes.
 
     Raises:
-        ValueError: where Ray is not installed, or there is no cluster at the address.
+        ValueError: if Ray is not installed, or there is no cluster at the address.
     """
     ray = find()
     mine = not ray.is_initialized()
@@ -82,7 +82,7 @@ def find() -> Any:
     """Return the package.
 
     Raises:
-        ValueError: where it is not installed.
+        ValueError: if it is not installed.
     """
     try:
         return importlib.import_module("ray")

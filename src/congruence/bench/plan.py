@@ -92,12 +92,12 @@ class Cell:
 
     @property
     def epochs(self) -> int | None:
-        """Of the last stage; None where its steps are counted."""
+        """Of the last stage; None if its steps are counted."""
         return self.config.stages[self.config.last].train.epochs
 
     @property
     def teacher(self) -> StudentRef | None:
-        """The earlier stage's student that teaches, None where there is none."""
+        """The earlier stage's student that teaches, None if there is none."""
         return self.config.stages[self.config.last].teacher_ref()
 
     def tuned(self) -> frozenset[int]:
@@ -125,7 +125,7 @@ class Cell:
         """Return the cell with what a candidate of a search by halving sets.
 
         Raises:
-            ValueError: where a term cannot have it.
+            ValueError: if a term cannot have it.
         """
         cell = self.weighted(values.get("factor", 1.0))
         stage, tuned = cell.config.stages[cell.config.last], cell.tuned()

@@ -40,7 +40,7 @@ def in_workers(todo: Mapping[str, Job], workers: int, record: Record) -> None:
         record: called here with a job's name and row.
 
     Raises:
-        RuntimeError: where a process cannot even start.
+        RuntimeError: if a process cannot even start.
     """
     staff: dict[Connection, _Worker] = {}
     waiting, tries = deque(todo), Counter[str]()

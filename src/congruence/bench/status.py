@@ -54,7 +54,7 @@ def status(plan: Plan, out: Path) -> list[list[str]]:
 
 
 def begun(out: Path) -> str:
-    """Say how many teachers and trials of a search there are; "" where a plan has begun none of them.
+    """Say how many teachers and trials of a search there are; "" if a plan has begun none of them.
 
     Example:
         >>> begun(Path("no such folder"))

@@ -36,7 +36,7 @@ def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
 def split(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
     """Split the rows of a plan into tables by their titles: one a variant, or one a method where these are fewer.
 
-    The rows of a method's table bear the variants' names in the place of the method's.
+    The rows of a method's table bear the variants' names instead of the method's.
 
     Example:
         >>> rows = [{"method": "cckd", "variant": "rbf"}, {"method": "cckd", "variant": "mmd"}]

@@ -177,7 +177,7 @@ class Distiller(nn.Module):
         Args:
             inputs: the models' inputs for the view "main": a tensor, a tuple or a mapping; `Inputs` if the models take
                 different inputs.
-            labels: int64 [B], -1 where a sample has none.
+            labels: int64 [B], -1 if a sample has none.
             index: int64 [B], the samples' positions in the dataset.
             views: further views of the same samples, by name.
             micro_batch: number of samples that run through the models at once, see `FitOptions`; the backward runs them

@@ -46,7 +46,7 @@ class Embeddings:
 
     Shape:
         `student_features` [N, D_s], `teacher_features` [N, D_t], `student_logits` [N, C_s], `teacher_logits` [N, C_t],
-        `labels` int64 [N], -1 where a sample has none; `teacher_head` [C_t, D_t] and [C_t] or None; `database`
+        `labels` int64 [N], -1 if a sample has none; `teacher_head` [C_t, D_t] and [C_t] or None; `database`
         [M, D_s] and [M] or None; `projected` [N, D_t].
     """
 
@@ -139,7 +139,7 @@ class Embeddings:
         return [each / counts for each in sums], centre_of_sample
 
     def teacher_alone(self) -> Embeddings | None:
-        """Return the teacher's side in the place of the student's, None where there is no teacher."""
+        """Return the teacher's side instead of the student's, None if there is no teacher."""
         if self.teacher_features is None:
             return None
         return Embeddings(self.teacher_features, student_logits=self.teacher_logits, labels=self.labels)

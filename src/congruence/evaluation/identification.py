@@ -67,7 +67,7 @@ class Identification(Protocol):
         """Return the protocol on data with people of two test samples or more.
 
         Raises:
-            ValueError: where there are none, or too few distractors.
+            ValueError: if there are none, or too few distractors.
         """
         roles = who_is_who(self.test_labels(data), self.seed, all_known=self.distractors is not None)
         if not len(roles.probes):
@@ -98,7 +98,7 @@ def who_is_who(labels: Tensor, seed: int, *, all_known: bool = False) -> Roles:
     """Say which test samples are mates, probes and strangers.
 
     Args:
-        labels: of the test samples, -1 where unknown: such a sample is nobody.
+        labels: of the test samples, -1 if unknown: such a sample is nobody.
         seed: of which half of the people of two samples or more is looked for.
         all_known: look for all of them.
 

@@ -44,7 +44,7 @@ class OpenSet(Protocol):
         """Return the protocol on data whose test classes are new.
 
         Raises:
-            ValueError: where they are not, or there are fewer than two labelled test samples.
+            ValueError: if they are not, or there are fewer than two labelled test samples.
         """
         labels = self.test_labels(data)
         if data.splits.train.labels is not None and not self.of_new_classes(data):

@@ -48,7 +48,7 @@ class ReIdentification(Protocol):
         """Return the protocol on data with queries, a gallery and cameras; the queries are the test part.
 
         Raises:
-            ValueError: where these are not known of the data.
+            ValueError: if these are not known of the data.
         """
         train, queries = data.splits.train, data.splits.test
         if data.name not in PEOPLE or not isinstance(train, ImageDataset):

@@ -110,7 +110,7 @@ def _centred(x: Tensor) -> Tensor:
 
 
 def _moments(x: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Return means [G, D] and centred rows [G, n, D] as of `_centred`, zero from row `counts[g]` on."""
+    """Return means [G, D] and centred rows [G, n, D] as in `_centred`, zero from row `counts[g]` on."""
     own = torch.arange(x.shape[1], device=x.device) < counts[:, None]
     weights = (own.to(x.dtype) / counts[:, None])[:, :, None]
     means = (weights * x).sum(1)

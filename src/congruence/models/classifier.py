@@ -39,13 +39,13 @@ class LinearCall:
 
 @dataclass(frozen=True)
 class Defaults:
-    """The layers that stand for a model's features and its logits, each None where nothing tells, and why.
+    """The layers that stand for a model's features and its logits, each None if nothing tells, and why.
 
     Attributes:
         head: path of the Linear that gives the logits, where its values are in the output.
         features: path of the embedding.
         logits: path of the class logits.
-        made_of: the Linears whose values the logits are, or add up to; empty where that is not known.
+        made_of: the Linears whose values the logits are, or add up to; empty if that is not known.
         probabilities: path of an output that holds probabilities of the classes, of which no logits can be read.
         why: by role, why there is none, as the end of "The student has no default layer for 'logits', since …".
     """
@@ -113,10 +113,10 @@ def default_layer(
         defaults: in the mode of its use.
         in_evaluation: those of evaluation, where it is used in training.
         stages: its default maps, see `Taps`.
-        closed: why no layer of it can be read, "" where they can.
+        closed: why no layer of it can be read, "" if they can.
 
     Raises:
-        ValueError: where nothing tells, or training and evaluation differ, asking for a layer by name.
+        ValueError: if nothing tells, or training and evaluation differ, asking for a layer by name.
     """
     argument = f"{model}_layer=" if model in ("student", "teacher") else "student_layer= or teacher_layer="
     # Known to be made of other Linears, that is; of what is not known to be made of any, nothing is said.
@@ -346,7 +346,7 @@ def _summed(linears: Sequence[LinearCall], output: Tensor) -> list[str]:
 
 
 def _embedding(linears: Sequence[LinearCall], last: nn.Module | None, output: Tensor) -> str:
-    """Say by what an output [B, D] shows itself to be an embedding, "" where it does not."""
+    """Say by what an output [B, D] shows itself to be an embedding, "" if it does not."""
     final = linears[-1] if linears else None
     if last is not None and "Norm" in type(last).__name__ and output.shape[1] in _widths(last):
         return "is what a norm gives, not a Linear"

@@ -32,7 +32,7 @@ where True marks padding, or False, got True.
 
 
 def token_mask(tokens: Tensor, inputs: Any, name: Mask, what: str, way: str, *, look: bool = False) -> Tensor | None:
-    """Return which of a layer's tokens are real, bool [B, N]; None where all are, as far as the inputs say.
+    """Return which of a layer's tokens are real, bool [B, N]; None if all are, as far as the inputs say.
 
     Args:
         tokens: [B, N, C]; a tensor of other dimensions has no mask.

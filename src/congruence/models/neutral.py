@@ -122,7 +122,7 @@ def _undo_script(part: torch.jit.ScriptModule) -> Callable[[nn.Module], list[str
 
 
 def _extra_state(part: nn.Module) -> Any:
-    """Return a copy of what a part saves beside its tensors, None where it saves nothing or cannot be given it back."""
+    """Return a copy of what a part saves beside its tensors, None if it saves nothing or cannot be given it back."""
     kind = type(part)
     if kind.get_extra_state is nn.Module.get_extra_state or kind.set_extra_state is nn.Module.set_extra_state:
         return None

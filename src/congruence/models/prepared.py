@@ -33,7 +33,7 @@ class Prepared:
     (`last`), and with `half` convolutions and linear layers compute in bfloat16; what is read is float32 again.
 
     Attributes:
-        arithmetic: in which the copy differs from the teacher, in words; "" where it does not.
+        arithmetic: in which the copy differs from the teacher, in words; "" if it does not.
         moved: how far each layer that is read moved on the example, ‖copy − teacher‖ / ‖teacher‖, by path.
     """
 
@@ -81,7 +81,7 @@ class Prepared:
 
 
 def prepare(taps: Taps) -> Prepared | None:
-    """Return a quicker copy of a teacher; None where there is none, or its layers move too far.
+    """Return a quicker copy of a teacher; None if there is none, or its layers move too far.
 
     Args:
         taps: of the teacher, in evaluation mode, with the layers that are read.

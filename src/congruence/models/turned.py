@@ -19,7 +19,7 @@ class Turned:
         name: of the model, for sentences.
 
     Attributes:
-        layouts: by path; "" where nothing tells.
+        layouts: by path; "" if nothing tells.
         shapes: by path, as methods see them.
         observed: what the dry run showed.
     """

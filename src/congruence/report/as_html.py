@@ -104,7 +104,7 @@ def render(page: Page) -> str:
     """Return the page as HTML.
 
     Raises:
-        NotInstalledError: where the extra is not installed.
+        NotInstalledError: if the extra is not installed.
     """
     check_installed()
     from jinja2 import Environment

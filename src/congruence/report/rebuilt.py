@@ -55,7 +55,7 @@ def of_run(folder: str | Path, name: str, *, trust: bool = False) -> Models:
         trust: whether factories may be imported.
 
     Raises:
-        ValueError: in one sentence, where the run has no teacher, or cannot be built again.
+        ValueError: if the run has no teacher, or cannot be built again.
     """
     directory = RunDirectory(Path(folder))
     with rng.untouched():

@@ -28,7 +28,7 @@ def report_of(words: Sequence[str | Path], out: Path | None = None, *, trust: bo
         The file's path.
 
     Raises:
-        ValueError: in one sentence for what is neither, or where the extra is not installed.
+        ValueError: for what is neither, or where the extra is not installed.
     """
     check_installed()
     paths = [Path(word) for word in words]

@@ -35,7 +35,7 @@ def load_hf(rest: str, *, trust: bool = False, **options: Any) -> nn.Module:
         options: `architecture`, a class of transformers in place of the one in config.json, and keys of that file.
 
     Raises:
-        ValueError: in one sentence where it cannot be loaded, or an option does not exist.
+        ValueError: if it cannot be loaded, or an option does not exist.
     """
     name = f"hf:{rest}"
     folder = folder_of(name, "transformers")
@@ -96,7 +96,7 @@ def _tell_of_parts(folder: Path, name: str) -> None:
 
 
 def text_input(folder: str | Path, positions: int | None = None) -> TextInput | None:
-    """Return how the tokenizer in a folder makes tokens of texts; None where there is none.
+    """Return how the tokenizer in a folder makes tokens of texts; None if there is none.
 
     Args:
         folder: of the model.
@@ -112,7 +112,7 @@ def text_input(folder: str | Path, positions: int | None = None) -> TextInput | 
 
 
 def positions_of(config: Any) -> int | None:
-    """Return how many tokens a model of transformers takes at most, None where its config does not say."""
+    """Return how many tokens a model of transformers takes at most, None if its config does not say."""
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     most = getattr(text, "max_position_embeddings", None)
     if not isinstance(most, int) or most < 1:
@@ -139,7 +139,7 @@ def image_input(folder: str | Path) -> ImageInput | None:
 
 
 def image_input_of(said: Mapping[str, Any]) -> ImageInput | None:
-    """Return what a processor's table says of images; None where it prepares none.
+    """Return what a processor's table says of images; None if it prepares none.
 
     Example:
         >>> image_input_of({"image_mean": [0.5], "image_std": [0.25], "size": {"height": 8, "width": 6}})

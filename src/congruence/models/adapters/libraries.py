@@ -20,7 +20,7 @@ def library(module: str, package: str, name: str) -> Any:
         name: of the model, as it was given.
 
     Raises:
-        ValueError: where it is not installed, or cannot be imported beside this torch.
+        ValueError: if it is not installed, or cannot be imported beside this torch.
     """
     try:
         return importlib.import_module(module)
@@ -39,7 +39,7 @@ def loading(name: str, package: str) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:  # of a library, whatever it is
+    except Exception as error:  # a library may raise anything
         why = check.sentence(error)[:400].rstrip(".")
         raise ValueError(f"The model '{name}' cannot be loaded by {package}: {why}.") from error
 
@@ -48,7 +48,7 @@ def folder_of(name: str, package: str) -> Path:
     """Return the folder that "KIND:REST" names, or that of a model which was fetched before under the name REST.
 
     Raises:
-        ValueError: where there is neither: nothing is fetched here.
+        ValueError: if there is neither: nothing is fetched here.
     """
     rest = name.partition(":")[2]
     path = Path(rest).expanduser()

@@ -25,7 +25,7 @@ def load_timm(rest: str, *, trust: bool = False, **options: Any) -> nn.Module:
         options: of timm's `create_model`: num_classes, in_chans, drop_path_rate, and so on.
 
     Raises:
-        ValueError: in one sentence where timm does not know the name or an option.
+        ValueError: if timm does not know the name or an option.
     """
     name = f"timm:{rest}"
     folder = folder_of(name, "timm") if "/" in rest or rest.startswith((".", "~")) else None
@@ -40,7 +40,7 @@ def load_timm(rest: str, *, trust: bool = False, **options: Any) -> nn.Module:
 
 
 def image_input(model: Any) -> ImageInput | None:
-    """Return how a timm model's own settings prepare images, None where it has none.
+    """Return how a timm model's own settings prepare images, None if it has none.
 
     Images are resized to the size that the model sees: what timm crops from larger ones is the whole image here.
     """

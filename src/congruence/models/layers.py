@@ -1,4 +1,4 @@
-"""The names of a model's layers: the path syntax, what wraps a model, and where a tap cannot be trusted."""
+"""The names of a model's layers: the path syntax, wrappers of a model, and layers that taps cannot read reliably."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class LayerError(ValueError):
 
 @dataclass(frozen=True)
 class LayerPath:
-    """A parsed path: what enters or leaves `layer`, in its `call`-th run, and which part of it."""
+    """A parsed path: the input or output of `layer`, in its `call`-th run, and a part of it."""
 
     text: str
     side: Literal["input", "output"]

@@ -1,4 +1,4 @@
-"""A forward that leaves the model as it was: modes, buffers, parameters, and what modules keep in attributes."""
+"""Restores a model after a forward: modes, buffers, parameters, and modules' attributes."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ _OWN_STATE = frozenset({"training", "_compiled_call_impl"})
 
 @contextlib.contextmanager
 def unchanged(model: nn.Module, scratch: set[str], *, parameters: bool) -> Iterator[None]:
-    """Put everything back that a forward changes in a model.
+    """Restore everything that a forward changes in a model.
 
-    Buffers keep their identity, whatever was done to them; those that were registered are gone again. Of attributes,
-    those are put back that were bound to something else, and lists, mappings, tensors and generators that were changed
-    in place. What a first forward makes stays: an object (a session) in an attribute that was None, and a part that got
-    parameters or parts of its own, as it is now, since what says that they are there must not be forgotten.
+    Buffers keep their identity; newly registered ones are removed. Attributes that were rebound are restored, as are
+    lists, mappings, tensors and generators that were changed in place. Things that a first forward creates stay: an
+    object (such as a session) in an attribute that was None, and a module that got parameters or submodules, with its
+    current attributes, since they may record that these exist.
 
     Args:
         model: the module.
-        scratch: gets the names ("layer.calls") of attributes and extra states that had changed.
-        parameters: whether the values of parameters are put back, too, for which they are copied meanwhile.
+        scratch: receives the names ("layer.calls") of attributes and extra states that had changed.
+        parameters: whether the values of parameters are also restored, for which they are copied.
     """
     modes = modes_of(model)
     undone = [(name, part, _undo_part(part)) for name, part in model.named_modules()]

@@ -1,4 +1,4 @@
-"""Which of a layer's tokens are the patches of an image, and which stand before them: class tokens, registers."""
+"""Finds which of a layer's tokens are the patches of an image, and which come before them: class tokens, registers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Size = tuple[int, int]
 
 
 class Patches(NamedTuple):
-    """How a layer's tokens lie: `before` of them first, then the patches, row by row."""
+    """The arrangement of a layer's tokens: first `before` other tokens, then the patches, row by row."""
 
     before: int
     height: int

@@ -1,4 +1,4 @@
-"""The layouts of one model's tapped layers, and their tensors turned as methods see them."""
+"""The layouts of one model's tapped layers, and their tensors permuted to the order that methods see."""
 
 from __future__ import annotations
 

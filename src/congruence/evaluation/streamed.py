@@ -90,8 +90,10 @@ def _identities(
         and isinstance(loader.sampler, EpochOrder)
         and len(loader)
     ):
-        text = "Embeddings are not kept in '%s': the data of the %s cannot be identified, which needs a "
-        "`congruence.data.loader` around a dataset of `congruence.data`."
+        text = (
+            "Embeddings are not kept in '%s': the data of the %s cannot be identified, which needs a "
+            "`congruence.data.loader` around a dataset of `congruence.data`."
+        )
         LOG.warning(text, kept.folder, type(loader).__name__)
         return {}
     data = {

@@ -44,7 +44,7 @@ def test_a_failing_cell_is_a_row_with_its_reason_and_the_others_go_on(tmp_path):
     again = run_plan(wrong, tmp_path, workers=0, say=said.append)
     assert again.rows == found.rows
     assert kept == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
-    assert said == [f"Failed in '{tmp_path}' before, and left so: 2; `retry` runs them again."]
+    assert said == [f"Failed in '{tmp_path}' before, and not run again: 2; `retry` runs them again."]
     for path in tmp_path.rglob("failed.json"):
         path.write_text(path.read_text().replace("not finite", "of old"))
     assert all("of old" in row["failed"] for row in run_plan(wrong, tmp_path, workers=0).failed)

@@ -103,7 +103,7 @@ def test_cells_of_other_teachers_weights_are_trained(checkout):
     assert Desk(plan_in(checkout), checkout / "runs").pending(plan_in(checkout).cells(), []) == set()
     more = plan_in(checkout, PLAN.replace("seeds = [0]", "seeds = [0, 1]").replace('kd = "digits/kd"\n', ""))
     run_plan(more, checkout / "runs", workers=0, say=said.append)
-    assert said == [f"Kept in '{folder}' but not what the plan asks for now: 1 × teacher."]
+    assert said == [f"Kept in '{folder}' but not valid for the plan now: 1 × teacher."]
     assert len(list(checkout.glob("runs/cells/*/student.safetensors"))) == 2
 
 

@@ -54,7 +54,7 @@ def test_it_stands_beside_the_number_it_is_of(tmp_path):
     assert ce[1:5] == ["80.0", "88.1", "50.0", "–"]
     assert kd[1:5] == ["90.0", "90.5", "50.0", "70.0"]
     assert [line[2] for line in cells(together(rows))[1:]] == ["88.1", "88.1", "89.0 ± 0.2", "90.5"]
-    told = "Published: Someone et al., table 1. Its setting is another one: all images are trained on."
+    told = "Published: Someone et al., table 1. Its setting differs: all images are trained on."
     assert published.told() == told
 
 

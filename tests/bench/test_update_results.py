@@ -192,7 +192,7 @@ def test_a_normalisation_that_is_not_the_teachers_is_refused(update, tmp_path):
     update.keep_teacher(tmp_path / "runs" / "tiny", "small")
     own = PLAN.replace('"data.validation=40"', '"data.mean=[0.0]", "data.std=[1.0]"')
     (tmp_path / "plans" / "tiny.toml").write_text("teacher = 'small'\n" + own)
-    with pytest.raises(ValueError, match=r"small\.safetensors' was trained on images .*: prepare them alike"):
+    with pytest.raises(ValueError, match=r"small\.safetensors' was trained on images .*: prepare them in the same way"):
         run_plan(load_plan(str(tmp_path / "plans" / "tiny.toml")), tmp_path / "runs" / "other", workers=0)
 
 

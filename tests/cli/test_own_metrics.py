@@ -148,8 +148,8 @@ def test_a_metric_that_fails_is_one_sentence(here):
     assert invoke("distill", "digits/pkt", "--out", "run", *SMALL).exit_code == 0
     for name, sentence in (
         ("fails", "The metric 'my_metrics:fails' failed: KeyError: 'no such thing'."),
-        ("words", "The metric 'my_metrics:words' must give a number, several by name, or None, got str."),
-        ("rows", "must give a number, several by name, or None, got a tensor of shape ["),
+        ("words", "The metric 'my_metrics:words' must return a number, several by name, or None, got str."),
+        ("rows", "must return a number, several by name, or None, got a tensor of shape ["),
     ):
         result = invoke("evaluate", "run", *own(name))
         assert (result.exit_code, result.stdout) == (2, "")

@@ -95,7 +95,7 @@ def test_labels_that_are_no_classes(pair, caplog):
     found = cg.compare(*pair, [(points, torch.ones(len(points), 3))])
     assert (found.teacher_accuracy, found.student_accuracy) == (None, None)
     assert found.gpcl > 0
-    assert "the labels (float32 [24, 3]) are none" in caplog.text
+    assert "the labels (float32 [24, 3]) are not class labels" in caplog.text
 
 
 def test_layers_by_name(pair):

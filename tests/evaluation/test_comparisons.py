@@ -160,7 +160,10 @@ def test_where_data_cannot_be_told_that_is_said(tmp_path, caplog):
     for _ in range(2):
         caplog.clear()
         cg.compare(teacher, student, [data().tensors], keep=tmp_path / "rows")
-        assert f"Embeddings are not kept in '{tmp_path / 'rows'}': what the list gives cannot be told" in caplog.text
+        assert (
+            f"Embeddings are not kept in '{tmp_path / 'rows'}': the data of the list cannot be identified"
+            in caplog.text
+        )
     assert not (tmp_path / "rows").exists()
 
 

@@ -219,7 +219,7 @@ def test_a_model_that_gives_no_numbers_is_told_and_the_run_goes_on(tmp_path, cap
     with torch.no_grad():
         next(made.students["student"].parameters()).fill_(torch.nan)
     assert asked(made, 3) == {}
-    assert caplog.messages[-1].startswith("No diagnostics of epoch 3. `Diagnostics`: the student's embeddings must be")
+    assert caplog.messages[-1].startswith("No diagnostics for epoch 3. `Diagnostics`: the student's embeddings must be")
     with pytest.raises(
         ValueError, match=r"the student's embeddings must be finite, got NaN or infinity for (\d+) of \1 "
     ):

@@ -159,7 +159,7 @@ def test_a_model_that_is_no_graph_runs_as_it_is(caplog):
             same(output, model(inputs))
             assert values["layer"] is output
     (sentence,) = warned(caplog)
-    assert sentence.startswith("The student runs as it is, torch.compile cannot take it: ")
+    assert sentence.startswith("The student runs uncompiled, because torch.compile cannot handle it: ")
     assert counted.graphs == 0
 
 

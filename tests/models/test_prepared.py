@@ -112,7 +112,7 @@ def test_a_layer_that_moves_too_far_is_left_exact(native: bool, caplog: pytest.L
     teacher = ready(Far(), "fc")
     teacher.prepare()
     assert teacher.arithmetic == ""
-    assert ("would move by" in caplog.text) == native
+    assert ("would change by" in caplog.text) == native
 
 
 class Shared(nn.Conv2d):

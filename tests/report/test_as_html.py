@@ -93,6 +93,6 @@ def test_data_may_hold_anything():
 
 def test_without_the_extra_it_is_one_sentence(monkeypatch):
     monkeypatch.setattr(as_html, "_NEEDED", ("jinja2", "plotly_that_is_not_there"))
-    sentence = "A page needs plotly_that_is_not_there, which is not there: pip install 'congruence[report]'."
+    sentence = "A page needs plotly_that_is_not_there, which is not installed: pip install 'congruence[report]'."
     with pytest.raises(ValueError, match=re.escape(sentence)):
         render(Page("Nothing"))

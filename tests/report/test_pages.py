@@ -199,7 +199,7 @@ def test_what_is_no_run_is_one_sentence(tmp_path, content, sentence):
 def test_folders_that_do_not_go_together_are_one_sentence(run, plan, tmp_path):
     with pytest.raises(ValueError, match="holds no run"):
         report_of([tmp_path])
-    with pytest.raises(ValueError, match="is no run's folder"):
+    with pytest.raises(ValueError, match="is not a run's folder"):
         report_of([run[0], plan[0]])
     with pytest.raises(ValueError, match="named twice"):
         report_of([run[0], run[0]])

@@ -164,9 +164,9 @@ def test_a_student_that_is_no_graph_runs_as_it_is(graphs, caplog):
         made, _ = fitted(True, make)
     plain, _ = fitted(False, make)
     torch.testing.assert_close(made.student.state_dict(), plain.student.state_dict(), rtol=1e-5, atol=1e-6)
-    said = [record.getMessage() for record in caplog.records if "runs as it is" in record.getMessage()]
+    said = [record.getMessage() for record in caplog.records if "runs uncompiled" in record.getMessage()]
     assert len(said) == 1
-    assert said[0].startswith("The student runs as it is, torch.compile cannot take it: ")
+    assert said[0].startswith("The student runs uncompiled, because torch.compile cannot handle it: ")
 
 
 def test_what_its_owner_compiled_stays_as_it_is(graphs):

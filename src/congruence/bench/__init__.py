@@ -1,1 +1,1 @@
-"""Floor 11: plans (methods × seeds), the runner of their cells, and the tables that come of them."""
+"""Floor 11: plans (methods × seeds), the runner of their cells, and the tables of results."""

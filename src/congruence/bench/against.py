@@ -1,4 +1,4 @@
-"""A plan's rows against one of them: differences of the same seed, and what became of the losses on held-out images."""
+"""A plan's rows compared with a baseline row: differences for equal seeds, and losses on held-out images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Row = Mapping[str, Any]
 
 
 class Difference(NamedTuple):
-    """The mean of paired differences, the ends of its interval, and how many pairs are better, where one side is."""
+    """The mean of paired differences, its interval, and the number of better pairs (if one direction is better)."""
 
     mean: float
     low: float
@@ -33,9 +33,9 @@ class Difference(NamedTuple):
 
 
 def difference(values: Sequence[float], *, higher_is_better: bool | None = None) -> Difference:
-    """Return mean ± t(0.975, n − 1) · s / √n of n differences, the interval in which 95 of 100 such means lie.
+    """Return mean ± t(0.975, n − 1) · s / √n of n differences, the 95 % confidence interval of the mean.
 
-    Of one difference the interval is without bounds.
+    For a single difference, the interval is unbounded.
 
     Example:
         >>> found = difference([1.0, 2.0, 3.0], higher_is_better=True)
@@ -53,7 +53,7 @@ def difference(values: Sequence[float], *, higher_is_better: bool | None = None)
 
 
 def probability(values: Sequence[float]) -> float | None:
-    """Return p of the two-sided paired t-test of differences against 0; None of fewer than two.
+    """Return p of the two-sided paired t-test of differences against 0; None for fewer than two.
 
     Example:
         >>> round(probability([1.0, 2.0, 3.0]), 4)
@@ -68,9 +68,9 @@ def probability(values: Sequence[float]) -> float | None:
 
 
 def holm(probabilities: Sequence[float | None]) -> list[float | None]:
-    """Return p-values corrected for their number by Holm's method; None stays None, and does not count.
+    """Return p-values corrected for their number by Holm's method; None stays None and is not counted.
 
-    The i-th smallest of n is multiplied by n − i + 1, is at least as large as the one before, and at most 1.
+    The i-th smallest of n is multiplied by n − i + 1, raised to at least the one before, and limited to 1.
 
     Example:
         >>> holm([0.01, None, 0.04, 0.03])
@@ -86,14 +86,13 @@ def holm(probabilities: Sequence[float | None]) -> list[float | None]:
 
 
 def against(rows: Sequence[Row], baseline: str, *, corrected: bool = False) -> list[list[str]]:
-    """Return the lines of a table of one variant's rows against the baseline's, the heading first; none without it.
+    """Return the lines of a table of one variant's rows against the baseline's, heading first; none without a baseline.
 
-    Each number that is measured of a student has a column: the mean difference, its interval, and in how many of
-    the seeds it is the better one. Where the plan's diagnostics have losses there are two more, of the loss of the term
-    that bears the method's name: at the end by what it was after the first epoch, and by what it is of the baseline's
-    student, where that watched it.
-
-    With `corrected` a number's cells also have p of the paired t-test, corrected for the rows of the table (`holm`).
+    Each number measured for a student has a column: the mean difference, its interval, and the number of seeds in which
+    the row is better. If the plan's diagnostics include losses, there are two more columns for the loss of the method's
+    own term: its final value divided by its value after the first epoch, and by its value for the baseline's student if
+    that was measured. With `corrected`, cells also have p of the paired t-test, corrected for the rows of the table
+    (`holm`).
     """
     rows = whole(rows)
     own = {row["seed"]: row for row in rows if row["method"] == baseline}

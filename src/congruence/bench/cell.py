@@ -50,11 +50,12 @@ _NAME = ("method", "variant", "seed")
 
 @dataclass(frozen=True)
 class Job:
-    """A cell, its folder, the weights of its teacher (None where there is none), and whether it is a trial.
+    """A cell, its folder, the weights of its teacher (None without a teacher), and whether it is a trial.
 
-    A trial is judged on validation and never sees the test split. `metrics` are the user's own, as text, since a job
-    goes to other processes; `trust` allows them and the configuration's factories to be imported. `shared` is the
-    folder of what the cells of one teacher share (by default that of its weights), `made` what decides the numbers.
+    A trial is judged on validation and never uses the test split. `metrics` are the user's metrics, as text, because
+    jobs are sent to other processes; `trust` allows importing them and the configuration's factories. `shared` is the
+    folder for files that the cells of one teacher share (by default that of its weights), `made` is everything that
+    determines the numbers.
     """
 
     cell: Cell
@@ -67,23 +68,25 @@ class Job:
     made: Made | None = None
 
     def numbers(self) -> tuple[Number, ...]:
-        """Return what the cell is measured by."""
+        """Return the numbers by which the cell is measured."""
         return (*measured_in("plan"), *own_numbers(self.metrics, trust=self.trust))
 
     def finished(self) -> Row | None:
-        """Return the result of a cell that is done and has every number.
+        """Return the result of a cell that is finished and has every number.
+
 
         Raises:
-            ValueError: where the folder holds the result of another config.
+            ValueError: if the folder holds the result of another configuration.
         """
         result = self.stored()
         return None if result is None or (not self.trial and lacking(result, self.numbers())) else result
 
     def stored(self) -> Row | None:
-        """Return the result that the folder holds.
+        """Return the result in the folder.
+
 
         Raises:
-            ValueError: where the folder holds the result of another config.
+            ValueError: if the folder holds the result of another configuration.
         """
         path = self.folder / RESULT
         if not path.exists():
@@ -97,13 +100,13 @@ class Job:
         return migrate_numbers(stored["result"])
 
     def failed(self) -> Row | None:
-        """Return the row of a job that failed before; None where it did not, or was another one."""
+        """Return the row of a job that failed before; None if it did not fail, or was another job."""
         path = self.folder / FAILURE
         stored = read_json(path, {"key": str, "result": {**ROW, "failed": str}, "*": object}) if path.exists() else {}
         return stored["result"] if stored.get("key") == self.cell.key() else None
 
     def fail(self, why: str, trace: str = "") -> Row:
-        """Store why there are no numbers, and return the row that says so; a trial has no accuracy then."""
+        """Store the reason for a failure, and return the row with it; a failed trial has no accuracy."""
         about = self.asked() | {"accuracy": None} if self.trial else {key: self.asked()[key] for key in _NAME}
         row = {**about, FAILED: why}
         told = {"traceback": trace.splitlines()} if trace else {}
@@ -111,7 +114,7 @@ class Job:
         return row
 
     def asked(self) -> Row:
-        """Return what the row says of which run it is."""
+        """Return the part of the row that identifies the run."""
         cell = self.cell
         row: Row = {"method": cell.method, "variant": cell.variant, "seed": cell.seed, "factor": cell.factor}
         if self.trial and cell.candidate is not None:
@@ -135,9 +138,9 @@ class Job:
 
 
 def teach(cell: Cell, teacher: StudentRef, folder: Path, made: Made | None = None, **options: Any) -> Row:
-    """Train the stages that the cell's student learns from, unless they are there; return the teacher's numbers.
+    """Train the stages that the cell's student learns from, unless finished; return the teacher's numbers.
 
-    Beside them stands what decides them (`made`), and the hash of the weights that came out.
+    These include everything that determines them (`made`) and the hash of the resulting weights.
     """
     path = folder / "teacher.json"
     numbers = measured_in("plan")
@@ -196,7 +199,7 @@ def _taught_by_kept(cell: Cell) -> str:
 
 
 class Loaded:
-    """The data of the last configuration that was asked for: the cells that a process runs have it in common."""
+    """Caches the data of the last configuration, which the cells of one process share."""
 
     def __init__(self) -> None:
         self._key = ""
@@ -212,7 +215,7 @@ class Loaded:
 
 
 def attempt(job: Job, loaded: Loaded | None = None) -> Row:
-    """Run a cell, and return its row; of one that fails the row that says why."""
+    """Run a cell, and return its row; if it fails, the row has the reason."""
     try:
         with _marked(job.folder):
             return run_cell(job, loaded)
@@ -261,7 +264,7 @@ def _began(folder: Path, made: Made | None) -> Made | None:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute with one thread: their number changes the last bits, and cells run side by side."""
+    """Compute with one thread: the number of threads changes the last bits, and cells run in parallel."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,4 +1,4 @@
-"""What the models of a plan cost: one of each kind, measured side by side on one thread when the cells are done."""
+"""The costs of a plan's models: one model of each kind, measured on one thread after the cells are finished."""
 
 from __future__ import annotations
 

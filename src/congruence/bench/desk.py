@@ -23,10 +23,10 @@ class Desk:
     Args:
         plan: of them.
         out: the plan's folder.
-        metrics: as of `run_plan`.
-        trust: as of `run_plan`.
-        afresh: as of `run_plan`.
-        retry: as of `run_plan`.
+        metrics: see `run_plan`.
+        trust: see `run_plan`.
+        afresh: see `run_plan`.
+        retry: see `run_plan`.
     """
 
     def __init__(
@@ -180,12 +180,12 @@ class Desk:
             told.append(f"Taken over from '{self.shelf.folder}': {listed}." if listed else "")
         if self.shelf.why:
             reasons = ", ".join(f"{count} × {why}" for why, count in Counter(self.shelf.why.values()).most_common())
-            told.append(f"Kept in '{self.shelf.folder}' but not what the plan asks for now: {reasons}.")
+            told.append(f"Kept in '{self.shelf.folder}' but not valid for the plan now: {reasons}.")
         if self._older:
             reasons = ", ".join(f"{count} × other {why}" for why, count in self._older.items())
-            told.append(f"Done in '{self.out}' before, and left as they are: {reasons}.")
+            told.append(f"Finished in '{self.out}' before, and left unchanged: {reasons}.")
         if self._failed:
-            told.append(f"Failed in '{self.out}' before, and left so: {self._failed}; `retry` runs them again.")
+            told.append(f"Failed in '{self.out}' before, and not run again: {self._failed}; `retry` runs them again.")
             self._failed = 0
         for each in (self._taken, self.shelf.why, self._older):
             each.clear()

@@ -1,4 +1,4 @@
-"""Cells that fail: the sentence that says why, and rows that have it in the place of numbers."""
+"""Cells that fail: the sentence with the reason, and rows that have it instead of numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LONGEST = 400
 
 
 def sentence(error: BaseException) -> str:
-    """Say in one line why something failed.
+    """Describe in one line why something failed.
 
     Example:
         >>> sentence(ValueError("`fit`: `epochs` must be > 0,\\n got 0.")), sentence(KeyError("a"))
@@ -35,7 +35,7 @@ def whole(rows: Iterable[Row]) -> list[Row]:
 
 
 def failures(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return a line for each row that failed: which it is, and why.
+    """Return a line for each row that failed, with its name and the reason.
 
     Example:
         >>> failures([{"method": "ce", "variant": "few", "seed": 1, "failed": "It was killed."}, {"method": "kd"}])

@@ -14,9 +14,9 @@ def front(
 ) -> list[tuple[str, str]]:
     """Return (method, variant) of the rows on the Pareto front, the cheapest first.
 
-    A row is on it where no other one is at least as good in the mean of `value` over its seeds and in `cost`, and
-    better in one of them. The cost is a number of the row, or of its "cost" (`costs.with_costs`). Rows without such
-    numbers are left out, as are cells that failed.
+    A row is on the front if no other row is at least as good both in the mean of `value` over its seeds and in `cost`,
+    and better in one of them. The cost is a number of the row, or in its "cost" (`costs.with_costs`). Rows without
+    these numbers, and failed cells, are left out.
 
     Example:
         >>> small, large = {"variant": "small", "parameters": 9}, {"variant": "large", "parameters": 90}
@@ -38,7 +38,7 @@ def front(
 
 
 def told(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Say which rows are on the fronts of accuracy against parameters and time; "" where all students cost the same."""
+    """Describe the rows on the fronts of accuracy against parameters and time; "" if all students have equal costs."""
     sentences = []
     for cost, words in (("parameters", "with as few parameters"), ("latency_1_ms", "in as short a time")):
         names = [" ".join(part for part in name if part) for name in front(rows, cost=cost)]

@@ -11,21 +11,22 @@ from dataclasses import dataclass, field
 class Halving:
     """A search over settings of each row, with the same candidates and epochs for every row, judged on validation.
 
-    Rung r of R runs its trials from the start for ⌈course · eta^(r + 1 − R)⌉ epochs, so that the last one is the full
-    course, and passes on the ⌈candidates / eta^(r + 1)⌉ best. Candidate 0 is the row as its recipe says; the others are
-    spread over the ranges on a logarithmic scale, by the same rule for every row (multiples of powers of the root of
-    x^(d + 1) = x + 1, modulo 1).
+    Rung r of R runs its trials from scratch for ⌈course · eta^(r + 1 − R)⌉ epochs, so that the last rung has the full
+    length, and passes on the ⌈candidates / eta^(r + 1)⌉ best. Candidate 0 is the row with its recipe's settings; the
+    others are spread over the ranges on a logarithmic scale, by the same rule for every row (multiples of powers of the
+    root of x^(d + 1) = x + 1, modulo 1).
 
     Args:
-        candidates: of each row.
+        candidates: number of candidates for each row.
         rungs: R.
-        eta: what is divided by from rung to rung.
-        seed: of these runs, none of the plan's.
-        ranges: smallest and largest value by key: "lr" of the last stage's optimizer; of the terms whose key is the
-            method's name (where there are none, of all that have a teacher) "factor", times the weight, "share", or a
-            hyper-parameter. A row without such terms has as many candidates, which differ in "lr" alone.
-        overrides: `KEY=VALUE` for these runs alone.
-        variants: the same for single variants.
+        eta: the number of trials is divided by this from rung to rung.
+        seed: seed of these runs, different from the plan's.
+        ranges: smallest and largest value by key: "lr" of the last stage's optimizer; for the terms whose key is the
+            method's name (if there are none, for all terms with a teacher) "factor", which multiplies the weight,
+            "share", or a hyper-parameter. A row without such terms has equally many candidates, which differ only in
+            "lr".
+        overrides: `KEY=VALUE` for these runs only.
+        variants: such overrides for single variants.
 
     Example:
         >>> search = Halving(9, 2, 3, seed=100, ranges={"lr": (1e-3, 1e-2), "share": (0.1, 10.0)})
@@ -44,11 +45,11 @@ class Halving:
     variants: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def survivors(self, rung: int) -> int:
-        """Return how many trials of a row a rung has."""
+        """Return the number of trials of a row in a rung."""
         return math.ceil(self.candidates / self.eta**rung)
 
     def epochs(self, course: int, rung: int) -> int:
-        """Return how long the trials of a rung are."""
+        """Return the number of epochs of the trials in a rung."""
         return math.ceil(course / self.eta ** (self.rungs - 1 - rung))
 
     def budget(self, course: int) -> int:
@@ -59,7 +60,7 @@ class Halving:
         """Return the epochs of a row's full course.
 
         Raises:
-            ValueError: where they are not said.
+            ValueError: if they are not said.
         """
         if epochs is None:
             raise ValueError(f"The row '{row}' cannot be searched by halving: it is trained by steps, not by epochs.")

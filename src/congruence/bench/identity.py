@@ -1,6 +1,6 @@
-"""What decides the numbers of a plan's cell, in five short words: two cells that agree in them have the same numbers.
+"""The identity of a plan's cell, in five short hashes: two cells for which these are equal have the same numbers.
 
-They are kept beside a cell's numbers (`made`), so that a later run takes over what it would only train again.
+They are stored with a cell's numbers (`made`), so that a later run can reuse them instead of training again.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ _NOT_OF_A_ROW = (
 
 
 def differs(kept: Mapping[str, Any], wanted: Made) -> str:
-    """Say in a word in what a kept line is not what is wanted; "" where it is.
+    """Return in a word how a kept line differs from what is wanted; "" if it does not.
 
     Example:
         >>> wanted = {"settings": "a", "code": "b", "data": "c", "teacher": None, "torch": "2.6.0"}
@@ -82,7 +82,7 @@ def differs(kept: Mapping[str, Any], wanted: Made) -> str:
 
 
 class Identities:
-    """Finds out what decides the numbers of cells and teachers; reads each dataset once.
+    """Computes the identities of cells and teachers; reads each dataset once.
 
     Args:
         trust: whether factories may be imported.
@@ -112,7 +112,7 @@ class Identities:
         self._splits.clear()
 
     def of_cell(self, cell: Cell, teacher: str | None) -> Made | None:
-        """Return what decides a cell's numbers; None where it cannot be told.
+        """Return what decides a cell's numbers; None if it cannot be told.
 
         Args:
             cell: of a plan.
@@ -127,7 +127,7 @@ class Identities:
         return self._made(config, stages, teacher)
 
     def of_teacher(self, config: RunConfig, teacher: StudentRef) -> Made | None:
-        """Return what decides the numbers of an earlier stage's student; None where it cannot be told."""
+        """Return what decides the numbers of an earlier stage's student; None if it cannot be told."""
         return self._made(config, config.upto(teacher.stage).stages, teacher.student)
 
     def of_kept(self, teacher: KeptTeacher, data: DataConfig, protocol: ProtocolConfig | None = None) -> Made:
@@ -156,7 +156,7 @@ class Identities:
         }
 
     def _of(self, data: DataConfig) -> str | None:
-        """Return a hash of what data yields; None where it cannot be told."""
+        """Return a hash of what data yields; None if it cannot be told."""
         key = _said(data)
         if key not in self._data:
             splits = self.splits(data)
@@ -172,7 +172,7 @@ class Identities:
 
 
 def settings(config: RunConfig, stages: Mapping[str, StageConfig]) -> dict[str, Any] | None:
-    """Return what stages are told that decides their numbers, as plain values; None where it is code, or "KIND:REST".
+    """Return what stages are told that decides their numbers, as plain values; None if it is code, or "KIND:REST".
 
     Paths are replaced by what lies there, and terms have the defaults of their methods.
     """
@@ -247,7 +247,7 @@ def _plain(value: Any) -> Any:
 def code_of(key: str) -> str | None:
     """Return a hash of the code of a method: its own modules, and those of losses and geometry that they import.
 
-    Comments, docstrings and layout do not count. None where there is no source.
+    Comments, docstrings and layout do not count. None if there is no source.
 
     Example:
         >>> code_of("pkt") == code_of("pkt"), code_of("pkt") == code_of("kda")

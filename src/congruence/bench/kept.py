@@ -58,7 +58,7 @@ class Shelf:
         Args:
             file: RESULTS or TUNING.
             asked: of `name_of`.
-            made: what decides its numbers today; None where that cannot be told.
+            made: what decides its numbers today; None if that cannot be told.
         """
         name = name_of(asked, trial=file == TUNING)
         line = self._by_name[file].get(name)

@@ -1,4 +1,4 @@
-"""What a plan's rows and their folders are called, and which names cannot be."""
+"""The names of a plan's rows and their folders, and which names are invalid."""
 
 from __future__ import annotations
 

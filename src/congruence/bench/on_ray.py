@@ -29,7 +29,7 @@ def in_ray(
 ) -> None:
     """Run jobs in a Ray cluster, and record each row as it comes; one that raises is a row with its reason.
 
-    A task whose process is killed is begun again twice, by Ray. A cluster that is started here ends with this call.
+    Ray restarts a task whose process is killed up to two times. A cluster that is started here ends with this call.
 
     Args:
         todo: the jobs by name.
@@ -39,7 +39,7 @@ def in_ray(
         resources: of a task: `cpus` (by default 1), `gpus` and `memory` in bytes.
 
     Raises:
-        ValueError: where Ray is not installed, or there is no cluster at the address.
+        ValueError: if Ray is not installed, or there is no cluster at the address.
     """
     ray = find()
     mine = not ray.is_initialized()
@@ -82,7 +82,7 @@ def find() -> Any:
     """Return the package.
 
     Raises:
-        ValueError: where it is not installed.
+        ValueError: if it is not installed.
     """
     try:
         return importlib.import_module("ray")

@@ -28,14 +28,16 @@ _WEIGHT = re.compile(r"\bweight\s*=")
 
 @dataclass(frozen=True)
 class Tune:
-    """A search for the weight of each method, the same for all: one short run for each factor, judged on validation.
+    """A search for the weight of each method, the same for all methods:
+
+    one short run for each factor, judged on validation.
 
     Args:
-        factors: times the recipe's weight of the terms whose key is the method's name; where there are none, of all
-            terms that have a teacher.
-        seed: of these runs, none of the plan's.
-        overrides: `KEY=VALUE` for these runs alone (fewer epochs).
-        variants: the same for single variants.
+        factors: factors on the recipe's weight of the terms whose key is the method's name; if there are none, of all
+            terms with a teacher.
+        seed: seed of these runs, different from the plan's.
+        overrides: `KEY=VALUE` for these runs only (such as fewer epochs).
+        variants: such overrides for single variants.
     """
 
     factors: tuple[float, ...]
@@ -49,15 +51,15 @@ class Cell:
     """One run of a plan: a method, in a variant, with a seed.
 
     Args:
-        method: its row.
-        seed: of the student.
-        config: of the run.
-        variant: of the plan.
-        factor: times the weights of the recipe, where they are searched by factors.
-        kept: the kept teacher that its plan names for it, whose weights the configuration has then.
-        found: what a search by halving has set, by the keys of its ranges.
-        candidate: of such a search, where the cell is a trial of it.
-        rung: of the trial.
+        method: name of its row.
+        seed: the student's seed.
+        config: configuration of the run.
+        variant: name of the plan's variant.
+        factor: factor on the weights of the recipe, if they are searched by factors.
+        kept: the kept teacher that its plan names for it; the configuration then has its weights.
+        found: values set by a search by halving, by the keys of its ranges.
+        candidate: the candidate's number, if the cell is a trial of such a search.
+        rung: the trial's rung.
         course: the epochs of the trial's last rung.
     """
 
@@ -90,12 +92,12 @@ class Cell:
 
     @property
     def epochs(self) -> int | None:
-        """Of the last stage; None where its steps are counted."""
+        """Of the last stage; None if its steps are counted."""
         return self.config.stages[self.config.last].train.epochs
 
     @property
     def teacher(self) -> StudentRef | None:
-        """The earlier stage's student that teaches, None where there is none."""
+        """The earlier stage's student that teaches, None if there is none."""
         return self.config.stages[self.config.last].teacher_ref()
 
     def tuned(self) -> frozenset[int]:
@@ -123,7 +125,7 @@ class Cell:
         """Return the cell with what a candidate of a search by halving sets.
 
         Raises:
-            ValueError: where a term cannot have it.
+            ValueError: if a term cannot have it.
         """
         cell = self.weighted(values.get("factor", 1.0))
         stage, tuned = cell.config.stages[cell.config.last], cell.tuned()
@@ -183,24 +185,24 @@ class Plan:
     """Methods × variants × seeds.
 
     Args:
-        name: of the plan.
+        name: name of the plan.
         recipes: a recipe (name or path) for each method's row.
-        seeds: of the students; the teacher has its own, in its recipe.
+        seeds: seeds of the students; the teacher's seed is in its recipe.
         overrides: `KEY=VALUE` for every recipe.
         variants: further overrides by the variant's name.
-        tune: how the weights are chosen; None for those of the recipes.
-        own: still further overrides of single rows, by the method's name or by `Cell.row`.
-        last: overrides that win over all others: the command line's.
-        seeds_of: the seeds of single variants, where they are others.
-        teacher: the name of a kept teacher, from which all rows learn that learn from an earlier stage; None: it is
-            trained as their recipes say.
-        teachers: that of single rows, by the method's name or by `Cell.row`; "" for one that is trained.
-        results: the folder of what is kept, `results/` of a checkout; None: nothing is.
-        weight: "balanced" or "published" for the terms whose weight would be searched, of the rows whose own overrides
-            say no weight; None: as the recipes say.
-        baseline: the row of the tables that the others are held against, seed by seed.
-        resources: of a cell in a cluster: `cpus`, `gpus` and `memory` in bytes; workers of this machine do not ask.
-        published: what a paper has for its rows; None: nothing is shown beside them.
+        tune: how weights are chosen; None for those of the recipes.
+        own: further overrides of single rows, by the method's name or by `Cell.row`.
+        last: overrides that take precedence over all others: the command line's.
+        seeds_of: seeds of single variants, if they differ.
+        teacher: name of a kept teacher for all rows that learn from an earlier stage; None: the teacher is trained as
+            in their recipes.
+        teachers: kept teachers of single rows, by the method's name or by `Cell.row`; "" for one that is trained.
+        results: the folder of kept results, `results/` of a checkout; None for none.
+        weight: "balanced" or "published" for the terms whose weight would be searched, in rows whose own overrides do
+            not set a weight; None: as in the recipes.
+        baseline: the row with which the others are compared in the tables, seed by seed.
+        resources: resources of a cell in a cluster: `cpus`, `gpus` and `memory` in bytes; not used for local workers.
+        published: a paper's numbers for the rows; None for none.
 
     Raises:
         ValueError: for names that cannot be folders, or rows that would share one.

@@ -97,7 +97,7 @@ def load_plan(path_or_name: str, *, overrides: tuple[str, ...] = (), seeds: tupl
 
     Raises:
         ConfigError: with a line for each thing that is wrong: file, key, what was expected and what is there.
-        ValueError: where there is no such plan, or it cannot be read.
+        ValueError: if there is no such plan, or it cannot be read.
     """
     path = Path(path_or_name) if os.path.isfile(path_or_name) else shipped("plans", path_or_name)
     try:

@@ -1,4 +1,4 @@
-"""`in_workers`: jobs in processes of their own, which may be killed without harm to the others."""
+"""`in_workers`: jobs in separate processes, which may be killed without harm to the others."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class _Worker:
 def in_workers(todo: Mapping[str, Job], workers: int, record: Record) -> None:
     """Run jobs in fresh processes, and record each row as it comes; one that raises is a row with its reason.
 
-    A job whose process is killed is begun again twice, by another one. Whatever ends this call ends the processes.
+    A job whose process is killed is restarted up to two times. When this call ends for any reason, so do the processes.
 
     Args:
         todo: the jobs by name.
@@ -40,7 +40,7 @@ def in_workers(todo: Mapping[str, Job], workers: int, record: Record) -> None:
         record: called here with a job's name and row.
 
     Raises:
-        RuntimeError: where a process cannot even start.
+        RuntimeError: if a process cannot even start.
     """
     staff: dict[Connection, _Worker] = {}
     waiting, tries = deque(todo), Counter[str]()

@@ -1,4 +1,4 @@
-"""`Published`: what a paper has for the rows of a plan, shown beside what the plan measures."""
+"""`Published`: a paper's numbers for the rows of a plan, shown next to the measured ones."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Published:
 
     Args:
         source: paper and table.
-        rows: by the name of a method, or "METHOD-VARIANT", what it has by the keys of numbers, as the table shows them
-            (per cent where that does).
-        differs: in what its setting is another one, "" in nothing.
+        rows: by the name of a method, or "METHOD-VARIANT", the paper's numbers by key, in the units of the table (such
+            as per cent).
+        differs: how the paper's setting differs, "" if it does not.
     """
 
     source: str
@@ -48,7 +48,7 @@ class Published:
 
     def told(self) -> str:
         """Return the sentence below the table."""
-        other = f" Its setting is another one: {self.differs.rstrip('.')}." if self.differs else ""
+        other = f" Its setting differs: {self.differs.rstrip('.')}." if self.differs else ""
         return f"Published: {self.source.rstrip('.')}.{other}"
 
 

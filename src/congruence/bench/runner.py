@@ -1,4 +1,4 @@
-"""`run_plan`: teachers, then trials of weights, then the cells of a plan, in worker processes; what is done stays."""
+"""`run_plan`: runs teachers, trials of weights, and the cells of a plan in worker processes; finished work is kept."""
 
 from __future__ import annotations
 
@@ -34,12 +34,13 @@ _WORKERS = check.Real(low=0, closed="low", integer=True, optional=True)
 
 @dataclass(frozen=True)
 class Results:
-    """What a plan gave.
+    """The results of a plan.
+
 
     Args:
-        rows: one a cell, in the plan's order; one that failed has `failed`, a sentence, in the place of its numbers.
+        rows: one row for each cell, in the plan's order; a failed cell has `failed`, a sentence, instead of numbers.
         teachers: the measurements of the teachers, by the key that cells share.
-        path: of results.jsonl.
+        path: path of results.jsonl.
         cells: the folders of the cells, in the same order as `rows`.
     """
 
@@ -68,38 +69,36 @@ def run_plan(
     retry: bool = False,
     ray: str | None = None,
 ) -> Results:
-    """Run every cell that has no result yet, and write `results.jsonl`, one line a cell.
+    """Run every cell that has no result yet, and write `results.jsonl`, one line for each cell.
 
-    A cell that fails is a line with its reason, and the others go on; so are the cells of a teacher that fails, and
-    those of a row all of whose trials did. Another call leaves them as they are, unless it is told to `retry`. A cell
-    whose process is killed is begun again twice before it counts as failed.
-
-    Lines of rows that the plan does not ask for this time stay: of one that is run a few rows at a time, all do.
-
-    What `plan.results` keeps of the plan is taken over, as far as all that decides the numbers is the same
-    (`congruence.bench.identity`). Every teacher is trained once, unless it is a kept one or nobody needs it any more;
-    its weights lie in `teachers/`, its numbers in `teachers.jsonl`. A single one is called "teacher", several have the
-    name of the first row that they teach. Where the plan searches, its trials come first: `tuning.jsonl` has their
-    validation accuracies, and each row gets what the best one had (the first of equal ones), of successive halving the
-    best one of the last rung.
+    A cell that fails becomes a line with the reason, and the others continue; so do the cells of a teacher that fails,
+    and those of a row whose trials all failed. Later calls do not run these again, except with `retry`. A cell whose
+    process is killed is restarted up to two times before it counts as failed.
+    Lines of rows that are not part of this call stay in the file, so that a plan can be run a few rows at a time. Kept
+    results in `plan.results` are reused if everything that determines the numbers is the same
+    (`congruence.bench.identity`). Every teacher is trained once, unless it is a kept one or no longer needed; its
+    weights are in `teachers/`, its numbers in `teachers.jsonl`. A single teacher is called "teacher", several are named
+    after the first row that they teach. If the plan has a search, its trials run first: `tuning.jsonl` has their
+    validation accuracies, and each row gets the settings of its best trial (the first of equal ones; in successive
+    halving, of the last rung).
 
     Args:
-        plan: of `load_plan`.
+        plan: the plan, from `load_plan`.
         out: the plan's folder: `teachers/`, `trials/`, `cells/METHOD-VARIANT-seedN/` and `results.jsonl`.
-        workers: processes, one thread each; by default one a core. 0 runs the cells here, one after another.
-        report: called with a row, how many runs are done, and how many there are.
+        workers: processes with one thread each; by default one for each core. 0 runs the cells in this process.
+        report: called with a row, the number of finished runs, and their total.
         teacher_options: passed on to the training of teachers (`callbacks`).
-        metrics: of the user's own, "package.module:function", by which every cell is measured as well.
+        metrics: the user's metrics, "package.module:function", which are also measured for every cell.
         trust: whether these, and the factories of configurations, may be imported.
-        say: called with a sentence about what was taken over, and what was not.
-        afresh: take nothing over.
-        retry: run again what failed before.
-        ray: run cells in a Ray cluster: "local" for one of this machine with `workers` processors, "auto" for the one
-            that is there, or its address.
+        say: called with a sentence about which results were reused, and which were not.
+        afresh: do not reuse kept results.
+        retry: run cells that failed before again.
+        ray: run cells in a Ray cluster: "local" for one on this machine with `workers` processors, "auto" for an
+            existing one, or its address.
 
     Raises:
-        ValueError: where `out` holds another plan's cells, or cannot be written to; before a teacher is trained also
-            for what does not fit in a row that it teaches, and for code of the user's own without `trust`.
+        ValueError: if `out` holds another plan's cells, or cannot be written to; before a teacher is trained, also for
+            errors in a row that it teaches, and for user code without `trust`.
     """
     check.hyperparameters("run_plan", {"workers": _WORKERS}, workers=workers)
     own_numbers(metrics, trust=trust)

@@ -1,7 +1,7 @@
-"""`status`: how far a plan has come, from its folder alone; it loads no data and changes nothing, so it may run beside.
+"""`status`: a plan's progress, read from its folder only; it loads no data and changes nothing, so it can run any time.
 
-A cell is running where the process that `cell.RUNNING` names lives; of another machine that cannot be told, and it
-counts as running.
+A cell is running if the process named in `cell.RUNNING` is alive; for processes on other machines this is unknown, and
+they count as running.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DONE, AT_WORK, FAILED, PENDING = STATES = ("done", "running", "failed", "pending
 
 
 def state_of(folder: Path) -> str:
-    """Say in a word how far a cell is: done, running, failed or pending."""
+    """Return the state of a cell: done, running, failed or pending."""
     if _at_work(folder / RUNNING):
         return AT_WORK
     if (folder / RESULT).exists():
@@ -30,9 +30,10 @@ def state_of(folder: Path) -> str:
 
 
 def status(plan: Plan, out: Path) -> list[list[str]]:
-    """Return a table, the heading first: of each row of a plan how many cells are in which state, and of all.
+    """Return a table, heading first:
 
-    What `results/` keeps of the plan is pending until a run has taken it over.
+    the number of cells in each state, for each row of a plan and in total. Results kept in `results/` count as pending
+    until a run has reused them.
 
     Example:
         >>> from congruence.bench.planfile import load_plan
@@ -53,7 +54,7 @@ def status(plan: Plan, out: Path) -> list[list[str]]:
 
 
 def begun(out: Path) -> str:
-    """Say how many teachers and trials of a search there are; "" where a plan has begun none of them.
+    """Say how many teachers and trials of a search there are; "" if a plan has begun none of them.
 
     Example:
         >>> begun(Path("no such folder"))

@@ -36,7 +36,7 @@ def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
 def split(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
     """Split the rows of a plan into tables by their titles: one a variant, or one a method where these are fewer.
 
-    The rows of a method's table bear the variants' names in the place of the method's.
+    The rows of a method's table bear the variants' names instead of the method's.
 
     Example:
         >>> rows = [{"method": "cckd", "variant": "rbf"}, {"method": "cckd", "variant": "mmd"}]
@@ -67,12 +67,12 @@ def together(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def cells(
     rows: Sequence[Mapping[str, Any]], teachers: Sequence[Mapping[str, Any]] = (), *, more: bool = False
 ) -> list[list[str]]:
-    """Return the table's lines, the heading first: teachers, then the methods in their order.
+    """Return the table's lines, heading first:
 
-    A number that no run has is "–". A teacher is called what its `name` says, or "teacher". With `more` there are also
-    the table's details that some run has, and what a search found: the weight's factor, or the settings. Rows that
-    have a "cost" get its columns behind the parameters, and what is "published" of a number stands beside it. Rows that
-    failed are in no mean; where there are some, the last column says how many of how many.
+    teachers, then the methods in order. Missing numbers are "–". A teacher is shown under its `name`, or "teacher".
+    With `more`, there are also the detail numbers that at least one run has, and the results of a search: the weight's
+    factor, or the settings. Rows with a "cost" get its columns after the parameters, and "published" numbers are shown
+    next to the measured ones. Failed rows are not in the means; if there are any, the last column has their number.
     """
     everything, rows = rows, whole(rows)
     stored = [(key, value) for row in (*rows, *teachers) for key, value in row.items() if key not in RESERVED]

@@ -31,7 +31,7 @@ class KeptTeacher:
         name: of the file.
         weights: the file.
         model: the table of a model of the zoo that they are of.
-        mean: by which its images were normalised; None where that is not known.
+        mean: by which its images were normalised; None if that is not known.
         std: the same.
         digest: `digest_of` the weights.
         terms: by which it was trained, each as `told_of` gives it.
@@ -52,7 +52,7 @@ class KeptTeacher:
         learns from no earlier one stays as it is.
 
         Raises:
-            ValueError: where that stage is trained by other terms than the kept teacher was.
+            ValueError: if that stage is trained by other terms than the kept teacher was.
         """
         first = _first(config)
         if first is None:
@@ -95,7 +95,7 @@ def load_kept(results: Path | None, name: str, plan: str) -> KeptTeacher:
         plan: that names it, for sentences.
 
     Raises:
-        ValueError: where there is none of this name, or its files are damaged.
+        ValueError: if there is none of this name, or its files are damaged.
     """
     folder = None if results is None else results / FOLDER
     if folder is None or not folder.is_dir():
@@ -129,7 +129,7 @@ def told_of(term: TermConfig) -> list[Any]:
 
 
 def _first(config: RunConfig) -> StudentRef | None:
-    """Return the student at the root of what the last stage learns from, None where it learns from no stage."""
+    """Return the student at the root of what the last stage learns from, None if it learns from no stage."""
     reference = config.stages[config.last].teacher_ref()
     while reference is not None:
         above = config.stages[reference.stage].teacher_ref()

@@ -25,7 +25,7 @@ class Batch:
 
     Args:
         inputs: the model inputs of the view "main": a tensor, a tuple or a mapping of keyword arguments.
-        labels: int64 [B], -1 where a sample has none; None where none has.
+        labels: int64 [B], -1 if a sample has none; None if none has.
         index: int64 [B], the samples' positions in the dataset.
         views: inputs of each view of the samples, where there is more than "main"; "main" may be among them.
         no_index: describes a third part that cannot be an index (see `unpack`); "" if there was none.

@@ -195,8 +195,8 @@ def read_array(path: Path, *, mapped: bool = False) -> Any:
     """Read a NumPy file, or map it into memory.
 
     Raises:
-        FileNotFoundError: where it is absent.
-        ValueError: where it holds no single array.
+        FileNotFoundError: if it is absent.
+        ValueError: if it holds no single array.
     """
     import numpy as np
 

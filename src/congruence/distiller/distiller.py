@@ -71,8 +71,7 @@ class Distiller(nn.Module):
         ['bias', 'weight']
     """
 
-    # From `**fields` the Trainer of transformers would conclude that the loss is already divided by the accumulated
-    # batch.
+    # `**fields` would tell the Trainer of transformers that the loss is already divided by the accumulated batch.
     accepts_loss_kwargs = False
 
     def __init__(
@@ -114,9 +113,7 @@ class Distiller(nn.Module):
     def build(self, example: Any) -> None:
         """Run the dry forward on a small batch: find the layers, check the shapes, build the terms' own modules."""
         if self.built:
-            raise ValueError(
-                "`Distiller.build`: the layers have already been found; make a new Distiller for other layers."
-            )
+            raise ValueError("`Distiller.build`: layers have already been found: make a new Distiller for others.")
         like = next((p for p in self.students.parameters() if p.is_floating_point()), torch.empty(0))
         example = to_device(example, like.device)
         of_model = arguments.examples_of(example, self.students, self.teachers)
@@ -170,18 +167,15 @@ class Distiller(nn.Module):
         views: Mapping[str, Any] | None = None,
         micro_batch: int | None = None,
     ) -> Captured:
-        """Run the models over one batch and read the layers of the active terms.
-
-        Computes no term and changes no memory.
+        """Run the models over one batch and read the layers of the active terms; computes and updates nothing else.
 
         Args:
             inputs: the models' inputs for the view "main": a tensor, a tuple or a mapping; `Inputs` if the models take
                 different inputs.
-            labels: int64 [B], -1 where a sample has none.
+            labels: int64 [B], -1 if a sample has none.
             index: int64 [B], the samples' positions in the dataset.
             views: further views of the same samples, by name.
-            micro_batch: number of samples that run through the models at once, see `FitOptions`; the backward runs them
-                a second time.
+            micro_batch: samples that run through the models at once, see `FitOptions`; the backward runs them again.
         """
         if not self.built:
             self.build(inputs)
@@ -223,8 +217,7 @@ class Distiller(nn.Module):
     def score(self, captured: Captured, *, update: bool = True, together: bool = True) -> Output:
         """Compute the active terms, and sum them with their weights.
 
-        A term sits out, and is missing from the result, if its layers did not run (as with layers that drop out at
-        random).
+        A term sits out, and is missing from the result, if its layers did not run (they may drop out at random).
 
         Args:
             captured: the result of `capture`.
@@ -351,9 +344,7 @@ class Distiller(nn.Module):
         Parameters of terms that weight decay would harm are in a group of their own, without weight decay.
         """
         if not self.built:
-            raise ValueError(
-                "`Distiller`: give `example=` (two inputs are enough), so that the terms' own modules exist."
-            )
+            raise ValueError("`Distiller`: give `example=` (two inputs are enough), to build the terms' own modules.")
         check_trainable(self.students)
         spared = [p for binding in self.bindings.values() for p in binding.method.without_decay()]
         return arguments.groups(self.students, self.methods, spared)
@@ -375,9 +366,7 @@ class Distiller(nn.Module):
     def logits(self, name: str, inputs: Any) -> Tensor:
         """Run a student, which should be in evaluation mode, and return its class logits [B, C]."""
         if name not in self._logits:
-            raise ValueError(
-                f"The {name} has no layer that is known to give class logits: give `evaluate=` to measure it."
-            )
+            raise ValueError(f"The {name} has no layer that is known to give class logits: give `evaluate=`.")
         path = self._logits[name]
         taps, inputs = self._in_evaluation[name], inputs_of(inputs, name)
         return read(name, taps, inputs, {path}, self._examples[name])[1][path]
@@ -393,10 +382,7 @@ class Distiller(nn.Module):
         return self._taps[name or next(iter(self.students))].module("").state_dict()
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
-        """Raise for a state with parts that do not exist before `build`; torch would list or ignore them one by one.
-
-        This also applies if another module holds the distiller.
-        """
+        """Raise for a state with parts that do not exist before `build`, also if another module holds the distiller."""
         of_terms = [key for key in state_dict if key.startswith(f"{prefix}methods.")]
         if of_terms and not self.built:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""How a model runs while it is measured: its convolutions' weights with their channels last, where that is faster."""
+"""Runs a model with the weights of its convolutions channels-last while it is measured, if that is faster."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ CPU_BATCH, DEVICE_BATCH = 50, 100  # the fastest an image on a processor were 32
 
 
 def batch_of(device: torch.device | None) -> int:
-    """Return how many images a model is given at a time while it is measured."""
+    """Return the batch size for measuring a model."""
     return CPU_BATCH if device is None or device.type == "cpu" else DEVICE_BATCH
 
 
 def channels_last(module: nn.Module) -> contextlib.AbstractContextManager[None]:
-    """Hold the weights of two-dimensional convolutions with their channels last; no value changes.
+    """Store the weights of two-dimensional convolutions with channels last during a block; no value changes.
 
-    Afterwards each weight has the very memory that it had before.
+    Afterwards each weight is back in its original memory.
 
     Example:
         >>> layer = nn.Conv2d(2, 2, 3)
@@ -35,7 +35,7 @@ def channels_last(module: nn.Module) -> contextlib.AbstractContextManager[None]:
 
 
 def reads_alike(module: nn.Module, read: Callable[[], Mapping[str, Tensor]]) -> bool:
-    """Whether a model says the same with its channels last, on an example that `read` runs it over."""
+    """Whether a model gives the same outputs with channels last, on an example over which `read` runs it."""
     return same_in_either_order(_weights(module), read)
 
 

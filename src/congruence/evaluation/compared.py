@@ -1,6 +1,6 @@
-"""The functions of the numbers that `compare` has beyond a run's: bounded in time, so that they may be asked always.
+"""Functions for the numbers of `compare` that a run's test numbers do not have; their time is bounded.
 
-Where they are of drawn samples, the draw is the same for every model and in every process.
+Random subsets of samples are the same for every model and in every process.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _ROWS = 4096
 
 
 def top_5_accuracy(of: Embeddings) -> float:
-    """Share of the labelled samples whose class is among the five largest logits."""
+    """Share of the labelled samples whose class has one of the five largest logits."""
     rows, labels = of.labelled()
     return metrics.accuracy(given(of.student_logits)[rows], labels, topk=(5,))[0]
 
 
 def calibration_error(of: Embeddings) -> float:
-    """Expected calibration error over 15 bins: how far confidence is from accuracy."""
+    """Expected calibration error over 15 bins: the gap between confidence and accuracy."""
     rows, labels = of.labelled()
     return metrics.expected_calibration_error(given(of.student_logits)[rows], labels)
 
@@ -46,13 +46,13 @@ def calibration_error(of: Embeddings) -> float:
 def divergence(of: Embeddings) -> float:
     """KL(teacher ‖ student) of the softmax, in nats, the mean over samples: Σ_c p_T(c) (log p_T(c) − log p_S(c)).
 
-    Infinite where the student rules out what the teacher does not.
+    Infinite if the student gives probability 0 to a class to which the teacher does not.
     """
     total = 0.0
     sides = given(of.teacher_logits), given(of.student_logits)
     for theirs, ours in zip(*(side.split(_ROWS) for side in sides), strict=True):
         expected, actual = (as_float64(side).log_softmax(1) for side in (theirs, ours))
-        # What the teacher rules out counts nothing, also where the student does so too (infinity less infinity).
+        # Classes with teacher probability 0 count as 0, even if the student's is 0 too (infinity minus infinity).
         terms = torch.where(expected.isneginf(), 0, expected.exp() * (expected - actual))
         total += float(terms.sum())
     return total / len(sides[0])
@@ -61,8 +61,8 @@ def divergence(of: Embeddings) -> float:
 def coherence(of: Embeddings) -> dict[str, Value]:
     """Global perception coherence by cosine, and its spread.
 
-    Exact up to 2,000 samples, with spread 0. Beyond, the mean over three drawn subsets of 2,000 and their standard
-    deviation: a little above the value on all samples, since ranks among fewer are coarser.
+    Exact up to 2,000 samples, with spread 0. Above that, the mean over three random subsets of 2,000 and their standard
+    deviation, which is slightly above the value on all samples, since ranks among fewer samples are coarser.
     """
     student, teacher = of.both()
     if len(student) <= EXACT:
@@ -76,8 +76,8 @@ def coherence(of: Embeddings) -> dict[str, Value]:
 def coherence_of_samples(student: Tensor, teacher: Tensor) -> Tensor:
     """Perception coherence φ_i of every sample, by cosine: `metrics.perception_coherence` up to 2,000 samples.
 
-    Beyond, the ranks around a sample are those of 1,000 drawn references R, the same for all of them:
-    φ_i = 1 − (1/|R|) Σ_{j in R} |F_i^s(j) − F_i^t(j)|, F_i(j) = (1/|R|) #{k in R : d_ik <= d_ij}.
+    Above that, the ranks around a sample are among 1,000 random references R, the same for all samples:  φ_i = 1 −
+    (1/|R|) Σ_{j in R} |F_i^s(j) − F_i^t(j)|, F_i(j) = (1/|R|) #{k in R : d_ik <= d_ij}.
 
     Shape:
         `student` [N, D_s], `teacher` [N, D_t]; returns float64 [N].
@@ -100,7 +100,7 @@ def coherence_of_samples(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def intra_class_similarity(of: Embeddings) -> float | None:
-    """Mean e^cosine of two samples of one class, of at most 3,000 labelled samples."""
+    """Mean e^cosine of pairs within a class, over at most 3,000 labelled samples."""
     features, labels = _few_labelled(of)
     if int(labels.unique(return_counts=True)[1].max()) < 2:
         return None
@@ -108,7 +108,7 @@ def intra_class_similarity(of: Embeddings) -> float | None:
 
 
 def inter_class_similarity(of: Embeddings) -> float | None:
-    """Mean e^cosine of two samples of two classes, of at most 3,000 labelled samples."""
+    """Mean e^cosine of pairs from different classes, over at most 3,000 labelled samples."""
     features, labels = _few_labelled(of)
     return metrics.inter_class_similarity(features, labels) if len(labels.unique()) > 1 else None
 
@@ -116,8 +116,8 @@ def inter_class_similarity(of: Embeddings) -> float | None:
 def neighbour_overlaps(of: Embeddings) -> dict[str, Value]:
     """Share of the 1, 10 and 100 nearest neighbours by cosine that both sides have in common.
 
-    Of at most 1,000 drawn samples, looked up among all. Equal distances go by a shuffle, the same on both sides; a
-    depth at which all others are neighbours is None.
+    Over at most 1,000 random samples, with neighbours among all samples. Ties are broken by a shuffle, the same on both
+    sides; a number of neighbours that includes all other samples gives None.
     """
     student, teacher = of.both()
     count = len(student)
@@ -139,20 +139,20 @@ def neighbour_overlaps(of: Embeddings) -> dict[str, Value]:
 
 
 def gaussian_wasserstein(of: Embeddings) -> float:
-    """Squared W2 between the Gaussians that fit the features of at most 3,000 samples, of one width."""
+    """Squared W2 between the Gaussians that fit the features of at most 3,000 samples; widths must be equal."""
     return metrics.gaussian_wasserstein_discrepancy(*_few_pairs(of, PAIRED))
 
 
 def gaussian_kl(of: Embeddings) -> float:
-    """KL(student ‖ teacher) of the Gaussians with diagonal covariances that fit the features, of one width."""
+    """KL(student ‖ teacher) of the Gaussians with diagonal covariances that fit the features; widths must be equal."""
     return metrics.gaussian_kl_discrepancy(*of.both())
 
 
 def mean_discrepancy(of: Embeddings) -> float | None:
     """Squared maximum mean discrepancy of the features of at most 1,000 samples, of one width; biased, so 0 for equals.
 
-    By exp(−‖x − y‖²/(2 Σ_d σ_d²)), σ² the teacher's variances: the mean squared distance between two of its samples is
-    the unit of length. None for a teacher whose features are all equal.
+    With the kernel exp(−‖x − y‖²/(2 Σ_d σ_d²)), σ² the teacher's variances, so that the mean squared distance between
+    two of its samples is the unit of length. None for a teacher whose features are all equal.
     """
     student, teacher = _few_pairs(of, KERNELS)
     variance = float(as_float64(teacher).var(0, correction=0).sum())
@@ -162,9 +162,9 @@ def mean_discrepancy(of: Embeddings) -> float | None:
 
 
 def knn_accuracy(of: Embeddings) -> float | None:
-    """Accuracy of giving a sample the class that most of its 20 nearest training samples have, by cosine.
+    """Accuracy of predicting the majority class of a sample's 20 nearest training samples, by cosine.
 
-    Of at most 2,000 drawn samples, among all labelled training samples; equal distances go by a shuffle.
+    Over at most 2,000 random samples, among all labelled training samples; ties are broken by a shuffle.
     """
     train = _labelled_database(of)
     if train is None:
@@ -185,7 +185,7 @@ def linear_probe_accuracy(of: Embeddings) -> float | None:
 
 
 def plain(value: Value) -> Value:
-    """Return a number, None in the place of one that is NaN or infinite: JSON has no such."""
+    """Return a number, or None if it is NaN or infinite, which JSON does not have."""
     return None if value is None or not math.isfinite(value) else value
 
 
@@ -202,7 +202,7 @@ def _few_pairs(of: Embeddings, most: int) -> tuple[Tensor, Tensor]:
 
 
 def _labelled_database(of: Embeddings) -> tuple[Tensor, Tensor] | None:
-    """Return the training samples that have a label, None where there is none."""
+    """Return the labelled training samples, None if there are none."""
     features, labels = given(of.database)
     if labels is None or not bool((labels >= 0).any()):
         return None

@@ -1,4 +1,4 @@
-"""The rows of the table of numbers that `compare` alone shows; `numbers` has the table."""
+"""The rows of the table of numbers that only `compare` shows; the table is in `numbers`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _row(
     )
 
 
-# What needs no teacher is measured of both sides, and called "teacher_" and "student_" and its key.
+# Numbers that need no teacher are measured for both sides, with the prefixes "teacher_" and "student_".
 COMPARED: tuple[Number, ...] = (
     _row(
         "top_5_accuracy",

@@ -1,4 +1,4 @@
-"""Content-based retrieval: test samples look up the training samples of their class."""
+"""Content-based retrieval: test samples are queries for the training samples of their class."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ KS = (1, 5, 10, 50, 100)
 class ContentBased(Protocol):
     """Mean average precision and precision at k, by cosine: of 11 points (`retrieval_map`, which every run has), and:
 
-    - `retrieval_map_published`: as the code behind the published tables reckons it (`retrieval_map` of
+    - `retrieval_map_published`: as computed by the code behind the published tables (`retrieval_map` of
       `congruence.metrics` with `interpolation="passalis"`), which depends on `query_batch`; for comparison with these.
     - `retrieval_top_K`: the share of the K nearest that have the query's class, averaged over queries. The top-k of the
       published tables is interpolated, at or above this one.
 
-    In an open set, where no test sample has a training class, half of the test samples of each class, always the same,
-    are the database of the others.
+    In an open set, where no test sample has a training class, a fixed half of the test samples of each class is the
+    database for the others.
 
     Args:
-        ks: values of K; None: those of 1, 5, 10, 50 and 100 that the database has.
-        query_batch: queries that the published code ranks at a time.
+        ks: values of K; None: those of 1, 5, 10, 50 and 100 that do not exceed the database's size.
+        query_batch: queries that the published code ranks at once.
 
     Example:
         >>> from congruence.data import load
@@ -57,8 +57,9 @@ class ContentBased(Protocol):
     def fit(self, data: ProtocolData) -> Fitted:
         """Return the protocol on data with labels on both sides.
 
+
         Raises:
-            ValueError: where a side has none, or the database has fewer samples than are to be looked at.
+            ValueError: if a side has none, or the database is smaller than the largest K.
         """
         labels, train = self.test_labels(data), data.splits.train.labels
         if train is None or not bool((train >= 0).any()):

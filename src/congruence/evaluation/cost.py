@@ -228,7 +228,7 @@ class _Tried:
             for key, measure in (("multiply_adds", self._products), ("peak_memory_mb", self._peak)):
                 try:
                     self.values[key] = measure(max(set(sizes) - set(failed)))
-                except Exception as error:  # of the model's, whatever it is, or of a counter's
+                except Exception as error:  # the model, or the counter, may raise anything
                     self.left_out[key] = _why(error, self.batch(1))
 
     def _products(self, _: int) -> int | None:
@@ -268,7 +268,7 @@ def _time(tried: Any, size: int, calls: int) -> None:
         try:
             for _ in range(_WARM):
                 each.seconds(batch)
-        except Exception as error:  # of the model's, whatever it is
+        except Exception as error:  # the model may raise anything
             each.left_out[key] = _why(error, batch)
             continue
         batches[each.name], times[each.name] = batch, list[float]()

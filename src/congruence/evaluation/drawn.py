@@ -1,4 +1,4 @@
-"""Which samples stand for all of them, the same for every model and in every process."""
+"""Fixed random subsets of samples, the same for every model and in every process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _STREAM = 0xC0A7
 
 
 def shuffled(count: int) -> Tensor:
-    """Return the positions of `count` samples in an order that is always the same: its first ones are a draw of them.
+    """Return the positions of `count` samples in a fixed random order, whose first ones are a random subset.
 
     Example:
         >>> sorted(shuffled(5).tolist()), bool((shuffled(5) == shuffled(5)).all())
@@ -21,7 +21,7 @@ def shuffled(count: int) -> Tensor:
 
 
 def few(count: int, most: int) -> Tensor:
-    """Return the positions of all samples, or of `most` drawn ones where there are more, in their order.
+    """Return the positions of all samples, or of `most` random ones if there are more, in ascending order.
 
     Example:
         >>> few(3, 5).tolist(), len(few(9, 5))

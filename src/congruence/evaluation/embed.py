@@ -102,9 +102,9 @@ def embed_all(
     device: str | torch.device | None = None,
     teachers: Collection[str] = (TEACHER,),
 ) -> dict[str, Embedded]:
-    """Embed every sample of a loader by several models in one pass; see `embed`.
+    """Embed every sample of a loader with several models in one pass; see `embed`.
 
-    Where batches hold `Inputs`, each model takes its own, or the teachers' where it is among these, else the students'.
+    If batches hold `Inputs`, each model takes its own entry, or else the teachers' or the students' entry.
     """
     readers = readers_of(models, loader, layers=layers, device=device, teachers=teachers)
     with contextlib.ExitStack() as stack:
@@ -143,15 +143,16 @@ def embed_images(
     device: str | torch.device | None = None,
     kept: KeptRows | None = None,
 ) -> Embedded:
-    """Embed all samples of a dataset as `embed` does, in batches that suit the device, or find what was kept of it.
+    """Embed all samples of a dataset as `embed` does, in batches suited to the device, or read kept embeddings.
 
     Args:
-        model: as of `embed`.
-        images: in their order.
-        name: as of `embed`.
-        kind: as of `embed`.
-        device: as of `embed`.
-        kept: where rows are looked for, and kept. A model whose content cannot be read has none there.
+        model: see `embed`.
+        images: the dataset, read in order.
+        name: see `embed`.
+        kind: see `embed`.
+        device: see `embed`.
+        kept: the folder of kept rows, which are read or written. It is not used for a model whose content cannot be
+            read.
     """
     reader = Reader(model, None, name, device, kind)
     size = batch_of(reader.device)
@@ -181,7 +182,7 @@ def embed_images(
 def read_all(
     readers: Iterable[Reader], loader: Iterable[Any], stack: contextlib.ExitStack, first: list[Any] | None = None
 ) -> Tensor | None:
-    """Let models read a loader, and return its labels, None where they are none of classes.
+    """Let models read a loader, and return its labels, None if they are none of classes.
 
     How a model is held while it reads is undone by `stack`. `first` is given what the first batch holds for models.
     """
@@ -197,7 +198,7 @@ def read_all(
             labels.append(batch.labels.cpu())
     if labels and (labels[0].dim() != 1 or labels[0].is_floating_point()):
         kind = f"{str(labels[0].dtype).removeprefix('torch.')} {list(labels[0].shape)}"
-        LOG.warning("Numbers of classes are left out: the labels (%s) are none.", kind)
+        LOG.warning("Numbers that need classes are left out: the labels (%s) are not class labels.", kind)
         return None
     return torch.cat(labels) if labels else None
 
@@ -215,7 +216,7 @@ def of_classes(embedded: Mapping[str, Embedded], loader: Iterable[Any], labels: 
 
 
 def _classes(declared: int | None, embedded: Iterable[Embedded], labels: Tensor | None) -> int | None:
-    """Return how many classes the data has, None where nothing tells.
+    """Return how many classes the data has, None if nothing tells.
 
     The labels tell where models differ: of logits of 10 and 1000 classes, labels of 0 to 8 are those of the first.
     """
@@ -299,7 +300,7 @@ class Reader:
         if self.taps.closed and self.taps.defaults.features is None and logits is not None:
             if self.taps.model not in _TOLD:
                 _TOLD.add(self.taps.model)
-                text = "The %s's embedding cannot be read, because %s: its '%s' is measured in its place."
+                text = "The %s's embedding cannot be read, because %s: its '%s' is measured instead."
                 LOG.warning(text, self.taps.name, self.taps.closed, logits)
             return logits
         return self.taps.default("features")

@@ -1,4 +1,4 @@
-"""What a number is measured on: what two models say of the same samples, and what may be missing of it."""
+"""`Embeddings`: the features, logits and labels on which numbers are measured, any of which may be missing."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ T = TypeVar("T")
 
 
 class UnfiniteError(ValueError):
-    """A model gave NaN or an infinity for some samples: no number can be made of them."""
+    """A model gave NaN or infinity for some samples, so no number can be computed."""
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """What two models say of the same samples; None where there is no teacher, no logits or no labels.
+    """Two models' features and logits of the same samples; None for a missing teacher, logits or labels.
 
-    `teacher_head` is weight and bias of the Linear that makes the teacher's logits of its features. `database` is the
-    student's features and the labels of the training images, among which the samples may be looked up. `projected` is
-    the student's features brought to the teacher's width.
+    `teacher_head` is the weight and bias of the Linear from the teacher's features to its logits. `database` is the
+    student's features and the labels of the training images, used as a retrieval database. `projected` is the student's
+    features mapped to the teacher's width.
 
     Shape:
         `student_features` [N, D_s], `teacher_features` [N, D_t], `student_logits` [N, C_s], `teacher_logits` [N, C_t],
-        `labels` int64 [N], -1 where a sample has none; `teacher_head` [C_t, D_t] and [C_t] or None; `database`
+        `labels` int64 [N], -1 if a sample has none; `teacher_head` [C_t, D_t] and [C_t] or None; `database`
         [M, D_s] and [M] or None; `projected` [N, D_t].
     """
 
@@ -60,7 +60,7 @@ class Embeddings:
     projected: Tensor | None = None
 
     def missing(self, needs: Sequence[str]) -> list[str]:
-        """Say which needs of a number are not met, in words."""
+        """Return in words which needs of a number are not met."""
         labels, head = self.labels, self.teacher_head
         # A single logit tells no classes apart: all models would agree by it, and be sure.
         student, teacher = (
@@ -139,7 +139,7 @@ class Embeddings:
         return [each / counts for each in sums], centre_of_sample
 
     def teacher_alone(self) -> Embeddings | None:
-        """Return the teacher's side in the place of the student's, None where there is no teacher."""
+        """Return the teacher's side instead of the student's, None if there is no teacher."""
         if self.teacher_features is None:
             return None
         return Embeddings(self.teacher_features, student_logits=self.teacher_logits, labels=self.labels)

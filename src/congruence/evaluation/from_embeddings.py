@@ -1,4 +1,4 @@
-"""The functions of the table of numbers: from embeddings to a number, or to several by name."""
+"""The functions in the table of numbers: from embeddings to a number, or to several by name."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ def accuracy(of: Embeddings) -> float:
 
 
 def agreement(of: Embeddings) -> float:
-    """Share of samples to which both give the same class."""
+    """Share of samples for which both predict the same class."""
     return metrics.agreement(given(of.student_logits), given(of.teacher_logits))
 
 
 def calibration(of: Embeddings) -> Numbers:
-    """How far the student's confidence is from its accuracy."""
+    """The gap between the student's confidence and its accuracy."""
     rows, labels = of.labelled()
     error = metrics.expected_calibration_error(given(of.student_logits)[rows], labels)
     return {"expected_calibration_error": error}
 
 
 def intra_class_similarity(of: Embeddings) -> float:
-    """Mean e^cosine of two samples of one class: large where classes are tight."""
+    """Mean e^cosine of pairs within a class: large if classes are tight."""
     return metrics.intra_class_similarity(of.student_features, given(of.labels))
 
 
 def inter_class_similarity(of: Embeddings) -> float:
-    """Mean e^cosine of two samples of two classes."""
+    """Mean e^cosine of pairs from different classes."""
     return metrics.inter_class_similarity(of.student_features, given(of.labels))
 
 
@@ -77,7 +77,7 @@ def gpcl(of: Embeddings) -> float:
 
 
 def gpcl_estimate(of: Embeddings) -> Numbers:
-    """Its estimate from batches."""
+    """Estimate of the global perception coherence from batches."""
     student, teacher = of.both()
     size = min(_BATCH, len(student))
     mean, spread = metrics.estimate_perception_coherence(
@@ -120,12 +120,12 @@ def effective_kernel_alignment(of: Embeddings) -> float:
 
 
 def kernel_transfer_error(of: Embeddings) -> float:
-    """Share of the teacher's kernel, of the embeddings as they are, that is not transferred."""
+    """Share of the teacher's kernel of the unnormalised embeddings that is not transferred."""
     return metrics.kernel_transfer_error(*of.both())
 
 
 def logit_kernel_transfer_error(of: Embeddings) -> float | None:
-    """The same behind the last Linear, of the logits; None where classes are masked out by infinite ones."""
+    """Share of the teacher's kernel of the logits that is not transferred; None if infinite logits mask classes."""
     sides = given(of.student_logits), given(of.teacher_logits)
     return metrics.kernel_transfer_error(*sides) if all(bool(side.isfinite().all()) for side in sides) else None
 
@@ -136,7 +136,7 @@ def cosine_kernel_transfer_error(of: Embeddings) -> float:
 
 
 def landmark_transfer_error(of: Embeddings) -> float:
-    """Its estimate by the class centres of these very samples."""
+    """Estimate of the kernel transfer error by the class centres of the measured samples."""
     return metrics.landmark_transfer_error(*of.both(), *of.centres()[0])
 
 
@@ -149,7 +149,7 @@ def kernel_transfer_bound(of: Embeddings) -> Numbers:
 
 
 def smallest_landmark_eigenvalue(of: Embeddings) -> float:
-    """Of the class centres."""
+    """Smallest eigenvalue of the kernel of the class centres."""
     return metrics.smallest_landmark_eigenvalue(of.centres()[0][0])
 
 
@@ -172,10 +172,10 @@ def risk_gap(of: Embeddings) -> Numbers:
 
 
 def sliced_wasserstein(of: Embeddings) -> float:
-    """Sliced squared W2 between the features of all samples, of one width: 4 sets of 64 lines, the same every time.
+    """Sliced squared W2 between the features of all samples, which must have one width:
 
-    The standard error was 1 to 2 % (CIFAR-10's test images, a ResNet-8 and its teacher, 64 features); two students
-    differ by less noise than that, since their lines are the same.
+    4 fixed sets of 64 lines. The standard error was 1 to 2 % (CIFAR-10's test images, a ResNet-8 and its teacher, 64
+    features); differences between two students have less noise, since they use the same lines.
     """
     return metrics.sliced_wasserstein_discrepancy(*of.both(), generator=_generator())[0]
 

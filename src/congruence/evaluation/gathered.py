@@ -26,7 +26,7 @@ class Gathered:
         return bool(self._filled or self._beyond)
 
     def add(self, rows: Tensor, batches: int | None) -> None:
-        """Take the rows [B, D] of a batch; `batches` of about this size are said to come, None where nobody says."""
+        """Take the rows [B, D] of a batch; `batches` of about this size are said to come, None if nobody says."""
         if batches is not None and self._held is None and not self._beyond:
             # What is not filled is never touched, and takes no memory.
             self._held = rows.new_empty(max(1, batches) * len(rows), *rows.shape[1:])

@@ -1,4 +1,4 @@
-"""Identification: is another picture of the same person nearer than all those of N strangers?"""
+"""Identification: whether another picture of the same person is nearer than pictures of N strangers."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ class Roles(NamedTuple):
 class Identification(Protocol):
     """`rank_1_at_N`: see `metrics.identification_rate`, for N distractors.
 
-    The first test sample of each person is the mate that its others, the probes, look for. The distractors are the
-    images of a folder, of people who are not in the test part; without one, the test samples of half of the people who
-    have two or more, drawn by `seed`, and of all who have one.
+    The first test sample of each person is the mate for which its other samples, the probes, search. The distractors
+    are the images of a folder, of people who are not in the test part. Without a folder, they are the test samples of a
+    random half (by `seed`) of the people with at least two samples, and of all people with one.
 
     Args:
         sizes: values of N; None: 10, 100, … up to all distractors.
-        distractors: a folder of images, in folders or not.
+        distractors: a folder of images, with or without subfolders.
         metric: "cosine" or "euclidean".
-        seed: of which distractors are taken, and of who is one.
+        seed: seed of the choice of distractors.
 
     Example:
         >>> from congruence.data import load
@@ -67,7 +67,7 @@ class Identification(Protocol):
         """Return the protocol on data with people of two test samples or more.
 
         Raises:
-            ValueError: where there are none, or too few distractors.
+            ValueError: if there are none, or too few distractors.
         """
         roles = who_is_who(self.test_labels(data), self.seed, all_known=self.distractors is not None)
         if not len(roles.probes):
@@ -98,7 +98,7 @@ def who_is_who(labels: Tensor, seed: int, *, all_known: bool = False) -> Roles:
     """Say which test samples are mates, probes and strangers.
 
     Args:
-        labels: of the test samples, -1 where unknown: such a sample is nobody.
+        labels: of the test samples, -1 if unknown: such a sample is nobody.
         seed: of which half of the people of two samples or more is looked for.
         all_known: look for all of them.
 

@@ -1,4 +1,4 @@
-"""What a model said of a dataset, kept in files: found again by later stages, commands and cells."""
+"""A model's outputs for a dataset, kept in files for later stages, commands and cells."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _CHECKS: Mapping[str, check.Constraint] = {"most": check.COUNT}
 
 
 class KeptRows:
-    """A folder of rows by what decides them: the model, the images, the layers and how it ran.
+    """A folder of rows, identified by the model, the images, the layers and how the model ran.
 
-    Each file is whole or absent, so that processes may write at once; one that cannot be read, or holds something else
-    than was written, counts as absent. Where nothing can be written (a folder of somebody else's, a full disk), that is
-    told and nothing is kept.
+    Files are written atomically, so that several processes may write at once; a file that cannot be read, or is
+    damaged, counts as absent. If nothing can be written (no permission, a full disk), this is logged and nothing is
+    kept.
 
     Args:
-        folder: of these files alone; made when the first is written.
-        most: bytes of all files: what is larger is not kept, and the oldest make way.
+        folder: the folder for these files only, created with the first file.
+        most: maximum size of all files in bytes: larger rows are not kept, and the oldest files are removed.
 
     Raises:
         ValueError: for `most` < 1.
@@ -51,7 +51,7 @@ class KeptRows:
         self.folder, self.most = folder, most
 
     def find(self, identity: Mapping[str, Any]) -> dict[str, Tensor] | None:
-        """Return the rows that are of this identity, None where there are none."""
+        """Return the rows that are of this identity, None if there are none."""
         from safetensors import safe_open
 
         text = _text(identity)
@@ -63,10 +63,10 @@ class KeptRows:
                 metadata = file.metadata() or {}
                 rows = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it has no __iter__
         except Exception as error:  # whatever a damaged file makes the reader raise
-            LOG.info("The kept rows '%s' cannot be read (%s): they are made again.", path, check.sentence(error))
+            LOG.info("The kept rows '%s' cannot be read (%s): they are computed again.", path, check.sentence(error))
             return None
         if metadata.get("identity") != text or metadata.get("content") != _digest(rows):
-            LOG.info("The kept rows '%s' do not hold what was written: they are made again.", path)
+            LOG.info("The kept rows '%s' are damaged: they are computed again.", path)
             return None
         return rows
 
@@ -78,7 +78,7 @@ class KeptRows:
         head = b"" if held > self.most else _head(rows, {"identity": text, "content": _digest(rows)})
         size = len(head) + held
         if size > self.most:
-            LOG.info("What was embedded (%.0f MB) is too large to be kept in '%s'.", size / 1e6, self.folder)
+            LOG.info("The embeddings (%.0f MB) are too large to be kept in '%s'.", size / 1e6, self.folder)
             return
         try:
             self._make_way(size, path)
@@ -87,7 +87,7 @@ class KeptRows:
                 for name in sorted(rows):
                     file.write(rows[name].contiguous().numpy().data)
         except OSError as error:
-            LOG.info("What was embedded cannot be kept in '%s': %s.", self.folder, error.strerror or error)
+            LOG.info("The embeddings cannot be kept in '%s': %s.", self.folder, error.strerror or error)
 
     def _make_way(self, size: int, path: Path) -> None:
         """Remove the oldest files until there is room."""

@@ -24,7 +24,7 @@ from congruence.models.parameters import count_parameters
 from congruence.models.teacher import called
 
 OTHER_CLASSES = "the teacher knows other classes"
-_LABEL_FREE = ("neighbour_overlap", "linear_cka")  # of the diagnostics, in the place of what asks for labels
+_LABEL_FREE = ("neighbour_overlap", "linear_cka")  # diagnostics used instead of numbers that need labels
 _NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 
 
@@ -54,9 +54,9 @@ class Measurement:
 
 
 class Seen(NamedTuple):
-    """A model, and what it gives of the test split and, where a number looks images up among them, the training split.
+    """A model, and its outputs for the test split and, if a number needs a retrieval database, for the training split.
 
-    `name` is the model's in sentences, `further` its features of what else a protocol looks at.
+    `name` is the model's name in messages, `further` its features of further samples of a protocol.
     """
 
     model: nn.Module
@@ -66,7 +66,7 @@ class Seen(NamedTuple):
     further: Mapping[str, Tensor] = _NOTHING
 
     def as_teacher(self, splits: Splits) -> Embedded:
-        """Return the test split as a teacher's: where its classes are not those of the data, its logits say nothing."""
+        """Return the test split as a teacher's, without logits if the teacher's classes are not those of the data."""
         same = _same_classes(self.model, splits.train, self.test)
         return self.test if same else self.test.without_classes(OTHER_CLASSES)
 
@@ -82,17 +82,18 @@ def see(
     kept: KeptRows | None = None,
     protocol: Fitted | None = None,
 ) -> Seen:
-    """Let a model see each image once: those of the test split, and of the training split where a number needs them.
+    """Run a model once over each image of the test split and, if a number needs them, of the training split.
+
 
     Args:
         model: a student, or a teacher.
         splits: the data.
-        numbers: that will be measured of the model.
-        name: of the model, in sentences and among the `Inputs` of a batch.
-        kind: "student" or "teacher", whose inputs it takes where there are none of its name.
-        device: to which the model is moved; None for where it is.
-        kept: where rows of the model are looked for, and kept.
-        protocol: that will be measured of the model, with samples of its own perhaps.
+        numbers: the numbers to be measured.
+        name: the model's name in messages and in the `Inputs` of a batch.
+        kind: "student" or "teacher": the entry of `Inputs` that is used if there is none under the model's name.
+        device: device to which the model is moved; None leaves it where it is.
+        kept: the folder of kept rows, which are read or written.
+        protocol: a protocol to be measured, possibly with further samples.
     """
     asked: dict[str, Any] = {"name": name, "kind": kind, "device": device, "kept": kept}
     if not all(part.told for part in splits):
@@ -150,13 +151,13 @@ def measure(
 
 
 def run_numbers(own: Sequence[Number] = (), *, exact: bool = False, labelled: bool = True) -> tuple[Number, ...]:
-    """Return what a run's student is measured by.
+    """Return the numbers by which a run's student is measured.
 
     Args:
         own: further numbers.
-        exact: also what is there on request alone.
-        labelled: whether a test sample has a label; else the neighbours that student and teacher share and their CKA
-            stand in the place of what asks for labels.
+        exact: include numbers that are measured only on request.
+        labelled: whether a test sample has a label; otherwise, numbers that need labels are replaced by the share of
+            common neighbours and CKA.
     """
     rows = numbers_in("run").values() if exact else measured_in("run")
     there = {number.key for number in rows}
@@ -183,7 +184,7 @@ def measure_seen(
     classifies: bool = True,
     protocol: Fitted | None = None,
 ) -> Measurement:
-    """Measure a model by what it has seen; see `measure`."""
+    """Measure a model from its outputs; see `measure`."""
     of = of_seen(seen, teacher, classifies=classifies)
     facts = {"parameters": count_parameters(seen.model)}
     values = measured(numbers, of, facts=facts, classifies=classifies)
@@ -203,9 +204,9 @@ def measured(
 
     Args:
         numbers: the rows.
-        of: what they are measured on; None where it cannot be had, nor the numbers.
+        of: the embeddings; None if they are unavailable, and so the numbers.
         facts: the numbers that are known without embeddings.
-        classifies: False of a student whose terms teach no class.
+        classifies: False for a student that no term trained as a classifier.
 
     Raises:
         ValueError: for embeddings or logits that are not finite, with the model and the number of samples.
@@ -231,16 +232,17 @@ def embed_test(
 
 
 def of_seen(seen: Seen, teacher: Embedded | None = None, *, classifies: bool = True) -> Embeddings:
-    """Return what numbers are measured on: what a model has seen, beside its teacher's test split.
+    """Return the embeddings on which numbers are measured:
 
-    Of a student that does not classify, nobody is told that it has no numbers of classes.
+    a model's and its teacher's of the test split. For a student that is no classifier, no message says that its class
+    numbers are missing.
     """
     tell_left_out({seen.name: seen.test if classifies else None, "teacher": teacher})
     return beside(seen.test, teacher, database=seen.train)
 
 
 def knows_classes(model: nn.Module, part: BatchDataset, name: str = TEACHER) -> bool:
-    """Whether a teacher tells apart the classes of some samples, by their names where known, and their number.
+    """Whether a teacher has the classes of some samples, judged by their names if known, and their number.
 
     Example:
         >>> from congruence.data import ArrayDataset

@@ -67,7 +67,7 @@ class Number:
                 check.fail("Number", argument, f"words among {', '.join(among)}", f"{wrong[0]!r}")
 
     def measure(self, of: Embeddings) -> dict[str, Value]:
-        """Return the number under its key, or what the function names; None where a need is not met."""
+        """Return the number under its key, or several by name; None if a need is not met."""
         if self.function is None or of.missing(self.needs):
             return dict.fromkeys(self.names or (self.key,))
         value = self.function(of)
@@ -75,9 +75,9 @@ class Number:
 
 
 def from_outside(number: Number, called: str) -> Number:
-    """Return a row that is not the library's: what its function does wrong is one sentence with its name.
+    """Return a row of another package or the user, whose function's errors become a sentence with its name.
 
-    Several numbers that it gives are called KEY.NAME each.
+    If it returns several numbers, they are called KEY.NAME.
     """
     function = number.function
 
@@ -95,9 +95,9 @@ def from_outside(number: Number, called: str) -> Number:
 
 
 def _plain(value: Any, called: str) -> float | None:
-    """Return a number of any kind, also a tensor of one element, as Python's own."""
+    """Return a number of any kind, or a tensor of one element, as a Python number."""
     plain = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
     if plain is not None and not isinstance(plain, numbers.Real):
         got = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(f"The metric '{called}' must give a number, several by name, or None, got {got}.")
+        raise ValueError(f"The metric '{called}' must return a number, several by name, or None, got {got}.")
     return None if plain is None else float(plain)

@@ -1,4 +1,4 @@
-"""The table of numbers: what is measured of a student, where each number is shown, and how.
+"""The table of numbers: what is measured for a student, where each number is shown, and how.
 
 A run's test numbers, the columns of a plan, `compare` and the diagnostics are all read from here. A package adds rows
 through the entry-point group `congruence.metrics`.

@@ -1,4 +1,4 @@
-"""An open set: classes that are in no training sample, told apart by the nearest neighbours among the test samples."""
+"""An open set: classes without training samples, distinguished by nearest neighbours among the test samples."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from congruence.metrics import recall_at_k
 
 @dataclass(frozen=True)
 class OpenSet(Protocol):
-    """`recall_at_K`: the share of test samples with one of their class among their K nearest, themselves left out.
+    """`recall_at_K`: the share of test samples with a sample of their class among their K nearest others.
 
     Args:
         ks: values of K.
@@ -44,7 +44,7 @@ class OpenSet(Protocol):
         """Return the protocol on data whose test classes are new.
 
         Raises:
-            ValueError: where they are not, or there are fewer than two labelled test samples.
+            ValueError: if they are not, or there are fewer than two labelled test samples.
         """
         labels = self.test_labels(data)
         if data.splits.train.labels is not None and not self.of_new_classes(data):

@@ -1,4 +1,4 @@
-"""Metrics of the user's own, named package.module:function."""
+"""User metrics, named package.module:function."""
 
 from __future__ import annotations
 

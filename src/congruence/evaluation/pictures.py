@@ -23,7 +23,7 @@ def require_plots() -> None:
     """Find out before any work whether pictures can be drawn.
 
     Raises:
-        ValueError: in one sentence, where matplotlib is not installed.
+        ValueError: if matplotlib is not installed.
     """
     try:
         import matplotlib.figure  # noqa: F401

@@ -1,4 +1,4 @@
-"""`Protocol`, how test numbers of a kind of task are published, and `Fitted`, a protocol that has met its data."""
+"""`Protocol`, the test numbers that are published for a kind of task, and `Fitted`, a protocol fitted to its data."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ class Fitted:
     def measure(
         self, of: Embeddings | None, further: Mapping[str, Tensor], *, classifies: bool = True
     ) -> dict[str, Value]:
-        """Return all numbers, None where they cannot be had.
+        """Return all numbers, None if they cannot be had.
 
         Args:
-            of: what the model gives of the test part; None where nothing was seen.
+            of: what the model gives of the test part; None if nothing was seen.
             further: its features of `parts`.
             classifies: False of a student whose terms teach no class.
         """
@@ -75,7 +75,7 @@ class Protocol(ABC):
         """Return the protocol on data.
 
         Raises:
-            ValueError: in one sentence, where it does not fit the data.
+            ValueError: if it does not fit the data.
         """
 
     def refuse(self, needs: str, data: ProtocolData, has: str) -> ValueError:
@@ -86,7 +86,7 @@ class Protocol(ABC):
         """Return the labels of the test part.
 
         Raises:
-            ValueError: where it has none.
+            ValueError: if it has none.
         """
         labels = data.splits.test.labels
         if labels is None or not bool((labels >= 0).any()):

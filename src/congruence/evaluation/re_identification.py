@@ -1,4 +1,4 @@
-"""Person re-identification: who is seen by one camera is looked for in the pictures of the others."""
+"""Person re-identification: finding a person from one camera in the pictures of other cameras."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from congruence.metrics import reid_evaluate
 class ReIdentification(Protocol):
     """`rank_K`, the share of queries with a match among their first K, and `reid_map`: see `metrics.reid_evaluate`.
 
-    The gallery's pictures of the query's person by the query's camera are left out for each query, and those that show
-    nobody whole for all. Data in the layouts of Market-1501 and MSMT17 is measured so by default.
+    For each query, gallery pictures of the same person by the same camera are left out, and for all queries those
+    without a whole person. Data in the layouts of Market-1501 and MSMT17 is measured this way by default.
 
     Args:
         ranks: values of K.
@@ -48,7 +48,7 @@ class ReIdentification(Protocol):
         """Return the protocol on data with queries, a gallery and cameras; the queries are the test part.
 
         Raises:
-            ValueError: where these are not known of the data.
+            ValueError: if these are not known of the data.
         """
         train, queries = data.splits.train, data.splits.test
         if data.name not in PEOPLE or not isinstance(train, ImageDataset):

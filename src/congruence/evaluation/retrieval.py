@@ -21,7 +21,7 @@ def map_on_test(of: Embeddings) -> float | None:
     """11-point interpolated mAP by cosine, training images as database and test images as queries.
 
     In an open set, where no test image has a training class, half of the test images of each class (always the same)
-    are the database of the others. None where a side has no labels, or none but missing ones.
+    are the database of the others. None if a side has no labels, or none but missing ones.
     """
     sides = queries_and_database(of)
     return None if sides is None else retrieval_map(*sides)
@@ -42,7 +42,7 @@ def queries_and_database(of: Embeddings) -> tuple[Tensor, Tensor, Tensor, Tensor
 
 
 def _open_set(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
-    """Return one half of the labelled images of each class, and the other; None where a half would be empty."""
+    """Return one half of the labelled images of each class, and the other; None if a half would be empty."""
     features, labels = features[labels >= 0], labels[labels >= 0]
     database, query = halves(labels)
     if not len(database):

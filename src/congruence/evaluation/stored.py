@@ -34,7 +34,7 @@ def test_numbers(path: Path) -> dict[str, dict[str, Value]]:
     """Read a run's test.json: the numbers of the best and the last weights, and of the teachers, by column.
 
     Raises:
-        ValueError: where it is damaged: both weights are measured by the same numbers, beside the same teachers.
+        ValueError: if it is damaged: both weights are measured by the same numbers, beside the same teachers.
     """
     columns: dict[str, dict[str, Value]] = read_json(path, _COLUMNS)
     best = {name.removeprefix("best"): set(values) for name, values in columns.items() if name.startswith("best")}

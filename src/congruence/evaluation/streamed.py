@@ -24,7 +24,7 @@ LOG = logging.getLogger("congruence")
 
 
 class Streamed(NamedTuple):
-    """What each model gave of all samples, whatever classes its logits are of, and the first batch's inputs."""
+    """Each model's outputs for all samples, with logits of any classes, and the first batch's inputs."""
 
     rows: dict[str, Embedded]
     example: Any
@@ -44,7 +44,7 @@ def stream(
     Args:
         models: by name.
         loader: of batches as `fit` takes them.
-        layers: of each model, as of `embed`.
+        layers: of each model, as in `embed`.
         device: to which the models are moved; None for where they are.
         kept: where rows are looked for, and kept. A model whose rows are there reads a batch at most. Where nobody can
             tell what the loader gives, or what a model is, that is said and it reads all.
@@ -91,7 +91,7 @@ def _identities(
         and len(loader)
     ):
         text = (
-            "Embeddings are not kept in '%s': what the %s gives cannot be told from other data, as it can of "
+            "Embeddings are not kept in '%s': the data of the %s cannot be identified, which needs a "
             "`congruence.data.loader` around a dataset of `congruence.data`."
         )
         LOG.warning(text, kept.folder, type(loader).__name__)
@@ -110,7 +110,10 @@ def _identities(
         reader.begin(inputs, stack)
         identity = reader.identity()
         if identity is None:
-            LOG.warning("The %s's embeddings are not kept: what the model is made of cannot be read.", name)
+            LOG.warning(
+                "The %s's embeddings are not kept: the model's content cannot be read, so it cannot be identified.",
+                name,
+            )
             continue
         taken = [name, reader.kind] if isinstance(inputs, Inputs) else []
         identities[name] = {**identity, "data": data, "taken": taken}

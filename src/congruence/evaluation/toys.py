@@ -1,4 +1,4 @@
-"""A configuration of points that learns another one's perception: the method without a network."""
+"""Points that learn the perception of other points: perception coherence without a network."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ _CHECKS: dict[str, check.Constraint] = {
 
 @dataclass(frozen=True, eq=False)
 class Transfer:
-    """What became of the student's points.
+    """The result of `transfer`.
+
 
     Args:
         toy: the teacher's points.
-        batch: in which they were compared.
-        frames: (epoch, the student's points [N, 2] after so many epochs), the first at 0 and the last at the end.
-        before: global perception coherence of the random start.
-        after: the same at the end.
+        batch: the batch size.
+        frames: (epoch, the student's points [N, 2] after that epoch), from epoch 0 to the end.
+        before: global perception coherence at the random start.
+        after: global perception coherence at the end.
     """
 
     toy: Toy
@@ -56,13 +57,14 @@ def transfer(
     seed: int = 0,
     report: Callable[[int], None] | None = None,
 ) -> Transfer:
-    """Move random points in the plane, one for each of the teacher's, down the perception coherence loss.
+    """Minimise the perception coherence loss over random points in the plane, one for each of the teacher's points.
+
 
     Args:
         toy: the teacher's points.
-        batch: points compared at a time; a new order is drawn every epoch.
+        batch: points in a batch; a new order is drawn every epoch.
         epochs: passes over the points.
-        lr: of Adam.
+        lr: learning rate of Adam.
         temperature: τ of both sides' soft ranks; distances are Euclidean.
         student_scale: deviation of the Gaussian from which the student's points are drawn.
         frames: how many states are kept, closer together at the beginning, where most happens.

@@ -89,7 +89,7 @@ class Diagnostics:
         try:
             return self._measured(distiller)
         except UnfiniteError as error:  # told, and the run goes on: it chooses nothing by these numbers
-            LOG.warning("No diagnostics of epoch %d. %s", epoch, error)
+            LOG.warning("No diagnostics for epoch %d. %s", epoch, error)
             return {}
 
     def _measured(self, distiller: nn.Module) -> dict[str, float]:
@@ -142,14 +142,14 @@ class Diagnostics:
 
 @torch.no_grad()
 def term_losses(distiller: Distiller, loader: Iterable[Any]) -> dict[str, float]:
-    """Return each term's loss on images by the names of the log, unweighted: (Σ_batches rows · loss) / Σ_batches rows.
+    """Return each term's unweighted loss on images, by its logged name: (Σ_batches rows · loss) / Σ_batches rows.
 
-    The terms are those of the distiller's epoch; one of weight 0 is among them. A relation is between the samples of
-    one batch, so that the numbers of two runs compare where their batches are alike. Nothing is written into the
-    methods. In training mode a loss may be of random layers: `Diagnostics` puts the distiller into evaluation mode.
+    The terms are those active in the distiller's epoch, including terms of weight 0. Relational losses depend on which
+    samples share a batch, so numbers of two runs can be compared only with equal batches. The methods' state is not
+    changed. In training mode a loss may involve random layers: `Diagnostics` puts the distiller into evaluation mode.
 
     Raises:
-        ValueError: where a term needs what the batches lack.
+        ValueError: if a term needs what the batches lack.
 
     Example:
         >>> import congruence as cg
@@ -184,10 +184,10 @@ def diagnostic_loader(
 
     Args:
         dataset: the images.
-        samples: how many; None, or more than there are: all.
-        seed: of the choice.
-        views: that the terms compare, where their losses are asked for; all show the image as it is.
-        device: where batches go.
+        samples: the number of images; None, or more than there are: all.
+        seed: seed of the choice.
+        views: the views that the terms compare, if their losses are measured; all views show the unaugmented image.
+        device: device of the batches.
 
     Raises:
         ValueError: for an empty dataset, or `samples` < 1.

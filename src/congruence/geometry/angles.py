@@ -1,4 +1,4 @@
-"""Angles of all triples of a batch: what two spaces differ by, in memory bounded by a tile."""
+"""Angles of all triples of a batch: the difference between two spaces, in memory bounded by a tile."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _TIGHT = 1e-5
 def angle_difference(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean smooth L1 difference of the cosines ψ_ijk = ⟨e_ij, e_ik⟩, e_ij = (x_j − x_i)/‖x_j − x_i‖, over all i, j, k.
 
-    e_ij is 0, with zero gradient, where x_i = x_j (or less than 1e-30 apart).
+    e_ij is 0, with zero gradient, if x_i = x_j (or they are less than 1e-30 apart).
 
-    With centred rows and K = X Xᵀ in float64, ψ_ijk = (K_jk − K_ij − K_ik + K_ii)/(d_ij d_ik): O(B²D + B³) operations
-    where the differences themselves take O(B³D), and no [B, B, D] tensor. Anchors go through tile by tile, and the
-    gradient is made in the same pass, so that none of the [B, B, B] entries is kept (under `create_graph` and
-    `torch.func` all are). The distances d are those of exact differences. Where a row is nearer to the anchor than 1e-5
-    of the batch's extent, K's digits would not tell the two apart: such an anchor's differences are taken themselves,
-    in O(B²D).
+    With centred rows and K = X Xᵀ in float64, ψ_ijk = (K_jk − K_ij − K_ik + K_ii)/(d_ij d_ik): this takes O(B²D + B³)
+    operations and no [B, B, D] tensor, whereas explicit differences take O(B³D). Anchors are processed in tiles, and
+    the gradient is computed in the same pass, so that no [B, B, B] entries are kept (with `create_graph` and
+    `torch.func`, all are). The distances d come from exact differences. If a row is closer to the anchor than 1e-5 of
+    the batch's extent, K does not have enough digits: for such an anchor, differences are computed explicitly, in
+    O(B²D).
 
     Shape:
         `student` [B, D_s], `teacher` [B, D_t], widths may differ; returns [].

@@ -1,4 +1,4 @@
-"""Class logits taken apart at one class: its own, and those of all others."""
+"""Class logits split at one class: its own logit, and those of all other classes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 def other_logits(logits: Tensor, classes: Tensor) -> Tensor:
     """Return each row's logits without that of one class, in their order.
 
-    Where all others are masked (-inf) they are no distribution, and zeros are returned.
+    If all others are masked (-inf), they are not a distribution, and zeros are returned.
 
     Shape:
         `logits` [B, C], `classes` [B] in [0, C); returns [B, C − 1].
@@ -23,7 +23,7 @@ def other_logits(logits: Tensor, classes: Tensor) -> Tensor:
 
 
 def among_all(others: Tensor, classes: Tensor) -> Tensor:
-    """Return values of the other classes among all classes, 0 at the one: what `other_logits` took apart.
+    """Return values of the other classes among all classes, with 0 at the one class: the inverse of `other_logits`.
 
     Shape:
         `others` [B, C − 1], `classes` [B] in [0, C); returns [B, C].
@@ -47,7 +47,7 @@ def _places(count: int, classes: Tensor) -> Tensor:
 
 
 def one_against_others(logits: Tensor, classes: Tensor) -> Tensor:
-    """Return two logits a row, of one class and of all others together: their softmax is [p_c, 1 − p_c].
+    """Return two logits for each row, of one class and of all others together: their softmax is [p_c, 1 − p_c].
 
     Shape:
         `logits` [B, C], `classes` [B] in [0, C); returns [B, 2].
@@ -63,7 +63,7 @@ def one_against_others(logits: Tensor, classes: Tensor) -> Tensor:
 
 
 def expectation(shares: Tensor, logarithms: Tensor) -> Tensor:
-    """Return Σ_c p_c log q_c of each row; a share of 0 adds nothing, where the logarithm is -inf too.
+    """Return Σ_c p_c log q_c of each row; terms with p_c = 0 are 0, even if the logarithm is -inf.
 
     Shape:
         both [B, C]; returns [B].

@@ -14,7 +14,7 @@ CHECKS = {"clusters": check.COUNT, "seed": check.Real(low=0, closed="low", integ
 
 @torch.no_grad()
 def kmeans(points: Tensor, clusters: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Find K centres and give each point to the nearest: a local minimum of Σ_i ‖x_i − c_{a_i}‖² (Lloyd, k-means++).
+    """Find K centres and assign each point to the nearest: a local minimum of Σ_i ‖x_i − c_{a_i}‖² (Lloyd, k-means++).
 
     The same points and seed give the same bits, whatever the number of threads.
 
@@ -22,12 +22,12 @@ def kmeans(points: Tensor, clusters: int, *, seed: int = 0) -> tuple[Tensor, Ten
         `points` [N, D]; returns centres [K, D] and the assignment int64 [N].
 
     Args:
-        points: to cluster; computed on the CPU in float32, or float64 where they are.
+        points: the points; computed on the CPU in float32, or float64 for float64 points.
         clusters: K, 1 <= K <= N.
-        seed: of the first centres.
+        seed: seed of the initial centres.
 
     Returns:
-        Centres (in the points' dtype) and assignment, on the points' device. Where fewer than K points differ, some
+        Centres (in the points' dtype) and assignment, on the points' device. If fewer than K points are distinct, some
         clusters are empty.
 
     Raises:

@@ -35,7 +35,7 @@ _COMPUTED: ContextVar[_Computed | None] = ContextVar("distances of one batch", d
 
 @contextlib.contextmanager
 def computed_once() -> Iterator[None]:
-    """Within the block, the distances between the rows of one tensor are computed once, whichever losses ask.
+    """Within the block, the distances between the rows of a tensor are computed once, for all losses that need them.
 
     Example:
         >>> import torch
@@ -97,7 +97,7 @@ def _cosine(x: Tensor, y: Tensor | None) -> Tensor:
 
 @float32_island
 def euclidean(x: Tensor, y: Tensor | None = None) -> Tensor:
-    """Euclidean distance ‖x_i − y_j‖ (not squared), from exact differences; its gradient is 0 where it is 0.
+    """Euclidean distance ‖x_i − y_j‖ (not squared), from exact differences; the gradient of a distance of 0 is 0.
 
     The expansion ‖x‖² + ‖y‖² − 2x·y loses every digit on tight clusters far from the origin; it is not used here.
 
@@ -157,7 +157,7 @@ def pairwise_dissimilarity(
 
 
 def square_matrix(function: str, argument: str, values: Tensor, rows: int) -> Tensor:
-    """Return what the caller's own callable gave, or raise where it is not [B, B]."""
+    """Return the result of the caller's callable, or raise if it is not [B, B]."""
     if not isinstance(values, Tensor) or values.shape != (rows, rows):
         got = f"shape {check.shape(values)}" if isinstance(values, Tensor) else type(values).__name__
         check.fail(function, argument, f"a callable that maps [{rows}, D] to [{rows}, {rows}]", got)
@@ -165,7 +165,7 @@ def square_matrix(function: str, argument: str, values: Tensor, rows: int) -> Te
 
 
 def block_rows(columns: int, entries: int) -> int:
-    """How many rows of so many columns are a block of about so many entries, at least 16.
+    """The number of rows of a given width in a block with about the given number of entries, at least 16.
 
     Example:
         >>> block_rows(10_000, 2**19), block_rows(100_000, 2**19)

@@ -1,4 +1,4 @@
-"""Gaussians fitted to batches: the Wasserstein distance between them, with gradients wherever it is defined."""
+"""Gaussians fitted to batches: the Wasserstein distance between them, with gradients where it is defined."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def gaussian_wasserstein(x: Tensor, y: Tensor, *, covariance: Covariance = "full
 def padded_gaussian_wasserstein(x: Tensor, y: Tensor, x_counts: Tensor, y_counts: Tensor) -> Tensor:
     """`gaussian_wasserstein` with full covariances, of several pairs of batches at once.
 
-    Of batch g the first `x_counts[g]` rows are its own; what follows fills it up and has no influence.
+    The first `x_counts[g]` rows of batch g count; later rows are padding without influence.
 
     Shape:
         `x` [G, n, D], `y` [G, m, D], `x_counts` and `y_counts` integers [G]; returns [G].
@@ -110,7 +110,7 @@ def _centred(x: Tensor) -> Tensor:
 
 
 def _moments(x: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Return means [G, D] and centred rows [G, n, D] as of `_centred`, zero from row `counts[g]` on."""
+    """Return means [G, D] and centred rows [G, n, D] as in `_centred`, zero from row `counts[g]` on."""
     own = torch.arange(x.shape[1], device=x.device) < counts[:, None]
     weights = (own.to(x.dtype) / counts[:, None])[:, :, None]
     means = (weights * x).sum(1)

@@ -1,4 +1,4 @@
-"""Feature maps of two sizes, brought to one, and lists of them checked."""
+"""Feature maps of two sizes pooled to one, and checks of lists of maps."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def phi_s_transform(features: Tensor, *, mask: Tensor | None = None) -> tuple[Te
     The matrix is a rotation times one scalar: distances keep their ratios and differences their angles, unlike with
     whitening, or a standard deviation for each entry. To be fitted once, on many features of a teacher.
 
-    Hadamard matrices are at hand where D is a product of powers of 2 and of the orders q + 1 and 2 (q' + 1) of Paley's
+    Hadamard matrices are available if D is a product of powers of 2 and of the orders q + 1 and 2 (q' + 1) of Paley's
     two constructions, with primes q ≡ 3 and q' ≡ 1 modulo 4: up to 4096 wherever 64 divides D, but for 2752 and 3776.
     For other widths (odd ones, 52, 92, 100) H is a random rotation by a fixed seed, the same whenever and wherever it
     is drawn up to rounding: the variances are then only about 1, though 1 on average.
@@ -83,7 +83,7 @@ def phi_s_transform(features: Tensor, *, mask: Tensor | None = None) -> tuple[Te
 
 
 def hadamard(order: int) -> Tensor | None:
-    """Return a Hadamard matrix of integers ±1, None where none is at hand.
+    """Return a Hadamard matrix of integers ±1, None if none is available.
 
     Example:
         >>> hadamard(2).tolist(), hadamard(6)

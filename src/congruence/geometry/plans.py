@@ -1,4 +1,4 @@
-"""Solvers of optimal transport between uniform weights, in NumPy and float64; `transport` is their face to torch."""
+"""Solvers of optimal transport between uniform weights, in NumPy and float64; `transport` calls them for torch."""
 
 from __future__ import annotations
 

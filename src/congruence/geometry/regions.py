@@ -1,4 +1,4 @@
-"""Feature maps cut in the same number of regions, whatever their size."""
+"""Feature maps pooled to the same number of regions, for any size."""
 
 from __future__ import annotations
 

@@ -24,8 +24,8 @@ _FAST_FROM_ELSEWHERE = 512
 def soft_rank(dissimilarities: Tensor, temperature: float, *, method: Method = "auto") -> Tensor:
     """Soft rank of every entry within its row: r̃_ij = Σ_k σ((d_ij − d_ik)/τ), k over all columns, j included.
 
-    As τ tends to 0 it tends to the number of smaller entries plus half the number of equal ones, j included. Rows do
-    not see each other: any subset of anchors gives the same ranks, to the last bit by "exact".
+    As τ tends to 0, it tends to the number of smaller entries plus half the number of equal ones, including j. Rows are
+    independent: any subset of anchors gives the same ranks, bit for bit with "exact".
 
     Shape:
         `dissimilarities` [A, B], a row for each anchor; returns [A, B].

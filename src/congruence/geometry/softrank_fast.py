@@ -55,7 +55,7 @@ def error_bound(ratio: float, terms: int, kernel: Kernel = "sigmoid") -> float:
 
 @functools.lru_cache(maxsize=64)
 def count_terms(ratio: float, error: float, kernel: Kernel = "sigmoid") -> int | None:
-    """Return the least number of terms that `error_bound` allows, None where it is over 512."""
+    """Return the least number of terms that `error_bound` allows, None if it is over 512."""
     low, high = 1, _MOST_TERMS
     if error_bound(ratio, high, kernel) > error:
         return None

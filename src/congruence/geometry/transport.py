@@ -72,7 +72,7 @@ def class_transport_plan(cost: Tensor, student_labels: Tensor, teacher_labels: T
         teacher_labels: integer classes of the columns.
 
     Returns:
-        The plan without gradient, as of `transport_plan`.
+        The plan without gradient, as in `transport_plan`.
 
     Raises:
         ValueError: for a cost that is no matrix, or labels that do not fit it.
@@ -136,7 +136,7 @@ def class_squared_transport_cost(x: Tensor, y: Tensor, student_labels: Tensor, t
     """Total ⟨P, M⟩ of `class_transport_plan` for M_ij = ‖x_i − y_j‖², of which no more than P needs is computed.
 
     Shape:
-        `x` [n, D], `y` [m, D], `student_labels` [n], `teacher_labels` [m]; returns [], NaN where x or y is not finite.
+        `x` [n, D], `y` [m, D], `student_labels` [n], `teacher_labels` [m]; returns [], NaN if x or y is not finite.
 
     Example:
         >>> import torch

@@ -133,7 +133,7 @@ def precision_at_k(
         metric: "cosine" or "euclidean".
 
     Returns:
-        A fraction in [0, 1]; NaN where no query has a relevant item. Memory is about
+        A fraction in [0, 1]; NaN if no query has a relevant item. Memory is about
         40 max(16 N, 2¹⁹) + 16 (Q + N) D bytes.
 
     Raises:

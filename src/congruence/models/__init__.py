@@ -1,4 +1,4 @@
-"""Models: reading any layer, the frozen teacher, projectors, weights on disk, and a small zoo."""
+"""Floor 2: models: reading any layer, the frozen teacher, projectors, weights on disk, and a small zoo."""
 
 from congruence.models.adapters import input_of, save_native, without_adapters
 from congruence.models.heads import Head, WithHead, fit_head

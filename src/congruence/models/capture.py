@@ -1,4 +1,4 @@
-"""What one forward gives to the taps: hooks that live for that forward, and the tensors they took."""
+"""The hooks and tensors of one forward that is tapped."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Group = tuple[str, str]  # (canonical layer, "input" or "output"): one hook serv
 class Capture:
     """Tensors taken from one forward.
 
-    The hooks are on the model for that forward alone: a copy, a pickle or another caller's forward of the model meets
-    none of them, and a forward that fails leaves none behind.
+    The hooks are on the model only during that forward: copies, pickles and other callers' forwards of the model never
+    see them, and a forward that fails leaves none behind.
 
     Args:
         name: of the model, for sentences.

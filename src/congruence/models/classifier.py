@@ -1,4 +1,4 @@
-"""Which layers a model's features and class logits are, as one forward shows it."""
+"""Finds the layers that hold a model's features and class logits, from one forward."""
 
 from __future__ import annotations
 
@@ -39,15 +39,16 @@ class LinearCall:
 
 @dataclass(frozen=True)
 class Defaults:
-    """The layers that stand for a model's features and its logits, each None where nothing tells, and why.
+    """The default layers for a model's features and logits, each None if unknown, with the reason.
 
     Attributes:
-        head: path of the Linear that gives the logits, where its values are in the output.
+        head: path of the Linear that gives the logits, if its values are in the output.
         features: path of the embedding.
         logits: path of the class logits.
-        made_of: the Linears whose values the logits are, or add up to; empty where that is not known.
-        probabilities: path of an output that holds probabilities of the classes, of which no logits can be read.
-        why: by role, why there is none, as the end of "The student has no default layer for 'logits', since …".
+        made_of: the Linears whose values, or sum, are the logits; empty if unknown.
+        probabilities: path of an output that holds class probabilities, from which logits cannot be read.
+        why: by role, the reason why there is no layer, as the end of "The student has no default layer for 'logits',
+            since …".
     """
 
     head: str | None = None
@@ -63,21 +64,19 @@ def find_defaults(
 ) -> Defaults:
     """Return the layers that stand for "features" and "logits".
 
-    The output decides, since it is what a model says: a Linear counts as the head where the output holds its values,
-    probabilities of them, or a weighted sum of it and others. Where it does not, an output that an encoder gives (rows
-    pooled from tokens, the features behind a norm, a Linear's values bent by tanh, ReLU or normalised) is the
-    embedding, and there are no logits. Any other output [B, C] stands for the logits. An output of several tensors is
-    searched for the one with the head's values, or called "logits"; of several such none is chosen.
-
-    Of an encoder of transformers, "pooler_output" is the embedding, unless a Linear and a bend make it of the first
-    token: a classifier of its own, or one that nobody trained. Then words are read from all their tokens, and an image
-    from the first, as its classifiers are.
+    The output decides: a Linear is the head if the output holds its values, their probabilities, or a weighted sum of
+    it and others. Otherwise, the output of an encoder (rows pooled from tokens, features after a norm, a Linear's
+    values after tanh or ReLU or normalised) is the embedding, and there are no logits. Any other output [B, C] is taken
+    as the logits. An output of several tensors is searched for one with the head's values, or called "logits"; if there
+    are several, none is chosen. For an encoder of transformers, "pooler_output" is the embedding, unless it is made
+    from the first token by a Linear and an activation, which is often an untrained classifier. Texts are then read from
+    all tokens, and images from the first, as their classifiers do.
 
     Args:
         linears: every run of a Linear, in order.
-        last: the last module with parameters of its own to run.
-        output: the model's.
-        words: whether what was shown to the model has no numbers but tokens.
+        last: the last module with its own parameters that ran.
+        output: the model's output.
+        words: whether the model's inputs hold only tokens.
 
     Example:
         >>> z = torch.tensor([[1.0, 2.0], [0.0, 3.0]])
@@ -113,10 +112,10 @@ def default_layer(
         defaults: in the mode of its use.
         in_evaluation: those of evaluation, where it is used in training.
         stages: its default maps, see `Taps`.
-        closed: why no layer of it can be read, "" where they can.
+        closed: why no layer of it can be read, "" if they can.
 
     Raises:
-        ValueError: where nothing tells, or training and evaluation differ, asking for a layer by name.
+        ValueError: if nothing tells, or training and evaluation differ, asking for a layer by name.
     """
     argument = f"{model}_layer=" if model in ("student", "teacher") else "student_layer= or teacher_layer="
     # Known to be made of other Linears, that is; of what is not known to be made of any, nothing is said.
@@ -346,7 +345,7 @@ def _summed(linears: Sequence[LinearCall], output: Tensor) -> list[str]:
 
 
 def _embedding(linears: Sequence[LinearCall], last: nn.Module | None, output: Tensor) -> str:
-    """Say by what an output [B, D] shows itself to be an embedding, "" where it does not."""
+    """Say by what an output [B, D] shows itself to be an embedding, "" if it does not."""
     final = linears[-1] if linears else None
     if last is not None and "Norm" in type(last).__name__ and output.shape[1] in _widths(last):
         return "is what a norm gives, not a Linear"

@@ -1,4 +1,4 @@
-"""A model that runs compiled while its layers are read: torch.compile traces the forward with the taps' hooks in it."""
+"""Runs a model compiled while its layers are read: torch.compile traces the forward including the taps' hooks."""
 
 from __future__ import annotations
 
@@ -26,11 +26,10 @@ class Compiled:
     """The forwards of one model, compiled once for each set of layers that is read.
 
     Each is one graph from the inputs to the output and the layers' tensors; its hooks are on the model while it runs.
-    A shape of the inputs has a graph of its own, whatever came before: a run that is resumed gets the same numbers.
-    Random numbers are those of the plain forward. The output has no gradient unless it is among the layers, and a layer
-    that is read but not used in a loss gives the parameters before it a gradient of 0 in place of none.
-
-    What cannot be one graph runs as it is, after one warning that says why.
+    Each input shape has its own graph, independent of earlier shapes, so a resumed run gets the same numbers. Random
+    numbers are those of the plain forward. The output has no gradient unless it is among the layers, and a layer that
+    is read but not used in a loss gives the parameters before it a gradient of 0 instead of None. A model that cannot
+    be one graph runs uncompiled, after one warning with the reason.
 
     Example:
         >>> from congruence.models.taps import Taps
@@ -69,7 +68,7 @@ class Compiled:
         if error is not None:  # after the plain forward: where that fails too, the model can be compiled another time
             self.refused = True
             reason = " ".join(str(error).split())[:200] or type(error).__name__
-            LOG.warning("The %s runs as it is, torch.compile cannot take it: %s", capture.name, reason)
+            LOG.warning("The %s runs uncompiled, because torch.compile cannot handle it: %s", capture.name, reason)
         return output, capture
 
 

@@ -1,4 +1,4 @@
-"""Evaluation mode for a while, of models that have modes and of those that do not."""
+"""Temporary evaluation mode, for models with modes and for those without."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Hold a module in evaluation mode; each part goes back to its own mode afterwards."""
+    """Put a module into evaluation mode for a block; each submodule's mode is restored afterwards."""
     modes = modes_of(module)
     set_mode(module, training=False)
     try:

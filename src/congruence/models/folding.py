@@ -1,4 +1,4 @@
-"""Batch norms in evaluation mode folded into the layer before them, where a walk proves that nothing else sees it.
+"""Folds batch norms in evaluation mode into the layer before them, if a traced forward proves that this is safe.
 
 layer: y = W x + b, norm: z = g (y − m) / √(v + ε) + s  ⟹  z = (g / √(v + ε)) W x + (g (b − m) / √(v + ε) + s)
 """
@@ -30,18 +30,18 @@ Tapped = Collection[tuple[str, str]]  # (module, "input" or "output")
 def fold_batch_norms(model: nn.Module, tapped: Tapped, example: Any) -> int:
     """Fold, in place, what can be folded to the same values up to rounding; the norm becomes an `nn.Identity`.
 
-    A copy of the model runs once on tensors of the example's shapes that have no values, where whatever depends on
-    values raises. Every operation of it is watched. A layer and a batch norm are folded if the norm alone reads what
-    the layer gives, both run once, and their weights serve nothing else. That holds for inputs of these shapes. A
-    model that does not run so, or has hooks of its own, is left as it is.
+    A copy of the model runs once on tensors with the example's shapes but without values, on which any dependence on
+    values raises. Every operation is recorded. A layer and a batch norm are folded if only the norm reads the layer's
+    output, both run once, and their weights are not used elsewhere. This is valid for inputs of these shapes. A model
+    that cannot run like this, or has hooks, is left unchanged.
 
     Args:
-        model: in evaluation mode.
-        tapped: modules whose input or output is read: a pair with a tap between stays apart.
-        example: inputs of the shapes to come, however many samples.
+        model: the model, in evaluation mode.
+        tapped: modules whose input or output is read: a pair with a tap in between is not folded.
+        example: inputs with the shapes of later inputs, and any number of samples.
 
     Returns:
-        How many batch norms were folded.
+        The number of folded batch norms.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval()

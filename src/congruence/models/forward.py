@@ -1,4 +1,4 @@
-"""Forwards of a model: inputs of any kind, and a dry run that leaves the model and the process as they were."""
+"""Forwards of a model: inputs of any kind, and a dry run that changes neither the model nor the process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WHOLE = (torch.int32, torch.int64)
 def call(model: nn.Module, inputs: Any) -> Any:
     """Run `model` on a tensor (or packed sequences), on a tuple or list of arguments, or on a mapping by keyword.
 
-    A model of sentence-transformers takes a mapping as its one argument, and writes into it: it gets one of its own.
+    A model of sentence-transformers takes a mapping as its only argument and writes into it, so it gets a copy.
 
     Example:
         >>> call(torch.nn.Bilinear(2, 3, 1), (torch.ones(4, 2), torch.ones(4, 3))).shape
@@ -40,7 +40,7 @@ def _takes_mapping(model: nn.Module) -> bool:
 
 
 def in_own_precision(model: nn.Module, inputs: Any) -> Any:
-    """Return inputs with float32 tensors in half precision where the model's weights are: a bfloat16 teacher's, say.
+    """Return inputs with float32 tensors converted to the model's half precision, for example for a bfloat16 teacher.
 
     Example:
         >>> in_own_precision(nn.Linear(2, 1).bfloat16(), {"x": torch.ones(3, 2)})["x"].dtype
@@ -53,7 +53,7 @@ def in_own_precision(model: nn.Module, inputs: Any) -> Any:
 
 
 def are_words(inputs: Any) -> bool:
-    """Whether inputs have no numbers but those of tokens.
+    """Whether inputs hold only tokens, and no other numbers.
 
     Example:
         >>> are_words({"input_ids": torch.tensor([[2, 3]])}), are_words(torch.ones(2, 3))
@@ -69,10 +69,9 @@ def version(tensor: Tensor) -> int:
 
 
 def dry_forward(layers: Layers, example: Any, *, training: bool, gradients: bool = False) -> Any:
-    """Run the plain model once; it, the example and the generators are as before afterwards.
+    """Run the plain model once; the model, the example and the random generators are restored afterwards.
 
-    What the forward changed in the model and got back is noted in `layers.scratch`, see there. A graph is made with
-    `gradients` alone.
+    What the forward had changed in the model is recorded in `layers.scratch`. A graph is built only with `gradients`.
 
     Raises:
         ValueError: one sentence with the model's name, the error's text and the example's shapes.
@@ -117,7 +116,7 @@ def _beside(model: nn.Module, example: Any) -> Any:
 
 
 def describe(inputs: Any) -> str:
-    """Write the shapes of inputs as "[2, 3, 32, 32]", "([2, 8], [2])" or "{ids: [2, 8]}"."""
+    """Format the shapes of inputs as "[2, 3, 32, 32]", "([2, 8], [2])" or "{ids: [2, 8]}"."""
     if isinstance(inputs, Tensor):
         return check.shape(inputs)
     if isinstance(inputs, Mapping):

@@ -1,4 +1,4 @@
-"""The names of a model's layers: the path syntax, what wraps a model, and where a tap cannot be trusted."""
+"""The names of a model's layers: the path syntax, wrappers of a model, and layers that taps cannot read reliably."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class LayerError(ValueError):
 
 @dataclass(frozen=True)
 class LayerPath:
-    """A parsed path: what enters or leaves `layer`, in its `call`-th run, and which part of it."""
+    """A parsed path: the input or output of `layer`, in its `call`-th run, and a part of it."""
 
     text: str
     side: Literal["input", "output"]
@@ -149,7 +149,7 @@ class Layers:
 
     Args:
         model: as the user gave it.
-        name: "student", "teacher", ...; used in sentences.
+        name: "student", "teacher", ...; used in messages.
     """
 
     def __init__(self, model: nn.Module, name: str) -> None:
@@ -174,7 +174,7 @@ class Layers:
         self._walk("", self.inner, self.root_closed)
 
     def _why_closed(self, model: Any) -> str:
-        """Say why hooks do not reach anything in the model, "" where they do."""
+        """Say why hooks do not reach anything in the model, "" if they do."""
         while model is not self.inner:
             if is_compiled(model) or model._compiled_call_impl is not None:
                 return "the whole model is compiled"
@@ -210,7 +210,7 @@ class Layers:
         """Return the canonical name of the layer that `path` points at, "" for the model itself.
 
         Raises:
-            LayerError: where there is no such layer (with near names) or hooks do not reach it.
+            LayerError: if there is no such layer (with near names) or hooks do not reach it.
         """
         candidates = [path.layer, ".".join(part for part in path.layer.split(".") if part not in _TRANSPARENT)]
         candidates.append(candidates[1].removeprefix("module."))

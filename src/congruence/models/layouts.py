@@ -1,4 +1,4 @@
-"""What the dimensions of a tensor mean, written in letters, and the one order in which methods see them."""
+"""The meaning of a tensor's dimensions, written in letters, and the order in which methods see them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def layout_of(dimensions: int, channels: int, *, batch: int = 0) -> str:
 
 
 def check_layout(function: str, argument: str, layout: Any) -> None:
-    """Refuse what is no layout, in one sentence.
+    """Raise a clear error for an invalid layout.
 
     Example:
         >>> check_layout("Term", "layout", "BDT")

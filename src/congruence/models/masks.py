@@ -1,4 +1,4 @@
-"""Which tokens of a padded batch are real: the mask among a model's inputs, found, checked and turned the right way."""
+"""The mask of real tokens in a padded batch: found among a model's inputs, checked, and inverted if needed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def check_mask(function: str, argument: str, value: Any) -> None:
-    """Refuse what names no mask, in one sentence.
+    """Raise a clear error for an invalid name of a mask.
 
     Example:
         >>> check_mask("Term", "mask", True)
@@ -32,7 +32,7 @@ where True marks padding, or False, got True.
 
 
 def token_mask(tokens: Tensor, inputs: Any, name: Mask, what: str, way: str, *, look: bool = False) -> Tensor | None:
-    """Return which of a layer's tokens are real, bool [B, N]; None where all are, as far as the inputs say.
+    """Return which of a layer's tokens are real, bool [B, N]; None if all are, as far as the inputs say.
 
     Args:
         tokens: [B, N, C]; a tensor of other dimensions has no mask.

@@ -1,4 +1,4 @@
-"""The order of a network's weights, and so of its maps, in memory; and the rule by which it is chosen."""
+"""The memory order of a network's weights, and so of its maps, and the rule that chooses it."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ def _measured(device: torch.device) -> bool:
 
 
 def says_the_same(plain: Any, last: Any) -> bool:
-    """Whether two outputs of a model, in either order, differ by rounding alone.
+    """Whether two outputs of a model, in both memory orders, differ only by rounding.
 
-    A model that looks at the memory of its maps itself says something else where that has another order.
+    A model that reads the memory of its maps directly gives other outputs in another order.
     """
     pairs = list(zip(tensors(plain), tensors(last), strict=False))
     return len(tensors(plain)) == len(tensors(last)) and all(_close(*pair) for pair in pairs)

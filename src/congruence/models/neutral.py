@@ -1,4 +1,4 @@
-"""A forward that leaves the model as it was: modes, buffers, parameters, and what modules keep in attributes."""
+"""Restores a model after a forward: modes, buffers, parameters, and modules' attributes."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ _OWN_STATE = frozenset({"training", "_compiled_call_impl"})
 
 @contextlib.contextmanager
 def unchanged(model: nn.Module, scratch: set[str], *, parameters: bool) -> Iterator[None]:
-    """Put everything back that a forward changes in a model.
+    """Restore everything that a forward changes in a model.
 
-    Buffers keep their identity, whatever was done to them; those that were registered are gone again. Of attributes,
-    those are put back that were bound to something else, and lists, mappings, tensors and generators that were changed
-    in place. What a first forward makes stays: an object (a session) in an attribute that was None, and a part that got
-    parameters or parts of its own, as it is now, since what says that they are there must not be forgotten.
+    Buffers keep their identity; newly registered ones are removed. Attributes that were rebound are restored, as are
+    lists, mappings, tensors and generators that were changed in place. Things that a first forward creates stay: an
+    object (such as a session) in an attribute that was None, and a module that got parameters or submodules, with its
+    current attributes, since they may record that these exist.
 
     Args:
         model: the module.
-        scratch: gets the names ("layer.calls") of attributes and extra states that had changed.
-        parameters: whether the values of parameters are put back, too, for which they are copied meanwhile.
+        scratch: receives the names ("layer.calls") of attributes and extra states that had changed.
+        parameters: whether the values of parameters are also restored, for which they are copied.
     """
     modes = modes_of(model)
     undone = [(name, part, _undo_part(part)) for name, part in model.named_modules()]
@@ -122,7 +122,7 @@ def _undo_script(part: torch.jit.ScriptModule) -> Callable[[nn.Module], list[str
 
 
 def _extra_state(part: nn.Module) -> Any:
-    """Return a copy of what a part saves beside its tensors, None where it saves nothing or cannot be given it back."""
+    """Return a copy of what a part saves beside its tensors, None if it saves nothing or cannot be given it back."""
     kind = type(part)
     if kind.get_extra_state is nn.Module.get_extra_state or kind.set_extra_state is nn.Module.set_extra_state:
         return None

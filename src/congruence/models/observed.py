@@ -120,7 +120,7 @@ class Observed:
             self._seen.append(Seen(layer, side, self._calls[layer], self._number(tensor), tensor.shape, word))
 
     def layout(self, path: LayerPath, target: str, shape: torch.Size) -> str | None:
-        """Return the layout of a tapped tensor, None where nothing tells, or layers contradict each other.
+        """Return the layout of a tapped tensor, None if nothing tells, or layers contradict each other.
 
         What gave the very tensor (for "input:PATH", what takes it) says it, or else what takes (gives) it; or the
         layers that gave or took tensors of the same shape, where they agree; or the nearest one before and after, by
@@ -225,7 +225,7 @@ def _time_first(module: nn.Module) -> bool | None:
 
 
 def layout_told(module: nn.Module, side: str, shape: torch.Size, place: int, *, time_first: bool) -> str | None:
-    """Return the layout that a layer says a tensor has which it takes or gives, None where it says nothing.
+    """Return the layout that a layer says a tensor has which it takes or gives, None if it says nothing.
 
     Args:
         module: the layer.

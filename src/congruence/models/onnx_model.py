@@ -152,7 +152,7 @@ class _Session:
         """Return the outputs, in order.
 
         Raises:
-            ValueError: where onnxruntime fails, with its text.
+            ValueError: if onnxruntime fails, with its text.
         """
         try:
             answers = self.opened.run(None, fed)

@@ -134,7 +134,7 @@ def is_plain(tensor: Tensor) -> bool:
 
 
 def bits(tensor: Tensor) -> int | None:
-    """Return the sum of all bits of a tensor as integers, which no order of summation changes; None where it has none.
+    """Return the sum of all bits of a tensor as integers, which no order of summation changes; None if it has none.
 
     Versions do not tell that weights were moved: fused optimizers count none. Of a sharded tensor it is this rank's.
 

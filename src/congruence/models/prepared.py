@@ -1,4 +1,4 @@
-"""A frozen teacher made quicker for training: the same layers, in arithmetic that differs by rounding alone."""
+"""A faster copy of a frozen teacher: the same layers, in arithmetic that differs only by rounding."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ TOLERANCE = 0.02  # how far a layer may move on the example: bfloat16 has 3 digi
 
 
 class Prepared:
-    """A quicker copy of a teacher, whose layers are read in its place.
+    """A faster copy of a teacher, whose layers are read instead of the teacher's.
 
     Batch norms are folded (`fold_batch_norms`), convolutions have their channels last where that is faster
     (`last`), and with `half` convolutions and linear layers compute in bfloat16; what is read is float32 again.
 
     Attributes:
-        arithmetic: in which the copy differs from the teacher, in words; "" where it does not.
+        arithmetic: in which the copy differs from the teacher, in words; "" if it does not.
         moved: how far each layer that is read moved on the example, ‖copy − teacher‖ / ‖teacher‖, by path.
     """
 
@@ -81,7 +81,7 @@ class Prepared:
 
 
 def prepare(taps: Taps) -> Prepared | None:
-    """Return a quicker copy of a teacher; None where there is none, or its layers move too far.
+    """Return a quicker copy of a teacher; None if there is none, or its layers move too far.
 
     Args:
         taps: of the teacher, in evaluation mode, with the layers that are read.
@@ -102,10 +102,10 @@ def prepare(taps: Taps) -> Prepared | None:
         worst = max(prepared.moved, key=prepared.moved.__getitem__, default="")
         moved = prepared.moved.get(worst, 0.0)
         if moved <= TOLERANCE:
-            text = "The %s is run with %s; its layers move by at most %.2g (%s)."
+            text = "The %s is run with %s; its layers change by at most %.2g (%s)."
             LOG.info(text, taps.name, prepared.arithmetic, moved, worst)
             return prepared
-        LOG.info("The %s is not run %s: its layer '%s' would move by %.2g.", taps.name, way, worst, moved)
+        LOG.info("The %s is not run %s: its layer '%s' would change by %.2g.", taps.name, way, worst, moved)
     return None
 
 

@@ -57,5 +57,5 @@ def _read(load: Callable[[], Any], path: Path, what: str) -> Any:
             for category in (DeprecationWarning, FutureWarning):  # the file is there, whatever is advised now
                 warnings.filterwarnings("ignore", category=category)
             return load()
-    except Exception as error:  # of torch's readers, whatever it is
+    except Exception as error:  # torch's readers may raise anything
         raise ValueError(f"The file '{path}' is not {what}, or is damaged ({check.sentence(error)[:200]}).") from error

@@ -90,7 +90,7 @@ class Taps:
         """Run the model once on `example` in the mode of its use, and note which layers run, and how often.
 
         Raises:
-            ValueError: where that forward fails, with its text and the example's shapes.
+            ValueError: if that forward fails, with its text and the example's shapes.
         """
         self._layers = Layers(self.model, self.name)
         self._calls, self._finished, self._before, self._linears, self._last = {}, [], {}, [], None
@@ -124,7 +124,7 @@ class Taps:
 
     @property
     def closed(self) -> str:
-        """Why hooks reach no layer of the model, in a clause; "" where they do."""
+        """Why hooks reach no layer of the model, in a clause; "" if they do."""
         return self._layers.root_closed
 
     @property
@@ -175,7 +175,7 @@ class Taps:
         return hook
 
     def patches(self, path: str) -> Patches | None:
-        """Return how the tokens [B, N, C] of a required layer lie in their image; None where nothing tells."""
+        """Return how the tokens [B, N, C] of a required layer lie in their image; None if nothing tells."""
         shape = self.shapes[path]
         return patches_of(shape[1], self._sizes) if len(shape) == 3 else None
 
@@ -206,7 +206,7 @@ class Taps:
         "tokens" are those of the last layer that gave some, else the positions of the last map.
 
         Raises:
-            ValueError: where nothing tells, or training and evaluation differ, asking for a layer by name.
+            ValueError: if nothing tells, or training and evaluation differ, asking for a layer by name.
         """
         if self._probed is None:
             raise RuntimeError(f"The {self.name}'s taps have no default layers before `probe`.")
@@ -243,7 +243,7 @@ class Taps:
             way: what its user can do where nothing tells.
 
         Raises:
-            ValueError: where nothing tells.
+            ValueError: if nothing tells.
         """
         return self.turned.layout(path, way)
 

@@ -108,7 +108,7 @@ def _of_folder(path: Path) -> Any:
         ) from None
     try:
         return AutoTokenizer.from_pretrained(str(path), local_files_only=True)
-    except Exception as error:  # of another library, whatever it is
+    except Exception as error:  # another library may raise anything
         raise ValueError(
             f"The folder '{path}' holds no tokenizer that transformers reads: {check.sentence(error)}"
         ) from error
@@ -123,7 +123,7 @@ def _of_file(path: Path, max_length: int) -> Any:
         ) from None
     try:
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # of another library, whatever it is
+    except Exception as error:  # another library may raise anything
         raise damaged(path, f"tokenizers cannot read it ({check.sentence(error)})") from error
     # Cut by itself, so that what ends a text stays at its end.
     tokenizer.enable_truncation(max_length)

@@ -1,4 +1,4 @@
-"""Which of a layer's tokens are the patches of an image, and which stand before them: class tokens, registers."""
+"""Finds which of a layer's tokens are the patches of an image, and which come before them: class tokens, registers."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Size = tuple[int, int]
 
 
 class Patches(NamedTuple):
-    """How a layer's tokens lie: `before` of them first, then the patches, row by row."""
+    """The arrangement of a layer's tokens: first `before` other tokens, then the patches, row by row."""
 
     before: int
     height: int
     width: int
 
     def of_count(self, count: int) -> Patches | None:
-        """Return how so many tokens lie of an image of the same proportions; None where they do not fit.
+        """Return how so many tokens lie of an image of the same proportions; None if they do not fit.
 
         Example:
             >>> Patches(1, 14, 14).of_count(197), Patches(1, 14, 14).of_count(785), Patches(1, 14, 14).of_count(200)
@@ -34,7 +34,7 @@ class Patches(NamedTuple):
 
 
 def patches_of(count: int, sizes: Iterable[Size]) -> Patches | None:
-    """Return how `count` tokens lie, from the sizes of the maps that the model makes of an image; None where none fits.
+    """Return how `count` tokens lie, from the sizes of the maps that the model makes of an image; None if none fits.
 
     A transformer's patches come from a convolution, whose map has their size. Where it merges them, each stage has half
     as many rows and columns, and no token stands before them. Of several that fit, the one with the fewest tokens

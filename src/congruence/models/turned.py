@@ -1,4 +1,4 @@
-"""The layouts of one model's tapped layers, and their tensors turned as methods see them."""
+"""The layouts of one model's tapped layers, and their tensors permuted to the order that methods see."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Turned:
         name: of the model, for sentences.
 
     Attributes:
-        layouts: by path; "" where nothing tells.
+        layouts: by path; "" if nothing tells.
         shapes: by path, as methods see them.
         observed: what the dry run showed.
     """

@@ -60,7 +60,7 @@ def save_weights(state_dict: Mapping[str, Tensor], path: str | Path, metadata: M
 
 
 def not_writable(state_dict: Mapping[str, object]) -> str:
-    """Name the first tensor that `save_weights` refuses, as "'fc.weight' (Int8Tensor)"; "" where there is none.
+    """Name the first tensor that `save_weights` refuses, as "'fc.weight' (Int8Tensor)"; "" if there is none.
 
     Example:
         >>> not_writable(nn.Linear(2, 1).state_dict())

@@ -57,7 +57,7 @@ def torch_content(path: Path) -> Any:
     """Read a file of torch's own format, without executing a pickle, whose archive's checksums hold.
 
     Raises:
-        ChangedError: where they do not.
+        ChangedError: if they do not.
         Exception: what `torch.load` raises of what it cannot read.
     """
     fault = archive_fault(path)
@@ -121,7 +121,7 @@ def state_dict_in(content: Any, path: Path, key: str | None = None) -> dict[str,
         key: under which to look; dots lead further down.
 
     Raises:
-        ValueError: where there is none, or there are several.
+        ValueError: if there is none, or there are several.
     """
     taken: list[str] = []
     for part in key.split(".") if key else ():
@@ -172,7 +172,7 @@ def _keys(content: Mapping[Any, Any]) -> str:
 
 
 def header_of(path: Path) -> dict[str, Any]:
-    """Return the header of a safetensors file; empty where it has none that can be read."""
+    """Return the header of a safetensors file; empty if it has none that can be read."""
     try:
         with open(path, "rb") as file:
             size = int.from_bytes(file.read(8), "little")

@@ -1,4 +1,4 @@
-"""From one stage of a configuration to what `fit` takes."""
+"""From one stage of a configuration to the arguments of `fit`."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _TEACHER_SEED = 1_000_003  # added to a stage's: a seed for what its teacher's f
 
 @dataclass(frozen=True)
 class Models:
-    """The models of a stage; `described` says how to build each student again, `splits` is the data as they take it."""
+    """The models of a stage; `described` says how to rebuild each student, `splits` is the data prepared for them."""
 
     students: dict[str, nn.Module]
     teachers: dict[str, nn.Module]
@@ -56,13 +56,13 @@ class Models:
 
     @property
     def teacher(self) -> nn.Module | None:
-        """The only teacher; None where there is none, or several."""
+        """The only teacher; None if there is none, or several."""
         return self.teachers.get(TEACHER)
 
 
 @dataclass(frozen=True)
 class Built:
-    """What `fit` takes for one stage, and what it was made of; `splits` has all labels, however few are trained on."""
+    """The arguments of `fit` for one stage, and their sources; `splits` has all labels, even if few are trained on."""
 
     distiller: Distiller
     train_loader: data.Loader
@@ -73,15 +73,16 @@ class Built:
 
 
 def build_stage(config: RunConfig, stage_name: str, context: RunContext) -> Built:
-    """Build one stage; nothing is trained.
+    """Build one stage without training.
+
 
     Args:
-        config: of the run.
-        stage_name: which stage.
-        context: what the run's stages have in common.
+        config: the run's configuration.
+        stage_name: the stage's name.
+        context: the context that the run's stages share.
 
     Raises:
-        ValueError: for whatever does not fit, in one sentence.
+        ValueError: for anything that does not fit.
     """
     stage = config.stages[stage_name]
     device = pick_device(stage.train.device)
@@ -124,10 +125,11 @@ def build_stage(config: RunConfig, stage_name: str, context: RunContext) -> Buil
 
 
 def rehearse(config: RunConfig, context: RunContext) -> RunConfig:
-    """Build every stage without training, to find out whether all of them fit.
+    """Build every stage without training, to check that all of them fit.
+
 
     Returns:
-        The configuration with what "auto" stands for here, which a resumed run is to keep wherever it goes on.
+        The configuration with "auto" replaced by the choices made here, which a resumed run must keep on any machine.
     """
     dry = replace(context, teachers={}, out=None, resume=False, callbacks=(), dry=True).with_splits(config.data)
     protocol_of(config, dry.loaded(config.data))  # which says what does not fit
@@ -235,7 +237,7 @@ def trained_model(
         trained: an earlier stage's weights, where it is its student.
         context: says whether factories may be imported.
         classes: of the data; a model of the zoo has as many as its weights.
-        in_channels: of the data, None where these are texts.
+        in_channels: of the data, None if these are texts.
     """
     weights: str | Path | None = trained or model.weights
     if model.model is not None and weights is not None and not named.split(model.model):

@@ -1,4 +1,4 @@
-"""What the stages of one run have in common."""
+"""The context that the stages of one run share."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunContext:
-    """What a stage is built with, beside its configuration.
+    """What a stage needs besides its configuration.
+
 
     Args:
         splits: the data, with all its labels; None: loaded as the configuration says.
-        teachers: the weights of earlier stages' students. A stage that is not there gives a teacher with fresh weights,
-            which is enough to find out whether everything fits.
+        teachers: the weights of earlier stages' students. For a missing stage, the teacher has fresh weights, which is
+            enough to check that everything fits.
         out: the stage's directory.
         resume: as in `FitOptions`.
         trust: whether factories may be imported.
         callbacks: as in `FitOptions`.
-        dry: only find out whether everything fits, for `fit` too: what takes a pass over the data is left out
-            (superclasses of the teacher's features, the fit of its head).
+        dry: only check that everything fits, also for `fit`: steps that need a pass over the data are left out
+            (superclasses of the teacher's features, fitting its head).
     """
 
     splits: data.Splits | None = None

@@ -26,7 +26,7 @@ def make_diagnostics(
     device: torch.device,
     dry: bool = False,
 ) -> Diagnostics | None:
-    """Return what `FitOptions(diagnose=...)` takes, None where nothing is asked of a stage.
+    """Return what `FitOptions(diagnose=...)` takes, None if nothing is asked of a stage.
 
     Args:
         config: of the run.
@@ -38,7 +38,7 @@ def make_diagnostics(
         dry: over a few images, with which to rehearse.
 
     Raises:
-        ValueError: where no image is there.
+        ValueError: if no image is there.
     """
     if config is None or (config.stages is not None and stage not in config.stages):
         return None

@@ -44,8 +44,8 @@ class RunStudent:
         directory: of the run.
         name: of the student.
         model: with its weights, in evaluation mode.
-        described: how it is built again, {} where that was not written down.
-        splits: the data as the student takes it; None where the run does not say.
+        described: how it is built again, {} if that was not written down.
+        splits: the data as the student takes it; None if the run does not say.
     """
 
     directory: RunDirectory
@@ -70,9 +70,9 @@ def student_of(
 
     Args:
         run: the folder.
-        factory: as of `load_student`.
-        name: as of `load_student`.
-        last: as of `load_student`.
+        factory: see `load_student`.
+        name: see `load_student`.
+        last: see `load_student`.
         trust: whether the factory that the run names may be imported.
         given: data in place of the run's own.
 
@@ -125,7 +125,7 @@ def projection_of(run: RunStudent, term: str) -> tuple[nn.Linear, str | None]:
     It is read from the checkpoint whose student has the very weights that are exported.
 
     Raises:
-        ValueError: where the run has no such term, its term no such map, or the checkpoint is gone.
+        ValueError: if the run has no such term, its term no such map, or the checkpoint is gone.
     """
     terms = {each["name"]: each for each in run.directory.terms()}
     if term not in terms:

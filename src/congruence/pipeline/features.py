@@ -168,7 +168,7 @@ def _once(
 
 
 def _identity(path: Path) -> str | None:
-    """Return what a file says it was computed from; None where it cannot be read."""
+    """Return what a file says it was computed from; None if it cannot be read."""
     from safetensors import SafetensorError, safe_open
 
     try:

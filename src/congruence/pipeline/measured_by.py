@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 def protocol_of(config: RunConfig, splits: data.Splits) -> Fitted | None:
-    """Return the protocol that a configuration names, or that its data has by itself; None where there is none.
+    """Return the protocol that a configuration names, or that its data has by itself; None if there is none.
 
     Data in the layouts of re-identification, whose test part is queries without labels, is measured by that protocol.
 
     Raises:
-        ValueError: in one sentence, where the protocol does not fit the data.
+        ValueError: if the protocol does not fit the data.
     """
     name = config.data.called
     asked = None if config.protocol is None else config.protocol.protocol()

@@ -32,7 +32,7 @@ def build_model(
     Args:
         config: the model's table.
         classes: of the data.
-        in_channels: of the data, None where these are texts.
+        in_channels: of the data, None if these are texts.
         weights: a file instead of the configuration's own.
         trust: whether code that the configuration names may be imported.
 

@@ -1,4 +1,4 @@
-"""Data of the user's own, which a factory makes: any datasets as `Splits`."""
+"""User data from a factory: any datasets as `Splits`."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def made_splits(factory: str, options: Mapping[str, Any], *, trust: bool = False
 
     It returns `congruence.data.Splits`; or three map-style datasets (training, validation, test), or a mapping with
     "train", "validation" (or "val") and "test" to them. None, or a part that a mapping leaves out, is an empty part.
-    A dataset that is not of `congruence.data` is read item by item: see `congruence.data.ItemDataset`. Where nobody
-    says how many classes there are, the labels of the training and validation parts do.
+    A dataset that is not from `congruence.data` is read item by item: see `congruence.data.ItemDataset`. If the number
+    of classes is not declared, it follows from the labels of the training and validation parts.
 
     Args:
         factory: "package.module:function".
@@ -34,7 +34,7 @@ def made_splits(factory: str, options: Mapping[str, Any], *, trust: bool = False
         trust: whether it may be imported.
 
     Raises:
-        ValueError: in one sentence: without trust, for a factory that fails, or that returns something else.
+        ValueError: for without trust, for a factory that fails, or that returns something else.
     """
     made = made_by(factory, options, what="data factory", trust=trust)
     parts = _parts(factory, made)
@@ -55,7 +55,7 @@ def made_splits(factory: str, options: Mapping[str, Any], *, trust: bool = False
 
 
 def _parts(factory: str, made: Any) -> dict[str, Any]:
-    """Return the parts by name, None where there is none."""
+    """Return the parts by name, None if there is none."""
     if isinstance(made, Mapping):
         unknown = next((key for key in made if key not in _NAMES), None)
         if unknown is not None:

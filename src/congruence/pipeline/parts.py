@@ -23,7 +23,7 @@ _WANTED = "a map-style dataset, Splits, a folder's path or a dataset's name"
 
 
 class Parts(NamedTuple):
-    """Datasets without a common sample; None where there is no such part."""
+    """Datasets without a common sample; None if there is no such part."""
 
     train: Any
     validation: Any | None
@@ -41,7 +41,7 @@ def parts_of(data: Any, validation: Any = None, test: Any = None, *, seed: int =
         seed: of what is held out.
 
     Raises:
-        ValueError: in one sentence for what is no dataset, or does not go together.
+        ValueError: for what is no dataset, or does not go together.
     """
     of_its_own = isinstance(data, Splits | str | Path)
     if validation is None or isinstance(validation, int | float):

@@ -1,6 +1,6 @@
-"""What a run without a configuration is: its methods, how much each counts, and how it is trained.
+"""The defaults of a run without a configuration: its methods, their weights, and how it is trained.
 
-The quick command and `congruence.distill` decide by this alike.
+Both the quick command and `congruence.distill` use them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Weight = float | Literal["balanced", "published"]
 
 
 def check_weight(function: str, weight: Any, share: float | None = None) -> None:
-    """Refuse what is no weight of a quick run."""
+    """Raise for an invalid weight of a quick run."""
     known = isinstance(weight, str) and weight in ("balanced", "published")
     if not known and not check.NOT_NEGATIVE.accepts(weight):
         check.fail(function, "weight", "'balanced', 'published' or a number >= 0", repr(weight))
@@ -53,7 +53,7 @@ def weighed(key: str, weight: Weight = "balanced", share: float | None = None) -
 
 
 def label_term(methods: Sequence[str | Term], weight: Weight = "balanced") -> dict[str, Any] | None:
-    """Return the term of a cross-entropy beside methods, None where they learn the labels already.
+    """Return the term of a cross-entropy beside methods, None if they learn the labels already.
 
     Example:
         >>> label_term(["kd"]), label_term(["kd"], "published"), label_term(["mlld"])
@@ -101,7 +101,7 @@ def chosen(methods: Sequence[Any] | None, unlike: Callable[[], str | None], way:
 def knows_other_classes(
     teacher: nn.Module, inputs: Any, facts: ModelFacts, student: nn.Module | None = None
 ) -> str | None:
-    """Say, in a clause, that a teacher tells other classes apart than the data has; None where it does not.
+    """Describe in a clause how a teacher's classes differ from the data's; None if they do not.
 
     Args:
         teacher: the model.
@@ -140,7 +140,7 @@ def train_tables(rate: float = RATE) -> dict[str, dict[str, Any]]:
 
 
 def _width(model: nn.Module | None, inputs: Any, name: str) -> int | None:
-    """Return how many classes a model tells apart, None where it has no logits that can be found."""
+    """Return how many classes a model tells apart, None if it has no logits that can be found."""
     if model is None:
         return None
     try:

@@ -19,12 +19,12 @@ def run_projection(word: str, student: nn.Module, teacher: nn.Module) -> nn.Line
     that has the student's weights.
 
     Args:
-        word: as of `any_model`.
+        word: see `any_model`.
         student: the run's, with its weights.
         teacher: beside which it is compared.
 
     Returns:
-        None where the word names no run, the run learnt from another teacher, or there is no such map (any more).
+        None if the word names no run, the run learnt from another teacher, or there is no such map (any more).
     """
     run = None if named.split(word) else run_of(word)
     if run is None:

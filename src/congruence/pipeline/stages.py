@@ -51,7 +51,7 @@ class StageRun:
 
     @property
     def teacher(self) -> nn.Module | None:
-        """The only teacher; None where there is none, or several."""
+        """The only teacher; None if there is none, or several."""
         return self.teachers.get(TEACHER)
 
     @property
@@ -92,23 +92,23 @@ def run(
 ) -> dict[str, StageRun]:
     """Run the stages of a configuration.
 
-    The last stage's files lie in `out` itself, an earlier one's in `out`/STAGE; `out`/config.toml is the whole resolved
-    configuration. Every stage is built once before the first is trained, so that what does not fit is found at once.
+    The last stage's files are in `out` itself, an earlier stage's in `out`/STAGE; `out`/config.toml is the whole
+    resolved configuration. Every stage is built once before the first is trained, so that errors are found at once.
 
     Args:
-        config: of the run.
-        out: its directory.
-        resume: go on with the run that is there; finished stages are left alone. An absent run is started.
+        config: the run's configuration.
+        out: the run's directory.
+        resume: continue the existing run; finished stages are skipped. An absent run is started.
         trust: whether factories may be imported.
-        callbacks: of every stage, or a function from a stage's name to its own.
+        callbacks: callbacks for every stage, or a function from a stage's name to its callbacks.
         only: run this stage (and those it learns from) as if it were the last.
-        splits: the data, where it is loaded already.
+        splits: the data, if it is already loaded.
 
     Returns:
-        What each stage ended with, by name.
+        The result of each stage, by name.
 
     Raises:
-        ValueError: for what cannot work, in one sentence and before anything is trained or written.
+        ValueError: for anything that cannot work, before anything is trained or written.
     """
     if only is not None:
         config = config.upto(only)
@@ -148,7 +148,7 @@ def run(
 
 
 def _built_alone(config: RunConfig, context: Callable[[str], RunContext]) -> Built | None:
-    """Build the only stage once, to find out whether it fits and to be trained; None where a dry one has to go before.
+    """Build the only stage once, to find out whether it fits and to be trained; None if a dry one has to go before.
 
     So it is with several stages, and where building takes a pass over the data and writes what it found.
     """

@@ -23,7 +23,7 @@ LOG = logging.getLogger("congruence")
 
 
 class Taker(NamedTuple):
-    """A model, and of its configuration the table `inputs` and its name, None where there is none."""
+    """A model, and of its configuration the table `inputs` and its name, None if there is none."""
 
     model: nn.Module
     table: InputsConfig | None = None
@@ -70,7 +70,7 @@ def asked_of(
         alike: whether all students must take it alike, as those that are trained together must.
 
     Raises:
-        ValueError: in one sentence where a model cannot take the data.
+        ValueError: if a model cannot take the data.
     """
     takers = {**students, **teachers}
     who = {**{name: _student(name) for name in students}, **{name: f"the {called(name)}" for name in teachers}}
@@ -122,7 +122,7 @@ def _said(taken: ImageInput | TextInput) -> str:
 
 
 def _own(taker: Taker) -> ImageInput | TextInput | None:
-    """Return how a model's own configuration says that it takes samples, None where it has none.
+    """Return how a model's own configuration says that it takes samples, None if it has none.
 
     What another library says of an architecture whose weights are drawn here binds nobody.
     """

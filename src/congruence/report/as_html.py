@@ -1,4 +1,4 @@
-"""A page's content as one HTML file: nothing in it asks the network, and no text of the content is ever run."""
+"""A page's content as one HTML file, which makes no network requests and never runs text of the content."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HOW = "pip install 'congruence[report]'"
 
 
 class NotInstalledError(ValueError):
-    """The extra that a page is made with is not there."""
+    """The extra that is needed to make a page is not installed."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +60,16 @@ class Page:
 
 
 def check_installed() -> None:
-    """Find out before any work whether a page can be written.
+    """Check before any work whether a page can be written.
+
 
     Raises:
-        NotInstalledError: in one sentence, where a part of the extra is not installed.
+        NotInstalledError: if a part of the extra is not installed.
     """
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         are = "is" if len(missing) == 1 else "are"
-        raise NotInstalledError(f"A page needs {' and '.join(missing)}, which {are} not there: {_HOW}.")
+        raise NotInstalledError(f"A page needs {' and '.join(missing)}, which {are} not installed: {_HOW}.")
 
 
 def installed() -> bool:
@@ -103,7 +104,7 @@ def render(page: Page) -> str:
     """Return the page as HTML.
 
     Raises:
-        NotInstalledError: where the extra is not installed.
+        NotInstalledError: if the extra is not installed.
     """
     check_installed()
     from jinja2 import Environment

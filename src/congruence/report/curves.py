@@ -16,7 +16,7 @@ Curves = dict[str, dict[str, list[list[float]]]]
 
 
 def curves(folder: Path) -> Curves:
-    """Return a run's curves, [step, value] each, by group and name; {} where it has logged nothing.
+    """Return a run's curves, [step, value] each, by group and name; {} if it has logged nothing.
 
     Groups are "losses" (the whole loss and each term's, unweighted), "gradient shares" (‖∇term‖ / Σ ‖∇term‖, a term of
     several parts by its largest), "weights" (balanced ones), "rate" (the learning rate, the norm of the gradient),

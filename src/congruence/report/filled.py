@@ -67,7 +67,7 @@ def add_curves(page: Page, folders: Mapping[str, Path]) -> None:
         if found:
             page.curves[name] = found
     if not page.curves:
-        page.left.setdefault("curves", []).append("No metrics.jsonl lies in the folders: there are no curves.")
+        page.left.setdefault("curves", []).append("The folders have no metrics.jsonl: there are no curves.")
 
 
 def add_views(page: Page, folders: Mapping[str, Path], *, trust: bool) -> None:

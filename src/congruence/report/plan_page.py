@@ -72,7 +72,7 @@ def write_plan(
     }
     there = {name: path for name, path in folders.items() if RunDirectory(path).identity.is_file()}
     if not there:
-        why = "The plan's runs are not in its folder, only their numbers: embeddings and curves are drawn from runs."
+        why = "The plan's folder has no runs, only their numbers: embeddings and curves are drawn from runs."
         page.left["curves"] = page.left["maps"] = [why]
         return write(page, out)
     seeds = {_called(row): row["seed"] for row in good}

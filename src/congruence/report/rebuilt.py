@@ -55,14 +55,14 @@ def of_run(folder: str | Path, name: str, *, trust: bool = False) -> Models:
         trust: whether factories may be imported.
 
     Raises:
-        ValueError: in one sentence, where the run has no teacher, or cannot be built again.
+        ValueError: if the run has no teacher, or cannot be built again.
     """
     directory = RunDirectory(Path(folder))
     with rng.untouched():
         found = finished(folder, trust=trust)
     models = found.models
     if not models.teachers:
-        raise ValueError("The run has no teacher to show its student beside.")
+        raise ValueError("The run has no teacher with which to compare its student.")
     teacher = next(iter(models.teachers))
     part = next((part for part in ("test", "validation") if len(getattr(models.splits, part))), None)
     if part is None:

@@ -21,7 +21,7 @@ _LEAST = 0.001  # p below it is told as below it
 
 @dataclass(frozen=True)
 class Cell:
-    """A number by which a column is sorted, None where there is none; its text, and smaller lines below it."""
+    """A number by which a column is sorted, None if there is none; its text, and smaller lines below it."""
 
     value: float | None
     text: str

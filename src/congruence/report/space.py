@@ -1,4 +1,4 @@
-"""What a page shows of a student beside its teacher on the same samples: maps, similarities, neighbours, answers."""
+"""A page's comparison of a student with its teacher on equal samples: maps, similarities, neighbours, predictions."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def report_of(words: Sequence[str | Path], out: Path | None = None, *, trust: bo
         The file's path.
 
     Raises:
-        ValueError: in one sentence for what is neither, or where the extra is not installed.
+        ValueError: for what is neither, or where the extra is not installed.
     """
     check_installed()
     paths = [Path(word) for word in words]
@@ -39,7 +39,7 @@ def report_of(words: Sequence[str | Path], out: Path | None = None, *, trust: bo
         raise ValueError("A report shows each run once: a folder is named twice.")
     if len(paths) > 1 and set(kinds.values()) != {"run"}:
         odd = next(path for path, kind in kinds.items() if kind != "run")
-        raise ValueError(f"A report is of runs, or of one plan or comparison: '{odd}' is no run's folder.")
+        raise ValueError(f"A report shows runs, or one plan or comparison: '{odd}' is not a run's folder.")
     path = paths[0]
     command = shlex.join(["congruence", "report", *map(str, words)])
     if kinds[path] == "plan":

@@ -1,8 +1,8 @@
-"""The contract that every row of the catalogue keeps, importable by packages that add methods.
+"""The contract that every row of the catalogue must satisfy, for packages that add methods.
 
-`check_row` runs a method on models of some hundred parameters: it learns, stops and goes on to the same bits, leaves
-the teacher alone and a bare student behind. `check_rows_on_two_ranks` shows that two processes give the gradients of
-one, and `check_row_on_device` that a GPU gives the CPU's. All raise an AssertionError that says what is not so. The
+`check_row` runs a method on models of a few hundred parameters: it must train, resume to the same bits, leave the
+teacher unchanged, and save a plain student. `check_rows_on_two_ranks` checks that two processes give the gradients of
+one, and `check_row_on_device` that a GPU gives those of the CPU. All raise an AssertionError that says what failed. The
 tests of a package with two rows:
 
     CASES = [Case(my_package.ROW), Case(my_package.OTHER, {"levels": 2})]

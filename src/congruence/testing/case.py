@@ -23,16 +23,18 @@ SAMPLES, CLASSES, BATCH = 32, 4, 8
 
 @dataclass(frozen=True)
 class Case:
-    """A row, and what the contract must know to run it.
+    """A row, and the settings with which the contract runs it.
+
 
     Args:
-        row: the row, or its key where the catalogue has it.
-        hyperparameters: where there is no default, or other ones are to be tried.
-        student_layer: as of a `Term`; by default the maps are "first" and "second" of a small CNN, tokens the positions
-            of "second", and the rest is the usual.
-        teacher_layer: the same for the teacher.
-        permutes: whether the order of the batch changes nothing; False for a method that draws random numbers by row.
-        zero_at_equal: whether a student equal to the teacher gives 0.
+        row: the row, or its key if it is in the catalogue.
+        hyperparameters: values for hyper-parameters without a default, or other values to test.
+        student_layer: as in a `Term`; by default the maps are "first" and "second" of a small CNN, tokens are the
+            positions of "second", and other roles have their usual default.
+        teacher_layer: the teacher's layers, as in a `Term`.
+        permutes: whether the result must not depend on the order of the batch; False for a method that draws random
+            numbers by row.
+        zero_at_equal: whether the loss of a student equal to the teacher must be 0.
     """
 
     row: Row | str

@@ -36,10 +36,10 @@ def check_row(case: Case | Row | str) -> None:
     """Run every check of one process.
 
     Args:
-        case: a `Case`; a row or a key where the defaults do.
+        case: a `Case`; a row or a key if the default settings are enough.
 
     Raises:
-        AssertionError: in one sentence, for the first thing that is not as it must be.
+        AssertionError: with the first check that failed.
 
     Example:
         >>> check_row("kd")
@@ -56,7 +56,7 @@ def check_row(case: Case | Row | str) -> None:
 
 
 def check_description(case: Case) -> None:
-    """The row says what it is, its defaults are accepted, and a misspelt hyper-parameter finds its near name."""
+    """Check the row's texts, that its defaults are accepted, and that a misspelt hyper-parameter gets a suggestion."""
     entry, doc = case.entry, inspect.getdoc(case.entry.function) or ""
     require(entry.key.isidentifier() and entry.key.islower(), case, f"its key is no lower-case word: {entry.key!r}")
     require(bool(entry.summary.strip()) and "\n" not in entry.summary, case, "its summary is not one line")
@@ -84,7 +84,7 @@ def check_description(case: Case) -> None:
 
 
 def check_terms(case: Case) -> None:
-    """Terms are finite numbers, the same each time and for any order of the batch; `loss` writes no state."""
+    """Check that terms are finite, reproducible and independent of the batch order, and that `loss` writes no state."""
     first, second = batches(case)[:2]
     distiller = small_distiller(case).double()
     distiller.begin_epoch(0)
@@ -104,7 +104,7 @@ def check_terms(case: Case) -> None:
 
 
 def check_bf16(case: Case) -> None:
-    """Terms and gradients are finite under bfloat16 autocast."""
+    """Check that terms and gradients are finite under bfloat16 autocast."""
     distiller = small_distiller(case)
     with torch.autocast("cpu", torch.bfloat16):
         out = _score(distiller, changed(batches(case)[0], lambda t: t.float() if t.is_floating_point() else t))
@@ -116,7 +116,7 @@ def check_bf16(case: Case) -> None:
 
 
 def check_channels_last(case: Case) -> None:
-    """Terms and gradients are the same where maps have their channels last in memory."""
+    """Check that terms and gradients are the same for maps with channels last in memory."""
 
     def values(last: bool) -> dict[str, Tensor]:
         distiller = small_distiller(case).double()
@@ -132,7 +132,7 @@ def check_channels_last(case: Case) -> None:
 
 
 def check_training(case: Case) -> None:
-    """A run moves the students to finite weights and the teacher not at all, and saves students as their class is."""
+    """Check that a run trains students to finite weights, leaves the teacher unchanged, and saves plain students."""
     distiller = small_distiller(case)
     before = clone(distiller.students.state_dict())
     teacher = clone(distiller.teacher.module.state_dict()) if distiller.teacher else {}
@@ -159,7 +159,7 @@ def check_training(case: Case) -> None:
 
 
 def check_resume(case: Case) -> None:
-    """A run that died within an epoch and was resumed ends in the bits of one that did not."""
+    """Check that a run interrupted within an epoch and resumed ends bit-identical to an uninterrupted one."""
 
     def die(event: Event) -> None:
         if event.kind == "step" and event.step == STOP_AT:
@@ -183,7 +183,7 @@ def check_resume(case: Case) -> None:
 
 
 def check_zero_at_equal(case: Case) -> None:
-    """A student that is the teacher has nothing to learn: every term is 0."""
+    """Check that every term is 0 for a student equal to the teacher."""
     distiller = small_distiller(case, equal=True).double().eval()
     out = _score(distiller, batches(case)[0])
     for name, value in out.terms.items():

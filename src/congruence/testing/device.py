@@ -1,4 +1,4 @@
-"""The check of a device: what the CPU gives, it gives."""
+"""The check of a device: its results must equal the CPU's."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from congruence.testing.case import Case
 
 
 def check_row_on_device(case: Case | Row | str, device: str | torch.device = "cuda") -> None:
-    """Two steps on a device give the CPU's gradients and state, to 1e-6 in float64.
+    """Check that two steps on a device give the CPU's gradients and state, to 1e-6 in float64.
+
 
     Args:
-        case: as of `check_row`.
-        device: one with float64.
+        case: see `check_row`.
+        device: a device that supports float64.
 
     Raises:
         AssertionError: with the tensor that differs.

@@ -1,4 +1,4 @@
-"""The check of two processes: a batch shared by two gloo ranks is the batch of one."""
+"""The check of two processes: two gloo ranks that share a batch must equal one process with the whole batch."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ RANKS = 2
 
 
 def check_rows_on_two_ranks(*cases: Case | Row | str, timeout: float = 120.0) -> None:
-    """Two gloo ranks with half of each batch give the gradients and the state of one process, to 1e-6.
+    """Check that two gloo ranks with half of each batch give the gradients and the state of one process, to 1e-6.
 
-    All cases share one pair of processes, which import the rows by name: rows live in modules, not in test functions.
+    All cases share one pair of processes, which import the rows by name, so rows must be defined in modules, not in
+    test functions.
 
     Args:
-        cases: as of `check_row`.
-        timeout: in seconds, for all of them together.
+        cases: see `check_row`.
+        timeout: seconds for all cases together.
 
     Raises:
         AssertionError: with the case and the tensor that differs.
-        RuntimeError: with the trace, where a process failed.
+        RuntimeError: with the traceback, if a process failed.
     """
     listed = [case if isinstance(case, Case) else Case(case) for case in cases]
     with tempfile.TemporaryDirectory() as name:

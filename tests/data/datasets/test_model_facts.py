@@ -152,7 +152,7 @@ def test_another_size_or_resize_or_number_of_channels():
         ModelFacts((3, 8, 8), (0.5,) * 3, (0.2,) * 3, None),
         ModelFacts((1, 8, 8), (0.5,), (0.2,), 9),
     ):
-        with pytest.raises(ValueError, match="prepare them alike"):
+        with pytest.raises(ValueError, match="prepare them in the same way"):
             check_prepared(model(large), other)
     with pytest.raises(ValueError, match=r"--set 'data.size=\[8, 8\]' --set 'data.resize=9'"):
         check_prepared(model(large), ModelFacts((3, 6, 8), (0.5,) * 3, (0.2,) * 3))

@@ -27,7 +27,7 @@ THIRD = {
     "paths": (Paths, "tuple|list"),
     "cameras": (lambda: TensorDataset(POINTS, LABELS, torch.arange(24) % 6), "[0-5] occurs twice in an epoch"),
     "few cameras a batch": (lambda: TensorDataset(POINTS, LABELS, torch.arange(24) % 8), "[0-7] occurs twice in an"),
-    "years": (lambda: TensorDataset(POINTS, LABELS, torch.arange(24) + 1990), "[0-9]+ among them, of 24 samples"),
+    "years": (lambda: TensorDataset(POINTS, LABELS, torch.arange(24) + 1990), "[0-9]+ for 24 samples"),
     "positions in parts": (
         lambda: ConcatDataset([cg.data.indexed(TensorDataset(POINTS[:12], LABELS[:12]))] * 2),
         "occurs twice in an epoch",

@@ -164,7 +164,7 @@ def test_a_dataset_in_place_of_a_loader_is_refused():
     ):
         cg.fit(cg.Distiller(None, net(0), ["ce"], example=POINTS[:2]), samples, None, constant())
     with pytest.raises(
-        ValueError, match=r"put a loader around it, as congruence.data.loader\(dataset, batch_size=32\)"
+        ValueError, match=r"put a loader around it, such as congruence.data.loader\(dataset, batch_size=32\)"
     ):
         cg.compare(net(0), net(1), samples)
 

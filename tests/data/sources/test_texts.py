@@ -57,7 +57,7 @@ def test_numbers_are_themselves(tmp_path):
         ("a.txt", b"\xff\xfe\xff", {}, "The file '.*a.txt' is damaged: it is not UTF-8 text"),
         ("a.tsv", "sentence\tlabel\nx\t1\n", {}, "first line of column names with 'text' .* got 'sentence', 'label'"),
         ("a.tsv", "text\tlabel\nx\n", {}, "line 2: expected 2 columns, got 1"),
-        ("a.jsonl", '{"text": "x"}\n{"text": \n', {}, "line 2: it is no JSON"),
+        ("a.jsonl", '{"text": "x"}\n{"text": \n', {}, "line 2: it is not JSON"),
         ("a.jsonl", '{"sentence": "x"}\n', {}, 'line 1: expected an object with "text" .*, got {"sentence": "x"}'),
         ("a.jsonl", '{"text": "x", "label": 0.5}\n', {}, "line 1: expected a whole number or a name .*, got 0.5"),
         ("a.tsv", "text\tlabel\nx\t7\ny\t0\n", {}, "numbers from 0 on, below the 2 texts"),

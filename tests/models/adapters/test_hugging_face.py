@@ -106,7 +106,7 @@ def test_a_language_model_is_loaded_without_its_head_and_another_class_can_be_as
     bert("BertForMaskedLM").save_pretrained(tmp_path)
     with caplog.at_level(logging.WARNING, logger="congruence"):
         assert type(named.load(f"hf:{tmp_path}")).__name__ == "BertModel"
-    assert "lack 'pooler.dense.bias', 'pooler.dense.weight': these are as they are drawn" in caplog.text
+    assert "lack 'pooler.dense.bias', 'pooler.dense.weight': these are randomly initialised" in caplog.text
     with_head = named.load(f"hf:{tmp_path}", architecture="BertForSequenceClassification", num_labels=7)
     assert with_head(**texts()).logits.shape == (4, 7)
 
@@ -121,7 +121,7 @@ def test_a_folder_of_a_config_alone_is_a_drawn_model_and_says_so(tmp_path, caplo
     with caplog.at_level(logging.WARNING, logger="congruence"):
         model = named.load(f"hf:{tmp_path}", architecture="BertModel", num_hidden_layers=1)
     assert len(model.encoder.layer) == 1
-    assert "has no weights: the model is as it is drawn" in caplog.text
+    assert "has no weights: the model is randomly initialised" in caplog.text
 
 
 def test_what_texts_and_images_are_made_of_is_read_beside_the_weights(tmp_path):

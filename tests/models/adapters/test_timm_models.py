@@ -64,7 +64,7 @@ def test_a_name_with_a_tag_has_its_weights_and_one_without_is_drawn(timm, caplog
         assert named.load("timm:resnet18", num_classes=4).head.out_features == 4
         named.load("timm:resnet18.a1_in1k")
     assert timm.made == [("resnet18", False, {"num_classes": 4}), ("resnet18.a1_in1k", True, {})]
-    assert caplog.text.count("as it is drawn") == 1
+    assert caplog.text.count("is randomly initialised") == 1
 
 
 def test_a_folder_is_read_where_it_lies(timm, tmp_path):

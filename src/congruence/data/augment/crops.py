@@ -33,7 +33,7 @@ class Augment:
         mode: what the border is filled with: "zero" (black) or "reflect" (the image mirrored at its edge pixels).
 
     Raises:
-        ValueError: where an argument is not allowed.
+        ValueError: if an argument is not allowed.
     """
 
     pad: int = 4

@@ -35,7 +35,7 @@ def decoded(paths: Sequence[Path], size: Pair | None = None, *, grey: bool = Fal
 
     Args:
         paths: at least one file.
-        size: (height, width); images are scaled to cover it and cropped at the centre. None where all have one size.
+        size: (height, width); images are scaled to cover it and cropped at the centre. None if all have one size.
         grey: whether images are turned grey.
 
     Raises:

@@ -45,7 +45,7 @@ class ClassUniformSampler:
         epoch_batches: length of an epoch; None for as many batches as the labelled samples fill, at least one.
 
     Raises:
-        ValueError: where the classes are fewer than a batch holds, or an argument is not allowed.
+        ValueError: if the classes are fewer than a batch holds, or an argument is not allowed.
 
     Example:
         >>> labels = torch.tensor([0, 0, 0, 0, 1, 1, 2, -1])
@@ -117,7 +117,7 @@ class SuperclassUniformSampler:
         superclasses: int64 [N], the cluster of each sample.
 
     Raises:
-        ValueError: where the clusters are fewer than a batch holds, or an argument is not allowed.
+        ValueError: if the clusters are fewer than a batch holds, or an argument is not allowed.
 
     Example:
         >>> features = torch.tensor([[0.0], [0.1], [5.0], [5.1], [9.0], [9.1]])

@@ -102,7 +102,7 @@ def manifest(folder: Path) -> dict[str, Any]:
     """Read a manifest.
 
     Raises:
-        ValueError: in one sentence that names the file, where it is absent or damaged.
+        ValueError: with the file's name, if it is absent or damaged.
     """
     path = folder / MANIFEST
     try:
@@ -120,7 +120,7 @@ def read_arrays(folder: Path) -> Arrays:
     """Map the arrays of a folder into memory, after checking their checksums.
 
     Raises:
-        ValueError: in one sentence that names the file, where one is absent, cut short or changed.
+        ValueError: with the file's name, if one is absent, cut short or changed.
     """
     content = manifest(folder)
     rows = content["arrays"]

@@ -26,19 +26,20 @@ _PLAIN = re.compile(r"[A-Za-z][\w .+-]*")
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card says beside the export's own facts; all of it may be unknown.
+    """Facts for a model card besides those of the export; any may be unknown.
+
 
     Args:
-        name: of the model.
-        student: what it is, in words.
-        teachers: what it was distilled from, each in words.
+        name: the model's name.
+        student: description of the model.
+        teachers: descriptions of its teachers.
         terms: (key, weight, hyper-parameters) of each term.
         training: facts of the training, by name.
         data: the name of the data.
-        measured: test numbers by name, one list entry for each run with another seed; the first is this run's.
-        teacher_numbers: the teacher's.
-        license: of the model.
-        teacher_license: of its teacher.
+        measured: test numbers by name, one list entry for each seed; the first is this run's.
+        teacher_numbers: the teacher's test numbers.
+        license: the model's licence.
+        teacher_license: the teacher's licence.
     """
 
     name: str = "student"
@@ -152,7 +153,7 @@ def _numbers(facts: CardFacts, exported: Mapping[str, Any]) -> str:
 
 
 def told_of(checked: Mapping[str, Any]) -> str:
-    """Write what a comparison has found, in a clause.
+    """Describe the result of a comparison in a clause.
 
     Example:
         >>> told_of({"on": "the test data", "samples": 9, "largest_difference": {"logits": 1e-6}, "agreement": 1.0})

@@ -140,7 +140,7 @@ def _tracing(graph: Graph, what: str) -> Iterator[None]:
     with evaluating(graph), torch.no_grad(), quiet():
         try:
             yield
-        except Exception as error:  # of torch's exporters, whatever it is
+        except Exception as error:  # torch's exporters may raise anything
             if isinstance(error, OSError) and error.filename is not None:  # of the disk
                 raise
             raise ValueError(f"The model cannot be exported by {what}: {_reason(error)}") from error

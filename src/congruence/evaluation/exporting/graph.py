@@ -49,10 +49,11 @@ def plain_float32(model: nn.Module) -> nn.Module:
 
 
 def two_rows(example: Any) -> Any:
-    """Return the inputs of two samples of a batch: of one sample a tracer would take the size for a constant.
+    """Return the inputs of two samples of a batch: with one sample, a tracer would treat the batch size as a constant.
+
 
     Raises:
-        ValueError: for what is no batch.
+        ValueError: for anything but a batch.
 
     Example:
         >>> two_rows(torch.ones(1, 3)).shape
@@ -80,11 +81,11 @@ class Graph(nn.Module):
 
     Attributes:
         paths: the layer of each output.
-        layers: of the embedding and of the logits, exported or not; None where nothing tells.
+        layers: of the embedding and of the logits, exported or not; None if nothing tells.
         inputs: the names of the inputs, in order.
 
     Raises:
-        ValueError: where there is no such layer, or the forward fails on the example.
+        ValueError: if there is no such layer, or the forward fails on the example.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
@@ -192,8 +193,8 @@ def _outputs(taps: Taps, *, features: bool, layer: str | None) -> dict[str, str]
         found = _default(taps, FEATURES)
         if found is None and not isinstance(taps.dry_output(), Tensor):
             raise ValueError(
-                "The model's output is not one tensor, and nothing tells which part is its logits or its embedding: "
-                "name the layer to export (layer=, --layer), as 'output[0]' or 'output[NAME]'."
+                "The model's output is not one tensor, and it is not known which part is its logits or its "
+                "embedding: name the layer to export (layer=, --layer), such as 'output[0]' or 'output[NAME]'."
             )
         outputs = {OUTPUT: OUTPUT} if found is None else {FEATURES: found}
     return outputs

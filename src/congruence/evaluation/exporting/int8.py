@@ -61,7 +61,7 @@ def quantise(source: Path, path: Path, graph: Graph, samples: Samples | None) ->
                 activation_type=kind,
                 weight_type=kind,
             )
-        except Exception as error:  # of onnxruntime, whatever it is
+        except Exception as error:  # onnxruntime may raise anything
             raise ValueError(f"onnxruntime cannot make an int8 file of the model: {check.sentence(error)}") from error
     return f"static: calibrated on {min(CALIBRATED_ON, samples.count)} training samples"
 

@@ -1,4 +1,4 @@
-"""Whether an exported file says what its model does, on real samples and in batches of several sizes."""
+"""Compares an exported file with its model, on real samples and in batches of several sizes."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Samples:
     """Samples that an export is compared on.
 
     Args:
-        what: they are, in a sentence: "the test data".
-        count: of the samples.
-        take: from positions int64 [B] to a batch of inputs.
-        labels: int64 [count], -1 where unknown; None without any.
+        what: what messages call them: "the test data".
+        count: number of samples.
+        take: a function from positions int64 [B] to a batch of inputs.
+        labels: int64 [count], -1 if unknown; None without labels.
     """
 
     what: str
@@ -49,23 +49,24 @@ class Samples:
         return cls(what, count, lambda at: take_rows(inputs, at, count))
 
     def spread(self, most: int) -> Tensor:
-        """Return the positions of so many samples at most, evenly spread."""
+        """Return the positions of at most the given number of samples, evenly spread."""
         return torch.linspace(0, self.count - 1, min(most, self.count)).round().long()
 
 
 @dataclass(frozen=True)
 class Sameness:
-    """What a file says beside its model.
+    """The result of comparing an exported file with its model.
+
 
     Args:
-        on: which samples, in words.
-        samples: how many.
-        batch_sizes: that were tried.
-        largest_difference: between a number of the file and of the model, by output.
-        agreement: fraction of samples to which both give the same class; None without classes.
-        accuracy: of the model on the labelled samples; None without labels.
-        exported_accuracy: of the file.
-        how: the file was quantised; "" of one that was not.
+        on: description of the samples.
+        samples: number of samples.
+        batch_sizes: the batch sizes that were tried.
+        largest_difference: largest difference between the file's and the model's numbers, by output.
+        agreement: fraction of samples for which both predict the same class; None without classes.
+        accuracy: the model's accuracy on the labelled samples; None without labels.
+        exported_accuracy: the file's accuracy.
+        how: how the file was quantised; "" if it was not.
     """
 
     on: str
@@ -79,13 +80,13 @@ class Sameness:
 
 
 def compare_runs(model: Run, file: Run, samples: Samples) -> tuple[Sameness, bool]:
-    """Run a model and its file on the same samples, and tell whether they say the same.
+    """Run a model and its file on the same samples, and compare their outputs.
 
-    A number may be off by `TOLERANCE`, or by that part of the largest of its output where this is more than 1; the
-    class must be the same but for ties. NaN equals NaN alone.
+    A number may differ by `TOLERANCE`, times the largest number of its output if that exceeds 1; the class must be the
+    same except for ties. NaN only equals NaN.
 
     Raises:
-        ValueError: where the file gives other shapes.
+        ValueError: if the file gives other shapes.
 
     Example:
         >>> same = lambda inputs: {"logits": inputs * 1.0}

@@ -1,4 +1,4 @@
-"""Models of transformers by "hf:FOLDER", and what the files beside their weights say that they take."""
+"""Models of transformers by "hf:FOLDER", and their inputs as described by the files next to their weights."""
 
 from __future__ import annotations
 
@@ -26,16 +26,17 @@ _RESAMPLED = {3: "bicubic"}  # as Pillow counts; ours for any other is bilinear
 
 
 def load_hf(rest: str, *, trust: bool = False, **options: Any) -> nn.Module:
-    """Return a model of transformers from its folder, in float32: of the class that its config.json names.
+    """Return a model of transformers from its folder, in float32, of the class named in its config.json.
+
 
     Args:
-        rest: a folder that `save_pretrained` wrote; one without weights gives a model as it is drawn. A text that is no
-            folder is the name of a model that transformers has fetched before: nothing is fetched here.
-        trust: whether code of the folder may run.
-        options: `architecture`, a class of transformers in place of the one in config.json, and keys of that file.
+        rest: a folder written by `save_pretrained`; without weights in it, the model is randomly initialised. Other
+            texts are names of models that transformers has downloaded before: nothing is downloaded here.
+        trust: whether code in the folder may run.
+        options: `architecture`, a class of transformers that replaces the one in config.json, and keys of that file.
 
     Raises:
-        ValueError: in one sentence where it cannot be loaded, or an option does not exist.
+        ValueError: if it cannot be loaded, or an option does not exist.
     """
     name = f"hf:{rest}"
     folder = folder_of(name, "transformers")
@@ -56,7 +57,7 @@ def load_hf(rest: str, *, trust: bool = False, **options: Any) -> nn.Module:
             raise ValueError(f"The model '{name}' has no option '{option}': it has those of its config.json.{near}")
     kind = _class_of(transformers, config, architecture, name)
     if not any(any(folder.glob(pattern)) for pattern in _WEIGHTS):
-        LOG.warning("The folder '%s' has no weights: the model is as it is drawn.", folder)
+        LOG.warning("The folder '%s' has no weights: the model is randomly initialised.", folder)
         make = kind.from_config if hasattr(kind, "from_config") else kind._from_config
         with loading(name, "transformers"):
             model: nn.Module = make(config, dtype=torch.float32)
@@ -67,7 +68,7 @@ def load_hf(rest: str, *, trust: bool = False, **options: Any) -> nn.Module:
         absent = sorted(read["missing_keys"])
         if absent:
             few = ", ".join(f"'{each}'" for each in absent[:3]) + (f" and {len(absent) - 3} more" * (len(absent) > 3))
-            LOG.warning("The weights in '%s' lack %s: these are as they are drawn.", folder, few)
+            LOG.warning("The weights in '%s' lack %s: these are randomly initialised.", folder, few)
     _tell_of_parts(folder, name)
     return model.train()
 
@@ -86,7 +87,7 @@ def _class_of(transformers: Any, config: Any, architecture: Any, name: str) -> A
 
 
 def _tell_of_parts(folder: Path, name: str) -> None:
-    """Tell of a sentence encoder's folder, whose other parts make the embedding, that these are left out."""
+    """Warn for a sentence encoder's folder that its other parts, which compute the embedding, are not used."""
     if (folder / "modules.json").is_file():
         LOG.warning(
             "The folder '%s' is one of sentence-transformers: '%s' is its transformer alone, whose embedding is the "
@@ -96,11 +97,12 @@ def _tell_of_parts(folder: Path, name: str) -> None:
 
 
 def text_input(folder: str | Path, positions: int | None = None) -> TextInput | None:
-    """Return how the tokenizer in a folder makes tokens of texts; None where there is none.
+    """Return the text input for the tokenizer in a folder; None if there is none.
+
 
     Args:
-        folder: of the model.
-        positions: how many tokens it takes at most.
+        folder: the model's folder.
+        positions: the maximal number of tokens.
     """
     if not any((Path(folder) / file).is_file() for file in TOKENIZERS):
         return None
@@ -112,7 +114,7 @@ def text_input(folder: str | Path, positions: int | None = None) -> TextInput | 
 
 
 def positions_of(config: Any) -> int | None:
-    """Return how many tokens a model of transformers takes at most, None where its config does not say."""
+    """Return the maximal number of tokens of a model of transformers, None if its config does not give it."""
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     most = getattr(text, "max_position_embeddings", None)
     if not isinstance(most, int) or most < 1:
@@ -139,7 +141,7 @@ def image_input(folder: str | Path) -> ImageInput | None:
 
 
 def image_input_of(said: Mapping[str, Any]) -> ImageInput | None:
-    """Return what a processor's table says of images; None where it prepares none.
+    """Return what a processor's table says of images; None if it prepares none.
 
     Example:
         >>> image_input_of({"image_mean": [0.5], "image_std": [0.25], "size": {"height": 8, "width": 6}})

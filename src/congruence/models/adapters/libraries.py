@@ -1,4 +1,4 @@
-"""Libraries that need not be installed: imported when a model of theirs is named, or told in one sentence."""
+"""Optional libraries: imported when one of their models is named, with a clear error if they are missing."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from congruence.core import check
 def library(module: str, package: str, name: str) -> Any:
     """Import a library for a model that was named.
 
+
     Args:
-        module: to import.
-        package: what to install for it.
-        name: of the model, as it was given.
+        module: the module to import.
+        package: the package to install for it.
+        name: the model's name, as given.
 
     Raises:
-        ValueError: where it is not installed, or cannot be imported beside this torch.
+        ValueError: if the library is not installed, or cannot be imported with this torch.
     """
     try:
         return importlib.import_module(module)
@@ -32,23 +33,24 @@ def library(module: str, package: str, name: str) -> Any:
 
 @contextlib.contextmanager
 def loading(name: str, package: str) -> Iterator[None]:
-    """Say in one sentence why a library cannot load a model.
+    """Turn any error of a library that loads a model into one sentence.
 
     Raises:
         ValueError: for whatever the library raises.
     """
     try:
         yield
-    except Exception as error:  # of a library, whatever it is
+    except Exception as error:  # a library may raise anything
         why = check.sentence(error)[:400].rstrip(".")
         raise ValueError(f"The model '{name}' cannot be loaded by {package}: {why}.") from error
 
 
 def folder_of(name: str, package: str) -> Path:
-    """Return the folder that "KIND:REST" names, or that of a model which was fetched before under the name REST.
+    """Return the folder that "KIND:REST" names, or that of a model downloaded earlier under the name REST.
+
 
     Raises:
-        ValueError: where there is neither: nothing is fetched here.
+        ValueError: if there is neither; nothing is downloaded here.
     """
     rest = name.partition(":")[2]
     path = Path(rest).expanduser()

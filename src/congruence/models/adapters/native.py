@@ -128,7 +128,7 @@ def _copy_beside(model: Any, folder: Path) -> None:
 
 
 def _folder_of(model: Any) -> Path | None:
-    """Return the folder that a model of transformers came from, None where it came from none that is still there."""
+    """Return the folder that a model of transformers came from, None if it came from none that is still there."""
     name = getattr(_base(model), "name_or_path", "")
     path = Path(name) if isinstance(name, str) and name else None
     return path if path is not None and path.is_dir() else None

@@ -20,7 +20,7 @@ def load_st(rest: str, *, trust: bool = False) -> nn.Module:
         trust: whether code of the folder may run.
 
     Raises:
-        ValueError: in one sentence where it cannot be loaded.
+        ValueError: if it cannot be loaded.
     """
     name = f"st:{rest}"
     folder = folder_of(name, "sentence-transformers")

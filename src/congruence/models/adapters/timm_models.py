@@ -18,14 +18,14 @@ def load_timm(rest: str, *, trust: bool = False, **options: Any) -> nn.Module:
     """Return a model of timm.
 
     Args:
-        rest: a name of timm. One with a tag ("resnet18.a1_in1k") says which weights: they are read from timm's own
-            store, which fetches what is not there. One without is as it is drawn, for weights from a file. A folder has
-            what timm's `save_for_hf` wrote.
-        trust: of no meaning: timm runs no code of a folder.
-        options: of timm's `create_model`: num_classes, in_chans, drop_path_rate, and so on.
+        rest: a name in timm. A name with a tag ("resnet18.a1_in1k") selects weights, which timm reads from its cache or
+            downloads. A name without a tag gives a randomly initialised model, for weights from a file. A folder must
+            be written by timm's `save_for_hf`.
+        trust: not used: timm runs no code from a folder.
+        options: options of timm's `create_model`: num_classes, in_chans, drop_path_rate, and so on.
 
     Raises:
-        ValueError: in one sentence where timm does not know the name or an option.
+        ValueError: if timm does not know the name or an option.
     """
     name = f"timm:{rest}"
     folder = folder_of(name, "timm") if "/" in rest or rest.startswith((".", "~")) else None
@@ -35,12 +35,12 @@ def load_timm(rest: str, *, trust: bool = False, **options: Any) -> nn.Module:
         called = rest if folder is None else f"local-dir:{folder}"
         model: nn.Module = timm.create_model(called, **{"pretrained": trained, **options})
     if not options.get("pretrained", trained):
-        LOG.info("The model '%s' is as it is drawn: a name with a tag has weights.", name)
+        LOG.info("The model '%s' is randomly initialised: a name with a tag has weights.", name)
     return model.train()
 
 
 def image_input(model: Any) -> ImageInput | None:
-    """Return how a timm model's own settings prepare images, None where it has none.
+    """Return how a timm model's own settings prepare images, None if it has none.
 
     Images are resized to the size that the model sees: what timm crops from larger ones is the whole image here.
     """

@@ -1,4 +1,4 @@
-"""VGG for small images: batch norm, average pooling and one linear layer in the place of three."""
+"""VGG for small images: batch norm, average pooling and one linear layer instead of three."""
 
 from __future__ import annotations
 

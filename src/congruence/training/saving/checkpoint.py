@@ -44,7 +44,7 @@ class Checkpoints:
         return [path for _, path in sorted(steps, reverse=True)]
 
     def last(self) -> int:
-        """Return the step of the newest checkpoint, -1 where there is none."""
+        """Return the step of the newest checkpoint, -1 if there is none."""
         return max((int(path.stem.removeprefix("step-")) for path in self.files()), default=-1)
 
     def clear(self) -> None:

@@ -91,7 +91,7 @@ def test_a_second_run_reads_what_the_first_made_and_adds_its_layers(tmp_path, ca
         for keys, passes in ((["kd"], 1), (["kd"], 1), (["kd", "pkt"], 2), (["pkt"], 2)):
             distiller = Distiller(TeacherCache(net(1), train, tmp_path), net(2), keys, example=images().batch([0, 1]))
             distiller(*next(iter(train)))
-            assert sum("looks at 300 images 2 times" in line for line in caplog.messages) == passes
+            assert sum("runs on 300 images in 2 views" in line for line in caplog.messages) == passes
     assert any(f"'{tmp_path}': 0.0 MB" in line for line in caplog.messages)
     assert len(json.loads((tmp_path / "manifest.json").read_text())["arrays"]) == 2
 

@@ -77,6 +77,16 @@ def test_unknown_plans_and_keys_are_one_line(call):
     assert "The plan 'two' has no method 'kdd'. Did you mean 'kd'" in " ".join(found.stderr.split())
 
 
+def test_torchrun_is_refused(call, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    done = call("bench", "demo", "--out", str(tmp_path / "out"))
+    assert done.exit_code == 2
+    assert done.stderr == (
+        "A plan starts worker processes of its own (--workers, or --ray): start it without torchrun.\n"
+    )
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_is_kept_is_taken_over_and_said(call, tmp_path):
     few = ("--workers", "0", "--method", "ce", "--set", "data.train_size=200")
     assert call("bench", "plan.toml", "--out", "out", *few).exit_code == 0

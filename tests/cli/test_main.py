@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 import congruence
 from congruence.cli.main import app
+from congruence.cli.train import table
 
 PROGRAM = (sys.executable, "-c", "from congruence.cli.main import main; main()")
 
@@ -75,3 +76,8 @@ def test_sigterm_saves_and_leaves_with_a_sentence(tmp_path):
     assert "resume goes on from this step" in complaint
     assert "Traceback" not in complaint
     assert (tmp_path / "run" / "student.safetensors").exists()
+
+
+def test_columns_of_large_numbers_stay_apart():
+    written = table({"best": {"parameters": 77_587}, "teacher": {"parameters": 11_170_371}}, title="test set")
+    assert written.splitlines()[-1].split() == ["parameters", "77,587", "11,170,371"]

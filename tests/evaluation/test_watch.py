@@ -224,3 +224,12 @@ def test_a_model_that_gives_no_numbers_is_told_and_the_run_goes_on(tmp_path, cap
         ValueError, match=r"the student's embeddings must be finite, got NaN or infinity for (\d+) of \1 "
     ):
         asked.rehearse(made)
+
+
+def test_a_dataset_of_ones_own_is_read_item_by_item():
+    generator = torch.Generator().manual_seed(0)
+    own = torch.utils.data.TensorDataset(torch.randn(12, 3, generator=generator), torch.arange(12) % 2)
+    batches = list(diagnostic_loader(own, 4))
+    assert [sorted(labels.tolist()) for _, labels, _ in batches] == [[0, 0, 1, 1]]
+    ((inputs, _, _),) = batches
+    assert all(any(torch.equal(row, own[i][0]) for i in range(12)) for row in inputs)

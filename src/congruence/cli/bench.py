@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -130,6 +131,8 @@ def run(
     from congruence.cli.progress import Cells, progress
     from congruence.cli.train import allow
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("A plan starts worker processes of its own (--workers, or --ray): start it without torchrun.")
     allow(trust)  # worker processes inherit the paths of this process
     with progress("teacher") as callback:
         watch = Cells()

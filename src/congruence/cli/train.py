@@ -225,7 +225,9 @@ def table(columns: Numbers, *, title: str, detail: bool = False) -> str:
             lines.append((label, ["-" if value is None else format(value, number.form) for value in values]))
     longest = max(len(label) for label, _ in lines)
     width = max(16, longest + (longest > 16))
-    widths = [max(10, len(column) + 2) for column in lines[0][1]]
+    widths = [
+        max(10, *(len(cell) + 2 for cell in column)) for column in zip(*(cells for _, cells in lines), strict=True)
+    ]
     return "\n".join(
         label.ljust(width) + "".join(cell.rjust(wide) for cell, wide in zip(line, widths, strict=True))
         for label, line in lines

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 
 from congruence import data
 from congruence.core import check, ranks
@@ -173,7 +174,7 @@ def term_losses(distiller: Distiller, loader: Iterable[Any]) -> dict[str, float]
 
 
 def diagnostic_loader(
-    dataset: BatchDataset,
+    dataset: Dataset[Any],
     samples: int | None = 1000,
     *,
     seed: int = 0,
@@ -183,7 +184,7 @@ def diagnostic_loader(
     """Return batches of a fixed choice of images, not augmented, in which each class keeps its share.
 
     Args:
-        dataset: the images.
+        dataset: the images; one that is not from `congruence.data` is read item by item, see `ItemDataset`.
         samples: the number of images; None, or more than there are: all.
         seed: seed of the choice.
         views: the views that the terms compare, if their losses are measured; all views show the unaugmented image.
@@ -200,10 +201,11 @@ def diagnostic_loader(
     """
     bound = check.Real(low=1, closed="low", integer=True, optional=True)
     check.hyperparameters("diagnostic_loader", {"samples": bound}, samples=samples)
-    size = len(dataset)
-    labels = torch.zeros(size, dtype=torch.int64) if dataset.labels is None else dataset.labels
+    images = dataset if isinstance(dataset, BatchDataset) else data.ItemDataset(dataset)
+    size = len(images)
+    labels = torch.zeros(size, dtype=torch.int64) if images.labels is None else images.labels
     chosen, _ = split.stratified(labels, min(samples or size, size), seed=seed, stream=split.DIAGNOSTICS)
     where = None if device is None else torch.device(device)
     # Which the loader asks to divide by the ranks; each batch stays whole.
     batch_size = batch_of(where) * ranks.world_size()
-    return data.loader(dataset.subset(chosen), batch_size=batch_size, shuffle=False, views=views, device=device)
+    return data.loader(images.subset(chosen), batch_size=batch_size, shuffle=False, views=views, device=device)

@@ -120,10 +120,10 @@ class DistillationModule(LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the loss of a batch, of any form that `fit` takes."""
         parts = unpack(batch)
-        out = self.distiller(
-            parts.inputs, parts.labels, parts.index, views=parts.views, micro_batch=self.micro_batch
+        out = self.distiller(parts.inputs, parts.labels, parts.index, views=parts.views, micro_batch=self.micro_batch)
+        self.log_dict(
+            {"loss": out.loss.detach(), **{n: v.detach() for n, v in out.terms.items()}}, batch_size=parts.rows
         )
-        self.log_dict({"loss": out.loss.detach(), **{n: v.detach() for n, v in out.terms.items()}}, batch_size=parts.rows)
         return out.loss
 
     def on_train_start(self) -> None:

@@ -29,6 +29,7 @@ FLOORS = {
     "training": 8,
     "testing": 9,
     "config": 9,
+    "integrations": 9,
     "pipeline": 10,
     "bench": 11,
     "report": 12,

@@ -21,7 +21,7 @@ from congruence.models.reused import ReusedClassifier
 from congruence.training.options import Diagnose, Evaluate
 
 LOG = logging.getLogger("congruence")
-_COUNT = "count"
+COUNT = "count"
 
 
 def teaches_classes(distiller: Distiller) -> bool:
@@ -48,9 +48,9 @@ def validate(distiller: Distiller, loader: Iterable[Any], device: torch.device) 
         sums = _sums(distiller, loader, device, labels=teaches_classes(distiller))
         if not sums:
             raise ValueError("The validation loader gave no batch: is the dataset empty?")
-        if not sums[_COUNT]:
+        if not sums[COUNT]:
             sums = _sums(distiller, loader, device, labels=False)
-    count = sums.pop(_COUNT)
+    count = sums.pop(COUNT)
     return {name: total / count for name, total in sums.items()}
 
 
@@ -60,7 +60,7 @@ def _sums(distiller: Distiller, loader: Iterable[Any], device: torch.device, *, 
     for batch in BatchSource(loader, "val_loader").share(ranks.rank(), ranks.world_size()):
         batch = batch.to(device)
         labels = labels and (bool(totals) or batch.labels is not None)  # the first batch decides
-        for name, value in _measured(distiller, batch, labels=labels).items():
+        for name, value in sums_of_batch(distiller, batch, labels=labels).items():
             totals[name] = totals[name] + value if name in totals else value
     sums: dict[str, float] = {}
     for share in from_all_ranks({name: float(total) for name, total in totals.items()}):
@@ -78,8 +78,8 @@ def rehearse(distiller: Distiller, loader: Any, device: torch.device) -> list[st
         labels = teaches_classes(distiller) and batch.labels is not None
         if labels and not _labelled(batch):
             labels = any(_labelled(batch) for batch in source.share())
-        measured = _measured(distiller, batch, labels=labels)
-    return [name for name in measured if name != _COUNT]
+        measured = sums_of_batch(distiller, batch, labels=labels)
+    return [name for name in measured if name != COUNT]
 
 
 def _labelled(batch: Batch) -> bool:
@@ -145,19 +145,19 @@ def _by_name(option: str, named: Any) -> dict[str, float]:
         check.fail("FitOptions", option, "a function that returns numbers by name", f"one that gave {named!r}")
 
 
-def _measured(distiller: Distiller, batch: Batch, *, labels: bool) -> dict[str, Tensor]:
+def sums_of_batch(distiller: Distiller, batch: Batch, *, labels: bool) -> dict[str, Tensor]:
     """Return a batch's sums and how many samples they are of; by labels, a batch without them has none."""
     if labels:
-        return {_COUNT: torch.zeros(())} if batch.labels is None else _classes(distiller, batch, batch.labels)
+        return {COUNT: torch.zeros(())} if batch.labels is None else _classes(distiller, batch, batch.labels)
     captured = distiller.capture(batch.inputs, batch.labels, batch.index, views=batch.views)
     rows = next(iter(captured.tensors.values())).shape[0]
     loss = distiller.score(captured, update=False, together=False).loss.double()
-    return {_COUNT: torch.full_like(loss, rows), "loss": loss * rows}
+    return {COUNT: torch.full_like(loss, rows), "loss": loss * rows}
 
 
 def _classes(distiller: Distiller, batch: Batch, labels: Tensor) -> dict[str, Tensor]:
     labelled = labels >= 0
-    measured = {_COUNT: labelled.sum().double()}
+    measured = {COUNT: labelled.sum().double()}
     for name in distiller.students:
         logits = distiller.logits(name, batch.inputs).float()
         check.class_labels("validation", logits.shape[1], unlabelled=True, labels=labels)

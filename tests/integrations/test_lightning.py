@@ -1,0 +1,173 @@
+"""A LightningModule that distils."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import pytest
+import torch
+from _harness import trainers
+from torch.utils.data import DataLoader
+
+import congruence as cg
+
+lightning = trainers.imported("lightning")
+pytestmark = pytest.mark.filterwarnings(*trainers.THIRD_PARTY)
+
+from congruence.integrations.lightning import DistillationModule, Resumable  # noqa: E402
+
+
+def train(folder, made, loader, *, resume=None, steps=0, val=True, **changes):
+    """Train for 3 epochs; `steps` says how often a checkpoint is written, 0 at each epoch's end."""
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    every = {"every_n_train_steps": steps} if steps else {"every_n_epochs": 1}
+    keep = ModelCheckpoint(str(folder), "{step}", save_top_k=-1, **every)
+    trainer = trainers.lightning_trainer(folder, callbacks=[keep], enable_checkpointing=True, **changes)
+    module = trainers.lightning_module(made)
+    valid = DataLoader(trainers.tuples(11, 3), batch_size=4) if val else None
+    trainer.fit(module, loader, valid, ckpt_path=resume, weights_only=True)
+    return trainer
+
+
+def stock():
+    return DataLoader(trainers.tuples(), batch_size=4, shuffle=True)
+
+
+def own():
+    return Resumable(cg.data.loader(trainers.Named(), batch_size=4, seed=5))
+
+
+def test_it_trains_as_a_plain_loop(tmp_path):
+    made, alone = trainers.distiller("ce", "kd", "pkt"), trainers.distiller("ce", "kd", "pkt")
+    loader = DataLoader(trainers.tuples(), batch_size=4)
+    trainer = train(tmp_path, made, loader)
+    optimizer = torch.optim.SGD(alone.parameter_groups(), lr=0.1)
+    for epoch in range(3):
+        alone.begin_epoch(epoch)
+        for batch in loader:
+            optimizer.zero_grad()
+            alone(*batch).loss.backward()
+            optimizer.step()
+        alone.end_epoch()
+    trainers.alike(made.state_dict(), alone.state_dict())
+    assert (made.clock.epoch, made.clock.epochs, made.clock.steps_per_epoch) == (2, 3, 5)
+    numbers = trainer.callback_metrics
+    assert float(numbers["val_accuracy"]) == pytest.approx(trainers.accuracy(made.student, 11, 3))
+    assert {"loss", "ce", "kd", "pkt", "val_loss"} <= set(numbers)
+
+
+@pytest.mark.parametrize("after", [5, 10])
+@pytest.mark.parametrize("val", [True, False])
+def test_a_run_resumed_at_an_epochs_end_is_the_unbroken_one(tmp_path, after, val):
+    whole = trainers.distiller(*trainers.EVERYTHING, dropout=0.3)
+    torch.manual_seed(7)
+    train(tmp_path, whole, stock(), val=val)
+    made = trainers.distiller(*trainers.EVERYTHING, dropout=0.3)
+    torch.manual_seed(99)
+    train(tmp_path / "again", made, stock(), resume=str(tmp_path / f"step={after}.ckpt"), val=val)
+    trainers.alike(made.state_dict(), whole.state_dict())
+
+
+@pytest.mark.parametrize("after", [3, 5, 8, 10])
+def test_a_run_resumed_anywhere_is_the_unbroken_one_with_a_resumable_loader(tmp_path, after):
+    whole = trainers.distiller(*trainers.EVERYTHING, dropout=0.3)
+    torch.manual_seed(7)
+    train(tmp_path, whole, own(), steps=1, val=False)
+    made = trainers.distiller(*trainers.EVERYTHING, dropout=0.3)
+    torch.manual_seed(99)
+    begun = []
+    made.begin_epoch = lambda clock, begin=made.begin_epoch: (begun.append(clock.epoch), begin(clock))
+    train(tmp_path / "again", made, own(), resume=str(tmp_path / f"step={after}.ckpt"), steps=1, val=False)
+    assert begun == {3: [1, 2], 5: [1, 2], 8: [2], 10: [2]}[after]
+    trainers.alike(made.state_dict(), whole.state_dict())
+
+
+def test_a_checkpoint_has_no_teacher(tmp_path):
+    made = trainers.distiller("ce", "kd")
+    train(tmp_path, made, stock())
+    state = torch.load(tmp_path / "step=15.ckpt", weights_only=True)["state_dict"]
+    assert set(state) == {f"distiller.students.student.{name}" for name in made.student_state_dict()}
+
+
+def test_a_checkpoint_of_another_module_is_refused(tmp_path):
+    made = trainers.distiller()
+    train(tmp_path, made, stock())
+    path = tmp_path / "step=5.ckpt"
+    state = torch.load(path, weights_only=True)
+    del state["congruence"]
+    torch.save(state, path)
+    with pytest.raises(ValueError, match="must be one of its own"):
+        train(tmp_path / "again", trainers.distiller(), stock(), resume=str(path))
+
+
+def test_the_rate_follows_the_schedule(tmp_path):
+    made, rates = trainers.distiller(), []
+
+    class Watch(lightning.pytorch.callbacks.Callback):
+        def on_before_optimizer_step(self, trainer, module, optimizer):
+            rates.append(optimizer.param_groups[0]["lr"])
+
+    schedule = cg.ScheduleOptions("cosine", warmup_epochs=1.0)
+    module = DistillationModule(made, optimizer=lambda groups: torch.optim.AdamW(groups, lr=0.2), schedule=schedule)
+    trainers.lightning_trainer(tmp_path, callbacks=[Watch()]).fit(module, stock())
+    assert rates == pytest.approx([0.2 * schedule.at((step + 0.5) / 5, 3) for step in range(15)])
+
+
+def test_one_s_own_validation(tmp_path):
+    module = trainers.lightning_module(trainers.distiller(), evaluate=lambda student: {"mine": 3.0})
+    trainer = trainers.lightning_trainer(tmp_path, max_epochs=1)
+    trainer.fit(module, stock(), stock())
+    assert float(trainer.callback_metrics["val_mine"]) == 3.0
+    assert "val_accuracy" not in trainer.callback_metrics
+
+
+def test_without_labels_the_loss_is_the_distillation_loss(tmp_path):
+    made = trainers.distiller("mimic")
+    trainer = trainers.lightning_trainer(tmp_path, max_epochs=1)
+    trainer.fit(trainers.lightning_module(made), stock(), DataLoader(trainers.tuples(11, 3), batch_size=4))
+    values, _ = trainers.points(11, 3)
+    with torch.no_grad():
+        expected = float(made.eval()({"values": values}).loss)
+    assert float(trainer.callback_metrics["val_loss"]) == pytest.approx(expected, rel=1e-5)
+    assert "val_accuracy" not in trainer.callback_metrics
+
+
+def test_what_does_not_fit_is_told(tmp_path, caplog):
+    with pytest.raises(ValueError, match="got Net"):
+        DistillationModule(trainers.Net(3))
+    with pytest.raises(ValueError, match="got one that does not"):
+        DistillationModule(cg.Distiller(trainers.Net(3), trainers.Net(3), ["kd"]))
+    with pytest.raises(ValueError, match="`loader` must be one of congruence.data.loader, got DataLoader"):
+        Resumable(stock())
+    with caplog.at_level(logging.WARNING, "congruence"):
+        trainer = trainers.lightning_trainer(tmp_path, max_epochs=1, accumulate_grad_batches=2)
+        trainer.fit(trainers.lightning_module(trainers.distiller("pkt")), stock())
+    assert any("does not enlarge the batch of pkt" in message for message in caplog.messages)
+
+
+def interleaved(batch, ranks=2):
+    """The points in the order in which Lightning's sampler shares them: rank r of N has r, r + N, r + 2N, …"""
+    rows = trainers.tuples()
+    size = batch * ranks
+    order = [i for start in range(0, len(rows), size) for r in range(ranks) for i in range(start + r, start + size, ranks)]
+    return [rows[i] for i in order]
+
+
+@pytest.mark.parametrize("name", [*trainers.TERMS, "own loader"])
+def test_two_ranks_are_one(two_ranks, tmp_path, name):
+    (first, numbers), (second, others) = (found["lightning"][name] for found in two_ranks)
+    trainers.alike(first, second, tolerance=0)
+    assert numbers["val_accuracy" if name != "relations" else "val_loss"] == pytest.approx(
+        others["val_accuracy" if name != "relations" else "val_loss"]
+    )
+    terms = trainers.TERMS.get(name, trainers.TERMS["classes"])
+    rows = trainers.tuples() if name == "own loader" else interleaved(2)
+    # Lightning's sampler shuffles training data unless the loader's own sampler goes in order.
+    state, alone = trainers.lightning_runs(tmp_path, terms, 4, DataLoader(rows, batch_size=4))
+    trainers.alike(first, state, tolerance=1e-5)
+    if name != "relations":
+        assert numbers["val_accuracy"] == alone["val_accuracy"]
+        assert numbers["val_loss"] == pytest.approx(alone["val_loss"], rel=1e-5)
+    assert math.isfinite(numbers["val_loss"])

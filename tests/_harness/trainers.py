@@ -19,6 +19,8 @@ THIRD_PARTY = (
     "ignore:.*does not have many workers:UserWarning",
     "ignore:.*pin_memory.*:UserWarning",
     "ignore:.*not resumable.*:UserWarning",
+    "ignore:.*no `val_dataloader`.*:UserWarning",
+    "ignore:The dirpath has changed.*:UserWarning",
 )
 EVERYTHING = ("ce", cg.Term("kd", weight="balanced"), "queue_relation", "hkd", "adv", cg.Term("pkt", weight=5.0))
 
@@ -81,6 +83,20 @@ def alike(first, second, tolerance=1e-6):
     assert first.keys() == second.keys()
     for name, value in first.items():
         torch.testing.assert_close(value, second[name], rtol=tolerance, atol=tolerance, msg=name)
+
+
+def plain_loop(terms, batches):
+    """What a loop over lists of positions leaves, a list of them for each epoch."""
+    made, (values, labels) = distiller(*terms), points()
+    optimizer = torch.optim.SGD(made.parameter_groups(), lr=0.1)
+    for epoch, of_epoch in enumerate(batches):
+        made.begin_epoch(epoch)
+        for positions in of_epoch:
+            optimizer.zero_grad()
+            made({"values": values[positions]}, labels[positions]).loss.backward()
+            optimizer.step()
+        made.end_epoch()
+    return made
 
 
 # Transformers
@@ -149,7 +165,7 @@ def lightning_module(made, **changes):
     """A `DistillationModule` by plain SGD."""
     from congruence.integrations.lightning import DistillationModule
 
-    given = {"optimizer": cg.OptimizerOptions("sgd", lr=0.1, momentum=0.0)} | changes
+    given = {"optimizer": cg.OptimizerOptions("sgd", lr=0.1, momentum=0.0, weight_decay=0.0)} | changes
     return DistillationModule(made, **given)
 
 

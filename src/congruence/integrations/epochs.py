@@ -33,9 +33,13 @@ class Epochs:
         self.distiller = distiller
         self.open = False  # whether an epoch has begun and not ended
 
+    def is_in(self, epoch: int) -> bool:
+        """Return whether an epoch is the one that is open."""
+        return self.open and self.distiller.clock.epoch == epoch
+
     def begin(self, clock: Clock) -> None:
         """Begin an epoch, or go on in the one that is open."""
-        if self.open and clock.epoch == self.distiller.clock.epoch:
+        if self.is_in(clock.epoch):
             self.distiller.resume_epoch(self.distiller.clock)
             return
         self.end()

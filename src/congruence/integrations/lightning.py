@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DistributedSampler
 
 from congruence.core import ranks, rng
@@ -22,7 +21,7 @@ from congruence.integrations.loss import tell_of_accumulation
 from congruence.integrations.missing import not_there
 from congruence.methods.method import Clock
 from congruence.models.evaluating import evaluating
-from congruence.training.optim import make_optimizer
+from congruence.training.optim import Rates, make_optimizer
 from congruence.training.options import Evaluate, OptimizerOptions, ScheduleOptions
 from congruence.training.saving.state import Generators
 from congruence.training.validate import COUNT, ask, sums_of_batch, teaches_classes
@@ -111,21 +110,12 @@ class DistillationModule(LightningModule):
         if stage == "fit":
             tell_of_accumulation(self.distiller, self.trainer.accumulate_grad_batches, "one of them")
 
-    def configure_optimizers(self) -> dict[str, Any]:
-        """Make the optimizer over students and terms, and its schedule."""
+    def configure_optimizers(self) -> Optimizer:
+        """Make the optimizer over students and terms."""
         groups = self.distiller.parameter_groups()
-        optimizer = make_optimizer(groups, self.make) if isinstance(self.make, OptimizerOptions) else self.make(groups)
-        steps = self.trainer.estimated_stepping_batches
-        epochs = self.trainer.max_epochs if (self.trainer.max_epochs or -1) > 0 else 1
-
-        def factor(step: int) -> float:
-            # The middle of a step, as in `fit`: a warm-up's first step has a rate above 0 so.
-            return self.schedule.at((step + 0.5) / steps * epochs, epochs)
-
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"},
-        }
+        # A scheduler of Lightning's would have to know the number of steps here, and asking for it
+        # (`trainer.estimated_stepping_batches`) makes Lightning forget the place that a checkpoint's loader was at.
+        return make_optimizer(groups, self.make) if isinstance(self.make, OptimizerOptions) else self.make(groups)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the loss of a batch, of any form that `fit` takes."""
@@ -137,17 +127,39 @@ class DistillationModule(LightningModule):
         return out.loss
 
     def on_train_start(self) -> None:
-        """Go on in the epoch that a checkpoint has cut in two."""
-        if self._epochs.open:
-            self._epochs.begin(self.distiller.clock)
+        """Take the rates at their full height."""
+        trainer, per_epoch = self.trainer, self._steps_per_epoch()
+        epochs = trainer.max_epochs if (trainer.max_epochs or -1) > 0 else None
+        if epochs is None and per_epoch is not None and trainer.max_steps > 0:
+            epochs = trainer.max_steps / per_epoch
+        self._rates = Rates(trainer.optimizers, self.schedule, epochs or 1)
+        if self.schedule != ScheduleOptions("constant") and (epochs is None or per_epoch is None):
+            raise ValueError(
+                f"`DistillationModule`: `schedule` '{self.schedule.name}' needs a loader with a length and a number of "
+                "epochs or steps, got none: give max_epochs, or a constant one."
+            )
+
+    def _steps_per_epoch(self) -> int | None:
+        batches = self.trainer.num_training_batches
+        return max(-(-batches // self.trainer.accumulate_grad_batches), 1) if isinstance(batches, int) else None
 
     def on_train_epoch_start(self) -> None:
         """Tell the methods of an epoch's beginning."""
-        batches, last = self.trainer.num_training_batches, self.trainer.max_epochs
-        known = isinstance(batches, int)
-        per_epoch = max(-(-batches // self.trainer.accumulate_grad_batches), 1) if known else None
-        epochs = last if (last or -1) > 0 else None
-        self._epochs.begin(Clock(self.current_epoch, self.trainer.global_step, epochs, per_epoch))
+        self._begin()
+
+    def _begin(self) -> None:
+        if not self._epochs.is_in(self.current_epoch):
+            last = self.trainer.max_epochs
+            epochs = last if (last or -1) > 0 else None
+            self._epochs.begin(Clock(self.current_epoch, self.trainer.global_step, epochs, self._steps_per_epoch()))
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Set the rates of the step; begin an epoch of which Lightning tells no beginning.
+
+        That is the one after a checkpoint of an epoch's last batch.
+        """
+        self._begin()
+        self._rates.set((self.trainer.global_step + 0.5) / (self._steps_per_epoch() or 1))
 
     def on_train_epoch_end(self) -> None:
         """Tell the methods of an epoch's end."""
@@ -261,13 +273,15 @@ class Resumable:
             )
         self.loader = loader
         self._epoch, self._batch = 0, 0  # of the next batch
+        self._cut = True  # whether the next `iter` goes on within an epoch
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Any]:
-        if self._batch >= len(self.loader):
+        if not self._cut or self._batch >= len(self.loader):
             self._epoch, self._batch = self._epoch + 1, 0
+        self._cut = False
         for batch in self.loader.batches(self._epoch, self._batch):
             self._batch += 1
             yield batch
@@ -278,4 +292,4 @@ class Resumable:
 
     def load_state_dict(self, state_dict: Mapping[str, int]) -> None:
         """Go to it."""
-        self._epoch, self._batch = state_dict["epoch"], state_dict["batch"]
+        self._epoch, self._batch, self._cut = state_dict["epoch"], state_dict["batch"], True

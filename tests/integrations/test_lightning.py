@@ -131,7 +131,7 @@ def test_what_does_not_fit_is_told(tmp_path, caplog):
         DistillationModule(trainers.Net(3))
     with pytest.raises(ValueError, match="got one that does not"):
         DistillationModule(cg.Distiller(trainers.Net(3), trainers.Net(3), ["kd"]))
-    with pytest.raises(ValueError, match="`loader` must be one of congruence.data.loader, got DataLoader"):
+    with pytest.raises(ValueError, match=r"`loader` must be one of congruence\.data\.loader, got DataLoader"):
         Resumable(stock())
     with caplog.at_level(logging.WARNING, "congruence"):
         trainer = trainers.lightning_trainer(tmp_path, max_epochs=1, accumulate_grad_batches=2)

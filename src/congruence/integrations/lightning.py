@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import DistributedSampler
 
@@ -62,7 +62,7 @@ class DistillationModule(LightningModule):
 
     Example:
         >>> import congruence as cg
-        >>> student, teacher = nn.Linear(4, 3), nn.Linear(4, 3)
+        >>> student, teacher = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)
         >>> distiller = cg.Distiller(teacher, student, ["ce", "kd"], example=torch.ones(2, 4))
         >>> module = DistillationModule(distiller, optimizer=cg.OptimizerOptions(lr=0.05))
         >>> sorted(module.state_dict())
@@ -120,10 +120,10 @@ class DistillationModule(LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the loss of a batch, of any form that `fit` takes."""
         parts = unpack(batch)
-        out = self.distiller(
-            parts.inputs, parts.labels, parts.index, views=parts.views, micro_batch=self.micro_batch
+        out = self.distiller(parts.inputs, parts.labels, parts.index, views=parts.views, micro_batch=self.micro_batch)
+        self.log_dict(
+            {"loss": out.loss.detach(), **{n: v.detach() for n, v in out.terms.items()}}, batch_size=parts.rows
         )
-        self.log_dict({"loss": out.loss.detach(), **{n: v.detach() for n, v in out.terms.items()}}, batch_size=parts.rows)
         return out.loss
 
     def on_train_start(self) -> None:
@@ -173,10 +173,7 @@ class DistillationModule(LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add up what a batch measures, of the samples that the sampler has not repeated."""
-        parts = unpack(batch)
-        if self.evaluate is not None:
-            return
-        parts = self._once(parts, dataloader_idx)
+        parts = None if self.evaluate is not None else self._once(unpack(batch), dataloader_idx)
         if parts is None:
             return
         self._by_labels = self._by_labels and (bool(self._sums) or parts.labels is not None)

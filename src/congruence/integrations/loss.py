@@ -1,4 +1,4 @@
-"""The distiller as other libraries train it: a module that gives the loss of a batch, and nothing else with gradient."""
+"""The distiller as other libraries train it: a module that gives the loss of a batch and hides what it is made of."""
 
 from __future__ import annotations
 
@@ -50,9 +50,7 @@ class DistillationLoss(nn.Module):
     def forward(self, batch: Any) -> Scored:
         """Return the loss of a batch, of any form that `fit` takes: `(inputs, labels)`, or a mapping."""
         parts = unpack(batch)
-        out = self.distiller(
-            parts.inputs, parts.labels, parts.index, views=parts.views, micro_batch=self.micro_batch
-        )
+        out = self.distiller(parts.inputs, parts.labels, parts.index, views=parts.views, micro_batch=self.micro_batch)
         terms, weights = ({n: value.detach() for n, value in each.items()} for each in (out.terms, out.weights))
         return Scored(out.loss, terms, weights)
 

@@ -150,7 +150,7 @@ class DistillationTrainer(Trainer):
 
     def log(self, logs: dict[str, float], *args: Any, **arguments: Any) -> None:
         """Log, beside the loss, the mean of each term since the last time, unweighted."""
-        if "loss" in logs and self.model.training:
+        if "loss" in logs and self.is_in_train:
             own = {name: float(value) / self._counts[name] for name, value in self._sums.items()}
             every = ranks.from_all_ranks(own)
             for name in dict.fromkeys(name for one in every for name in one):
@@ -164,8 +164,9 @@ class DistillationTrainer(Trainer):
         if self._signature_columns is None:
             super()._set_signature_columns_if_needed()
             taken = [inspect.signature(each.module.forward).parameters for each in self.distiller.teachers.values()]
-            names = [*self._signature_columns, *_COLUMNS, *(name for one in taken for name in one)]
-            self._signature_columns = list(dict.fromkeys(names))
+            columns: Any = self._signature_columns
+            names = [*columns, *_COLUMNS, *(name for one in taken for name in one)]
+            self._signature_columns: Any = list(dict.fromkeys(names))
 
     # Evaluation
 
@@ -177,7 +178,7 @@ class DistillationTrainer(Trainer):
     def prediction_step(
         self,
         model: nn.Module,
-        inputs: Mapping[str, Any],
+        inputs: dict[str, Any],
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Any, Any, Any]:
@@ -190,8 +191,8 @@ class DistillationTrainer(Trainer):
             loss, output = self._evaluated(batch)
         if prediction_loss_only:
             return loss, None, None
-        logits = Output(torch.zeros(()), {}, output, None, {})[1:]
-        logits = tuple(each.detach().float() if each.is_floating_point() else each for each in logits)
+        shown: Any = Output(torch.zeros(()), {}, output, None, {})[1:]
+        logits = tuple(each.float() if each.is_floating_point() else each for each in shown)
         return loss, logits[0] if len(logits) == 1 else logits, labels
 
     def _evaluated(self, batch: Batch) -> tuple[Tensor | None, Any]:
@@ -259,7 +260,8 @@ class _EpochsTold(TrainerCallback):
             per_epoch = None
         if self._next is None:
             self._next = state.global_step // per_epoch if per_epoch else int(state.epoch or 0)
-        self.epochs.begin(Clock(self._next, state.global_step, state.num_train_epochs, per_epoch))
+        epochs = state.num_train_epochs if per_epoch else None  # else a number beyond all
+        self.epochs.begin(Clock(self._next, state.global_step, epochs, per_epoch))
         self._next += 1
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **arguments: Any) -> None:

@@ -187,6 +187,19 @@ def test_the_terms_are_logged(tmp_path):
         assert row["loss"] == pytest.approx(row["ce"] + 2 * row["kd"], rel=1e-5)
 
 
+def test_a_batch_by_name_keeps_its_index(tmp_path):
+    """Although neither model's forward names it."""
+    values, labels = trainers.points()
+    teacher, student = nn.Linear(6, 3), nn.Linear(6, 3)
+    facts = cg.data.facts(torch.utils.data.TensorDataset(values, labels))
+    made = cg.Distiller(teacher, student, ["ce", "crd"], example=values[:2], facts=facts)
+    arguments = trainers.hf_trainer(tmp_path, trainers.distiller(), max_steps=2).args
+    data = [{"inputs": v, "labels": n, "index": i} for i, (v, n) in enumerate(zip(values, labels, strict=True))]
+    trainer = DistillationTrainer(made, arguments, train_dataset=data)
+    trainer.train()
+    assert trainer.predict(data).predictions.shape == (20, 3)
+
+
 def test_a_tied_student_is_saved(tmp_path):
     class Tied(trainers.Net):
         def __init__(self):

@@ -115,6 +115,7 @@ class DistillationTrainer(Trainer):
         """Train the distiller's loss in the place of the student; evaluate the student as it is."""
         if not training:
             return super()._wrap_model(model, training=False, dataloader=dataloader)
+        self._sums, self._counts = {}, {}
         # Memories see the rows of all ranks already; a term may leave the student's head without gradient.
         self.accelerator.ddp_handler = DistributedDataParallelKwargs(
             broadcast_buffers=False, find_unused_parameters=True

@@ -23,7 +23,7 @@ from congruence.models.forward import call
 
 try:
     from accelerate.utils import DistributedDataParallelKwargs
-    from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+    from transformers import Trainer, TrainerCallback, TrainingArguments
 except ModuleNotFoundError as error:
     raise not_there(str(error.name), error) from error
 except (ImportError, RuntimeError) as error:  # what is broken may raise what it likes
@@ -213,9 +213,8 @@ class DistillationTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Write the student; of a plain module copies, since safetensors refuses weights that share their memory."""
-        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        if state_dict is None and not isinstance(model, PreTrainedModel) and not hasattr(model, "save_pretrained"):
-            state_dict = {name: value.contiguous().clone() for name, value in model.state_dict().items()}
+        if state_dict is None and not hasattr(self.model, "save_pretrained"):
+            state_dict = {name: value.contiguous().clone() for name, value in self.model.state_dict().items()}
         super()._save(output_dir, state_dict=state_dict)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:

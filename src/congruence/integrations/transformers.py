@@ -77,7 +77,7 @@ class DistillationTrainer(Trainer):
         (8, 2)
     """
 
-    # Of transformers from 5.2x on: the loss is a mean over the batch, to be divided by how many are accumulated.
+    # To newer transformers: the loss is a mean over the batch, still to be divided by how many are accumulated.
     loss_is_scaled_for_ga = False
 
     def __init__(
@@ -187,7 +187,7 @@ class DistillationTrainer(Trainer):
         inputs = self._prepare_inputs(inputs)
         batch = unpack(inputs)
         named = [inputs.get(name) for name in self.label_names]
-        labels: Any = tuple(named) if len(named) > 1 and None not in named else batch.labels
+        labels: Any = tuple(named) if len(named) > 1 and all(each is not None for each in named) else batch.labels
         with torch.no_grad(), evaluating(self.distiller), self.accelerator.autocast():
             loss, output = self._evaluated(batch)
         if prediction_loss_only:
@@ -202,7 +202,7 @@ class DistillationTrainer(Trainer):
             (needs.labels and batch.labels is None) or (needs.index and batch.index is None)
             for needs in self.distiller.needs().values()
         ]
-        if any(lacks) or (not lacks and batch.labels is None):
+        if any(lacks):
             return None, call(self.distiller.student, inputs_of(batch.inputs, "student"))
         captured = self.distiller.capture(batch.inputs, batch.labels, batch.index, views=batch.views)
         # Each rank measures batches of its own, and they need not be as many.

@@ -213,8 +213,9 @@ class DistillationTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Write the student; of a plain module copies, since safetensors refuses weights that share their memory."""
-        if state_dict is None and not hasattr(self.model, "save_pretrained"):
-            state_dict = {name: value.contiguous().clone() for name, value in self.model.state_dict().items()}
+        student = self.distiller.student
+        if state_dict is None and not hasattr(student, "save_pretrained"):
+            state_dict = {name: value.contiguous().clone() for name, value in student.state_dict().items()}
         super()._save(output_dir, state_dict=state_dict)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:

@@ -71,10 +71,10 @@ exported: $(VENV)/ready
 	$(BIN)/pip install --quiet -e ".[export,quantised]"
 	$(ONE_THREAD) $(BIN)/pytest -n $(WORKERS) tests/models/test_onnx_model.py tests/models/test_quantised.py tests/distiller/test_gradient_cuts.py tests/pipeline/test_export.py tests/evaluation/exporting
 
-# The five-line loops for Accelerate, Lightning and the HF Trainer, which `make test` skips where they are not installed.
+# The loops and trainers for Accelerate, Lightning and the HF Trainer, which `make test` skips where they are not installed.
 loops: $(VENV)/ready
 	$(BIN)/pip install --quiet -e ".[loops]"
-	$(ONE_THREAD) $(BIN)/pytest -n $(WORKERS) tests/training/test_other_loops.py
+	$(ONE_THREAD) $(BIN)/pytest -n $(WORKERS) tests/training/test_other_loops.py tests/integrations "tests/contract/test_docs.py::test_docstring_examples[congruence.integrations.lightning]"
 
 # A plan's cells in a Ray cluster of this machine, which `make test` skips where Ray is not installed.
 ray: $(VENV)/ready

@@ -133,10 +133,10 @@ def hf_accuracy(found):
     return {"accuracy": float(right.mean()), "count": len(right)}
 
 
-def hf_runs(folder, terms, batch):
+def hf_runs(folder, terms, batch, **changes):
     """What training and evaluation of the Trainer leave, for one rank as for two."""
     made = distiller(*terms)
-    trainer = hf_trainer(folder, made, per_device_train_batch_size=batch, num_train_epochs=2)
+    trainer = hf_trainer(folder, made, per_device_train_batch_size=batch, num_train_epochs=2, **changes)
     trainer.train()
     return made.state_dict(), trainer.evaluate(), trainer.predict(rows(11, 3)).predictions
 
@@ -181,29 +181,39 @@ def lightning_runs(folder, terms, batch, loader=None, **changes):
 # Accelerate
 
 
-def accelerate_runs(terms, batch, *, epochs=2, split=False, folder=None, resume=None):
-    """What a loop by Accelerate leaves; `folder` gets a checkpoint after each epoch, `resume` is one to go on from."""
+def accelerate_runs(terms, batch, *, epochs=2, split=False, folder=None, resume=None, dropout=0.0):
+    """What a loop by Accelerate leaves; `folder` gets a checkpoint a step, `resume` is the one to go on from."""
     from accelerate import Accelerator, DataLoaderConfiguration
 
     from congruence.integrations.accelerate import prepare
 
-    made = distiller(*terms)
-    optimizer = torch.optim.SGD(made.parameter_groups(), lr=0.1)
+    made = distiller(*terms, dropout=dropout)
+    optimizer = torch.optim.AdamW(made.parameter_groups(), lr=0.01)
     accelerator = Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(split_batches=split))
     loader = DataLoader(tuples(), batch_size=batch)
     loss, told, optimizer, loader = prepare(accelerator, made, optimizer, loader)
     if resume is not None:
-        accelerator.load_state(str(resume))
-    for epoch in range(made.clock.epoch + 1 if resume is not None else 0, epochs):
+        accelerator.load_state(str(folder / f"step-{resume}"))
+    first, step = divmod(resume or 0, len(loader)), resume or 0
+    for epoch in range(first[0], epochs):
         told.begin(cg.Clock(epoch))
-        for data in loader:
+        for data in accelerator.skip_first_batches(loader, first[1]) if epoch == first[0] else loader:
             optimizer.zero_grad()
             accelerator.backward(loss(data).loss)
             optimizer.step()
+            step += 1
+            if folder is not None and resume is None:
+                accelerator.save_state(str(folder / f"step-{step}"))
         told.end()
-        if folder is not None:
-            accelerator.save_state(str(folder / f"epoch-{epoch}"))
     return made.state_dict()
+
+
+def accelerate_shares(size, batch, *, split=False):
+    """Which places of a dataset a rank gets of each batch."""
+    from accelerate import Accelerator, DataLoaderConfiguration
+
+    accelerator = Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(split_batches=split))
+    return [batch.tolist() for batch in accelerator.prepare(DataLoader(range(size), batch_size=batch))]
 
 
 # Ranks
@@ -231,7 +241,9 @@ def _announce(rank):
 
 
 def _by_transformers(folder):
-    return {name: hf_runs(folder / name, terms, 2) for name, terms in TERMS.items()}
+    found = {name: hf_runs(folder / name, terms, 2) for name, terms in TERMS.items()}
+    found["accumulated"] = hf_runs(folder / "accumulated", TERMS["classes"], 2, gradient_accumulation_steps=2)
+    return found
 
 
 def _by_lightning(folder):
@@ -245,6 +257,7 @@ def _by_lightning(folder):
 def _by_accelerate(folder):
     found = {name: accelerate_runs(terms, 2) for name, terms in TERMS.items()}
     found["split"] = accelerate_runs(TERMS["classes"], 4, split=True)
+    found["shares"] = [accelerate_shares(10, 2), accelerate_shares(10, 4, split=True)]
     return found
 
 

@@ -25,7 +25,12 @@ def modules():
 
 @pytest.mark.parametrize("name", ["congruence", *modules()])
 def test_docstring_examples(name, tmp_path, monkeypatch):
-    module = importlib.import_module(name)
+    try:
+        module = importlib.import_module(name)
+    except ImportError as error:
+        if not name.startswith("congruence.integrations."):
+            raise
+        pytest.skip(str(error))
     monkeypatch.chdir(tmp_path)
     runner = doctest.DocTestRunner(optionflags=OPTIONS, verbose=False)
     report: list[str] = []

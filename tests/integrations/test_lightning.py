@@ -83,6 +83,20 @@ def test_a_checkpoint_has_no_teacher(tmp_path):
     assert set(state) == {f"distiller.students.student.{name}" for name in made.student_state_dict()}
 
 
+def test_a_module_is_loaded_from_a_checkpoint(tmp_path):
+    made, again = trainers.distiller("ce", "queue_relation"), trainers.distiller("ce", "queue_relation")
+    train(tmp_path, made, stock())
+    torch.manual_seed(3)
+    module = DistillationModule.load_from_checkpoint(str(tmp_path / "step=15.ckpt"), distiller=again, weights_only=True)
+    after = torch.rand(())
+    torch.manual_seed(3)
+    assert torch.equal(after, torch.rand(()))  # the process's generators are not the run's
+    trainers.alike(again.state_dict(), made.state_dict(), tolerance=0)
+    trainer = trainers.lightning_trainer(tmp_path)
+    (numbers,) = trainer.validate(module, [DataLoader(trainers.tuples(11, 3), batch_size=4)], verbose=False)
+    assert numbers["val_accuracy"] == pytest.approx(trainers.accuracy(made.student, 11, 3))
+
+
 def test_a_checkpoint_of_another_module_is_refused(tmp_path):
     made = trainers.distiller()
     train(tmp_path, made, stock())
@@ -131,7 +145,7 @@ def test_what_does_not_fit_is_told(tmp_path, caplog):
         DistillationModule(trainers.Net(3))
     with pytest.raises(ValueError, match="got one that does not"):
         DistillationModule(cg.Distiller(trainers.Net(3), trainers.Net(3), ["kd"]))
-    with pytest.raises(ValueError, match="`loader` must be one of congruence.data.loader, got DataLoader"):
+    with pytest.raises(ValueError, match=r"`loader` must be one of congruence\.data\.loader, got DataLoader"):
         Resumable(stock())
     with caplog.at_level(logging.WARNING, "congruence"):
         trainer = trainers.lightning_trainer(tmp_path, max_epochs=1, accumulate_grad_batches=2)

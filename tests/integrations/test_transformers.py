@@ -187,6 +187,19 @@ def test_the_terms_are_logged(tmp_path):
         assert row["loss"] == pytest.approx(row["ce"] + 2 * row["kd"], rel=1e-5)
 
 
+def test_a_batch_by_name_keeps_its_index(tmp_path):
+    """Although neither model's forward names it."""
+    values, labels = trainers.points()
+    teacher, student = nn.Linear(6, 3), nn.Linear(6, 3)
+    facts = cg.data.facts(torch.utils.data.TensorDataset(values, labels))
+    made = cg.Distiller(teacher, student, ["ce", "crd"], example=values[:2], facts=facts)
+    arguments = trainers.hf_trainer(tmp_path, trainers.distiller(), max_steps=2).args
+    data = [{"inputs": v, "labels": n, "index": i} for i, (v, n) in enumerate(zip(values, labels, strict=True))]
+    trainer = DistillationTrainer(made, arguments, train_dataset=data)
+    trainer.train()
+    assert trainer.predict(data).predictions.shape == (20, 3)
+
+
 def test_a_tied_student_is_saved(tmp_path):
     class Tied(trainers.Net):
         def __init__(self):
@@ -204,15 +217,15 @@ def test_what_does_not_fit_is_refused(tmp_path):
     made, arguments = trainers.distiller(), transformers.TrainingArguments(str(tmp_path), report_to=[], use_cpu=True)
     with pytest.raises(ValueError, match="`distiller` must be a Distiller, got Net"):
         DistillationTrainer(trainers.Net(3), arguments)
+    several = cg.Distiller(trainers.Net(3), {"one": trainers.Net(3), "two": trainers.Net(3)}, ["kd"])
     with pytest.raises(ValueError, match="must have one student, got one, two"):
-        students = {"one": trainers.Net(3), "two": trainers.Net(3)}
-        DistillationTrainer(cg.Distiller(trainers.Net(3), students, ["kd"]), arguments)
+        DistillationTrainer(several, arguments)
     with pytest.raises(ValueError, match="example="):
         DistillationTrainer(cg.Distiller(trainers.Net(3), trainers.Net(3), ["kd"]), arguments)
     with pytest.raises(ValueError, match="`model_init` must be left out"):
         DistillationTrainer(made, arguments, model_init=lambda: trainers.Net(3))
+    smooth = transformers.TrainingArguments(str(tmp_path), report_to=[], use_cpu=True, label_smoothing_factor=0.1)
     with pytest.raises(ValueError, match="`label_smoothing_factor` must be 0"):
-        smooth = transformers.TrainingArguments(str(tmp_path), report_to=[], use_cpu=True, label_smoothing_factor=0.1)
         DistillationTrainer(made, smooth)
     made = trainers.distiller("kd", "adv")
     optimizer = torch.optim.SGD(made.student.parameters(), lr=0.1)
@@ -224,9 +237,12 @@ def test_what_does_not_fit_is_refused(tmp_path):
 def test_two_ranks_are_one(two_ranks, tmp_path):
     """Of each batch of the one, the first half is the first rank's."""
     ranks = [found["transformers"] for found in two_ranks]
-    for name, terms in trainers.TERMS.items():
+    for name in (*trainers.TERMS, "accumulated"):
+        terms, changes = trainers.TERMS.get(name, trainers.TERMS["classes"]), {}
+        if name == "accumulated":
+            changes = {"gradient_accumulation_steps": 2}
         (first, evaluated, predicted), (second, *_) = (one[name] for one in ranks)
-        state, alone, shown = trainers.hf_runs(tmp_path / name, terms, 4)
+        state, alone, shown = trainers.hf_runs(tmp_path / name, terms, 4, **changes)
         trainers.alike(first, second, tolerance=0)
         trainers.alike(first, state, tolerance=1e-5)
         assert evaluated["eval_count"] == alone["eval_count"] == 11

@@ -32,7 +32,7 @@ def prepare(accelerator: Accelerator, distiller: Distiller, optimizer: Optimizer
         accelerator: its own arguments for DDP, if it has any, stay.
         distiller: what is trained.
         optimizer: of `distiller.parameter_groups()`.
-        *rest: loaders and schedulers.
+        *rest: loaders and schedulers. A loader of `congruence.data` shares its batches among ranks by itself.
 
     Returns:
         The loss, a module that takes a batch of any form that `fit` takes and gives `Scored`: `loss` to go backward
@@ -46,9 +46,10 @@ def prepare(accelerator: Accelerator, distiller: Distiller, optimizer: Optimizer
         >>> distiller = cg.Distiller(teacher, student, ["kd", "pkt"], example=images)
         >>> optimizer = torch.optim.SGD(distiller.parameter_groups(), lr=0.1)
         >>> accelerator = Accelerator(cpu=True)
-        >>> loss, epochs, optimizer, loader = prepare(accelerator, distiller, optimizer, cg.data.loader([images]))
+        >>> loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images), batch_size=4)
+        >>> loss, epochs, optimizer, loader = prepare(accelerator, distiller, optimizer, loader)
         >>> epochs.begin(cg.Clock(0))
-        >>> accelerator.backward(loss((images,)).loss)
+        >>> accelerator.backward(loss(next(iter(loader))).loss)
     """
     if accelerator.ddp_handler is None:
         accelerator.ddp_handler = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=True)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import DistributedSampler
 
@@ -28,7 +28,7 @@ from congruence.training.validate import COUNT, ask, sums_of_batch, teaches_clas
 
 try:
     from lightning import LightningModule
-    from lightning.pytorch.strategies import DDPStrategy
+    from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy
 except ModuleNotFoundError as error:
     raise not_there(str(error.name), error) from error
 except (ImportError, RuntimeError) as error:
@@ -42,8 +42,9 @@ class DistillationModule(LightningModule):
     """A `LightningModule` that trains a `Distiller`'s students.
 
     Each step logs "loss" and every term under its name. Validation logs "val_accuracy" and "val_loss" (the mean
-    cross-entropy) over the labelled samples of all ranks, each once, though Lightning's sampler repeats some to give
-    every rank as many; where no term teaches the classes or there are no labels, "val_loss" is the distillation loss.
+    cross-entropy) over the labelled samples of all loaders and ranks, each once, though Lightning's sampler repeats
+    some to give every rank as many; where no term teaches the classes or there are no labels, "val_loss" is the
+    distillation loss.
 
     A checkpoint holds students, terms and optimizer, where the epochs are and the random generators of all ranks, never
     the teacher. From one of an epoch's end, `fit(ckpt_path=...)` goes on to the numbers of the unbroken run. From one
@@ -62,7 +63,7 @@ class DistillationModule(LightningModule):
 
     Example:
         >>> import congruence as cg
-        >>> student, teacher = nn.Linear(4, 3), nn.Linear(4, 3)
+        >>> student, teacher = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)
         >>> distiller = cg.Distiller(teacher, student, ["ce", "kd"], example=torch.ones(2, 4))
         >>> module = DistillationModule(distiller, optimizer=cg.OptimizerOptions(lr=0.05))
         >>> sorted(module.state_dict())
@@ -101,6 +102,9 @@ class DistillationModule(LightningModule):
         Memories see the rows of all ranks already, and a term may leave the student's head without gradient.
         """
         strategy = self.trainer.strategy
+        if isinstance(strategy, (FSDPStrategy, DeepSpeedStrategy)):
+            got = type(strategy).__name__
+            raise ValueError(f"`DistillationModule`: the students must be whole on each device: use DDP, got {got}.")
         if isinstance(strategy, DDPStrategy):
             strategy._ddp_kwargs.setdefault("broadcast_buffers", False)
             strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
@@ -173,10 +177,7 @@ class DistillationModule(LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add up what a batch measures, of the samples that the sampler has not repeated."""
-        parts = unpack(batch)
-        if self.evaluate is not None:
-            return
-        parts = self._once(parts, dataloader_idx)
+        parts = None if self.evaluate is not None else self._once(unpack(batch), dataloader_idx)
         if parts is None:
             return
         self._by_labels = self._by_labels and (bool(self._sums) or parts.labels is not None)
@@ -229,7 +230,8 @@ class DistillationModule(LightningModule):
         if _STATE not in checkpoint:
             raise ValueError("`DistillationModule`: the checkpoint must be one of its own, it has no state of terms.")
         self._epochs.load_state_dict(checkpoint[_STATE]["epochs"])
-        if len(checkpoint[_STATE]["generators"]["ranks"]) == ranks.world_size():
+        trains = self._trainer is not None and self._trainer.state.fn == "fit"
+        if trains and len(checkpoint[_STATE]["generators"]["ranks"]) == ranks.world_size():
             Generators().load_state_dict(checkpoint[_STATE]["generators"])
 
 
@@ -239,7 +241,8 @@ def _own_samples(loaders: Any, number: int) -> int | None:
     A `DistributedSampler` gives rank r of N the places r, r + N, r + 2N, … of an order that begins anew where the
     dataset ends before every rank has as many.
     """
-    loader = list(loaders)[number] if isinstance(loaders, (list, tuple)) else loaders
+    loaders = list(loaders.values()) if isinstance(loaders, Mapping) else loaders
+    loader = loaders[number] if isinstance(loaders, (list, tuple)) else loaders
     for sampler in (getattr(loader, "sampler", None), getattr(getattr(loader, "batch_sampler", None), "sampler", None)):
         if isinstance(sampler, DistributedSampler):
             samples = len(sampler.dataset)  # type: ignore[arg-type]

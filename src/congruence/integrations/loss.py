@@ -1,4 +1,4 @@
-"""The distiller as other libraries train it: a module that gives the loss of a batch, and nothing else with gradient."""
+"""The distiller as other libraries train it: a module that gives the loss of a batch and hides what it is made of."""
 
 from __future__ import annotations
 

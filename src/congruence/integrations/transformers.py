@@ -23,7 +23,7 @@ from congruence.models.forward import call
 
 try:
     from accelerate.utils import DistributedDataParallelKwargs
-    from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+    from transformers import Trainer, TrainerCallback, TrainingArguments
 except ModuleNotFoundError as error:
     raise not_there(str(error.name), error) from error
 except (ImportError, RuntimeError) as error:  # what is broken may raise what it likes
@@ -77,7 +77,7 @@ class DistillationTrainer(Trainer):
         (8, 2)
     """
 
-    # Of transformers from 5.2x on: the loss is a mean over the batch, to be divided by how many are accumulated.
+    # To newer transformers: the loss is a mean over the batch, still to be divided by how many are accumulated.
     loss_is_scaled_for_ga = False
 
     def __init__(
@@ -115,6 +115,7 @@ class DistillationTrainer(Trainer):
         """Train the distiller's loss in the place of the student; evaluate the student as it is."""
         if not training:
             return super()._wrap_model(model, training=False, dataloader=dataloader)
+        self._sums, self._counts = {}, {}
         # Memories see the rows of all ranks already; a term may leave the student's head without gradient.
         self.accelerator.ddp_handler = DistributedDataParallelKwargs(
             broadcast_buffers=False, find_unused_parameters=True
@@ -150,7 +151,7 @@ class DistillationTrainer(Trainer):
 
     def log(self, logs: dict[str, float], *args: Any, **arguments: Any) -> None:
         """Log, beside the loss, the mean of each term since the last time, unweighted."""
-        if "loss" in logs and self.model.training:
+        if "loss" in logs and self.is_in_train:
             own = {name: float(value) / self._counts[name] for name, value in self._sums.items()}
             every = ranks.from_all_ranks(own)
             for name in dict.fromkeys(name for one in every for name in one):
@@ -164,8 +165,9 @@ class DistillationTrainer(Trainer):
         if self._signature_columns is None:
             super()._set_signature_columns_if_needed()
             taken = [inspect.signature(each.module.forward).parameters for each in self.distiller.teachers.values()]
-            names = [*self._signature_columns, *_COLUMNS, *(name for one in taken for name in one)]
-            self._signature_columns = list(dict.fromkeys(names))
+            columns: Any = self._signature_columns
+            names = [*columns, *_COLUMNS, *(name for one in taken for name in one)]
+            self._signature_columns: Any = list(dict.fromkeys(names))
 
     # Evaluation
 
@@ -177,7 +179,7 @@ class DistillationTrainer(Trainer):
     def prediction_step(
         self,
         model: nn.Module,
-        inputs: Mapping[str, Any],
+        inputs: dict[str, Any],
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Any, Any, Any]:
@@ -185,13 +187,13 @@ class DistillationTrainer(Trainer):
         inputs = self._prepare_inputs(inputs)
         batch = unpack(inputs)
         named = [inputs.get(name) for name in self.label_names]
-        labels: Any = tuple(named) if len(named) > 1 and None not in named else batch.labels
+        labels: Any = tuple(named) if len(named) > 1 and all(each is not None for each in named) else batch.labels
         with torch.no_grad(), evaluating(self.distiller), self.accelerator.autocast():
             loss, output = self._evaluated(batch)
         if prediction_loss_only:
             return loss, None, None
-        logits = Output(torch.zeros(()), {}, output, None, {})[1:]
-        logits = tuple(each.detach().float() if each.is_floating_point() else each for each in logits)
+        shown: Any = Output(torch.zeros(()), {}, output, None, {})[1:]
+        logits = tuple(each.float() if each.is_floating_point() else each for each in shown)
         return loss, logits[0] if len(logits) == 1 else logits, labels
 
     def _evaluated(self, batch: Batch) -> tuple[Tensor | None, Any]:
@@ -200,7 +202,7 @@ class DistillationTrainer(Trainer):
             (needs.labels and batch.labels is None) or (needs.index and batch.index is None)
             for needs in self.distiller.needs().values()
         ]
-        if any(lacks) or (not lacks and batch.labels is None):
+        if any(lacks):
             return None, call(self.distiller.student, inputs_of(batch.inputs, "student"))
         captured = self.distiller.capture(batch.inputs, batch.labels, batch.index, views=batch.views)
         # Each rank measures batches of its own, and they need not be as many.
@@ -211,9 +213,9 @@ class DistillationTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Write the student; of a plain module copies, since safetensors refuses weights that share their memory."""
-        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        if state_dict is None and not isinstance(model, PreTrainedModel) and not hasattr(model, "save_pretrained"):
-            state_dict = {name: value.contiguous().clone() for name, value in model.state_dict().items()}
+        student = self.distiller.student
+        if state_dict is None and not hasattr(student, "save_pretrained"):
+            state_dict = {name: value.contiguous().clone() for name, value in student.state_dict().items()}
         super()._save(output_dir, state_dict=state_dict)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
@@ -259,7 +261,8 @@ class _EpochsTold(TrainerCallback):
             per_epoch = None
         if self._next is None:
             self._next = state.global_step // per_epoch if per_epoch else int(state.epoch or 0)
-        self.epochs.begin(Clock(self._next, state.global_step, state.num_train_epochs, per_epoch))
+        epochs = state.num_train_epochs if per_epoch else None  # else a number beyond all
+        self.epochs.begin(Clock(self._next, state.global_step, epochs, per_epoch))
         self._next += 1
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **arguments: Any) -> None:

@@ -14,10 +14,11 @@ from torch import Tensor
 from congruence.core import check
 from congruence.core.inputs import TEACHER
 from congruence.data.datasets.facts import DataFacts
+from congruence.geometry.positions import check_positions, positions_of, rows_of_positions
 from congruence.methods.method import Method, Needs, Probe
 from congruence.methods.term import Pool, Term
-from congruence.models.layouts import batch_sizes, check_rows, order
-from congruence.models.masks import Mask, token_mask
+from congruence.models.layouts import MOST, batch_sizes, check_rows, order
+from congruence.models.masks import Mask, position_mask, token_mask
 from congruence.models.parameters import shares_parameters
 from congruence.models.projectors import rows
 from congruence.models.taps import Taps
@@ -138,6 +139,7 @@ def bind(
             f"The term '{term.name}' reads no features, for which `pool` makes rows of tokens: leave it out."
         )
     second = False
+    logits: dict[torch.Size, torch.Size] = {}  # dense ones: by their positions, their shape
     for role in needs.roles:
         given = {name: term.layers(name, role, needs.roles) for name in models}
         for name, model in models.items():
@@ -154,11 +156,15 @@ def bind(
                         patches[name, path] = found
                     if role == "features":
                         _check_pool(term.pool_of(name), taps[model], path)
-                seen = [_seen(role, taps[model].shapes[path], patches.get((name, path))) for path in paths[name, role]]
+                of = taps[model].shapes
+                seen = [_seen(role, of[path], patches.get((name, path)), needs.dense) for path in paths[name, role]]
+                if needs.dense:
+                    logits |= {positions_of(of[path]): of[path] for path in paths[name, role]}
                 shapes[name, role] = tuple(shape for shape, _ in seen)
                 grids[name, role] = tuple(grid for _, grid in seen)
             except ValueError as error:
                 raise ValueError(f"The term '{term.name}': {error}") from None
+    check_positions(term.name, logits)
     try:
         modules = {name: taps[model].module("") for name, model in models.items()}
         method.build(Probe(shapes, paths, modules, _students(models), facts, grids))
@@ -229,6 +235,9 @@ def _default(
         side = TEACHER if model == models.get(TEACHER) else "student"
         raise ValueError(f"name what is read of the {taps[model].name} with {side}_layer=: {needs.naming}.")
     stages = needs.stages
+    of = taps[model].defaults
+    if role == "logits" and needs.dense and of.logits is None and of.dense is not None:
+        return (of.dense,)
     if role != "maps" or not stages:
         return (taps[model].default(role),)
     named = [len(paths) for paths in given.values() if paths]
@@ -319,14 +328,15 @@ def _check_masks(binding: Binding, taps: Mapping[str, Taps]) -> None:
         for path in paths:
             tapped = torch.empty(reader.shapes[path], device="meta")
             real = mask_of(binding, name, role, path, tapped, reader.example, dry=True)
-            if real is None and usual and role != "logits":
+            dense = role == "logits" and tapped.dim() > 2
+            if real is None and usual and (dense or role != "logits"):
                 reader.turned.check_own_mask(path, f"The term '{binding.term}'", ", or give Term(..., mask=False)")
-            tokens |= tapped.dim() == 3
+            tokens |= tapped.dim() == 3 or dense
     named = [mask for mask in binding.masks.values() if mask is not None and mask is not False]
     if named and not tokens:
         raise ValueError(
             f"The term '{binding.term}' names the mask {named[0]!r}, but no layer that it reads gives tokens "
-            "[batch, tokens, channels]."
+            "[batch, tokens, channels] or dense logits."
         )
 
 
@@ -340,14 +350,15 @@ def mask_of(
     Raises:
         ValueError: for a mask that is not there, does not fit or was not named.
     """
-    if role == "logits":
+    if role == "logits" and tokens.dim() < 3:
         return None
     what = f"The term '{binding.term}': the {binding.called(name)}'s layer '{path}'"
     way = (
         "name the mask with Term(..., mask=...), '~' before the name where True marks padding, or mask=False to "
         "count all positions"
     )
-    mask = token_mask(tokens, inputs, binding.masks.get(name), what, way, look=dry)
+    find = position_mask if role == "logits" else token_mask
+    mask = find(tokens, inputs, binding.masks.get(name), what, way, look=dry)
     if mask is not None and role == "maps" and not binding.method.needs.padded:
         raise ValueError(
             f"{what} gives padded tokens {list(tokens.shape)}, and {type(binding.method).__name__} would count the "
@@ -357,13 +368,18 @@ def mask_of(
     return mask
 
 
-def _seen(role: str, shape: torch.Size, patches: Patches | None) -> tuple[torch.Size, tuple[int, int] | None]:
+def _seen(
+    role: str, shape: torch.Size, patches: Patches | None, dense: bool
+) -> tuple[torch.Size, tuple[int, int] | None]:
     """Return the shape a role has as the method sees it, and how its tokens lie in an image."""
     tapped = torch.empty(shape, device="meta")
     if role == "features":
         return rows(tapped).shape, None
+    if role == "logits" and dense and 2 < len(shape) <= MOST:
+        return rows_of_positions(tapped).shape, None
     if role == "logits" and len(shape) != 2:
-        raise ValueError(f"logits must be [batch, classes], the tapped layer gives {list(shape)}.")
+        of_dense = "" if dense else " (kd, dist, ce and sigmoid_kd take each position as a row)"
+        raise ValueError(f"logits must be [batch, classes], the tapped layer gives {list(shape)}{of_dense}.")
     if role == "tokens" and len(shape) < 3:
         raise ValueError(f"tokens must be [batch, tokens, channels], the tapped layer gives {list(shape)}.")
     if role == "tokens":

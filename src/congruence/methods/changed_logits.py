@@ -64,7 +64,7 @@ class ChangedLogits(Method):
             raise ValueError(f"`Term`: {words} must be of a method that compares the logits of student and teacher.")
         self.inner = method
         self.standardize, self.uncertainty = standardize, uncertainty
-        self.needs = replace(method.needs, roles=("maps",), stages=1) if regions else method.needs
+        self.needs = replace(method.needs, roles=("maps",), stages=1, dense=False) if regions else method.needs
         self.rowwise: nn.Module | None = None
         self.reduction: Reduction = "mean"
         if regions or uncertainty is not None:

@@ -44,6 +44,9 @@ class Needs:
         scope: "batch" for a relational method: rows are gathered over the ranks, with gradient, before `loss`.
             "sample" for a mean over samples, which averaged gradients already make right. "labelled" for a mean over
             the labelled samples: gathered too, since ranks may hold different numbers of them, but not relational.
+        dense: whether a method of logits takes each position of dense ones ([B, T, C], [B, C, H, W]) as a row, with its
+            own label: its loss is then over rows [rows, C]. Others refuse dense logits.
+        multilabel: whether each logit is of a label that holds by itself, so that sigmoids are meant and no softmax.
         padded: whether a method that reads tokens as "maps" leaves out padded ones: it finds them as zeros and in
             `Signals.masks`. A padded batch is refused otherwise.
     """
@@ -62,6 +65,8 @@ class Needs:
     unnamed: str = ""
     padded: bool = False
     naming: str = ""
+    dense: bool = False
+    multilabel: bool = False
 
     def __post_init__(self) -> None:
         named = (*self.roles, self.unnamed) if self.unnamed else self.roles
@@ -71,6 +76,8 @@ class Needs:
                 f"`Needs`: `roles` must be some of {', '.join(ROLES)} and `views` not empty, "
                 f"got roles {self.roles} and views {self.views}."
             )
+        if self.dense and (self.roles != ("logits",) or self.views != ("main",) or self.students != "each"):
+            raise ValueError("`Needs`: `dense` must be of the logits of one student in one view, and of nothing else.")
 
     @property
     def teaches_classes(self) -> bool:
@@ -98,7 +105,8 @@ class Signals:
     that sees one student at a time, or the students' own names. Except for a method of scope "sample", `loss` and
     `update` see the rows, labels, index and inputs of all ranks, `embed` those of its own. `masks` says of tokens,
     and of tokens read as "maps", which are real, bool [B, N], None where all are; `grids` how the tokens of an image
-    lie, (rows, columns), None where nothing tells.
+    lie, (rows, columns), None where nothing tells. `dense` says that the rows are positions of the samples, and `share`
+    by what the loss is multiplied for it, so that its mean over the ranks is that over the positions of all.
     """
 
     tensors: Mapping[Key, tuple[Tensor, ...]]
@@ -110,6 +118,8 @@ class Signals:
     runner: Callable[[Mapping[str, Any]], Signals] | None = None
     masks: Mapping[Key, tuple[Tensor | None, ...]] = field(default_factory=dict)
     grids: Mapping[Key, tuple[tuple[int, int] | None, ...]] = field(default_factory=dict)
+    dense: bool = False
+    share: Tensor | None = None
 
     def layers(self, model: str, role: str, view: str = "main") -> tuple[Tensor, ...]:
         """Return the tensors of every layer given for a role, shallow to deep."""
@@ -220,6 +230,13 @@ class Method(nn.Module, abc.ABC):
     @abc.abstractmethod
     def loss(self, signals: Signals) -> Mapping[str, Tensor]:
         """Return named, unweighted losses of shape []; reads state and never writes it."""
+
+    def counted(self, signals: Signals) -> Tensor:
+        """Return over how many rows the loss is a mean, shape []; asked of methods that read dense logits alone."""
+        if self.needs.labels and signals.labels is not None:
+            return (signals.labels >= 0).sum()
+        rows = signals.one("student", "logits")
+        return torch.full((), len(rows), device=rows.device)
 
     def without_decay(self) -> Iterable[nn.Parameter]:
         """Return those of the method's parameters that weight decay would spoil: an optimizer's group of their own."""

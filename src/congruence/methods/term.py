@@ -59,7 +59,7 @@ class Term:
         layout: what the dimensions of the tapped tensors mean, where the models' layers do not tell: a letter each, B
             for the batch, C for channels, T or N for time or tokens, H, W, and D for depth ("BCT", "TBC", "BHWC"). One
             for all, or by model ({"student": "BCT", "teacher": "BTC"}) or role, or by model and then role. Class
-            logits are left out.
+            logits are left out, but for a method that reads dense ones (kd, dist, ce).
         mask: which tokens of a padded batch are real, where tokens [B, N, C] are averaged: the key of a mask [B, N] in
             the inputs' mapping, or its position in their tuple, with "~" before it where True marks padding
             ("~src_key_padding_mask"); or one for each model. By default "attention_mask" where the inputs have it;
@@ -278,7 +278,8 @@ class Term:
         for _ in range(2):  # by model, by role, or by the one and then the other
             if isinstance(given, Mapping):
                 given = _entry(given, model, given.get(role))
-        return None if role == "logits" or isinstance(given, Mapping) else given
+        named = role != "logits" or self.needs.dense
+        return given if named and not isinstance(given, Mapping) else None
 
     def mask_of(self, model: str) -> Mask:
         """Return the mask named for a model's tokens, None for the usual one."""

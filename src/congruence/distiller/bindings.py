@@ -260,18 +260,21 @@ def probed_in_evaluation(students: Mapping[str, Taps], examples: Mapping[str, An
     return in_evaluation
 
 
-def logits_paths(students: Mapping[str, Taps], bindings: Collection[Binding]) -> dict[str, str]:
+def logits_paths(
+    students: Mapping[str, Taps], bindings: Collection[Binding], training: Mapping[str, Taps]
+) -> dict[str, str]:
     """Return the layer that gives each student's class logits in evaluation; those without one are left out.
 
     That is the output, or the head whose values it has. Where the output is none of a head's, and not as wide as what a
-    term reads as logits, it is that term's layer.
+    term reads as logits, it is that term's layer. Dense logits have the layout that they have in training.
     """
     path_of: dict[str, str] = {}
     for name, taps in students.items():
         output, named = taps.defaults.logits, _logits_path(name, bindings)
         for path in (output, named):
             with contextlib.suppress(ValueError):  # a layer that does not run in evaluation
-                taps.require([] if path is None else [path])
+                of_map = path is not None and len(training[name].layouts.get(path, "")) > 2  # its term may name it
+                taps.require([] if path is None else [path], training[name].layouts[path or ""] if of_map else None)
         shape_of = taps.shapes
         if output is not None and (
             taps.defaults.made_of or named not in shape_of or shape_of[named] == shape_of[output]

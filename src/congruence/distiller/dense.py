@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from congruence.core.inputs import inputs_of
 from congruence.core.numerics import as_float64
 from congruence.core.ranks import gather_uneven_rows, sum_over_ranks, world_size
 from congruence.distiller.bindings import Binding, mask_of
@@ -79,3 +82,19 @@ def _one_of_zeros(signals: Signals) -> Signals:
     return replace(
         signals, tensors=tensors, labels=None if labels is None else labels.new_full((1, *labels.shape[1:]), -1)
     )
+
+
+def counted_positions(bindings: Iterable[Binding], student: str, logits: Tensor, inputs: Any) -> Tensor | None:
+    """Return which positions of a student's dense logits count by the first term that reads them; None where all do.
+
+    Args:
+        bindings: of the terms.
+        student: its name.
+        logits: its own, dense or not.
+        inputs: of the batch.
+    """
+    for binding in bindings:
+        if binding.method.needs.dense and binding.models.get("student") == student and logits.dim() > 2:
+            path = binding.paths["student", _ROLE][-1]
+            return mask_of(binding, "student", _ROLE, path, logits, inputs_of(inputs, student))
+    return None

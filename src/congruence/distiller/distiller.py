@@ -124,7 +124,7 @@ class Distiller(nn.Module):
         for term in self.terms:
             with self._looking_on(term):
                 bindings[term.name] = bind(term, self._taps, tuple(self.students), tuple(self.teachers), self.facts)
-        self._in_evaluation, self._logits = in_evaluation, logits_paths(in_evaluation, bindings.values())
+        self._in_evaluation, self._logits = in_evaluation, logits_paths(in_evaluation, bindings.values(), self._taps)
         self._examples = {name: describe_sample(inputs) for name, inputs in of_model.items()}
         for name, binding in bindings.items():  # from here on nothing fails, so that a refused example leaves no trace
             self.bindings[name] = binding
@@ -361,7 +361,7 @@ class Distiller(nn.Module):
         return [binding for binding in self.bindings.values() if binding.models.get(TEACHER) == teacher]
 
     def logits(self, name: str, inputs: Any) -> Tensor:
-        """Run a student, in evaluation mode as it should be, and return the class logits [B, C] of its output."""
+        """Run a student, in evaluation mode as it should be, and return the class logits of its output, dense or not."""
         if name not in self._logits:
             raise ValueError(f"The {name} has no layer known to give class logits: give `evaluate=` to measure it.")
         path = self._logits[name]

@@ -280,7 +280,7 @@ def _of_positions(parts: Mapping[str, Tensor]) -> str | None:
     maybe = {path: part for path, part in parts.items() if part.is_floating_point() and part.dim() in (3, 4, 5)}
     named = [path for path in maybe if path.endswith(("[logits]", "[out]"))]
     path = named[0] if named else next(iter(maybe)) if len(maybe) == 1 else None
-    return path if path is None or maybe[path].is_meta or bool((maybe[path] < 0).any()) else None
+    return path if path is None or maybe[path].is_meta or not bool((maybe[path] >= 0).all()) else None
 
 
 def _encoded(linears: Sequence[LinearCall], hidden: Tensor, pooled: Tensor | None, words: bool) -> str:

@@ -1,4 +1,4 @@
-"""Validation: accuracy where a term teaches the classes, else the distillation loss; or one's own. Diagnostics."""
+"""Validation: by labels where a term teaches them, else the distillation loss; or one's own. Diagnostics."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from congruence.core import check, ranks, rng
 from congruence.core.batch import Batch
 from congruence.core.ranks import from_all_ranks, on_rank_zero
 from congruence.data.loading.source import BatchSource
 from congruence.distiller.as_found import as_found
+from congruence.distiller.dense import counted_positions
 from congruence.distiller.distiller import Distiller
 from congruence.models.evaluating import evaluating
 from congruence.training.options import Diagnose, Evaluate
+from congruence.training.scored import COUNT, added, kind_of, numbers_of, sums_of
 
 LOG = logging.getLogger("congruence")
-_COUNT = "count"
 
 
 def teaches_classes(distiller: Distiller) -> bool:
@@ -32,9 +32,13 @@ def teaches_classes(distiller: Distiller) -> bool:
 def validate(distiller: Distiller, loader: Iterable[Any], device: torch.device) -> dict[str, float]:
     """Return {"accuracy", "loss"} over the labelled samples, with "/NAME" behind each where students are several.
 
-    "loss" is the mean cross-entropy. Where no term teaches the classes, the first batch comes without labels, or no
-    sample has one (all are -1), it is the distillation loss of all samples, and the only number. The process's
-    generators are left as they were.
+    "loss" is the mean cross-entropy. Of dense logits both are over the labelled positions that count, and "mean_iou" is
+    beside them. Of soft labels the largest entry is the class. Where a term reads logits of labels that hold by
+    themselves (`bce`, `sigmoid_kd`), the numbers are "map", "f1" and "loss", the binary cross-entropy.
+
+    Where no term teaches the classes, the first batch comes without labels, or no sample has one (all are -1), it is
+    the distillation loss of all samples, and the only number; also for labels of another kind that no term reads, as
+    boxes are. The process's generators are left as they were.
 
     Of a loader of `congruence.data`, each rank measures whole batches in turn, so that N ranks measure what one does.
     Any other loader must give each rank its own share.
@@ -46,24 +50,27 @@ def validate(distiller: Distiller, loader: Iterable[Any], device: torch.device) 
         sums = _sums(distiller, loader, device, labels=teaches_classes(distiller))
         if not sums:
             raise ValueError("The validation loader gave no batch: is the dataset empty?")
-        if not sums[_COUNT]:
+        if not sums[COUNT]:
             sums = _sums(distiller, loader, device, labels=False)
-    count = sums.pop(_COUNT)
-    return {name: total / count for name, total in sums.items()}
+    return numbers_of(sums)
 
 
-def _sums(distiller: Distiller, loader: Iterable[Any], device: torch.device, *, labels: bool) -> dict[str, float]:
+def _sums(distiller: Distiller, loader: Iterable[Any], device: torch.device, *, labels: bool) -> dict[str, Any]:
     """Add up what the batches of all ranks measure, by their labels if these are to be used and are there."""
     totals: dict[str, Tensor] = {}
     for batch in BatchSource(loader, "val_loader").share(ranks.rank(), ranks.world_size()):
         batch = batch.to(device)
         labels = labels and (bool(totals) or batch.labels is not None)  # the first batch decides
-        for name, value in _measured(distiller, batch, labels=labels).items():
-            totals[name] = totals[name] + value if name in totals else value
-    sums: dict[str, float] = {}
-    for share in from_all_ranks({name: float(total) for name, total in totals.items()}):
+        measured = _measured(distiller, batch, labels=labels)
+        if not measured and not totals:
+            labels, measured = False, _measured(distiller, batch, labels=False)
+        for name, value in measured.items():
+            totals[name] = added(name, totals[name], value) if name in totals else value
+    sums: dict[str, Any] = {}
+    own = {name: total.cpu() if total.dim() else float(total) for name, total in totals.items()}
+    for share in from_all_ranks(own):
         for name, part in share.items():
-            sums[name] = sums.get(name, 0.0) + part
+            sums[name] = added(name, sums[name], part) if name in sums else part
     return sums
 
 
@@ -77,7 +84,12 @@ def rehearse(distiller: Distiller, loader: Any, device: torch.device) -> list[st
         if labels and not _labelled(batch):
             labels = any(_labelled(batch) for batch in source.share())
         measured = _measured(distiller, batch, labels=labels)
-    return [name for name in measured if name != _COUNT]
+        if not measured:
+            kind = f"{str(batch.labels.dtype).removeprefix('torch.')} {list(batch.labels.shape)}"
+            LOG.info("The labels (%s) are none of the logits, and no term reads them: validation is by the loss.", kind)
+            measured = _measured(distiller, batch, labels=False)
+    sums = {name: total.cpu() if total.dim() else float(total) for name, total in measured.items()}
+    return list(numbers_of(sums | {COUNT: max(sums[COUNT], 1.0)}))
 
 
 def _labelled(batch: Batch) -> bool:
@@ -144,27 +156,27 @@ def _by_name(option: str, named: Any) -> dict[str, float]:
 
 
 def _measured(distiller: Distiller, batch: Batch, *, labels: bool) -> dict[str, Tensor]:
-    """Return a batch's sums and how many samples they are of; by labels, a batch without them has none."""
+    """Return a batch's sums and how many samples they are of; by labels, a batch without them has none.
+
+    There are none at all where labels are of another kind than the logits and no term reads them.
+    """
     if labels:
-        return {_COUNT: torch.zeros(())} if batch.labels is None else _classes(distiller, batch, batch.labels)
+        return {COUNT: torch.zeros(())} if batch.labels is None else _by_labels(distiller, batch, batch.labels)
     captured = distiller.capture(batch.inputs, batch.labels, batch.index, views=batch.views)
     rows = next(iter(captured.tensors.values())).shape[0]
     loss = distiller.score(captured, update=False, together=False).loss.double()
-    return {_COUNT: torch.full_like(loss, rows), "loss": loss * rows}
+    return {COUNT: torch.full_like(loss, rows), "loss": loss * rows}
 
 
-def _classes(distiller: Distiller, batch: Batch, labels: Tensor) -> dict[str, Tensor]:
-    labelled = labels >= 0
-    measured = {_COUNT: labelled.sum().double()}
+def _by_labels(distiller: Distiller, batch: Batch, labels: Tensor) -> dict[str, Tensor]:
+    needs, measured = distiller.needs().values(), dict[str, Tensor]()
+    read, multilabel = any(each.labels for each in needs), any(each.multilabel for each in needs)
     for name in distiller.students:
         logits = distiller.logits(name, batch.inputs).float()
-        check.class_labels("validation", logits.shape[1], unlabelled=True, labels=labels)
-        check.same_rows("validation", logits=logits, labels=labels)
+        kind = kind_of(logits.shape, labels, multilabel=multilabel)
+        if kind is None and not read:
+            return {}
         end = "" if len(distiller.students) == 1 else f"/{name}"
-        right = (logits.argmax(1) == labels) & labelled
-        # Beside the count, 0 times the largest logit: of NaN argmax makes a class, and accuracy shall be NaN.
-        shown = 0 * logits.amax(1).masked_fill(~labelled, 0.0)
-        measured[f"accuracy{end}"] = (right + shown).double().sum()
-        losses = F.cross_entropy(logits, labels.long().clamp(min=-1), ignore_index=-1, reduction="none")
-        measured[f"loss{end}"] = losses.double().sum()
+        counted = counted_positions(distiller.bindings.values(), name, logits, batch.inputs)
+        measured |= sums_of(logits, labels, kind or "classes", counted=counted, end=end)
     return measured

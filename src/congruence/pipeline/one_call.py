@@ -85,7 +85,7 @@ def distill(
     """Train a student in one call, by AdamW with a cosine schedule, and compare it with its teacher.
 
     Where the data has labels, the student learns them by cross-entropy (weight 1) beside the methods, unless one of
-    these does. Whatever is not said here is what a `Distiller` and `fit` are for: optimizers, schedules, loaders,
+    these does; by binary cross-entropy where a method is of labels that hold by themselves (`sigmoid_kd`). Whatever is not said here is what a `Distiller` and `fit` are for: optimizers, schedules, loaders,
     several students, stored teachers, precision, callbacks.
 
     Args:
@@ -242,7 +242,10 @@ def _has_labels(loader: datasets.Loader, dataset: Any) -> bool:
         if labels is None:
             return False
         whole = isinstance(labels, Tensor) and labels.dtype in (torch.uint8, torch.int16, torch.int32, torch.int64)
-        if not whole or labels.dim() != 1:
+        # Of positions, soft, or several a sample: whether they fit the logits the term that reads them says.
+        several = whole or (isinstance(labels, Tensor) and labels.is_floating_point())
+        several = several and labels.dim() > 1 and labels[0].numel() > 1
+        if not several and (not whole or labels.dim() != 1):
             kind = type(labels).__name__
             if isinstance(labels, Tensor):
                 kind = f"{str(labels.dtype).removeprefix('torch.')} {list(labels.shape)}"

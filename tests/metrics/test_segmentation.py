@@ -36,5 +36,5 @@ def test_no_label_at_all_and_errors():
     ):
         with pytest.raises(ValueError) as error:
             mean_iou(logits, labels)
-        assert str(error.value).startswith("`mean_iou`")
+        assert str(error.value).startswith("`mean_iou`: ")
         assert str(error.value).endswith(sentence)

@@ -385,3 +385,11 @@ def class_labels(function: str, classes: int | None = None, /, *, unlabelled: bo
         if high >= classes or (low < 0 and not unlabelled):
             allowed = f"class labels in [0, {classes})" + (" or negative where there is none" if unlabelled else "")
             fail(function, name, allowed, high if high >= classes else low)
+
+
+def several_labels(function: str, /, **tensors: Tensor) -> None:
+    """Check that each argument is a dense tensor of a type that labels of 0 and 1 may have: real, integer or bool."""
+    dense(function, **tensors)
+    for name, tensor in tensors.items():
+        if tensor.dtype not in (*_FLOATING, *INTEGERS, torch.bool):
+            fail(function, name, "labels of a floating, integer or boolean type", str(tensor.dtype))

@@ -83,7 +83,7 @@ def label_matrix(function: str, labels: Tensor, logits: Tensor) -> Tensor:
         check.same_rows(function, student_logits=logits, labels=labels)
         hot = F.one_hot(labels.long().clamp(min=0), logits.shape[1]).to(logits.dtype)
         return torch.where((labels >= 0)[:, None], hot, -torch.ones_like(hot))
-    check.dense(function, labels=labels)
+    check.several_labels(function, labels=labels)
     check.same_shape(function, student_logits=logits, labels=labels)
     return labels.to(logits.dtype)
 

@@ -104,7 +104,7 @@ def _average_precision(scores: Tensor, truth: Tensor) -> float | None:
 
 def _check(function: str, logits: Tensor, labels: Tensor) -> None:
     check.floating(function, 2, logits=logits)
-    check.dense(function, logits=logits, labels=labels)
+    check.several_labels(function, labels=labels)
     check.same_shape(function, logits=logits, labels=labels)
     check.finite(function, logits=logits)
     if not bool(((labels == 0) | (labels == 1) | (labels < 0)).all()):

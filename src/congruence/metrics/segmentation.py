@@ -42,7 +42,7 @@ def mean_iou(logits: Tensor, labels: Tensor) -> float:
     check.floating("mean_iou", (2, 3, 4, 5), logits=logits)
     check.dense("mean_iou", logits=logits, labels=labels)
     if logits.dim() > 2:
-        labels = labels_of_positions(labels, logits.shape, "`mean_iou`")
+        labels = labels_of_positions(labels, logits.shape, "`mean_iou`: the metric")
         logits = rows_of_positions(logits)
     check.several_classes("mean_iou", logits=logits)
     check.finite("mean_iou", masked=True, logits=logits)

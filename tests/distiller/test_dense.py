@@ -258,9 +258,7 @@ def test_errors_are_one_sentence():
 
 def test_features_of_a_dense_model_are_pooled_rows():
     teacher, student, x = Segmenter(8), Segmenter(3), images()
-    out = Distiller(
-        teacher, student, [Term("pkt", student_layer="down", teacher_layer="down")], example=x[:2]
-    )(x)
+    out = Distiller(teacher, student, [Term("pkt", student_layer="down", teacher_layer="down")], example=x[:2])(x)
     pooled = [model.down(x).mean((2, 3)) for model in (student, teacher)]
     torch.testing.assert_close(out.terms["pkt"], cg.losses.pkt_loss(*pooled))
 

@@ -28,9 +28,7 @@ def reference(logits, labels, *, positive_weight=1.0):
 
 def extremes(case):
     """The usual ones, of which a single column has a single column of labels."""
-    return {
-        label: (logits, labels[:, : logits.shape[1]]) for label, (logits, labels) in usual_extremes(case).items()
-    }
+    return {label: (logits, labels[:, : logits.shape[1]]) for label, (logits, labels) in usual_extremes(case).items()}
 
 
 class TestBinaryCrossEntropy(LossTester):

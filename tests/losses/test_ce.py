@@ -142,7 +142,7 @@ class TestCrossEntropy(LossTester):
         assert (logits.grad == 0).all()
 
     def test_weights_are_one_a_class(self):
-        with pytest.raises(ValueError, match="`class_weights` must be one for each of the 4 classes, got 2."):
+        with pytest.raises(ValueError, match=r"`class_weights` must be one for each of the 4 classes, got 2\."):
             cross_entropy_loss(torch.zeros(2, 4), torch.tensor([0, 1]), class_weights=[1.0, 2.0])
 
     def test_a_module_holds_the_weights_where_the_logits_are_and_not_in_its_state(self):

@@ -116,9 +116,7 @@ def test_a_mask_of_one_class_has_f1():
     distiller = Distiller(segmenter(2, 1), segmenter(1, 1), ["bce", "sigmoid_kd"], example=x[:2])
     out = distiller(x, labels)
     logits = distiller.student(x)
-    torch.testing.assert_close(
-        out.terms["bce"], F.binary_cross_entropy_with_logits(logits[:, 0], labels.float())
-    )
+    torch.testing.assert_close(out.terms["bce"], F.binary_cross_entropy_with_logits(logits[:, 0], labels.float()))
     for given in (labels, labels[:, None]):
         numbers = validate(distiller, batches(x, given), CPU)
         assert list(numbers) == ["f1", "loss"]
@@ -149,7 +147,7 @@ def test_labels_that_no_term_reads_may_be_anything(caplog):
     expected = cg.losses.distillation_loss(distiller.student(x), distiller.teacher.module(x)).item()
     assert validate(distiller, loader, CPU) == {"loss": pytest.approx(0.9 * expected, rel=1e-5)}
     read = Distiller(net(2), net(1), ["ce", "kd"], example=x[:2])
-    with pytest.raises(ValueError, match="^`validation`: `labels` must be a 1-D integer tensor of class labels"):
+    with pytest.raises(ValueError, match=r"^`validation`: `labels` must be a 1-D integer tensor of class labels"):
         validate(read, loader, CPU)
 
 

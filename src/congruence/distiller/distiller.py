@@ -361,7 +361,7 @@ class Distiller(nn.Module):
         return [binding for binding in self.bindings.values() if binding.models.get(TEACHER) == teacher]
 
     def logits(self, name: str, inputs: Any) -> Tensor:
-        """Run a student, in evaluation mode as it should be, and return the class logits of its output, dense or not."""
+        """Run a student, in evaluation mode as it should be, and return its class logits, [B, C] or dense."""
         if name not in self._logits:
             raise ValueError(f"The {name} has no layer known to give class logits: give `evaluate=` to measure it.")
         path = self._logits[name]

@@ -63,8 +63,8 @@ def labels_of_positions(labels: Tensor, shape: Sequence[int], what: str) -> Tens
         torch.Size([128])
         >>> labels_of_positions(torch.tensor([1, 0]), [2, 4, 8, 8], "The term 'ce'")
         Traceback (most recent call last):
-        ValueError: The term 'ce' reads logits [2, 4, 8, 8], whose labels must be [2, 8, 8] (a class for each position, \
-negative where there is none) or [2, 4, 8, 8] (probabilities, or several labels), got [2].
+        ValueError: The term 'ce' reads logits [2, 4, 8, 8], whose labels must be [2, 8, 8] (a class for each \
+position, negative where there is none) or [2, 4, 8, 8] (probabilities, or several labels), got [2].
     """
     places = positions_of(shape)
     if labels.shape == places:

@@ -79,19 +79,16 @@ def cross_entropy_loss(
     check.floating(name, 2, student_logits=student_logits)
     check.several_classes(name, student_logits=student_logits)
     _check_labels(name, student_logits, labels)
-    smoothing = {"label_smoothing": label_smoothing}
-    check.hyperparameters(name, CHECKS, **smoothing, class_weights=class_weights, reduction=reduction)
+    given = {"label_smoothing": label_smoothing, "class_weights": class_weights, "reduction": reduction}
+    check.hyperparameters(name, CHECKS, **given)
     weights = _weights(name, class_weights, student_logits)
     labelled = is_labelled(labels)
-    if labels.is_floating_point():
-        targets = labels.to(student_logits.dtype)
-        values = F.cross_entropy(student_logits, targets, weights, reduction="none", **smoothing)
-        values = values.masked_fill(~labelled, 0.0)
-    else:
-        targets = labels.long().masked_fill(~labelled, _NO_LABEL)
-        values = F.cross_entropy(
-            student_logits, targets, weights, ignore_index=_NO_LABEL, reduction="none", **smoothing
-        )
+    soft = labels.is_floating_point()
+    targets = labels.to(student_logits.dtype) if soft else labels.long().masked_fill(~labelled, _NO_LABEL)
+    values = F.cross_entropy(
+        student_logits, targets, weights, ignore_index=_NO_LABEL, reduction="none", label_smoothing=label_smoothing
+    )
+    values = values.masked_fill(~labelled, 0.0) if soft else values
     if reduction == "mean" and weights is None:
         return values.sum() / labelled.sum().clamp(min=1)
     if reduction == "mean":

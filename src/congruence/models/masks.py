@@ -56,9 +56,7 @@ def token_mask(tokens: Tensor, inputs: Any, name: Mask, what: str, way: str, *, 
     return _mask(tokens, tokens.shape[:2], inputs, name, what, way, look) if tokens.dim() == 3 else None
 
 
-def position_mask(
-    logits: Tensor, inputs: Any, name: Mask, what: str, way: str, *, look: bool = False
-) -> Tensor | None:
+def position_mask(logits: Tensor, inputs: Any, name: Mask, what: str, way: str, *, look: bool = False) -> Tensor | None:
     """Return which positions of dense logits count, bool [B, T] or [B, H, W]; None where all do.
 
     As `token_mask`, but that a sample may have no position that counts: see there for the arguments.
@@ -84,7 +82,9 @@ def _mask(
             return None
         name = USUAL
     inverted, mask = _named(inputs, name, what)
-    if len(places) == 2 and mask.shape == places[:1] and mask.dtype in _WHOLE and not inverted:  # how many tokens each sample has
+    if (
+        len(places) == 2 and mask.shape == places[:1] and mask.dtype in _WHOLE and not inverted
+    ):  # how many tokens each sample has
         if mask.device.type == "cpu" and int(mask.max()) > places[1]:
             raise ValueError(
                 f"{what} gives {places[1]} tokens, which the lengths '{name}' of up to {int(mask.max())} do not "
@@ -100,7 +100,9 @@ def _mask(
         raise ValueError(f"{what} cannot be averaged by the mask '{name}': it must hold 0 and 1, got other numbers.")
     mask = mask if mask.dtype == torch.bool else mask != 0
     real = ~mask if inverted else mask
-    if each and real.device.type == "cpu" and not bool(real.any(1).all()):  # elsewhere the check would wait for the device
+    if (
+        each and real.device.type == "cpu" and not bool(real.any(1).all())
+    ):  # elsewhere the check would wait for the device
         empty = int((~real.any(1)).nonzero()[0])
         raise ValueError(
             f"{what} cannot be averaged by the mask '{name}', which marks no real token of sample {empty}: leave such "

@@ -85,8 +85,9 @@ def distill(
     """Train a student in one call, by AdamW with a cosine schedule, and compare it with its teacher.
 
     Where the data has labels, the student learns them by cross-entropy (weight 1) beside the methods, unless one of
-    these does; by binary cross-entropy where a method is of labels that hold by themselves (`sigmoid_kd`). Whatever is not said here is what a `Distiller` and `fit` are for: optimizers, schedules, loaders,
-    several students, stored teachers, precision, callbacks.
+    these does; by binary cross-entropy where a method is of labels that hold by themselves (`sigmoid_kd`). Whatever is
+    not said here is what a `Distiller` and `fit` are for: optimizers, schedules, loaders, several students, stored
+    teachers, precision, callbacks.
 
     Args:
         teacher: trained; it is left as it was.

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from congruence.core import check
-from congruence.geometry.positions import labels_of_positions, rows_of_positions
+from congruence.geometry.positions import class_axis, labels_of_positions, rows_of_positions
 from congruence.losses.bce import binary_values
 from congruence.losses.ce import is_labelled
 from congruence.metrics.multilabel import f1_of, hits, mean_average_precision
@@ -43,7 +43,7 @@ def kind_of(shape: torch.Size, labels: Tensor, *, multilabel: bool) -> Kind | No
         True
     """
     whole = labels.dtype in check.INTEGERS or labels.dtype == torch.bool
-    one = len(shape) == 2 and shape[1] == 1 or len(shape) > 3 and shape[1] == 1 or len(shape) == 3 and shape[2] == 1
+    one = shape[class_axis(shape)] == 1
     if multilabel and (labels.dim() == len(shape) or (one and labels.dim() == len(shape) - 1)):
         return "several"
     if whole and labels.dim() == len(shape) - 1:

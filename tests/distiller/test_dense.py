@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import congruence as cg
 from congruence import Distiller, Term
 from congruence.losses import cross_entropy_loss, dist_loss, distillation_loss, standardize_logits
-from congruence.methods import Needs
+from congruence.methods import Needs, row
 
 CLASSES = 4
 
@@ -211,6 +211,14 @@ def test_changed_logits_are_changed_position_by_position():
     doubt = (t.softmax(1) ** 0.5).sum(1)
     z = [standardize_logits(each) for each in (s, t)]
     torch.testing.assert_close(out.loss, (doubt * distillation_loss(*z, reduction="none")).mean())
+
+
+@pytest.mark.parametrize("key", ["lskd", "ttm", "abkd"])
+def test_other_methods_of_one_rows_logits_read_positions(key):
+    teacher, student, x = Segmenter(8), Segmenter(3), images()
+    out = Distiller(teacher, student, terms(key), example=x[:2])(x)
+    (s, _), (t, _) = slow_rows(student(x)), slow_rows(teacher(x))
+    torch.testing.assert_close(out.loss, row(key).function(s, t))
 
 
 class Encoder(nn.Module):

@@ -26,9 +26,9 @@ TEACHER_EPOCHS, EPOCHS = 14, 15
 PIXELS, LABELS = 8, 24  # images whose labels a student has
 DEFINITION = (
     f"on {TEST} test images, means over {len(SEEDS)} seeds (first weights, order, and which images are labelled): of "
-    f"{TRAIN} training images the student has the labels of {PIXELS} (pixels) or {LABELS}, its teacher had "
-    "all; `kd` at temperature 1 and weight 1, `dist` with its default weight, `sigmoid_kd` balanced; `gain` is over the "
-    "student alone with as many steps, `deviation` the seeds' standard deviation of it"
+    f"{TRAIN} training images the student has the labels of {PIXELS} (pixels) or {LABELS}, its teacher had all; `kd` "
+    "at temperature 1 and weight 1, `dist` with its default weight, `sigmoid_kd` balanced; `gain` is over the student "
+    "alone with as many steps, `deviation` the seeds' standard deviation of it"
 )
 
 

@@ -204,6 +204,13 @@ def test_a_named_layout_says_where_the_classes_are():
     torch.testing.assert_close(out.terms["kd"], distillation_loss(s, t))
 
 
+def test_a_named_layout_says_nothing_of_rows():
+    torch.manual_seed(0)
+    teacher, student, x = nn.Linear(5, 3), nn.Linear(5, 3), torch.randn(4, 5)
+    named, plain = (Distiller(teacher, student, terms("kd", layout=of), example=x)(x) for of in ("BHWC", None))
+    assert torch.equal(named.loss, plain.loss)
+
+
 def test_changed_logits_are_changed_position_by_position():
     teacher, student, x = Segmenter(8), Segmenter(3), images()
     out = Distiller(teacher, student, terms("kd", standardize=True, uncertainty=0.5), example=x[:2])(x)

@@ -21,7 +21,7 @@ from congruence.models.layouts import MOST, batch_sizes, check_rows, order
 from congruence.models.masks import Mask, position_mask, token_mask
 from congruence.models.parameters import shares_parameters
 from congruence.models.projectors import rows
-from congruence.models.taps import Taps
+from congruence.models.taps import LayerError, Taps
 from congruence.models.teacher import called
 from congruence.models.tokens import Patches, as_maps, tokens_of
 from congruence.models.untaught import is_untaught
@@ -146,8 +146,8 @@ def bind(
             try:
                 usual = needs.unnamed or role
                 paths[name, role] = given[name] or _default(usual, given, needs, models, taps, model)
-                layout = term.layout_of(name, role)
-                taps[model].require(paths[name, role], layout)
+                layout, of = term.layout_of(name, role), taps[model].shapes
+                layout = _require(taps[model], paths[name, role], layout, role)
                 if (name, role) == (TEACHER, "logits"):
                     _warn_of_untaught(term.name, taps[model], paths[name, role])
                 second |= _check_layouts(taps[model], paths[name, role], named=layout is not None)
@@ -156,10 +156,8 @@ def bind(
                         patches[name, path] = found
                     if role == "features":
                         _check_pool(term.pool_of(name), taps[model], path)
-                of = taps[model].shapes
                 seen = [_seen(role, of[path], patches.get((name, path)), needs.dense) for path in paths[name, role]]
-                if needs.dense:
-                    logits |= {positions_of(of[path]): of[path] for path in paths[name, role]}
+                logits |= {positions_of(of[path]): of[path] for path in paths[name, role] if needs.dense}
                 shapes[name, role] = tuple(shape for shape, _ in seen)
                 grids[name, role] = tuple(grid for _, grid in seen)
             except ValueError as error:
@@ -186,6 +184,19 @@ def bind(
     binding = Binding(term.name, method, _students(models), models, paths, masks, patches, pools, named, second)
     _check_masks(binding, taps)
     return binding
+
+
+def _require(taps: Taps, paths: tuple[str, ...], layout: str | None, role: str) -> str | None:
+    """Let layers be read, and return their named layout: it says nothing of logits [B, C]."""
+    try:
+        taps.require(paths, layout)
+    except LayerError:
+        if role == "logits":
+            taps.require(paths)
+        if role != "logits" or any(len(taps.shapes[path]) > 2 for path in paths):
+            raise
+        return None
+    return layout
 
 
 def _check_pool(pool: Pool, taps: Taps, path: str) -> None:
@@ -234,8 +245,7 @@ def _default(
     if needs.naming:
         side = TEACHER if model == models.get(TEACHER) else "student"
         raise ValueError(f"name what is read of the {taps[model].name} with {side}_layer=: {needs.naming}.")
-    stages = needs.stages
-    of = taps[model].defaults
+    stages, of = needs.stages, taps[model].defaults
     if role == "logits" and needs.dense and of.logits is None and of.dense is not None:
         return (of.dense,)
     if role != "maps" or not stages:
@@ -381,8 +391,8 @@ def _seen(
     if role == "logits" and dense and 2 < len(shape) <= MOST:
         return rows_of_positions(tapped).shape, None
     if role == "logits" and len(shape) != 2:
-        of_dense = "" if dense else " (kd, dist, ce and sigmoid_kd take each position as a row)"
-        raise ValueError(f"logits must be [batch, classes], the tapped layer gives {list(shape)}{of_dense}.")
+        way = "kd, dist, ce and sigmoid_kd take each position of dense ones as a row"
+        raise ValueError(f"logits must be [batch, classes], the tapped layer gives {list(shape)} ({way}).")
     if role == "tokens" and len(shape) < 3:
         raise ValueError(f"tokens must be [batch, tokens, channels], the tapped layer gives {list(shape)}.")
     if role == "tokens":

@@ -62,8 +62,8 @@ class Term:
             logits are left out, but for a method that reads dense ones (kd, dist, ce).
         mask: which tokens of a padded batch are real, where tokens [B, N, C] are averaged: the key of a mask [B, N] in
             the inputs' mapping, or its position in their tuple, with "~" before it where True marks padding
-            ("~src_key_padding_mask"); or one for each model. By default "attention_mask" where the inputs have it;
-            False averages over all positions.
+            ("~src_key_padding_mask"); or one for each model. Of dense logits, which positions count, [B, T] or [B, H,
+            W]. By default "attention_mask" where the inputs have it; False averages over all positions.
         pool: which row stands for a sample where features are read from tokens [B, N, C]: "cls" the first token, "mean"
             the mean over an image's patches alone; or one for each model. By default the mean over all tokens. "none"
             leaves the tokens themselves, as methods of tokens and maps read them anyway; others refuse it.

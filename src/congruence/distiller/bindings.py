@@ -341,10 +341,9 @@ def _check_masks(binding: Binding, taps: Mapping[str, Taps]) -> None:
         for path in paths:
             tapped = torch.empty(reader.shapes[path], device="meta")
             real = mask_of(binding, name, role, path, tapped, reader.example, dry=True)
-            dense = role == "logits" and tapped.dim() > 2
-            if real is None and usual and (dense or role != "logits"):
+            if real is None and usual:
                 reader.turned.check_own_mask(path, f"The term '{binding.term}'", ", or give Term(..., mask=False)")
-            tokens |= tapped.dim() == 3 or dense
+            tokens |= tapped.dim() == 3 or (role == "logits" and tapped.dim() > 2)
     named = [mask for mask in binding.masks.values() if mask is not None and mask is not False]
     if named and not tokens:
         raise ValueError(

@@ -15,6 +15,7 @@ OWN_KEYS = tuple(row.key for row in ROWS)
 NOT_ZERO_AT_EQUAL = {
     "adv": "the discriminator guesses, whatever it is shown",
     "arcface": "it compares with the labels",
+    "bce": "it compares with the labels",
     "ce": "it compares with the labels",
     "crd": "its projections are trained, and it compares with the bank",
     "dist": "the ε beside its norms leaves about 1e-6",

@@ -34,6 +34,7 @@ SEARCH: dict[str, Any] = {
 LANDMARKS: dict[str, Any] = {"student_landmarks": rows(4, 2), "teacher_landmarks": rows(5, 2)}
 BY_CLASS: dict[str, Any] = {"embeddings": rows(0), "labels": LABELS}
 LOGITS: dict[str, Any] = {"logits": rows(0), "labels": LABELS}
+LABELLED: dict[str, Any] = {"logits": rows(0), "labels": (rows(1) > 0).long()}
 # Every public function that is given tensors, with arguments that it takes.
 CALLS: Mapping[str, Mapping[str, Any]] = {
     "accuracy": LOGITS,
@@ -66,6 +67,9 @@ CALLS: Mapping[str, Mapping[str, Any]] = {
     "landmark_transfer_error": {**PAIR, **LANDMARKS},
     "linear_cka": PAIR,
     "linear_probe": {"train": rows(0), "train_labels": LABELS, "test": rows(1), "test_labels": LABELS},
+    "macro_f1": LABELLED,
+    "mean_average_precision": LABELLED,
+    "mean_iou": LOGITS,
     "mmd_discrepancy": PAIR,
     "neighbour_overlap": {**PAIR, "k": 3},
     "order_preservation": PAIR,

@@ -17,6 +17,7 @@ CONSTRAINTS = [
     check.Choice(("a",), callable_too=True),
     check.Choice(("a",), optional=True),
     check.Flag(),
+    check.Weights(),
 ]
 
 
@@ -41,6 +42,7 @@ def test_every_invalid_value_is_refused_with_the_description(constraint):
         (check.Choice(("a",), callable_too=True), ["a", len]),
         (check.Choice(("a",), optional=True), ["a", None]),
         (check.Flag(), [True, False]),
+        (check.Weights(), [None, [1, 0.5], (0, 2), torch.tensor([1.0, 2.0])]),
     ],
 )
 def test_valid_values_pass(constraint, good):

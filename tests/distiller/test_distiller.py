@@ -325,14 +325,12 @@ def test_refused_before_the_first_step(change, sentence):
     assert "\n" not in str(error.value)
 
 
-def test_logits_must_be_two_dimensional():
+def test_logits_must_be_two_dimensional_where_a_method_has_no_rows_of_positions():
     images = torch.zeros(2, 2, 5, 5)
     with pytest.raises(
-        ValueError,
-        match=r"logits must be \[batch, classes\], got \[2, 4, 3, 3\] from the tapped "
-        "layer",
+        ValueError, match=r"logits must be \[batch, classes\], got \[2, 4, 3, 3\] from the tapped layer"
     ):
-        Distiller(conv(0), conv(1), [Term("kd", student_layer="0")], example=images)
+        Distiller(conv(0), conv(1), [Term("dkd", student_layer="0", teacher_layer="0")], example=images)
 
 
 def test_a_shared_parameter_is_refused_before_anything_is_frozen(points):

@@ -62,6 +62,7 @@ BARS = {
     "evaluate": None,
     "compare": {"time over forward passes": 2.0, "peak memory, megabytes": None},
     "tokens": None,
+    "dense": None,
     "cached_epoch": EPOCHS,
     "memory_order": None,
     "compiled_step": None,

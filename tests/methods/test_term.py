@@ -202,6 +202,7 @@ def test_a_layout_and_a_mask_are_part_of_what_a_run_is():
         None,
     ]
     assert [term.mask_of(name) for name in ("student", "small", "teacher")] == ["~pad", "~pad", None]
-    assert Term("kd", layout="BCT").layout_of("student", "logits") is None
+    assert Term("dkd", layout="BCT").layout_of("student", "logits") is None
+    assert Term("kd", layout="BCT").layout_of("student", "logits") == "BCT"  # which reads dense logits, too
     older = {key: value for key, value in Term("pkt").describe().items() if key not in ("layout", "mask")}
     assert current_descriptions([older]) == [Term("pkt").describe()]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import numbers
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -172,7 +172,32 @@ class Flag:
         return [None, "yes", 2]
 
 
-Constraint = Real | Choice | Flag
+@dataclass(frozen=True)
+class Weights:
+    """One finite number >= 0 a class, not all of them 0, in a sequence or a 1-D tensor; or None."""
+
+    def describe(self) -> str:
+        """Say in words what is allowed."""
+        return "None, or one finite number >= 0 a class, not all of them 0"
+
+    def accepts(self, value: Any) -> bool:
+        """Whether `value` is allowed; the values of a tensor on a device are not read."""
+        if value is None:
+            return True
+        if isinstance(value, Tensor):
+            if value.dim() != 1 or not len(value) or value.dtype == torch.bool or value.is_complex():
+                return False
+            return value.device.type != "cpu" or torch.compiler.is_compiling() or self.accepts(value.tolist())
+        if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
+            return False
+        return all(NOT_NEGATIVE.accepts(weight) for weight in value) and any(weight > 0 for weight in value)
+
+    def invalid(self) -> list[Any]:
+        """Give values that are not allowed, for the tests."""
+        return ["a string", 2.0, [], [0.0, 0.0], [1.0, -1.0], [1.0, math.nan], [1.0, math.inf], [1.0, "two"]]
+
+
+Constraint = Real | Choice | Flag | Weights
 POSITIVE = Real(low=0)
 NOT_NEGATIVE = Real(low=0, closed="low")
 COUNT = Real(low=1, closed="low", integer=True)
@@ -363,3 +388,11 @@ def class_labels(function: str, classes: int | None = None, /, *, unlabelled: bo
         if high >= classes or (low < 0 and not unlabelled):
             allowed = f"class labels in [0, {classes})" + (" or negative where there is none" if unlabelled else "")
             fail(function, name, allowed, high if high >= classes else low)
+
+
+def several_labels(function: str, /, **tensors: Tensor) -> None:
+    """Check that each argument is a dense tensor of a type that labels of 0 and 1 may have: real, integer or bool."""
+    dense(function, **tensors)
+    for name, tensor in tensors.items():
+        if tensor.dtype not in (*_FLOATING, *INTEGERS, torch.bool):
+            fail(function, name, "labels of a floating, integer or boolean type", str(tensor.dtype))

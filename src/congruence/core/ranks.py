@@ -35,6 +35,17 @@ def gather_rows(tensor: Tensor) -> Tensor:
     return _all_rows(tensor)
 
 
+def gather_uneven_rows(tensor: Tensor) -> Tensor:
+    """Concatenate the rows of all ranks in rank order, of which each may have another number; see `gather_rows`."""
+    if world_size() == 1:
+        return tensor
+    counts = from_all_ranks(len(tensor))
+    most = max(counts)
+    missing = tensor.new_zeros(most - len(tensor), *tensor.shape[1:])
+    gathered = gather_rows(torch.cat([tensor, missing]))
+    return torch.cat([gathered[most * at : most * at + count] for at, count in enumerate(counts)])
+
+
 def _all_rows(tensor: Tensor) -> Tensor:
     parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world_size())]
     dist.all_gather(parts, tensor.contiguous())

@@ -14,13 +14,14 @@ from torch import Tensor
 from congruence.core import check
 from congruence.core.inputs import TEACHER
 from congruence.data.datasets.facts import DataFacts
+from congruence.geometry.positions import check_positions, positions_of, rows_of_positions
 from congruence.methods.method import Method, Needs, Probe
 from congruence.methods.term import Pool, Term
-from congruence.models.layouts import batch_sizes, check_rows, order
-from congruence.models.masks import Mask, token_mask
+from congruence.models.layouts import MOST, batch_sizes, check_rows, order
+from congruence.models.masks import Mask, position_mask, token_mask
 from congruence.models.parameters import shares_parameters
 from congruence.models.projectors import rows
-from congruence.models.taps import Taps
+from congruence.models.taps import LayerError, Taps
 from congruence.models.teacher import called
 from congruence.models.tokens import Patches, as_maps, tokens_of
 from congruence.models.untaught import is_untaught
@@ -140,14 +141,15 @@ def bind(
             f"The term '{term.name}' reads no features, and `pool` applies to features only: leave it out."
         )
     second = False
+    logits: dict[torch.Size, torch.Size] = {}  # dense ones: by their positions, their shape
     for role in needs.roles:
         given = {name: term.layers(name, role, needs.roles) for name in models}
         for name, model in models.items():
             try:
                 usual = needs.unnamed or role
                 paths[name, role] = given[name] or _default(usual, given, needs, models, taps, model)
-                layout = term.layout_of(name, role)
-                taps[model].require(paths[name, role], layout)
+                layout, of = term.layout_of(name, role), taps[model].shapes
+                layout = _require(taps[model], paths[name, role], layout, role)
                 if (name, role) == (TEACHER, "logits"):
                     _warn_of_untaught(term.name, taps[model], paths[name, role])
                 second |= _check_layouts(taps[model], paths[name, role], named=layout is not None)
@@ -156,11 +158,13 @@ def bind(
                         patches[name, path] = found
                     if role == "features":
                         _check_pool(term.pool_of(name), taps[model], path)
-                seen = [_seen(role, taps[model].shapes[path], patches.get((name, path))) for path in paths[name, role]]
+                seen = [_seen(role, of[path], patches.get((name, path)), needs.dense) for path in paths[name, role]]
+                logits |= {positions_of(of[path]): of[path] for path in paths[name, role] if needs.dense}
                 shapes[name, role] = tuple(shape for shape, _ in seen)
                 grids[name, role] = tuple(grid for _, grid in seen)
             except ValueError as error:
                 raise ValueError(f"The term '{term.name}': {error}") from None
+    check_positions(term.name, logits)
     try:
         modules = {name: taps[model].module("") for name, model in models.items()}
         method.build(Probe(shapes, paths, modules, _students(models), facts, grids))
@@ -182,6 +186,19 @@ def bind(
     binding = Binding(term.name, method, _students(models), models, paths, masks, patches, pools, named, second)
     _check_masks(binding, taps)
     return binding
+
+
+def _require(taps: Taps, paths: tuple[str, ...], layout: str | None, role: str) -> str | None:
+    """Let layers be read, and return their named layout: it says nothing of logits [B, C]."""
+    try:
+        taps.require(paths, layout)
+    except LayerError:
+        if role == "logits":
+            taps.require(paths)
+        if role != "logits" or any(len(taps.shapes[path]) > 2 for path in paths):
+            raise
+        return None
+    return layout
 
 
 def _check_pool(pool: Pool, taps: Taps, path: str) -> None:
@@ -231,7 +248,9 @@ def _default(
     if needs.naming:
         side = TEACHER if model == models.get(TEACHER) else "student"
         raise ValueError(f"name what is read of the {taps[model].name} with {side}_layer=: {needs.naming}.")
-    stages = needs.stages
+    stages, of = needs.stages, taps[model].defaults
+    if role == "logits" and needs.dense and of.logits is None and of.dense is not None:
+        return (of.dense,)
     if role != "maps" or not stages:
         return (taps[model].default(role),)
     named = [len(paths) for paths in given.values() if paths]
@@ -254,18 +273,21 @@ def probed_in_evaluation(students: Mapping[str, Taps], examples: Mapping[str, An
     return in_evaluation
 
 
-def logits_paths(students: Mapping[str, Taps], bindings: Collection[Binding]) -> dict[str, str]:
+def logits_paths(
+    students: Mapping[str, Taps], bindings: Collection[Binding], training: Mapping[str, Taps]
+) -> dict[str, str]:
     """Return for each student the layer that gives its class logits in evaluation; students without one are left out.
 
     This is the output, or the head that the output equals. If the output equals no head and is not as wide as the
-    logits that a term reads, it is that term's layer.
+    logits that a term reads, it is that term's layer. Dense logits have the layout that they have in training.
     """
     path_of: dict[str, str] = {}
     for name, taps in students.items():
         output, named = taps.defaults.logits, _logits_path(name, bindings)
         for path in (output, named):
             with contextlib.suppress(ValueError):  # a layer that does not run in evaluation
-                taps.require([] if path is None else [path])
+                of_map = path is not None and len(training[name].layouts.get(path, "")) > 2  # its term may name it
+                taps.require([] if path is None else [path], training[name].layouts[path or ""] if of_map else None)
         shape_of = taps.shapes
         if output is not None and (
             taps.defaults.made_of or named not in shape_of or shape_of[named] == shape_of[output]
@@ -321,14 +343,14 @@ def _check_masks(binding: Binding, taps: Mapping[str, Taps]) -> None:
         for path in paths:
             tapped = torch.empty(reader.shapes[path], device="meta")
             real = mask_of(binding, name, role, path, tapped, reader.example, dry=True)
-            if real is None and usual and role != "logits":
+            if real is None and usual:
                 reader.turned.check_own_mask(path, f"The term '{binding.term}'", ", or give Term(..., mask=False)")
-            tokens |= tapped.dim() == 3
+            tokens |= tapped.dim() == 3 or (role == "logits" and tapped.dim() > 2)
     named = [mask for mask in binding.masks.values() if mask is not None and mask is not False]
     if named and not tokens:
         raise ValueError(
             f"The term '{binding.term}' names the mask {named[0]!r}, but no layer that it reads gives tokens "
-            "[batch, tokens, channels]."
+            "[batch, tokens, channels] or dense logits."
         )
 
 
@@ -342,14 +364,15 @@ def mask_of(
     Raises:
         ValueError: for a mask that is missing, does not fit, or had to be named.
     """
-    if role == "logits":
+    if role == "logits" and tokens.dim() < 3:
         return None
     what = f"The term '{binding.term}': the {binding.called(name)}'s layer '{path}'"
     way = (
         "name the mask with Term(..., mask=...), '~' before the name where True marks padding, or mask=False to "
         "count all positions"
     )
-    mask = token_mask(tokens, inputs, binding.masks.get(name), what, way, look=dry)
+    find = position_mask if role == "logits" else token_mask
+    mask = find(tokens, inputs, binding.masks.get(name), what, way, look=dry)
     if mask is not None and role == "maps" and not binding.method.needs.padded:
         raise ValueError(
             f"{what} gives padded tokens {list(tokens.shape)}, and {type(binding.method).__name__} would count the "
@@ -359,13 +382,18 @@ def mask_of(
     return mask
 
 
-def _seen(role: str, shape: torch.Size, patches: Patches | None) -> tuple[torch.Size, tuple[int, int] | None]:
+def _seen(
+    role: str, shape: torch.Size, patches: Patches | None, dense: bool
+) -> tuple[torch.Size, tuple[int, int] | None]:
     """Return the shape of a role as the method sees it, and the grid of its tokens in an image."""
     tapped = torch.empty(shape, device="meta")
     if role == "features":
         return rows(tapped).shape, None
+    if role == "logits" and dense and 2 < len(shape) <= MOST:
+        return rows_of_positions(tapped).shape, None
     if role == "logits" and len(shape) != 2:
-        raise ValueError(f"logits must be [batch, classes], got {list(shape)} from the tapped layer.")
+        way = "kd, dist, ce and sigmoid_kd take each position of dense logits as a row"
+        raise ValueError(f"logits must be [batch, classes], got {list(shape)} from the tapped layer ({way}).")
     if role == "tokens" and len(shape) < 3:
         raise ValueError(f"tokens must be [batch, tokens, channels], got {list(shape)} from the tapped layer.")
     if role == "tokens":

@@ -124,7 +124,7 @@ class Distiller(nn.Module):
         for term in self.terms:
             with self._looking_on(term):
                 bindings[term.name] = bind(term, self._taps, tuple(self.students), tuple(self.teachers), self.facts)
-        self._in_evaluation, self._logits = in_evaluation, logits_paths(in_evaluation, bindings.values())
+        self._in_evaluation, self._logits = in_evaluation, logits_paths(in_evaluation, bindings.values(), self._taps)
         self._examples = {name: describe_sample(inputs) for name, inputs in of_model.items()}
         # nothing fails from here on, so that an example that raised leaves no trace
         for name, binding in bindings.items():
@@ -364,7 +364,7 @@ class Distiller(nn.Module):
         return [binding for binding in self.bindings.values() if binding.models.get(TEACHER) == teacher]
 
     def logits(self, name: str, inputs: Any) -> Tensor:
-        """Run a student, which should be in evaluation mode, and return its class logits [B, C]."""
+        """Run a student, which should be in evaluation mode, and return its class logits, [B, C] or dense."""
         if name not in self._logits:
             raise ValueError(f"The {name} has no layer that is known to give class logits: give `evaluate=`.")
         path = self._logits[name]

@@ -20,6 +20,7 @@ from congruence.core.inputs import inputs_of
 from congruence.core.ranks import from_all_ranks, gather_rows, world_size
 from congruence.distiller.bindings import Binding, mask_of
 from congruence.distiller.captured import Captured
+from congruence.distiller.dense import as_rows, over_ranks
 from congruence.distiller.forwards import describe_sample, forwards
 from congruence.distiller.sitting_out import missing_of
 from congruence.methods.method import Clock, Key, Method, Signals
@@ -87,7 +88,7 @@ def signals_of(binding: Binding, captured: Captured, clock: Clock, runner: Runne
                 if tensor.dim() > 2:  # nothing was assumed about rows [B, C]
                     samples = captured.samples(reader, view, tensor.shape, named=binding.named)
                     check_rows(what, tensor.shape, samples)
-                real.append(mask_of(binding, model, role, path, tensor, inputs))
+                real.append(None if role == "logits" else mask_of(binding, model, role, path, tensor, inputs))
             if role == "features":
                 parts = zip(paths, layers, real, strict=True)
                 tensors[model, view, role] = tuple(
@@ -104,7 +105,8 @@ def signals_of(binding: Binding, captured: Captured, clock: Clock, runner: Runne
             if role == "tokens":
                 grids[model, view, role] = tuple(grid for _, _, grid in seen)
     kept = {view: _students_inputs(binding, captured, view) for view in needs.views} if needs.inputs else {}
-    return Signals(tensors, binding.students, clock, captured.labels, captured.index, kept, runner, masks, grids)
+    signals = Signals(tensors, binding.students, clock, captured.labels, captured.index, kept, runner, masks, grids)
+    return as_rows(binding, captured, signals) if needs.dense else signals
 
 
 def _students_inputs(binding: Binding, captured: Captured, view: str) -> Any:
@@ -214,6 +216,8 @@ def embedded(
 ) -> Signals:
     """Return the signals for a method's loss: passed through its modules, with all ranks' rows if needed."""
     signals = binding.method.embed(signals_of(binding, captured, clock, runner, shared.pooled))
+    if signals.dense:
+        return over_ranks(binding, signals, together=together)
     if together and binding.method.needs.scope != "sample" and world_size() > 1:
         signals = gather_ranks(signals, shared.gathered)
     return signals
@@ -222,7 +226,9 @@ def embedded(
 def loss_of(binding: Binding, signals: Signals) -> Mapping[str, Tensor]:
     """Return a method's losses by part."""
     with buffers_copied_for_backward(binding.method):
-        return binding.method.loss(signals)
+        parts = binding.method.loss(signals)
+    share = signals.share
+    return parts if share is None else {part: value * share.to(value.dtype) for part, value in parts.items()}
 
 
 def named_parts(term: str, parts: Mapping[str, Tensor]) -> dict[str, tuple[str, Tensor]]:

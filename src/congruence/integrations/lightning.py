@@ -24,7 +24,8 @@ from congruence.models.evaluating import evaluating
 from congruence.training.optim import Rates, make_optimizer
 from congruence.training.options import Evaluate, OptimizerOptions, ScheduleOptions
 from congruence.training.saving.state import Generators
-from congruence.training.validate import COUNT, ask, sums_of_batch, teaches_classes
+from congruence.training.scored import COUNT, added, numbers_of
+from congruence.training.validate import ask, sums_of_batch, sums_over_ranks, teaches_classes
 
 try:
     from lightning import LightningModule
@@ -183,8 +184,10 @@ class DistillationModule(LightningModule):
         self._by_labels = self._by_labels and (bool(self._sums) or parts.labels is not None)
         with torch.no_grad(), rng.untouched(), evaluating(self.distiller):
             found = sums_of_batch(self.distiller, parts, labels=self._by_labels)
+            if not found and not self._sums:  # labels of another kind than the logits, which no term reads
+                self._by_labels, found = False, sums_of_batch(self.distiller, parts, labels=False)
         for name, value in found.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
+            self._sums[name] = added(name, self._sums[name], value) if name in self._sums else value
 
     def _once(self, batch: Batch, loader: int) -> Batch | None:
         """Return what of a batch is no repetition of the sampler's, None where nothing is."""
@@ -206,12 +209,8 @@ class DistillationModule(LightningModule):
         if self.evaluate is not None:
             numbers = ask(self.distiller, self.evaluate)
         else:
-            sums: dict[str, float] = {}
-            for of_rank in ranks.from_all_ranks({name: float(value) for name, value in self._sums.items()}):
-                for name, value in of_rank.items():
-                    sums[name] = sums.get(name, 0.0) + value
-            count = sums.pop(COUNT, 0.0)
-            numbers = {name: value / count for name, value in sums.items() if count}
+            sums = sums_over_ranks(self._sums)
+            numbers = numbers_of(sums) if sums.get(COUNT) else {}
         named = {f"val_{name}": value for name, value in numbers.items()}
         self.log_dict(named, prog_bar=True, rank_zero_only=False, sync_dist=True)
 

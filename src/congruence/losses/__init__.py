@@ -5,6 +5,7 @@ Written by docs/update_losses.py from the files beside this one.
 
 from congruence.losses.abkd import AlphaBetaLoss, alpha_beta_loss
 from congruence.losses.at import AttentionTransferLoss, attention_transfer_loss
+from congruence.losses.bce import BinaryCrossEntropyLoss, binary_cross_entropy_loss
 from congruence.losses.catkd import ClassAttentionLoss, class_attention_loss
 from congruence.losses.cckd import CorrelationCongruenceLoss, correlation_congruence_loss
 from congruence.losses.ce import CrossEntropyLoss, cross_entropy_loss
@@ -58,6 +59,7 @@ from congruence.losses.rkd import RkdAngleLoss, RkdDistanceLoss, rkd_angle_loss,
 from congruence.losses.rld import RefinedLogitLoss, refined_logit_loss
 from congruence.losses.score_distill import ScoreDistillationLoss, score_distillation_loss
 from congruence.losses.sdd import ScaleDecoupledLoss, region_logits, scale_decoupled_loss
+from congruence.losses.sigmoid_kd import BinaryDistillationLoss, binary_distillation_loss
 from congruence.losses.similarity import RelativeSimilarityLoss, relative_similarity_loss
 from congruence.losses.soft_target_cross_entropy import SoftTargetCrossEntropy, soft_target_cross_entropy
 from congruence.losses.sp import SimilarityPreservingLoss, similarity_preserving_loss
@@ -81,6 +83,8 @@ __all__ = [
     "AttentionRelationLoss",
     "AttentionTransferLoss",
     "BatchCorrelationLoss",
+    "BinaryCrossEntropyLoss",
+    "BinaryDistillationLoss",
     "ClassAttentionLoss",
     "ClassCorrelationLoss",
     "ClassGaussianWassersteinLoss",
@@ -142,6 +146,8 @@ __all__ = [
     "attention_transfer_loss",
     "batch_correlation_loss",
     "batch_norm_margin",
+    "binary_cross_entropy_loss",
+    "binary_distillation_loss",
     "class_attention_loss",
     "class_correlation_loss",
     "class_cost_matrix",

@@ -66,7 +66,7 @@ class ChangedLogits(Method):
             )
         self.inner = method
         self.standardize, self.uncertainty = standardize, uncertainty
-        self.needs = replace(method.needs, roles=("maps",), stages=1) if regions else method.needs
+        self.needs = replace(method.needs, roles=("maps",), stages=1, dense=False) if regions else method.needs
         self.rowwise: nn.Module | None = None
         self.reduction: Reduction = "mean"
         if regions or uncertainty is not None:

@@ -95,6 +95,14 @@ class LossMethod(Method):
                 )
         return {"loss": torch.stack(values).sum()}
 
+    def counted(self, signals: Signals) -> Tensor:
+        """Return what the loss's mean divides by, where it says so itself (`counted` of its labels)."""
+        of_labels = getattr(self.criterion, "counted", None)
+        if of_labels is None or signals.labels is None:
+            return super().counted(signals)
+        counted: Tensor = of_labels(signals.labels)
+        return counted
+
     def _of_tokens(
         self, signals: Signals, groups: list[tuple[Tensor, ...]]
     ) -> Iterator[tuple[tuple[Tensor, ...], dict[str, Tensor]]]:

@@ -46,6 +46,9 @@ class Needs:
             for a mean over samples, for which averaging the ranks' gradients is enough. "labelled" for a mean over the
             labelled samples: rows are gathered too, since ranks may hold different numbers of labelled samples, but the
             method is not relational.
+        dense: whether a method of logits takes each position of dense logits ([B, T, C], [B, C, H, W]) as a row with
+            its own label; its loss is then over rows [rows, C]. Other methods refuse dense logits.
+        multilabel: whether each logit belongs to an independent label, so that sigmoids are meant and no softmax.
         padded: whether a method that reads tokens as "maps" handles padded tokens, which are zeros and marked in
             `Signals.masks`. For other methods, a padded batch raises.
     """
@@ -64,6 +67,8 @@ class Needs:
     unnamed: str = ""
     padded: bool = False
     naming: str = ""
+    dense: bool = False
+    multilabel: bool = False
 
     def __post_init__(self) -> None:
         named = (*self.roles, self.unnamed) if self.unnamed else self.roles
@@ -73,6 +78,8 @@ class Needs:
                 f"`Needs`: `roles` must be some of {', '.join(ROLES)} and `views` not empty, "
                 f"got roles {self.roles} and views {self.views}."
             )
+        if self.dense and (self.roles != ("logits",) or self.views != ("main",) or self.students != "each"):
+            raise ValueError("`Needs`: `dense` must be of the logits of one student in one view, and of nothing else.")
 
     @property
     def teaches_classes(self) -> bool:
@@ -99,7 +106,9 @@ class Signals:
     `tensors` holds, for each (model, view, role), one tensor for each layer. The model is "teacher", "student" for a
     method that sees one student at a time, or a student's name. `embed` sees the rows, labels, index and inputs of its
     own rank; `loss` and `update` see those of all ranks, except with scope "sample". `masks` marks the real tokens,
-    bool [B, N], None if all are real; `grids` gives the grid (rows, columns) of an image's tokens, None if unknown.
+    bool [B, N], None if all are real; `grids` gives the grid (rows, columns) of an image's tokens, None if unknown. `dense`
+    says that the rows are positions of the samples; `share` is the factor on the loss that makes its mean over the
+    ranks the mean over the positions of all ranks.
     """
 
     tensors: Mapping[Key, tuple[Tensor, ...]]
@@ -111,6 +120,8 @@ class Signals:
     runner: Callable[[Mapping[str, Any]], Signals] | None = None
     masks: Mapping[Key, tuple[Tensor | None, ...]] = field(default_factory=dict)
     grids: Mapping[Key, tuple[tuple[int, int] | None, ...]] = field(default_factory=dict)
+    dense: bool = False
+    share: Tensor | None = None
 
     def layers(self, model: str, role: str, view: str = "main") -> tuple[Tensor, ...]:
         """Return the tensors of every layer given for a role, shallow to deep."""
@@ -221,6 +232,13 @@ class Method(nn.Module, abc.ABC):
     @abc.abstractmethod
     def loss(self, signals: Signals) -> Mapping[str, Tensor]:
         """Return named, unweighted losses of shape []; reads state and never writes it."""
+
+    def counted(self, signals: Signals) -> Tensor:
+        """Return over how many rows the loss is a mean, shape []; asked of methods that read dense logits alone."""
+        if self.needs.labels and signals.labels is not None:
+            return (signals.labels >= 0).sum()
+        rows = signals.one("student", "logits")
+        return torch.full((), len(rows), device=rows.device)
 
     def without_decay(self) -> Iterable[nn.Parameter]:
         """Return the parameters that must not have weight decay; they get an optimizer group of their own."""

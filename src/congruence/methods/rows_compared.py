@@ -18,7 +18,7 @@ from congruence.methods.rkd import RelationalDistillation
 from congruence.methods.rows import Row
 from congruence.methods.vid import Variational
 
-_LOGITS = Needs(roles=("logits",), scope="sample")
+_LOGITS = Needs(roles=("logits",), scope="sample", dense=True)
 
 COMPARED: tuple[Row, ...] = (
     Row(
@@ -27,7 +27,7 @@ COMPARED: tuple[Row, ...] = (
         reference="cross-entropy",
         part=losses.CrossEntropyLoss,
         function=losses.cross_entropy_loss,
-        needs=Needs(roles=("logits",), teacher=False, labels=True, scope="labelled"),
+        needs=Needs(roles=("logits",), teacher=False, labels=True, scope="labelled", dense=True),
     ),
     Row(
         key="arcface",
@@ -116,7 +116,7 @@ COMPARED: tuple[Row, ...] = (
         link="https://arxiv.org/abs/2205.10536",
         part=losses.DistLoss,
         function=losses.dist_loss,
-        needs=Needs(roles=("logits",)),
+        needs=Needs(roles=("logits",), dense=True),
         weight=2.0,
     ),
     Row(

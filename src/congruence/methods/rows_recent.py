@@ -17,7 +17,7 @@ from congruence.methods.vkd import OrthogonalProjection
 from congruence.methods.wkd_f import GaussianFeatures
 from congruence.methods.wkd_l import WassersteinLogits
 
-_LOGITS = Needs(roles=("logits",), scope="sample")
+_LOGITS = Needs(roles=("logits",), scope="sample", dense=True)
 # Means over the labelled samples, of which ranks may hold different numbers.
 _LABELLED = Needs(roles=("logits",), labels=True, scope="labelled")
 
@@ -49,6 +49,22 @@ RECENT: tuple[Row, ...] = (
         function=losses.transformed_teacher_loss,
         needs=_LOGITS,
         weight=45.0,
+    ),
+    Row(
+        key="bce",
+        summary="Binary cross-entropy with the labels, any number of which hold at once.",
+        reference="binary cross-entropy",
+        part=losses.BinaryCrossEntropyLoss,
+        function=losses.binary_cross_entropy_loss,
+        needs=Needs(roles=("logits",), teacher=False, labels=True, scope="labelled", dense=True, multilabel=True),
+    ),
+    Row(
+        key="sigmoid_kd",
+        summary="The teacher's probability of each of several labels that hold by themselves.",
+        reference="Yang et al. 2023, Multi-Label Knowledge Distillation, the part on logits",
+        part=losses.BinaryDistillationLoss,
+        function=losses.binary_distillation_loss,
+        needs=Needs(roles=("logits",), scope="sample", dense=True, multilabel=True),
     ),
     Row(
         key="nkd",

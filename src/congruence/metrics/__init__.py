@@ -20,6 +20,7 @@ from congruence.metrics.kernel import (
     landmark_transfer_error,
     smallest_landmark_eigenvalue,
 )
+from congruence.metrics.multilabel import macro_f1, mean_average_precision
 from congruence.metrics.neighbours import knn_accuracy, neighbour_overlap, recall_at_k
 from congruence.metrics.perception import (
     estimate_perception_coherence,
@@ -32,6 +33,7 @@ from congruence.metrics.reid import ReidResult, reid_evaluate
 from congruence.metrics.relations import linear_cka, rkd_distance_discrepancy
 from congruence.metrics.retrieval import precision_at_k, retrieval_map
 from congruence.metrics.risk import RiskGap, feature_distance, risk_gap
+from congruence.metrics.segmentation import mean_iou
 from congruence.metrics.spread import inter_class_similarity, intra_class_similarity, soft_label_entropy
 from congruence.metrics.stability import PerceptionStability, perception_stability
 from congruence.metrics.subsets import Estimate, estimate
@@ -70,6 +72,9 @@ __all__ = [
     "landmark_transfer_error",
     "linear_cka",
     "linear_probe",
+    "macro_f1",
+    "mean_average_precision",
+    "mean_iou",
     "mmd_discrepancy",
     "neighbour_overlap",
     "order_preservation",

@@ -46,6 +46,8 @@ class Defaults:
         features: path of the embedding.
         logits: path of the class logits.
         made_of: the Linears whose values, or sum, are the logits; empty if unknown.
+        dense: path of an output that may be dense logits ([B, T, C], [B, C, H, W]) if `logits` is None. Only its shape
+            suggests it, so only methods that read dense logits take it.
         probabilities: path of an output that holds class probabilities, from which logits cannot be read.
         why: by role, the reason why there is no layer, as the end of "The student has no default layer for 'logits',
             since …".
@@ -56,6 +58,7 @@ class Defaults:
     logits: str | None = None
     made_of: frozenset[str] = frozenset()
     probabilities: str | None = None
+    dense: str | None = None
     why: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -170,7 +173,9 @@ def _of_tensor(linears: Sequence[LinearCall], last: nn.Module | None, output: Te
     if output.dim() != 2:
         why = f"its output {check.shape(output)} is not that of a Linear"
         features = "output" if output.dim() > 2 else None
-        return Defaults(features=features, why={"logits": why, "features": why})
+        normed = last is not None and "Norm" in type(last).__name__  # of maps or tokens, not of classes
+        dense = None if normed else _of_positions({"output": output})
+        return Defaults(features=features, dense=dense, why={"logits": why, "features": why})
     if _sum_to_one(output):
         why = f"its output {check.shape(output)} holds probabilities, and logits are wanted (their logarithm does)"
         return Defaults(probabilities="output", why={"logits": why, "features": _NO_EMBEDDING})
@@ -262,7 +267,19 @@ def _of_several(linears: Sequence[LinearCall], parts: Mapping[str, Tensor], word
     if embedding is None and hidden and not embedded and f"output{_OF_ENCODER}" not in parts:
         embedding = _encoded(linears, parts[hidden], parts.get(f"output{_POOLED}"), words)
     why = f"none of the parts of its output ({listed}) is that of a Linear"
-    return Defaults(features=embedding, why={"logits": why, "features": f"its output has several parts ({listed})"})
+    features = f"its output has several parts ({listed})"
+    return Defaults(features=embedding, dense=_of_positions(others), why={"logits": why, "features": features})
+
+
+def _of_positions(parts: Mapping[str, Tensor]) -> str | None:
+    """Return the part that may be logits of positions: called so, or the only one.
+
+    Never what is nowhere negative: probabilities, or maps behind a ReLU.
+    """
+    maybe = {path: part for path, part in parts.items() if part.is_floating_point() and part.dim() in (3, 4, 5)}
+    named = [path for path in maybe if path.endswith(("[logits]", "[out]"))]
+    path = named[0] if named else next(iter(maybe)) if len(maybe) == 1 else None
+    return path if path is None or maybe[path].is_meta or not bool((maybe[path] >= 0).all()) else None
 
 
 def _encoded(linears: Sequence[LinearCall], hidden: Tensor, pooled: Tensor | None, words: bool) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from congruence.core import check
+from congruence.geometry.positions import positions_of
 
 USUAL = "attention_mask"
 Mask = str | int | bool | None
@@ -52,31 +53,56 @@ def token_mask(tokens: Tensor, inputs: Any, name: Mask, what: str, way: str, *, 
         >>> token_mask(torch.ones(1, 3, 8), inputs, "~pad", "The layer", "").tolist()
         [[True, True, False]]
     """
-    if tokens.dim() != 3 or name is False:
+    return _mask(tokens, tokens.shape[:2], inputs, name, what, way, look) if tokens.dim() == 3 else None
+
+
+def position_mask(logits: Tensor, inputs: Any, name: Mask, what: str, way: str, *, look: bool = False) -> Tensor | None:
+    """Return which positions of dense logits count, bool [B, T] or [B, H, W]; None where all do.
+
+    As `token_mask`, but that a sample may have no position that counts: see there for the arguments.
+
+    Example:
+        >>> inputs = {"x": torch.ones(1, 3, 2, 2), "valid": torch.tensor([[[1, 0], [1, 1]]])}
+        >>> position_mask(torch.ones(1, 4, 2, 2), inputs, "valid", "The layer", "").tolist()
+        [[[True, False], [True, True]]]
+    """
+    return _mask(logits, positions_of(logits.shape), inputs, name, what, way, look, each=False)
+
+
+def _mask(
+    tokens: Tensor, places: torch.Size, inputs: Any, name: Mask, what: str, way: str, look: bool, each: bool = True
+) -> Tensor | None:
+    """Return the mask of a tensor's places, found among the inputs; with `each`, every sample must have a real one."""
+    kind = "tokens" if tokens.dim() == 3 else "positions"
+    if name is False:
         return None
     if name is None:
         if not isinstance(inputs, Mapping) or not isinstance(inputs.get(USUAL), Tensor):
-            _ask_for_unnamed(tokens, inputs, what, way, look)
+            _ask_for_unnamed(tokens, places, inputs, what, way, look)
             return None
         name = USUAL
     inverted, mask = _named(inputs, name, what)
-    if mask.shape == tokens.shape[:1] and mask.dtype in _WHOLE and not inverted:  # how many tokens each sample has
-        if mask.device.type == "cpu" and int(mask.max()) > tokens.shape[1]:
+    if (
+        len(places) == 2 and mask.shape == places[:1] and mask.dtype in _WHOLE and not inverted
+    ):  # how many tokens each sample has
+        if mask.device.type == "cpu" and int(mask.max()) > places[1]:
             raise ValueError(
-                f"{what} gives {tokens.shape[1]} tokens, which the lengths '{name}' of up to {int(mask.max())} do not "
+                f"{what} gives {places[1]} tokens, which the lengths '{name}' of up to {int(mask.max())} do not "
                 f"fit: its padded positions cannot be told: {way}."
             )
-        mask = torch.arange(tokens.shape[1], device=mask.device) < mask[:, None]
-    if mask.shape != tokens.shape[:2]:
+        mask = torch.arange(places[1], device=mask.device) < mask[:, None]
+    if mask.shape != places:
         raise ValueError(
-            f"{what} gives tokens {list(tokens.shape)}, which the mask '{name}' {list(mask.shape)} does not fit: its "
+            f"{what} gives {kind} {list(tokens.shape)}, which the mask '{name}' {list(mask.shape)} does not fit: its "
             f"padded positions cannot be told: {way}."
         )
     if mask.is_floating_point() and not bool(((mask == 0) | (mask == 1)).all()):
         raise ValueError(f"{what} cannot be averaged by the mask '{name}': it must hold 0 and 1, got other numbers.")
     mask = mask if mask.dtype == torch.bool else mask != 0
     real = ~mask if inverted else mask
-    if real.device.type == "cpu" and not bool(real.any(1).all()):  # elsewhere the check would wait for the device
+    if (
+        each and real.device.type == "cpu" and not bool(real.any(1).all())
+    ):  # elsewhere the check would wait for the device
         empty = int((~real.any(1)).nonzero()[0])
         raise ValueError(
             f"{what} cannot be averaged by the mask '{name}', which marks no real token of sample {empty}: leave such "
@@ -102,13 +128,13 @@ def _named(inputs: Any, name: str | int, what: str) -> tuple[bool, Tensor]:
     return inverted, mask
 
 
-def _ask_for_unnamed(tokens: Tensor, inputs: Any, what: str, way: str, look: bool) -> None:
+def _ask_for_unnamed(tokens: Tensor, places: torch.Size, inputs: Any, what: str, way: str, look: bool) -> None:
     """Refuse inputs that hold what looks like a mask of these tokens, of which nobody said which way it is meant."""
     in_tuple = isinstance(inputs, (tuple, list))
     parts: Any = inputs.items() if isinstance(inputs, Mapping) else enumerate(inputs) if in_tuple else ()
     for key, value in parts:
-        if not isinstance(value, Tensor) or value.shape != tokens.shape[:2]:
-            if look and _are_lengths(key, value, tokens):
+        if not isinstance(value, Tensor) or value.shape != places:
+            if look and tokens.dim() == 3 and _are_lengths(key, value, tokens):
                 raise ValueError(
                     f"{what} gives tokens {list(tokens.shape)}, and the inputs' {key!r} looks like how many are "
                     f"real: {way}."

@@ -85,7 +85,8 @@ def distill(
 ) -> Distilled:
     """Train a student in one call, by AdamW with a cosine schedule, and compare it with its teacher.
 
-    If the data has labels, the student also learns them by cross-entropy (weight 1), unless one of the methods does.
+    If the data has labels, the student also learns them by cross-entropy (weight 1), unless one of the methods does;
+    with a method for independent labels (`sigmoid_kd`) by binary cross-entropy.
     For anything else, such as optimizers, schedules, loaders, several students, teacher caches, precision or callbacks,
     use a `Distiller` and `fit`.
 
@@ -243,7 +244,10 @@ def _has_labels(loader: datasets.Loader, dataset: Any) -> bool:
         if labels is None:
             return False
         whole = isinstance(labels, Tensor) and labels.dtype in (torch.uint8, torch.int16, torch.int32, torch.int64)
-        if not whole or labels.dim() != 1:
+        # Of positions, soft, or several a sample: whether they fit the logits the term that reads them says.
+        several = whole or (isinstance(labels, Tensor) and labels.is_floating_point())
+        several = several and labels.dim() > 1 and labels[0].numel() > 1
+        if not several and (not whole or labels.dim() != 1):
             kind = type(labels).__name__
             if isinstance(labels, Tensor):
                 kind = f"{str(labels.dtype).removeprefix('torch.')} {list(labels.shape)}"

@@ -20,6 +20,7 @@ from congruence.methods import Needs, Term, row
 METHOD = "kd"  # by default
 RELATIONAL = "pkt"  # in its place where the teacher's classes are others
 LABELS = "ce"
+SEVERAL = "bce"  # of labels that hold by themselves
 RATE = 0.003  # AdamW's: its step does not grow with the methods' weights, as SGD's does
 EPOCHS, STEPS = 30, 1000  # by default, whichever is longer
 _PUBLISHED_LABELS = 0.1  # of the cross-entropy beside kd's published 0.9
@@ -55,12 +56,16 @@ def weighed(key: str, weight: Weight = "balanced", share: float | None = None) -
 def label_term(methods: Sequence[str | Term], weight: Weight = "balanced") -> dict[str, Any] | None:
     """Return the term of a cross-entropy beside methods, None if they learn the labels already.
 
+    Beside methods of labels that hold by themselves it is a binary one.
+
     Example:
         >>> label_term(["kd"]), label_term(["kd"], "published"), label_term(["mlld"])
         ({'key': 'ce', 'weight': 1.0}, {'key': 'ce', 'weight': 0.1}, None)
     """
     if learns_labels(methods):
         return None
+    if any(_needs(method).multilabel for method in methods):
+        return {"key": SEVERAL, "weight": 1.0}
     together = weight == "published" and list(methods) == [METHOD]
     return {"key": LABELS, "weight": _PUBLISHED_LABELS if together else 1.0}
 

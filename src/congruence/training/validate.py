@@ -1,27 +1,27 @@
-"""Validation: accuracy if a term trains a classifier, else the distillation loss; or a custom function. Diagnostics."""
+"""Validation: by labels if a term learns them, else the distillation loss; or a custom function. Diagnostics."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from congruence.core import check, ranks, rng
 from congruence.core.batch import Batch
 from congruence.core.ranks import from_all_ranks, on_rank_zero
 from congruence.data.loading.source import BatchSource
 from congruence.distiller.as_found import as_found
+from congruence.distiller.dense import counted_positions
 from congruence.distiller.distiller import Distiller
 from congruence.models.evaluating import evaluating
 from congruence.models.reused import ReusedClassifier
 from congruence.training.options import Diagnose, Evaluate
+from congruence.training.scored import COUNT, added, kind_of, numbers_of, sums_of
 
 LOG = logging.getLogger("congruence")
-COUNT = "count"
 
 
 def teaches_classes(distiller: Distiller) -> bool:
@@ -34,9 +34,14 @@ def teaches_classes(distiller: Distiller) -> bool:
 def validate(distiller: Distiller, loader: Iterable[Any], device: torch.device) -> dict[str, float]:
     """Return {"accuracy", "loss"} over the labelled samples, with "/NAME" after each if there are several students.
 
-    "loss" is the mean cross-entropy. If no term trains a classifier, the first batch comes without labels, or all
-    labels are -1, it is the distillation loss of all samples, and the only number. Random generators are restored.
-    With a loader of `congruence.data`, ranks measure whole batches in turn, so N ranks give the result of one process.
+    "loss" is the mean cross-entropy. For dense logits both are over the labelled positions that count, and "mean_iou"
+    is added. For soft labels the largest entry is the class. If a term reads logits of independent labels (`bce`,
+    `sigmoid_kd`), the numbers are "map", "f1" and "loss", the binary cross-entropy.
+
+    If no term trains a classifier, the first batch comes without labels, all labels are -1, or the labels are of
+    another kind that no term reads (boxes, say), it is the distillation loss of all samples, and the only number.
+    Random generators are restored. With a loader of `congruence.data`, ranks measure whole batches in turn, so N ranks
+    give the result of one process.
     Any other loader must give each rank its own share.
 
     Raises:
@@ -48,22 +53,30 @@ def validate(distiller: Distiller, loader: Iterable[Any], device: torch.device) 
             raise ValueError("The validation loader gave no batch: is the dataset empty?")
         if not sums[COUNT]:
             sums = _sums(distiller, loader, device, labels=False)
-    count = sums.pop(COUNT)
-    return {name: total / count for name, total in sums.items()}
+    return numbers_of(sums)
 
 
-def _sums(distiller: Distiller, loader: Iterable[Any], device: torch.device, *, labels: bool) -> dict[str, float]:
+def _sums(distiller: Distiller, loader: Iterable[Any], device: torch.device, *, labels: bool) -> dict[str, Any]:
     """Add up the measurements of all ranks' batches, using labels if wanted and available."""
     totals: dict[str, Tensor] = {}
     for batch in BatchSource(loader, "val_loader").share(ranks.rank(), ranks.world_size()):
         batch = batch.to(device)
         labels = labels and (bool(totals) or batch.labels is not None)  # the first batch decides
-        for name, value in sums_of_batch(distiller, batch, labels=labels).items():
-            totals[name] = totals[name] + value if name in totals else value
-    sums: dict[str, float] = {}
-    for share in from_all_ranks({name: float(total) for name, total in totals.items()}):
+        measured = sums_of_batch(distiller, batch, labels=labels)
+        if not measured and not totals:
+            labels, measured = False, sums_of_batch(distiller, batch, labels=False)
+        for name, value in measured.items():
+            totals[name] = added(name, totals[name], value) if name in totals else value
+    return sums_over_ranks(totals)
+
+
+def sums_over_ranks(totals: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return what all ranks' batches add up to, as `numbers_of` takes it."""
+    sums: dict[str, Any] = {}
+    own = {name: total.cpu() if total.dim() else float(total) for name, total in totals.items()}
+    for share in from_all_ranks(own):
         for name, part in share.items():
-            sums[name] = sums.get(name, 0.0) + part
+            sums[name] = added(name, sums[name], part) if name in sums else part
     return sums
 
 
@@ -77,7 +90,12 @@ def rehearse(distiller: Distiller, loader: Any, device: torch.device) -> list[st
         if labels and not _labelled(batch):
             labels = any(_labelled(batch) for batch in source.share())
         measured = sums_of_batch(distiller, batch, labels=labels)
-    return [name for name in measured if name != COUNT]
+        if not measured:
+            kind = f"{str(batch.labels.dtype).removeprefix('torch.')} {list(batch.labels.shape)}"
+            LOG.info("The labels (%s) are none of the logits, and no term reads them: validation is by the loss.", kind)
+            measured = sums_of_batch(distiller, batch, labels=False)
+    sums = {name: total.cpu() if total.dim() else float(total) for name, total in measured.items()}
+    return list(numbers_of(sums | {COUNT: max(sums[COUNT], 1.0)}))
 
 
 def _labelled(batch: Batch) -> bool:
@@ -144,27 +162,27 @@ def _by_name(option: str, named: Any) -> dict[str, float]:
 
 
 def sums_of_batch(distiller: Distiller, batch: Batch, *, labels: bool) -> dict[str, Tensor]:
-    """Return a batch's sums and its number of samples; if labels are used, only labelled samples count."""
+    """Return a batch's sums and its number of samples; if labels are used, only labelled samples count.
+
+    Empty if the labels are of another kind than the logits and no term reads them.
+    """
     if labels:
-        return {COUNT: torch.zeros(())} if batch.labels is None else _classes(distiller, batch, batch.labels)
+        return {COUNT: torch.zeros(())} if batch.labels is None else _by_labels(distiller, batch, batch.labels)
     captured = distiller.capture(batch.inputs, batch.labels, batch.index, views=batch.views)
     rows = next(iter(captured.tensors.values())).shape[0]
     loss = distiller.score(captured, update=False, together=False).loss.double()
     return {COUNT: torch.full_like(loss, rows), "loss": loss * rows}
 
 
-def _classes(distiller: Distiller, batch: Batch, labels: Tensor) -> dict[str, Tensor]:
-    labelled = labels >= 0
-    measured = {COUNT: labelled.sum().double()}
+def _by_labels(distiller: Distiller, batch: Batch, labels: Tensor) -> dict[str, Tensor]:
+    needs, measured = distiller.needs().values(), dict[str, Tensor]()
+    read, multilabel = any(each.labels for each in needs), any(each.multilabel for each in needs)
     for name in distiller.students:
         logits = distiller.logits(name, batch.inputs).float()
-        check.class_labels("validation", logits.shape[1], unlabelled=True, labels=labels)
-        check.same_rows("validation", logits=logits, labels=labels)
+        kind = kind_of(logits.shape, labels, multilabel=multilabel)
+        if kind is None and not read:
+            return {}
         end = "" if len(distiller.students) == 1 else f"/{name}"
-        right = (logits.argmax(1) == labels) & labelled
-        # 0 times the largest logit is added to the count: argmax turns NaN into a class, but accuracy should be NaN.
-        shown = 0 * logits.amax(1).masked_fill(~labelled, 0.0)
-        measured[f"accuracy{end}"] = (right + shown).double().sum()
-        losses = F.cross_entropy(logits, labels.long().clamp(min=-1), ignore_index=-1, reduction="none")
-        measured[f"loss{end}"] = losses.double().sum()
+        counted = counted_positions(distiller.bindings.values(), name, logits, batch.inputs)
+        measured |= sums_of(logits, labels, kind or "classes", counted=counted, end=end)
     return measured

@@ -27,6 +27,7 @@ from congruence.models.tokens import Patches, as_maps, tokens_of
 from congruence.models.untaught import is_untaught
 
 LOG = logging.getLogger("congruence")
+Grid = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -382,9 +383,7 @@ def mask_of(
     return mask
 
 
-def _seen(
-    role: str, shape: torch.Size, patches: Patches | None, dense: bool
-) -> tuple[torch.Size, tuple[int, int] | None]:
+def _seen(role: str, shape: torch.Size, patches: Patches | None, dense: bool) -> tuple[torch.Size, Grid | None]:
     """Return the shape of a role as the method sees it, and the grid of its tokens in an image."""
     tapped = torch.empty(shape, device="meta")
     if role == "features":
@@ -392,8 +391,8 @@ def _seen(
     if role == "logits" and dense and 2 < len(shape) <= MOST:
         return rows_of_positions(tapped).shape, None
     if role == "logits" and len(shape) != 2:
-        way = "kd, dist, ce and sigmoid_kd take each position of dense logits as a row"
-        raise ValueError(f"logits must be [batch, classes], got {list(shape)} from the tapped layer ({way}).")
+        way = "(kd, dist, ce and sigmoid_kd take each position of dense logits as a row)"
+        raise ValueError(f"logits must be [batch, classes], got {list(shape)} from the tapped layer {way}.")
     if role == "tokens" and len(shape) < 3:
         raise ValueError(f"tokens must be [batch, tokens, channels], got {list(shape)} from the tapped layer.")
     if role == "tokens":

@@ -106,9 +106,9 @@ class Signals:
     `tensors` holds, for each (model, view, role), one tensor for each layer. The model is "teacher", "student" for a
     method that sees one student at a time, or a student's name. `embed` sees the rows, labels, index and inputs of its
     own rank; `loss` and `update` see those of all ranks, except with scope "sample". `masks` marks the real tokens,
-    bool [B, N], None if all are real; `grids` gives the grid (rows, columns) of an image's tokens, None if unknown. `dense`
-    says that the rows are positions of the samples; `share` is the factor on the loss that makes its mean over the
-    ranks the mean over the positions of all ranks.
+    bool [B, N], None if all are real; `grids` gives the grid (rows, columns) of an image's tokens, None if unknown.
+    `dense` says that the rows are positions of the samples; `share` is the factor on the loss that makes its mean over
+    the ranks the mean over the positions of all ranks.
     """
 
     tensors: Mapping[Key, tuple[Tensor, ...]]

@@ -61,12 +61,13 @@ class Term:
         layout: the meaning of the tapped tensors' dimensions, if it cannot be derived from the models' layers: one
             letter for each dimension, B for the batch, C for channels, T or N for time or tokens, H, W, and D for depth
             ("BCT", "TBC", "BHWC"). One layout for all, or by model ({"student": "BCT", "teacher": "BTC"}) or role, or
-            by model and then role. It does not apply to class logits, except for methods that read dense ones (kd, dist,
-            ce).
+            by model and then role. It does not apply to class logits, except for methods that read dense ones (`kd`,
+            `dist`, `ce`).
         mask: marks the real tokens of a padded batch, for averages over tokens [B, N, C]: the key of a mask [B, N] in
             the inputs' mapping, or its position in their tuple, with "~" in front if True marks padding
-            ("~src_key_padding_mask"); or a mapping with one for each model. With dense logits, the positions that count,
-            [B, T] or [B, H, W]. By default "attention_mask" if the inputs have it; False averages over all positions.
+            ("~src_key_padding_mask"); or a mapping with one for each model. With dense logits, the positions that
+            count, [B, T] or [B, H, W]. By default "attention_mask" if the inputs have it; False averages over all
+            positions.
         pool: how tokens [B, N, C] become one feature row for each sample: "cls" takes the first token, "mean" the mean
             over an image's patches only; or a mapping with one for each model. By default the mean over all tokens.
             "none" keeps the tokens, which methods of tokens and maps read anyway; other methods raise.

@@ -27,7 +27,6 @@ from congruence.models.tokens import Patches, as_maps, tokens_of
 from congruence.models.untaught import is_untaught
 
 LOG = logging.getLogger("congruence")
-Grid = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -279,8 +278,8 @@ def logits_paths(
 ) -> dict[str, str]:
     """Return for each student the layer that gives its class logits in evaluation; students without one are left out.
 
-    This is the output, or the head that the output equals. If the output equals no head and is not as wide as the
-    logits that a term reads, it is that term's layer. Dense logits have the layout that they have in training.
+    This is the output, or the head that it equals. If it equals no head and is not as wide as the logits that a term
+    reads, it is that term's layer. Dense logits have the layout that they have in training.
     """
     path_of: dict[str, str] = {}
     for name, taps in students.items():
@@ -383,7 +382,7 @@ def mask_of(
     return mask
 
 
-def _seen(role: str, shape: torch.Size, patches: Patches | None, dense: bool) -> tuple[torch.Size, Grid | None]:
+def _seen(role: str, shape: torch.Size, patches: Patches | None, dense: bool) -> tuple[torch.Size, Any]:
     """Return the shape of a role as the method sees it, and the grid of its tokens in an image."""
     tapped = torch.empty(shape, device="meta")
     if role == "features":

@@ -16,7 +16,7 @@ DOCS = ROOT / "docs"
 UPDATE = script("update_reference")
 CONFIG, METHODS, FINDINGS = UPDATE.reference_config, UPDATE.reference_methods, UPDATE.reference_findings
 # From a definition, or from the documentation of a library: there is no paper to link.
-WITHOUT_PAPER = {"ce", "patch_relation", "queue_relation", "score_distill"}
+WITHOUT_PAPER = {"bce", "ce", "patch_relation", "queue_relation", "score_distill"}
 WITHOUT_LINK = {*WITHOUT_PAPER, "dist_plus"}
 
 

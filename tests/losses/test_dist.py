@@ -92,6 +92,12 @@ class TestDist(LossTester):
         (gradient,) = torch.autograd.grad(dist_loss(uniform, teacher, gamma=0.0), uniform)
         assert gradient.abs().max().item() == 0.0
 
+    @pytest.mark.parametrize("side", [0, 1])
+    def test_a_constant_side_hides_no_nan_of_the_other(self, side):
+        arguments = [torch.zeros(4, 3, dtype=torch.float64), torch.randn(4, 3, dtype=torch.float64)]
+        arguments[1][2, 1] = float("nan")
+        assert dist_loss(*(arguments if side else arguments[::-1])).isnan()
+
     def test_one_sample_has_no_term_within_classes(self):
         student, teacher = logits(seeded(), 1)
         expected = dist_loss(student, teacher, gamma=0.0)

@@ -76,7 +76,8 @@ def _correlation(first: Tensor, second: Tensor) -> Tensor:
     norms = [safe_norm(x) for x in centred]
     product: Tensor = (centred[0] * centred[1]).sum(1)
     constant = [norm <= _CONSTANT * safe_norm(x) for norm, x in zip(norms, (first, second), strict=True)]
-    return (product / (norms[0] * norms[1] + _EPS)).masked_fill(constant[0] | constant[1], 0.0)
+    invalid = (constant[0] | constant[1]) & product.isfinite()  # NaN on the other side must show
+    return (product / (norms[0] * norms[1] + _EPS)).masked_fill(invalid, 0.0)
 
 
 class DistLoss(nn.Module):

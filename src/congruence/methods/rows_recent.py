@@ -52,7 +52,7 @@ RECENT: tuple[Row, ...] = (
     ),
     Row(
         key="bce",
-        summary="Binary cross-entropy with the labels, any number of which hold at once.",
+        summary="Binary cross-entropy with independent labels, any number of which can be true for a sample.",
         reference="binary cross-entropy",
         part=losses.BinaryCrossEntropyLoss,
         function=losses.binary_cross_entropy_loss,
@@ -60,8 +60,10 @@ RECENT: tuple[Row, ...] = (
     ),
     Row(
         key="sigmoid_kd",
-        summary="The teacher's probability of each of several labels that hold by themselves.",
-        reference="Yang et al. 2023, Multi-Label Knowledge Distillation, the part on logits",
+        summary="The teacher's probability of each of several independent labels.",
+        reference="Yang et al., Multi-Label Knowledge Distillation, ICCV 2023, the part on logits",
+        year=2023,
+        link="https://arxiv.org/abs/2308.06453",
         part=losses.BinaryDistillationLoss,
         function=losses.binary_distillation_loss,
         needs=Needs(roles=("logits",), scope="sample", dense=True, multilabel=True),

@@ -26,7 +26,7 @@ TEACHER_EPOCHS, EPOCHS = 10, 15
 PIXELS, LABELS = 8, 24  # images whose labels a student has
 SEEN_ONCE = 20261128  # of the test images: rates and weights were chosen on others
 DEFINITION = (
-    f"on {TEST} test images on which nothing was chosen, means over {len(SEEDS)} seeds (first weights, order, and "
+    f"on {TEST} test images that nothing was chosen on, means over {len(SEEDS)} seeds (first weights, order, and "
     f"which images are labelled): of {TRAIN} training images the student has the labels of {PIXELS} (pixels) or "
     f"{LABELS}, its teacher had all; `kd` at temperature 1 and weight 5, `dist` with its default weight, `sigmoid_kd` "
     "balanced; `gain` is over the student alone with as many steps, `deviation` the seeds' standard deviation of it"

@@ -163,7 +163,7 @@ def test_a_comparison_has_the_output_in_the_embedding_s_place_and_says_so_once(t
     (told,) = [record.getMessage() for record in caplog.records if record.name == "congruence"]
     assert told == (
         "The teacher's embedding cannot be read, because the whole model is a ScriptModule: its 'output' is measured "
-        "in its place."
+        "instead."
     )
     expected = compare(plain, student(), loader, teacher_layer="output")
     assert reports[0].gpcl == pytest.approx(expected.gpcl)

@@ -81,7 +81,8 @@ def label_matrix(function: str, labels: Tensor, logits: Tensor) -> Tensor:
     if isinstance(labels, Tensor) and labels.dim() == 1:
         check.class_labels(function, logits.shape[1], unlabelled=True, labels=labels)
         check.same_rows(function, student_logits=logits, labels=labels)
-        hot = F.one_hot(labels.long().clamp(min=0), logits.shape[1]).to(logits.dtype)
+        # Not by one_hot, which looks at the labels' values: a step on a GPU would wait for it.
+        hot = (labels[:, None] == torch.arange(logits.shape[1], device=labels.device)).to(logits.dtype)
         return torch.where((labels >= 0)[:, None], hot, -torch.ones_like(hot))
     check.several_labels(function, labels=labels)
     check.same_shape(function, student_logits=logits, labels=labels)

@@ -30,7 +30,11 @@ def outcome(error):
         (PermissionError(13, "Permission denied", "/x"), 1, "Permission denied: '/x'."),
         (OSError(28, "No space left on device"), 1, "No space left on device."),
         (KeyError("a"), 1, "Unexpected KeyError: 'a' (CONGRUENCE_DEBUG=1 shows where)."),
-        (KeyboardInterrupt(), 130, "Interrupted: --resume goes on from the last checkpoint."),
+        (
+            KeyboardInterrupt(),
+            130,
+            "Interrupted: repeat the command, for a run with --resume, to go on.",
+        ),
     ],
 )
 def test_one_line_and_a_code(error, code, text, monkeypatch):

@@ -165,7 +165,10 @@ sys.argv = ["congruence", "methods", "kd"]
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("typer", "Interrupted.\n"), ("torch", "Interrupted: --resume goes on from the last checkpoint.\n")],
+    [
+        ("typer", "Interrupted.\n"),
+        ("torch", "Interrupted: repeat the command, for a run with --resume, to go on.\n"),
+    ],
 )
 def test_ctrl_c_while_importing_is_one_line_and_130(name, said):
     script = INTERRUPTED_AT.format(name=name) + MAIN

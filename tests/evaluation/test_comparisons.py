@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 
 import pytest
 import torch
@@ -257,3 +259,13 @@ def test_costs_that_cannot_be_told_say_why(digits):
 def test_refused_in_one_sentence(student, change, sentence):
     with pytest.raises(ValueError, match=sentence):
         cg.compare(net(0, 7), student, [data().tensors], **change)
+
+
+def test_every_number_is_an_attribute_and_a_table_is_of_one_student_too():
+    found = cg.compare(net(0), net(1), cg.data.loader(data(), batch_size=8, shuffle=False))
+    for key, value in found.to_dict().items():
+        assert getattr(found, key) == value
+    assert copy.deepcopy(found).to_dict() == pickle.loads(pickle.dumps(found)).to_dict() == found.to_dict()
+    with pytest.raises(AttributeError, match=r"has no number 'neighbour_overlap'\. Did you mean 'neighbour_overlap_1"):
+        _ = found.neighbour_overlap
+    assert [line.split()[1] for line in found.table().splitlines()[2:]] == ["teacher", "student"]

@@ -282,3 +282,22 @@ def test_a_scaled_head_is_a_head() -> None:
 
     taps = found(Model(), POINTS)
     assert (taps.head, taps.default("features"), taps.default("logits")) == ("fc", "input:fc", "output")
+
+
+class Table(nn.Module):
+    """A static text encoder: a table and a mean over real tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(20, 8)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        real = (ids > 0).unsqueeze(2)
+        return (self.table(ids) * real).sum(1) / real.sum(1).clamp(min=1)
+
+
+def test_what_comes_from_a_table_of_embeddings_is_no_score_of_classes() -> None:
+    taps = found(Table(), IDS)
+    assert taps.default("features") == "output"
+    with pytest.raises(ValueError, match=r"comes from a table of embeddings: 'output' if these are class scores"):
+        taps.default("logits")

@@ -35,7 +35,11 @@ def one_line(verb: Callable[P, R]) -> Callable[P, R]:
         except (typer.Exit, typer.Abort):
             raise
         except KeyboardInterrupt:
-            say("Interrupted: --resume goes on from the last checkpoint.", err=True, colour="red")
+            say(
+                "Interrupted: repeat the command, for a run with --resume, to go on.",
+                err=True,
+                colour="red",
+            )
             raise typer.Exit(INTERRUPTED) from None
         except Exception as error:
             if os.environ.get("CONGRUENCE_DEBUG") == "1":

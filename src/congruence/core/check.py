@@ -39,7 +39,9 @@ def sentence(error: BaseException) -> str:
         'RuntimeError: out of memory.'
     """
     text = (str(error).strip().splitlines() or ["no text"])[0].rstrip(".")
-    return f"{text}." if type(error) is ValueError else f"{type(error).__name__}: {text}."
+    kind = type(error)
+    ours = kind is ValueError or (issubclass(kind, ValueError) and kind.__module__.startswith("congruence."))
+    return f"{text}." if ours else f"{kind.__name__}: {text}."
 
 
 def near(name: str, names: Iterable[str], *, most: int = 3) -> str:

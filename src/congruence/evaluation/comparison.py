@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from congruence.core import check
 from congruence.core.inputs import STUDENT, TEACHER
 from congruence.evaluation.layout import text
 from congruence.evaluation.number import Value
@@ -52,7 +53,8 @@ class Comparison:
         gpcl: global perception coherence of the embeddings, by cosine; above 2,000 samples from three subsets.
         teacher_parameters: number of the teacher's parameters; None for a model that runs outside torch.
         student_parameters: number of the student's parameters.
-    `more` has the other numbers of the table (`evaluation.numbers`, including those of packages); `to_dict` has all.
+    `more` has the other numbers of the table (`evaluation.numbers`, including those of packages), each of which is an
+    attribute, too; `to_dict` has all.
     `left_out` gives, by key, the reason why a number is None. `classes` has a dict for each class (`class`, `samples`,
     both accuracies, and `phi`, the mean perception coherence of its samples), `worst_classes` the ten that lost the
     most accuracy, and `changed` the twenty samples on whose surroundings the two models agree least: `index` in the
@@ -71,6 +73,12 @@ class Comparison:
     changed: list[dict[str, Any]] = field(init=False, default_factory=list, hash=False)
     left_out: dict[str, str] = field(init=False, default_factory=dict, hash=False)
     more: dict[str, Value] = field(init=False, default_factory=dict, hash=False)
+
+    def __getattr__(self, name: str) -> Value:
+        more: dict[str, Value] = self.__dict__.get("more", {})
+        if name in more:
+            return more[name]
+        raise AttributeError(f"A comparison has no number '{name}'.{check.near(name, more)}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""

@@ -47,5 +47,7 @@ def row(key: str) -> Row:
         ValueError: Unknown method 'ptkk'. Did you mean 'pkt'? `congruence methods` lists them all.
     """
     if key not in _all():
-        raise ValueError(f"Unknown method '{key}'.{check.near(key, keys())} `congruence methods` lists them all.")
+        near = check.near(key, keys())
+        own = "" if near else " One of your own is found by its package's entry point, once that is installed."
+        raise ValueError(f"Unknown method '{key}'.{near} `congruence methods` lists them all.{own}")
     return _all()[key]

@@ -186,6 +186,9 @@ def _of_tensor(linears: Sequence[LinearCall], last: nn.Module | None, output: Te
     if embedding:
         why = f"its output {check.shape(output)} {embedding}: 'output' if these are scores of classes"
         return Defaults(features="output", why={"logits": why})
+    if final is None and isinstance(last, nn.Embedding | nn.EmbeddingBag):
+        why = f"its output {check.shape(output)} comes from a table of embeddings: 'output' if these are class scores"
+        return Defaults(features="output", why={"logits": why})
     if final is None:
         is_head = isinstance(last, nn.modules.conv._ConvNd)  # a convolution that gives the classes
         return Defaults(features=None if is_head else "output", logits="output")

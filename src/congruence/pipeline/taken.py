@@ -188,6 +188,7 @@ def _text_input(dataset: TextDataset, who: str, taker: Taker) -> TextInput:
         raise ValueError(
             f"{who} takes texts in no way that is known: say {' and '.join(missing)} in its model's table, as "
             "inputs = { tokenizer = 'FOLDER, tokenizer.json, or a JSON file of words and their numbers', "
-            "max_length = 128 }."
+            "max_length = 128 } (--set 'stages.student.student.inputs={...}'), or prepare the data in Python: "
+            "cg.data.load(FILE).for_models(student=cg.data.TextInput(tokenizer, max_length=128))."
         )
     return load_tokenizer(tokenizer, length)

@@ -78,6 +78,7 @@ def add_views(page: Page, folders: Mapping[str, Path], *, trust: bool) -> None:
             draw(page, rebuilt.of_run(folder, name, trust=trust), layouts)
         except Exception as error:  # a user's own model or data may fail in any way: the rest of the page stands
             LOG.debug("No embeddings of '%s'.", folder, exc_info=True)
+            LOG.warning("The page does not show the models of '%s': %s", folder, sentence(error))
             page.left.setdefault("maps", []).append(f"{name} is not shown: {sentence(error)}")
     if len(folders) > VIEWS:
         page.left.setdefault("maps", []).append(f"Of {len(folders)} runs the first {VIEWS} are shown here.")

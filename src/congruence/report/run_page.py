@@ -49,7 +49,9 @@ def write_runs(folders: Sequence[Path], out: Path, *, trust: bool = False, comma
                 numbers[", ".join([*prefix, column])] = values
         page.made.append(provenance.of_folder(folder, name))
         if (config := directory.config).is_file():
-            page.commands.append(shlex.join(["congruence", "distill", str(config), "--out", f"{folder}-again"]))
+            trusted = ["--trust"] if "factory = " in config.read_text(encoding="utf8") else []
+            again = ["congruence", "distill", str(config), "--out", f"{folder}-again", *trusted]
+            page.commands.append(shlex.join(again))
     if numbers:
         page.tables.append(of_runs(numbers))
         page.costs.extend(_costs_of_runs(numbers))

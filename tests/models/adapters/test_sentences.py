@@ -88,3 +88,16 @@ def test_a_plain_transformer_is_pooled_by_the_mean(tmp_path):
     mask = inputs["attention_mask"][..., None].float()
     hidden = saved(**inputs).last_hidden_state
     torch.testing.assert_close(model(dict(inputs))["sentence_embedding"], (hidden * mask).sum(1) / mask.sum(1))
+
+
+def test_a_static_embedding_is_refused_with_what_to_do(tmp_path):
+    imported("sentence_transformers")
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+
+    tokenizer = Tokenizer(WordLevel({"a": 0, "b": 1, "[UNK]": 2}, unk_token="[UNK]"))
+    SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=4)], device="cpu").save(str(tmp_path))
+    with pytest.raises(ValueError, match=r"is a table of embeddings \(StaticEmbedding\), .* a table and a mean"):
+        named.load(f"st:{tmp_path}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -35,6 +36,11 @@ def load_st(rest: str, *, trust: bool = False) -> nn.Module:
             trust_remote_code=trust,
             model_kwargs={"dtype": torch.float32},
         )
+    if any(type(part).__name__ == "StaticEmbedding" for part in model.modules()):
+        raise ValueError(
+            f"The model '{name}' is a table of embeddings (StaticEmbedding), which takes the tokens of all texts in "
+            "one row: give it as a module of your own, a table and a mean over tokens, by package.module:callable."
+        )
     return model.train()
 
 
@@ -44,4 +50,5 @@ def text_input(model: Any) -> TextInput | None:
     if tokenizer is None:
         return None
     longest = getattr(tokenizer, "model_max_length", 512)
-    return TextInput(tokenizer, max_length=int(length or min(longest, 512)))
+    known = length if length and math.isfinite(length) else min(longest, 512)
+    return TextInput(tokenizer, max_length=int(known))

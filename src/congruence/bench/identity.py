@@ -61,8 +61,11 @@ _CHANGES = "congruence.methods.changed_logits"  # of terms that change their log
 # What a term itself says, or what says nothing.
 _NOT_OF_A_ROW = (
     *("key", "summary", "reference", "part", "function", "weight", "share"),
-    *("blind", "older", "part_aliases"),
+    *("blind", "older", "part_aliases", "year", "link"),
 )
+# Hyper-parameters that a row got after numbers had been kept, at the values that train as it did without them.
+_YOUNGER: Mapping[str, Mapping[str, Any]] = {"ce": {"label_smoothing": 0.0, "class_weights": None}}
+_YOUNGER_NEEDS = ("dense",)  # whether dense logits are read, too: of [B, C] nothing changes
 
 
 def differs(kept: Mapping[str, Any], wanted: Made) -> str:
@@ -217,6 +220,8 @@ def _term(config: TermConfig) -> dict[str, Any]:
     told = term.describe()
     usual_parts = {key: getattr(value, "__qualname__", str(value)) for key, value in row.defaults().items()}
     given = {**usual_parts, **told.pop("hyperparameters")}
+    younger = _YOUNGER.get(row.key, {})
+    given = {key: value for key, value in given.items() if key not in younger or str(value) != str(younger[key])}
     usual = {key: each.default for key, each in inspect.signature(Term).parameters.items()}
     values = {key: _plain(value) for key, value in told.items() if key not in usual or value != usual[key]}
     published = {"published": _plain(row.weight)} if term.balanced else {}  # of its parts among each other
@@ -226,7 +231,8 @@ def _term(config: TermConfig) -> dict[str, Any]:
 def _row(row: Row) -> dict[str, Any]:
     """Return what a row of the catalogue says beside its class, without what it leaves at a default."""
     values = _without_defaults(row, _NOT_OF_A_ROW)
-    return {**{key: _plain(value) for key, value in values.items()}, "needs": _without_defaults(row.needs)}
+    needs = _without_defaults(row.needs, _YOUNGER_NEEDS)
+    return {**{key: _plain(value) for key, value in values.items()}, "needs": needs}
 
 
 def _without_defaults(value: Any, apart: Iterable[str] = ()) -> dict[str, Any]:

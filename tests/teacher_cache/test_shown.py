@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from _harness.photos import FILES, dataset, overwrite, write_all
 from torch import nn
 
 from congruence import Distiller, TeacherCache
@@ -17,25 +15,10 @@ from congruence.evaluation.embed import embed_images
 from congruence.evaluation.kept import KeptRows
 from congruence.teacher_cache.shown import STAMPS
 
-FILES = [f"{number}.bmp" for number in range(6)]  # whose length does not depend on their pixels
-
-
-def write(folder, name, value):
-    Image.fromarray(np.full((4, 4, 3), value, np.uint8)).save(folder / name)
-
 
 @pytest.fixture
 def photos(tmp_path):
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for value, name in enumerate(FILES):
-        write(folder, name, 40 * value)
-    return folder
-
-
-def dataset(folder):
-    labels = torch.arange(len(FILES)) % 2
-    return FileDataset(folder, FILES, labels, size=(4, 4), classes=2, mean=[0.5] * 3, std=[0.5] * 3)
+    return write_all(tmp_path / "photos")
 
 
 def net(seed):
@@ -50,14 +33,6 @@ def rows_of(folder, cache):
     inputs, labels, index = next(iter(given.loader))
     distiller(inputs, labels, index)
     return given.at(torch.arange(len(FILES)), 0, distiller.bindings.values())("main", {"1"}, None)["1"]
-
-
-def overwrite(folder, name, value):
-    """Change a file's pixels, but neither its length nor its time of writing."""
-    before = os.stat(folder / name)
-    write(folder, name, value)
-    os.utime(folder / name, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert os.stat(folder / name).st_size == before.st_size
 
 
 def test_changed_pixels_are_refused_by_name_and_the_cache_is_left(photos, tmp_path):

@@ -24,7 +24,7 @@ from congruence.models.evaluating import evaluating
 from congruence.training.optim import Rates, make_optimizer
 from congruence.training.options import Evaluate, OptimizerOptions, ScheduleOptions
 from congruence.training.saving.state import Generators
-from congruence.training.scored import COUNT, added, numbers_of
+from congruence.training.scored import COUNT, add, numbers_of
 from congruence.training.validate import ask, sums_of_batch, sums_over_ranks, teaches_classes
 
 try:
@@ -186,8 +186,7 @@ class DistillationModule(LightningModule):
             found = sums_of_batch(self.distiller, parts, labels=self._by_labels)
             if not found and not self._sums:  # labels of another kind than the logits, which no term reads
                 self._by_labels, found = False, sums_of_batch(self.distiller, parts, labels=False)
-        for name, value in found.items():
-            self._sums[name] = added(name, self._sums[name], value) if name in self._sums else value
+        add(self._sums, found)
 
     def _once(self, batch: Batch, loader: int) -> Batch | None:
         """Return what of a batch is no repetition of the sampler's, None where nothing is."""

@@ -56,7 +56,7 @@ def any_model(
         >>> type(any_model("cnn3", data.load("digits"), who="the student").model).__name__
         'Cnn3'
     """
-    run = None if named.split(word) else run_of(word)
+    run = run_of(word)
     if run is not None:
         if weights is not None:
             raise ValueError(f"{_begin(who)} is the run in '{run[0]}', which has its weights: leave out '{weights}'.")
@@ -85,7 +85,7 @@ def teacher_of(word: str, splits: data.Splits, *, trust: bool = False) -> Taker:
         ValueError: in one sentence for a word that is no run, a run without a teacher or with several, or a teacher
             that cannot be built again.
     """
-    run = None if named.split(word) else run_of(word)
+    run = run_of(word)
     _, stage = configured(RunDirectory(run[0])) if run else (None, None)
     given = list(stage.teachers().values()) if stage else []
     if run is None or len(given) != 1:
@@ -104,7 +104,7 @@ def data_of(word: str) -> dict[str, Any]:
     Raises:
         ValueError: in one sentence for a word that is no run with a configuration.
     """
-    run = None if named.split(word) else run_of(word)
+    run = run_of(word)
     config, _ = configured(RunDirectory(run[0])) if run else (None, None)
     if config is None:
         raise ValueError(f"Give --data: the student '{word}' is no run's folder, which would say its data.")
@@ -163,6 +163,8 @@ def _config_of(word: str, weights: str | Path | None, who: str) -> ModelConfig:
 
 def run_of(word: str) -> tuple[Path, str | None] | None:
     """Return the folder and the student's name of "FOLDER" or "FOLDER@NAME"; None of another word."""
+    if named.split(word):
+        return None
     folder, at, name = word.rpartition("@")
     for path, student in ((Path(word).expanduser(), None), (Path(folder or "@").expanduser(), name)):
         if path.is_dir() and (student is None or at) and (student is not None or word not in models.ZOO):

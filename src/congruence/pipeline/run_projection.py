@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import nn
 
 from congruence.core.inputs import TEACHER
-from congruence.models import named
 from congruence.models.fingerprint import model_fingerprint
 from congruence.pipeline.any_model import run_of
 from congruence.pipeline.exported_run import RunStudent, projection_of
@@ -26,7 +25,7 @@ def run_projection(word: str, student: nn.Module, teacher: nn.Module) -> nn.Line
     Returns:
         None if the word names no run, the run learnt from another teacher, or there is no such map (any more).
     """
-    run = None if named.split(word) else run_of(word)
+    run = run_of(word)
     if run is None:
         return None
     path, name = run

@@ -104,9 +104,15 @@ def _several(logits: Tensor, labels: Tensor, dense: bool, end: str) -> dict[str,
     return sums
 
 
-def added(name: str, before: Any, value: Any) -> Any:
-    """Return two sums as one: scores are joined."""
-    return torch.cat([before, value], 1) if name.startswith(_SCORES) else before + value
+def add(sums: dict[str, Any], more: Mapping[str, Any]) -> None:
+    """Add to sums those of another batch or rank: scores are joined."""
+    for name, value in more.items():
+        if name not in sums:
+            sums[name] = value
+        elif name.startswith(_SCORES):
+            sums[name] = torch.cat([sums[name], value], 1)
+        else:
+            sums[name] = sums[name] + value
 
 
 def numbers_of(sums: Mapping[str, Any]) -> dict[str, float]:

@@ -19,7 +19,7 @@ from congruence.distiller.distiller import Distiller
 from congruence.models.evaluating import evaluating
 from congruence.models.reused import ReusedClassifier
 from congruence.training.options import Diagnose, Evaluate
-from congruence.training.scored import COUNT, added, kind_of, numbers_of, sums_of
+from congruence.training.scored import COUNT, add, kind_of, numbers_of, sums_of
 
 LOG = logging.getLogger("congruence")
 
@@ -65,8 +65,7 @@ def _sums(distiller: Distiller, loader: Iterable[Any], device: torch.device, *, 
         measured = sums_of_batch(distiller, batch, labels=labels)
         if not measured and not totals:
             labels, measured = False, sums_of_batch(distiller, batch, labels=False)
-        for name, value in measured.items():
-            totals[name] = added(name, totals[name], value) if name in totals else value
+        add(totals, measured)
     return sums_over_ranks(totals)
 
 
@@ -75,8 +74,7 @@ def sums_over_ranks(totals: Mapping[str, Tensor]) -> dict[str, Any]:
     sums: dict[str, Any] = {}
     own = {name: total.cpu() if total.dim() else float(total) for name, total in totals.items()}
     for share in from_all_ranks(own):
-        for name, part in share.items():
-            sums[name] = added(name, sums[name], part) if name in sums else part
+        add(sums, share)
     return sums
 
 

@@ -207,10 +207,20 @@ def card_of(run: RunStudent) -> CardFacts:
         teachers=tuple(_teachers(run)) or (("a teacher that was given",) if run.directory.teachers() else ()),
         terms=terms,
         training={key: value for key, value in training.items() if value is not None},
-        data=None if run.config is None else run.config.data.called,
+        data=None if run.config is None else shared_name(run.config.data.called),
         measured=measured,
         teacher_numbers=teacher,
     )
+
+
+def shared_name(data: str) -> str:
+    """Return what a card calls the data: of a path only the last part, since a card is shared and paths are private.
+
+    Example:
+        >>> shared_name("/home/me/photos"), shared_name("cifar10"), shared_name("package.module:make")
+        ('photos', 'cifar10', 'package.module:make')
+    """
+    return Path(data).name
 
 
 def _weight(term: Mapping[str, Any]) -> str:

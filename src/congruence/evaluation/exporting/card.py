@@ -173,14 +173,28 @@ def _input(exported: Mapping[str, Any]) -> str:
     if "mean" not in exported or len(exported.get("shape", ())) != 3:
         return ""
     channels, height, width = exported["shape"]
-    resize = exported.get("resize")
-    how = f"resized to {resize} ({exported['interpolation']}) and cropped at the centre to" if resize else "of"
-    lines = ["## Input", "", f"Images {how} {height}×{width} with {channels} channel{'s' if channels > 1 else ''},"]
-    lines[-1] += f" scaled to [0, 1], then (image − mean) / std with mean {exported['mean']} and std {exported['std']}."
+    lines = ["## Input", "", f"Images with {channels} channel{'s' if channels > 1 else ''}, "]
+    lines[-1] += (
+        f"{_resized(exported, (height, width))}. The input is the image, scaled to [0, 1]: (image − mean) / std,"
+    )
+    lines[-1] += f" with mean {exported['mean']} and std {exported['std']}."
     if exported.get("class_names"):
         names = ", ".join(exported["class_names"][:20])
         lines += ["", f"Classes in the order of the outputs: {names}{' …' if exported['classes'] > 20 else ''}."]
     return "\n".join(lines)
+
+
+def _resized(exported: Mapping[str, Any], size: tuple[int, int]) -> str:
+    """Describe how an image of another size is brought to (height, width)."""
+    resize = exported.get("resize")
+    by = f"({exported['interpolation']})"
+    if isinstance(resize, int):
+        first = f"resized to {resize} on the shorter side {by}"
+    elif resize is not None:
+        first = f"resized to {resize[0]}×{resize[1]} {by}"
+    else:
+        first = f"if of another size, resized to cover {size[0]}×{size[1]} as closely as the ratio allows {by}"
+    return f"{first}, then cropped at the centre to {size[0]}×{size[1]}"
 
 
 def _licences(facts: CardFacts) -> str:

@@ -102,7 +102,11 @@ def test_both_ways_to_sort_long_rows_give_the_same(spoilt, monkeypatch):
     for pays in (False, True):
         monkeypatch.setattr(order, "_bins_pay", lambda pays=pays: taken.append(pays) or pays)
         gaps = rank_gaps(values, values.flip(1), (1e-6, 1e-3))
-        found.append([row_ranks(values, 1e-6), row_order(values), flag_ranks(values, flags), gaps])
+        monkeypatch.setattr(order, "_LEAST_COUNTED", 1000)
+        counted = flag_ranks(values, flags), flag_ranks(values, torch.zeros_like(flags))
+        monkeypatch.setattr(order, "_LEAST_COUNTED", 10_000)
+        found.append([row_ranks(values, 1e-6), row_order(values), flag_ranks(values, flags), gaps, *counted])
+        assert torch.equal(counted[0], found[-1][2])
     for first, second in zip(*found, strict=True):
         assert torch.equal(first, second)
     assert {*taken} == {False, True}

@@ -27,6 +27,7 @@ _LOW = np.uint64(0xFFFFFFFF)
 _SIGN = np.uint64(63)
 _BINS = 2**16 - 1  # NumPy sorts 16-bit integers by their digits
 _LEAST_BINNED = 1024  # columns
+_LEAST_COUNTED = 8192  # columns: fewer are sorted as soon
 _SAMPLED = 256
 _PLACE, _VALUE = (0, 1) if sys.byteorder == "little" else (1, 0)  # the halves of a key
 
@@ -205,6 +206,14 @@ def _key_order(values: Array, out: Array) -> None:
 
 
 def _piece_flag_ranks(values: Array, flags: Array, out: Array) -> None:
+    digits = _digits(values) if values.shape[1] >= _LEAST_COUNTED else None
+    if digits is not None and not (values < 0).any():
+        out[:] = np.inf
+        for row, *of_row in zip(out, values, digits, flags, strict=True):
+            ranks = _counted_ranks(*of_row)
+            row[: len(ranks)] = ranks
+        return
+    del digits
     keys = _sorted(values, flags)
     if (keys[:, -1] >> _SIGN).any():  # a negative value has the largest bits
         ordered = np.take_along_axis(flags, values.argsort(axis=1, kind="stable"), 1)
@@ -214,6 +223,30 @@ def _piece_flag_ranks(values: Array, flags: Array, out: Array) -> None:
     for row, order in zip(out, ordered, strict=True):
         places = np.flatnonzero(order)
         np.add(places, 1, out=row[: len(places)], casting="unsafe")
+
+
+def _counted_ranks(values: Array, digits: Array, flags: Array) -> Array:
+    """Rank the flagged entries of one row: those in lower parts are counted, those in the same part alone are sorted.
+
+    A part that holds a flagged entry has all its entries among the shared ones, and a larger value has no lower part.
+    """
+    bins = digits[np.flatnonzero(flags)]
+    holds = np.zeros(_BINS + 1, np.bool_)
+    holds[bins] = True
+    shared = np.flatnonzero(holds.take(digits))
+    shared_digits = digits.take(shared)
+    order = shared_digits.argsort(kind="stable")
+    shared_digits, shared = shared_digits.take(order), shared.take(order)
+    keys = np.add(shared, shared)
+    keys += flags.take(shared)
+    np.add(values.take(shared), np.float32(0), out=keys.view(np.float32)[_VALUE::2])
+    keys.sort(kind="stable")
+    places = np.flatnonzero(keys & 1)
+    parts = shared_digits[places]
+    counts = np.bincount(digits, minlength=_BINS + 1)
+    lower = counts.cumsum().take(parts) - counts.take(parts)
+    within: Array = places - shared_digits.searchsorted(parts)
+    return lower + within + 1
 
 
 def _key_nearest(values: Array, k: int, out: Array) -> None:

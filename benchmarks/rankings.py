@@ -89,7 +89,7 @@ def of_many(name: str) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5, help="interleaved pairs")
+    parser.add_argument("--rounds", type=int, default=3, help="interleaved pairs")
     parser.add_argument("--only", choices=list(SECONDS), help="only print this one's seconds and megabytes")
     arguments = parser.parse_args()
     if arguments.only:

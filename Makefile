@@ -52,6 +52,7 @@ bench: $(VENV)/ready
 	$(ONE_THREAD) $(BIN)/python benchmarks/step_overhead.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/import_time.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/gpcl.py
+	$(BIN)/python benchmarks/rankings.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/metrics.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/rkd_angle.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/softrank.py

@@ -1,11 +1,14 @@
 """The class-conditional Wasserstein losses, forward and backward, beside their plain form of a call for each class.
 
+Last, the rows of large batches with classes beside the two forwards that a step cannot do without.
+
 python benchmarks/transport.py
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -13,17 +16,22 @@ from collections.abc import Callable
 import numpy as np
 import ot
 import torch
+from interleaved import medians
+from pair import BATCH, CLASSES, batch
 from record import figure, write
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from congruence.losses import class_gaussian_wasserstein_loss, class_wasserstein_loss
+import congruence as cg
+from congruence.losses import class_gaussian_wasserstein_loss, class_wasserstein_loss, joint_wasserstein_loss
 
-WIDTH = 128
+WIDTH, LARGE, TEACHER, STUDENT = 128, 1024, "resnet32x4", "resnet8x4"
 DEFINITION = (
     "ours / plain, medians of interleaved calls, processor seconds of one thread; plain: in float64, each class's own "
     "distances, scipy's assignment (POT where sizes differ) or torch's QR and SVD, and autograd; one batch: both sides "
-    "have the same labels, as in training; two batches: labels of their own"
+    "have the same labels, as in training; two batches: labels of their own; "
+    f"over the forwards: the loss of {LARGE} rows, forward and backward / the forwards of {TEACHER} and {STUDENT} of "
+    f"as many images of 32x32, timed on {BATCH} images and multiplied"
 )
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -106,6 +114,43 @@ def compared(name: str, batch: int, classes: int, paired: bool, rounds: int) -> 
     )
 
 
+def over_forwards(rounds: int) -> list[dict[str, object]]:
+    """Time the rows with classes on a large batch beside what runs the models."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(CLASSES, (LARGE,), generator=generator)
+    centres = torch.randn(CLASSES, WIDTH, generator=generator)
+    student, teacher = (centres[labels] + torch.randn(LARGE, WIDTH, generator=generator) for _ in range(2))
+    student.requires_grad_()
+    targets = torch.nn.functional.one_hot(labels, CLASSES).float()
+    models = [cg.models.build(name, classes=CLASSES).eval() for name in (TEACHER, STUDENT)]
+    images = batch()[0]
+
+    @torch.no_grad()
+    def forwards() -> None:
+        for model in models:
+            model(images)
+
+    losses: dict[str, Callable[[], Tensor]] = {
+        "class_wasserstein": lambda: class_wasserstein_loss(student, teacher, labels, labels),
+        "class_gaussian_wasserstein, full": lambda: ours_gaussian(student, teacher, labels, labels),
+        "class_gaussian_wasserstein": lambda: class_gaussian_wasserstein_loss(student, teacher, labels, labels),
+        "joint_wasserstein": lambda: joint_wasserstein_loss(student, teacher, targets, targets),
+    }
+    calls = {name: functools.partial(lambda loss: loss().backward(), loss) for name, loss in losses.items()}
+    times = medians({"forwards": forwards, **calls}, rounds)
+    whole = times.pop("forwards") * LARGE / BATCH
+    return [
+        figure(
+            f"{name}, B={LARGE}, {CLASSES} classes, over the forwards",
+            taken / whole,
+            1.0,
+            milliseconds=round(1e3 * taken, 2),
+            forwards_milliseconds=round(1e3 * whole, 1),
+        )
+        for name, taken in times.items()
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15, help="interleaved pairs")
@@ -118,6 +163,7 @@ def main() -> None:
         for classes in (10, 100)
         for paired in (True, False)
     ]
+    figures += over_forwards(max(1, rounds // 5))
     write("transport", DEFINITION, figures, width=WIDTH, rounds=rounds)
 
 

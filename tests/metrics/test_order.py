@@ -7,7 +7,7 @@ from _harness.memory import largest_array
 
 from congruence.geometry import dissimilarity_blocks
 from congruence.metrics import order
-from congruence.metrics.order import flag_ranks, nearest, row_nearest, row_order, row_ranks
+from congruence.metrics.order import flag_ranks, nearest, rank_gaps, row_nearest, row_order, row_ranks
 
 
 def slow_ranks(values, tolerance):
@@ -88,6 +88,37 @@ def test_pieces_and_threads_change_nothing(threads, monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(whole, pieces, strict=True))
     assert len(seen) == 4 * 11
     assert max(seen) == 60
+
+
+@pytest.mark.parametrize("spoilt", [None, math.nan, math.inf, -1.0, 1e6])
+def test_both_ways_to_sort_long_rows_give_the_same(spoilt, monkeypatch):
+    values = torch.rand(5, 1500, generator=seeded())
+    values[:, 700:] = values[:, 700:].round(decimals=2)  # ties
+    values[0, 3:9] = values[0, 2] * (1 + 1e-7)
+    values[3] = 0.25
+    if spoilt is not None:
+        values[1, 4] = spoilt
+    flags, taken, found = values > 0.4, [], []
+    for pays in (False, True):
+        monkeypatch.setattr(order, "_bins_pay", lambda pays=pays: taken.append(pays) or pays)
+        gaps = rank_gaps(values, values.flip(1), (1e-6, 1e-3))
+        monkeypatch.setattr(order, "_LEAST_COUNTED", 1000)
+        counted = flag_ranks(values, flags), flag_ranks(values, torch.zeros_like(flags))
+        monkeypatch.setattr(order, "_LEAST_COUNTED", 10_000)
+        found.append([row_ranks(values, 1e-6), row_order(values), flag_ranks(values, flags), gaps, *counted])
+        assert torch.equal(counted[0], found[-1][2])
+    for first, second in zip(*found, strict=True):
+        assert torch.equal(first, second)
+    assert {*taken} == {False, True}
+    assert found[0][0].tolist() == slow_ranks(values, 1e-6)
+    gaps = (row_ranks(values, 1e-6).long() - row_ranks(values.flip(1), 1e-3)).abs().sum(1)
+    assert torch.equal(found[1][3], gaps)
+
+
+def test_the_quicker_way_to_sort_is_tried_once():
+    order._bins_pay.cache_clear()
+    assert order._bins_pay() in (True, False)
+    assert order._bins_pay.cache_info().misses == 1
 
 
 def test_a_row_that_is_not_contiguous():

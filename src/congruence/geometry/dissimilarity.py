@@ -174,7 +174,6 @@ def block_rows(columns: int, entries: int) -> int:
     return max(_LEAST_ROWS, entries // columns)
 
 
-@torch.no_grad()
 def dissimilarity_blocks(
     query: Tensor, database: Tensor, dissimilarity: DissimilarityName, rows: int
 ) -> Iterator[Tensor]:
@@ -193,26 +192,49 @@ def dissimilarity_blocks(
         >>> [block.tolist() for block in dissimilarity_blocks(torch.eye(2), torch.eye(2), "cosine", 1)]
         [[[0.0, 0.5]], [[0.5, 0.0]]]
     """
+    block = block_maker(query, database, dissimilarity)
+    for start in range(0, len(query), rows):
+        yield block(slice(start, start + rows))
+
+
+@torch.no_grad()
+def block_maker(query: Tensor, database: Tensor, dissimilarity: DissimilarityName) -> Callable[[slice], Tensor]:
+    """Return what computes a block of `dissimilarity_blocks` by its queries, for threads that take blocks in turn.
+
+    Example:
+        >>> import torch
+        >>> block_maker(torch.eye(2), torch.eye(2), "cosine")(slice(1, 2)).tolist()
+        [[0.5, 0.0]]
+    """
     dtype = torch.promote_types(widen(query).dtype, widen(database).dtype)
     if dissimilarity == "cosine":
         left, right = unit(as_float64(widen(query))).mul_(-0.5), unit(as_float64(widen(database)))
         parts = max(1, -(-len(right) // _COLUMNS))  # of equal widths: a product of few columns has other bits
         again, first = _repeated(right)
-        for block in left.split(rows):
+
+        @torch.no_grad()
+        def cosines(rows: slice) -> Tensor:
+            block = left[rows]
             values = block.new_empty(len(block), len(right), dtype=dtype)
             for part, columns in zip(values.tensor_split(parts, 1), right.tensor_split(parts), strict=True):
                 part.copy_((block @ columns.T).add_(0.5))  # the bits of (1 − product) / 2
                 F.threshold(part, _COSINE_ZERO, 0, inplace=True).clamp_(max=1)
-            yield _alike(values, again, first)
-        return
+            return _alike(values, again, first)
+
+        return cosines
     centre = as_float64(widen(database)).mean(0, keepdim=True)
     left, right = as_float64(widen(query)) - centre, as_float64(widen(database)) - centre
     right_squares = right.square().sum(1)
     again, first = _repeated(right)
-    for block in left.split(rows):
+
+    @torch.no_grad()
+    def distances(rows: slice) -> Tensor:
+        block = left[rows]
         squares = block.square().sum(1, keepdim=True) + right_squares
         values = torch.addmm(squares, block, right.T, alpha=-2)
-        yield _alike(values.mul_(values > squares.mul_(_SQUARED_ZERO)).sqrt_().to(dtype), again, first)
+        return _alike(values.mul_(values > squares.mul_(_SQUARED_ZERO)).sqrt_().to(dtype), again, first)
+
+    return distances
 
 
 def _repeated(rows: Tensor) -> tuple[Tensor, Tensor]:

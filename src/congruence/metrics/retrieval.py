@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from congruence.core import check
-from congruence.geometry.dissimilarity import DissimilarityName, block_rows, dissimilarity_blocks
+from congruence.core.threads import share_out
+from congruence.geometry.dissimilarity import DissimilarityName, block_maker, block_rows
 from congruence.metrics.labelled import labelled
 from congruence.metrics.order import flag_ranks, nearest
 
@@ -61,7 +62,8 @@ def retrieval_map(
         metric: "cosine" or "euclidean".
         interpolation: "11pt", "none" or "passalis".
         query_batch: b, queries ranked at once. It only affects the value of "passalis"; the others use fewer queries,
-            at least 16, if b would exceed 2²¹ distances. Memory is about 40 b N + 16 (Q + N) D bytes.
+            at least 16, if b would exceed 2²¹ distances. Memory is about 40 b N + 16 (Q + N) D bytes,
+            40 b N more for each further thread.
 
     Returns:
         A fraction in [0, 1]; NaN if no query has a relevant item.
@@ -92,18 +94,28 @@ def retrieval_map(
     rows = query_batch
     if interpolation != "passalis":
         rows = min(rows, block_rows(len(database), _RANKED_ENTRIES))
-    scores = []
-    blocks = dissimilarity_blocks(query, database, metric, rows)
-    for distances, labels in zip(blocks, query_labels.split(rows), strict=True):
-        ranks = flag_ranks(distances, database_labels == labels[:, None])
+    block = block_maker(query, database, metric)
+    starts = range(0, len(query), rows)
+    scores = [torch.empty(0)] * len(starts)
+
+    def work(number: int) -> None:
+        part = slice(starts[number], starts[number] + rows)
+        labels = query_labels[part]
+        ranks = flag_ranks(block(part), database_labels == labels[:, None])
         ranks = ranks[ranks[:, 0].isfinite()]
         match interpolation:
             case "11pt":
-                scores.append(_eleven_point(ranks))
+                scores[number] = _eleven_point(ranks)
             case "none":
-                scores.append(_plain(ranks))
+                scores[number] = _plain(ranks)
             case "passalis":
-                scores.append(_passalis(ranks, min(len(labels), len(database))))
+                scores[number] = _passalis(ranks, min(len(labels), len(database)))
+
+    if query.device.type == "cpu":
+        share_out(work, range(len(starts)))
+    else:
+        for number in range(len(starts)):
+            work(number)
     return _mean("retrieval_map", torch.cat(scores), query.shape[0])
 
 

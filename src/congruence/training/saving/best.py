@@ -24,7 +24,7 @@ def standard_error(accuracy: float, samples: int) -> float:
 
     Example:
         >>> round(standard_error(0.9, 1000), 4), round(standard_error(1.0, 18), 4)
-        (0.0095, 0.0513)
+        (0.0095, 0.0514)
     """
     p = (accuracy * samples + 1) / (samples + 2)
     return math.sqrt(p * (1 - p) / samples)

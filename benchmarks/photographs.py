@@ -149,13 +149,13 @@ def main() -> None:
 
 def told_of(about: dict[str, Any]) -> str:
     """What a reader of the table must know beside it."""
-    megabytes = about["megabytes"]
+    megabytes, seeds = about["megabytes"], f"{about['seeds']} seed{'s' * (about['seeds'] > 1)}"
     return (
         f"{about['train']} training and {about['test']} held-out photographs of the dataset's 2,624, {about['epochs']} "
-        f"epochs, {about['seeds']} seed{'s' * (about['seeds'] > 1)}. One photograph takes the student 1/{about['speed_up']:g} of the teacher's "
-        f"time; the weights are {megabytes['student']:g} MB beside {megabytes['teacher']:g} MB. In a process without "
-        f"congruence and torch, the exported file gives the student's answer on {100 * about['exported_agree']:.1f} % "
-        "of the held-out photographs"
+        f"epochs, {seeds}. One photograph takes the student 1/{about['speed_up']:g} of the teacher's time; the weights "
+        f"are {megabytes['student']:g} MB beside {megabytes['teacher']:g} MB. In a process without congruence and "
+        f"torch, the exported file gives the student's answer on {100 * about['exported_agree']:.1f} % of the held-out "
+        "photographs"
     )
 
 

@@ -21,10 +21,10 @@ BALANCED = ROOT / "docs" / "guide" / "balanced-weights.md"
 HEAD = """# Benchmarks
 
 Written by `python docs/update_benchmarks.py` from `benchmarks/results/`, which `make bench` writes anew (all but \
-`one_epoch` and `first_tries`, which train for some minutes, `peers`, which needs other people's code, and those of a \
-GPU). Figures are ratios taken in one process where nothing else is said, with the other form beside them in the \
-benchmark's file: they say the same on another machine, where milliseconds do not. A bar is what a figure must not \
-pass; `least` is what it is to reach.
+`one_epoch`, `first_tries`, `best_epoch` and `photographs`, which train for some minutes, `peers`, which needs other \
+people's code, and those of a GPU). Figures are ratios taken in one process where nothing else is said, with the \
+other form beside them in the benchmark's file: they say the same on another machine, where milliseconds do not. A \
+bar is what a figure must not pass; `least` is what it is to reach.
 """
 # The benchmarks of every row of the catalogue, and the figures they have when each row is measured.
 OF_ROWS = {

@@ -79,7 +79,9 @@ BARS = {
     "rkd_angle": ANGLE,
     "method_cost": None,
     "one_epoch": 100.0,
+    "best_epoch": None,
     "first_tries": None,
+    "photographs": None,
     "plan_overhead": 0.15,
     "shares": None,
     "peers": None,  # what they are to reach is `least`

@@ -31,6 +31,14 @@ def test_resized_before_it_is_normalised(way):
     assert torch.equal(taken(PIXELS)[1:2], taken(PIXELS[1:2]))
 
 
+def test_a_model_of_colours_is_shown_grey_images_as_rgb():
+    taken = ImageInput((0.5, 0.25, 0.0), (0.5, 2.0, 1.0), size=(4, 5))
+    grey = PIXELS[:, :1]
+    assert torch.equal(taken(grey), taken(grey.repeat(1, 3, 1, 1)))
+    with pytest.raises(ValueError, match=r"a uint8 tensor \[B, 3, H, W\], got torch.uint8 of shape \[3, 2, 9, 7\]"):
+        taken(PIXELS)
+
+
 class Slow:
     """Like a tokenizer of transformers, with no more than its vocabulary to tell it by."""
 

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 import congruence as cg
 from congruence.data import ArrayDataset
 from congruence.data.datasets.model_facts import ModelFacts, remember
+from congruence.training.saving.best import standard_error
 
 INPUTS = torch.randn(96, 6, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(96) % 3
@@ -50,6 +51,15 @@ def test_it_trains_measures_and_leaves_the_teacher_as_it_was(models):
     assert same(done.result.best_states["student"], student.state_dict())
     assert (done.result.epochs, done.measured_on, done.report.samples) == (3, "validation", 10)
     assert done.report.student_accuracy == pytest.approx(done.result.best["student"]["accuracy"])
+
+
+def test_the_best_epoch_is_the_last_within_a_standard_error_of_the_highest(models):
+    done = run(models, TensorDataset(INPUTS, (INPUTS[:, 0] > 0).long()), "kd", epochs=12, validation=20, lr=0.03)
+    best, history = done.result.best_epoch["student"], [each["accuracy"] for each in done.result.history]
+    as_good = [at for at, each in enumerate(history) if each >= max(history) - standard_error(max(history), 20)]
+    assert best == max(as_good)
+    assert best > history.index(max(history))  # the first highest: else this shows nothing
+    assert done.report.student_accuracy == pytest.approx(history[best])
 
 
 def test_without_a_word_little_data_is_seen_a_thousand_steps_long(models):

@@ -118,6 +118,23 @@ def of_photos(folder, factories, *overrides, cache=None):
 # What a stage is built of
 
 
+def test_grey_photographs_reach_a_teacher_of_colours_as_rgb(photos, factories):
+    for path in photos.rglob("*.png"):
+        Image.open(path).convert("L").save(path)
+    config = of_photos(photos, factories)
+    built = build_stage(config, "s", RunContext(trust=True))
+    assert built.splits.train.shape == (1, 8, 8)
+    inputs, *_ = next(iter(built.train_loader))
+    assert (inputs["teacher"].shape, inputs["student"].shape) == ((8, 3, 12, 12), (8, 1, 6, 6))
+    mean, std = torch.tensor([0.5, 0.4, 0.3])[:, None, None], torch.tensor([0.5, 0.5, 0.25])[:, None, None]
+    seen = inputs["teacher"] * std + mean  # the same brightness three times over
+    torch.testing.assert_close(seen, seen[:, :1].expand_as(seen), rtol=0, atol=1e-6)
+    (student,) = built.models.students.values()
+    assert student.body[1].in_features == 36  # of one channel
+    assert ModelFacts.of(built.train_loader).shape == (1, 6, 6)
+    assert ModelFacts.of(built.train_loader, "teacher", "teacher").shape == (3, 12, 12)
+
+
 def test_texts_reach_each_model_as_its_tokenizer_has_them(texts, factories, caplog):
     config = of_texts(texts, factories)
     with caplog.at_level(logging.INFO, logger="congruence"):

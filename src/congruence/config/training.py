@@ -130,6 +130,7 @@ class SamplerConfig(Table):
 _ENGINE = (
     *("epochs", "max_steps", "seed", "precision", "gradient_clip", "accumulate", "micro_batch"),
     *("teacher_speed", "channels_last", "compile", "log_every", "checkpoint_seconds", "tensorboard", "gradient_norms"),
+    "one_standard_error",
 )
 
 
@@ -168,6 +169,7 @@ class TrainConfig(Table):
     channels_last: bool | Literal["auto"] = "auto"
     compile: bool = False
     monitor: str | None = None
+    one_standard_error: bool = False
     log_every: int = 50
     checkpoint_seconds: float = 30.0
     tensorboard: bool = False

@@ -34,8 +34,10 @@ def normalized(numbers: Tensor, mean: Sequence[float], std: Sequence[float]) -> 
 class ImageInput:
     """How a model takes images: resized to `size`, scaled to [0, 1], then (image − mean) / std for each channel.
 
+    Grey images are shown to a model of three channels three times over, as RGB.
+
     Args:
-        mean: one number for each channel, for images scaled to [0, 1].
+        mean: one number for each channel of the model, for images scaled to [0, 1].
         std: the standard deviation > 0 of each channel.
         size: (height, width); None keeps the size of the images.
         interpolation: "bilinear" or "bicubic", with antialiasing.
@@ -44,7 +46,7 @@ class ImageInput:
         ValueError: if an argument is not allowed.
 
     Shape:
-        images uint8 [B, C, H, W]; result float32 [B, C, height, width].
+        images uint8 [B, C, H, W] or, where C is 3, [B, 1, H, W]; result float32 [B, C, height, width].
 
     Example:
         >>> ImageInput(mean=(0.5,), std=(0.5,), size=(2, 2))(torch.full((1, 1, 4, 4), 255, dtype=torch.uint8)).flatten()
@@ -73,13 +75,24 @@ class ImageInput:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return images as the model takes them."""
-        if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != len(self.mean):
+        if images.dtype != torch.uint8 or images.dim() != 4 or not self.takes(images.shape[1]):
             wanted = f"a uint8 tensor [B, {len(self.mean)}, H, W]"
             check.fail("ImageInput", "images", wanted, f"{images.dtype} of shape {check.shape(images)}")
         numbers = images.to(torch.float32)
         if self.size is not None and tuple(images.shape[2:]) != self.size:
             numbers = interpolate(numbers, self.size, mode=self.interpolation, antialias=True).clamp_(0, 255)
+        if numbers.shape[1] < self.channels:
+            numbers = numbers.repeat(1, self.channels, 1, 1)
         return normalized(numbers, self.mean, self.std)
+
+    @property
+    def channels(self) -> int:
+        """The channels of the model's input."""
+        return len(self.mean)
+
+    def takes(self, channels: int) -> bool:
+        """Whether images of so many channels can be made the model's input."""
+        return channels == self.channels or (channels, self.channels) == (1, 3)
 
     def describe(self) -> dict[str, Any]:
         """Return it as plain values, which tell it from others."""

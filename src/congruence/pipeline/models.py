@@ -26,7 +26,8 @@ def build_model(
 ) -> nn.Module:
     """Build a model of the zoo, call a factory, or load one from its file; then load weights where there are some.
 
-    A model of the zoo gets `classes` and `in_channels` unless its options say others. A factory gets its options, and
+    A model of the zoo gets `classes` and `in_channels` (as many as its table `inputs` has means) unless its options say
+    others. A factory gets its options, and
     these two where it asks for them without a default.
 
     Args:
@@ -61,7 +62,8 @@ def describe_model(
         parameters = inspect.signature(import_callable(config.factory, what="factory", trust=trust)).parameters.values()
         asked = {p.name for p in parameters if p.default is p.empty}
         words = {name: word for name, word in words.items() if word in asked}
-    given = {"classes": classes, "in_channels": in_channels}
+    own = None if config.inputs is None else config.inputs.mean  # RGB of grey images, say
+    given = {"classes": classes, "in_channels": in_channels if own is None else len(own)}
     options = {**{word: given[name] for name, word in words.items()}, **config.options}
     word = words.get("classes")
     if word is not None and options[word] is None:

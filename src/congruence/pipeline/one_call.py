@@ -108,8 +108,9 @@ def distill(
             datasets must transform their items themselves.
         validation: the number of samples, or the fraction, to hold out of `data` for choosing the best epoch,
             stratified by class; or a dataset. None for a tenth, or for the validation part of `Splits` and named
-            datasets; 0 for none: the last epoch is then the best. If the dataset augments its items, the held-out part
-            is augmented too: pass a dataset that does not.
+            datasets; 0 for none: the last epoch is then the best. The best epoch is the last one whose accuracy is
+            within one standard error of the highest (`FitOptions`): on a few samples mostly the last. If the dataset
+            augments its items, the held-out part is augmented too: pass a dataset that does not.
         test: a dataset, read once at the end. `Splits` and named datasets have their own.
         out: the run's folder, see `FitOptions`.
         resume: continue the run in `out`.
@@ -164,6 +165,7 @@ def distill(
             resume=resume,
             seed=seed,
             device=str(on),
+            one_standard_error=trained["one_standard_error"],
             optimizer=OptimizerOptions(**trained["optimizer"]),
             schedule=ScheduleOptions(**trained["schedule"]),
         )

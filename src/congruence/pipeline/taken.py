@@ -143,7 +143,7 @@ def _image_input(dataset: data.ImageDataset, who: str, taker: Taker) -> ImageInp
     if table is not None:
         values |= {key: getattr(table, key) for key in values if getattr(table, key) is not None}
         size, said = table.size or size, said if table.mean is None else "its table `inputs`"
-    if len(values["mean"]) != channels:
+    if not ImageInput(values["mean"], values["std"]).takes(channels):
         raise ValueError(
             f"{who} takes images of {len(values['mean'])} channels, as the mean of {said} says, and those of the data "
             f"'{dataset.name}' have {channels}: give a model of {channels} "

@@ -166,6 +166,9 @@ class FitOptions:
         monitor: the number by which the best epoch is chosen: the smallest if its name contains "loss" or "error", else
             the largest. None: "accuracy" if a term trains a classifier, else "loss". Ties are broken by the smaller
             loss. A run that has chosen by one number cannot be resumed with another.
+        one_standard_error: choose the last epoch whose validation accuracy is not more than one standard error below
+            the highest, instead of the highest: the highest of many epochs on a few samples is mostly luck. Only where
+            the accuracy of `val_loader` is the number that chooses.
         callbacks: functions called with every `Event`.
         diagnose: called at every epoch's end for numbers that go to metrics.jsonl and do not affect the choice of the
             best epoch; only called on the first rank.
@@ -198,6 +201,7 @@ class FitOptions:
     schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
     evaluate: Evaluate | None = None
     monitor: str | None = None
+    one_standard_error: bool = False
     callbacks: tuple[Callback, ...] = ()
     diagnose: Diagnose | None = None
     log_every: int = 50
@@ -224,6 +228,7 @@ class FitOptions:
             "checkpoint_seconds": check.NOT_NEGATIVE,
             "tensorboard": check.Flag(),
             "gradient_norms": check.Flag(),
+            "one_standard_error": check.Flag(),
         }
         check.hyperparameters("FitOptions", checks, **{name: getattr(self, name) for name in checks})
         if self.epochs is None and self.max_steps is None:

@@ -35,7 +35,7 @@ from congruence.training.saving.run_directory import RunDirectory
 from congruence.training.saving.state import Generators, History, Stateful, kept, load_parts, state_of
 from congruence.training.sigterm import Sigterm
 from congruence.training.untaught import AFTER, Untaught
-from congruence.training.validate import diagnosed, numbers
+from congruence.training.validate import diagnosed, measured
 
 LOG = logging.getLogger("congruence")
 TOGETHER_EVERY = 10  # interval, in steps, at which several ranks agree whether to save or stop
@@ -70,7 +70,7 @@ class Run:
         self._in_step = InStep(any(needs.scope != "sample" for needs in distiller.needs().values()))
         self.position, self.history = Position(), History()
         self.untaught, self.collapse = Untaught(distiller, optimizers), Collapse(distiller)
-        self.best = Best(tuple(distiller.students), options.monitor)
+        self.best = Best(tuple(distiller.students), options.monitor, one_standard_error=options.one_standard_error)
         setup.rehearse_validation(distiller, val_loader, options, device, self.best)
         self.objective = wrap(Objective(distiller, options.micro_batch))
         distiller._sitting_out.in_step = True
@@ -214,8 +214,8 @@ class Run:
         self.untaught.tell_once(position.epoch)
         self.collapse.look()
         self.distiller.end_epoch()
-        metrics = numbers(self.distiller, self.val_loader, self.options.evaluate, self.device)
-        improved = self.best.update(position.epoch, metrics)
+        metrics, samples = measured(self.distiller, self.val_loader, self.options.evaluate, self.device)
+        improved = self.best.update(position.epoch, metrics, samples)
         self.history.epochs.append(metrics)
         self._write("validation", metrics)
         diagnostics = diagnosed(self.distiller, self.options.diagnose, position.epoch)
@@ -298,6 +298,7 @@ class Run:
     def finish(self) -> FitResult:
         """Write the last students and the summary."""
         seconds, untaught = self.position.seconds(), self.untaught.end()
+        self.best.tell()
         if self.directory:
             for name in self.distiller.students:
                 state = self.distiller.student_state_dict(name)

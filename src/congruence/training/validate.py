@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,7 +30,6 @@ def teaches_classes(distiller: Distiller) -> bool:
     return reused or any(needs.teaches_classes for needs in distiller.needs().values())
 
 
-@torch.no_grad()
 def validate(distiller: Distiller, loader: Iterable[Any], device: torch.device) -> dict[str, float]:
     """Return {"accuracy", "loss"} over the labelled samples, with "/NAME" after each if there are several students.
 
@@ -47,13 +46,25 @@ def validate(distiller: Distiller, loader: Iterable[Any], device: torch.device) 
     Raises:
         ValueError: if the loader yields nothing, or labels or shapes do not fit.
     """
+    return _validated(distiller, loader, device).numbers
+
+
+class Measured(NamedTuple):
+    """The numbers of an epoch's validation, and how many samples (or positions) they are of; None if not known."""
+
+    numbers: dict[str, float]
+    samples: int | None = None
+
+
+@torch.no_grad()
+def _validated(distiller: Distiller, loader: Iterable[Any], device: torch.device) -> Measured:
     with rng.untouched(), evaluating(distiller):
         sums = _sums(distiller, loader, device, labels=teaches_classes(distiller))
         if not sums:
             raise ValueError("The validation loader gave no batch: is the dataset empty?")
         if not sums[COUNT]:
             sums = _sums(distiller, loader, device, labels=False)
-    return numbers_of(sums)
+    return Measured(numbers_of(sums), int(sums[COUNT]))
 
 
 def _sums(distiller: Distiller, loader: Iterable[Any], device: torch.device, *, labels: bool) -> dict[str, Any]:
@@ -100,13 +111,13 @@ def _labelled(batch: Batch) -> bool:
     return batch.labels is not None and bool((batch.labels >= 0).any())
 
 
-def numbers(
+def measured(
     distiller: Distiller, loader: Iterable[Any] | None, evaluate: Evaluate | None, device: torch.device
-) -> dict[str, float]:
+) -> Measured:
     """Return an epoch's validation numbers: from a custom function, else from the loader, else none."""
     if evaluate is not None:
-        return ask(distiller, evaluate)
-    return {} if loader is None else validate(distiller, loader, device)
+        return Measured(ask(distiller, evaluate))
+    return Measured({}) if loader is None else _validated(distiller, loader, device)
 
 
 def ask(distiller: Distiller, evaluate: Evaluate) -> dict[str, float]:

@@ -60,6 +60,7 @@ def test_an_identity_keeps_what_it_says():
     assert migrate_identity(identity)["options"] == {
         "epochs": 3,
         "compile": True,
+        "one_standard_error": False,
         "micro_batch": None,
         "channels_last": False,
         "teacher_speed": "exact",

@@ -67,7 +67,7 @@ class ImageDataset(BatchDataset):
         for name, taken in given.items():
             if not isinstance(taken, ImageInput):
                 fail(kind, "inputs", "an ImageInput for each model, by its name", f"{type(taken).__name__} as '{name}'")
-            if len(taken.mean) != channels:
+            if not taken.takes(channels):
                 wanted = f"for images of {channels} channel{'s' if channels > 1 else ''}"
                 fail(kind, "inputs", wanted, f"{len(taken.mean)} in the mean of '{name}'")
         # All models get an entry: those not named take the images as the dataset has them.

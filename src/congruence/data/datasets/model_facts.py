@@ -142,13 +142,13 @@ def _of(source: Any, model: str, kind: str, depth: int) -> ModelFacts:
 def _image(dataset: ImageDataset, model: str, kind: str) -> dict[str, Any]:
     """Return shape, mean, std and resize of a dataset's images as a model takes them."""
     taken, resize = dataset.model_input(model, kind), getattr(dataset, "resize", None)
-    channels, *own = dataset.shape
+    own = dataset.shape[1:]
     sides = list(taken.size or own)
-    if resize is not None and sides != own:  # as if the model's size were cropped from an image of just that size
+    if resize is not None and sides != list(own):  # as if the model's size were cropped from an image of just that size
         before = list(resize) if isinstance(resize, tuple) else [resize] * 2
         scaled = [round(b * side / o) for b, side, o in zip(before, sides, own, strict=True)]
         resize = scaled[0] if isinstance(resize, int) and scaled[0] == scaled[1] else tuple(scaled)
-    return {"shape": (channels, *sides), "mean": taken.mean, "std": taken.std, "resize": resize}
+    return {"shape": (taken.channels, *sides), "mean": taken.mean, "std": taken.std, "resize": resize}
 
 
 def _classes(dataset: Any) -> tuple[int | None, tuple[str, ...] | None]:

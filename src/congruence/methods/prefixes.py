@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -107,7 +108,7 @@ class Prefixes(Method):
         count, rest = divmod(len(layers), len(self.dims))
         return layers if rest or not count else layers[at * count : (at + 1) * count]
 
-    def _runner(self, signals: Signals, at: int):  # type: ignore[no-untyped-def]
+    def _runner(self, signals: Signals, at: int) -> Callable[[Mapping[str, Any]], Signals] | None:
         if signals.runner is None:
             return None
         return lambda views: self._parts(signals.rerun(views))[at]
@@ -132,7 +133,7 @@ class Prefixes(Method):
             method.end_epoch()
 
 
-def check_dims(function: str, dims: object) -> None:
+def check_dims(function: str, dims: Any) -> None:
     """Raise a ValueError for anything but different whole numbers from 1 on, at least one.
 
     Example:
@@ -141,5 +142,5 @@ def check_dims(function: str, dims: object) -> None:
         ValueError: `Term`: `dims` must be different whole numbers >= 1, at least one, got (32, 32).
     """
     listed = isinstance(dims, list | tuple) and len(dims) > 0 and all(check.COUNT.accepts(dim) for dim in dims)
-    if not listed or len(set(dims)) < len(dims):  # type: ignore[arg-type]
+    if not listed or len(set(dims)) < len(dims):
         check.fail(function, "dims", "different whole numbers >= 1, at least one", repr(dims))

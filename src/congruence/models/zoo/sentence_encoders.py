@@ -37,8 +37,10 @@ class _Layer(nn.Module):
 
     def forward(self, rows: Tensor, mask: Tensor) -> Tensor:
         read: nn.ModuleDict = self.attention["self"]  # type: ignore[assignment]
-        parts = (read[name](rows).unflatten(2, (self.heads, -1)).transpose(1, 2) for name in ("query", "key", "value"))
-        seen = scaled_dot_product_attention(*parts, attn_mask=mask).transpose(1, 2).flatten(2)
+        query, key, value = (
+            read[name](rows).unflatten(2, (self.heads, -1)).transpose(1, 2) for name in ("query", "key", "value")
+        )
+        seen = scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
         rows = _add(self.attention["output"], seen, rows)
         return _add(self.output, gelu(self.intermediate["dense"](rows)), rows)
 
@@ -119,7 +121,7 @@ class TextTransformer(nn.Module):
         rows = self.embeddings["word_embeddings"](input_ids) + self.embeddings["position_embeddings"](places)
         rows = self.embeddings["LayerNorm"](rows)
         mask = attention_mask.bool()[:, None, None]
-        for layer in self.encoder["layer"]:  # type: ignore[union-attr]
+        for layer in self.encoder["layer"].children():
             rows = layer(rows, mask)
         return mean_of_tokens(rows, attention_mask)
 

@@ -53,7 +53,7 @@ PHOTOGRAPHS = {
 BENCHMARKS |= {f"{folder}/{key}" for folder, keys in PHOTOGRAPHS.items() for key in keys}
 # Sentences, with a small teacher and a few sentences in their place.
 SENTENCES = {
-    f"wordnet-sentences/{name}" for name in ("mimic", "score_distill", "relation_anchor", "transformer", "matryoshka")
+    f"wordnet-sentences/{name}" for name in ("mimic", "queue_relation", "relation_anchor", "transformer", "matryoshka")
 }
 BENCHMARKS |= SENTENCES
 NARROW = {"resnet18": 8, "resnet34": 8, "resnet50": 8, "mobilenetv2": 0.1}

@@ -3,6 +3,7 @@
 import pytest
 
 from congruence.config import ConfigError, from_values, load_config
+from congruence.core.brevity import listed
 from congruence.data.sources.catalogue import sources
 
 GOOD = """
@@ -133,7 +134,7 @@ train = {}
         "--set stages.studnt.train.epochs=3: stages.studnt.train.epochs: expected a stage of the file: student, third, "
         "got 'studnt'. Did you mean 'student'?",
         "nmae: expected one of name, extends, data, protocol, diagnostics, stages, got 'nmae'. Did you mean 'name'?",
-        f"data.name: expected a folder or one of {', '.join(sources())}, image-folder, got 'digts'. "
+        f"data.name: expected a folder or one of {listed((*sources(), 'image-folder'))}, got 'digts'. "
         "Did you mean 'digits'?",
         "data.split_seed: expected an integer >= 0, got -1.",
         "S.teacher: expected a model's table, since no stage comes before, got 'studnet'.",

@@ -65,7 +65,7 @@ def cosine(a, b):
 
 
 def test_the_kinds():
-    kinds = ["classification", "retrieval", "re-identification", "identification", "open-set"]
+    kinds = ["classification", "retrieval", "re-identification", "identification", "open-set", "fidelity"]
     assert list(KINDS) == kinds
     assert [each.kind for each in KINDS.values()] == kinds
 

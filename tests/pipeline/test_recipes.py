@@ -4,11 +4,14 @@ import pytest
 from _harness import layouts
 from _harness.cases import OWN_KEYS
 from _harness.configs import fake, quick
+from _harness.encoders import THIRD_PARTY, save_sentences
 
 from congruence.config import load_config
 from congruence.config.shipped import names, shipped
+from congruence.data.sources.wordnet import FILES as WORDNET
 from congruence.pipeline import load_splits, run
 
+pytestmark = [pytest.mark.filterwarnings(each) for each in THIRD_PARTY]
 RECIPES = names("recipes")
 LABEL_FREE = {f"cifar10/retrieval_{key}" for key in ("pc", "pkt", "mimic", "cckd", "kda", "wasserstein", "mmd")}
 DRAWINGS = ("perception_coherence", "pkt", "mimic", "cckd", "kda", "wasserstein", "mmd")
@@ -48,6 +51,11 @@ PHOTOGRAPHS = {
     "cub200": ("teacher", "kd", "pkt", "perception_coherence"),
 }
 BENCHMARKS |= {f"{folder}/{key}" for folder, keys in PHOTOGRAPHS.items() for key in keys}
+# Sentences, with a small teacher and a few sentences in their place.
+SENTENCES = {
+    f"wordnet-sentences/{name}" for name in ("mimic", "queue_relation", "relation_anchor", "transformer", "matryoshka")
+}
+BENCHMARKS |= SENTENCES
 NARROW = {"resnet18": 8, "resnet34": 8, "resnet50": 8, "mobilenetv2": 0.1}
 
 
@@ -65,6 +73,23 @@ def photographs(folder, root):
         return ["data.size=64"]
     layouts.write_cub200(root, {"Albatross": (12, 2), "Auklet": (12, 2), "Bunting": (12, 2)})
     return ["data.classes=2", "data.size=64", "data.resize=[72, 72]"]
+
+
+def sentences(root):
+    """Write the files of a small WordNet and a small teacher; return what recipes are told of them."""
+    save_sentences(root)
+    (root / "dict").mkdir()
+    for number, name in enumerate(WORDNET):
+        examples = "; ".join(f'"the small model {number} sees a world {each}"' for each in range(12))
+        (root / "dict" / name).write_text(f"00001740 03 n 01 entity 0 000 | a definition; {examples}\n")
+    teacher = f'{{model="st:{root / "st"}", inputs={{max_length=8}}}}'
+    return [
+        f'data.root="{root}"',
+        "data.train_size=20",
+        "data.test=16",
+        "stages.student.student.options.vocabulary=60",
+        f"stages.student.teacher={teacher}",
+    ]
 
 
 def test_one_recipe_a_method():
@@ -103,8 +128,12 @@ def test_trains_two_steps(name, tmp_path):
     if folder == "quickdraw":
         layouts.write_quickdraw(tmp_path / "tree", {"airplane": 20, "ant": 20, "bee": 20})
         tree = [f'data.root="{tmp_path / "tree"}"', "data.test_classes=1"]
+    if name in SENTENCES:
+        tree = sentences(tmp_path / "tree")
     config = load_config(name, [*quick(stages), *widths, *tree])
-    if folder in PHOTOGRAPHS or folder == "quickdraw":
+    if name in SENTENCES:
+        splits = load_splits(config.data)
+    elif folder in PHOTOGRAPHS or folder == "quickdraw":
         splits = load_splits(config.data)
         assert all(len(part) for part in splits)
     elif config.data.name in CLASSES:

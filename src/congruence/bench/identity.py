@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from congruence import methods
+from congruence.bench import named_models
 from congruence.bench.plan import Cell
 from congruence.bench.teachers import KeptTeacher, digest_of
 from congruence.config.protocol import ProtocolConfig
@@ -58,6 +59,7 @@ _SHARED = frozenset(
 )
 _BALANCE = "congruence.distiller.balance"  # of weights that balance themselves
 _CHANGES = "congruence.methods.changed_logits"  # of terms that change their logits
+_PREFIXES = "congruence.methods.prefixes"  # of terms with `dims`
 # What a term itself says, or what says nothing.
 _NOT_OF_A_ROW = (
     *("key", "summary", "reference", "part", "function", "weight", "share"),
@@ -145,7 +147,9 @@ class Identities:
         terms = [term for stage in stages.values() for term in stage.terms]
         code = [code_of(term.key) for term in terms]
         code += [_code_from([_BALANCE])] if any(term.weight == "balanced" for term in terms) else []
-        code += [_code_from([_CHANGES])] if any(term.term().changes for term in terms) else []
+        changes = {name for term in terms for name in term.term().changes}
+        code += [_code_from([_CHANGES])] if changes - {"dims"} else []
+        code += [_code_from([_PREFIXES])] if "dims" in changes else []
         code = [each if each is None else self._same.get(each, each) for each in code]
         data = self._of(config.data)
         if told is None or data is None or None in code:
@@ -175,7 +179,9 @@ class Identities:
 
 
 def settings(config: RunConfig, stages: Mapping[str, StageConfig]) -> dict[str, Any] | None:
-    """Return what stages are told that decides their numbers, as plain values; None if it is code, or "KIND:REST".
+    """Return what stages are told that decides their numbers, as plain values; None if it cannot be told.
+
+    That is code, or a model "KIND:REST" of which `named_models` does not tell.
 
     Paths are replaced by what lies there, and terms have the defaults of their methods.
     """
@@ -185,7 +191,7 @@ def settings(config: RunConfig, stages: Mapping[str, StageConfig]) -> dict[str, 
             return None
         teacher = config.teacher_of(stage) if name == config.last or isinstance(stage.teacher, ModelConfig) else None
         models = {**{f"student {key}": each for key, each in stage.students().items()}, "teacher": teacher}
-        if any(model is not None and (model.factory or named.split(model.model or "")) for model in models.values()):
+        if any(model is not None and _model(model) is None for model in models.values()):
             return None
         values = stage.model_dump(mode="json", exclude_defaults=True, exclude={"student", "teacher", "terms"})
         tables[name] = {
@@ -209,7 +215,9 @@ def _protocol(protocol: ProtocolConfig) -> dict[str, Any]:
     return told
 
 
-def _model(model: ModelConfig) -> dict[str, Any]:
+def _model(model: ModelConfig) -> dict[str, Any] | None:
+    if model.factory or named.split(model.model or ""):
+        return named_models.told(model)
     told = model.model_dump(mode="json", exclude_defaults=True)
     told["options"] = {key: value for key, value in model.options.items() if key not in ("classes", "in_channels")}
     return told | {key: digest_of(Path(told[key])) for key in ("weights", "start") if told.get(key)}

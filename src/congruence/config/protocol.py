@@ -20,8 +20,8 @@ class ProtocolConfig(Table):
     Without it only data that says so is measured by one: queries and gallery of re-identification.
 
     Args:
-        kind: "classification", "retrieval", "re-identification", "identification" or "open-set". Each of the other keys
-            belongs to some kinds only.
+        kind: "classification", "retrieval", "re-identification", "identification", "open-set" or "fidelity". Each of
+            the other keys belongs to some kinds only.
     """
 
     kind: str
@@ -32,6 +32,8 @@ class ProtocolConfig(Table):
     sizes: Counts | None = None
     distractors: str | None = None
     seed: Whole | None = None
+    k: Count | None = None
+    dims: Counts | None = None
 
     _distractors = field_validator("distractors")(absolute)
 

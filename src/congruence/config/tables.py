@@ -17,6 +17,7 @@ from congruence.data.sources.table import IMAGE_FOLDER
 from congruence.data.sources.texts import is_texts
 from congruence.methods.rows import current_parts
 from congruence.models import named
+from congruence.models.adapters.text_encoders import check_options
 
 Sides = Count | Annotated[tuple[Count, Count], Field(strict=False)]
 Channels = Annotated[tuple[float, ...], Field(strict=False, min_length=1)]
@@ -183,7 +184,8 @@ class ModelConfig(Table):
 
     Or "KIND:REST" (see `congruence.models.named`): "onnx:FILE", "export:FILE" and "jit:FILE", which have their own
     weights (the last two can run code and need trust), "hf:FOLDER" of transformers, "st:FOLDER" of
-    sentence-transformers and "timm:NAME" (with a tag, "timm:NAME.TAG", its weights), which may get others.
+    sentence-transformers and "timm:NAME" (with a tag, "timm:NAME.TAG", its weights), which may get others;
+    "text:transformer" and "text:static" are small sentence encoders (see `load_text` for their options).
 
     Args:
         model: a name of the zoo, or "KIND:REST".
@@ -244,6 +246,8 @@ class ModelConfig(Table):
                 raise Problems([(key, said) for key in (*begins, *(["options"] if self.options else []))])
         elif parts is not None and self.options and parts[0] not in named.TAKE_OPTIONS:
             raise Problems([("options", f"expected none beside {self.model!r}, whose folder says it.")])
+        elif parts is not None and parts[0] == "text":
+            check_options(parts[1], self.options)
         elif parts is None and self.model is not None:
             name = self.model
             with torch.device("meta"):  # Shapes alone: nothing is allocated or drawn.
@@ -309,6 +313,7 @@ class TermConfig(BaseModel):
     standardize: bool = False
     regions: bool = False
     uncertainty: float | None = None
+    dims: list[int] | None = None
     start_epoch: int = 0
     stop_epoch: int | None = None
     warmup_epochs: float = 0.0

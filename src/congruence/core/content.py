@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import json
 import logging
 import pickle
 import random
@@ -258,6 +259,10 @@ class Content:
         offered = written(value)
         if offered is not None:
             self.data_of(where, *offered)
+            return
+        if type(value).__module__ == "tokenizers" and hasattr(value, "to_str"):
+            settings = json.loads(value.to_str())  # each call leaves its own cut and padding there
+            self.add(where, {key: settings[key] for key in settings if key not in ("truncation", "padding")})
             return
         if isinstance(value, torch.export.ExportedProgram):
             self.name(where, value.graph_module.code)

@@ -18,7 +18,9 @@ from congruence.data.sources.load import Splits, load
 from congruence.data.sources.reid import Reid, read_reid
 from congruence.data.sources.store import Arrays as Arrays
 from congruence.data.sources.store import Files as Files
+from congruence.data.sources.store import Lines as Lines
 from congruence.data.sources.store import Part as Part
+from congruence.data.sources.store import Texts as Texts
 from congruence.data.sources.store import Tree as Tree
 from congruence.data.sources.store import data_root
 from congruence.data.sources.table import SOURCES, Source

@@ -7,19 +7,21 @@ from types import MappingProxyType
 
 from congruence.evaluation.classification import Classification
 from congruence.evaluation.content_based import ContentBased
+from congruence.evaluation.fidelity import Fidelity
 from congruence.evaluation.identification import Identification
 from congruence.evaluation.open_set import OpenSet
 from congruence.evaluation.protocol import Fitted, Protocol, ProtocolData
 from congruence.evaluation.re_identification import ReIdentification
 
 KINDS: Mapping[str, type[Protocol]] = MappingProxyType(
-    {each.kind: each for each in (Classification, ContentBased, ReIdentification, Identification, OpenSet)}
+    {each.kind: each for each in (Classification, ContentBased, ReIdentification, Identification, OpenSet, Fidelity)}
 )
 
 __all__ = [
     "KINDS",
     "Classification",
     "ContentBased",
+    "Fidelity",
     "Fitted",
     "Identification",
     "OpenSet",

@@ -15,6 +15,13 @@ _TITLES = {
     r"reid_map": "re-id mAP",
     r"rank_1_at_(\d+)": "rank-1 at {}",
     r"recall_at_(\d+)": "recall@{}",
+    r"neighbour_overlap_(\d+)": "overlap@{}",
+    r"neighbour_overlap_(\d+)_at_(\d+)": "overlap@{}, {}-d",
+    r"asymmetric_overlap_(\d+)": "asym. overlap@{}",
+    r"asymmetric_recall_(\d+)": "asym. recall@{}",
+    r"linear_cka": "CKA",
+    r"linear_cka_at_(\d+)": "CKA, {}-d",
+    r"gpcl_at_(\d+)": "GPCL, {}-d",
 }
 
 

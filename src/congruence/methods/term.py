@@ -11,8 +11,7 @@ from typing import Any, Literal
 from torch import nn
 
 from congruence.core import check
-from congruence.methods.changed_logits import CHECKS as CHANGES
-from congruence.methods.changed_logits import ChangedLogits
+from congruence.methods.changes import CHANGES, changed, check_changes
 from congruence.methods.method import Clock, Method
 from congruence.methods.rows import Row, current_parts
 from congruence.models.layouts import check_layout
@@ -76,6 +75,8 @@ class Term:
         regions: whether to use the logits of 1, 4 and 16 regions of the last map, each compared separately.
         uncertainty: γ > 0 weights each sample by Σ_c p_c^γ, p the teacher's probabilities, so that samples on which the
             teacher is uncertain count more. See `congruence.methods.changed_logits.ChangedLogits`.
+        dims: widths of Matryoshka prefixes: the loss is the mean over d in `dims` of the method's on the first d
+            entries of the student's embedding, for any method of features. See `congruence.methods.prefixes.Prefixes`.
         start_epoch: the first epoch in which the term is computed.
         stop_epoch: the first epoch in which it is no longer computed; None for never.
         warmup_epochs: epochs over which the weight grows to its full value.
@@ -131,6 +132,7 @@ class Term:
         standardize: bool = False,
         regions: bool = False,
         uncertainty: float | None = None,
+        dims: Sequence[int] | None = None,
         start_epoch: int = 0,
         stop_epoch: int | None = None,
         warmup_epochs: float = 0,
@@ -140,8 +142,8 @@ class Term:
     ) -> None:
         course = {"start_epoch": start_epoch, "stop_epoch": stop_epoch, "warmup_epochs": warmup_epochs, "decay": decay}
         check.hyperparameters("Term", _SCHEDULE, **course, cosine_from=cosine_from)
-        check.hyperparameters("Term", CHANGES, standardize=standardize, regions=regions, uncertainty=uncertainty)
-        self.standardize, self.regions, self.uncertainty = standardize, regions, uncertainty
+        check_changes({"standardize": standardize, "regions": regions, "uncertainty": uncertainty, "dims": dims})
+        self.standardize, self.regions, self.uncertainty, self.dims = standardize, regions, uncertainty, dims
         self.hyperparameters = hyperparameters
         self._given = method if isinstance(method, Method) else None
         published: float | Mapping[str, float] = 1.0
@@ -206,9 +208,8 @@ class Term:
         if "none" in _leaves(self.pool) and "features" in self.needs.roles:
             raise ValueError(
                 f"The term '{self.name}' compares one row for each sample, but pool='none' keeps all tokens: take "
-                f"'mean' or "
-                "'cls', or a method of tokens (such as gram, patch_relation or minilm; fitnet compares them one by "
-                "one)."
+                "'mean' or 'cls', or a method of tokens (such as gram, patch_relation or minilm; fitnet compares them "
+                "one by one)."
             )
 
     def _check_parts(self) -> None:
@@ -241,12 +242,11 @@ class Term:
         """Return the method: a new one for a key, the given instance otherwise."""
         if self._given is not None:
             return self._given
-        method = self._row().make(**self.hyperparameters)
-        return ChangedLogits(method, **self.changes) if self.changes else method
+        return changed(lambda: self._row().make(**self.hyperparameters), self.changes)
 
     @property
     def changes(self) -> dict[str, Any]:
-        """The changes that the term makes to logits, if any."""
+        """The changes that the term makes to logits or to the width of features, if any."""
         return {name: value for name in CHANGES if (value := getattr(self, name)) not in (False, None)}
 
     def for_student(self, student: str) -> Term:
@@ -335,8 +335,7 @@ class Term:
         if end is None:
             raise ValueError(
                 f"The weight of the term '{self.name}' falls as a cosine to the end of the run, which is not known: "
-                f"give "
-                "stop_epoch=, or distiller.begin_epoch a Clock with epochs=."
+                "give stop_epoch=, or distiller.begin_epoch a Clock with epochs=."
             )
         return 0.5 * (1 + math.cos(math.pi * (clock.epoch - self.cosine_from) / (end - self.cosine_from)))
 

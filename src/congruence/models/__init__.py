@@ -1,6 +1,6 @@
 """Floor 2: models: reading any layer, the frozen teacher, projectors, weights on disk, and a small zoo."""
 
-from congruence.models.adapters import input_of, save_native, without_adapters
+from congruence.models.adapters import input_of, learn_tokenizer, save_native, without_adapters
 from congruence.models.heads import Head, WithHead, fit_head
 from congruence.models.named import load
 from congruence.models.onnx_model import OnnxModel
@@ -27,6 +27,7 @@ __all__ = [
     "count_parameters",
     "fit_head",
     "input_of",
+    "learn_tokenizer",
     "linear_projector",
     "load",
     "load_into",

@@ -33,9 +33,10 @@ LOADERS: dict[str, Callable[..., nn.Module]] = {
     "hf": _adapter("hugging_face", "load_hf"),
     "st": _adapter("sentences", "load_st"),
     "timm": _adapter("timm_models", "load_timm"),
+    "text": _adapter("text_encoders", "load_text"),
 }
 OF_FILES = frozenset({"jit", "export", "onnx"})  # the kinds whose rest is a file, which says all of the model
-TAKE_OPTIONS = frozenset({"hf", "timm"})
+TAKE_OPTIONS = frozenset({"hf", "timm", "text"})
 
 
 def split(name: str) -> tuple[str, str] | None:
@@ -55,6 +56,8 @@ def absolute(name: str) -> str:
     if parts is None:
         return name
     kind, rest = parts
+    if kind == "text":
+        return name
     path = Path(rest).expanduser()
     looks = rest.startswith((".", "~")) or (path.is_dir() and (kind != "timm" or "/" in rest))
     return f"{kind}:{path.absolute()}" if kind in OF_FILES or looks else name
@@ -76,9 +79,10 @@ def load(name: str, *, trust: bool = False, **options: Any) -> nn.Module:
 
 
     Args:
-        name: "hf:FOLDER", "st:FOLDER", "timm:NAME", "onnx:FILE", "export:FILE" or "jit:FILE".
+        name: "hf:FOLDER", "st:FOLDER", "timm:NAME", "onnx:FILE", "export:FILE", "jit:FILE", or
+            "text:transformer" and "text:static", which are untrained.
         trust: whether code in it may run.
-        options: options of the kinds that have some: see `load_hf` and `load_timm`.
+        options: options of the kinds that have some: see `load_hf`, `load_timm` and `load_text`.
 
     Raises:
         ValueError: for a text without a kind, and for the errors of its loader.

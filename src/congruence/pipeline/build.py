@@ -31,6 +31,7 @@ from congruence.pipeline.features import make_sampler, with_head
 from congruence.pipeline.measured_by import protocol_of
 from congruence.pipeline.models import build_model, describe_model
 from congruence.pipeline.taken import Taker, as_taken
+from congruence.pipeline.text_students import with_tokenizer
 from congruence.teacher_cache import TeacherCache
 from congruence.training import FitOptions
 from congruence.training.distributed import join_process_group, pick_device
@@ -158,6 +159,7 @@ def build_models(config: RunConfig, stage_name: str, context: RunContext) -> Mod
     seed_everything(stage.train.seed)
     students, described = {}, {}
     for name, model in stage.students().items():
+        model = with_tokenizer(model, splits)
         students[name] = build_model(model, classes=classes, in_channels=channels, trust=trust)
         if model.start_stage is not None:
             _begin_as(students[name], model.start_stage, config, context, classes=classes, in_channels=channels)
@@ -200,7 +202,7 @@ def _begin_as(
     if file is not None:
         load_into(student, load_weights(file), source=f"the stage '{stage}'")
         return
-    earlier = config.stages[reference.stage].students()[reference.student]
+    earlier = with_tokenizer(config.stages[reference.stage].students()[reference.student], context.loaded(config.data))
     with rng.untouched():
         drawn = build_model(earlier, classes=classes, in_channels=in_channels, trust=context.trust)
     load_into(student, drawn.state_dict(), source=f"the stage '{stage}'")
@@ -219,6 +221,7 @@ def _teachers(
     """Build the teachers, each a model of its own or an earlier stage's student with its weights."""
     teachers = {}
     for position, (name, model) in enumerate(config.teachers_of(stage).items()):
+        model = with_tokenizer(model, context.loaded(config.data))
         # Not of the student's seed, which would make equal networks equal; nor of each other's.
         seed_everything(stage.train.seed + _TEACHER_SEED + position)
         said = stage.teachers()[name]

@@ -126,7 +126,8 @@ def _made(directory: RunDirectory, factory: Callable[[], nn.Module] | None, name
     from congruence.pipeline.models import rebuild
 
     described, why_not = directory.described(name), ""
-    for kind, file in {"hf": "config.json", "st": "modules.json"}.items():
+    own = str((described or {}).get("model")).startswith("text:")  # its folder is for sentence-transformers alone
+    for kind, file in {} if own else {"hf": "config.json", "st": "modules.json"}.items():
         folder = directory.native_folder(name, kind)
         if (folder / file).is_file():  # with the run, wherever that lies now
             try:

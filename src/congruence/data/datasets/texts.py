@@ -160,6 +160,10 @@ class TextDataset(BatchDataset):
             fail("TextDataset", "inputs", "a TextInput for each model, by its name", "none")
         return replace(self, inputs=inputs)
 
+    def selected_texts(self) -> list[str]:
+        """Return the texts of this dataset's samples."""
+        return [self.texts[row] for row in self._rows(self.index).tolist()]
+
     def model_input(self, model: str = STUDENT, kind: str = STUDENT) -> TextInput | None:
         """Return how a model takes these texts, None if unknown."""
         if not isinstance(self.inputs, Mapping):

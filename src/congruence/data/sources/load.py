@@ -213,16 +213,19 @@ def _read(path: str | Path, root: str | Path | None, options: DecodeOptions) -> 
     return _Original(IMAGE_FOLDER, tree, tree.class_names, None, None, 0.1)
 
 
-def _read_named(row: Source, root: str | Path | None, options: DecodeOptions) -> Arrays | Tree:
-    if row.shape is None and options.size is None:
+def _read_named(row: Source, root: str | Path | None, options: DecodeOptions) -> Arrays | Tree | Lines:
+    if row.shape is None and options.size is None and not row.texts:
         fail("load", "size", f"given for {row.name!r}, whose images have sizes of their own", None)
     if row.shape is not None and options.size is not None:
         height, width = options.size
         fail("load", "size", f"None for {row.name!r}", height if height == width else options.size)
     folder, read = locate_or_raise(row, root) if row.files else (Path(), row.read)
     content = read(folder)
-    if not isinstance(content, Arrays | Tree):
-        raise ValueError(f"The reader of {row.name!r} must return Arrays or a Tree, got {type(content).__name__}.")
+    if row.texts and isinstance(content, Lines):
+        return content
+    if row.texts or not isinstance(content, Arrays | Tree):
+        wanted = "Lines" if row.texts else "Arrays or a Tree"
+        raise ValueError(f"The reader of {row.name!r} must return {wanted}, got {type(content).__name__}.")
     return _check_shape(content, row.shape, str(folder) if row.files else row.name)
 
 

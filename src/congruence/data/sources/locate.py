@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from congruence.data.sources.store import MANIFEST, Arrays, Tree, data_root, read_arrays
+from congruence.data.sources.store import MANIFEST, Arrays, Lines, Tree, data_root, read_stored
 from congruence.data.sources.table import Source
 
-Reader = Callable[[Path], Arrays | Tree]
+Reader = Callable[[Path], Arrays | Tree | Lines]
 
 
 def locate(row: Source, root: Path) -> tuple[Path, Reader] | None:
-    """Return the folder of a source below `root`, and its reader: fetched arrays first, then the published layout."""
+    """Return the folder of a source below `root`, and its reader: what was fetched first, then the published layout."""
     for folder in (root / row.name, root):
         if (folder / MANIFEST).exists():
-            return folder, read_arrays
+            return folder, read_stored
     for folder in (root / below for below in row.places):
         if any(_holds(folder, name) for name in row.files):
             return folder, row.read

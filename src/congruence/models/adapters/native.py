@@ -10,7 +10,7 @@ from torch import nn
 
 from congruence.core import check
 from congruence.core.files import naming
-from congruence.models.adapters import hugging_face, sentences, timm_models
+from congruence.models.adapters import hugging_face, sentences, text_encoders, timm_models
 from congruence.models.inputs import ImageInput, TextInput
 from congruence.models.layers import unwrap
 from congruence.models.weights import save_weights
@@ -21,13 +21,16 @@ _CLASSES = {"SentenceTransformer": "st", "PeftModel": "hf", "PreTrainedModel": "
 def kind_of(model: nn.Module) -> str | None:
     """Return a model's library:
 
-    "hf" for transformers (and peft), "st" for sentence-transformers, "timm"; None for others.
+    "hf" for transformers (and peft), "st" for sentence-transformers (and our "text:…", which it loads), "timm"; None
+    for others.
 
     Example:
         >>> kind_of(nn.Linear(2, 2)) is None
         True
     """
     inner = unwrap(model)
+    if isinstance(inner, text_encoders.TextEncoder):
+        return "st"
     for base in type(inner).__mro__:
         library = base.__module__.partition(".")[0]
         kind = _CLASSES.get(base.__name__)
@@ -52,6 +55,8 @@ def input_of(model: nn.Module) -> ImageInput | TextInput | None:
         True
     """
     inner: Any = unwrap(model)
+    if isinstance(inner, text_encoders.TextEncoder):
+        return text_encoders.text_input(inner)
     kind = kind_of(inner)
     if kind == "st":
         return sentences.text_input(inner)
@@ -100,6 +105,8 @@ def save_native(model: nn.Module, folder: str | Path) -> Path:
     with naming(folder):
         if kind == "timm":
             save_weights(inner.state_dict(), part / "model.safetensors")
+        elif isinstance(inner, text_encoders.TextEncoder):
+            text_encoders.save_as_sentence_transformer(inner, part)
         elif kind == "st":
             inner.save_pretrained(str(part), create_model_card=False)
         else:

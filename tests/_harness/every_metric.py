@@ -76,6 +76,7 @@ CALLS: Mapping[str, Mapping[str, Any]] = {
     "perception_coherence": PAIR,
     "perception_stability": {**PAIR, "region": torch.tensor([0])},
     "precision_at_k": {**SEARCH, "k": 3},
+    "interpolated_precision_at_k": {**SEARCH, "k": 3},
     "rank_preservation": PAIR,
     "recall_at_k": BY_CLASS,
     "reid_evaluate": {

@@ -27,7 +27,7 @@ from congruence.evaluation.protocols import (
     ReIdentification,
 )
 from congruence.evaluation.stored import described
-from congruence.metrics import precision_at_k, retrieval_map
+from congruence.metrics import interpolated_precision_at_k, precision_at_k, retrieval_map
 
 MSMT = {0: (3, 1), 1: (4, 2), 9: (2, 1)}
 
@@ -95,8 +95,11 @@ def test_retrieval(digits):
             shares.append(float((train.labels[order] == label).double().mean()))
         assert found[f"retrieval_top_{k}"] == pytest.approx(sum(shares) / len(shares))
         assert found[f"retrieval_top_{k}"] == pytest.approx(precision_at_k(*sides, k=k))
+        published = interpolated_precision_at_k(*sides, k=k, query_batch=32)
+        assert found[f"retrieval_top_{k}_published"] == published >= found[f"retrieval_top_{k}"]
     default = ContentBased().fit(ProtocolData(digits, "digits"))
-    assert [row.key for row in default.numbers][1:] == [f"retrieval_top_{k}" for k in (1, 5, 10, 50, 100)]
+    keys = [f"retrieval_top_{k}{end}" for k in (1, 5, 10, 50, 100) for end in ("", "_published")]
+    assert [row.key for row in default.numbers][1:] == keys
 
 
 def test_retrieval_in_an_open_set_is_among_the_test_samples(open_digits):

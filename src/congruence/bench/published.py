@@ -11,8 +11,17 @@ from congruence.evaluation.numbers import numbers_in
 from congruence.evaluation.published import published
 
 TEACHER_ROW = "teacher"
+AVERAGE = "average"  # the variant of means over all others
 _KEYS = ("source", "differs", "number", "rows")
 _NUMBER = "accuracy_best"
+_HELD_OUT = (
+    "The training set differs too: a part of the training images is held out here, and chooses the best epoch; "
+    "--set data.validation=0 trains on all of them."
+)
+_ALL = (
+    "No image is held out: the last epoch is measured. Whoever chooses an epoch, a weight or a row by these numbers "
+    "chooses on the test images."
+)
 
 
 @dataclass(frozen=True)
@@ -21,8 +30,8 @@ class Published:
 
     Args:
         source: paper and table.
-        rows: by the name of a method, or "METHOD-VARIANT", the paper's numbers by key, in the units of the table (such
-            as per cent).
+        rows: by the name of a method, or "METHOD-VARIANT" (of a teacher "teacher", or "teacher, METHOD-VARIANT"), the
+            paper's numbers by key, in the units of the table (such as per cent).
         differs: how the paper's setting differs, "" if it does not.
     """
 
@@ -46,10 +55,16 @@ class Published:
         method, variant = row.get("method", row.get("name", TEACHER_ROW)), row.get("variant", "")
         return {**self.rows.get(method, {}), **self.rows.get(f"{method}-{variant}", {})}
 
-    def told(self) -> str:
-        """Return the sentence below the table."""
+    def told(self, held_out: bool | None = None) -> str:
+        """Return the sentences below the table.
+
+        Args:
+            held_out: whether a part of the training images chooses the best epoch here (papers train on all); None if
+                that is not to be told.
+        """
         other = f" Its setting differs: {self.differs.rstrip('.')}." if self.differs else ""
-        return f"Published: {self.source.rstrip('.')}.{other}"
+        of_set = "" if held_out is None else f" {_HELD_OUT if held_out else _ALL}"
+        return f"Published: {self.source.rstrip('.')}.{other}{of_set}"
 
 
 def problems(raw: Mapping[str, Any], rows: Collection[str]) -> list[str]:
@@ -59,6 +74,7 @@ def problems(raw: Mapping[str, Any], rows: Collection[str]) -> list[str]:
         raw: the table.
         rows: the names that its rows can have.
     """
+    rows = [*rows, *(f"{TEACHER_ROW}, {name}" for name in rows)]
     found = [f"published.{key}: unknown key.{check.near(key, _KEYS)}" for key in raw if key not in _KEYS]
     for key in ("source", "differs"):
         if not isinstance(raw.get(key, "" if key == "differs" else None), str) or raw.get(key) == "":

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from congruence.evaluation.classification import Classification
+from congruence.evaluation.coherence import Coherence
 from congruence.evaluation.content_based import ContentBased
 from congruence.evaluation.identification import Identification
 from congruence.evaluation.open_set import OpenSet
@@ -13,12 +14,13 @@ from congruence.evaluation.protocol import Fitted, Protocol, ProtocolData
 from congruence.evaluation.re_identification import ReIdentification
 
 KINDS: Mapping[str, type[Protocol]] = MappingProxyType(
-    {each.kind: each for each in (Classification, ContentBased, ReIdentification, Identification, OpenSet)}
+    {each.kind: each for each in (Classification, ContentBased, ReIdentification, Identification, OpenSet, Coherence)}
 )
 
 __all__ = [
     "KINDS",
     "Classification",
+    "Coherence",
     "ContentBased",
     "Fitted",
     "Identification",

@@ -31,7 +31,7 @@ from congruence.metrics.preservation import Preservation, order_preservation, ra
 from congruence.metrics.probe import linear_probe
 from congruence.metrics.reid import ReidResult, reid_evaluate
 from congruence.metrics.relations import linear_cka, rkd_distance_discrepancy
-from congruence.metrics.retrieval import precision_at_k, retrieval_map
+from congruence.metrics.retrieval import interpolated_precision_at_k, precision_at_k, retrieval_map
 from congruence.metrics.risk import RiskGap, feature_distance, risk_gap
 from congruence.metrics.segmentation import mean_iou
 from congruence.metrics.spread import inter_class_similarity, intra_class_similarity, soft_label_entropy
@@ -63,6 +63,7 @@ __all__ = [
     "gram_alignment",
     "identification_rate",
     "inter_class_similarity",
+    "interpolated_precision_at_k",
     "intra_class_similarity",
     "intra_inter_bounds",
     "intra_inter_ratio",

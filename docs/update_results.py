@@ -238,6 +238,7 @@ def part(name: str) -> str:
     written = shipped("plans", name).read_text(encoding="utf8").splitlines()
     comment = written[: next(number for number, line in enumerate(written) if not line.startswith("#"))]
     rows, teacher_rows = (lines(folder / file) for file in ("results.jsonl", "teachers.jsonl"))
+    about = json.loads((folder / "origin.json").read_text(encoding="utf8"))
     count = len(rows)
     if plan.average:
         rows = [*rows, *averaged(rows, list(plan.variants), AVERAGE)]
@@ -254,10 +255,9 @@ def part(name: str) -> str:
         if plan.baseline and (differences := against(table, plan.baseline)):
             paragraphs += [told(plan.baseline), text(differences)]
         paragraphs += [agreed] if (agreed := rank_agreement.told(table)) else []
-    paragraphs += [] if plan.published is None else [plan.published.told(plan.holds_out())]
+    paragraphs += [] if plan.published is None else [plan.published.told(about.get("holds_out", plan.holds_out()))]
     paragraphs += _kept_teachers(teacher_rows)
     seeds = ", ".join(str(seed) for seed in sorted({row["seed"] for row in rows}))
-    about = json.loads((folder / "origin.json").read_text(encoding="utf8"))
     commits = dict.fromkeys(row.get("made", {}).get("commit", about["commit"]) for row in rows)
     paragraphs.append(
         f"`{about['command']}`; seeds {seeds}; commit{'s' * (len(commits) > 1)} {', '.join(commits)}; "

@@ -112,6 +112,7 @@ def test_means_over_variants_have_published_numbers_too(tmp_path):
     ("old", "new", "sentence"),
     [
         ("average = true", "average = false", "published.rows.ce-average: unknown row."),
+        ("[published.rows]", "same_data = 1\n[published.rows]", "published.same_data: expected true or false, got 1."),
         ("average = true", "average = 1", "average: expected true or false, got 1."),
         ("large = []\n", "", "average: expected two variants or more, none of them 'average', got ['small']."),
     ],
@@ -123,7 +124,8 @@ def test_averages_need_variants(tmp_path, old, new, sentence):
 
 
 def test_what_is_held_out_is_told(tmp_path):
-    plan = load(tmp_path)
+    assert load(tmp_path).published.told(held_out=True) == load(tmp_path).published.told()
+    plan = load(tmp_path, PLAN.replace("[published.rows]", "same_data = true\n[published.rows]"))
     assert plan.holds_out() is True
     assert "a part of the training images is held out here" in plan.published.told(held_out=True)
     assert "chooses on the test images" in plan.published.told(held_out=False)

@@ -235,7 +235,8 @@ def missing(name: str) -> list[str]:
 def part(name: str) -> str:
     """Return what a plan is for, its tables, and where its numbers come from; an unfinished one says so."""
     folder, plan = RESULTS / name, load_plan(name)
-    written = shipped("plans", name).read_text(encoding="utf8").splitlines()
+    path = ROOT / "plans" / f"{name}.toml"
+    written = (path if path.is_file() else shipped("plans", name)).read_text(encoding="utf8").splitlines()
     comment = written[: next(number for number, line in enumerate(written) if not line.startswith("#"))]
     rows, teacher_rows = (lines(folder / file) for file in ("results.jsonl", "teachers.jsonl"))
     about = json.loads((folder / "origin.json").read_text(encoding="utf8"))

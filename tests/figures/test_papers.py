@@ -15,13 +15,16 @@ from congruence.pipeline import load_splits, run
 from congruence.training.saving.run_directory import RunDirectory
 
 PAPERS = [name for name in names("plans") if name.startswith("paper/")]
+SHALLOW = {"resnet110": "resnet20", "wrn40_2": "wrn16_2"}  # with layers of the same names
 TREES = {"imagenet": "imagenet", "msmt17": "msmt17", "image-folder": "faces", "cub200": "cub200"}
 
 
 def narrow(model):
-    """Return a model of the zoo as narrow as a test has it; several are a table of them."""
+    """Return a model of the zoo as narrow and as shallow as a test has it; several are a table of them."""
     if isinstance(model, dict):
         return {name: narrow(each) for name, each in model.items()}
+    if model.model in SHALLOW:
+        return model.model_copy(update={"model": SHALLOW[model.model]})
     if model.model not in NARROW:
         return model
     return model.model_copy(update={"options": {**model.options, "width": NARROW[model.model]}})

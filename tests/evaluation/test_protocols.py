@@ -20,14 +20,21 @@ from congruence.evaluation.own import own_numbers
 from congruence.evaluation.protocols import (
     KINDS,
     Classification,
+    Coherence,
     ContentBased,
     Identification,
     OpenSet,
     ProtocolData,
     ReIdentification,
 )
+from congruence.evaluation.published import published
 from congruence.evaluation.stored import described
-from congruence.metrics import interpolated_precision_at_k, precision_at_k, retrieval_map
+from congruence.metrics import (
+    estimate_perception_coherence,
+    interpolated_precision_at_k,
+    precision_at_k,
+    retrieval_map,
+)
 
 MSMT = {0: (3, 1), 1: (4, 2), 9: (2, 1)}
 
@@ -65,7 +72,7 @@ def cosine(a, b):
 
 
 def test_the_kinds():
-    kinds = ["classification", "retrieval", "re-identification", "identification", "open-set"]
+    kinds = ["classification", "retrieval", "re-identification", "identification", "open-set", "coherence"]
     assert list(KINDS) == kinds
     assert [each.kind for each in KINDS.values()] == kinds
 
@@ -100,6 +107,22 @@ def test_retrieval(digits):
     default = ContentBased().fit(ProtocolData(digits, "digits"))
     keys = [f"retrieval_top_{k}{end}" for k in (1, 5, 10, 50, 100) for end in ("", "_published")]
     assert [row.key for row in default.numbers][1:] == keys
+
+
+def test_coherence_is_estimated_from_batches(digits):
+    student, teacher = model(), model()
+    fitted = Coherence(sizes=(4, 16), seed=3).fit(ProtocolData(digits, "digits"))
+    found = measure(student, digits, teacher=teacher, protocol=fitted).to_dict()
+    sides = [seen(each, digits.test).features for each in (student, teacher)]
+    for size in (4, 16):
+        draws = {"batch_size": size, "repeats": 100, "generator": torch.Generator().manual_seed(3)}
+        assert found[f"gpcl_at_{size}"] == pytest.approx(estimate_perception_coherence(*sides, **draws)[0])
+    alone = numbers_of(student, digits, Coherence(sizes=(4,)))
+    assert alone["gpcl_at_4"] is None
+    count = len(digits.test)
+    with pytest.raises(ValueError, match=rf"needs {count + 1} test samples or more \(`sizes`\), .* has {count}\.$"):
+        Coherence(sizes=(count + 1,)).fit(ProtocolData(digits, "digits"))
+    assert published("gpcl_at_16").title == "GPCL of batches of 16"
 
 
 def test_retrieval_in_an_open_set_is_among_the_test_samples(open_digits):

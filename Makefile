@@ -9,7 +9,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test attack figures generated docs lint types bench exported loops ray zoo clean
+.PHONY: demo test attack figures papers generated docs lint types bench exported loops ray zoo clean
 
 demo: $(VENV)/ready
 	$(BIN)/congruence demo
@@ -26,6 +26,10 @@ FIGURES ?= tests/figures
 figures: $(VENV)/ready
 	$(BIN)/python docs/rows_without_figures.py
 	$(ONE_THREAD) $(BIN)/pytest $(FIGURES)
+
+# Two steps of every row of the papers' tables (plans/paper), on small data of the same layout; part of `make figures`.
+papers: $(VENV)/ready
+	$(ONE_THREAD) $(BIN)/pytest -n $(WORKERS) tests/figures/test_papers.py
 
 # What is written from the code: the front door of the losses, the README's tables, the reference, the public surface.
 generated: $(VENV)/ready

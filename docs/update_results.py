@@ -18,6 +18,7 @@ from typing import Any
 
 from generated import OF_EVERY_ROW, OWN_KEYS, ROOT, filled, lines, origin, results, teachers
 
+from congruence.bench import rank_agreement
 from congruence.bench.against import against, told
 from congruence.bench.desk import Desk
 from congruence.bench.failed import whole
@@ -25,10 +26,12 @@ from congruence.bench.identity import NO_RECORD, WORDS, differs
 from congruence.bench.kept import is_trial, name_of
 from congruence.bench.plan import Cell, Plan, teacher_names
 from congruence.bench.planfile import load_plan
-from congruence.bench.table import split, text
+from congruence.bench.published import AVERAGE
+from congruence.bench.table import averaged, split, text
 from congruence.bench.teachers import MOST, digest_of, told_of
 from congruence.config.load import load_config
 from congruence.config.save import resolved_toml
+from congruence.config.shipped import shipped
 from congruence.core.files import write_json
 from congruence.evaluation.measure import measure
 from congruence.pipeline import load_splits, load_student
@@ -232,14 +235,19 @@ def missing(name: str) -> list[str]:
 def part(name: str) -> str:
     """Return what a plan is for, its tables, and where its numbers come from; an unfinished one says so."""
     folder, plan = RESULTS / name, load_plan(name)
-    written = (ROOT / "plans" / f"{name}.toml").read_text(encoding="utf8").splitlines()
+    path = ROOT / "plans" / f"{name}.toml"
+    written = (path if path.is_file() else shipped("plans", name)).read_text(encoding="utf8").splitlines()
     comment = written[: next(number for number, line in enumerate(written) if not line.startswith("#"))]
     rows, teacher_rows = (lines(folder / file) for file in ("results.jsonl", "teachers.jsonl"))
+    about = json.loads((folder / "origin.json").read_text(encoding="utf8"))
+    count = len(rows)
+    if plan.average:
+        rows = [*rows, *averaged(rows, list(plan.variants), AVERAGE)]
     if plan.published is not None:
         rows, teacher_rows = (plan.published.beside(each) for each in (rows, teacher_rows))
     paragraphs = [" ".join(line.removeprefix("#").strip() for line in comment)]
-    if len(rows) < plan.count():
-        paragraphs.append(f"**Unfinished: {len(rows)} of {plan.count()} cells are there.**")
+    if count < plan.count():
+        paragraphs.append(f"**Unfinished: {count} of {plan.count()} cells are there.**")
     methods, tables = {row["method"] for row in rows}, split(rows)
     for number, (title, table) in enumerate(tables.items()):
         paragraphs += [f"**{title}**"] if len(tables) > 1 else []
@@ -247,10 +255,10 @@ def part(name: str) -> str:
         paragraphs.append(results(_marked(table, plan), () if number else teacher_rows, without, more=True))
         if plan.baseline and (differences := against(table, plan.baseline)):
             paragraphs += [told(plan.baseline), text(differences)]
-    paragraphs += [] if plan.published is None else [plan.published.told()]
+        paragraphs += [agreed] if (agreed := rank_agreement.told(table)) else []
+    paragraphs += [] if plan.published is None else [plan.published.told(about.get("holds_out", plan.holds_out()))]
     paragraphs += _kept_teachers(teacher_rows)
     seeds = ", ".join(str(seed) for seed in sorted({row["seed"] for row in rows}))
-    about = json.loads((folder / "origin.json").read_text(encoding="utf8"))
     commits = dict.fromkeys(row.get("made", {}).get("commit", about["commit"]) for row in rows)
     paragraphs.append(
         f"`{about['command']}`; seeds {seeds}; commit{'s' * (len(commits) > 1)} {', '.join(commits)}; "
@@ -264,7 +272,7 @@ def _marked(table: Sequence[Mapping[str, Any]], plan: Plan) -> list[Mapping[str,
     there = Counter(row["method"] for row in table)
     marked = []
     for row in table:
-        have, want = there[row["method"]], len(plan.seeds_in(row["variant"]))
+        have, want = there[row["method"]], len(plan.seeds_in(row["variant"]))  # of averages: as the plan's
         marked.append(row if have >= want else {**row, "method": f"{row['method']} ({have} of {want} seeds)"})
     return marked
 

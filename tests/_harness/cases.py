@@ -23,6 +23,7 @@ NOT_ZERO_AT_EQUAL = {
     "dml": "it has no teacher",
     "fitnet": "its regressor is trained",
     "ickd": "its convolution is trained",
+    "inter_class": "it has no teacher",
     "intra_class": "it has no teacher",
     "mlld": "it compares with the labels",
     "nkd": "it is a cross-entropy",

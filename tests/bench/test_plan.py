@@ -40,11 +40,10 @@ def test_methods_and_seeds_share_a_teacher(tmp_path):
 
 
 LARGE = ("methods-cifar10", "evidence-2")
+PLANS = [name for name in names("plans") if not name.startswith("paper/")]  # those: test_paper_plans.py
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE)) for name in names("plans")]
-)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE)) for name in PLANS])
 def test_every_shipped_plan_is_whole(name):
     plan = load_plan(name, seeds=(0, 1))
     assert plan.name == name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from congruence.bench.planfile import load_plan
-from congruence.bench.table import cells, split, together
+from congruence.bench.table import averaged, cells, split, together
 
 PLAN = """
 name = "paper"
@@ -90,3 +90,44 @@ def test_what_is_wrong_is_named(tmp_path, old, new, sentence):
 def test_rows_are_asked_for(tmp_path):
     with pytest.raises(ValueError, match=r"published.rows: expected for each row a number, or numbers by their keys\."):
         load(tmp_path, PLAN.partition("[published.rows]")[0])
+
+
+AVERAGED = (
+    PLAN.replace("[methods]", "average = true\n[methods]", 1) + '"ce-average" = 85.0\n"teacher, kd-large" = 94.0\n'
+)
+
+
+def test_means_over_variants_have_published_numbers_too(tmp_path):
+    plan = load(tmp_path, AVERAGED)
+    rows = [{**row(m, v, a), "seed": 0} for m, v, a in (("ce", "small", 0.8), ("ce", "large", 0.9), ("kd", "small", 1))]
+    more = averaged(rows, list(plan.variants), "average")
+    assert [(each["method"], each["variant"], each["accuracy_best"]) for each in more] == [
+        ("ce", "average", pytest.approx(0.85))
+    ]
+    assert plan.published.beside(more)[0]["published"] == {"accuracy_best": "85.0"}
+    assert plan.published.beside([{"name": "teacher, kd-large"}])[0]["published"] == {"accuracy_best": "94.0"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("average = true", "average = false", "published.rows.ce-average: unknown row."),
+        ("[published.rows]", "same_data = 1\n[published.rows]", "published.same_data: expected true or false, got 1."),
+        ("average = true", "average = 1", "average: expected true or false, got 1."),
+        ("large = []\n", "", "average: expected two variants or more, none of them 'average', got ['small']."),
+    ],
+)
+def test_averages_need_variants(tmp_path, old, new, sentence):
+    with pytest.raises(ValueError) as error:
+        load(tmp_path, AVERAGED.replace(old, new))
+    assert sentence in str(error.value)
+
+
+def test_what_is_held_out_is_told(tmp_path):
+    assert load(tmp_path).published.told(held_out=True) == load(tmp_path).published.told()
+    plan = load(tmp_path, PLAN.replace("[published.rows]", "same_data = true\n[published.rows]"))
+    assert plan.holds_out() is True
+    assert "a part of the training images is held out here" in plan.published.told(held_out=True)
+    assert "chooses on the test images" in plan.published.told(held_out=False)
+    whole = load_plan(str(tmp_path / "paper.toml"), overrides=("data.validation=0",))
+    assert whole.holds_out() is False

@@ -20,3 +20,7 @@ def test_the_folder_beside_the_code_comes_first(tmp_path, monkeypatch):
     assert found("plans", "plans/a/b.toml") == tmp_path / "plans" / "a" / "b.toml"
     with pytest.raises(ValueError, match=r"no such name among the shipped plans\. Did you mean 'a/b'\?"):
         found("plans", "a/c")
+
+
+def test_a_folder_of_results_names_its_file():
+    assert found("recipes", "digits-kd") == found("recipes", "digits/kd")

@@ -67,7 +67,15 @@ def test_a_masked_class_is_no_fault():
 @pytest.mark.parametrize(
     "name",
     [
-        *("knn_accuracy", "recall_at_k", "precision_at_k", "retrieval_map", "linear_probe", "identification_rate"),
+        *(
+            "knn_accuracy",
+            "recall_at_k",
+            "precision_at_k",
+            "interpolated_precision_at_k",
+            "retrieval_map",
+            "linear_probe",
+            "identification_rate",
+        ),
         *("intra_class_similarity", "inter_class_similarity", "intra_inter_ratio"),
     ],
 )

@@ -53,6 +53,8 @@ def test_the_landmarks_are_the_centres_of_the_labelled_rows():
     assert NUMBERS["landmark_transfer_error"]["landmark_transfer_error"] == pytest.approx(float(expected), rel=1e-12)
     eigenvalues = [float(torch.linalg.eigvalsh(centres(side) @ centres(side).T)[0]) for side in (student, teacher)]
     assert list(NUMBERS["smallest_landmark_eigenvalue"].values()) == pytest.approx(eigenvalues, rel=1e-9)
+    missed = [metrics.nystrom_error(side[LABELS >= 0], centres(side)) for side in (student, teacher)]
+    assert list(NUMBERS["nystrom_error"].values()) == pytest.approx(missed, rel=1e-9)
     known, place = LABELS >= 0, torch.searchsorted(torch.tensor([0, 2, 5]), LABELS)[LABELS >= 0]
     bound = metrics.kernel_transfer_bound(student[known], teacher[known], centres(student), centres(teacher), place)
     assert list(NUMBERS["kernel_transfer_bound"].values()) == pytest.approx(bound, rel=1e-9)

@@ -20,14 +20,21 @@ from congruence.evaluation.own import own_numbers
 from congruence.evaluation.protocols import (
     KINDS,
     Classification,
+    Coherence,
     ContentBased,
     Identification,
     OpenSet,
     ProtocolData,
     ReIdentification,
 )
+from congruence.evaluation.published import published
 from congruence.evaluation.stored import described
-from congruence.metrics import precision_at_k, retrieval_map
+from congruence.metrics import (
+    estimate_perception_coherence,
+    interpolated_precision_at_k,
+    precision_at_k,
+    retrieval_map,
+)
 
 MSMT = {0: (3, 1), 1: (4, 2), 9: (2, 1)}
 
@@ -65,7 +72,7 @@ def cosine(a, b):
 
 
 def test_the_kinds():
-    kinds = ["classification", "retrieval", "re-identification", "identification", "open-set", "fidelity"]
+    kinds = ["classification", "retrieval", "re-identification", "identification", "open-set", "fidelity", "coherence"]
     assert list(KINDS) == kinds
     assert [each.kind for each in KINDS.values()] == kinds
 
@@ -95,8 +102,27 @@ def test_retrieval(digits):
             shares.append(float((train.labels[order] == label).double().mean()))
         assert found[f"retrieval_top_{k}"] == pytest.approx(sum(shares) / len(shares))
         assert found[f"retrieval_top_{k}"] == pytest.approx(precision_at_k(*sides, k=k))
+        published = interpolated_precision_at_k(*sides, k=k, query_batch=32)
+        assert found[f"retrieval_top_{k}_published"] == published >= found[f"retrieval_top_{k}"]
     default = ContentBased().fit(ProtocolData(digits, "digits"))
-    assert [row.key for row in default.numbers][1:] == [f"retrieval_top_{k}" for k in (1, 5, 10, 50, 100)]
+    keys = [f"retrieval_top_{k}{end}" for k in (1, 5, 10, 50, 100) for end in ("", "_published")]
+    assert [row.key for row in default.numbers][1:] == keys
+
+
+def test_coherence_is_estimated_from_batches(digits):
+    student, teacher = model(), model()
+    fitted = Coherence(sizes=(4, 16), seed=3).fit(ProtocolData(digits, "digits"))
+    found = measure(student, digits, teacher=teacher, protocol=fitted).to_dict()
+    sides = [seen(each, digits.test).features for each in (student, teacher)]
+    for size in (4, 16):
+        draws = {"batch_size": size, "repeats": 100, "generator": torch.Generator().manual_seed(3)}
+        assert found[f"gpcl_batch_{size}"] == pytest.approx(estimate_perception_coherence(*sides, **draws)[0])
+    alone = numbers_of(student, digits, Coherence(sizes=(4,)))
+    assert alone["gpcl_batch_4"] is None
+    count = len(digits.test)
+    with pytest.raises(ValueError, match=rf"needs {count + 1} test samples or more \(`sizes`\), .* has {count}\.$"):
+        Coherence(sizes=(count + 1,)).fit(ProtocolData(digits, "digits"))
+    assert published("gpcl_batch_16").title == "GPCL of batches of 16"
 
 
 def test_retrieval_in_an_open_set_is_among_the_test_samples(open_digits):

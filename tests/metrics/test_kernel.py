@@ -9,6 +9,7 @@ from congruence.metrics import (
     kernel_transfer_bound,
     kernel_transfer_error,
     landmark_transfer_error,
+    nystrom_error,
     smallest_landmark_eigenvalue,
 )
 
@@ -181,3 +182,20 @@ def test_errors(call, part):
     with pytest.raises(ValueError) as caught:
         call()
     assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("marks", [1, 3, 5])
+def test_nystrom_error_is_that_of_the_whole_matrices(marks):
+    draw = torch.Generator().manual_seed(marks)
+    x, d = (torch.randn(rows, 4, generator=draw, dtype=torch.float64) for rows in (9, marks))
+    kernel, part = x @ x.T, x @ d.T
+    expected = (kernel - part @ torch.linalg.pinv(d @ d.T, hermitian=True, rtol=1e-10) @ part.T).norm() / kernel.norm()
+    for chunk_size in (None, 2):
+        assert nystrom_error(x, d, chunk_size=chunk_size) == pytest.approx(float(expected), abs=1e-9)
+    assert nystrom_error(x, torch.zeros(2, 4)) == pytest.approx(1.0)
+    assert nystrom_error(0 * x, d) == 0.0
+
+
+def test_nystrom_error_names_what_does_not_fit():
+    with pytest.raises(ValueError, match="`nystrom_error`: `embeddings` and `landmarks` must have the same width"):
+        nystrom_error(torch.ones(3, 2), torch.ones(3, 4))

@@ -7,7 +7,7 @@ from _harness import golden
 from _harness.losses import seeded
 from _harness.memory import peak_bytes
 
-from congruence.metrics import precision_at_k, retrieval_map
+from congruence.metrics import interpolated_precision_at_k, precision_at_k, retrieval_map
 
 METRICS = ["cosine", "euclidean"]
 
@@ -29,6 +29,9 @@ def test_equals_the_goldens(metric, dtype):
     for batch in (40, 20, 16):
         score = retrieval_map(*data, metric=metric, interpolation="passalis", query_batch=batch)
         assert score == pytest.approx(stored[f"official_bs{batch}_map"].item(), rel=1e-12)
+        for k in (1, 10, 39, 40, 41, 300):
+            score = interpolated_precision_at_k(*data, k=k, metric=metric, query_batch=batch)
+            assert score == pytest.approx(stored[f"official_bs{batch}_raw_precision"][k - 1].item(), rel=1e-12)
     for k in (1, 10, 50, 300):
         score = precision_at_k(*data, k=k, metric=metric)
         assert score == pytest.approx(stored["ref_precision_at_k_true"][k - 1].item(), rel=1e-12)

@@ -3,7 +3,7 @@
 import pytest
 from _harness import layouts
 from _harness.cases import OWN_KEYS
-from _harness.configs import fake, quick
+from _harness.configs import CLASSES, NARROW, fake, photographs, quick
 from _harness.encoders import THIRD_PARTY, save_sentences
 
 from congruence.config import load_config
@@ -29,7 +29,6 @@ VARIANTS |= {
     *(f"cifar100/cckd_{name}" for name in ("ce", "kd", "resnet14")),
 }
 # Published benchmarks on the user's own files, with the methods that their papers compare.
-CLASSES = {"cifar10": 10, "cifar100": 100, "svhn": 10, "tiny-imagenet": 200}
 BENCHMARKS = {f"{data}/{key}" for data in CLASSES if data != "cifar10" for key in ("teacher", "ce", "kd")}
 BENCHMARKS |= {f"cifar100/{key}" for key in ("cckd", "kda", "perception_coherence")} | {"tiny-imagenet/kda"}
 BENCHMARKS |= {
@@ -38,7 +37,7 @@ BENCHMARKS |= {
 BENCHMARKS |= {f"cifar100/perception_coherence_shufflenetv{version}" for version in (1, 2)}
 BENCHMARKS |= {f"cifar100/intra_class_{pair}" for pair in ("resnet", "resnet_logits", "wrn", "vgg")}
 BENCHMARKS |= {f"cifar10/intra_class_{student}" for student in ("mobilenetv2", "shufflenetv2")}
-BENCHMARKS |= LABEL_FREE | {"cifar10/retrieval_kd", "quickdraw/teacher"}
+BENCHMARKS |= LABEL_FREE | {"cifar10/retrieval_kd", "cifar10/retrieval_hkd", "quickdraw/teacher"}
 KD2M = [f"{inner}{metric}" for inner in ("", "class_") for metric in ("wasserstein", "gaussian_wasserstein")]
 KD2M += ["joint_wasserstein", "gaussian_kl"]
 BENCHMARKS |= {f"svhn/{key}" for key in KD2M}
@@ -46,9 +45,9 @@ BENCHMARKS |= {f"{data}/kd2m_{key}" for data in ("cifar10", "cifar100") for key 
 # The same on photographs that stay in their files, of which a test writes a small tree.
 PHOTOGRAPHS = {
     "imagenet": ("teacher", "ce", "kd", "cckd"),
-    "msmt17": ("teacher", "ce", "kd", "cckd"),
+    "msmt17": ("teacher", "ce", "kd", "cckd", "cckd_random"),
     "faces": ("teacher", "arcface", "mimic", "mimic_arcface", "cckd", "cckd_arcface"),
-    "cub200": ("teacher", "kd", "pkt", "perception_coherence"),
+    "cub200": ("teacher", "kd", "pkt", "hkd", "perception_coherence"),
 }
 BENCHMARKS |= {f"{folder}/{key}" for folder, keys in PHOTOGRAPHS.items() for key in keys}
 # Sentences, with a small teacher and a few sentences in their place.
@@ -56,23 +55,6 @@ SENTENCES = {
     f"wordnet-sentences/{name}" for name in ("mimic", "queue_relation", "relation_anchor", "transformer", "matryoshka")
 }
 BENCHMARKS |= SENTENCES
-NARROW = {"resnet18": 8, "resnet34": 8, "resnet50": 8, "mobilenetv2": 0.1}
-
-
-def photographs(folder, root):
-    """Write a tree of the layout that a folder of recipes reads; return what its recipes are told of it."""
-    if folder == "imagenet":
-        layouts.write_classes(root / "train", {"n01": 16, "n02": 16, "n03": 16}, size=(20, 26))
-        layouts.write_classes(root / "val", {"n01": 1, "n03": 2}, size=(26, 20))
-        return ["data.validation=6", "data.size=64", "data.resize=72"]
-    if folder == "msmt17":
-        layouts.write_msmt17(root, {0: (12, 2), 1: (12, 2), 4: (12, 2)})
-        return ["data.size=[64, 32]"]
-    if folder == "faces":
-        layouts.write_classes(root, {"ann": 20, "bob": 20, "cy": 20}, size=(20, 20))
-        return ["data.size=64"]
-    layouts.write_cub200(root, {"Albatross": (12, 2), "Auklet": (12, 2), "Bunting": (12, 2)})
-    return ["data.classes=2", "data.size=64", "data.resize=[72, 72]"]
 
 
 def sentences(root):

@@ -203,6 +203,7 @@ class Plan:
         baseline: the row with which the others are compared in the tables, seed by seed.
         resources: resources of a cell in a cluster: `cpus`, `gpus` and `memory` in bytes; not used for local workers.
         published: a paper's numbers for the rows; None for none.
+        average: whether the tables are followed by one of the means over all variants.
 
     Raises:
         ValueError: for names that cannot be folders, or rows that would share one.
@@ -224,6 +225,7 @@ class Plan:
     baseline: str | None = None
     resources: Mapping[str, float] = field(default_factory=dict)
     published: Published | None = None
+    average: bool = False
 
     def __post_init__(self) -> None:
         if lines := misnamed(self.name, self.recipes, self.variants):
@@ -254,6 +256,11 @@ class Plan:
     def count(self) -> int:
         """Return how many cells there are."""
         return len(self.recipes) * sum(len(self.seeds_in(variant)) for variant in self.variants)
+
+    def holds_out(self) -> bool | None:
+        """Return whether training images are held out for validation; None if that differs between rows."""
+        found = {cell.config.data.validation != 0 for cell in self.cells()}
+        return found.pop() if len(found) == 1 else None
 
     def cells(self) -> list[Cell]:
         """Return the cells, variant by variant and method by method, with the recipes' weights."""

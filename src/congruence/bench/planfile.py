@@ -10,7 +10,7 @@ from typing import Any
 from congruence.bench.halving import Halving
 from congruence.bench.naming import PLAIN, misnamed
 from congruence.bench.plan import Plan, Tune
-from congruence.bench.published import Published
+from congruence.bench.published import AVERAGE, Published
 from congruence.bench.published import problems as published_problems
 from congruence.config.load import NotTomlError, check_sizes, parsed, unread
 from congruence.config.problems import ConfigError
@@ -55,6 +55,7 @@ _KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "tune": (lambda value: isinstance(value, dict), "a table"),
     "resources": (lambda value: isinstance(value, dict), "a table"),
     "published": (lambda value: isinstance(value, dict), "a table"),
+    "average": (lambda value: value is True or value is False, "true or false"),
     "weight": (lambda value: value in ("balanced", "published"), "'balanced' or 'published'"),
     "teacher": (lambda value: isinstance(value, str) and bool(value), "the name of a kept teacher"),
     "baseline": (lambda value: isinstance(value, str), "the name of a method, or of a variant"),
@@ -89,6 +90,7 @@ _OPTIONAL = (
     "baseline",
     "resources",
     "published",
+    "average",
 )
 
 
@@ -132,12 +134,15 @@ def load_plan(path_or_name: str, *, overrides: tuple[str, ...] = (), seeds: tupl
         baseline=raw.get("baseline"),
         resources=raw.get("resources", {}),
         published=Published.of(raw["published"]) if "published" in raw else None,
+        average=raw.get("average", False),
     )
 
 
 def _results_beside(path: Path) -> Path | None:
-    """Return the folder `results` beside a plan's file, or beside the folder `plans` that it lies in; None without."""
+    """Return the folder `results` beside a plan's file, or beside the folder `plans` around it; None without."""
     folder = path.resolve().parent
+    if folder.parent.name == "plans":  # plans/paper
+        folder = folder.parent
     results = (folder.parent if folder.name == "plans" else folder) / "results"
     return results if results.is_dir() else None
 
@@ -181,8 +186,11 @@ def _problems(raw: Mapping[str, Any]) -> list[str]:
     rows = []
     if isinstance(methods, dict) and isinstance(variants, dict):
         rows = [*methods, *(f"{method}-{variant}" for method in methods for variant in variants)]
+    if raw.get("average") is True and isinstance(variants, dict) and (AVERAGE in variants or len(variants) < 2):
+        problems.append(f"average: expected two variants or more, none of them '{AVERAGE}', got {brief([*variants])}.")
+    averages = [f"{method}-{AVERAGE}" for method in methods] if rows and raw.get("average") is True else []
     if rows and isinstance(raw.get("published"), dict):
-        problems += published_problems(raw["published"], rows)
+        problems += published_problems(raw["published"], [*rows, *averages])
     for key in ("overrides", "teachers"):
         own = raw.get(key)
         if rows and isinstance(own, dict):

@@ -64,6 +64,39 @@ def together(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [{**row, "method": ", ".join(filter(None, (row["method"], row.get("variant"))))} for row in named]
 
 
+def averaged(rows: Sequence[Mapping[str, Any]], variants: Sequence[str], name: str) -> list[dict[str, Any]]:
+    """Return a row for each method and seed with the means of its numbers over all variants.
+
+    Seeds that a variant lacks are left out, and so are numbers that are missing in one of them.
+
+    Args:
+        rows: of a plan.
+        variants: of the plan.
+        name: the variant that the new rows bear.
+
+    Example:
+        >>> rows = [{"method": "ce", "variant": v, "seed": 0, "accuracy_best": a} for v, a in (("x", 0.5), ("y", 0.75))]
+        >>> averaged(rows, ["x", "y"], "average")
+        [{'method': 'ce', 'variant': 'average', 'seed': 0, 'accuracy_best': 0.625}]
+    """
+    groups: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
+    for row in whole(rows):
+        groups.setdefault((row["method"], row["seed"]), []).append(row)
+    found: list[dict[str, Any]] = []
+    for (method, seed), group in groups.items():
+        if {row["variant"] for row in group} != set(variants):
+            continue
+        numbers = [key for key in group[0] if all(_is_number(row.get(key)) for row in group) and key != "seed"]
+        means = {key: statistics.fmean(row[key] for row in group) for key in numbers}
+        means |= {key: group[0][key] for key in numbers if len({row[key] for row in group}) == 1}
+        found.append({"method": method, "variant": name, "seed": seed, **means})
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def cells(
     rows: Sequence[Mapping[str, Any]], teachers: Sequence[Mapping[str, Any]] = (), *, more: bool = False
 ) -> list[list[str]]:

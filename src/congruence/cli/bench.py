@@ -122,12 +122,13 @@ def run(
 
     With `page`, also write an HTML page of the results.
     """
-    from congruence.bench import front
+    from congruence.bench import front, rank_agreement
     from congruence.bench.against import against, told
     from congruence.bench.costs import with_costs
     from congruence.bench.failed import failures, whole
+    from congruence.bench.published import AVERAGE
     from congruence.bench.runner import run_plan
-    from congruence.bench.table import cells, split, text, together
+    from congruence.bench.table import averaged, cells, split, text, together
     from congruence.cli.progress import Cells, progress
     from congruence.cli.train import allow
 
@@ -155,8 +156,12 @@ def run(
     if more:  # `demo` has students of one kind
         every, taught = with_costs(every, taught, plan.cells(), out, trust=trust)
     teachers = list(taught.values())
+    if plan.average:
+        every = [*every, *averaged(every, list(plan.variants), AVERAGE)]
+    source = ""
     if plan.published is not None:
         every, teachers = plan.published.beside(every), plan.published.beside(teachers)
+        source = plan.published.told(plan.holds_out())
     if one:
         say(f"\n{text(cells(together(every), teachers, more=more))}", lines=True)
     for title, rows in split(every).items():
@@ -168,6 +173,8 @@ def run(
             say(text(cells(rows, teachers, more=more)), lines=True)
         if plan.baseline and (differences := against(rows, plan.baseline, corrected=True)):
             say(f"\n{told(plan.baseline, corrected=True)}\n{text(differences)}", lines=True)
+        if agreed := rank_agreement.told(rows):
+            say(f"\n{agreed}", lines=True)
     say()
     if best := front.told(every):
         say(best, lines=True)
@@ -177,8 +184,8 @@ def run(
     counts = sorted({len(plan.seeds_in(variant)) for variant in plan.variants})
     seeds = " or ".join(map(str, counts))
     say(f"Mean ± standard deviation over {seeds} seeds, on test images read once. Best epoch: chosen on validation.")
-    if plan.published is not None:
-        say(plan.published.told())
+    if source:
+        say(source)
     say(f"Every number: {results.path}")
     if whole(results.rows):
         _tell_best(results)
@@ -187,7 +194,7 @@ def run(
         from congruence.report.as_html import NAME
 
         how: dict[str, Any] = {"rows": every, "teachers": teachers, "baseline": plan.baseline, "trust": trust}
-        how |= {"published": plan.published.told() if plan.published else "", "commands": [command()]}
+        how |= {"published": source, "commands": [command()]}
         tell_page(lambda: write_plan(out, out / NAME, **how))
     if lost:
         again = "the same command with --retry runs them again"

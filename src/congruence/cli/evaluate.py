@@ -35,7 +35,7 @@ def evaluate(
     """Measure a student on the test set: accuracy, retrieval mAP, coherence with its teacher (GPCL), size, spread.
 
     A protocol adds its numbers: --set protocol.kind=retrieval (or classification, re-identification, identification,
-    open-set).
+    open-set, coherence).
     """
     from congruence.cli.train import allow, measured_alone, measured_beside, seen_of, table
     from congruence.data.datasets.model_facts import ModelFacts, check_same_classes

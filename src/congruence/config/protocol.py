@@ -20,8 +20,8 @@ class ProtocolConfig(Table):
     Without it only data that says so is measured by one: queries and gallery of re-identification.
 
     Args:
-        kind: "classification", "retrieval", "re-identification", "identification", "open-set" or "fidelity". Each of
-            the other keys belongs to some kinds only.
+        kind: "classification", "retrieval", "re-identification", "identification", "open-set", "fidelity" or
+            "coherence". Each of the other keys belongs to some kinds only.
     """
 
     kind: str

@@ -31,12 +31,16 @@ def names(kind: Kind) -> tuple[str, ...]:
 
 
 def shipped(kind: Kind, name: str) -> Path:
-    """Return the shipped file of a name: "digits/pkt", also written "recipes/digits/pkt.toml".
+    """Return the shipped file of a name: "digits/pkt", also written "recipes/digits/pkt.toml" or "digits-pkt".
+
+    The last is the name of a folder for what the file gives.
 
     Raises:
         ValueError: for an unknown name, with the near ones.
     """
     short = name.removeprefix(f"{kind}/").removesuffix(".toml")
+    if short not in names(kind):
+        short = next((each for each in names(kind) if each.replace("/", "-") == short), short)
     if short not in names(kind):
         listing = ", ".join(names(kind))
         raise ValueError(

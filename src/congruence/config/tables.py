@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -179,6 +180,26 @@ class ReusedClassifierConfig(Table):
     teacher_layer: str | None = None
 
 
+def _wrong_options(name: str, options: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return (option, sentence) for what is wrong with the options of a model of the zoo.
+
+    A plan asks for the same few models in all its rows: each is tried once.
+    """
+    items = tuple(sorted(options.items()))
+    if all(type(value) in (bool, int, float, str) for _, value in items):
+        return list(_tried(name, repr(items), items))
+    return _tried.__wrapped__(name, "", items)
+
+
+@functools.lru_cache(maxsize=256)
+def _tried(name: str, _: str, options: tuple[tuple[str, Any], ...]) -> list[tuple[str, str]]:
+    """Build a model of shapes alone: nothing is allocated or drawn. The text tells 1, 1.0 and True apart."""
+    import torch
+
+    with torch.device("meta"):
+        return one_by_one(lambda **given: models.build(name, **{"classes": 2, **given}), dict(options))
+
+
 class ModelConfig(Table):
     """A model: a name of the zoo, or a factory "package.module:callable" (which needs trust); and its weights' file.
 
@@ -231,8 +252,6 @@ class ModelConfig(Table):
 
     @model_validator(mode="after")
     def _one(self) -> Self:
-        import torch
-
         if (self.model is None) == (self.factory is None):
             got = "neither" if self.model is None else "both"
             raise ValueError(f"expected `model` (of the zoo) or `factory` ('package.module:callable'), got {got}.")
@@ -249,9 +268,7 @@ class ModelConfig(Table):
         elif parts is not None and parts[0] == "text":
             check_options(parts[1], self.options)
         elif parts is None and self.model is not None:
-            name = self.model
-            with torch.device("meta"):  # Shapes alone: nothing is allocated or drawn.
-                wrong = one_by_one(lambda **options: models.build(name, **{"classes": 2, **options}), self.options)
+            wrong = _wrong_options(self.model, self.options)
             if wrong:
                 raise Problems([(f"options.{key}" if key else "options", text) for key, text in wrong])
         return self

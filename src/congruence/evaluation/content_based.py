@@ -17,7 +17,7 @@ from congruence.evaluation.protocol import Fitted, Protocol, ProtocolData, check
 from congruence.evaluation.published import rows
 from congruence.evaluation.retrieval import halves, queries_and_database
 from congruence.metrics import retrieval_map
-from congruence.metrics.retrieval import nearest_hits
+from congruence.metrics.retrieval import interpolated_precisions, nearest_hits
 
 KS = (1, 5, 10, 50, 100)
 
@@ -28,8 +28,9 @@ class ContentBased(Protocol):
 
     - `retrieval_map_published`: as computed by the code behind the published tables (`retrieval_map` of
       `congruence.metrics` with `interpolation="passalis"`), which depends on `query_batch`; for comparison with these.
-    - `retrieval_top_K`: the share of the K nearest that have the query's class, averaged over queries. The top-k of the
-      published tables is interpolated, at or above this one.
+    - `retrieval_top_K`: the share of the K nearest that have the query's class, averaged over queries.
+    - `retrieval_top_K_published`: the top-k of the published tables, which is interpolated, at or above that share
+      (`metrics.interpolated_precision_at_k`); it depends on `query_batch` too.
 
     In an open set, where no test sample has a training class, a fixed half of the test samples of each class is the
     database for the others.
@@ -41,8 +42,8 @@ class ContentBased(Protocol):
     Example:
         >>> from congruence.data import load
         >>> fitted = ContentBased(ks=(1, 10)).fit(ProtocolData(load("digits"), "digits"))
-        >>> [number.key for number in fitted.numbers]
-        ['retrieval_map_published', 'retrieval_top_1', 'retrieval_top_10']
+        >>> [number.key for number in fitted.numbers][:3]
+        ['retrieval_map_published', 'retrieval_top_1', 'retrieval_top_1_published']
     """
 
     kind: ClassVar[str] = "retrieval"
@@ -68,7 +69,8 @@ class ContentBased(Protocol):
         ks = tuple(k for k in KS if k <= size) if self.ks is None else self.ks
         if not size or max(ks) > size:
             raise self.refuse(f"a database of {max(ks, default=1)} labelled samples or more (`ks`)", data, str(size))
-        keys = ["retrieval_map_published", *(f"retrieval_top_{k}" for k in ks)]
+        tops = [key for k in ks for key in (f"retrieval_top_{k}", f"retrieval_top_{k}_published")]
+        keys = ["retrieval_map_published", *tops]
         measure = functools.partial(_measure, ks=ks, query_batch=self.query_batch)
         return Fitted(self.kind, rows(keys), measure, database=True)
 
@@ -81,10 +83,10 @@ def _measure(of: Embeddings, _: Mapping[str, Tensor], *, ks: tuple[int, ...], qu
     kept = torch.isin(query_labels, database_labels)  # of the others `retrieval_map` tells
     with_mates = query[kept], query_labels[kept], database, database_labels
     mean = retrieval_map(*sides, interpolation="passalis", query_batch=query_batch)
-    return {
-        "retrieval_map_published": mean,
-        **_precisions(*with_mates, [k for k in ks if k <= len(database)]),
-    }
+    reached = [k for k in ks if k <= len(database)]
+    tops = interpolated_precisions(*sides, ks=reached, query_batch=query_batch) if reached else {}
+    interpolated = {f"retrieval_top_{k}_published": value for k, value in tops.items()}
+    return {"retrieval_map_published": mean, **_precisions(*with_mates, reached), **interpolated}
 
 
 def _precisions(

@@ -148,6 +148,12 @@ def kernel_transfer_bound(of: Embeddings) -> Numbers:
     return {"kernel_transfer_bound_a": within, "kernel_transfer_bound_b": across}
 
 
+def nystrom_error(of: Embeddings) -> float:
+    """What the class centres miss of the student's kernel."""
+    centres = of.centres()[0][0]
+    return metrics.nystrom_error(of.student_features[of.labelled()[0]], centres)
+
+
 def smallest_landmark_eigenvalue(of: Embeddings) -> float:
     """Smallest eigenvalue of the kernel of the class centres."""
     return metrics.smallest_landmark_eigenvalue(of.centres()[0][0])

@@ -223,6 +223,14 @@ ROWS: tuple[Number, ...] = (
         higher_is_better=True,
     ),
     Number(
+        "nystrom_error",
+        from_embeddings.nystrom_error,
+        ("labels",),
+        shown=_DIAGNOSTICS,
+        teacher_too=True,
+        higher_is_better=False,
+    ),
+    Number(
         "order_preservation", from_embeddings.order_preservation, _TEACHER, shown=_DIAGNOSTICS, higher_is_better=True
     ),
     Number("perception_stability", from_embeddings.perception_stability, _TEACHER, shown=_DIAGNOSTICS),

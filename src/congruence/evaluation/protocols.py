@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from congruence.evaluation.classification import Classification
+from congruence.evaluation.coherence import Coherence
 from congruence.evaluation.content_based import ContentBased
 from congruence.evaluation.fidelity import Fidelity
 from congruence.evaluation.identification import Identification
@@ -14,12 +15,16 @@ from congruence.evaluation.protocol import Fitted, Protocol, ProtocolData
 from congruence.evaluation.re_identification import ReIdentification
 
 KINDS: Mapping[str, type[Protocol]] = MappingProxyType(
-    {each.kind: each for each in (Classification, ContentBased, ReIdentification, Identification, OpenSet, Fidelity)}
+    {
+        each.kind: each
+        for each in (Classification, ContentBased, ReIdentification, Identification, OpenSet, Fidelity, Coherence)
+    }
 )
 
 __all__ = [
     "KINDS",
     "Classification",
+    "Coherence",
     "ContentBased",
     "Fidelity",
     "Fitted",

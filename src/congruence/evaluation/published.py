@@ -11,6 +11,7 @@ _TITLES = {
     r"top_(\d+)_accuracy": "top-{} accuracy",
     r"retrieval_map_published": "retrieval mAP, pub.",
     r"retrieval_top_(\d+)": "retrieval top-{}",
+    r"retrieval_top_(\d+)_published": "retrieval top-{}, pub.",
     r"rank_(\d+)": "rank-{}",
     r"reid_map": "re-id mAP",
     r"rank_1_at_(\d+)": "rank-1 at {}",
@@ -22,7 +23,9 @@ _TITLES = {
     r"linear_cka": "CKA",
     r"linear_cka_at_(\d+)": "CKA, {}-d",
     r"gpcl_at_(\d+)": "GPCL, {}-d",
+    r"gpcl_batch_(\d+)": "GPCL of batches of {}",
 }
+_FRACTIONS = ("gpcl_",)  # shown as they are, not in per cent
 
 
 def published(key: str) -> Number | None:
@@ -36,14 +39,15 @@ def published(key: str) -> Number | None:
         found = re.fullmatch(pattern, key)
         if found:
             label = words.format(*found.groups())
+            share = not key.startswith(_FRACTIONS)
             return Number(
                 key,
                 None,
                 shown=("run", "plan"),
-                title=f"{label} (%)",
+                title=f"{label} (%)" if share else label,
                 label=label,
-                scale=100.0,
-                digits=1,
+                scale=100.0 if share else 1.0,
+                digits=1 if share else 4,
                 higher_is_better=True,
             )
     return None

@@ -25,6 +25,7 @@ from congruence.losses.gaussian_wasserstein import GaussianWassersteinLoss, gaus
 from congruence.losses.gram import GramLoss, gram_loss
 from congruence.losses.hkd import HeterogeneousKdLoss, heterogeneous_kd_loss
 from congruence.losses.ickd import InterChannelCorrelationLoss, inter_channel_correlation_loss
+from congruence.losses.inter_class import InterClassContrastiveLoss, inter_class_contrastive_loss
 from congruence.losses.intra_class import IntraClassContrastiveLoss, intra_class_contrastive_loss
 from congruence.losses.joint_wasserstein import JointWassersteinLoss, joint_wasserstein_loss
 from congruence.losses.kd import DistillationLoss, distillation_loss
@@ -106,6 +107,7 @@ __all__ = [
     "HierarchicalContextLoss",
     "HintLoss",
     "InterChannelCorrelationLoss",
+    "InterClassContrastiveLoss",
     "IntraClassContrastiveLoss",
     "JointWassersteinLoss",
     "KernelTransferLoss",
@@ -170,6 +172,7 @@ __all__ = [
     "hierarchical_context_loss",
     "hint_loss",
     "inter_channel_correlation_loss",
+    "inter_class_contrastive_loss",
     "intra_class_contrastive_loss",
     "joint_wasserstein_loss",
     "kernel_transfer_loss",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from congruence import losses
+from congruence.methods.inter_class import InterClass
 from congruence.methods.intra_class import IntraClass
 from congruence.methods.joint_wasserstein import JointWasserstein
 from congruence.methods.kda import KernelTransfer
@@ -37,6 +38,18 @@ FOUNDING: tuple[Row, ...] = (
         needs=IntraClass.needs,
         weight=0.02,
         older={"reduction": {None: "gated_mean"}},
+    ),
+    Row(
+        key="inter_class",
+        summary="For training a teacher: keeps the samples of other classes away, as the intra-class theory has it.",
+        reference=(
+            "Yuan et al. 2025, Enriching Knowledge Distillation with Intra-Class Contrastive Learning, eqs. 8 and 9"
+        ),
+        year=2025,
+        link="https://arxiv.org/abs/2509.22053",
+        part=InterClass,
+        function=losses.inter_class_contrastive_loss,
+        needs=InterClass.needs,
     ),
     Row(
         key="kda",

@@ -18,6 +18,7 @@ from congruence.metrics.kernel import (
     kernel_transfer_bound,
     kernel_transfer_error,
     landmark_transfer_error,
+    nystrom_error,
     smallest_landmark_eigenvalue,
 )
 from congruence.metrics.multilabel import macro_f1, mean_average_precision
@@ -31,8 +32,9 @@ from congruence.metrics.preservation import Preservation, order_preservation, ra
 from congruence.metrics.probe import linear_probe
 from congruence.metrics.reid import ReidResult, reid_evaluate
 from congruence.metrics.relations import linear_cka, rkd_distance_discrepancy
-from congruence.metrics.retrieval import precision_at_k, retrieval_map
+from congruence.metrics.retrieval import interpolated_precision_at_k, precision_at_k, retrieval_map
 from congruence.metrics.risk import RiskGap, feature_distance, risk_gap
+from congruence.metrics.rkhs import generalization_bound, norm_reduction, rkhs_norm
 from congruence.metrics.segmentation import mean_iou
 from congruence.metrics.spread import inter_class_similarity, intra_class_similarity, soft_label_entropy
 from congruence.metrics.stability import PerceptionStability, perception_stability
@@ -59,10 +61,12 @@ __all__ = [
     "feature_distance",
     "gaussian_kl_discrepancy",
     "gaussian_wasserstein_discrepancy",
+    "generalization_bound",
     "global_perception_coherence",
     "gram_alignment",
     "identification_rate",
     "inter_class_similarity",
+    "interpolated_precision_at_k",
     "intra_class_similarity",
     "intra_inter_bounds",
     "intra_inter_ratio",
@@ -77,6 +81,8 @@ __all__ = [
     "mean_iou",
     "mmd_discrepancy",
     "neighbour_overlap",
+    "norm_reduction",
+    "nystrom_error",
     "order_preservation",
     "perception_coherence",
     "perception_stability",
@@ -87,6 +93,7 @@ __all__ = [
     "retrieval_map",
     "risk_gap",
     "rkd_distance_discrepancy",
+    "rkhs_norm",
     "sliced_wasserstein_discrepancy",
     "smallest_landmark_eigenvalue",
     "soft_label_entropy",

@@ -168,6 +168,51 @@ def smallest_landmark_eigenvalue(landmarks: Tensor) -> float:
 
 
 @torch.no_grad()
+def nystrom_error(embeddings: Tensor, landmarks: Tensor, *, chunk_size: int | None = None) -> float:
+    """How much of a kernel its landmarks miss: ‖K − C W⁺ Cᵀ‖_F / ‖K‖_F with K = X Xᵀ, C = X Dᵀ, W = D Dᵀ.
+
+    C W⁺ Cᵀ is the Nyström approximation. It is the kernel of the rows projected onto the span of the landmarks, so that
+    this is the kernel's norm of what is left of the rows, and no N×N matrix is needed. In float64.
+
+    Shape:
+        `embeddings` [N, D], `landmarks` [M, D].
+
+    Args:
+        embeddings: X.
+        landmarks: D, such as class centres.
+        chunk_size: rows processed at once; None: about a million entries.
+
+    Returns:
+        A number from 0 (the landmarks span all rows) to 1 (they are orthogonal to them); 0 for a kernel of zeros.
+
+    Raises:
+        ValueError: for shapes that do not fit, values that are not finite, or `chunk_size` < 1.
+
+    Example:
+        >>> import torch
+        >>> nystrom_error(torch.tensor([[3.0, 0.0], [0.0, 1.0]]), torch.tensor([[5.0, 0.0]]))  # 1/√(9² + 1²)
+        0.11043152607484653
+
+    Reference:
+        Qian, Li and Hu, Efficient Kernel Transfer in Knowledge Distillation, eq. 2; the ε of corollaries 1 and 2.
+    """
+    name = "nystrom_error"
+    check.floating(name, 2, embeddings=embeddings, landmarks=landmarks)
+    check.same_width(name, embeddings=embeddings, landmarks=landmarks)
+    check.finite(name, embeddings=embeddings, landmarks=landmarks)
+    check.hyperparameters(name, _CHECKS, chunk_size=chunk_size)
+    marks = as_float64(landmarks)
+    _, sizes, axes = torch.linalg.svd(marks, full_matrices=False)
+    axes = axes[sizes > sizes[:1].clamp(min=0) * max(marks.shape) * torch.finfo(torch.float64).eps]
+    whole = left = as_float64(embeddings.new_zeros(embeddings.shape[1], embeddings.shape[1]))
+    for part, _ in _chunks(embeddings, embeddings, chunk_size, embeddings.shape[1]):
+        rest = part - part @ axes.T @ axes
+        whole, left = whole + part.T @ part, left + rest.T @ rest
+    size = float(whole.norm())
+    return float(left.norm()) / size if size else 0.0
+
+
+@torch.no_grad()
 def kernel_transfer_bound(
     student: Tensor, teacher: Tensor, student_landmarks: Tensor, teacher_landmarks: Tensor, assignment: Tensor
 ) -> tuple[float, float]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from congruence.bench import rank_agreement
 from congruence.bench.failed import failures, whole
 from congruence.bench.front import told
 from congruence.bench.kept import RESULTS, TEACHERS
@@ -59,7 +60,8 @@ def write_plan(
         of = baseline if baseline is not None else _BASELINE
         page.tables.append(of_plan(some, teachers, of, title))
     told_of_tables = dict.fromkeys(table.note for table in page.tables)
-    page.notes.extend(filter(None, [*told_of_tables, published, *failures(rows)]))
+    agreed = [f"{title}: {text}" if title else text for title, text in _agreed(rows)]
+    page.notes.extend(filter(None, [*told_of_tables, *agreed, published, *failures(rows)]))
     measured = [each for each in _QUALITIES if any(row.get(each[0]) is not None for row in good)]
     value, title = (measured or _QUALITIES)[0]
     costs = {"parameters": "parameters", **{key: words for key, (words, *_) in COSTS.items()}}
@@ -84,6 +86,11 @@ def write_plan(
     add_views(page, {name: there[name] for name in chosen}, trust=trust)
     page.made.extend(provenance.of_folder(there[name], name) for name in chosen)
     return write(page, out)
+
+
+def _agreed(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """Return the title of each table whose order of rows was compared with the published one, and the sentence."""
+    return [(title, text) for title, some in split(rows).items() if (text := rank_agreement.told(some))]
 
 
 def _called(row: Row) -> str:

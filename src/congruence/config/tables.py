@@ -272,14 +272,14 @@ class CacheConfig(Table):
 
     Args:
         views: augmented views of each training image that are stored.
-        dtype: the type of the stored numbers.
+        dtype: the type of the stored numbers; "int8" has a scale for each sample's row.
         folder: where the files are; "teacher-cache" in the stage's own folder by default.
         seed: of the augmentation, by default the training's: runs of several seeds that name the same one can share a
             folder.
     """
 
     views: Count = 8
-    dtype: Literal["float16", "float32"] = "float16"
+    dtype: Literal["float16", "float32", "int8"] = "float16"
     folder: str | None = None
     seed: Whole | None = None
 

@@ -34,7 +34,7 @@ class Rows(Protocol):
     def complete(self) -> bool:
         """Whether all rows are stored."""
 
-    def missing(self, number: int, rows: Any = ...) -> npt.NDArray[Any]:
+    def missing(self, number: int, rows: npt.NDArray[Any] | slice = slice(None)) -> npt.NDArray[Any]:
         """Return which rows of a view are not stored."""
 
     def read(self, number: int, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -72,7 +73,7 @@ def fill_shard(
     number, count = shard
     return {
         name: _Making(cache, distiller, name, number, count).run(
-            (lambda state, name=name: report(name, state)) if report is not None else None
+            None if report is None else functools.partial(report, name)
         )
         for name, cache in caches.items()
     }
@@ -246,8 +247,8 @@ class _OffsetRows:
     def stored(self) -> int:
         return int(self._marks.sum())
 
-    def missing(self, number: int, rows: Array) -> Array:
-        return self._rows.missing(number, np.asarray(rows) - self._first)
+    def missing(self, number: int, rows: Array | slice = slice(None)) -> Array:
+        return self._rows.missing(number, rows if isinstance(rows, slice) else rows - self._first)
 
     def read(self, number: int, rows: Array) -> Array:
         return self._rows.read(number, np.asarray(rows) - self._first)

@@ -31,8 +31,8 @@ PLAIN, LARGE, WIDTH, CHUNK = 4096, 16384, 64, 512
 DEFINITION = (
     f"by how many gigabytes the peak of a fresh process grows in one forward and backward of rows of width {WIDTH} in "
     f"float32, with its seconds of one core; for B = {LARGE} also their growth over that of B² from B = {PLAIN}. The "
-    f"plain form is what batches of up to {tiles.LARGE} take; a float64 [B, B] is 0.13 GB at {PLAIN} and 2.15 GB at {LARGE}. "
-    f"'step' is a whole step of a cnn3 with micro_batch={CHUNK}"
+    f"plain form is what batches of up to {tiles.LARGE} take; a float64 [B, B] is 0.13 GB at {PLAIN} and 2.15 GB at "
+    f"{LARGE}. 'step' is a whole step of a cnn3 with micro_batch={CHUNK}"
 )
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "pkt": pkt_loss,

@@ -138,6 +138,21 @@ def test_layers_of_other_terms_are_added(tmp_path):
     assert same(rows(opened(tmp_path)), rows(opened(tmp_path / "whole")))
 
 
+def test_each_teacher_has_shards_of_its_own(tmp_path):
+    train, teachers = batches(), {"a": net(1), "b": net(7, width=6)}
+    caches = {name: TeacherCache(each, train, tmp_path / name, dtype="float32") for name, each in teachers.items()}
+    terms = [cg.Term("kd", teacher="a"), cg.Term("pkt", teacher="b")]
+    distiller = Distiller(caches, net(2, width=4), terms, example=images().batch([0, 1]))
+    told = []
+    for number in (1, 2):
+        done = fill_shard(distiller, (number, 2), report=lambda name, state: told.append((name, state.complete)))
+        assert all(state.complete for state in done.values())
+    assert told == [("a", True), ("b", True)] * 2
+    assert [len(shards_in(tmp_path / name)) for name in teachers] == [2, 2]
+    distiller.train()(*next(iter(train)))
+    assert all(cache.complete for cache in caches.values())
+
+
 def test_what_is_not_whole_is_refused(tmp_path):
     fill_shard(distiller_in(tmp_path), (1, 3))
     with pytest.raises(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from congruence.data.datasets.packed import Names, ParquetFiles, TarFiles, pyarr
 from congruence.data.sources.folder import PART_NAMES, SUFFIXES
 from congruence.data.sources.index_file import read_index, write_index
 from congruence.data.sources.store import Files, Tree
+from congruence.data.sources.tar_headers import TarMember, read_member, tar_members
 
 KINDS = (".tar", ".parquet")
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -59,11 +59,20 @@ def _only_shards(folder: Path) -> bool:
     if not folder.is_dir():
         return False
     usual = {"data", *(word for words in PART_NAMES.values() for word in words)}
-    for place in (folder, *(each for each in folder.iterdir() if each.is_dir() and each.name.lower() in usual)):
-        for entry in place.iterdir():
-            inside = entry.is_dir() and not entry.name.startswith(".")
-            if (inside and (place != folder or entry.name.lower() not in usual)) or entry.suffix.lower() in SUFFIXES:
-                return False
+    waiting, at_root = [str(folder)], True
+    below: list[str] = []
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in entries:  # up to the first that decides: a folder may have a million images
+                if os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+                    return False
+                if entry.name.startswith(".") or not entry.is_dir():
+                    continue
+                if not at_root or entry.name.lower() not in usual:
+                    return False
+                below.append(entry.path)
+        if at_root:
+            waiting, at_root = below, False
     return True
 
 
@@ -204,50 +213,33 @@ def _scanned(root: Path, shards: Sequence[str]) -> dict[str, Any]:
 def _members(path: Path, shard: str, number: int) -> Iterator[_Member]:
     """Yield the images of a tar file with their labels, in order; only headers and labels are read."""
     key, image, label = None, None, None
-    size = path.stat().st_size
-    if not _ended(path, size):  # tarfile itself takes what is cut between two members for whole
-        raise damaged(path, "it lacks the mark of a tar file's end (was it cut short?)")
-    try:
-        with tarfile.open(path, "r:") as tar:
-            while (member := tar.next()) is not None:
-                tar.members.clear()  # type: ignore[attr-defined]  # which would otherwise keep every header
-                if not member.isreg() or os.path.basename(member.name).startswith("."):
-                    continue
-                if member.offset_data + member.size > size:
-                    raise damaged(path, f"it ends before '{member.name}' does")
-                folder, base = os.path.split(member.name)
-                stem, _, extension = base.partition(".")
-                if (folder, stem) != key:
-                    if image is not None:
-                        yield image._replace(label=label)
-                    key, image, label = (folder, stem), None, None
-                if f".{extension}".lower() in SUFFIXES:
-                    image = _Member(f"{shard}/{member.name}", number, member.offset_data, member.size, None)
-                elif extension in ("cls", "json"):
-                    label = _label(path, member, tar.extractfile(member).read(), extension)  # type: ignore[union-attr]
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise damaged(path, f"it cannot be read as a tar file ({error})") from None
+    for member in tar_members(path):
+        folder, base = os.path.split(member.name)
+        if base.startswith("."):
+            continue
+        stem, _, extension = base.partition(".")
+        if (folder, stem) != key:
+            if image is not None:
+                yield image._replace(label=label)
+            key, image, label = (folder, stem), None, None
+        if f".{extension}".lower() in SUFFIXES:
+            image = _Member(f"{shard}/{member.name}", number, member.offset, member.length, None)
+        elif extension in ("cls", "json"):
+            label = _label(path, member, extension)
     if image is not None:
         yield image._replace(label=label)
 
 
-def _ended(path: Path, size: int) -> bool:
-    """Whether a file ends in a block of zeros, as every tar file does."""
-    with open(path, "rb") as file:
-        file.seek(max(0, size - tarfile.BLOCKSIZE))
-        return not file.read().strip(b"\0")
-
-
-def _label(path: Path, member: tarfile.TarInfo, content: bytes, extension: str) -> int | str | None:
+def _label(path: Path, member: TarMember, extension: str) -> int | str | None:
+    content = read_member(path, member)
     try:
         if extension == "cls":
             return int(content)
         table = json.loads(content)
-        label = (
-            next((table[name] for name in LABEL_COLUMNS if name in table), None) if isinstance(table, dict) else None
-        )
     except ValueError:
         raise damaged(path, f"the label '{member.name}' cannot be read") from None
+    table = table if isinstance(table, dict) else {}
+    label = next((table[name] for name in LABEL_COLUMNS if name in table), None)
     return label if isinstance(label, str) or (isinstance(label, int) and not isinstance(label, bool)) else None
 
 

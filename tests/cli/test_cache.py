@@ -66,6 +66,18 @@ def test_bad_words(config, tmp_path, words, sentence):
     assert sentence in said("cache", config, "--out", tmp_path, *words, code=2).replace("\n", " ")
 
 
+def test_a_teacher_of_an_earlier_stage_must_be_trained(tmp_path):
+    stages = CONFIG.replace(
+        "[stages.student]",
+        '[stages.big]\nstudent = { model = "cnn3" }\nterms = [{ key = "ce" }]\n'
+        "train = { epochs = 1, batch_size = 40 }\n[stages.student]",
+    ).replace("teacher = { VALUE }", 'teacher = "big"')
+    (tmp_path / "two.toml").write_text(stages)
+    words = ["cache", tmp_path / "two.toml", "--out", tmp_path / "run"]
+    assert "learns from the stage 'big', which is not trained" in said(*words, code=2)
+    assert "no shards" in said(*words, "--status")
+
+
 def test_each_rank_has_its_shard(monkeypatch):
     from congruence.pipeline.caching import parse_shard
 

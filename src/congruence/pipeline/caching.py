@@ -72,7 +72,7 @@ def folders_of(config: RunConfig, name: str, out: Path) -> dict[str, Path]:
     stage = config.stages[name]
     if stage.teacher_cache is None:
         return {}
-    return cache_folders(stage, stage.teacher_cache, _context(config, name, out))
+    return cache_folders(stage, stage.teacher_cache, RunContext(out=_place(config, name, out)))
 
 
 def fill_caches(
@@ -128,7 +128,12 @@ def _context(config: RunConfig, name: str, out: Path, *, trust: bool = False) ->
                 "absent): train it first, or give --teacher-weights."
             )
         teachers[reference] = file
-    return RunContext(teachers=teachers, out=out if name == config.last else out / name, trust=trust)
+    return RunContext(teachers=teachers, out=_place(config, name, out), trust=trust)
+
+
+def _place(config: RunConfig, name: str, out: Path) -> Path:
+    """Return the folder of a stage in the run's folder."""
+    return out if name == config.last else out / name
 
 
 def _fill(built: Built, shard: tuple[int, int], report: Report | None) -> dict[str, ShardState]:

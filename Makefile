@@ -70,12 +70,14 @@ bench: $(VENV)/ready
 	$(ONE_THREAD) $(BIN)/python benchmarks/memory_order.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/compiled_step.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/plan_overhead.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/large_folder.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/large_batches.py
 	$(BIN)/python docs/update_benchmarks.py
 
-# Quantised and exported teachers, and exports to ONNX, which `make test` skips where torchao and onnxruntime are not installed.
+# Quantised and exported teachers, exports to ONNX, and Parquet files, which `make test` skips where torchao, onnxruntime and pyarrow are not installed.
 exported: $(VENV)/ready
-	$(BIN)/pip install --quiet -e ".[export,quantised]"
-	$(ONE_THREAD) $(BIN)/pytest -n $(WORKERS) tests/models/test_onnx_model.py tests/models/test_quantised.py tests/distiller/test_gradient_cuts.py tests/pipeline/test_export.py tests/evaluation/exporting
+	$(BIN)/pip install --quiet -e ".[export,parquet,quantised]"
+	$(ONE_THREAD) $(BIN)/pytest -n $(WORKERS) tests/models/test_onnx_model.py tests/models/test_quantised.py tests/distiller/test_gradient_cuts.py tests/pipeline/test_export.py tests/evaluation/exporting tests/data/sources/test_shard_files.py
 
 # The loops and trainers for Accelerate, Lightning and the HF Trainer, which `make test` skips where they are not installed.
 loops: $(VENV)/ready

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 
 COMMAND = "python tests/_harness/api.py > tests/contract/api.txt"
-PARTS = ("losses", "metrics", "data", "models", "geometry", "methods", "testing")
+PARTS = ("losses", "metrics", "data", "models", "geometry", "methods", "teacher_cache", "testing")
 PACKAGES = ("congruence", *(f"congruence.{part}" for part in PARTS))
 
 

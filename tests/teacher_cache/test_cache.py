@@ -255,8 +255,8 @@ def test_leftovers_of_a_kill_are_removed(tmp_path):
         (lambda t, f: TeacherCache("resnet", batches(), f), "`teacher` must be a torch module, got str"),
         (lambda t, f: TeacherCache(t, [1], f), "`loader` must be one of congruence.data.loader, got list"),
         (
-            lambda t, f: TeacherCache(t, batches(), f, dtype="int8"),
-            "`dtype` must be one of 'float16', 'float32', got 'int8'",
+            lambda t, f: TeacherCache(t, batches(), f, dtype="int4"),
+            "`dtype` must be one of 'float16', 'float32', 'int8', got 'int4'",
         ),
         (lambda t, f: TeacherCache(t, batches(view_cycle=None), f), r"augmentation repeats \(view_cycle=V\)"),
     ],

@@ -111,7 +111,7 @@ def compare(
     from congruence.cli.train import allow
     from congruence.core.inputs import TEACHER
     from congruence.data import loader
-    from congruence.data.sources.folder import sample_names
+    from congruence.data.sources.any_folder import sample_names
     from congruence.evaluation.channels import batch_of
     from congruence.pipeline.any_model import any_model, data_of, is_untrained, teacher_of
     from congruence.pipeline.measured_by import protocol_of

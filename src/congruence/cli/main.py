@@ -13,6 +13,7 @@ with quiet():  # imports take the most time before a verb begins
     import typer
 
     from congruence.cli.bench import bench, demo
+    from congruence.cli.cache import cache
     from congruence.cli.compare import compare
     from congruence.cli.data import app as data_app
     from congruence.cli.distill import distill
@@ -50,7 +51,7 @@ def program(
     """Make a small model see the world the way a big one does."""
 
 
-for verb in (demo, teach, distill, evaluate, compare, export, report, figures, bench, methods, toy):
+for verb in (demo, teach, distill, evaluate, compare, export, report, figures, bench, cache, methods, toy):
     app.command()(one_line(verb))
 app.add_typer(data_app, name="data")
 

@@ -13,6 +13,7 @@ from congruence import methods, models
 from congruence.config.base import Count, Table, Whole, absolute
 from congruence.config.problems import Problems, expected, one_by_one
 from congruence.core.brevity import brief
+from congruence.data.sources.any_folder import holds_shards
 from congruence.data.sources.catalogue import sources
 from congruence.data.sources.table import IMAGE_FOLDER
 from congruence.data.sources.texts import is_texts
@@ -57,7 +58,8 @@ class DataConfig(Table):
     any datasets: see `congruence.pipeline.own_data`.
 
     Args:
-        name: what `congruence data` lists, a folder of images, a file of texts, or "image-folder" with `root`.
+        name: what `congruence data` lists, a folder of images, of tar shards or of Parquet files, one such shard, a
+            file of texts, or "image-folder" with `root`.
         factory: "package.module:function" that returns the data; needs trust.
         options: keyword arguments of `factory`.
         split_seed: the seed of every random choice made here: which samples are held out or left out, and which labels
@@ -105,7 +107,7 @@ class DataConfig(Table):
         if is_texts(path):
             return str(path.absolute())
         # What looks like a path may be a folder that is yet to come; anything else is a name written wrongly.
-        if not os.path.isdir(path) and path.name == name:
+        if not os.path.isdir(path) and not holds_shards(path) and path.name == name:
             raise ValueError(expected((*sources(), IMAGE_FOLDER), name, what="a folder or one of "))
         return str(path.absolute())
 
@@ -293,14 +295,14 @@ class CacheConfig(Table):
 
     Args:
         views: augmented views of each training image that are stored.
-        dtype: the type of the stored numbers.
+        dtype: the type of the stored numbers; "int8" has a scale for each sample's row.
         folder: where the files are; "teacher-cache" in the stage's own folder by default.
         seed: of the augmentation, by default the training's: runs of several seeds that name the same one can share a
             folder.
     """
 
     views: Count = 8
-    dtype: Literal["float16", "float32"] = "float16"
+    dtype: Literal["float16", "float32", "int8"] = "float16"
     folder: str | None = None
     seed: Whole | None = None
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from congruence.core import check
 from congruence.core.numerics import as_float64, float32_island, unit
+from congruence.geometry import tiles
 from congruence.geometry.kernels import GAMMA, KERNEL, ORDER, Kernel, resolve_kernel
 
 CHECKS: Mapping[str, check.Constraint] = {
@@ -31,6 +32,9 @@ def correlation_congruence_loss(
     """Mean squared difference of the two kernel matrices of a batch.
 
     L = (1/B²) Σ_ij (k(f_i^s, f_j^s) − k(f_i^t, f_j^t))².
+
+    Above 4,096 rows, and with a named kernel, the loss is computed in blocks of rows, value and gradient: no [B, B]
+    matrix is in memory, and there is no second derivative.
 
     Shape:
         `student` [B, D_s], `teacher` [B, D_t], widths may differ; returns [].
@@ -81,6 +85,8 @@ def correlation_congruence_loss(
         student, teacher = as_float64(student), as_float64(teacher)
     if normalize:
         student, teacher = unit(student), unit(teacher)
+    if tiles.is_large(student) and not callable(kernel):
+        return tiles.correlation_congruence(student, teacher, correlation).to(dtype)
     return (correlation(student) - correlation(teacher)).square().mean().to(dtype)
 
 

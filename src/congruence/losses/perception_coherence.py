@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from congruence.core import check
 from congruence.core.numerics import float32_island
+from congruence.geometry import tiles
 from congruence.geometry.dissimilarity import DISSIMILARITY, Dissimilarity, pairwise_dissimilarity
 from congruence.geometry.softrank import METHOD, TEMPERATURE, Method, soft_rank_within
 
@@ -40,6 +41,9 @@ def perception_coherence_loss(
 
     Only the order of the dissimilarities counts, so the student need not copy the teacher's geometry. For a student
     equal to the teacher, the loss is exactly 0 only if the temperatures are equal.
+
+    Above 4,096 rows, and with named dissimilarities, the loss is computed in blocks of rows, value and gradient: no
+    [B, B] matrix is in memory, and there is no second derivative.
 
     Shape:
         `student` [B, D_s], `teacher` [B, D_t], widths may differ; returns [].
@@ -92,6 +96,9 @@ def perception_coherence_loss(
     )
     if teacher_dissimilarity is None:
         teacher_dissimilarity = dissimilarity
+    if tiles.is_large(student) and isinstance(dissimilarity, str) and isinstance(teacher_dissimilarity, str):
+        measures, temperatures = (dissimilarity, teacher_dissimilarity), (student_temperature, teacher_temperature)
+        return tiles.perception_coherence(student, teacher, measures, temperatures, method).to(student.dtype)
     student_ranks, teacher_ranks = (
         soft_rank_within(pairwise_dissimilarity(x, measure, function=name), temperature, method, _bound(measure))
         for x, measure, temperature in (

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from congruence.core import check
 from congruence.core.numerics import as_float64, float32_island, safe_norm
+from congruence.geometry import tiles
 
 CHECKS: Mapping[str, check.Constraint] = {"eps": check.POSITIVE}
 
@@ -19,6 +20,9 @@ def pkt_loss(student: Tensor, teacher: Tensor, *, eps: float = 1e-7) -> Tensor:
 
     With rows x/(‖x‖ + ε), S = (cos + 1)/2 including the diagonal, and P equal to S with each row divided by its sum:  L
     = (1/B²) Σ_ij P_t,ij log((P_t,ij + ε) / (P_s,ij + ε)).
+
+    Above 4,096 rows the loss is computed in blocks of rows, value and gradient: no [B, B] matrix is in memory, and
+    there is no second derivative.
 
     Shape:
         `student` [B, D_s], `teacher` [B, D_t], widths may differ; returns [].
@@ -51,6 +55,8 @@ def pkt_loss(student: Tensor, teacher: Tensor, *, eps: float = 1e-7) -> Tensor:
     check.floating("pkt_loss", 2, student=student, teacher=teacher)
     check.same_rows("pkt_loss", student=student, teacher=teacher)
     check.hyperparameters("pkt_loss", CHECKS, eps=eps)
+    if tiles.is_large(student):
+        return tiles.pkt(student, teacher, eps=eps).to(student.dtype)
     student_rows, teacher_rows = _neighbours(student, eps), _neighbours(teacher, eps)
     loss = (teacher_rows * torch.log((teacher_rows + eps) / (student_rows + eps))).mean()
     return loss.to(student.dtype)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from congruence.core import check
 from congruence.core.numerics import float32_island
+from congruence.geometry import tiles
 from congruence.geometry.angles import angle_difference
 from congruence.geometry.dissimilarity import euclidean
 
@@ -23,6 +24,9 @@ def rkd_distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
     With d_ij = max(‖x_i − x_j‖, 1e-6) for i ≠ j, d_ii = 0, and μ the mean of the positive d:
     L = (1/B²) Σ_ij smooth_l1(d_ij^s/μ_s − d_ij^t/μ_t). The student's μ carries gradient.
+
+    Above 4,096 rows the loss is computed in blocks of rows, value and gradient: no [B, B] matrix is in memory, and
+    there is no second derivative.
 
     Shape:
         `student` [B, D_s], `teacher` [B, D_t], widths may differ; returns [].
@@ -53,6 +57,8 @@ def rkd_distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """
     check.floating("rkd_distance_loss", 2, student=student, teacher=teacher)
     check.same_rows("rkd_distance_loss", student=student, teacher=teacher)
+    if tiles.is_large(student):
+        return tiles.rkd_distance(student, teacher)
     return F.smooth_l1_loss(_distances(student), _distances(teacher))
 
 

@@ -280,11 +280,14 @@ def _asked(
         return None
     if cache is None or context.dry:
         return dict(teachers)
+    folders = cache_folders(stage, cache, context)
+    return {name: TeacherCache(each, train_loader, folders[name], dtype=cache.dtype) for name, each in teachers.items()}
+
+
+def cache_folders(stage: StageConfig, cache: CacheConfig, context: RunContext) -> dict[str, Path]:
+    """Return the folder of each teacher's cache, by the teacher's name."""
     folder = _cache_folder(cache, context)
-    return {
-        name: TeacherCache(each, train_loader, folder if name == TEACHER else folder / name, dtype=cache.dtype)
-        for name, each in teachers.items()
-    }
+    return {name: folder if name == TEACHER else folder / name for name in stage.teachers()}
 
 
 def _cache_folder(cache: CacheConfig, context: RunContext) -> Path:

@@ -8,16 +8,15 @@ from collections.abc import Collection
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from congruence.core import rng
 from congruence.core.devices import on_tensors, row_count, take_rows, tensors, to_device
 from congruence.models.teacher import Teacher
+from congruence.teacher_cache.encoding import Array, Encoding, Rounding
 
 LOG = logging.getLogger("congruence")
-Array = npt.NDArray[Any]
 # Samples that the teacher sees at once. From 32 on, CPU kernels give a sample the same bits wherever it stands in a
 # batch, and larger ones are no faster there.
 CHUNK, CHUNK_ELSEWHERE = 32, 64
@@ -29,11 +28,12 @@ class Answers:
 
     Args:
         teacher: the network.
-        dtype: dtype of the stored numbers.
+        dtype: dtype of the stored numbers, see `Encoding`.
+        roundings: receives, by layer, what rounding costs.
     """
 
-    def __init__(self, teacher: Teacher, dtype: str) -> None:
-        self.teacher, self.dtype = teacher, np.dtype(dtype)
+    def __init__(self, teacher: Teacher, dtype: str, roundings: dict[str, Rounding] | None = None) -> None:
+        self.teacher, self.encoding, self.roundings = teacher, Encoding(dtype), roundings
 
     @property
     def device(self) -> torch.device:
@@ -46,7 +46,7 @@ class Answers:
         return CHUNK if self.device.type == "cpu" else CHUNK_ELSEWHERE
 
     def of(self, inputs: Any, paths: Collection[str], rows: Array | None = None) -> dict[str, Array]:
-        """Return the rows of layers for some samples of a batch (None: all), rounded.
+        """Return the rows of layers for some samples of a batch (None: all), as they are stored.
 
 
         Raises:
@@ -58,8 +58,14 @@ class Answers:
         for start in range(0, len(rows), self.chunk):
             part = rows[start : start + self.chunk]
             for path, values in self._of_chunk(inputs, part, count, paths).items():
-                parts[path].append(_rounded(path, values[: len(part)], self.dtype))
+                parts[path].append(self._stored(path, values[: len(part)]))
         return {path: np.concatenate(of_path) for path, of_path in parts.items()}
+
+    def _stored(self, path: str, values: Array) -> Array:
+        stored = self.encoding.encode(path, values)
+        if self.roundings is not None and not self.encoding.exact:
+            self.roundings.setdefault(path, Rounding()).add(values, self.encoding.decode(stored, values.shape[1:]))
+        return stored
 
     def _of_chunk(self, inputs: Any, rows: Array, count: int, paths: Collection[str]) -> dict[str, Array]:
         """Run the teacher over a few samples of a batch, padded with the first of them."""
@@ -115,7 +121,7 @@ class Answers:
 
     def tell(self, moved: float) -> None:
         """Warn of the consequences of a nonzero `depend_on_mates`."""
-        if moved > max(1e-5, float(np.finfo(self.dtype).eps)):
+        if moved > max(1e-5, self.encoding.eps):
             LOG.warning(
                 "The teacher's output for a sample depends on the other samples in its batch (through dynamic "
                 "quantisation or batch statistics) or on random numbers: its cache holds the outputs of one pass in "
@@ -132,27 +138,22 @@ class Answers:
     def _apart(self, one: dict[str, Array], other: dict[str, Array], of_one: Tensor, of_other: Tensor) -> float:
         with np.errstate(all="ignore"):
             pairs = [
-                (one[path][of_one.numpy()].astype(self.dtype), other[path][of_other.numpy()].astype(self.dtype))
+                (self._rounded(path, one[path][of_one.numpy()]), self._rounded(path, other[path][of_other.numpy()]))
                 for path in one
             ]
             return max((_distance(a, b) for a, b in pairs if not np.array_equal(a, b, equal_nan=True)), default=0.0)
+
+    def _rounded(self, path: str, values: Array) -> Array:
+        """Return rows as they would be read; numbers beyond float16 as infinity, for which another place complains."""
+        if self.encoding.name == "float16":
+            return values.astype(np.float16)
+        return self.encoding.decode(self.encoding.encode(path, values), values.shape[1:])
 
 
 def _distance(a: Array, b: Array) -> float:
     wide = a.astype(np.float64), b.astype(np.float64)
     apart = float(np.abs(wide[0] - wide[1]).max() / max(np.abs(each).max() for each in wide))
     return apart if math.isfinite(apart) else math.inf
-
-
-def _rounded(path: str, values: Array, dtype: np.dtype[Any]) -> Array:
-    with np.errstate(over="ignore"):
-        stored = np.ascontiguousarray(values.astype(dtype))
-    if np.isinf(stored).any() and np.isfinite(values).all():
-        raise ValueError(
-            f"The teacher's layer '{path}' reaches {np.abs(values).max():.6g}, which {dtype} cannot hold: "
-            f"cache it with dtype='float32'."
-        )
-    return stored
 
 
 def _generators() -> Any:

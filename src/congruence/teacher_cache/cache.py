@@ -27,13 +27,13 @@ from congruence.distiller.forwards import paths_to_read
 from congruence.distiller.recall import Recall
 from congruence.models.layouts import is_plain
 from congruence.models.teacher import Teacher
-from congruence.teacher_cache.answers import Answers, Array
-from congruence.teacher_cache.cache_files import CacheFiles, Key, megabytes
-from congruence.teacher_cache.shown import FileStamps, content
-from congruence.teacher_cache.stored_rows import StoredRows
+from congruence.teacher_cache.answers import Answers
+from congruence.teacher_cache.cache_files import CacheFiles, Files, Key, Rows, Stamps, megabytes
+from congruence.teacher_cache.encoding import DTYPES, Array, Encoding, Rounding
+from congruence.teacher_cache.shown import content
 
 LOG = logging.getLogger("congruence")
-CHECKS: Mapping[str, check.Constraint] = {"dtype": check.Choice(("float16", "float32"))}
+CHECKS: Mapping[str, check.Constraint] = {"dtype": check.Choice(DTYPES)}
 BATCH = 256  # samples that a pass reads at once; a multiple of the teacher's chunk
 _SHARE_SECONDS = 60.0  # after this many samples, a pass publishes what it stored
 
@@ -49,16 +49,19 @@ class TeacherCache:
     The images' augmentation must repeat: with `view_cycle=V` in the loader, epoch e shows each image as epoch e mod V
     did (with or without a cache). For a loader without augmentation, one view is stored.
     With dtype "float32", a cached teacher equals the live one up to rounding that depends on the batch size (1e-6);
-    "float16" halves the size and rounds to 3 digits (relative 5e-4). Stored outputs do not depend on the batch of a
-    sample. For teachers whose output does (dynamic quantisation may have one scale for a batch, some norms use batch
-    statistics), no stored value can equal every batch's: this is detected and logged, and the teacher then runs in one
-    pass in the dataset's order, so that the cache is at least reproducible.
+    "float16" halves the size and rounds to 3 digits (relative 5e-4); "int8" is a quarter of it, with a scale for each
+    sample's row (an error of at most 0.4 % of the row's largest number). What rounding costs is measured while outputs
+    are stored, logged, and kept in `roundings` by layer. Stored outputs do not depend on the batch of a sample.
+    Many processes or machines can make the files before a run, each a part: `congruence.teacher_cache.fill_shard`.
+    For teachers whose output does depend on it (dynamic quantisation may have one scale for a batch, some norms use
+    batch statistics), no stored value can equal every batch's: this is detected and logged, and the teacher then runs
+    in one pass in the dataset's order, so that the cache is at least reproducible.
 
     Args:
         teacher: the network.
         loader: a `congruence.data.loader` for training.
         folder: the folder of this cache, not shared with others.
-        dtype: "float16" or "float32".
+        dtype: "float16", "float32" or "int8".
 
     Raises:
         ValueError: for a loader of another kind, or one whose augmentation does not repeat. When the files are made or
@@ -99,12 +102,13 @@ class TeacherCache:
         self.loader, self.folder, self.dtype = loader, Path(folder), dtype
         self._name = TEACHER  # in a distiller of several teachers
         self._arithmetic = ""  # the teacher's fingerprint when the files were opened
-        self._files: CacheFiles | None = None
-        self._stamps: FileStamps | None = None  # stamps of images that are read on demand
+        self._files: Files | None = None
+        self._stamps: Stamps | None = None  # stamps of images that are read on demand
         self._opened: list[Binding] = []
-        self._arrays: dict[Key, StoredRows] = {}  # by view and path
+        self._arrays: dict[Key, Rows] = {}  # by view and path
         self._stored_names: dict[Key, Key] = {}  # the names that layers have in the files
         self._mates_matter: bool | None = None  # not tried yet
+        self.roundings: dict[str, Rounding] = {}  # what rounding costs, by layer
         self.filling: Filling | None = None  # the filling of the current run
 
     def __getstate__(self) -> dict[str, Any]:
@@ -119,7 +123,7 @@ class TeacherCache:
 
     @property
     def _answers(self) -> Answers:
-        return Answers(self.teacher, self.dtype)
+        return Answers(self.teacher, self.dtype, self.roundings)
 
     @functools.cached_property
     def _content(self) -> dict[str, Any]:
@@ -191,28 +195,33 @@ class TeacherCache:
             self._arithmetic = arithmetic
         if len(bindings) == len(self._opened) and all(map(operator.is_, bindings, self._opened)):
             return
+        keys = self._keys(bindings) - set(self._arrays)
+        if keys:
+            self._open(keys, self._files or CacheFiles(self.folder, self._identity(), self.dtype))
+        self._opened = bindings
+
+    def _keys(self, bindings: list[Binding]) -> set[Key]:
+        """Return the views and layers that terms read."""
         views = dict.fromkeys(self.loader.views)
         mine = {binding.models[TEACHER] for binding in bindings if TEACHER in binding.models}
         self._name = next(iter(mine), self._name)
         paths = {view: paths for (model, view), paths in paths_to_read(bindings, views).items() if model in mine}
-        samples, shapes = len(self.loader.dataset), self.teacher.taps.shapes
-        keys = {(view, path) for view, of_view in paths.items() for path in of_view} - set(self._arrays)
-        if keys:
-            arrays = {
-                (view, self._stored_as(path)): (self.views, samples, *shapes[path][1:]) for view, path in sorted(keys)
-            }
-            path_of = {(view, self._stored_as(path)): (view, path) for view, path in keys}
-            self._files = self._files or CacheFiles(self.folder, self._identity(), self.dtype)
-            LOG.info("The teacher's cache '%s': %s.", self.folder, megabytes(self._files.size(arrays)))
-            opened = self._files.open(arrays)
-            dataset: Any = self.loader.dataset
-            if self._stamps is None and isinstance(dataset, FileDataset):
-                with self._files.locked():
-                    self._stamps = FileStamps(self.folder, dataset)
-            self._stored_names |= {path_of[key]: key for key in opened}
-            self._arrays |= {path_of[key]: rows for key, rows in opened.items()}
-            self._mates_matter = None
-        self._opened = bindings
+        return {(view, path) for view, of_view in paths.items() for path in of_view}
+
+    def _open(self, keys: set[Key], files: Files) -> None:
+        """Open the arrays of some layers in the given files."""
+        samples, shapes, stored_shape = len(self.loader.dataset), self.teacher.taps.shapes, Encoding(self.dtype).shape
+        path_of = {(view, self._stored_as(path)): (view, path) for view, path in sorted(keys)}
+        arrays = {key: stored_shape((self.views, samples, *shapes[path][1:])) for key, (_, path) in path_of.items()}
+        self._files = files
+        LOG.info("The teacher's cache '%s': %s.", self.folder, megabytes(files.size(arrays)))
+        opened = files.open(arrays)
+        dataset: Any = self.loader.dataset
+        if self._stamps is None and isinstance(dataset, FileDataset):
+            self._stamps = files.stamps(dataset)
+        self._stored_names |= {path_of[key]: key for key in opened}
+        self._arrays |= {path_of[key]: rows for key, rows in opened.items()}
+        self._mates_matter = None
 
     def _identity(self) -> dict[str, Any]:
         teacher = self.teacher.fingerprint().readable("`TeacherCache`")
@@ -326,13 +335,14 @@ class TeacherCache:
                 f"The batch's `index` must be positions in the dataset of the cached teacher, 0 to {last}, "
                 f"got {low} to {high}."
             )
-        of_samples = samples.numpy()
+        of_samples, shapes, decode = samples.numpy(), self.teacher.taps.shapes, Encoding(self.dtype).decode
 
         def recall(view: str, paths: set[str], inputs: Any) -> dict[str, Tensor]:
             stored = {path: self._arrays[view, path].read(number, of_samples) for path in paths}
             if self.filling is not None:
                 self._complete(stored, view, number, of_samples, inputs)
-            return {path: to_device(torch.from_numpy(array), index.device).float() for path, array in stored.items()}
+            read = {path: decode(array, tuple(shapes[path][1:])) for path, array in stored.items()}
+            return {path: to_device(torch.from_numpy(array), index.device).float() for path, array in read.items()}
 
         return recall
 
@@ -381,5 +391,7 @@ class Filling:
         """Publish, and end the filling."""
         self._cache.filling = None
         self.share()
+        for path, rounding in self._cache.roundings.items():
+            LOG.info("Stored as %s, the rows of '%s' are off by %s.", self._cache.dtype, path, rounding)
         if any(rows.lost for rows in self._cache._arrays.values()):
             vars(self._cache).update(self._cache.__getstate__())  # the next run opens them again

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +15,67 @@ import numpy.typing as npt
 from congruence.core import check
 from congruence.core.files import atomic, locked, read_array, read_json, writable, write_json
 from congruence.core.kinds import Kind
+from congruence.data.datasets.files import FileDataset
+from congruence.teacher_cache.shards import bounds, found, numbers, open_shards
+from congruence.teacher_cache.shown import FileStamps, adopt
 from congruence.teacher_cache.stored_rows import StoredRows, not_written
 
 MANIFEST = "manifest.json"
 _MANIFEST: Kind = {"identity": {"*": object}, "arrays": {"*": str}, "partial?": {"*": str}, "*": object}
 Key = tuple[str, str]  # (view, path of the layer)
+
+
+class Rows(Protocol):
+    """One array of a cache, or a shard's part of it; `StoredRows` says what each does."""
+
+    lost: bool
+
+    @property
+    def complete(self) -> bool:
+        """Whether all rows are stored."""
+
+    def missing(self, number: int, rows: npt.NDArray[Any] | slice = slice(None)) -> npt.NDArray[Any]:
+        """Return which rows of a view are not stored."""
+
+    def read(self, number: int, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return rows of a view."""
+
+    def write(self, number: int, rows: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:
+        """Store rows of a view."""
+
+    def flush(self) -> None:
+        """Flush written rows to the disk."""
+
+
+class Stamps(Protocol):
+    """The stamps of image files that are read on demand, see `FileStamps`."""
+
+    def take(self, samples: npt.NDArray[Any]) -> None:
+        """Record the stamps of samples that are being stored."""
+
+    def flush(self) -> None:
+        """Write the stamps to the disk."""
+
+
+class Files(Protocol):
+    """The files of a cache, or of one of its shards."""
+
+    def open(self, shapes: Mapping[Key, tuple[int, ...]]) -> Mapping[Key, Rows]:
+        """Return the arrays of the requested layers."""
+
+    def stamps(self, dataset: FileDataset) -> Stamps:
+        """Return the stamps of a dataset's image files."""
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Lock the files."""
+
+    def share(self, arrays: Mapping[Key, Rows], *, held: bool = False) -> None:
+        """Publish newly stored rows."""
+
+    def size(self, shapes: Mapping[Key, tuple[int, ...]]) -> int:
+        """Return the size of arrays in bytes."""
+
+
 _YOUNGER = {"teacher_structure"}  # key of the identity that older manifests lack; they are accepted without it
 _SPARE = 2**24  # bytes that are left free on the disk
 
@@ -41,8 +97,8 @@ class CacheFiles:
     def __init__(self, folder: Path, identity: Mapping[str, Any], dtype: str) -> None:
         self.folder, self.identity, self.dtype = folder, dict(identity), np.dtype(dtype)
 
-    def open(self, shapes: Mapping[Key, tuple[int, ...]]) -> dict[Key, StoredRows]:
-        """Return the arrays of the requested layers; missing ones are created without rows.
+    def open(self, shapes: Mapping[Key, tuple[int, ...]]) -> dict[Key, Rows]:
+        """Return the arrays of the requested layers, whole or from shards; missing ones are created without rows.
 
 
         Raises:
@@ -51,20 +107,34 @@ class CacheFiles:
         writable(self.folder)
         with self.locked():
             whole, partial = self._names()
-            new = {key: shape for key, shape in shapes.items() if _text(key) not in whole | partial}
+            wanted = {text_of(key): shape for key, shape in shapes.items() if text_of(key) not in whole}
+            sharded = open_shards(self.folder, self.identity, self.dtype, wanted)
+            new = {key: shape for key, shape in shapes.items() if text_of(key) not in {*whole, *partial, *sharded}}
             if new:
                 self._room(new)
                 for number, (key, shape) in enumerate(new.items(), len(whole) + len(partial)):
-                    partial[_text(key)] = name = f"{number:03}.npy"
+                    partial[text_of(key)] = name = f"{number:03}.npy"
                     self._lay_out(name, shape)
                 self._write_names(whole, partial)
-            return {key: self._opened(whole, partial, _text(key), shape) for key, shape in shapes.items()}
+            return {
+                key: sharded.get(text) or self._opened(whole, partial, text, shape)
+                for key, shape in shapes.items()
+                for text in (text_of(key),)
+            }
+
+    def stamps(self, dataset: FileDataset) -> FileStamps:
+        """Return the stamps of image files, with those that shards brought."""
+        with self.locked():
+            brought = {numbers(each): each for each in found(self.folder)}
+            starts = {each: bounds(*pair, len(dataset))[0] for pair, each in brought.items()}
+            adopt(self.folder, starts, len(dataset))
+            return FileStamps(self.folder, dataset)
 
     def locked(self) -> AbstractContextManager[None]:
         """Lock the folder: other processes that open it, or share rows, wait."""
         return locked(self.folder / ".lock")
 
-    def share(self, arrays: Mapping[Key, StoredRows], *, held: bool = False) -> None:
+    def share(self, arrays: Mapping[Key, Rows], *, held: bool = False) -> None:
         """Publish newly stored rows, and read which rows other processes published.
 
 
@@ -74,7 +144,9 @@ class CacheFiles:
         """
         for rows in arrays.values():
             rows.flush()
-        ours = {_text(key): rows for key, rows in arrays.items() if not rows.complete}
+        ours = {
+            text_of(key): rows for key, rows in arrays.items() if isinstance(rows, StoredRows) and not rows.complete
+        }
         if not any(rows.there() for rows in ours.values()):
             return
         with contextlib.nullcontext() if held else self.locked():
@@ -132,12 +204,7 @@ class CacheFiles:
             write_json(self.folder / MANIFEST, manifest)
 
     def _room(self, shapes: Mapping[Key, tuple[int, ...]]) -> None:
-        needed, free = self.size(shapes), shutil.disk_usage(self.folder).free
-        if needed > free - _SPARE:
-            raise ValueError(
-                f"The teacher's cache in '{self.folder}' needs {megabytes(needed)}, but the disk has "
-                f"{megabytes(free)} free: store fewer views or smaller layers."
-            )
+        check_room(self.folder, self.size(shapes))
 
     def size(self, shapes: Mapping[Key, tuple[int, ...]]) -> int:
         """Return the size of the arrays in bytes."""
@@ -146,9 +213,8 @@ class CacheFiles:
     def _lay_out(self, name: str, shape: tuple[int, ...]) -> None:
         """Create an array's file, sparse but with its full size, and the marks of its rows."""
         self._write_marks(name, np.zeros(shape[:2], bool))
-        with self._told(), atomic(self.folder / name) as file:
-            _header(file, shape, self.dtype)
-            file.truncate(file.tell() + int(np.prod(shape)) * self.dtype.itemsize)
+        with self._told():
+            write_empty(self.folder / name, shape, self.dtype)
 
     def _opened(
         self, whole: Mapping[str, str], partial: Mapping[str, str], text: str, shape: tuple[int, ...]
@@ -182,6 +248,16 @@ class CacheFiles:
             raise not_written(self.folder, error) from None
 
 
+def check_room(folder: Path, needed: int) -> None:
+    """Raise a ValueError if a disk has no room for so many bytes."""
+    free = shutil.disk_usage(folder).free
+    if needed > free - _SPARE:
+        raise ValueError(
+            f"The teacher's cache in '{folder}' needs {megabytes(needed)}, but the disk has {megabytes(free)} free: "
+            "store fewer views or smaller layers."
+        )
+
+
 def _way(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Return advice for a cache that differs only in the teacher's arithmetic."""
     if {**before, "arithmetic": ""} != {**now, "arithmetic": ""}:
@@ -191,13 +267,17 @@ def _way(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return "run it as it was filled (in a custom loop: after `teacher.prepare()`), "
 
 
-def _text(key: Key) -> str:
+def text_of(key: Key) -> str:
+    """Return the name of an array in a manifest."""
     return f"{key[0]}:{key[1]}"
 
 
-def _header(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    described = np.lib.format.dtype_to_descr(dtype)
-    np.lib.format.write_array_header_1_0(file, {"descr": described, "fortran_order": False, "shape": shape})
+def write_empty(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Create a NumPy file with its full size, sparse where the file system can."""
+    with atomic(path) as file:
+        described = np.lib.format.dtype_to_descr(dtype)
+        np.lib.format.write_array_header_1_0(file, {"descr": described, "fortran_order": False, "shape": shape})
+        file.truncate(file.tell() + int(np.prod(shape)) * dtype.itemsize)
 
 
 def megabytes(size: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,45 @@ class FileStamps:
     def flush(self) -> None:
         """Write the stamps to the disk, before the samples count as stored."""
         self._rows.flush()
+
+
+def adopt(folder: Path, shards: Mapping[Path, int], samples: int) -> None:
+    """Take over the stamps that shards of a cache recorded for their samples.
+
+    Args:
+        folder: of the cache, locked by the caller.
+        shards: the first sample of each shard, by its folder.
+        samples: of the whole dataset.
+
+    Raises:
+        ValueError: for shards that were made of different pixels.
+    """
+    stored = _stored(folder / STAMPS, (1, samples, 2))
+    before = stored.copy()
+    for shard, first in shards.items():
+        try:
+            brought = read_array(shard / STAMPS)[0]
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError):
+            raise ValueError(
+                f"The shard '{shard}' of a teacher's cache is damaged: '{STAMPS}' cannot be read."
+            ) from None
+        mine = stored[0, first : first + len(brought)]
+        new = (brought[:, _DIGEST] != 0) & (mine[:, _DIGEST] == 0)
+        other = (brought[:, _DIGEST] != 0) & (mine[:, _DIGEST] != 0) & (brought[:, _DIGEST] != mine[:, _DIGEST])
+        if other.any():
+            raise ValueError(
+                f"The shard '{shard}' was made of other pixels than the rest of the teacher's cache: sample "
+                f"{first + int(np.flatnonzero(other)[0])} differs. Delete its folder and make it again."
+            )
+        mine[new] = brought[new]
+    if not np.array_equal(stored, before):
+        try:
+            with atomic(folder / STAMPS) as file:
+                np.save(file, stored)
+        except OSError as error:
+            raise not_written(folder, error) from None
 
 
 def _stored(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:

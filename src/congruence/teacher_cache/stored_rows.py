@@ -51,6 +51,16 @@ class StoredRows:
         self._array = np.asarray(mapped)
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """[V, N, ...]."""
+        return self._array.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the stored numbers."""
+        return self._array.dtype
+
+    @property
     def complete(self) -> bool:
         """Whether all rows are stored and published."""
         return self.marks is None

@@ -10,7 +10,8 @@ from PIL import Image
 
 from congruence.data import TextDataset, load
 from congruence.data.datasets.decode import two_sides
-from congruence.data.sources.folder import decode_tree, list_folder, sample_names
+from congruence.data.sources.any_folder import sample_names
+from congruence.data.sources.folder import decode_tree, list_folder
 from congruence.data.sources.store import Arrays
 
 

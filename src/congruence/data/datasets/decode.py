@@ -13,6 +13,7 @@ import numpy.typing as npt
 from congruence.core.check import COUNT, fail, hyperparameters
 from congruence.core.files import absent, damaged
 from congruence.data.augment.photos import Pair, evaluated
+from congruence.data.datasets.packed import Held
 
 _WHITE, _FEW_BITS = 2**16 - 1, 2**12  # white in 16 bits; 12-bit images stay far below
 LOG = logging.getLogger("congruence")
@@ -30,11 +31,11 @@ def two_sides(argument: str, size: int | Sequence[int]) -> Pair:
     return int(pair[0]), int(pair[1])
 
 
-def decoded(paths: Sequence[Path], size: Pair | None = None, *, grey: bool = False) -> npt.NDArray[np.uint8]:
+def decoded(paths: Sequence[Path | Held], size: Pair | None = None, *, grey: bool = False) -> npt.NDArray[np.uint8]:
     """Decode files into [N, 1, H, W] in grey, or [N, 3, H, W].
 
     Args:
-        paths: at least one file.
+        paths: at least one file, or image inside another file.
         size: (height, width); images are scaled to cover it and cropped at the centre. None if all have one size.
         grey: whether images are turned grey.
 
@@ -47,7 +48,7 @@ def decoded(paths: Sequence[Path], size: Pair | None = None, *, grey: bool = Fal
         pixels = _pixels(path, grey, size)
         if pixels.shape != first.shape:
             raise ValueError(
-                f"The image '{path}' is {pixels.shape[0]}x{pixels.shape[1]} and '{paths[0]}' is "
+                f"The image '{named(path)}' is {pixels.shape[0]}x{pixels.shape[1]} and '{named(paths[0])}' is "
                 f"{first.shape[0]}x{first.shape[1]}: pass `size` to bring all to one height and width (on the command "
                 "line --set data.size=64)."
             )
@@ -61,23 +62,30 @@ def bytes_of(photo: Any) -> npt.NDArray[np.uint8]:
     return pixels.reshape(*pixels.shape[:2], -1)
 
 
-def _pixels(path: Path, grey: bool, size: Pair | None) -> npt.NDArray[np.uint8]:
+def named(path: Path | Held) -> Path:
+    """Return the path by which an image is named in messages."""
+    return path.path if isinstance(path, Held) else path
+
+
+def _pixels(path: Path | Held, grey: bool, size: Pair | None) -> npt.NDArray[np.uint8]:
     photo = opened(path, grey=grey)
     return bytes_of(photo if size is None else evaluated(photo, size, None))
 
 
-def _file(path: Path) -> Any:
+def _file(path: Path | Held) -> Any:
     from PIL import Image
 
+    source = path.opened() if isinstance(path, Held) else path
+    path = named(path)
     try:
-        return Image.open(path)
+        return Image.open(source)
     except FileNotFoundError:
         raise absent(path) from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         raise damaged(path, "it cannot be decoded as an image") from None
 
 
-def is_grey(path: Path) -> bool:
+def is_grey(path: Path | Held) -> bool:
     """Return whether a file's image is stored without colours."""
     with _file(path) as image:
         return str(image.mode) in _GREY
@@ -118,8 +126,8 @@ def _tell_dark(path: Path, high: int) -> None:
         )
 
 
-def opened(path: Path, *, grey: bool = False) -> Any:
-    """Decode one file to a Pillow image of mode "L" or "RGB", rotated by its EXIF orientation.
+def opened(path: Path | Held, *, grey: bool = False) -> Any:
+    """Decode one file, or an image inside one, to a Pillow image of mode "L" or "RGB", rotated by its EXIF orientation.
 
     Raises:
         ValueError: that names the file, where it is absent or cannot be decoded, or its pixels are floats or beyond
@@ -132,5 +140,5 @@ def opened(path: Path, *, grey: bool = False) -> Any:
             upright = ImageOps.exif_transpose(image)
             upright.load()
         except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
-            raise damaged(path, "it cannot be decoded as an image") from None
-    return _eight_bits(upright, path).convert("L" if grey else "RGB")
+            raise damaged(named(path), "it cannot be decoded as an image") from None
+    return _eight_bits(upright, named(path)).convert("L" if grey else "RGB")

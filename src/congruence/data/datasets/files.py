@@ -23,8 +23,9 @@ from congruence.data.augment.crops import PLAIN_VIEWS, Augment, pad_crop_flip, v
 from congruence.data.augment.photos import DRAWS, Pair, PhotoAugment, augmented, evaluated
 from congruence.data.augment.strong import STRONG_VIEWS, jitter_and_cut
 from congruence.data.datasets.batched import Indices, Spec
-from congruence.data.datasets.decode import bytes_of, opened
+from congruence.data.datasets.decode import bytes_of, named, opened
 from congruence.data.datasets.images import ImageDataset
+from congruence.data.datasets.packed import Held, Packed, place
 from congruence.models.inputs import ImageInput
 
 
@@ -42,7 +43,7 @@ class FileDataset(ImageDataset):
 
     Args:
         root: the folder that `files` are in.
-        files: N paths below it.
+        files: N paths below it, or images inside other files (`TarFiles`, `ParquetFiles`).
         labels: classes from 0 on, -1 if unknown; None if there are no labels.
         size: (height, width) of a batch's images.
         resize: the length of the shorter side before cropping, or (height, width), which may change the ratio; None to
@@ -137,7 +138,7 @@ class FileDataset(ImageDataset):
         draws = keyed_uniform(seed, epoch, chosen, DRAWS, stream=view_stream(view)).tolist()
         images = torch.empty(len(chosen), *self.shape, dtype=torch.uint8)
         for position, row in enumerate(self._rows(chosen).tolist()):
-            photo = opened(self.root / self.files[row], grey=self.grey)
+            photo = opened(place(self.root, self.files, row), grey=self.grey)
             if isinstance(spec, PhotoAugment):
                 photo = augmented(photo, draws[position], augment=spec, size=self.size, resize=self.resize)
             else:
@@ -162,8 +163,13 @@ class FileDataset(ImageDataset):
         }
         head |= self._inputs_head()
         digest = hashlib.sha256(json.dumps(head).encode())
-        for row in self._rows(self.index).tolist():
-            digest.update(f"{self.files[row]} {_status(self.root / self.files[row]).st_size}\n".encode())
+        rows = self._rows(self.index)
+        if isinstance(self.files, Packed):
+            lengths = self.files.sizes(rows.numpy()).tolist()
+        else:
+            lengths = (_status(self.root / self.files[row]).st_size for row in rows.tolist())
+        for row, length in zip(rows.tolist(), lengths, strict=True):
+            digest.update(f"{self.files[row]} {length}\n".encode())
         if labels:
             digest.update(b"none" if self.labels is None else self.labels.contiguous().numpy().data)
             digest.update(str(self.classes).encode())
@@ -178,6 +184,8 @@ class FileDataset(ImageDataset):
         Raises:
             ValueError: that names a file that is absent.
         """
+        if isinstance(self.files, Packed):
+            return self.files.changed_at(self._rows(self.index).numpy())
         stats = (_status(self.root / self.files[row]) for row in self._rows(self.index).tolist())
         return np.array([max(stat.st_mtime_ns, stat.st_ctime_ns) for stat in stats], dtype=np.int64)
 
@@ -188,7 +196,7 @@ class FileDataset(ImageDataset):
             ValueError: that names a file that is absent.
         """
         rows = self._rows(torch.from_numpy(np.asarray(samples, dtype=np.int64))).tolist()
-        return np.array([_digest(self.root / self.files[row]) for row in rows], dtype=np.int64)
+        return np.array([_digest(place(self.root, self.files, row)) for row in rows], dtype=np.int64)
 
 
 def _status(path: Path) -> os.stat_result:
@@ -198,11 +206,11 @@ def _status(path: Path) -> os.stat_result:
         raise absent(path) from None
 
 
-def _digest(path: Path) -> int:
+def _digest(path: Path | Held) -> int:
     try:
-        content = path.read_bytes()
+        content = path.read() if isinstance(path, Held) else path.read_bytes()
     except OSError:
-        raise absent(path) from None
+        raise absent(named(path)) from None
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little", signed=True) | 1
 
 

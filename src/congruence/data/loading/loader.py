@@ -14,6 +14,7 @@ from congruence.data.augment.crops import PLAIN_VIEWS
 from congruence.data.datasets.arrays import ArrayDataset
 from congruence.data.datasets.batched import BatchDataset, Spec
 from congruence.data.loading.batches import EpochOrder, Loader, Sampler, check_divides
+from congruence.data.loading.block_order import order_of_blocks
 
 CONSTRAINTS: dict[str, Constraint] = {
     "batch_size": COUNT,
@@ -58,7 +59,8 @@ def loader(
     Args:
         dataset: a map-style dataset.
         batch_size: size of the global batch: each of N ranks gets a contiguous N-th of it.
-        shuffle: whether each epoch has a new random order; otherwise the dataset's order.
+        shuffle: whether each epoch has a new random order; otherwise the dataset's order. For Parquet files of over
+            256 MB it is that of `congruence.data.loading.block_order`, which reads each row group once.
         seed: seed of order and augmentation.
         drop_last: leave out a smaller last batch; otherwise it is truncated to a multiple of the number of ranks.
         augment: for an `ArrayDataset` or a `FileDataset`: an `Augment` (for files also a `PhotoAugment`), True for the
@@ -117,6 +119,8 @@ def loader(
         fail("loader", "sampler", "an object with `batches(epoch)`", type(sampler).__name__)
     if device is None and isinstance(dataset, ArrayDataset) and isinstance(dataset.images, Tensor):
         device = dataset.images.device
+    if sampler is None and shuffle:
+        sampler = order_of_blocks(dataset, batch_size, seed=seed, drop_last=drop_last)
     return Loader(
         dataset,
         batch_size=batch_size,

@@ -1,7 +1,4 @@
-"""The reader of any folder of images, with one folder for each class: `list_folder` lists it, `decode_tree` decodes it.
-
-`sample_names` returns the files of a dataset's samples.
-"""
+"""The reader of any folder of images, one folder for each class: `list_folder` lists it, `decode_tree` decodes it."""
 
 from __future__ import annotations
 
@@ -13,11 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from congruence.data.augment.photos import Pair
-from congruence.data.datasets.arrays import ArrayDataset
-from congruence.data.datasets.batched import BatchDataset
 from congruence.data.datasets.decode import decoded, is_grey
-from congruence.data.datasets.files import FileDataset
-from congruence.data.datasets.texts import TextDataset
+from congruence.data.datasets.packed import place
 from congruence.data.sources.store import Arrays, Files, Part, Tree
 
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"))
@@ -158,7 +152,7 @@ def decode_tree(tree: Tree, size: Pair | None = None) -> Arrays:
     """
     parts = {"train": tree.train, "test": tree.test, "validation": tree.validation}
     present = {name: part for name, part in parts.items() if part is not None}
-    paths = [tree.root / file for part in present.values() for file in part.files]
+    paths = [place(tree.root, part.files, row) for part in present.values() for row in range(len(part.files))]
     grey = all(is_grey(path) for path in paths) if tree.grey is None else tree.grey
     images = decoded(paths, size, grey=grey)
     arrays: dict[str, Part] = {}
@@ -167,26 +161,3 @@ def decode_tree(tree: Tree, size: Pair | None = None) -> Arrays:
         arrays[name] = Part(images[start : start + len(part.files)], part.labels)
         start += len(part.files)
     return Arrays(arrays["train"], arrays.get("test"), arrays.get("validation"), tree.class_names)
-
-
-def sample_names(images: BatchDataset, folder: Path | None = None) -> list[str] | None:
-    """Return names by which a reader can identify a dataset's samples:
-
-    their files, relative to the folder, or their texts.
-
-    Args:
-        images: a dataset from `load`.
-        folder: the folder from which it was loaded, if any; decoded images do not store it.
-
-    Returns:
-        A name for each sample in order, None if there are no names.
-    """
-    rows = images.index if images.rows is None else images.rows
-    if isinstance(images, TextDataset):
-        return [images.texts[row] for row in rows.tolist()]
-    files = images.files if isinstance(images, FileDataset) else ()
-    if isinstance(images, ArrayDataset) and folder is not None:
-        tree = list_folder(folder)
-        # A held-out part is among the training images.
-        files = (getattr(tree, images.name.rpartition("/")[2], None) or tree.train).files
-    return [files[row] for row in rows.tolist()] if len(files) == images.held else None

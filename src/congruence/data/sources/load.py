@@ -14,8 +14,10 @@ from congruence.data.augment.crops import Augment
 from congruence.data.augment.photos import Pair
 from congruence.data.datasets.batched import BatchDataset
 from congruence.data.datasets.decode import opened, two_sides
+from congruence.data.datasets.packed import place
+from congruence.data.sources.any_folder import holds_shards, read_tree
 from congruence.data.sources.catalogue import source, sources
-from congruence.data.sources.folder import decode_tree, list_folder
+from congruence.data.sources.folder import decode_tree
 from congruence.data.sources.locate import locate_or_raise
 from congruence.data.sources.splitting import (
     DecodeOptions,
@@ -89,8 +91,9 @@ def load(
     `Splits.for_models` says how models take the texts.
 
     Args:
-        name_or_path: a named dataset ("digits", "cifar10"), "image-folder" (with `root`), a folder's path, or that of a
-            file of texts.
+        name_or_path: a named dataset ("digits", "cifar10"), "image-folder" (with `root`), the path of a folder of
+            images, of tar shards as webdataset writes them or of Parquet files, of one such shard, or of a file of
+            texts.
         split_seed: seed of every random choice made here.
         validation: the number of images, or the fraction, to hold out for validation; None for the source's default
             (5000, or a tenth), 0 for none.
@@ -207,9 +210,9 @@ def _read(path: str | Path, root: str | Path | None, options: DecodeOptions) -> 
         lines = read_texts(Path(path).expanduser())
         return _Original(Path(path).name, lines, lines.class_names, None, None, 0.1)
     folder = Path(root if name == IMAGE_FOLDER and root is not None else path).expanduser()
-    if name != IMAGE_FOLDER and not folder.is_dir():
+    if name != IMAGE_FOLDER and not folder.is_dir() and not holds_shards(folder):
         source(name)
-    tree = list_folder(folder)
+    tree = read_tree(folder)
     return _Original(IMAGE_FOLDER, tree, tree.class_names, None, None, 0.1)
 
 
@@ -270,7 +273,7 @@ def _decoded_bytes(tree: Tree, size: Pair | None) -> int:
     """Return the bytes of a tree's decoded array, in colour, with all images at `size` or the first image's size."""
     parts = [part for part in (tree.train, tree.test, tree.validation) if isinstance(part, Files)]
     if size is None:
-        photo = opened(tree.root / tree.train.files[0])
+        photo = opened(place(tree.root, tree.train.files, 0))
         size = (photo.height, photo.width)
     return sum(len(part.files) for part in parts) * 3 * size[0] * size[1]
 

@@ -20,6 +20,7 @@ from congruence.data.datasets.batched import Spec
 from congruence.data.datasets.decode import is_grey
 from congruence.data.datasets.files import FileDataset
 from congruence.data.datasets.images import ImageDataset, byte_moments
+from congruence.data.datasets.packed import place
 from congruence.data.datasets.texts import TextDataset
 from congruence.data.sources.store import Arrays, Files, Lines, Part, Texts, Tree
 
@@ -202,7 +203,7 @@ def _sampled(train: Files, rows: Tensor, seed: int) -> Tensor:
 def _grey(tree: Tree, sample: Tensor) -> bool:
     if tree.grey is not None:
         return tree.grey
-    return all(is_grey(tree.root / tree.train.files[row]) for row in sample.tolist())
+    return all(is_grey(place(tree.root, tree.train.files, row)) for row in sample.tolist())
 
 
 def _sample_moments(tree: Tree, sample: Tensor, about: dict[str, Any]) -> tuple[list[float], list[float]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,9 +42,12 @@ class Arrays(NamedTuple):
 
 
 class Files(NamedTuple):
-    """One part of a tree of image files: paths relative to its root, and labels int64 [N], None if there are none."""
+    """One part of a tree of image files: paths relative to its root, and labels int64 [N], None if there are none.
 
-    files: tuple[str, ...]
+    `files` may also be images inside other files, see `congruence.data.datasets.packed`.
+    """
+
+    files: Sequence[str]
     labels: npt.NDArray[np.int64] | None
 
 

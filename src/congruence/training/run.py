@@ -192,13 +192,17 @@ class Run:
         if ranks.world_size() > 1 and step % TOGETHER_EVERY:
             return
         due = time.monotonic() - self._saved_at >= self.options.checkpoint_seconds
-        if self.directory and self.source.planned and self._any(due):
+        saves, leaves = self._any(due, self._sigterm.received)
+        if self.directory and self.source.planned and saves:
             self.save()
-        if self._any(self._sigterm.received):
+        if leaves or (ranks.world_size() == 1 and self._sigterm.received):  # one may have come while it saved
             self._leave()
 
-    def _any(self, flag: bool) -> bool:
-        return bool(ranks.any_rank(torch.tensor(flag, device=self.device))) if ranks.world_size() > 1 else flag
+    def _any(self, *flags: bool) -> list[bool]:
+        if ranks.world_size() == 1:
+            return list(flags)
+        any_of: list[bool] = ranks.any_rank(torch.tensor(flags, device=self.device)).tolist()
+        return any_of
 
     def _flush(self) -> None:
         rates = {"lr": self.optimization.rates.first}
@@ -232,7 +236,7 @@ class Run:
         position.after_epoch()  # before the checkpoint: a resumed run begins the next epoch
         self.save()
         # Only the summary of a complete run is left to write.
-        if self._any(self._sigterm.received) and not self.complete:
+        if any(self._any(self._sigterm.received)) and not self.complete:
             self._leave()
         if not self.complete:
             filling.complete(self.distiller, position.epoch)

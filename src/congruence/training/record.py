@@ -174,8 +174,9 @@ class Recorder:
             self._writer.flush()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state that a checkpoint stores."""
-        means = {"sums": dict(self.sums), "counts": dict(self.counts), "norms": dict(self.norms)}
+        """Return the state that a checkpoint stores, with the means over the ranks; every rank must call it."""
+        sums = dict(zip(self.sums, means_over_ranks(list(self.sums.values())), strict=True))
+        means = {"sums": sums, "counts": dict(self.counts), "norms": dict(self.norms)}
         means["weights"] = dict(self.weights)
         return {**means, "offset": self.offset}
 

@@ -21,7 +21,7 @@ from congruence.distiller import Distiller
 from congruence.methods.method import Clock
 from congruence.training import filling, setup
 from congruence.training.collapse import Collapse
-from congruence.training.distributed import Objective, wrap
+from congruence.training.distributed import Objective, first_ranks_statistics, wrap
 from congruence.training.in_step import InStep
 from congruence.training.modes import start_training
 from congruence.training.optim import Optimization, align
@@ -133,7 +133,10 @@ class Run:
         self.directory = directory = RunDirectory(path, writes=ranks.rank() == 0)
         ranks.on_rank_zero(lambda: self._held.enter_context(directory.held()))
         state, self.ended_before = ranks.on_rank_zero(
-            lambda: (directory.open(identity, resume=self.options.resume, facts=self.facts), directory.ended(identity))
+            lambda: (
+                directory.open(identity, resume=self.options.resume, facts=self.facts, planned=self.source.planned),
+                directory.ended(identity),
+            )
         )
         if state is not None:
             self.facts = ranks.on_rank_zero(lambda: directory.same_facts(self.facts))
@@ -218,6 +221,7 @@ class Run:
         self.untaught.tell_once(position.epoch)
         self.collapse.look()
         self.distiller.end_epoch()
+        first_ranks_statistics(self.distiller.students)
         metrics = numbers(self.distiller, self.val_loader, self.options.evaluate, self.device)
         improved = self.best.update(position.epoch, metrics)
         self.history.epochs.append(metrics)

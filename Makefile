@@ -19,7 +19,7 @@ test: $(VENV)/ready
 
 # The attacks of `make test`, ten to fifty times as many: what docs/reliability.md counts.
 attack: $(VENV)/ready
-	CONGRUENCE_ATTACK=1 $(ONE_THREAD) $(BIN)/pytest -n $(WORKERS) $(or $(PYTEST),tests/attacks tests/contract/test_catalogue.py)
+	CONGRUENCE_ATTACK=1 $(ONE_THREAD) $(BIN)/pytest -n $(WORKERS) $(or $(PYTEST),tests/attacks tests/contract/test_catalogue.py tests/training/test_lost_ranks.py)
 
 # Measured figures and kept results against their pages and commands; rows that still have none are named, no error.
 FIGURES ?= tests/figures

@@ -130,6 +130,7 @@ class SamplerConfig(Table):
 _ENGINE = (
     *("epochs", "max_steps", "seed", "precision", "gradient_clip", "accumulate", "micro_batch"),
     *("teacher_speed", "channels_last", "compile", "log_every", "checkpoint_seconds", "tensorboard", "gradient_norms"),
+    *("sync_batch_norm", "rank_timeout"),
 )
 
 
@@ -172,6 +173,8 @@ class TrainConfig(Table):
     checkpoint_seconds: float = 30.0
     tensorboard: bool = False
     gradient_norms: bool = True
+    sync_batch_norm: bool = False
+    rank_timeout: float | None = None
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
 

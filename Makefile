@@ -65,6 +65,7 @@ bench: $(VENV)/ready
 	$(ONE_THREAD) $(BIN)/python benchmarks/memory_order.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/compiled_step.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/plan_overhead.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/scaling.py
 	$(BIN)/python docs/update_benchmarks.py
 
 # Quantised and exported teachers, and exports to ONNX, which `make test` skips where torchao and onnxruntime are not installed.

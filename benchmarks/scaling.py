@@ -13,7 +13,7 @@ ranks. `efficiency` is T(one, 128) / (2·T(ranks)). The rest says what it loses:
 - `ddp_milliseconds`: what is left of T(ranks) - T(two alone): the exchange of DDP, and waiting in it.
 
 `calls` and `bytes` a step are this package's own collectives (`congruence.core.traffic`), without DDP's; `least_bytes`
-are the rows that the loss relates, once, and the gradients of those of the student.
+are the rows that the loss relates, once, and the gradients of those that have one.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def least(key: str) -> int:
     return {
         "ce": 8,  # how many samples have a label
         "pkt": half * (2 * rows + rows),  # both models' features, the gradient of the student's
-        "crd": half * (2 * 4 * 128 + 4 * 128 + 2 * label),  # both embeddings, the gradient of one, label and index
+        "crd": half * (2 * 4 * 128 * 2 + 2 * label),  # both embeddings and their gradients, label and index
     }.get(key, 0)
 
 

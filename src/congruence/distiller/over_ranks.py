@@ -15,7 +15,8 @@ from congruence.core.numerics import as_float64
 from congruence.core.ranks import HostExchange
 from congruence.distiller.bindings import Binding
 from congruence.distiller.dense import weighed
-from congruence.methods.method import Signals
+from congruence.methods.loss_method import LossMethod
+from congruence.methods.method import Method, Signals
 
 
 class _Together:
@@ -48,7 +49,7 @@ def over_all_ranks(
 ) -> dict[str, Signals]:
     """Return what each method's loss sees: the rows of all ranks, with scope "sample" only its own.
 
-    Where the loss is a mean over the positions of dense logits, a rank keeps its own, and their part of all.
+    Where the loss is known to be a mean over rows of logits that count, a rank keeps its own, and their part of all.
 
     Args:
         bindings: of the terms, by name.
@@ -57,7 +58,8 @@ def over_all_ranks(
             positions. Nothing is exchanged where no term has such.
     """
     together, own = _Together(), dict(of_rank)
-    relating = [name for name in own if bindings[name].method.needs.scope != "sample"]
+    means = [name for name in own if _is_weighed(bindings[name].method, own[name])]
+    relating = [name for name in own if name not in means and bindings[name].method.needs.scope != "sample"]
     sizes = {name: _sizes(own[name]) for name in relating}
     by_rank = exchange([size for of_term in sizes.values() for size in of_term]) if any(sizes.values()) else []
     of_ranks = iter(zip(*by_rank, strict=True))
@@ -70,7 +72,6 @@ def over_all_ranks(
             own[name] = _padded_alike(own[name], [max(each) for each in found])
             for tensor in _tensors(own[name]):
                 together.add(tensor)
-    means = [name for name in own if own[name].dense and name not in relating]
     counted = {name: as_float64(bindings[name].method.counted(own[name])).detach().reshape(1) for name in means}
     for count in counted.values():
         together.add(count)
@@ -80,6 +81,15 @@ def over_all_ranks(
     for name, count in counted.items():
         own[name] = weighed(own[name], count.squeeze(0), together.whole(count).sum())
     return own
+
+
+def _is_weighed(method: Method, signals: Signals) -> bool:
+    """Whether a loss is a mean over rows that count, of which ranks may have other numbers: no row need be sent."""
+    if signals.dense:
+        return method.needs.scope != "batch"
+    criterion = method.criterion if isinstance(method, LossMethod) else None
+    mean = callable(getattr(criterion, "counted", None)) and getattr(criterion, "reduction", None) == "mean"
+    return mean and method.needs.scope == "labelled"
 
 
 def _tensors(signals: Signals) -> list[Tensor]:

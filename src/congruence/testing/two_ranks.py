@@ -20,7 +20,7 @@ from congruence.testing.agreement import require_agreement, two_steps
 from congruence.testing.case import Case, require
 
 # Exchanges a step of one term may have, beside DDP's: whether it sits out, its rows, and their gradients, each once.
-# Padded tokens and dense logits have one more between hosts, as ranks may have other sizes.
+# Padded tokens, and dense logits of a term that relates rows, have one more between hosts: ranks may have other sizes.
 CALLS = {"hosts": 2, "gather": 1, "gradients of gathered rows": 1}
 
 

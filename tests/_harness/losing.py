@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from datetime import timedelta
 
@@ -22,8 +23,8 @@ TIMEOUT = 20.0  # long enough for a step on a machine that is busy with other te
 class Losing:
     """A loader that does something to the second rank before the third batch."""
 
-    def __init__(self, way, rank):
-        self.inner, self.way, self.rank = cg.data.loader(data(), batch_size=8), way, rank
+    def __init__(self, way, rank, first):
+        self.inner, self.way, self.rank, self.first = cg.data.loader(data(), batch_size=8), way, rank, first
         self.batch_size = 8
 
     def __len__(self):
@@ -35,6 +36,8 @@ class Losing:
                 if self.way == "fails":
                     raise OSError("the disk is gone")
                 if self.way == "killed":
+                    # Half a second later the first rank gets SIGTERM, as from torchrun, while it looks who is missing.
+                    subprocess.Popen(["sh", "-c", f"sleep 0.5; kill -TERM {int(self.first.read_text())}"])
                     os.kill(os.getpid(), signal.SIGKILL)
                 time.sleep(600)
             yield batch
@@ -44,10 +47,12 @@ def _rank(rank, way, folder):
     torch.set_num_threads(1)
     store = dist.FileStore(str(folder / way), 2)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=60))
-    said = ""
+    said, first = "", folder / f"{way}-pid"
+    if rank == 0:
+        first.write_text(str(os.getpid()))
     try:
         options = constant(rank_timeout=None if way == "killed" else TIMEOUT)
-        cg.fit(distiller("ce", "pkt"), Losing(way, rank), options=options)
+        cg.fit(distiller("ce", "pkt"), Losing(way, rank, first), options=options)
     except (RuntimeError, OSError) as error:
         said = f"{type(error).__name__}: {error}"
     torch.save({"said": said, "timeout": _timeout()}, folder / f"{way}-{rank}.pt")

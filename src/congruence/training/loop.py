@@ -103,8 +103,8 @@ def _fitted(
         filled(distiller),
         Run(distiller, train_loader, val_loader, options, device, optimizer, scheduler) as run,
         synchronised([distiller.students, distiller.methods], options.sync_batch_norm),
+        lost.in_steps(lambda: run.position.step),
     ):
-        lost.step = lambda: run.position.step
         if run.ended_before:
             return run.result()
         while not run.complete:

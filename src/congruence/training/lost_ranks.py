@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -32,14 +33,12 @@ class LostRanks:
     Args:
         timeout: seconds after which an exchange with a rank that does not answer fails; None for the process group's
             own (30 minutes with gloo, 10 with nccl, unless it was set up with another).
-
-    Attributes:
-        step: tells the step of the run; None until it is known.
     """
 
     def __init__(self, timeout: float | None) -> None:
         self.timeout = timeout
-        self.step: Callable[[], int] | None = None
+        self._step: Callable[[], int] | None = None
+        self._told = False
         self._store: Any = None
         self._place = ""
 
@@ -56,8 +55,27 @@ class LostRanks:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if self._store is None or error is None or isinstance(error, SystemExit | GeneratorExit):
+        if error is not None:
+            self._ended(error)
+
+    @contextlib.contextmanager
+    def in_steps(self, step: Callable[[], int]) -> Iterator[None]:
+        """Name a rank lost within the block too, with the step.
+
+        The run still holds SIGTERM off there, with which torchrun ends the other ranks at once.
+        """
+        self._step = step
+        try:
+            yield
+        except BaseException as error:
+            self._ended(error)
+            raise
+
+    def _ended(self, error: BaseException) -> None:
+        """Leave why this rank ends, once; raise for an exchange that has failed."""
+        if self._store is None or self._told or isinstance(error, SystemExit | GeneratorExit):
             return
+        self._told = True
         if not _of_an_exchange(error):
             self._leave("failed", check.sentence(error))
             return
@@ -65,7 +83,7 @@ class LostRanks:
         raise LostRankError(self._sentence(self._left())) from error
 
     def _leave(self, how: str, text: str) -> None:
-        note = {"how": how, "text": text, "step": self.step() if self.step else None}
+        note = {"how": how, "text": text, "step": self._step() if self._step else None}
         try:
             self._store.set(f"{self._place}/{rank()}", json.dumps(note))
         except RuntimeError:

@@ -19,7 +19,7 @@ test: $(VENV)/ready
 
 # The attacks of `make test`, ten to fifty times as many: what docs/reliability.md counts.
 attack: $(VENV)/ready
-	CONGRUENCE_ATTACK=1 $(ONE_THREAD) $(BIN)/pytest -n $(WORKERS) $(or $(PYTEST),tests/attacks)
+	CONGRUENCE_ATTACK=1 $(ONE_THREAD) $(BIN)/pytest -n $(WORKERS) $(or $(PYTEST),tests/attacks tests/contract/test_catalogue.py tests/training/test_lost_ranks.py)
 
 # Measured figures and kept results against their pages and commands; rows that still have none are named, no error.
 FIGURES ?= tests/figures
@@ -72,6 +72,7 @@ bench: $(VENV)/ready
 	$(ONE_THREAD) $(BIN)/python benchmarks/plan_overhead.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/large_folder.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/large_batches.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/scaling.py
 	$(BIN)/python docs/update_benchmarks.py
 
 # Quantised and exported teachers, exports to ONNX, and Parquet files, which `make test` skips where torchao, onnxruntime and pyarrow are not installed.

@@ -7,6 +7,7 @@ from torch import nn
 
 from congruence import Distiller, Term
 from congruence.core.ranks import mean_over_ranks
+from congruence.core.traffic import counting
 
 CLASSES = 4
 
@@ -50,8 +51,29 @@ CASES = (
 )
 
 
+# Of plain logits: the rank of the last two rows has one label, or none.
+LABELS = (torch.tensor([0, 3, 1, -1]), torch.tensor([2, 2, -1, -1]), torch.tensor([[0, 1, 1, -1]] * 3 + [[-1] * 4]))
+
+
+def plain_gradients(labels, rows):
+    """Return the gradient of labels' own loss over some rows of four samples, and the exchanges of a step."""
+    torch.manual_seed(1)
+    student, x = nn.Linear(5, CLASSES).double(), torch.randn(4, 5, dtype=torch.float64)
+    settings = {"class_weights": [0.5, 2.0, 1.0, 0.25]} if labels.dim() == 1 else {}
+    key = "ce" if labels.dim() == 1 else "bce"
+    distiller = Distiller(None, student, [Term(key, weight=1.0, **settings)], example=x)
+    with counting() as traffic:
+        distiller(x[rows], labels[rows]).loss.backward()
+    return [p.grad for p in student.parameters()], dict(traffic.calls)
+
+
 def on_a_rank(rank, folder):
     """Leave the mean over the ranks of each case's gradient, of halves (and with a rank where nothing counts)."""
+    plain = []
+    for labels in LABELS:
+        of_rank, calls = plain_gradients(labels, slice(2 * rank, 2 * rank + 2))
+        plain.append(([mean_over_ranks(each) for each in of_rank], calls))
+    torch.save(plain, folder / f"plain-{rank}.pt")
     found = []
     for halves in ((slice(0, 2), slice(2, 4)), (slice(0, 3), slice(3, 4))):
         for key, settings in CASES:

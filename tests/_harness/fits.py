@@ -11,6 +11,8 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import congruence as cg
 from congruence import Method, Needs, Term
+from congruence.core import ranks
+from congruence.training.sync_norms import synchronised
 from congruence.training.validate import validate
 
 CPU = torch.device("cpu")
@@ -163,7 +165,30 @@ def on_a_rank(rank, folder):
         distiller(), loader, options=constant(evaluate=lambda student: {"mine": float(rank)}, monitor="mine")
     )
     found["evaluated"] = evaluated.last
+    made = distiller("ce", "kd", Term("pkt", weight=0.01))
+    cg.fit(made, loader, options=constant(sync_batch_norm=True))
+    found["synchronised"] = made.state_dict()
+    found["normalised"] = normalised(slice(4 * rank, 4 * rank + 4))
     torch.save(found, folder / f"found-{rank}.pt")
+
+
+def normalised(rows):
+    """Return the gradients of convolutions and batch norms over some rows of a batch, and their statistics."""
+    torch.manual_seed(3)
+    norms = (
+        nn.BatchNorm2d(3),
+        nn.BatchNorm2d(4, affine=False, momentum=None),
+        nn.BatchNorm2d(4, track_running_stats=False),
+    )
+    body = nn.Sequential(nn.Conv2d(2, 3, 3), norms[0], nn.Tanh(), nn.Conv2d(3, 4, 3), *norms[1:]).double()
+    x = torch.randn(8, 2, 7, 6, dtype=torch.float64)[rows].requires_grad_()
+    with synchronised([body], True):
+        for _ in range(2):
+            out = body(x)
+        out.pow(3).mean().backward()
+    assert "forward" not in vars(norms[0])
+    gradients = {f"gradient {name}": ranks.mean_over_ranks(p.grad) for name, p in body.named_parameters()}
+    return {**gradients, **body.state_dict(), "x": x.grad}
 
 
 def frozen(made):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 from dataclasses import replace
 
 import pytest
+from _harness.attacks import LONG
 from _harness.cases import CASES, CHANGED, NOT_ZERO_AT_EQUAL, OWN_KEYS
 from _harness.fresh import in_a_fresh_process, install
 from _harness.outside import ROW
@@ -15,7 +17,7 @@ import congruence as cg
 from congruence.losses import __all__ as LOSSES
 from congruence.methods import Row, catalogue, row
 from congruence.methods.catalogue import table
-from congruence.testing import check_row, check_rows_on_two_ranks
+from congruence.testing import check_row, check_rows_on_ranks, check_rows_on_two_ranks
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -27,6 +29,21 @@ def test_a_row_keeps_the_contract(case):
 def test_two_ranks_are_one():
     assert set(NOT_ZERO_AT_EQUAL) <= set(OWN_KEYS)
     check_rows_on_two_ranks(*CASES, *CHANGED)
+
+
+# One row of each kind of signal and memory; `make attack` tries all on four and on eight.
+OF_EACH_KIND = ("ce", "kd", "pkt", "crd", "kda", "intra_class", "dml", "ofd", "vitkd", "simkd")
+
+
+def test_four_ranks_are_one():
+    check_rows_on_ranks(*(case for case in CASES if case.entry.key in OF_EACH_KIND), ranks=4)
+
+
+@pytest.mark.skipif(not os.environ.get(LONG), reason="part of `make attack`")
+@pytest.mark.parametrize("ranks", [4, 8])
+@pytest.mark.slow
+def test_many_ranks_are_one(ranks):
+    check_rows_on_ranks(*CASES, *CHANGED, ranks=ranks, timeout=1200)
 
 
 @pytest.mark.parametrize("key", OWN_KEYS)

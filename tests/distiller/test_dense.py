@@ -278,10 +278,26 @@ def test_features_of_a_dense_model_are_pooled_rows():
     torch.testing.assert_close(out.terms["pkt"], cg.losses.pkt_loss(*pooled))
 
 
-def test_two_ranks_with_other_numbers_of_positions_are_one(tmp_path):
-    on_ranks(dense_ranks.on_a_rank, tmp_path)
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    on_ranks(dense_ranks.on_a_rank, folder)
+    return folder
+
+
+def test_two_ranks_with_other_numbers_of_labels_are_one_and_send_no_logits(ranks):
+    for labels, *of_ranks in zip(
+        dense_ranks.LABELS, *(torch.load(ranks / f"plain-{rank}.pt") for rank in (0, 1)), strict=True
+    ):
+        expected, _ = dense_ranks.plain_gradients(labels, slice(0, 4))
+        for gradients, calls in of_ranks:
+            torch.testing.assert_close(gradients, expected, rtol=1e-9, atol=1e-12)
+            assert calls == {"hosts": 1, "gather": 1}
+
+
+def test_two_ranks_with_other_numbers_of_positions_are_one(ranks):
     alone = [dense_ranks.gradients(key, slice(0, 4), **settings) for key, settings in dense_ranks.CASES] * 2
     for rank in (0, 1):
-        for (loss, of_ranks), (whole, expected) in zip(torch.load(tmp_path / f"dense-{rank}.pt"), alone, strict=True):
+        for (loss, of_ranks), (whole, expected) in zip(torch.load(ranks / f"dense-{rank}.pt"), alone, strict=True):
             torch.testing.assert_close(of_ranks, expected, rtol=1e-9, atol=1e-12)
             torch.testing.assert_close(loss, whole, rtol=1e-9, atol=1e-12)

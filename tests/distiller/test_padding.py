@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import congruence as cg
 from congruence import Distiller, FitOptions, Term
-from congruence.distiller import signals
+from congruence.distiller.over_ranks import over_all_ranks
 from congruence.losses import pkt_loss
 from congruence.methods import Clock, Method, Needs, Probe, Signals
 from congruence.models import Head, WithHead, rows
@@ -296,12 +296,12 @@ def test_two_terms_with_other_masks_share_no_rows():
     assert made["pkt"] != made["all"]
 
 
-def test_ranks_that_pad_to_other_lengths(monkeypatch):
+def test_ranks_that_pad_to_other_lengths():
     """Tokens are gathered in one length; rank 1 has padded its batch to 6."""
-    monkeypatch.setattr(signals, "from_all_ranks", lambda value: [value, [6]])
     key = ("student", "main", "maps")
     given = Signals({key: (torch.ones(2, 4, 3),)}, ("student",), Clock(), masks={key: (torch.ones(2, 4).bool(),)})
-    gathered = signals.gather_ranks(given, {})
+    bindings = pair(Term("pkt", **LAYERS), usual(4)).bindings
+    gathered = over_all_ranks(bindings, {"pkt": given}, lambda lengths: [lengths, [6]])["pkt"]
     assert gathered.layers("student", "maps")[0].shape == (2, 6, 3)
     assert gathered.masks[key][0].sum(1).tolist() == [4, 4]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from _harness.fits import CPU, constant, data, distiller, frozen, on_a_rank
+from _harness.fits import CPU, constant, data, distiller, frozen, normalised, on_a_rank
 from _harness.runs import on_ranks
 
 import congruence as cg
@@ -145,6 +145,26 @@ def test_torchrun(tmp_path):
         6,
     ]
     assert Path(tmp_path / "run" / "student.safetensors").exists()
+
+
+def test_synchronised_batch_norms_make_two_ranks_one(found):
+    """The weights and running statistics of a run, and each gradient in float64, where ranks have half batches."""
+    _, ranks = found
+    made = distiller("ce", "kd", cg.Term("pkt", weight=0.01))
+    cg.fit(made, cg.data.loader(data(), batch_size=8), options=constant(sync_batch_norm=True))
+    whole = normalised(slice(0, 8))
+    inputs = whole.pop("x")
+    for number, of_rank in enumerate(ranks):
+        alike(of_rank["synchronised"], made.state_dict(), 1e-5)
+        own = of_rank["normalised"].pop("x") / 2  # of the mean over its half; DDP takes that over the ranks
+        torch.testing.assert_close(own, inputs[4 * number : 4 * number + 4], rtol=1e-9, atol=1e-12)
+        alike(of_rank["normalised"], whole, 1e-9)
+
+
+def test_what_does_not_go_with_synchronised_batch_norms():
+    for other in ({"micro_batch": 2}, {"compile": True}):
+        with pytest.raises(ValueError, match=r"`sync_batch_norm` must be False with `(micro_batch|compile)`, got True"):
+            constant(sync_batch_norm=True, **other)
 
 
 def test_devices():

@@ -112,6 +112,7 @@ def on_a_rank(rank, folder):
         "lengths": said_by(lambda: fitted(DataLoader(points, batch_size=8 - 4 * rank))),
         "streams": said_by(lambda: fitted(DataLoader(Stream(16 + 8 * rank), batch_size=8), "kd", "pkt")),
         "shares": said_by(lambda: fitted(DataLoader(Stream(12 + 2 * rank), batch_size=8), "pkt")),
+        "last": said_by(lambda: fitted(DataLoader(data(20 + 2 * rank), batch_size=8), "kd", "pkt")),
         "share of one": said_by(lambda: fitted(cg.data.loader(points, batch_size=2), "kd", "pkt")),
         "fails": said_by(lambda: fitted(DataLoader(Stream(16, fails=rank == 1), batch_size=8), "kd")),
         "plain": said_by(lambda: own_loop(lambda student: student, "ce", "kd")),
@@ -139,6 +140,15 @@ def found(tmp_path_factory):
 
 class Found(list):
     """What each rank left, and the folder."""
+
+
+def test_last_batches_of_other_sizes_are_found_before_the_first_step(found):
+    for one in found:
+        assert one["last"][0] == (
+            "ValueError: `fit`: `train_loader` must give every rank as many samples of a batch, but their smallest "
+            "batches (the last?) have 4, 6, and the terms pkt gather all ranks' rows: use drop_last=True, or a loader "
+            "of congruence.data."
+        )
 
 
 def test_other_lengths_are_found_before_the_first_step(found):

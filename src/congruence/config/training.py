@@ -131,6 +131,7 @@ _ENGINE = (
     *("epochs", "max_steps", "seed", "precision", "gradient_clip", "accumulate", "micro_batch"),
     *("teacher_speed", "channels_last", "compile", "log_every", "checkpoint_seconds", "tensorboard", "gradient_norms"),
     "one_standard_error",
+    *("sync_batch_norm", "rank_timeout"),
 )
 
 
@@ -174,6 +175,8 @@ class TrainConfig(Table):
     checkpoint_seconds: float = 30.0
     tensorboard: bool = False
     gradient_norms: bool = True
+    sync_batch_norm: bool = False
+    rank_timeout: float | None = None
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
 

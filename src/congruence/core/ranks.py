@@ -1,4 +1,4 @@
-"""Ranks of a torch.distributed process group: this process's rank, and rows gathered with their gradient."""
+"""Ranks of a torch.distributed process group: this process's rank, and values that ranks exchange."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from congruence.core.traffic import counted, counting_now, reduced
 
 T = TypeVar("T")
 
@@ -22,69 +24,13 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
-def gather_rows(tensor: Tensor) -> Tensor:
-    """Concatenate the rows of all ranks in rank order; every rank must have the same number of rows.
-
-    Floating-point tensors carry gradient: the backward sums each row's gradient over the ranks. If gradients are then
-    averaged over ranks (as DDP does), N ranks give the gradient of one process on the global batch.
-    """
-    if world_size() == 1:
-        return tensor
-    if tensor.is_floating_point() and tensor.requires_grad:
-        return cast(Tensor, _GatherRows.apply(tensor))
-    return _all_rows(tensor)
-
-
-def gather_uneven_rows(tensor: Tensor) -> Tensor:
-    """Concatenate the rows of all ranks in rank order, of which each may have another number; see `gather_rows`."""
-    if world_size() == 1:
-        return tensor
-    counts = from_all_ranks(len(tensor))
-    most = max(counts)
-    missing = tensor.new_zeros(most - len(tensor), *tensor.shape[1:])
-    gathered = gather_rows(torch.cat([tensor, missing]))
-    return torch.cat([gathered[most * at : most * at + count] for at, count in enumerate(counts)])
-
-
-def _all_rows(tensor: Tensor) -> Tensor:
-    parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world_size())]
-    dist.all_gather(parts, tensor.contiguous())
-    return torch.cat(parts, 0)
-
-
-class _GatherRows(torch.autograd.Function):
-    """The gather whose backward sums over the ranks; torch's own is deprecated from 2.13, its successor private."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        ctx.rows = tensor.shape[0]
-        return _all_rows(tensor)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return cast(Tensor, _OwnRowsOfSum.apply(gradient, ctx.rows))
-
-
-class _OwnRowsOfSum(torch.autograd.Function):
-    """The sum over the ranks, cut to this rank's rows: the gradient of the gather, and the gather is its own."""
-
-    @staticmethod
-    def forward(ctx: Any, gradient: Tensor, rows: int) -> Tensor:
-        total = gradient.contiguous().clone()
-        dist.all_reduce(total)
-        return total[rank() * rows : (rank() + 1) * rows]
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return cast(Tensor, _GatherRows.apply(gradient)), None
-
-
 def any_rank(flag: Tensor) -> Tensor:
     """Return a boolean tensor that is true on all ranks if `flag` is true on any rank."""
     if world_size() == 1:
         return flag
     shared = flag.to(torch.int32)
-    dist.all_reduce(shared, op=dist.ReduceOp.MAX)
+    with counted(counting_now(), "flags", reduced(shared, world_size())):
+        dist.all_reduce(shared, op=dist.ReduceOp.MAX)
     return shared.bool()
 
 
@@ -109,7 +55,8 @@ class HostExchange:
                 device = "cuda"
         mine = torch.tensor(list(values), dtype=torch.int64, device=device)
         parts = [torch.empty_like(mine) for _ in range(world_size())]
-        dist.all_gather(parts, mine, group=self._group)
+        with counted(counting_now(), "hosts", 8 * len(mine) * (world_size() - 1)):
+            dist.all_gather(parts, mine, group=self._group)
         return [part.tolist() for part in parts]
 
     def __reduce__(self) -> tuple[type[HostExchange], tuple[()]]:
@@ -121,7 +68,8 @@ def sum_over_ranks(value: Tensor) -> Tensor:
     if world_size() == 1:
         return value
     total = value.clone()
-    dist.all_reduce(total)
+    with counted(counting_now(), "sums", reduced(total, world_size())):
+        dist.all_reduce(total)
     return total
 
 
@@ -154,7 +102,8 @@ def from_all_ranks(value: T) -> list[T]:
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
-    dist.all_gather_object(values, value)
+    with counted(counting_now(), "objects", 0, calls=2):  # their sizes go first
+        dist.all_gather_object(values, value)
     return values
 
 

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from congruence.core.inputs import inputs_of
-from congruence.core.numerics import as_float64
-from congruence.core.ranks import gather_uneven_rows, sum_over_ranks, world_size
+from congruence.core.ranks import world_size
 from congruence.distiller.bindings import Binding, mask_of
 from congruence.distiller.captured import Captured
 from congruence.geometry.positions import check_positions, labels_of_positions, positions_of, rows_of_positions
@@ -50,26 +49,25 @@ def as_rows(binding: Binding, captured: Captured, signals: Signals) -> Signals:
     return replace(signals.replace(rows), labels=labels, index=None, dense=True)
 
 
-def over_ranks(binding: Binding, signals: Signals, *, together: bool) -> Signals:
-    """Return rows with what makes their mean that of the positions of all ranks, which may hold other numbers of them.
+def weighed(signals: Signals, own: Tensor, total: Tensor) -> Signals:
+    """Return a rank's rows with its part of all ranks' (`Signals.share`), which makes a mean over rows that of all.
 
-    Of a method that relates rows all ranks' are gathered. A mean over rows is weighed by this rank's part of them
-    (`Signals.share`): the logits of all ranks' positions need not go to each. Where no row counts, the share is 0.
+    The logits of all ranks' positions need not go to each. Where no row counts, the share is 0.
+
+    Args:
+        signals: of a method whose loss is a mean over rows.
+        own: over how many rows this rank's mean is, float64 [].
+        total: their sum over the ranks.
     """
-    method, share = binding.method, None
-    if together and world_size() > 1:
-        if method.needs.scope == "batch":
-            tensors = {key: tuple(map(gather_uneven_rows, value)) for key, value in signals.tensors.items()}
-            labels = None if signals.labels is None else gather_uneven_rows(signals.labels)
-            signals = replace(signals, tensors=tensors, labels=labels)
-        else:
-            own = as_float64(method.counted(signals))
-            total = sum_over_ranks(own)
-            share = own * world_size() / torch.where(total > 0, total, torch.ones_like(total))
-    some = next(iter(signals.tensors.values()))[0]
-    if len(some) == 0:
-        signals, share = _one_of_zeros(signals), torch.zeros((), device=some.device)
-    return replace(signals, share=share)
+    return replace(signals, share=own * world_size() / torch.where(total > 0, total, torch.ones_like(total)))
+
+
+def never_empty(signals: Signals) -> Signals:
+    """Return signals as they are; where no dense row is left, which losses refuse, one of zeros with a share of 0."""
+    some = next(iter(signals.tensors.values()))[0] if signals.dense else None
+    if some is None or len(some):
+        return signals
+    return replace(_one_of_zeros(signals), share=torch.zeros((), device=some.device))
 
 
 def _one_of_zeros(signals: Signals) -> Signals:

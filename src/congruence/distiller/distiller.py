@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from congruence.core import check
 from congruence.core.devices import to_device
 from congruence.core.inputs import TEACHER, inputs_of
 from congruence.core.numerics import widen
+from congruence.core.ranks import world_size
 from congruence.data.datasets.facts import DataFacts
 from congruence.distiller import arguments
 from congruence.distiller.arguments import AnyTeacher, check_trainable
@@ -23,10 +23,12 @@ from congruence.distiller.averaging import Averaging
 from congruence.distiller.balance import Balance
 from congruence.distiller.bindings import Binding, bind, described, for_models, logits_paths, probed_in_evaluation
 from congruence.distiller.captured import Captured, Output
+from congruence.distiller.dense import never_empty
 from congruence.distiller.forwards import describe_sample, forwards, forwards_beside, read
 from congruence.distiller.gradient_cuts import GradientCuts
+from congruence.distiller.over_ranks import over_all_ranks
 from congruence.distiller.recall import StoredTeacher
-from congruence.distiller.signals import Shared, check_needs, embedded, features_of, loss_of, rerunner, without_gradient
+from congruence.distiller.signals import embedded, features_of, loss_of, without_gradient
 from congruence.distiller.sitting_out import SittingOut
 from congruence.distiller.unmoved import Unmoved
 from congruence.geometry.dissimilarity import computed_once
@@ -34,8 +36,6 @@ from congruence.methods.method import Clock, Method, Needs, Signals
 from congruence.methods.term import Term
 from congruence.models.taps import Taps
 from congruence.models.teacher import Teacher
-
-LOG = logging.getLogger("congruence")
 
 
 class Distiller(nn.Module):
@@ -229,7 +229,7 @@ class Distiller(nn.Module):
         if update and self.training and torch.is_grad_enabled() and self.balance.balanced and not self.balance.held:
             self.balance.step(losses, self.clock, self.students, reruns=captured.micro_batch is not None)
         terms, weights, teaching = self.balance.weigh(losses, self.clock)
-        if not teaching:  # all terms sit out: a loss of 0, whose backward gives every parameter a gradient of 0
+        if not teaching:  # all sit out: a loss of 0, whose backward gives every parameter a gradient of 0
             teaching = [widen(p).sum() * 0 for p in self.students.parameters() if p.requires_grad]
         if update:
             with torch.no_grad():
@@ -246,28 +246,28 @@ class Distiller(nn.Module):
     ) -> dict[str, Mapping[str, Tensor]]:
         """Return the unweighted losses, by term and part, of the active terms that do not sit out; changes no memory.
 
-        Args:
-            captured: the result of `capture`.
-            together: see `score`.
-            seen: a list to which each term and the signals of its method are appended.
+        `seen` is a list to which each term and its method's signals are appended; for the others see `score`.
         """
-        shared = Shared({}, {})  # computations that terms with the same tap share
-        order = self._active()
-        active = {term.name: self.bindings[term.name] for term in order}
+        active = {term.name: self.bindings[term.name] for term in self._active()}
         out = self._sitting_out.among(active, captured, together=together and self.training)
+        # Terms of weight 0 come last, since they run without gradient: shared computations must keep theirs.
+        order = sorted((term for term in self._active() if term.name not in out), key=lambda term: term.watched)
         found: dict[str, Mapping[str, Tensor]] = {}
+        begun = self._epochs_begun or not self.training
+        embed = functools.partial(embedded, captured, self._readers, self.clock, {}, begun)
+        of_ranks: dict[str, Signals] = {}
         with computed_once():
-            # Terms of weight 0 come last, since they run without gradient: shared computations must keep theirs.
-            for term in sorted(order, key=lambda term: term.watched):
-                if term.name not in out:
-                    with self._looking_on(term):
-                        begun = self._epochs_begun or not self.training
-                        check_needs(active[term.name], captured, epochs_begun=begun)
-                        runner = rerunner(active[term.name], self._readers, self.clock, captured.micro_batch)
-                        signals = embedded(active[term.name], captured, self.clock, runner, shared, together=together)
-                        found[term.name] = loss_of(active[term.name], signals)
-                    if seen is not None:
-                        seen.append((term, signals))
+            # One process embeds a term and computes its loss in turn, since both may draw random numbers.
+            for term in order if together and world_size() > 1 else ():
+                with self._looking_on(term):
+                    of_ranks[term.name] = embed(active[term.name])
+            of_ranks = over_all_ranks(active, of_ranks, self._sitting_out.exchange)
+            for term in order:
+                with self._looking_on(term):
+                    signals = never_empty(of_ranks.get(term.name) or embed(active[term.name]))
+                    found[term.name] = loss_of(active[term.name], signals)
+                if seen is not None:
+                    seen.append((term, signals))
         return found
 
     @contextlib.contextmanager

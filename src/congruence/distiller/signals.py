@@ -1,26 +1,23 @@
-"""From captured tensors to each method's signals: roles, rows of all ranks, constants."""
+"""From captured tensors to each method's signals: roles, rows, constants."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
-from torch.nn.functional import pad
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from congruence.core import check
 from congruence.core.devices import on_tensors
-from congruence.core.host_values import note_row_values
 from congruence.core.inputs import inputs_of
-from congruence.core.ranks import from_all_ranks, gather_rows, world_size
 from congruence.distiller.bindings import Binding, mask_of
 from congruence.distiller.captured import Captured
-from congruence.distiller.dense import as_rows, over_ranks
+from congruence.distiller.dense import as_rows
 from congruence.distiller.forwards import describe_sample, forwards
 from congruence.distiller.sitting_out import missing_of
 from congruence.methods.method import Clock, Key, Method, Signals
@@ -51,13 +48,6 @@ _DRAWS = 16  # the most forwards that are tried until layers that drop out at ra
 Runner = Callable[[Mapping[str, Any]], Signals]
 # results by the id of the argument, which is kept alive so that its id stays unique
 ByTensor = dict[int, tuple[Tensor, Tensor]]
-
-
-class Shared(NamedTuple):
-    """Results that the terms of one batch share if they read the same tap: averaged maps, gathered rows."""
-
-    pooled: ByTensor
-    gathered: ByTensor
 
 
 def _computed_once(function: Callable[[Tensor], Tensor], tensor: Tensor, done: ByTensor) -> Tensor:
@@ -212,15 +202,29 @@ def _norms_at_rest(readers: Iterable[Taps | Teacher]) -> Iterator[None]:
 
 
 def embedded(
-    binding: Binding, captured: Captured, clock: Clock, runner: Runner, shared: Shared, *, together: bool
+    captured: Captured,
+    readers: Mapping[str, Taps | Teacher],
+    clock: Clock,
+    pooled: ByTensor,
+    epochs_begun: bool,
+    binding: Binding,
 ) -> Signals:
-    """Return the signals for a method's loss: passed through its modules, with all ranks' rows if needed."""
-    signals = binding.method.embed(signals_of(binding, captured, clock, runner, shared.pooled))
-    if signals.dense:
-        return over_ranks(binding, signals, together=together)
-    if together and binding.method.needs.scope != "sample" and world_size() > 1:
-        signals = gather_ranks(signals, shared.gathered)
-    return signals
+    """Return the signals of this rank's samples, passed through the method's modules.
+
+    Args:
+        captured: the batch.
+        readers: of the models.
+        clock: the position of the run.
+        pooled: computations that terms with the same tap share.
+        epochs_begun: whether the loop has begun an epoch.
+        binding: of the term.
+
+    Raises:
+        ValueError: if the batch or the loop lacks what the method needs.
+    """
+    check_needs(binding, captured, epochs_begun=epochs_begun)
+    runner = rerunner(binding, readers, clock, captured.micro_batch)
+    return binding.method.embed(signals_of(binding, captured, clock, runner, pooled))
 
 
 def loss_of(binding: Binding, signals: Signals) -> Mapping[str, Tensor]:
@@ -261,34 +265,3 @@ def without_gradient(signals: Signals) -> Signals:
     """Return the signals without gradient."""
     tensors = {key: tuple(tensor.detach() for tensor in value) for key, value in signals.tensors.items()}
     return replace(signals, tensors=tensors)
-
-
-def _padded_alike(signals: Signals) -> Signals:
-    """Return signals with masked tokens padded to one length on all ranks: ranks pad their batches differently."""
-    tensors, masks = dict(signals.tensors), dict(signals.masks)
-    for key, of_layers in signals.masks.items():
-        longest = [max(lengths) for lengths in zip(*from_all_ranks([t.shape[1] for t in tensors[key]]), strict=True)]
-        added = [most - tensor.shape[1] for most, tensor in zip(longest, tensors[key], strict=True)]
-        pairs = list(zip(added, tensors[key], of_layers, strict=True))
-        tensors[key] = tuple(pad(t, (0, 0, 0, more)) if m is not None and more else t for more, t, m in pairs)
-        masks[key] = tuple(pad(m, (0, more)) if m is not None and more else m for more, _, m in pairs)
-    return replace(signals, tensors=tensors, masks=masks)
-
-
-def gather_ranks(signals: Signals, shared: ByTensor) -> Signals:
-    """Return the signals with the rows of all ranks; `shared` keeps gathered rows for other terms."""
-
-    def whole(tensor: Tensor) -> Tensor:
-        return _computed_once(gather_rows, tensor, shared)
-
-    signals = _padded_alike(signals)
-    return replace(
-        signals,
-        tensors={key: tuple(map(whole, value)) for key, value in signals.tensors.items()},
-        labels=None if signals.labels is None else note_row_values(whole(signals.labels), signals.labels),
-        index=None if signals.index is None else note_row_values(whole(signals.index), signals.index),
-        inputs=on_tensors(whole, signals.inputs),
-        masks={
-            key: tuple(None if mask is None else whole(mask) for mask in value) for key, value in signals.masks.items()
-        },
-    )

@@ -25,7 +25,7 @@ class SittingOut:
 
     def __init__(self) -> None:
         self.in_step = False
-        self._exchange = HostExchange()
+        self.exchange = HostExchange()
         self._told: set[str] = set()
 
     def among(self, bindings: Mapping[str, Binding], captured: Captured, *, together: bool) -> set[str]:
@@ -34,7 +34,7 @@ class SittingOut:
         out = {name for name, layers in lacking.items() if layers}
         gathers = any(binding.method.needs.scope != "sample" for binding in bindings.values())
         if together and world_size() > 1 and (self.in_step or gathers):
-            by_rank = self._exchange([name in out for name in bindings])
+            by_rank = self.exchange([name in out for name in bindings])
             out = {name for name, *flags in zip(bindings, *by_rank, strict=True) if any(flags)}
         for name in sorted(out - self._told):
             self._told.add(name)

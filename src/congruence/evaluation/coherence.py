@@ -67,5 +67,6 @@ def _measure(of: Embeddings, _: Mapping[str, Tensor], *, sizes: tuple[int, ...],
     found: dict[str, Value] = {}
     for size in sizes:
         options = {"batch_size": size, "repeats": _REPEATS, "generator": torch.Generator().manual_seed(seed)}
-        found[f"gpcl_batch_{size}"], _ = estimate_perception_coherence(of.student_features, of.teacher_features, **options)
+        mean, _ = estimate_perception_coherence(of.student_features, of.teacher_features, **options)
+        found[f"gpcl_batch_{size}"] = mean
     return found

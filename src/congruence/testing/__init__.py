@@ -2,8 +2,8 @@
 
 `check_row` runs a method on models of a few hundred parameters: it must train, resume to the same bits, leave the
 teacher unchanged, and save a plain student. `check_rows_on_two_ranks` checks that two processes give the gradients of
-one, and `check_row_on_device` that a GPU gives those of the CPU. All raise an AssertionError that says what failed. The
-tests of a package with two rows:
+one, `check_rows_on_ranks` that more do, and `check_row_on_device` that a GPU gives those of the CPU. All raise an
+AssertionError that says what failed. The tests of a package with two rows:
 
     CASES = [Case(my_package.ROW), Case(my_package.OTHER, {"levels": 2})]
 
@@ -27,7 +27,7 @@ from congruence.testing.checks import (
     check_zero_at_equal,
 )
 from congruence.testing.device import check_row_on_device
-from congruence.testing.two_ranks import check_rows_on_two_ranks
+from congruence.testing.two_ranks import check_rows_on_ranks, check_rows_on_two_ranks
 
 __all__ = [
     "Case",
@@ -37,6 +37,7 @@ __all__ = [
     "check_resume",
     "check_row",
     "check_row_on_device",
+    "check_rows_on_ranks",
     "check_rows_on_two_ranks",
     "check_terms",
     "check_training",

@@ -13,6 +13,7 @@ from typing import NamedTuple, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from congruence.core.batch import Batch
@@ -179,6 +180,24 @@ def _checkpoints_reentrantly(distiller: Distiller) -> bool:
             example = on_tensors(Tensor.clone, to_device(taps.example, device))
             found = found or checkpoints_reentrantly(tensors(taps.read(example)))
     return bool(any_rank(torch.tensor(found, device=device)))
+
+
+def first_ranks_statistics(students: nn.Module) -> None:
+    """Give every rank the running statistics of the first rank's batch norms, which are saved with the student.
+
+    Each rank tracks those of its own rows. So that ranks that share a validation measure one student, and a run that is
+    resumed goes on alike, they are made equal at the end of an epoch. Training does not read them.
+    """
+    if world_size() == 1:
+        return
+    norms = [part for part in students.modules() if isinstance(part, _BatchNorm)]
+    buffers = [b for norm in norms for b in (norm.running_mean, norm.running_var) if b is not None]
+    for kind in dict.fromkeys(buffer.dtype for buffer in buffers):
+        of_kind = [buffer for buffer in buffers if buffer.dtype == kind]
+        flat = torch.cat([buffer.flatten() for buffer in of_kind])
+        dist.broadcast(flat, src=0)
+        for buffer, first in zip(of_kind, flat.split([buffer.numel() for buffer in of_kind]), strict=True):
+            buffer.copy_(first.view_as(buffer))
 
 
 def average_gradients(module: nn.Module) -> None:

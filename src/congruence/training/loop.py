@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 
 from congruence.core import check, ranks, rng
@@ -14,11 +15,13 @@ from congruence.distiller.distiller import Distiller
 from congruence.training import setup
 from congruence.training.distributed import join_process_group, pick_device
 from congruence.training.filling import filled
+from congruence.training.lost_ranks import LostRanks
 from congruence.training.modes import channels_last, compiled, settled, teacher_left_alone
 from congruence.training.options import FitOptions
 from congruence.training.result import FitResult
 from congruence.training.run import Run
 from congruence.training.step import train_step
+from congruence.training.sync_norms import synchronised
 
 
 def fit(
@@ -52,6 +55,7 @@ def fit(
     Raises:
         ValueError: before the first step, for arguments that cannot work.
         NonFiniteLossError: with step and term, if a loss is not finite.
+        LostRankError: with its name, if another rank has failed, was killed or does not answer.
         SystemExit: with code 0 after SIGTERM, once everything is saved.
 
     Example:
@@ -69,6 +73,20 @@ def fit(
         check.fail("fit", "options", "FitOptions(epochs=...) or FitOptions(max_steps=...)", repr(options))
     device = pick_device(options.device)
     join_process_group(device)
+    with LostRanks(options.rank_timeout) as lost:
+        return _fitted(distiller, train_loader, val_loader, options, device, optimizer, scheduler, lost)
+
+
+def _fitted(
+    distiller: Distiller,
+    train_loader: Iterable[Any],
+    val_loader: Iterable[Any] | None,
+    options: FitOptions,
+    device: torch.device,
+    optimizer: Optimizer | Sequence[Optimizer] | None,
+    scheduler: Any,
+    lost: LostRanks,
+) -> FitResult:
     rng.seed_everything(options.seed + ranks.rank())  # each rank draws its own random masks for its own rows
     options = settled(options, distiller, device)
     # The memory order is set before models are compiled; the run is closed before all of this is undone.
@@ -84,6 +102,8 @@ def fit(
         compiled(distiller, options.compile),
         filled(distiller),
         Run(distiller, train_loader, val_loader, options, device, optimizer, scheduler) as run,
+        synchronised([distiller.students, distiller.methods], options.sync_batch_norm),
+        lost.in_steps(lambda: run.position.step),
     ):
         if run.ended_before:
             return run.result()

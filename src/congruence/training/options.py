@@ -179,6 +179,11 @@ class FitOptions:
             in metrics.jsonl. It costs one backward for each term and does not change the training. A term whose second
             backward could have side effects (hooks, custom autograd functions, re-entrant checkpointing) is left out,
             with a line in the log.
+        sync_batch_norm: on several ranks, let batch norms use the statistics of the whole batch instead of each rank's
+            part of it. It costs two exchanges a layer. Not with `micro_batch` or `compile`.
+        rank_timeout: seconds after which an exchange with a rank that does not answer ends the run with its name. It
+            must be longer than what only the first rank does, such as diagnostics. None: the process group's own, 30
+            minutes with gloo and 10 with nccl.
 
     Raises:
         ValueError: for a value out of its range.
@@ -208,6 +213,8 @@ class FitOptions:
     checkpoint_seconds: float = 30.0
     tensorboard: bool = False
     gradient_norms: bool = True
+    sync_batch_norm: bool = False
+    rank_timeout: float | None = None
 
     def __post_init__(self) -> None:
         count = check.COUNT
@@ -229,11 +236,16 @@ class FitOptions:
             "tensorboard": check.Flag(),
             "gradient_norms": check.Flag(),
             "one_standard_error": check.Flag(),
+            "sync_batch_norm": check.Flag(),
+            "rank_timeout": check.Real(low=0, optional=True),
         }
         check.hyperparameters("FitOptions", checks, **{name: getattr(self, name) for name in checks})
         if self.epochs is None and self.max_steps is None:
             check.fail("FitOptions", "epochs", "given, or `max_steps`", "neither")
         self._check_parts()
+        for name in ("micro_batch", "compile"):
+            if self.sync_batch_norm and getattr(self, name):
+                check.fail("FitOptions", "sync_batch_norm", f"False with `{name}`", True)
         if self.resume and self.out is None:
             check.fail("FitOptions", "resume", "used with a run directory `out`", "out=None")
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from congruence.core.files import append_line
 from congruence.core.numerics import widen
-from congruence.core.ranks import any_rank, from_all_ranks, mean_over_ranks
+from congruence.core.ranks import any_rank, from_all_ranks, means_over_ranks
 from congruence.training.origin import Place, Sums, began
 from congruence.training.saving.checkpoint import naming_write_errors
 from congruence.training.saving.run_directory import RunDirectory
@@ -96,7 +96,9 @@ class Recorder:
         """Write the means since the last flush, over all ranks, as one line, and raise if the flag is set."""
         self.stop_if_bad()
         row: dict[str, Any] = {"step": step, "epoch": epoch, **extra}
-        row.update({name: float(mean_over_ranks(total)) / count for name, (total, count) in self._totals().items()})
+        totals = self._totals()
+        means = means_over_ranks([total for total, _ in totals.values()])
+        row.update({n: float(mean) / count for (n, (_, count)), mean in zip(totals.items(), means, strict=True)})
         if SKIPPED in row:
             taken = 1 - row[SKIPPED]
             row["gradient_norm"] = row["gradient_norm"] / taken if taken else None
@@ -172,8 +174,9 @@ class Recorder:
             self._writer.flush()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state that a checkpoint stores."""
-        means = {"sums": dict(self.sums), "counts": dict(self.counts), "norms": dict(self.norms)}
+        """Return the state that a checkpoint stores, with the means over the ranks; every rank must call it."""
+        sums = dict(zip(self.sums, means_over_ranks(list(self.sums.values())), strict=True))
+        means = {"sums": sums, "counts": dict(self.counts), "norms": dict(self.norms)}
         means["weights"] = dict(self.weights)
         return {**means, "offset": self.offset}
 

@@ -21,7 +21,7 @@ from congruence.distiller import Distiller
 from congruence.methods.method import Clock
 from congruence.training import filling, setup
 from congruence.training.collapse import Collapse
-from congruence.training.distributed import Objective, wrap
+from congruence.training.distributed import Objective, first_ranks_statistics, wrap
 from congruence.training.in_step import InStep
 from congruence.training.modes import start_training
 from congruence.training.optim import Optimization, align
@@ -133,7 +133,10 @@ class Run:
         self.directory = directory = RunDirectory(path, writes=ranks.rank() == 0)
         ranks.on_rank_zero(lambda: self._held.enter_context(directory.held()))
         state, self.ended_before = ranks.on_rank_zero(
-            lambda: (directory.open(identity, resume=self.options.resume, facts=self.facts), directory.ended(identity))
+            lambda: (
+                directory.open(identity, resume=self.options.resume, facts=self.facts, planned=self.source.planned),
+                directory.ended(identity),
+            )
         )
         if state is not None:
             self.facts = ranks.on_rank_zero(lambda: directory.same_facts(self.facts))
@@ -192,13 +195,17 @@ class Run:
         if ranks.world_size() > 1 and step % TOGETHER_EVERY:
             return
         due = time.monotonic() - self._saved_at >= self.options.checkpoint_seconds
-        if self.directory and self.source.planned and self._any(due):
+        saves, leaves = self._any(due, self._sigterm.received)
+        if self.directory and self.source.planned and saves:
             self.save()
-        if self._any(self._sigterm.received):
+        if leaves or (ranks.world_size() == 1 and self._sigterm.received):  # one may have come while it saved
             self._leave()
 
-    def _any(self, flag: bool) -> bool:
-        return bool(ranks.any_rank(torch.tensor(flag, device=self.device))) if ranks.world_size() > 1 else flag
+    def _any(self, *flags: bool) -> list[bool]:
+        if ranks.world_size() == 1:
+            return list(flags)
+        any_of: list[bool] = ranks.any_rank(torch.tensor(flags, device=self.device)).tolist()
+        return any_of
 
     def _flush(self) -> None:
         rates = {"lr": self.optimization.rates.first}
@@ -214,6 +221,7 @@ class Run:
         self.untaught.tell_once(position.epoch)
         self.collapse.look()
         self.distiller.end_epoch()
+        first_ranks_statistics(self.distiller.students)
         metrics, samples = measured(self.distiller, self.val_loader, self.options.evaluate, self.device)
         improved = self.best.update(position.epoch, metrics, samples)
         self.history.epochs.append(metrics)
@@ -232,7 +240,7 @@ class Run:
         position.after_epoch()  # before the checkpoint: a resumed run begins the next epoch
         self.save()
         # Only the summary of a complete run is left to write.
-        if self._any(self._sigterm.received) and not self.complete:
+        if any(self._any(self._sigterm.received)) and not self.complete:
             self._leave()
         if not self.complete:
             filling.complete(self.distiller, position.epoch)

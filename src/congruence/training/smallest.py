@@ -27,7 +27,9 @@ def rehearse_smallest(distiller: Distiller, source: BatchSource, options: FitOpt
     Raises:
         ValueError: with the batch, the failure, and a way to avoid it.
     """
-    least, world = _least(source), ranks.world_size()
+    told, world = ranks.from_all_ranks(source.smallest()), ranks.world_size()
+    _check_equal(told, [name for name, needs in distiller.needs().items() if needs.scope != "sample"])
+    least = None if None in told else min(each for each in told if each is not None)
     if least is None:
         return
     usual = source.batch_size
@@ -50,10 +52,14 @@ def rehearse_smallest(distiller: Distiller, source: BatchSource, options: FitOpt
     raise ValueError(f"`fit`: {where}, which cannot be trained on ({failure}): give {way}.")
 
 
-def _least(source: BatchSource) -> int | None:
-    """Return the fewest samples that any rank gets of a batch."""
-    told = ranks.from_all_ranks(source.smallest())
-    return None if None in told else min(each for each in told if each is not None)
+def _check_equal(told: list[int | None], gathering: list[str]) -> None:
+    """Raise if it is known that ranks get other numbers of samples of a batch, and terms gather these."""
+    if gathering and None not in told and len(set(told)) > 1:
+        raise ValueError(
+            f"`fit`: `train_loader` must give every rank as many samples of a batch, but their smallest batches (the "
+            f"last?) have {', '.join(map(str, told))}, and the terms {', '.join(gathering)} gather all ranks' rows: "
+            "use drop_last=True, or a loader of congruence.data."
+        )
 
 
 def _smallest_part(samples: int, micro_batch: int | None) -> int:

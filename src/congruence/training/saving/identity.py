@@ -21,7 +21,7 @@ LOG = logging.getLogger("congruence")
 OPTIONS_APART = frozenset(
     (
         *("out", "device", "resume", "evaluate", "monitor", "callbacks", "diagnose"),
-        *("gradient_norms", "checkpoint_seconds", "tensorboard"),
+        *("gradient_norms", "checkpoint_seconds", "tensorboard", "rank_timeout"),
     )
 )
 # Configuration keys that may change ("*" is any name): the same options, the paths of data and caches, and what is
@@ -32,6 +32,7 @@ CONFIG_APART = (
     "protocol",
     "stages.*.teacher_cache.folder",
     *(f"stages.*.train.{key}" for key in ("device", "workers", "gradient_norms", "checkpoint_seconds", "tensorboard")),
+    "stages.*.train.rank_timeout",
 )
 # Configuration keys that may differ for a plan's teacher: cells of several recipes share one teacher.
 TEACHER_APART = ("name", "extends")

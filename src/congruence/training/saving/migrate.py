@@ -21,6 +21,7 @@ _YOUNGER_OPTIONS = {
     "compile": False,
     "teacher_speed": "exact",
     "one_standard_error": False,
+    "sync_batch_norm": False,
 }
 
 

@@ -20,6 +20,7 @@ from congruence.data.datasets.model_facts import ModelFacts, check_same_preparat
 from congruence.models.weights import load_metadata, load_weights, save_weights
 from congruence.models.weights_file import split_key, torch_content, why_not
 from congruence.training.saving.checkpoint import Checkpoints, naming_write_errors
+from congruence.training.saving.elastic import why_not_on_other_ranks
 from congruence.training.saving.identity import check_goes_on, more_epochs
 from congruence.training.saving.migrate import migrate_identity, without_younger
 
@@ -131,7 +132,7 @@ class RunDirectory:
         return self.path / ("test.json" if name == _ONLY else f"test-{name}.json")
 
     def open(
-        self, identity: Mapping[str, Any], *, resume: bool, facts: ModelFacts | None = None
+        self, identity: Mapping[str, Any], *, resume: bool, facts: ModelFacts | None = None, planned: bool = False
     ) -> dict[str, Any] | None:
         """Claim the folder for a run, or find that run in it; return its last checkpoint if there is one.
 
@@ -139,9 +140,11 @@ class RunDirectory:
             identity: the identity of the run.
             resume: whether to continue an existing run.
             facts: the facts of the current data; if other data makes it another run, the error says what differs.
+            planned: whether the loader gives the same global batches on any number of ranks.
 
         Raises:
-            ValueError: if the folder holds another run, or this run and `resume` is False. Nothing in it is changed.
+            ValueError: if the folder holds another run, or this run and `resume` is False, or if it cannot go on with
+                this number of ranks. Nothing in it is changed.
         """
         now = json.loads(json.dumps(identity))
         before = self._recorded_identity()
@@ -173,6 +176,8 @@ class RunDirectory:
                 f"The folder '{self.path}' holds this run already: resume it (resume=True, or --resume), or choose "
                 f"another `out`. Nothing in it was changed."
             )
+        if before.get("ranks") != now.get("ranks") and not self.summary_file.exists():
+            self._on_other_ranks(before, now, planned=planned)
         was, is_now = (each.get("teacher_arithmetic") or "as it is" for each in (before, {**before, **now}))
         if was != is_now:
             text = "The run in '%s' continues with a teacher in different arithmetic (%s; it was %s)."
@@ -181,6 +186,18 @@ class RunDirectory:
         if state is None and self._begun():
             raise ValueError(f"The run in '{self.path}' has lost its checkpoints: choose another `out`.")
         return state
+
+    def _on_other_ranks(self, before: Mapping[str, Any], now: Mapping[str, Any], *, planned: bool) -> None:
+        whose, ranks = f"The run in '{self.path}'", (now["ranks"], before["ranks"])
+        if reason := why_not_on_other_ranks(before, now, planned=planned):
+            raise ValueError(
+                f"{whose} cannot go on with {ranks[0]} ranks instead of {ranks[1]}: {reason}. Nothing was changed."
+            )
+        LOG.warning(
+            "%s goes on with %d ranks instead of %d, on the same batches in the same order. Batch norms see other "
+            "parts of a batch, and layers that draw random numbers draw others.",
+            *(whose, *ranks),
+        )
 
     def _longer(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
         """Whether a run is the earlier one with more epochs; raise if its schedule does not allow more."""
@@ -203,10 +220,11 @@ class RunDirectory:
     def _like(before: Mapping[str, Any], identity: Mapping[str, Any]) -> dict[str, Any]:
         """Return an identity in the form that is compared with a recorded one.
 
-        The teacher's arithmetic is left out, because it may differ between devices.
+        The teacher's arithmetic is left out, because it may differ between devices, and so is the number of ranks, of
+        which `open` says whether it may.
         """
         now = without_younger(migrate_identity(json.loads(json.dumps(identity))), before)
-        return {**now, "teacher_arithmetic": before["teacher_arithmetic"]} if "teacher_arithmetic" in before else now
+        return {**now, **{key: before[key] for key in ("teacher_arithmetic", "ranks") if key in before}}
 
     def lengthen(self, identity: Mapping[str, Any]) -> None:
         """Record more epochs for the run that `open` has found, if it gets any, and remove the marks of its end."""

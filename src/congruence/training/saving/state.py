@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from congruence.core import ranks, rng
@@ -65,8 +66,11 @@ class Generators:
         return {"ranks": ranks.from_all_ranks(rng.get_state())}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore this rank's."""
-        rng.set_state(state["ranks"][ranks.rank()])
+        """Restore this rank's; a rank that the run did not have before draws numbers of its own."""
+        saved, rank = state["ranks"], ranks.rank()
+        rng.set_state(saved[rank if rank < len(saved) else 0])
+        if rank >= len(saved):
+            rng.seed_everything(int(torch.randint(2**62, ())) + rank)
 
 
 class History:

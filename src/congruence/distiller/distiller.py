@@ -32,6 +32,7 @@ from congruence.distiller.unmoved import Unmoved
 from congruence.geometry.dissimilarity import computed_once
 from congruence.methods.method import Clock, Method, Needs, Signals
 from congruence.methods.term import Term
+from congruence.models.sharded import whole_state
 from congruence.models.taps import Taps
 from congruence.models.teacher import Teacher
 
@@ -379,7 +380,7 @@ class Distiller(nn.Module):
         """Return a student's state dict, with the keys that its own class expects."""
         if name is not None and name not in self.students:
             check.fail("Distiller.student_state_dict", "name", f"one of {', '.join(self.students)}", repr(name))
-        return self._taps[name or next(iter(self.students))].module("").state_dict()
+        return whole_state(self._taps[name or next(iter(self.students))].module("").state_dict())
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         """Raise for a state with parts that do not exist before `build`, also if another module holds the distiller."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from congruence.core import check
+from congruence.models.sharded import is_shard
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -130,6 +131,8 @@ def is_plain(tensor: Tensor) -> bool:
         True
     """
     made_of: object = tensor
+    if is_shard(tensor):
+        return is_plain(made_of.to_local())  # type: ignore[attr-defined]
     return not is_traceable_wrapper_subclass(made_of) and not tensor.is_quantized
 
 

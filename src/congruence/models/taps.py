@@ -19,6 +19,7 @@ from congruence.models.forward import are_words, call, dry_forward, in_own_preci
 from congruence.models.layers import LayerError, LayerPath, Layers, class_name, parse
 from congruence.models.layouts import batch_sizes, canonical_shape
 from congruence.models.observed import Observed
+from congruence.models.sharded import at_rest, is_group, wake_in_backward
 from congruence.models.tokens import Patches, patches_of, spread_blocks
 from congruence.models.turned import Turned
 
@@ -49,7 +50,7 @@ class Taps:
         name: "student", "teacher", ...; used in messages.
 
     Raises:
-        ValueError: for a model whose layers cannot be read (FSDP, lazy layers).
+        ValueError: for a model whose layers cannot be read (FullyShardedDataParallel, lazy layers).
 
     Example:
         >>> model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
@@ -121,6 +122,10 @@ class Taps:
         # What another distiller reads of this model is seen anew: this example may have other shapes.
         for text, value in self._values_of(self._paths, self._targets).items() if self._paths else ():
             self.shapes[text] = canonical_shape(value.shape, self.layouts[text]) if self.layouts[text] else value.shape
+
+    def layers_that_ran(self) -> list[str]:
+        """Return the names of the layers that ran in the dry forward."""
+        return list(self._calls)
 
     @property
     def closed(self) -> str:
@@ -362,9 +367,19 @@ class Taps:
             )
         for text in capture.blind:
             self._check_gradient(text)
+        if any(map(is_group, self._layers.inner.modules())):
+            self._sharded(capture.values)
         values = {text: self.turned.turn(text, value) for text, value in capture.values.items()}
         capture.begin()  # a compiled forward's capture lives on, and would hold this batch's graph until the next
         return output, values
+
+    def _sharded(self, values: dict[str, Tensor]) -> None:
+        """Prepare what a sharded model needs after a forward: a backward from each tap, or none at all."""
+        if not torch.is_grad_enabled():
+            at_rest(self._layers.inner)
+        for text, value in values.items():
+            module = self._layers.modules[self._targets[text]]
+            wake_in_backward(self._layers.inner, module, self._paths[text].side, value)
 
     def _run(self, inputs: Any, capture: Capture) -> tuple[Any, Capture]:
         """Run the model with the hooks, compiled where that is wanted and the mode is that of its use.

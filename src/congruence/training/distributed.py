@@ -24,6 +24,7 @@ from congruence.distiller.balance import mean_gradients
 from congruence.distiller.captured import Captured
 from congruence.distiller.distiller import Distiller
 from congruence.methods.term import Term
+from congruence.models.sharded import is_shard, is_sharded
 from congruence.training.filling import storing
 from congruence.training.gradient_norms import GradientNorms
 from congruence.training.origin import Place, sums_of
@@ -149,9 +150,11 @@ def wrap(objective: Objective) -> nn.Module:
     """
     if world_size() == 1:
         return objective
-    if objective.micro_batch is not None or _checkpoints_reentrantly(objective.distiller):
+    sharded = is_sharded(objective.distiller.students)  # FSDP averages the shards, `average_gradients` the rest
+    if sharded or objective.micro_batch is not None or _checkpoints_reentrantly(objective.distiller):
         for parameter in objective.parameters():
-            dist.broadcast(parameter.detach(), src=0)
+            if not is_shard(parameter):
+                dist.broadcast(parameter.detach(), src=0)
         return objective
     device = next(objective.parameters()).device
     # Not reached by any loss, on purpose: the search for unused parameters then always finds one.
@@ -182,10 +185,13 @@ def _checkpoints_reentrantly(distiller: Distiller) -> bool:
 
 
 def average_gradients(module: nn.Module) -> None:
-    """Average the gradients over the ranks; a parameter without one on every rank stays without."""
+    """Average the gradients over the ranks; a parameter without one on every rank stays without.
+
+    FSDP has averaged those of sharded parameters (DTensors) already.
+    """
     if world_size() == 1:
         return
-    parameters = [p for p in module.parameters() if p.requires_grad]
+    parameters = [p for p in module.parameters() if p.requires_grad and not is_shard(p)]
     if not parameters:
         return
     there = torch.tensor([p.grad is not None for p in parameters], device=parameters[0].device)

@@ -16,6 +16,7 @@ from congruence.training.saving.identity import options_identity
 
 Precision = Literal["float32", "bf16", "fp16"]
 TeacherSpeed = Literal["auto", "exact"]
+Shard = Literal["student", "both"]
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
 
 
@@ -176,6 +177,9 @@ class FitOptions:
             in metrics.jsonl. It costs one backward for each term and does not change the training. A term whose second
             backward could have side effects (hooks, custom autograd functions, re-entrant checkpointing) is left out,
             with a line in the log.
+        shard: None; "student" to divide the students' parameters, gradients and optimizer state over the ranks by
+            FSDP2, each repeated block on its own; "both" to divide the teachers' parameters, too. On a single process
+            nothing is divided. The students stay sharded after the run; their files are whole.
 
     Raises:
         ValueError: for a value out of its range.
@@ -204,6 +208,7 @@ class FitOptions:
     checkpoint_seconds: float = 30.0
     tensorboard: bool = False
     gradient_norms: bool = True
+    shard: Shard | None = None
 
     def __post_init__(self) -> None:
         count = check.COUNT
@@ -224,6 +229,7 @@ class FitOptions:
             "checkpoint_seconds": check.NOT_NEGATIVE,
             "tensorboard": check.Flag(),
             "gradient_norms": check.Flag(),
+            "shard": check.Choice(get_args(Shard), optional=True),
         }
         check.hyperparameters("FitOptions", checks, **{name: getattr(self, name) for name in checks})
         if self.epochs is None and self.max_steps is None:

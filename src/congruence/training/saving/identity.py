@@ -14,6 +14,7 @@ from congruence.core import ranks
 from congruence.core.inputs import TEACHER
 from congruence.data.loading.source import BatchSource
 from congruence.distiller import Distiller
+from congruence.models.sharded import is_sharded
 
 LOG = logging.getLogger("congruence")
 # `FitOptions` that may change: where a run is, what observes it and how often it saves, not what it computes. `monitor`
@@ -66,7 +67,7 @@ def run_identity(
         "teacher_cache": _alone(stored, None),
         "options": dict(options),
         "data": {"steps": steps, **source.describe()},
-        "ranks": ranks.world_size(),
+        "ranks": None if options.get("shard") or is_sharded(distiller.students) else ranks.world_size(),
         "stepped": [type(part).__name__ for part in stepped],
     }
 

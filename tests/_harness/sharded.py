@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import signal
+import contextlib
+import functools
+import traceback
+from unittest import mock
 
 import torch
 from torch import nn
@@ -12,6 +14,7 @@ import congruence as cg
 from congruence.models.sharded import whole, whole_state
 from congruence.testing.case import batches, gradients, small_distiller
 from congruence.training.distributed import Objective, average_gradients, wrap
+from congruence.training.run import Run
 from congruence.training.sharding import shard
 
 TERMS = ("ce", "kd", "pkt")
@@ -29,7 +32,7 @@ class Block(nn.Module):
 
 
 class Net(nn.Module):
-    """Two repeated blocks between two layers; a scalar, which FSDP2 cannot shard; and a tied parameter."""
+    """Two repeated blocks between two layers; and a scalar, which FSDP2 cannot shard."""
 
     def __init__(self, seed, width=5):
         super().__init__()
@@ -96,3 +99,135 @@ def shard_layers(made):
         for layer in [each for each in student if next(each.parameters(), None) is not None][:-1]:
             fully_shard(layer)
         fully_shard(student)
+
+
+def own_loop(made, *, average=True):
+    """Three steps of a caller's own loop over this rank's rows; the weights and gradients that come out."""
+    from congruence.core import ranks
+
+    optimizer = torch.optim.SGD(made.parameter_groups(), lr=0.01, momentum=0.9)
+    points, labels = data().tensors
+    made.train()
+    made.begin_epoch(0)
+    for step in range(3):
+        rows = torch.arange(8 * step, 8 * step + 8).view(ranks.world_size(), -1)[ranks.rank()]
+        optimizer.zero_grad()
+        out = made(points[rows], labels[rows], rows)
+        out.loss.backward()
+        if average:
+            average_gradients(made)
+        optimizer.step()
+    found = {f"gradient of {name}": whole(p.grad) for name, p in made.named_parameters() if p.grad is not None}
+    return {**found, **whole_state(made.state_dict()), "loss": out.loss.detach()}
+
+
+def loop_distiller(*, student=None):
+    """A distiller for a loop of one's own."""
+    teacher, student = Net(0, 7), student or Net(1)
+    # Read inside a block, which no gradient of the block's output wakes, and through a map that is trained beside it.
+    terms = (cg.Term("mimic", weight=1.0, student_layer="blocks.1.inner", teacher_layer="stem"),)
+    torch.manual_seed(2)
+    return cg.Distiller(teacher, student, terms, example=data().tensors[0][:4])
+
+
+def compared(student):
+    """What `compare` says of a student."""
+    found = cg.compare(Net(0, 7), student, cg.data.loader(data(24, seed=1), batch_size=12, shuffle=False))
+    return {name: value for name, value in found.numbers.items() if isinstance(value, float)}
+
+
+def sentence(function):
+    try:
+        function()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing was raised"
+
+
+@contextlib.contextmanager
+def stopped():
+    """End a run after its first epoch, as a kill does, on every rank."""
+    before = Run.begin_epoch
+
+    def begin(run):
+        if run.position.epoch == 1:
+            raise KeyboardInterrupt
+        before(run)
+
+    with mock.patch.object(Run, "begin_epoch", begin), contextlib.suppress(KeyboardInterrupt):
+        yield
+
+
+def on_a_rank(rank, folder, cases):
+    """Everything that two ranks show of sharded students."""
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    found = {"rows": {}}
+    for case in cases:
+        try:
+            found["rows"][str(case)] = row_steps(case, shard_layers)
+        except Exception:
+            found["rows"][str(case)] = traceback.format_exc()
+    torch.manual_seed(rank)  # dropout and the like; all models below are seeded by themselves
+    student = Net(1)
+    for block in student.blocks:
+        fully_shard(block)
+    before = loop_distiller(student=fully_shard(student, ignored_params={student.scale}))
+    found["sharded before"] = own_loop(before)
+    after = loop_distiller()
+    shard(after.student)
+    found["sharded after"] = own_loop(after)
+    inner = loop_distiller()
+    for block in inner.student.blocks:  # the rest is in no group: its gradients are averaged like a projector's
+        fully_shard(block)
+    found["blocks alone"] = own_loop(inner)
+    found |= _mixed(MixedPrecisionPolicy, fully_shard)
+    for name, terms, more in RUNS:
+        result, made = fitted(folder / name, made=distiller(*terms), **more)
+        found[name] = {"state": whole_state(made.state_dict()), "history": list(result.history)}
+    with stopped():
+        fitted(folder / "stopped", **CLASSES)
+    _, made = fitted(folder / "resumed here", **CLASSES, resume=True)
+    found["resumed here"] = whole_state(made.state_dict())
+    cached = cg.TeacherCache(Net(0, 7), folder / "cache")
+    found["compared"] = compared(made.student)
+    found["sentences"] = {
+        name: sentence(functools.partial(fitted, shard="student", **more)) for name, more in REFUSED.items()
+    }
+    torch.save(found, folder / f"found-{rank}.pt")
+
+
+def _mixed(policy, fully_shard):
+    """Steps with parameters in bfloat16, reductions in float32, and an output in float32."""
+    student = Net(1)
+    halves = {"param_dtype": torch.bfloat16, "reduce_dtype": torch.float32}
+    for block in student.blocks:
+        fully_shard(block, mp_policy=policy(**halves))
+    root = policy(**halves, output_dtype=torch.float32)
+    made = loop_distiller(student=fully_shard(student, mp_policy=root, ignored_params={student.scale}))
+    taps = made._taps["student"]
+    _, read = taps.read(data().tensors[0][:4])
+    return {"mixed": own_loop(made), "mixed dtypes": {path: value.dtype for path, value in read.items()}}
+
+
+CLASSES = {"shard": "student", "gradient_clip": 1.0}
+RUNS = (
+    ("classes", TERMS, CLASSES),
+    ("both", TERMS, {"shard": "both", "gradient_clip": 1.0}),
+    (
+        "balanced",
+        ("ce", cg.Term("kd", weight="balanced"), cg.Term("mimic", weight="balanced", student_layer="blocks.0.inner", teacher_layer="stem")),
+        {"shard": "student"},
+    ),
+    (
+        "accumulated",
+        ("ce", cg.Term("kd", weight="balanced")),
+        {"shard": "student", "accumulate": 3, "max_steps": 3, "precision": "bf16"},
+    ),
+)
+REFUSED = {
+    "micro_batch": {"micro_batch": 2},
+    "compile": {"compile": True},
+    "channels_last": {"channels_last": True},
+    "precision": {"precision": "fp16"},
+}

@@ -93,7 +93,7 @@ class Distiller(nn.Module):
         self.caches = {name: each for name, each in teachers.items() if isinstance(each, StoredTeacher)}
         self.facts = facts
         self._examples: dict[str, str] = {}  # a description of one sample of the example, for each model
-        self.clock, self._epochs_begun = Clock(), False
+        self.clock, self._epochs_begun, self._told_modes = Clock(), False, False
         self._taps = {name: Taps(module, name=name) for name, module in students.items()}
         for taps in self._taps.values():
             taps.may_drop = True
@@ -105,7 +105,6 @@ class Distiller(nn.Module):
         self.methods = nn.ModuleDict()
         self.bindings: dict[str, Binding] = {}
         self.balance = Balance(self.terms, self.bindings)
-        self._told_modes = False
         self._in_evaluation: dict[str, Taps] = {}  # the students in evaluation mode, which is where they are measured
         self._logits: dict[str, str] = {}
         if example is not None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from congruence.core.graph import leaves
 from congruence.core.ranks import means_over_ranks
+from congruence.models.layers import LayerPath, Layers
 
 
 def is_group(module: nn.Module) -> bool:
@@ -110,6 +111,64 @@ def wake_in_backward(model: nn.Module, module: nn.Module, side: str, tensor: Ten
 
     if states:
         tensor.register_hook(hook)
+
+
+def dtype_of_shards(model: nn.Module) -> torch.dtype | None:
+    """Return the dtype of a model's sharded parameters; None if none is sharded, or all are whole in a forward.
+
+    Example:
+        >>> dtype_of_shards(nn.Linear(2, 2)) is None
+        True
+    """
+    return next((p.dtype for p in model.parameters() if is_shard(p) and p.is_floating_point()), None)
+
+
+class ShardedForward:
+    """What taps do around a model's forward if the model is sharded; nothing where it is not.
+
+    Example:
+        >>> around, layer = ShardedForward(), nn.Linear(2, 2)
+        >>> around.before(layer)
+        >>> around.after(Layers(layer, "student"), {"output": torch.ones(1)}, {}, {})
+        {'output': tensor([1.])}
+    """
+
+    def __init__(self) -> None:
+        self._sharded = False
+        self._dtype: torch.dtype | None = None
+
+    def before(self, model: nn.Module) -> None:
+        """Note whether the model is sharded by now, and the dtype of its parameters."""
+        self._sharded = is_sharded(model)
+        if self._sharded:
+            self._dtype = dtype_of_shards(model) or self._dtype
+
+    def after(
+        self, layers: Layers, values: dict[str, Tensor], paths: Mapping[str, LayerPath], targets: Mapping[str, str]
+    ) -> dict[str, Tensor]:
+        """Return the tapped tensors in the dtype of the parameters, with what a backward needs of FSDP.
+
+        Inside, a policy of mixed precision computes in another dtype, which the terms' own modules do not have. Under
+        autocast tensors stay as they are.
+
+        Args:
+            layers: of the model.
+            values: what was tapped, by the text of the path.
+            paths: the paths by their text.
+            targets: the name of the layer of each path.
+        """
+        if not self._sharded:
+            return values
+        if not torch.is_grad_enabled():
+            at_rest(layers.inner)
+        for text, value in values.items():
+            wake_in_backward(layers.inner, layers.modules[targets[text]], paths[text].side, value)
+        return {text: self._in_dtype(value) for text, value in values.items()}
+
+    def _in_dtype(self, tensor: Tensor) -> Tensor:
+        if self._dtype is None or not tensor.is_floating_point() or torch.is_autocast_enabled(tensor.device.type):
+            return tensor
+        return tensor.to(self._dtype)
 
 
 def global_norm(gradients: Sequence[Tensor]) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from congruence.models.forward import are_words, call, dry_forward, in_own_preci
 from congruence.models.layers import LayerError, LayerPath, Layers, class_name, parse
 from congruence.models.layouts import batch_sizes, canonical_shape
 from congruence.models.observed import Observed
-from congruence.models.sharded import at_rest, is_group, wake_in_backward
+from congruence.models.sharded import ShardedForward
 from congruence.models.tokens import Patches, patches_of, spread_blocks
 from congruence.models.turned import Turned
 
@@ -70,6 +70,7 @@ class Taps:
         self.defaults = Defaults()  # of this mode; `in_evaluation` those of the other
         self.in_evaluation: Defaults | None = None
         self.compiled: Compiled | None = None  # what runs the model while it is set
+        self._shards = ShardedForward()
         self.may_drop = False  # whether `read` leaves out layers that do not run in a forward in training mode
         self.stages: dict[str, torch.Size] = {}  # of the default maps, shallow to deep
         self.tokens: str | None = None  # the last layer that gave tokens [B, N, C]
@@ -102,8 +103,8 @@ class Taps:
         with contextlib.ExitStack() as stack:
             stack.enter_context(observed.watching())
             for layer, module in reachable.items():
-                stack.enter_context(_hook(module.register_forward_pre_hook(self._entering(layer))))
-                stack.enter_context(_hook(module.register_forward_hook(self._leaving(layer, maps, tokens))))
+                stack.callback(module.register_forward_pre_hook(self._entering(layer)).remove)
+                stack.callback(module.register_forward_hook(self._leaving(layer, maps, tokens)).remove)
             output = dry_forward(self._layers, example, training=training)
         linears = [LinearCall(self._named(layer, n), left, had, own) for layer, n, left, had, own in self._linears]
         self.defaults, self.in_evaluation = find_defaults(linears, self._last, output, words=are_words(example)), None
@@ -122,10 +123,6 @@ class Taps:
         # What another distiller reads of this model is seen anew: this example may have other shapes.
         for text, value in self._values_of(self._paths, self._targets).items() if self._paths else ():
             self.shapes[text] = canonical_shape(value.shape, self.layouts[text]) if self.layouts[text] else value.shape
-
-    def layers_that_ran(self) -> list[str]:
-        """Return the names of the layers that ran in the dry forward."""
-        return list(self._calls)
 
     @property
     def closed(self) -> str:
@@ -321,7 +318,7 @@ class Taps:
             calls.clear()
             with rng.untouched(), contextlib.ExitStack() as stack:
                 for layer in fewest.keys() & reachable.keys():
-                    stack.enter_context(_hook(reachable[layer].register_forward_hook(counting(layer))))
+                    stack.callback(reachable[layer].register_forward_hook(counting(layer)).remove)
                 rng.seed_everything(draw)
                 dry_forward(self._layers, example, training=True)
             steady = steady and all(calls.get(layer, 0) == self._calls.get(layer, 0) for layer in fewest)
@@ -350,6 +347,7 @@ class Taps:
                     raise ValueError(f"The {self.name}'s layer '{text}' was not asked for with `require`.{near}")
             paths = {text: paths[text] for text in paths if text in only}
         # A copy: several models see one batch, and one that writes into its inputs would change those of the next.
+        self._shards.before(self._layers.inner)
         mine = private(in_own_precision(self._layers.inner, inputs))
         output, capture = self._run(mine, Capture(self.name, paths, self._targets, self._copied))
         # A layer that drops out at random runs in one forward in training mode and not in the next.
@@ -367,19 +365,10 @@ class Taps:
             )
         for text in capture.blind:
             self._check_gradient(text)
-        if any(map(is_group, self._layers.inner.modules())):
-            self._sharded(capture.values)
+        capture.values = self._shards.after(self._layers, capture.values, paths, self._targets)
         values = {text: self.turned.turn(text, value) for text, value in capture.values.items()}
         capture.begin()  # a compiled forward's capture lives on, and would hold this batch's graph until the next
         return output, values
-
-    def _sharded(self, values: dict[str, Tensor]) -> None:
-        """Prepare what a sharded model needs after a forward: a backward from each tap, or none at all."""
-        if not torch.is_grad_enabled():
-            at_rest(self._layers.inner)
-        for text, value in values.items():
-            module = self._layers.modules[self._targets[text]]
-            wake_in_backward(self._layers.inner, module, self._paths[text].side, value)
 
     def _run(self, inputs: Any, capture: Capture) -> tuple[Any, Capture]:
         """Run the model with the hooks, compiled where that is wanted and the mode is that of its use.
@@ -405,11 +394,3 @@ class Taps:
                 f"The {self.name}'s layer '{text}' carries no gradient, as happens inside activation checkpointing "
                 "with use_reentrant=True: set use_reentrant=False, or read a layer outside."
             )
-
-
-@contextlib.contextmanager
-def _hook(handle: Any) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        handle.remove()

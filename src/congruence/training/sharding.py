@@ -105,11 +105,11 @@ def shard_as_wanted(distiller: Distiller, options: FitOptions) -> None:
         return
     for name, student in distiller.students.items():
         if not is_sharded(student):
-            shard(student, distiller._taps[name].layers_that_ran(), name=name)
+            shard(student, distiller._taps[name]._calls, name=name)
     for teacher in distiller.teachers.values() if options.shard == "both" else ():
         if not is_sharded(teacher.module):
             teacher.known = teacher.fingerprint()
-            shard(teacher.module, teacher.taps.layers_that_ran(), trains=False, name=teacher.taps.name)
+            shard(teacher.module, teacher.taps._calls, trains=False, name=teacher.taps.name)
 
 
 def refuse_with_shards(distiller: Distiller, options: FitOptions, optimizers: Sequence[Optimizer]) -> None:

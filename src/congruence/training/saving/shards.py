@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,17 @@ def joined(state: Mapping[str, Any], folder: Path, parts: Mapping[str, Any]) -> 
             return [walk(inner, (*path, number)) for number, inner in enumerate(value)]
         return value
 
-    return {key: walk(value, (key,)) for key, value in state.items() if key != KEY}
+    whole = {key: walk(value, (key,)) for key, value in state.items() if key != KEY}
+    for name, part in parts.items() if read or wanted else ():
+        if isinstance(part, Optimizer) and name in whole:
+            whole[name] = {**whole[name], "param_groups": _with_own_kernels(whole[name]["param_groups"], part)}
+    return whole
+
+
+def _with_own_kernels(saved: Sequence[Mapping[str, Any]], optimizer: Optimizer) -> list[dict[str, Any]]:
+    """Return saved parameter groups with the kernels of this process: fused ones take no shards."""
+    now = [{key: group.get(key) for key in ("fused", "foreach")} for group in optimizer.param_groups]
+    return [{**group, **kernels} for group, kernels in zip(saved, now, strict=True)]
 
 
 def _marks(state: Mapping[str, Any]) -> dict[Keys, tuple[str, Mapping[str, Any]]]:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         NonFiniteLossError,
         OptimizerOptions,
         ScheduleOptions,
+        average_gradients,
         fit,
     )
 
@@ -50,6 +51,7 @@ _HOMES = {
         "NonFiniteLossError",
         "OptimizerOptions",
         "ScheduleOptions",
+        "average_gradients",
         "fit",
     ),
 }
@@ -78,6 +80,7 @@ __all__ = [
     "TeacherCache",
     "Term",
     "__version__",
+    "average_gradients",
     "compare",
     "data",
     "distill",

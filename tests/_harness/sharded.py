@@ -68,7 +68,7 @@ def options(**changes):
 
 def fitted(out=None, *, made=None, **changes):
     made = made or distiller()
-    loader = cg.data.loader(data(), batch_size=8, seed=3)
+    loader = cg.data.loader(data(), batch_size=8, seed=3, view_cycle=1)
     val = cg.data.loader(data(23, seed=1), batch_size=10, shuffle=False)
     result = cg.fit(made, loader, val, options(out=out, **changes))
     return result, made
@@ -133,7 +133,20 @@ def loop_distiller(*, student=None):
 def compared(student):
     """What `compare` says of a student."""
     found = cg.compare(Net(0, 7), student, cg.data.loader(data(24, seed=1), batch_size=12, shuffle=False))
-    return {name: value for name, value in found.numbers.items() if isinstance(value, float)}
+    return {name: value for name, value in found.to_dict().items() if isinstance(value, float)}
+
+
+def cached(folder):
+    """The distiller of a run, with a teacher whose outputs are stored."""
+    teacher = cg.TeacherCache(Net(0, 7), cg.data.loader(data(), batch_size=8, seed=3, view_cycle=1), folder / "cache", dtype="float32")
+    torch.manual_seed(2)
+    return cg.Distiller(teacher, Net(1), TERMS, example=data().tensors[0][:4])
+
+
+def _with_an_optimizer():
+    made = distiller()
+    optimizer = torch.optim.SGD(made.parameter_groups(), lr=0.1)
+    cg.fit(made, cg.data.loader(data(), batch_size=8), options=options(shard="student"), optimizer=optimizer)
 
 
 def sentence(function):
@@ -189,11 +202,15 @@ def on_a_rank(rank, folder, cases):
         fitted(folder / "stopped", **CLASSES)
     _, made = fitted(folder / "resumed here", **CLASSES, resume=True)
     found["resumed here"] = whole_state(made.state_dict())
-    cached = cg.TeacherCache(Net(0, 7), folder / "cache")
+    result, learnt = fitted(folder / "cached", made=cached(folder), **CLASSES)
+    found["cached"] = {"state": whole_state(learnt.state_dict()), "history": list(result.history)}
     found["compared"] = compared(made.student)
     found["sentences"] = {
         name: sentence(functools.partial(fitted, shard="student", **more)) for name, more in REFUSED.items()
     }
+    found["cached both"] = sentence(functools.partial(fitted, made=cached(folder), shard="both"))
+    found["optimizer"] = sentence(_with_an_optimizer)
+    found["second pass"] = sentence(lambda: after(data().tensors[0][:8], micro_batch=2))
     torch.save(found, folder / f"found-{rank}.pt")
 
 
@@ -230,4 +247,5 @@ REFUSED = {
     "compile": {"compile": True},
     "channels_last": {"channels_last": True},
     "precision": {"precision": "fp16"},
+    "diagnose": {"diagnose": mock.MagicMock()},
 }

@@ -6,7 +6,7 @@ import pytest
 import torch
 from _harness.cases import CASES
 from _harness.runs import on_ranks
-from _harness.sharded import CLASSES, RUNS, Net, distiller, fitted, loop_distiller, on_a_rank, own_loop, stopped
+from _harness.sharded import CLASSES, RUNS, Net, compared, distiller, fitted, loop_distiller, on_a_rank, own_loop, stopped
 from torch import nn
 
 from congruence.core.files import read_lines
@@ -128,6 +128,25 @@ def test_what_does_not_work_has_one_sentence(found):
         for name, text in of_rank["sentences"].items():
             assert text.startswith(f"ValueError: `FitOptions`: `{name}` must be"), text
             assert "for sharded students" in text
+        assert "a teacher with a cache cannot be sharded" in of_rank["cached both"]
+        assert "`fit`: `optimizer` must be left out with `shard`" in of_rank["optimizer"]
+        assert "`Distiller.capture`: `micro_batch` must be None for a student that FSDP shards" in of_rank["second pass"]
+
+
+def test_a_cached_teacher_teaches_a_sharded_student(found, whole_run):
+    _, result, made = whole_run("classes")
+    for of_rank in found[1]:
+        alike(of_rank["cached"]["state"], made.state_dict())
+        for ours, theirs in zip(of_rank["cached"]["history"], result.history, strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+def test_a_sharded_student_is_compared_on_every_rank(found, whole_run):
+    _, _, made = whole_run("classes")
+    alone = compared(made.student)
+    assert alone
+    for of_rank in found[1]:
+        assert of_rank["compared"] == pytest.approx(alone, rel=1e-5)
 
 
 def test_units_are_repeated_blocks():

@@ -9,7 +9,7 @@ from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator,
 from congruence import data
 from congruence.config.base import Count, Table, Whole
 from congruence.config.problems import Problems
-from congruence.training.options import FitOptions, OptimizerOptions, Precision, ScheduleOptions, TeacherSpeed
+from congruence.training.options import FitOptions, OptimizerOptions, Precision, ScheduleOptions, Shard, TeacherSpeed
 
 
 class OptimizerConfig(Table):
@@ -130,6 +130,7 @@ class SamplerConfig(Table):
 _ENGINE = (
     *("epochs", "max_steps", "seed", "precision", "gradient_clip", "accumulate", "micro_batch"),
     *("teacher_speed", "channels_last", "compile", "log_every", "checkpoint_seconds", "tensorboard", "gradient_norms"),
+    "shard",
 )
 
 
@@ -172,6 +173,7 @@ class TrainConfig(Table):
     checkpoint_seconds: float = 30.0
     tensorboard: bool = False
     gradient_norms: bool = True
+    shard: Shard | None = None
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
 

@@ -185,9 +185,21 @@ def _checkpoints_reentrantly(distiller: Distiller) -> bool:
 
 
 def average_gradients(module: nn.Module) -> None:
-    """Average the gradients over the ranks; a parameter without one on every rank stays without.
+    """Average the gradients over the ranks: grad = Σ_ranks grad / ranks; nothing on a single process.
 
-    FSDP has averaged those of sharded parameters (DTensors) already.
+    For loops of your own in which no DistributedDataParallel does it. FSDP has averaged those of sharded parameters
+    (DTensors) already, which are left alone; a term's own parameters, which are not sharded, need this. A parameter
+    without a gradient on every rank stays without.
+
+    Args:
+        module: the distiller, or another module, after the backward. All ranks must call this.
+
+    Example:
+        >>> layer = nn.Linear(2, 1)
+        >>> layer(torch.ones(3, 2)).sum().backward()
+        >>> average_gradients(layer)
+        >>> layer.bias.grad
+        tensor([3.])
     """
     if world_size() == 1:
         return

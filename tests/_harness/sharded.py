@@ -69,7 +69,7 @@ def options(**changes):
 def fitted(out=None, *, made=None, **changes):
     made = made or distiller()
     loader = cg.data.loader(data(), batch_size=8, seed=3, view_cycle=1)
-    val = cg.data.loader(data(23, seed=1), batch_size=10, shuffle=False)
+    val = cg.data.loader(data(23, seed=1), batch_size=8, shuffle=False)
     result = cg.fit(made, loader, val, options(out=out, **changes))
     return result, made
 
@@ -138,7 +138,9 @@ def compared(student):
 
 def cached(folder):
     """The distiller of a run, with a teacher whose outputs are stored."""
-    teacher = cg.TeacherCache(Net(0, 7), cg.data.loader(data(), batch_size=8, seed=3, view_cycle=1), folder / "cache", dtype="float32")
+    teacher = cg.TeacherCache(
+        Net(0, 7), cg.data.loader(data(), batch_size=8, seed=3, view_cycle=1), folder / "cache", dtype="float32"
+    )
     torch.manual_seed(2)
     return cg.Distiller(teacher, Net(1), TERMS, example=data().tensors[0][:4])
 
@@ -233,7 +235,11 @@ RUNS = (
     ("both", TERMS, {"shard": "both", "gradient_clip": 1.0}),
     (
         "balanced",
-        ("ce", cg.Term("kd", weight="balanced"), cg.Term("mimic", weight="balanced", student_layer="blocks.0.inner", teacher_layer="stem")),
+        (
+            "ce",
+            cg.Term("kd", weight="balanced"),
+            cg.Term("mimic", weight="balanced", student_layer="blocks.0.inner", teacher_layer="stem"),
+        ),
         {"shard": "student"},
     ),
     (

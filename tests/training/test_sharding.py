@@ -6,7 +6,18 @@ import pytest
 import torch
 from _harness.cases import CASES
 from _harness.runs import on_ranks
-from _harness.sharded import CLASSES, RUNS, Net, compared, distiller, fitted, loop_distiller, on_a_rank, own_loop, stopped
+from _harness.sharded import (
+    CLASSES,
+    RUNS,
+    Net,
+    compared,
+    distiller,
+    fitted,
+    loop_distiller,
+    on_a_rank,
+    own_loop,
+    stopped,
+)
 from torch import nn
 
 from congruence.core.files import read_lines
@@ -130,7 +141,9 @@ def test_what_does_not_work_has_one_sentence(found):
             assert "for sharded students" in text
         assert "a teacher with a cache cannot be sharded" in of_rank["cached both"]
         assert "`fit`: `optimizer` must be left out with `shard`" in of_rank["optimizer"]
-        assert "`Distiller.capture`: `micro_batch` must be None for a student that FSDP shards" in of_rank["second pass"]
+        assert (
+            "`Distiller.capture`: `micro_batch` must be None for a student that FSDP shards" in of_rank["second pass"]
+        )
 
 
 def test_a_cached_teacher_teaches_a_sharded_student(found, whole_run):

@@ -189,9 +189,7 @@ class Balance(nn.Module):
             for name, loss in wanted.items():
                 if loss.requires_grad:
                     self._zero[name] = self._zero.get(name, True) & (loss.detach() == 0)
-                    at_scales = [
-                        self._backward(name, loss * scale, parameters, sharded=sharded) for scale in scales
-                    ]
+                    at_scales = [self._backward(name, loss * scale, parameters, sharded=sharded) for scale in scales]
                     found[name] = _first_finite(
                         [[widen(g) / scale for g in of_loss] for of_loss, scale in zip(at_scales, scales, strict=True)]
                     )
@@ -199,9 +197,7 @@ class Balance(nn.Module):
                     found[name] = [torch.zeros_like(widen(p)) for p in parameters]
         return found
 
-    def _backward(
-        self, name: str, loss: Tensor, parameters: list[nn.Parameter], *, sharded: bool
-    ) -> Sequence[Tensor]:
+    def _backward(self, name: str, loss: Tensor, parameters: list[nn.Parameter], *, sharded: bool) -> Sequence[Tensor]:
         try:
             if sharded:
                 return own_backward(loss, parameters)

@@ -60,7 +60,9 @@ def settled(options: FitOptions, distiller: Distiller, device: torch.device) -> 
             dtype = torch.float32 if options.precision == "float32" else torch.bfloat16
             taps = [distiller._taps[name] for name in distiller.students]
             sharded = options.shard is not None or is_sharded(distiller.students)
-            found["channels_last"] = not sharded and distiller.built and all(_gains(each, device, dtype) for each in taps)
+            found["channels_last"] = (
+                not sharded and distiller.built and all(_gains(each, device, dtype) for each in taps)
+            )
         return found
 
     return replace(options, **ranks.on_rank_zero(settle))

@@ -19,8 +19,8 @@ from congruence.distiller.distiller import Distiller
 from congruence.models.evaluating import evaluating
 from congruence.models.reused import ReusedClassifier
 from congruence.training.options import Diagnose, Evaluate
-from congruence.training.sharding import any_sharded, in_step
 from congruence.training.scored import COUNT, add, kind_of, numbers_of, sums_of
+from congruence.training.sharding import any_sharded, in_step
 
 LOG = logging.getLogger("congruence")
 

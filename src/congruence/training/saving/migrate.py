@@ -15,7 +15,13 @@ ANY_MONITOR = "*"  # for a checkpoint from before the monitored number was recor
 _RENAMED_NUMBERS = {"kernel_transfer_error": "cosine_kernel_transfer_error"}
 # Options that an older `run.json` does not contain.
 _YOUNGER_FACTS = frozenset(("teacher_structure", "teacher_arithmetic"))
-_YOUNGER_OPTIONS = {"micro_batch": None, "channels_last": False, "compile": False, "teacher_speed": "exact", "shard": None}
+_YOUNGER_OPTIONS = {
+    "micro_batch": None,
+    "channels_last": False,
+    "compile": False,
+    "teacher_speed": "exact",
+    "shard": None,
+}
 
 
 def migrate_checkpoint(state: Mapping[str, Any]) -> dict[str, Any] | None:

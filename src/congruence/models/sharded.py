@@ -182,7 +182,7 @@ def global_norm(gradients: Sequence[Tensor]) -> Tensor:
     plain = [gradient for gradient in gradients if not is_shard(gradient)]
     if not shards:
         return torch.nn.utils.get_total_norm(plain)
-    norms = [torch.nn.utils.get_total_norm(each).full_tensor() for each in _by_mesh(shards)]
+    norms: list[Tensor] = [whole(torch.nn.utils.get_total_norm(each)) for each in _by_mesh(shards)]
     norms += [torch.nn.utils.get_total_norm(plain)] if plain else []
     return torch.linalg.vector_norm(torch.stack([norm.to(norms[0]) for norm in norms])) if norms[1:] else norms[0]
 

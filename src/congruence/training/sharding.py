@@ -93,7 +93,7 @@ def shard(model: nn.Module, ran: Iterable[str] | None = None, *, trains: bool = 
     rest = {p for p in model.parameters() if not p.dim() or not p.is_floating_point()}
     for unit in units(model, ran):
         fully_shard(unit, ignored_params=rest)
-    fully_shard(model, ignored_params=rest, **({} if trains else {"reshard_after_forward": True}))
+    fully_shard(model, ignored_params=rest, reshard_after_forward=None if trains else True)
 
 
 def shard_as_wanted(distiller: Distiller, options: FitOptions) -> None:

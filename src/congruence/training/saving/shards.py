@@ -48,7 +48,7 @@ def split(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def write(folder: Path, step: int, shards: dict[str, Tensor]) -> str:
     """Write DTensors into a new folder among a run's checkpoints, and return its name; all ranks must call this."""
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict_saver import save
 
     def unused() -> str:
         folder.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ def write(folder: Path, step: int, shards: dict[str, Tensor]) -> str:
     name = on_rank_zero(unused)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        dcp.save(shards, checkpoint_id=folder / name)
+        save(shards, checkpoint_id=folder / name)
     return name
 
 
@@ -90,7 +90,7 @@ def joined(state: Mapping[str, Any], folder: Path, parts: Mapping[str, Any]) -> 
         folder: the folder of checkpoints.
         parts: of the run, whose models and optimizers tell how each tensor is sharded now. All ranks must call this.
     """
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict_loader import load
 
     wanted = _templates(parts)
     marked = _marks(state)
@@ -98,7 +98,7 @@ def joined(state: Mapping[str, Any], folder: Path, parts: Mapping[str, Any]) -> 
     if read:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            dcp.load(read, checkpoint_id=folder / str(state[KEY]))
+            load(read, checkpoint_id=folder / str(state[KEY]))
 
     def walk(value: Any, path: Keys) -> Any:
         if path in marked:

@@ -6,6 +6,7 @@ tensors; hooks see plain tensors, too.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from congruence.core.graph import leaves
 from congruence.core.ranks import means_over_ranks
 from congruence.models.layers import LayerPath, Layers
+
+_FSDP = "torch.distributed.fsdp"
 
 
 def is_group(module: nn.Module) -> bool:
@@ -35,7 +38,8 @@ def is_sharded(module: nn.Module) -> bool:
         >>> is_sharded(nn.Sequential(nn.Linear(2, 2)))
         False
     """
-    return any(is_group(part) for part in module.modules())
+    # Where FSDP was never imported nothing is, and a forward need not walk over its model.
+    return _FSDP in sys.modules and any(is_group(part) for part in module.modules())
 
 
 def is_shard(tensor: Any) -> bool:
@@ -77,7 +81,7 @@ def at_rest(module: nn.Module) -> None:
     Example:
         >>> at_rest(nn.Linear(2, 2))
     """
-    for part in module.modules():
+    for part in module.modules() if _FSDP in sys.modules else ():
         if is_group(part):
             group: Any = part
             group.reshard()

@@ -63,4 +63,5 @@ def test_an_identity_keeps_what_it_says():
         "micro_batch": None,
         "channels_last": False,
         "teacher_speed": "exact",
+        "shard": None,
     }

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         NonFiniteLossError,
         OptimizerOptions,
         ScheduleOptions,
+        average_gradients,
         fit,
     )
 
@@ -52,6 +53,7 @@ _HOMES = {
         "NonFiniteLossError",
         "OptimizerOptions",
         "ScheduleOptions",
+        "average_gradients",
         "fit",
     ),
 }
@@ -81,6 +83,7 @@ __all__ = [
     "TeacherCache",
     "Term",
     "__version__",
+    "average_gradients",
     "compare",
     "data",
     "distill",

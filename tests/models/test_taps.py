@@ -439,14 +439,14 @@ def test_paths_look_through_data_parallel_wrappers(images: Tensor, tmp_path) -> 
 
 
 def test_fsdp_is_refused() -> None:
-    class FSDPModule(nn.Linear):
+    class FullyShardedDataParallel(nn.Linear):
         pass
 
-    class FSDPLinear(FSDPModule):
+    class Sharded(FullyShardedDataParallel):
         pass
 
-    with pytest.raises(ValueError, match="The teacher is sharded by FSDP"):
-        Taps(nn.Sequential(FSDPLinear(2, 2)), name="teacher")
+    with pytest.raises(ValueError, match="The teacher is sharded by FullyShardedDataParallel"):
+        Taps(nn.Sequential(Sharded(2, 2)), name="teacher")
 
 
 def test_lazy_layers_are_refused_until_they_have_seen_data() -> None:

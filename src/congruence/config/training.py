@@ -9,7 +9,7 @@ from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator,
 from congruence import data
 from congruence.config.base import Count, Table, Whole
 from congruence.config.problems import Problems
-from congruence.training.options import FitOptions, OptimizerOptions, Precision, ScheduleOptions, TeacherSpeed
+from congruence.training.options import FitOptions, OptimizerOptions, Precision, ScheduleOptions, Shard, TeacherSpeed
 
 
 class OptimizerConfig(Table):
@@ -132,6 +132,7 @@ _ENGINE = (
     *("teacher_speed", "channels_last", "compile", "log_every", "checkpoint_seconds", "tensorboard", "gradient_norms"),
     "one_standard_error",
     *("sync_batch_norm", "rank_timeout"),
+    "shard",
 )
 
 
@@ -177,6 +178,7 @@ class TrainConfig(Table):
     gradient_norms: bool = True
     sync_batch_norm: bool = False
     rank_timeout: float | None = None
+    shard: Shard | None = None
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
 

@@ -341,7 +341,8 @@ def tensor_bytes(tensor: Tensor) -> list[bytes] | None:
     try:
         if is_traceable_wrapper_subclass(made_of):
             names, rest = made_of.__tensor_flatten__()
-            parts = [tensor_bytes(getattr(tensor, name)) for name in names]
+            inner = (getattr(tensor, name) for name in names)  # a DTensor names its mesh, too
+            parts = [tensor_bytes(each) for each in inner if isinstance(each, Tensor)]
             return None if None in parts else [repr(rest).encode(), *(byte for part in parts for byte in part or [])]
         if tensor.is_quantized:
             per_channel = tensor.qscheme() in (torch.per_channel_affine, torch.per_channel_affine_float_qparams)

@@ -17,6 +17,7 @@ from congruence.distiller.recall import StoredTeacher
 from congruence.methods.term import Term
 from congruence.models.layers import is_unflattened
 from congruence.models.parameters import common_parameters, shares_frozen_alone
+from congruence.models.sharded import at_rest
 from congruence.models.teacher import Teacher, called, shares_parameters
 
 LOG = logging.getLogger("congruence")
@@ -184,6 +185,7 @@ def check_trainable(students: nn.ModuleDict) -> None:
 
 def groups(students: nn.Module, terms: nn.Module, spared: Iterable[nn.Parameter]) -> list[dict[str, Any]]:
     """Return the trainable parameters in named groups; those exempt from weight decay have a group of their own."""
+    at_rest(students)  # after a forward without backward, FSDP's root would give whole copies of its shards
     without = {id(parameter) for parameter in spared}
     found: list[dict[str, Any]] = []
     for name, module in (("students", students), ("terms", terms)):

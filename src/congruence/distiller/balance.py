@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from congruence.core import check
 from congruence.core.numerics import widen
-from congruence.core.ranks import any_rank, means_over_ranks, rank, world_size
+from congruence.core.ranks import any_rank, rank, world_size
 from congruence.distiller.as_found import as_found
 from congruence.distiller.bindings import Binding
 from congruence.distiller.own_backward import why_no_own_backward, why_no_second_run
 from congruence.distiller.signals import named_parts
 from congruence.methods.method import Clock
 from congruence.methods.term import Term
+from congruence.models.sharded import at_rest, is_sharded, mean_norm, own_backward
 
 LOG = logging.getLogger("congruence")
 OFTEN, SOMETIMES, SELDOM = 8, 64, 100  # the first 8 steps; every 8th until the 64th; then every 100th
@@ -177,6 +178,9 @@ class Balance(nn.Module):
         due = [term for term in due if term.name in losses]
         wanted = {anchor.name: self._whole(anchor, losses[anchor.name], anchor=True) for anchor in anchors}
         wanted |= {term.name: self._whole(term, losses[term.name]) for term in due}
+        sharded = is_sharded(students)
+        if sharded:
+            at_rest(students)
         parameters = [p for p in students.parameters() if p.requires_grad]
         scales = _HALF_SCALES if _half(parameters) else (1.0,)
         self._refuse(wanted, students, parameters, reruns=reruns)
@@ -185,7 +189,7 @@ class Balance(nn.Module):
             for name, loss in wanted.items():
                 if loss.requires_grad:
                     self._zero[name] = self._zero.get(name, True) & (loss.detach() == 0)
-                    at_scales = [self._backward(name, loss * scale, parameters) for scale in scales]
+                    at_scales = [self._backward(name, loss * scale, parameters, sharded=sharded) for scale in scales]
                     found[name] = _first_finite(
                         [[widen(g) / scale for g in of_loss] for of_loss, scale in zip(at_scales, scales, strict=True)]
                     )
@@ -193,8 +197,10 @@ class Balance(nn.Module):
                     found[name] = [torch.zeros_like(widen(p)) for p in parameters]
         return found
 
-    def _backward(self, name: str, loss: Tensor, parameters: list[nn.Parameter]) -> tuple[Tensor, ...]:
+    def _backward(self, name: str, loss: Tensor, parameters: list[nn.Parameter], *, sharded: bool) -> Sequence[Tensor]:
         try:
+            if sharded:
+                return own_backward(loss, parameters)
             gradients = torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True)
         except RuntimeError as error:
             self._fail(name, f"a separate backward raised {check.sentence(error).rstrip('.')}")
@@ -211,7 +217,7 @@ class Balance(nn.Module):
 
     def take(self, due: Sequence[Term], clock: Clock, gradients: Mapping[str, Sequence[Tensor]]) -> None:
         """Update the factors with the ratios of gradient norms from a whole step."""
-        norms = {name: torch.nn.utils.get_total_norm(means_over_ranks(each)) for name, each in gradients.items()}
+        norms = {name: mean_norm(each) for name, each in gradients.items()}
         for term in due:
             anchor = self.anchor(term, clock)
             if anchor is None or anchor.name not in norms or term.name not in norms:

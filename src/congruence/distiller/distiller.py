@@ -34,6 +34,7 @@ from congruence.distiller.unmoved import Unmoved
 from congruence.geometry.dissimilarity import computed_once
 from congruence.methods.method import Clock, Method, Needs, Signals
 from congruence.methods.term import Term
+from congruence.models.sharded import whole_state
 from congruence.models.taps import Taps
 from congruence.models.teacher import Teacher
 
@@ -92,7 +93,7 @@ class Distiller(nn.Module):
         self.caches = {name: each for name, each in teachers.items() if isinstance(each, StoredTeacher)}
         self.facts = facts
         self._examples: dict[str, str] = {}  # a description of one sample of the example, for each model
-        self.clock, self._epochs_begun = Clock(), False
+        self.clock, self._epochs_begun, self._told_modes = Clock(), False, False
         self._taps = {name: Taps(module, name=name) for name, module in students.items()}
         for taps in self._taps.values():
             taps.may_drop = True
@@ -104,7 +105,6 @@ class Distiller(nn.Module):
         self.methods = nn.ModuleDict()
         self.bindings: dict[str, Binding] = {}
         self.balance = Balance(self.terms, self.bindings)
-        self._told_modes = False
         self._in_evaluation: dict[str, Taps] = {}  # the students in evaluation mode, which is where they are measured
         self._logits: dict[str, str] = {}
         if example is not None:
@@ -379,7 +379,7 @@ class Distiller(nn.Module):
         """Return a student's state dict, with the keys that its own class expects."""
         if name is not None and name not in self.students:
             check.fail("Distiller.student_state_dict", "name", f"one of {', '.join(self.students)}", repr(name))
-        return self._taps[name or next(iter(self.students))].module("").state_dict()
+        return whole_state(self._taps[name or next(iter(self.students))].module("").state_dict())
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         """Raise for a state with parts that do not exist before `build`, also if another module holds the distiller."""

@@ -25,6 +25,7 @@ from congruence.methods.term import Term
 from congruence.models.forward import dry_forward
 from congruence.models.layers import Layers, class_name
 from congruence.models.parameters import is_quantized
+from congruence.models.sharded import is_group
 from congruence.models.taps import Taps
 from congruence.models.untaught import share, whole_parts
 
@@ -92,7 +93,7 @@ def _look(name: str, student: nn.Module, reached: set[int], inputs: Any) -> None
     trained = {inner: p for inner, p in student.named_parameters() if p.requires_grad}
     left = {inner: id(p) for inner, p in trained.items() if id(p) not in reached}
     # Not every rank may get here; a norm over all ranks would make them wait for each other.
-    if not left or any(isinstance(part, nn.SyncBatchNorm) for part in student.modules()):
+    if not left or any(isinstance(part, nn.SyncBatchNorm) or is_group(part) for part in student.modules()):
         return
     cuts = [cut for cut in _cuts_of(student, inputs, name) if not cut.before.isdisjoint(left.values())]
     if not cuts:

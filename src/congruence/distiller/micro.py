@@ -24,6 +24,7 @@ from congruence.core.devices import on_tensors, row_count, take_rows, tensors
 from congruence.core.graph import checkpoints_reentrantly
 from congruence.models.evaluating import modes_of, set_modes
 from congruence.models.forward import version
+from congruence.models.sharded import is_sharded
 
 SIZE: check.Constraint = check.Real(low=1, closed="low", integer=True, optional=True)
 Forward = Callable[[Any], tuple[Any, dict[str, Tensor]]]  # inputs → a model's output and its tapped tensors
@@ -50,6 +51,9 @@ def in_chunks(run: Forward, model: nn.Module, inputs: Any, size: int | None) -> 
         )
     if samples <= size:
         return run(inputs)
+    if torch.is_grad_enabled() and is_sharded(model):
+        got = "a sharded student, whose gradients FSDP does not see in a second pass"
+        check.fail("Distiller.capture", "micro_batch", "None for a student that FSDP shards", got)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in of_inputs):
         got = "a tensor that wants some, which a second pass over chunks cannot give"
         check.fail("Distiller.capture", "inputs", "without gradient for micro_batch", got)

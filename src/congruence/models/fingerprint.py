@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Collection
-from typing import NamedTuple
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from congruence.core.content import NAMED, Content
 from congruence.core.fingerprint import weights_fingerprint
@@ -75,3 +75,16 @@ def model_fingerprint(model: nn.Module, scratch: Collection[str] = ()) -> ModelF
     if unreadable:
         weights = f"unknown {uuid.uuid4().hex[:8]}, see its attribute '{NAMED}'"
     return ModelFingerprint(weights, content.structure, tuple(unreadable))
+
+
+def state_fingerprint(state: Mapping[str, Any]) -> ModelFingerprint:
+    """Return the identity of a model by its state dict alone, as of a sharded one, whose parts hold FSDP's objects.
+
+    Example:
+        >>> first, second = (state_fingerprint(nn.Linear(2, 2).state_dict()) for _ in range(2))
+        >>> first.structure == second.structure, first.content == second.content
+        (True, False)
+    """
+    weights, unreadable = weights_fingerprint(state)
+    shapes = str([(name, list(value.shape)) for name, value in state.items() if isinstance(value, Tensor)])
+    return ModelFingerprint(weights, hashlib.sha256(shapes.encode()).hexdigest()[:16], tuple(unreadable))

@@ -16,6 +16,7 @@ from congruence.core.devices import on_tensors, private, tensors
 from congruence.models.evaluating import set_mode
 from congruence.models.layers import LayerError, Layers, unwrap
 from congruence.models.neutral import unchanged
+from congruence.models.sharded import at_rest
 
 _WHOLE = (torch.int32, torch.int64)
 
@@ -86,6 +87,7 @@ def dry_forward(layers: Layers, example: Any, *, training: bool, gradients: bool
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", message="None of the inputs have requires_grad=True")
         set_mode(layers.inner, training=training)
+        stack.callback(at_rest, layers.inner)
         try:
             return call(layers.inner, private(in_own_precision(layers.inner, _beside(layers.inner, example))))
         except LayerError:

@@ -16,7 +16,6 @@ from congruence.models.onnx_model import OnnxModel
 
 _SYNTAX = re.compile(r"(input:)?([^\[\]#:]*)(?:#(\d+))?((?:\[[^\[\]]+\])*)(?:#(\d+))?")
 _TRANSPARENT = frozenset({"_orig_mod", "_checkpoint_wrapped_module"})
-_SHARDED = frozenset({"FullyShardedDataParallel", "FSDPModule"})
 
 
 class LayerError(ValueError):
@@ -163,10 +162,10 @@ class Layers:
         self.scratch: set[str] = set()  # attributes that dry runs changed ("layer.calls"): no part of what the model is
         self._first: dict[nn.Module, str] = {}
         for part in model.modules():
-            if _SHARDED & {base.__name__ for base in type(part).__mro__}:
+            if any(base.__name__ == "FullyShardedDataParallel" for base in type(part).__mro__):
                 raise ValueError(
-                    f"The {name} is sharded by FSDP, whose layers cannot be read yet: "
-                    "give the plain module, or wrap it in DistributedDataParallel."
+                    f"The {name} is sharded by FullyShardedDataParallel, whose layers cannot be read: give the plain "
+                    "module, and shard it with torch.distributed.fsdp.fully_shard or FitOptions(shard=...)."
                 )
         if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
             raise ValueError(f"The {name} has lazy layers that have not seen data: run it once on an example first.")

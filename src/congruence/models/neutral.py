@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from congruence.core.content import same_content, script_attributes
 from congruence.models.evaluating import modes_of, set_modes
+from congruence.models.sharded import is_shard
 
 Undo = Callable[[], bool]  # puts something back; returns whether it had changed
 _OF_EVERY_MODULE = frozenset(vars(nn.Module())) - {"training"}
@@ -216,7 +217,7 @@ def _undo_generator(generator: Any) -> Undo:
 
 def _undo_tensor(tensor: Tensor) -> Undo:
     """Note a tensor's values, size and type; what puts them back leaves one alone that has them."""
-    if tensor.is_meta:
+    if tensor.is_meta or is_shard(tensor):  # a forward sees whole copies of shards
         return lambda: False
     try:
         before = tensor.detach().clone()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from congruence.core import check
+from congruence.models.sharded import is_shard
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -101,6 +102,8 @@ def shares_frozen_alone(first: nn.Module, second: nn.Module) -> bool:
 def _places(tensor: Tensor) -> list[tuple[torch.device, int]]:
     """Return where a tensor lies in memory; one that is made of others (a quantized weight) lies where they do."""
     made_of: Any = tensor
+    if is_shard(tensor):
+        return _places(made_of.to_local())
     if is_traceable_wrapper_subclass(made_of):
         names = made_of.__tensor_flatten__()[0]
         return [place for name in names for place in _places(getattr(tensor, name))]
@@ -130,6 +133,8 @@ def is_plain(tensor: Tensor) -> bool:
         True
     """
     made_of: object = tensor
+    if is_shard(tensor):
+        return is_plain(made_of.to_local())  # type: ignore[attr-defined]
     return not is_traceable_wrapper_subclass(made_of) and not tensor.is_quantized
 
 
@@ -143,6 +148,8 @@ def bits(tensor: Tensor) -> int | None:
         (0, False)
     """
     made_of: Any = tensor
+    if is_shard(tensor):
+        return bits(made_of.to_local())
     if is_traceable_wrapper_subclass(made_of):
         sums = [bits(getattr(tensor, name)) for name in made_of.__tensor_flatten__()[0]]
         return None if None in sums else sum(each for each in sums if each is not None)

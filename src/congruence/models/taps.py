@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from congruence.models.forward import are_words, call, dry_forward, in_own_preci
 from congruence.models.layers import LayerError, LayerPath, Layers, class_name, parse
 from congruence.models.layouts import batch_sizes, canonical_shape
 from congruence.models.observed import Observed
+from congruence.models.sharded import ShardedForward
 from congruence.models.tokens import Patches, patches_of, spread_blocks
 from congruence.models.turned import Turned
 
@@ -49,7 +50,7 @@ class Taps:
         name: "student", "teacher", ...; used in messages.
 
     Raises:
-        ValueError: for a model whose layers cannot be read (FSDP, lazy layers).
+        ValueError: for a model whose layers cannot be read (FullyShardedDataParallel, lazy layers).
 
     Example:
         >>> model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
@@ -69,6 +70,7 @@ class Taps:
         self.defaults = Defaults()  # of this mode; `in_evaluation` those of the other
         self.in_evaluation: Defaults | None = None
         self.compiled: Compiled | None = None  # what runs the model while it is set
+        self._shards = ShardedForward()
         self.may_drop = False  # whether `read` leaves out layers that do not run in a forward in training mode
         self.stages: dict[str, torch.Size] = {}  # of the default maps, shallow to deep
         self.tokens: str | None = None  # the last layer that gave tokens [B, N, C]
@@ -101,8 +103,8 @@ class Taps:
         with contextlib.ExitStack() as stack:
             stack.enter_context(observed.watching())
             for layer, module in reachable.items():
-                stack.enter_context(_hook(module.register_forward_pre_hook(self._entering(layer))))
-                stack.enter_context(_hook(module.register_forward_hook(self._leaving(layer, maps, tokens))))
+                stack.callback(module.register_forward_pre_hook(self._entering(layer)).remove)
+                stack.callback(module.register_forward_hook(self._leaving(layer, maps, tokens)).remove)
             output = dry_forward(self._layers, example, training=training)
         linears = [LinearCall(self._named(layer, n), left, had, own) for layer, n, left, had, own in self._linears]
         self.defaults, self.in_evaluation = find_defaults(linears, self._last, output, words=are_words(example)), None
@@ -316,7 +318,7 @@ class Taps:
             calls.clear()
             with rng.untouched(), contextlib.ExitStack() as stack:
                 for layer in fewest.keys() & reachable.keys():
-                    stack.enter_context(_hook(reachable[layer].register_forward_hook(counting(layer))))
+                    stack.callback(reachable[layer].register_forward_hook(counting(layer)).remove)
                 rng.seed_everything(draw)
                 dry_forward(self._layers, example, training=True)
             steady = steady and all(calls.get(layer, 0) == self._calls.get(layer, 0) for layer in fewest)
@@ -345,6 +347,7 @@ class Taps:
                     raise ValueError(f"The {self.name}'s layer '{text}' was not asked for with `require`.{near}")
             paths = {text: paths[text] for text in paths if text in only}
         # A copy: several models see one batch, and one that writes into its inputs would change those of the next.
+        self._shards.before(self._layers.inner)
         mine = private(in_own_precision(self._layers.inner, inputs))
         output, capture = self._run(mine, Capture(self.name, paths, self._targets, self._copied))
         # A layer that drops out at random runs in one forward in training mode and not in the next.
@@ -362,6 +365,7 @@ class Taps:
             )
         for text in capture.blind:
             self._check_gradient(text)
+        capture.values = self._shards.after(self._layers, capture.values, paths, self._targets)
         values = {text: self.turned.turn(text, value) for text, value in capture.values.items()}
         capture.begin()  # a compiled forward's capture lives on, and would hold this batch's graph until the next
         return output, values
@@ -390,11 +394,3 @@ class Taps:
                 f"The {self.name}'s layer '{text}' carries no gradient, as happens inside activation checkpointing "
                 "with use_reentrant=True: set use_reentrant=False, or read a layer outside."
             )
-
-
-@contextlib.contextmanager
-def _hook(handle: Any) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        handle.remove()

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from congruence.core.inputs import TEACHER
 from congruence.models.evaluating import set_mode
-from congruence.models.fingerprint import ModelFingerprint, model_fingerprint
+from congruence.models.fingerprint import ModelFingerprint, model_fingerprint, state_fingerprint
 from congruence.models.layers import is_unflattened
 from congruence.models.parameters import shares_parameters
 from congruence.models.prepared import Prepared, prepare
+from congruence.models.sharded import is_sharded, whole_state
 from congruence.models.taps import Taps
 
 LOG = logging.getLogger("congruence")
@@ -47,6 +48,7 @@ class Teacher:
         self.taps = Taps(module, name=name)
         self.module = module
         self.prepared: Prepared | None = None  # what `read` asks in its place
+        self.known: ModelFingerprint | None = None  # its identity, where it was sharded after that was read
         self.shared: dict[str, nn.Parameter] = {}  # that a student has, too: frozen ones
         for parameter in module.parameters():  # a ScriptModule has no `requires_grad_`
             if parameter.is_leaf:
@@ -73,7 +75,7 @@ class Teacher:
 
     def prepare(self) -> None:
         """Let `read` use a faster copy from now on, if there is one (see `congruence.models.prepared`)."""
-        self.prepared = prepare(self.taps)
+        self.prepared = None if is_sharded(self.module) else prepare(self.taps)
 
     @property
     def arithmetic(self) -> str:
@@ -81,7 +83,14 @@ class Teacher:
         return self.prepared.arithmetic if self.prepared else ""
 
     def fingerprint(self) -> ModelFingerprint:
-        """Return the teacher's identity, without attributes that its forward writes."""
+        """Return the teacher's identity, without attributes that its forward writes.
+
+        All ranks must call this for a teacher that its user has sharded, which is identified by its weights alone.
+        """
+        if self.known is not None:
+            return self.known
+        if is_sharded(self.module):
+            return state_fingerprint(whole_state(self.module.state_dict()))
         return model_fingerprint(self.module, self.taps.scratch)
 
     def read(self, inputs: Any, *, only: Collection[str] | None = None) -> tuple[Any, dict[str, Tensor]]:

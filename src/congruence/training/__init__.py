@@ -1,5 +1,6 @@
 """Floor 8: the training loop, and runs that stop and resume exactly."""
 
+from congruence.training.distributed import average_gradients
 from congruence.training.loop import fit
 from congruence.training.lost_ranks import LostRankError
 from congruence.training.options import Event, FitOptions, OptimizerOptions, ScheduleOptions
@@ -14,5 +15,6 @@ __all__ = [
     "NonFiniteLossError",
     "OptimizerOptions",
     "ScheduleOptions",
+    "average_gradients",
     "fit",
 ]

@@ -13,6 +13,7 @@ from congruence.core.devices import on_tensors, tensors
 from congruence.core.numerics import as_float64
 from congruence.distiller.distiller import Distiller
 from congruence.models.evaluating import evaluating
+from congruence.models.sharded import is_sharded
 
 LOG = logging.getLogger("congruence")
 SAMPLES = 64  # samples from the first batch, measured again after each epoch
@@ -69,7 +70,7 @@ class Collapse:
 
     def look(self) -> dict[str, Spread]:
         """Measure again, and warn once of a student that has collapsed."""
-        now = self._measure() if self.start else {}
+        now = self._measure() if self.start or is_sharded(self.distiller) else {}
         for name, spread_now in now.items():
             before = (self.start or {}).get(name)
             if before is None or name in self._told or not _collapsed(before, spread_now):

@@ -25,6 +25,7 @@ from congruence.distiller.balance import mean_gradients
 from congruence.distiller.captured import Captured
 from congruence.distiller.distiller import Distiller
 from congruence.methods.term import Term
+from congruence.models.sharded import is_shard, is_sharded
 from congruence.training.filling import storing
 from congruence.training.gradient_norms import GradientNorms
 from congruence.training.origin import Place, sums_of
@@ -150,9 +151,11 @@ def wrap(objective: Objective) -> nn.Module:
     """
     if world_size() == 1:
         return objective
-    if objective.micro_batch is not None or _checkpoints_reentrantly(objective.distiller):
+    sharded = is_sharded(objective.distiller.students)  # FSDP averages the shards, `average_gradients` the rest
+    if sharded or objective.micro_batch is not None or _checkpoints_reentrantly(objective.distiller):
         for parameter in objective.parameters():
-            dist.broadcast(parameter.detach(), src=0)
+            if not is_shard(parameter):
+                dist.broadcast(parameter.detach(), src=0)
         return objective
     device = next(objective.parameters()).device
     # Not reached by any loss, on purpose: the search for unused parameters then always finds one.
@@ -201,10 +204,25 @@ def first_ranks_statistics(students: nn.Module) -> None:
 
 
 def average_gradients(module: nn.Module) -> None:
-    """Average the gradients over the ranks; a parameter without one on every rank stays without."""
+    """Average the gradients over the ranks: grad = Σ_ranks grad / ranks; nothing on a single process.
+
+    For loops of your own in which no DistributedDataParallel does it. FSDP has averaged those of sharded parameters
+    (DTensors) already, which are left alone; a term's own parameters, which are not sharded, need this. A parameter
+    without a gradient on every rank stays without.
+
+    Args:
+        module: the distiller, or another module, after the backward. All ranks must call this.
+
+    Example:
+        >>> layer = nn.Linear(2, 1)
+        >>> layer(torch.ones(3, 2)).sum().backward()
+        >>> average_gradients(layer)
+        >>> layer.bias.grad
+        tensor([3.])
+    """
     if world_size() == 1:
         return
-    parameters = [p for p in module.parameters() if p.requires_grad]
+    parameters = [p for p in module.parameters() if p.requires_grad and not is_shard(p)]
     if not parameters:
         return
     there = torch.tensor([p.grad is not None for p in parameters], device=parameters[0].device)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from congruence.core import check
-from congruence.core.ranks import any_rank, means_over_ranks, rank, world_size
+from congruence.core.ranks import any_rank, rank, world_size
 from congruence.distiller.as_found import as_found
 from congruence.distiller.own_backward import why_no_own_backward, why_no_second_run
+from congruence.models.sharded import at_rest, is_sharded, mean_norm, own_backward
 
 LOG = logging.getLogger("congruence")
 
@@ -46,6 +47,8 @@ class GradientNorms:
             return {}
 
     def _measured(self, terms: Mapping[str, Tensor], weights: Mapping[str, Tensor], scale: Tensor) -> dict[str, Tensor]:
+        if is_sharded(self.students):
+            at_rest(self.students)
         parameters = [p for p in self.students.parameters() if p.requires_grad]
         reasons = {name: self._reason(name, value, parameters) for name, value in terms.items()}
         norms: dict[str, Tensor] = {}
@@ -58,11 +61,13 @@ class GradientNorms:
                 gradients = self._gradients(name, weights[name] * value * scale, parameters)
                 if self._agreed({name: self._failed.get(name, "")}, parameters):
                     # The ranks' mean is the gradient that the optimizer gets of this term.
-                    norms[name] = torch.nn.utils.get_total_norm(means_over_ranks(gradients)) / scale
+                    norms[name] = mean_norm(gradients) / scale
         return norms
 
-    def _gradients(self, name: str, loss: Tensor, parameters: list[nn.Parameter]) -> tuple[Tensor, ...]:
+    def _gradients(self, name: str, loss: Tensor, parameters: list[nn.Parameter]) -> Sequence[Tensor]:
         try:
+            if is_sharded(self.students):
+                return own_backward(loss, parameters)
             return torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True)
         except Exception as error:  # any error: training works without these norms
             self._failed[name] = f"a separate backward raised {check.sentence(error).rstrip('.')}"

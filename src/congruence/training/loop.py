@@ -20,6 +20,7 @@ from congruence.training.modes import channels_last, compiled, settled, teacher_
 from congruence.training.options import FitOptions
 from congruence.training.result import FitResult
 from congruence.training.run import Run
+from congruence.training.sharding import refuse_with_shards
 from congruence.training.step import train_step
 from congruence.training.sync_norms import synchronised
 
@@ -88,6 +89,7 @@ def _fitted(
     lost: LostRanks,
 ) -> FitResult:
     rng.seed_everything(options.seed + ranks.rank())  # each rank draws its own random masks for its own rows
+    refuse_with_shards(distiller, options, setup.as_list(optimizer))
     options = settled(options, distiller, device)
     # The memory order is set before models are compiled; the run is closed before all of this is undone.
     with (

@@ -17,6 +17,7 @@ from congruence.distiller.distiller import Distiller
 from congruence.models.compiled import Compiled
 from congruence.models.layers import has_compiled
 from congruence.models.memory_order import four_dimensional, ordered, prefers_channels_last, same_in_either_order
+from congruence.models.sharded import is_sharded
 from congruence.models.taps import Taps
 from congruence.training.optim import align
 from congruence.training.options import FitOptions
@@ -58,7 +59,10 @@ def settled(options: FitOptions, distiller: Distiller, device: torch.device) -> 
         if "channels_last" in names and "channels_last" not in found:
             dtype = torch.float32 if options.precision == "float32" else torch.bfloat16
             taps = [distiller._taps[name] for name in distiller.students]
-            found["channels_last"] = distiller.built and all(_gains(each, device, dtype) for each in taps)
+            sharded = options.shard is not None or is_sharded(distiller.students)
+            found["channels_last"] = (
+                not sharded and distiller.built and all(_gains(each, device, dtype) for each in taps)
+            )
         return found
 
     return replace(options, **ranks.on_rank_zero(settle))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from congruence.models.sharded import is_shard
 from congruence.training.options import FitOptions, OptimizerOptions, Precision, ScheduleOptions
 from congruence.training.saving.state import Stateful
 
@@ -19,6 +20,7 @@ def make_optimizer(groups: list[dict[str, Any]], options: OptimizerOptions) -> O
     parameters = [parameter for group in groups for parameter in group["params"]]
     kinds = {parameter.device.type for parameter in parameters if parameter.is_floating_point()}
     fused = (len(kinds) == 1 and kinds <= {"cpu", "cuda"} and all(map(torch.is_floating_point, parameters))) or None
+    fused = None if any(map(is_shard, parameters)) else fused  # no kernel takes shards and whole tensors together
     if options.name == "adamw":
         return torch.optim.AdamW(
             groups, lr=options.lr, betas=options.betas, weight_decay=options.weight_decay, fused=fused

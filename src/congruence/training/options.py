@@ -16,6 +16,7 @@ from congruence.training.saving.identity import options_identity
 
 Precision = Literal["float32", "bf16", "fp16"]
 TeacherSpeed = Literal["auto", "exact"]
+Shard = Literal["student", "both"]
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
 
 
@@ -184,6 +185,9 @@ class FitOptions:
         rank_timeout: seconds after which an exchange with a rank that does not answer ends the run with its name. It
             must be longer than what only the first rank does, such as diagnostics. None: the process group's own, 30
             minutes with gloo and 10 with nccl.
+        shard: None; "student" to divide the students' parameters, gradients and optimizer state over the ranks by
+            FSDP2, each repeated block on its own; "both" to divide the teachers' parameters, too. On a single process
+            nothing is divided. The students stay sharded after the run; their files are whole.
 
     Raises:
         ValueError: for a value out of its range.
@@ -215,6 +219,7 @@ class FitOptions:
     gradient_norms: bool = True
     sync_batch_norm: bool = False
     rank_timeout: float | None = None
+    shard: Shard | None = None
 
     def __post_init__(self) -> None:
         count = check.COUNT
@@ -238,6 +243,7 @@ class FitOptions:
             "one_standard_error": check.Flag(),
             "sync_batch_norm": check.Flag(),
             "rank_timeout": check.Real(low=0, optional=True),
+            "shard": check.Choice(get_args(Shard), optional=True),
         }
         check.hyperparameters("FitOptions", checks, **{name: getattr(self, name) for name in checks})
         if self.epochs is None and self.max_steps is None:

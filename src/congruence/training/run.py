@@ -29,7 +29,9 @@ from congruence.training.options import Event, FitOptions
 from congruence.training.position import Position
 from congruence.training.record import Recorder
 from congruence.training.result import FitResult
+from congruence.training.saving import shards
 from congruence.training.saving.best import Best
+from congruence.training.saving.checkpoint import naming_write_errors
 from congruence.training.saving.identity import run_identity
 from congruence.training.saving.run_directory import RunDirectory
 from congruence.training.saving.state import Generators, History, Stateful, kept, load_parts, state_of
@@ -271,10 +273,12 @@ class Run:
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
-        load_parts(self._parts(), state, out=self.options.out)
+        parts, directory = self._parts(), self.directory
+        if directory:
+            state = shards.joined(state, directory.checkpoints.folder, parts)
+        load_parts(parts, state, out=self.options.out)
         for optimizer in self.optimization.optimizers:
             align(optimizer)  # the loaded state has the memory order that it was saved with
-        directory = self.directory
         if directory:
             self.best.states = ranks.on_rank_zero(lambda: self.best.read(directory))
         LOG.info("Resumed at epoch %d, step %d.", self.position.epoch, self.position.step)
@@ -287,7 +291,10 @@ class Run:
         if not directory:
             return
         self._saved_at = time.monotonic()
-        state = state_of(self._parts())
+        state, parts = shards.split(state_of(self._parts()))
+        if parts:
+            with naming_write_errors(directory.checkpoints.folder):
+                state[shards.KEY] = shards.write(directory.checkpoints.folder, self.position.step, parts)
         ranks.on_rank_zero(lambda: directory.checkpoints.save(self.position.step, state))
 
     def _leave(self) -> None:

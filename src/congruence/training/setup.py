@@ -27,6 +27,7 @@ from congruence.training.optim import make_optimizer
 from congruence.training.options import FitOptions
 from congruence.training.record import event_writer
 from congruence.training.saving.best import Best
+from congruence.training.sharding import shard_as_wanted
 from congruence.training.smallest import rehearse_smallest
 from congruence.training.validate import rehearse, rehearse_diagnostics
 
@@ -118,6 +119,7 @@ def prepare(
     if not distiller.built:
         distiller.build(source.first().to(device).inputs)
     teachers_know(distiller, source.loader)
+    shard_as_wanted(distiller, options)
     if options.teacher_speed == "auto":
         for teacher in distiller.teachers.values():
             teacher.prepare()

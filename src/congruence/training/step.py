@@ -10,11 +10,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from congruence.core.batch import Batch
+from congruence.models.sharded import is_shard
 from congruence.training.distributed import average_gradients, unwrapped
 from congruence.training.optim import Optimization, step_unless
 from congruence.training.options import FitOptions
 from congruence.training.origin import Place
 from congruence.training.record import NORMS_EVERY, SKIPPED, Recorder
+from congruence.training.sharding import clip
 
 
 def train_step(
@@ -104,6 +106,8 @@ def _quiet(objective: nn.Module, last: bool) -> contextlib.AbstractContextManage
 def _clip(parameters: Sequence[nn.Parameter], largest: float | None) -> Tensor:
     """Return the gradient's norm over all parameters, before it is scaled down to `largest` if that is given."""
     gradients = [p.grad for p in parameters if p.grad is not None]
+    if any(map(is_shard, gradients)):
+        return clip(gradients, largest)
     if len({(gradient.device, gradient.dtype) for gradient in gradients}) == 1:
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     else:

@@ -20,6 +20,7 @@ from congruence.models.evaluating import evaluating
 from congruence.models.reused import ReusedClassifier
 from congruence.training.options import Diagnose, Evaluate
 from congruence.training.scored import COUNT, add, kind_of, numbers_of, sums_of
+from congruence.training.sharding import any_sharded, in_step
 
 LOG = logging.getLogger("congruence")
 
@@ -70,13 +71,17 @@ def _validated(distiller: Distiller, loader: Iterable[Any], device: torch.device
 def _sums(distiller: Distiller, loader: Iterable[Any], device: torch.device, *, labels: bool) -> dict[str, Any]:
     """Add up the measurements of all ranks' batches, using labels if wanted and available."""
     totals: dict[str, Tensor] = {}
-    for batch in BatchSource(loader, "val_loader").share(ranks.rank(), ranks.world_size()):
+    source = BatchSource(loader, "val_loader")
+    share = source.share(ranks.rank(), ranks.world_size())
+    runs_on_all = ranks.world_size() > 1 and any_sharded(distiller)
+    for batch, counts in in_step(share, source) if runs_on_all else ((batch, True) for batch in share):
         batch = batch.to(device)
         labels = labels and (bool(totals) or batch.labels is not None)  # the first batch decides
         measured = sums_of_batch(distiller, batch, labels=labels)
         if not measured and not totals:
             labels, measured = False, sums_of_batch(distiller, batch, labels=False)
-        add(totals, measured)
+        if counts:
+            add(totals, measured)
     return sums_over_ranks(totals)
 
 

@@ -65,4 +65,5 @@ def test_an_identity_keeps_what_it_says():
         "channels_last": False,
         "teacher_speed": "exact",
         "sync_batch_norm": False,
+        "shard": None,
     }

@@ -13,7 +13,7 @@ import torch
 
 from congruence.core.files import atomic, naming
 from congruence.models.weights_file import ChangedError, torch_content
-from congruence.training.saving import outline
+from congruence.training.saving import outline, shards
 from congruence.training.saving.migrate import FORMAT, migrate_checkpoint
 
 LOG = logging.getLogger("congruence")
@@ -51,6 +51,7 @@ class Checkpoints:
         """Remove all checkpoints."""
         for path in self.files():
             path.unlink()
+        shards.drop(self.folder, set(), "", {})
 
     def save(self, step: int, state: dict[str, Any]) -> Path:
         """Write a checkpoint (temporary file, fsync, rename) and drop all but the last two."""
@@ -61,6 +62,7 @@ class Checkpoints:
             torch.save({**whole, outline.KEY: outline.outline(whole)}, file)
         for old in self.files()[KEPT:]:
             old.unlink(missing_ok=True)
+        shards.drop(self.folder, {file.stem for file in self.files()}, path.stem, state)
         return path
 
     @staticmethod
@@ -78,6 +80,8 @@ class Checkpoints:
         except Exception as error:  # other bytes can raise anything
             raise ValueError(f"'{path.name}' is truncated or foreign ({type(error).__name__})") from None
         present = isinstance(content, dict) and content.get("congruence") == FORMAT
+        if present and not shards.complete(path.parent, content):
+            raise ValueError(f"'{path.name}' is damaged: its folder '{content[shards.KEY]}' is missing or incomplete")
         if present and (changed := outline.fault(content)):
             raise ValueError(f"'{path.name}' is damaged: {changed}")
         try:

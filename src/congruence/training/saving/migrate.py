@@ -22,6 +22,7 @@ _YOUNGER_OPTIONS = {
     "teacher_speed": "exact",
     "one_standard_error": False,
     "sync_batch_norm": False,
+    "shard": None,
 }
 
 

@@ -11,7 +11,9 @@ import torch
 from torch import nn
 
 import congruence as cg
+from congruence.config.load import load_config
 from congruence.models.sharded import whole, whole_state
+from congruence.pipeline import stages
 from congruence.testing.case import batches, gradients, small_distiller
 from congruence.training.distributed import Objective, average_gradients, wrap
 from congruence.training.run import Run
@@ -145,6 +147,31 @@ def cached(folder):
     return cg.Distiller(teacher, Net(1), TERMS, example=data().tensors[0][:4])
 
 
+CONFIG = """
+[data]
+name = "digits"
+
+[stages.student.student]
+model = "cnn3"
+
+[stages.student.train]
+max_steps = 2
+device = "cpu"
+shard = "student"
+
+[[stages.student.terms]]
+key = "ce"
+"""
+
+
+def _of_a_configuration(rank, folder):
+    """What the student of a configuration says on the first rank alone, which measures it; its file says the same."""
+    file = folder / f"config-{rank}.toml"
+    file.write_text(CONFIG)
+    done = stages.run(load_config(file), folder / "configured")["student"]
+    return done.student(torch.ones(2, 1, 8, 8)).detach() if rank == 0 else None
+
+
 def _with_an_optimizer():
     made = distiller()
     optimizer = torch.optim.SGD(made.parameter_groups(), lr=0.1)
@@ -210,6 +237,7 @@ def on_a_rank(rank, folder, cases):
     found["sentences"] = {
         name: sentence(functools.partial(fitted, shard="student", **more)) for name, more in REFUSED.items()
     }
+    found["alone"] = _of_a_configuration(rank, folder)
     found["cached both"] = sentence(functools.partial(fitted, made=cached(folder), shard="both"))
     found["optimizer"] = sentence(_with_an_optimizer)
     found["second pass"] = sentence(lambda: after(data().tensors[0][:8], micro_batch=2))

@@ -20,6 +20,7 @@ from _harness.sharded import (
 )
 from torch import nn
 
+from congruence import load_student
 from congruence.core.files import read_lines
 from congruence.models import load_weights
 from congruence.testing.agreement import require_agreement, two_steps
@@ -152,6 +153,11 @@ def test_a_cached_teacher_teaches_a_sharded_student(found, whole_run):
         alike(of_rank["cached"]["state"], made.state_dict())
         for ours, theirs in zip(of_rank["cached"]["history"], result.history, strict=True):
             assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+def test_the_student_of_a_configuration_is_plain_after_its_stage(found):
+    folder, (first, _) = found
+    assert torch.equal(first["alone"], load_student(folder / "configured")(torch.ones(2, 1, 8, 8)))
 
 
 def test_a_sharded_student_is_compared_on_every_rank(found, whole_run):

@@ -74,10 +74,13 @@ def _trained(config: RunConfig, built: Built) -> StageRun:
         if not directory.identity.exists():
             write_students(directory, built.models.described)
     protocol = protocol_of(config, built.splits)
+    students, teachers = built.models.students, built.models.teachers
+    if built.options.shard is not None:  # what follows runs on the first rank alone, which no sharded model can
+        students, teachers = copy.deepcopy((students, teachers))
     result = fit(built.distiller, built.train_loader, built.val_loader, built.options)
-    leave_best(built.models.students, result, out)
+    leave_best(students, result, out)
     classifies = teaches_classes(built.distiller)
-    return StageRun(result, built.models.students, built.models.teachers, built.splits, classifies, protocol)
+    return StageRun(result, students, teachers, built.splits, classifies, protocol)
 
 
 def run(

@@ -18,7 +18,7 @@ EAGER = 3  # steps of an epoch before its graph: lazily made parts appear, and c
 # Rows that look at values on the host (`tests/_harness/reads.py`): their steps cannot be a graph.
 LOOKING = {
     *("wasserstein", "class_wasserstein", "joint_wasserstein", "gaussian_wasserstein", "class_gaussian_wasserstein"),
-    *("intra_class", "arcface", "crd", "ofd"),
+    *("intra_class", "arcface", "rkd", "crd", "ofd"),
 }
 _POOLED = ("pkt", "mkt", "perception_coherence", "kd", "rkd", "fitnet", "ce")  # read rows, of maps their means
 
@@ -168,6 +168,19 @@ class Course:
         loss.backward()
         self.optimizer.step()
 
+    def _capture(self) -> None:
+        """Capture a step; where something cannot be captured, go on without, and say so."""
+        _wait()
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, stream=self.stream):
+                self._work()
+        except RuntimeError as error:
+            self.graphed = False
+            print(f"  no graph: {str(error).splitlines()[0]}", flush=True)
+        else:
+            self.graph = graph
+
     def step(self) -> None:
         """Take one step, on the course's own stream."""
         rows = self.order[self.done * self.size : (self.done + 1) * self.size]
@@ -179,9 +192,7 @@ class Course:
             self.remembered.at = self.at
         self.rate.fill_(self.peak * self.schedule.at(self.epoch + self.done / self.steps, self.train["epochs"]))
         if self.graphed and self.graph is None and self.done >= EAGER:
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph, stream=self.stream):
-                self._work()
+            self._capture()
         if self.graph is not None:
             self.graph.replay()
         else:

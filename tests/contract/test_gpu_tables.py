@@ -11,7 +11,9 @@ import sys
 import numpy as np
 import pytest
 import torch
+from _harness.cases import OWN_KEYS
 from _harness.pages import ROOT
+from _harness.reads import LOOKING
 
 from congruence.bench.planfile import load_plan
 
@@ -76,6 +78,10 @@ def test_its_rows_are_those_of_the_plans(tables):
         assert [term["key"] for term in stage["terms"]] == [term.key for term in wanted[method].terms]
         assert stage["student"]["model"] == wanted[method].student.model
         assert stage["train"]["epochs"] == wanted[method].train.epochs
+
+
+def test_no_step_that_looks_at_values_becomes_a_graph(tables):
+    assert set(LOOKING) & set(OWN_KEYS) <= sys.modules["gpu_course"].LOOKING
 
 
 def test_assignment_finds_what_the_simplex_finds(tables, monkeypatch):

@@ -188,7 +188,7 @@ def _problems(raw: Mapping[str, Any]) -> list[str]:
         rows = [*methods, *(f"{method}-{variant}" for method in methods for variant in variants)]
     if raw.get("average") is True and isinstance(variants, dict) and (AVERAGE in variants or len(variants) < 2):
         problems.append(f"average: expected two variants or more, none of them '{AVERAGE}', got {brief([*variants])}.")
-    averages = [f"{method}-{AVERAGE}" for method in methods] if rows and raw.get("average") is True else []
+    averages = [f"{method}-{AVERAGE}" for method in methods or ()] if rows and raw.get("average") is True else []
     if rows and isinstance(raw.get("published"), dict):
         problems += published_problems(raw["published"], [*rows, *averages])
     for key in ("overrides", "teachers"):

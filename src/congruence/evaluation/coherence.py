@@ -66,7 +66,8 @@ def _measure(of: Embeddings, _: Mapping[str, Tensor], *, sizes: tuple[int, ...],
         return {}
     found: dict[str, Value] = {}
     for size in sizes:
-        options = {"batch_size": size, "repeats": _REPEATS, "generator": torch.Generator().manual_seed(seed)}
-        mean, _ = estimate_perception_coherence(of.student_features, of.teacher_features, **options)
-        found[f"gpcl_batch_{size}"] = mean
+        draws = torch.Generator().manual_seed(seed)
+        found[f"gpcl_batch_{size}"] = estimate_perception_coherence(
+            of.student_features, of.teacher_features, batch_size=size, repeats=_REPEATS, generator=draws
+        )[0]
     return found

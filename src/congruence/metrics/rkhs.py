@@ -47,7 +47,7 @@ def rkhs_norm(outputs: Tensor, kernel: Tensor) -> float:
     Reference:
         Peng et al., Correlation Congruence for Knowledge Distillation, appendix, def. 2.
     """
-    _check("rkhs_norm", kernel, outputs=outputs)
+    _check("rkhs_norm", kernel, outputs)
     values, vectors = torch.linalg.eigh(as_float64(kernel))
     within = values > values[-1].clamp(min=0) * len(kernel) * torch.finfo(torch.float64).eps
     parts = vectors.T @ as_float64(outputs)
@@ -93,7 +93,7 @@ def norm_reduction(outputs: Tensor, teacher: Tensor, kernel: Tensor, *, weight_d
         The paper's L_KD has cross-entropy; squared errors have the Hessian Θ/n + μ at every h, in closed form.
     """
     name = "norm_reduction"
-    _check(name, kernel, outputs=outputs)
+    _check(name, kernel, outputs)
     check.floating(name, 2, teacher=teacher)
     check.same_rows(name, outputs=outputs, teacher=teacher)
     check.finite(name, teacher=teacher)
@@ -147,9 +147,12 @@ def generalization_bound(
     return risk + 2 * complexity + 2 * lipschitz * math.sqrt(math.log(2 / failure) / (2 * count))
 
 
-def _check(function: str, kernel: Tensor, **rows: Tensor) -> None:
-    check.floating(function, 2, kernel=kernel, **rows)
-    check.finite(function, kernel=kernel, **rows)
-    check.same_rows(function, kernel=kernel, **rows)
+def _check(function: str, kernel: Tensor, outputs: Tensor | None = None) -> None:
+    check.floating(function, 2, kernel=kernel)
+    check.finite(function, kernel=kernel)
+    if outputs is not None:
+        check.floating(function, 2, outputs=outputs)
+        check.finite(function, outputs=outputs)
+        check.same_rows(function, outputs=outputs, kernel=kernel)
     if kernel.shape[0] != kernel.shape[1]:
         check.fail(function, "kernel", "a square matrix", f"shape {list(kernel.shape)}")

@@ -90,10 +90,10 @@ def against(rows: Sequence[Row], baseline: str, *, corrected: bool = False) -> l
     """Return the lines of a table of one variant's rows against the baseline's, heading first; none without a baseline.
 
     Each number measured for a student, also by a protocol, has a column: the mean difference, its interval, and the
-    number of seeds in which the row is better. If the plan's diagnostics include losses, there are two more columns for the loss of the method's
-    own term: its final value divided by its value after the first epoch, and by its value for the baseline's student if
-    that was measured. With `corrected`, cells also have p of the paired t-test, corrected for the rows of the table
-    (`holm`).
+    number of seeds in which the row is better. If the plan's diagnostics include losses, there are two more columns
+    for the loss of the method's own term: its final value divided by its value after the first epoch, and by its
+    value for the baseline's student if that was measured. With `corrected`, cells also have p of the paired t-test,
+    corrected for the rows of the table (`holm`).
     """
     rows = whole(rows)
     own = {row["seed"]: row for row in rows if row["method"] == baseline}

@@ -126,3 +126,14 @@ def test_corrected_tables_state_p():
     assert [line[1] for line in told[1:]] == [
         f"{line[1]} p {each:.3f}" for line, each in zip(plain[1:], p, strict=True)
     ]
+
+
+def test_numbers_of_a_protocol_have_a_column():
+    rows = [
+        row(method, seed, 0.5, neighbour_overlap_10=0.2 + 0.01 * seed + gain)
+        for seed in range(3)
+        for method, gain in (("ce", 0.0), ("kd", 0.02))
+    ]
+    heading, line = against(rows, "ce")
+    assert line[heading.index("overlap@10 (%)")].startswith("+2.0 [+2.0, +2.0]")
+    assert "seconds" not in heading

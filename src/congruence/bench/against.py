@@ -13,6 +13,7 @@ from congruence import methods
 from congruence.bench.failed import whole
 from congruence.evaluation.number import Number
 from congruence.evaluation.numbers import RESERVED
+from congruence.evaluation.published import published
 from congruence.evaluation.stored import described
 from congruence.methods.term import Term
 
@@ -88,11 +89,11 @@ def holm(probabilities: Sequence[float | None]) -> list[float | None]:
 def against(rows: Sequence[Row], baseline: str, *, corrected: bool = False) -> list[list[str]]:
     """Return the lines of a table of one variant's rows against the baseline's, heading first; none without a baseline.
 
-    Each number measured for a student has a column: the mean difference, its interval, and the number of seeds in which
-    the row is better. If the plan's diagnostics include losses, there are two more columns for the loss of the method's
-    own term: its final value divided by its value after the first epoch, and by its value for the baseline's student if
-    that was measured. With `corrected`, cells also have p of the paired t-test, corrected for the rows of the table
-    (`holm`).
+    Each number measured for a student, also by a protocol, has a column: the mean difference, its interval, and the
+    number of seeds in which the row is better. If the plan's diagnostics include losses, there are two more columns
+    for the loss of the method's own term: its final value divided by its value after the first epoch, and by its
+    value for the baseline's student if that was measured. With `corrected`, cells also have p of the paired t-test,
+    corrected for the rows of the table (`holm`).
     """
     rows = whole(rows)
     own = {row["seed"]: row for row in rows if row["method"] == baseline}
@@ -102,7 +103,8 @@ def against(rows: Sequence[Row], baseline: str, *, corrected: bool = False) -> l
     if not groups:
         return []
     had = dict.fromkeys(key for row in rows for key, value in row.items() if key not in RESERVED and value is not None)
-    numbers = [n for n in described("plan", had) if n.key in had and n.function is not None]
+    measured = [n for n in described("plan", had) if n.key in had]
+    numbers = [n for n in measured if n.function is not None or published(n.key) is not None]
     with_losses = any(_losses(row, "last") for row in rows)
     heading = ["", *(number.title or number.key for number in numbers)]
     tested = {number.key: _tested(list(groups.values()), own, number) if corrected else [] for number in numbers}

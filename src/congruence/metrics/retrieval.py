@@ -96,27 +96,30 @@ def retrieval_map(
         rows = min(rows, block_rows(len(database), _RANKED_ENTRIES))
     block = block_maker(query, database, metric)
     starts = range(0, len(query), rows)
-    scores = [torch.empty(0)] * len(starts)
+    # One tensor for all: a small result a block, kept while large ones come and go, would leave the heap full of holes.
+    scores = torch.full((len(query),), torch.nan, dtype=torch.float64, device=query.device)
+    found = torch.zeros(len(query), dtype=torch.bool, device=query.device)
 
     def work(number: int) -> None:
         part = slice(starts[number], starts[number] + rows)
         labels = query_labels[part]
         ranks = flag_ranks(block(part), database_labels == labels[:, None])
-        ranks = ranks[ranks[:, 0].isfinite()]
+        has = found[part] = ranks[:, 0].isfinite()
+        ranks = ranks[has]
         match interpolation:
             case "11pt":
-                scores[number] = _eleven_point(ranks)
+                scores[part][has] = _eleven_point(ranks)
             case "none":
-                scores[number] = _plain(ranks)
+                scores[part][has] = _plain(ranks)
             case "passalis":
-                scores[number] = _passalis(ranks, min(len(labels), len(database)))
+                scores[part][has] = _passalis(ranks, min(len(labels), len(database)))
 
     if query.device.type == "cpu":
         share_out(work, range(len(starts)))
     else:
         for number in range(len(starts)):
             work(number)
-    return _mean("retrieval_map", torch.cat(scores), query.shape[0])
+    return _mean("retrieval_map", scores[found], query.shape[0])
 
 
 @torch.no_grad()

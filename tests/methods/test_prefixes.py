@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+from _harness.cases import OWN_KEYS
 from torch import nn
 
 import congruence as cg
 from congruence.config.tables import TermConfig
 from congruence.losses import correlation_congruence_loss, pkt_loss
-from congruence.methods import Term, keys, row
+from congruence.methods import Term, row
 from congruence.methods.method import Clock
 from congruence.methods.prefixes import Prefixes
 
@@ -83,7 +84,7 @@ def test_a_balanced_weight():
     torch.testing.assert_close(*lengths)
 
 
-FEATURES = [key for key in keys() if row(key).needs.roles == ("features",) and row(key).needs.students == "each"]
+FEATURES = [key for key in OWN_KEYS if row(key).needs.roles == ("features",) and row(key).needs.students == "each"]
 
 
 @pytest.mark.parametrize("key", FEATURES)

@@ -105,6 +105,7 @@ def norm_reduction(outputs: Tensor, teacher: Tensor, kernel: Tensor, *, weight_d
     return float((ours * torch.linalg.solve(hessian, gradient)).sum())
 
 
+@torch.no_grad()
 def generalization_bound(
     *, risk: float, norm: float, kernel: Tensor, lipschitz: float = 1.0, failure: float = 0.05
 ) -> float:

@@ -65,8 +65,8 @@ def test_a_plans_results_are_whole(folder):
     rows = lines(folder / "results.jsonl")
     assert rows
     assert len({(row["method"], row["variant"], row["seed"]) for row in rows}) == len(rows)
-    tuning = folder / "tuning.jsonl"
-    for row in rows + lines(folder / "teachers.jsonl") + (lines(tuning) if tuning.exists() else []):
+    more = [folder / name for name in ("teachers.jsonl", "tuning.jsonl")]  # a pretrained teacher has no line
+    for row in [*rows, *(line for path in more if path.exists() for line in lines(path))]:
         assert all(math.isfinite(value) for value in row.values() if isinstance(value, float))
     assert all(row["parameters"] > 0 for row in rows)
 

@@ -214,6 +214,7 @@ def test_what_is_no_number_shows_in_a_loss(name):
         spoil_a_loss(LOSS_CASES[name], count)
 
 
+INFINITE = {"rkhs_norm"}  # outputs outside the range of a kernel, whose other eigenvalues may be tiny
 # Whose samples may come in any order: no positions, no draws, no second set of rows.
 ORDERLESS = [
     name
@@ -239,7 +240,7 @@ def attack_a_metric(name: str, count: int) -> None:
     if isinstance(found, str):
         assert re.fullmatch(rf"`{name}`: [^\n]+, got [^\n]+", found), (attack.told, found)
         return
-    if set(attack.kinds) <= {"plain", "times 100", "times 1e-4"}:
+    if set(attack.kinds) <= {"plain", "times 100", "times 1e-4"} and name not in INFINITE:
         assert all(map(math.isfinite, found)), (attack.told, found)
     if attack.dtype.itemsize == 2:
         wide = {key: cast(value, Tensor.float) if isinstance(value, Tensor) else value for key, value in given.items()}

@@ -162,7 +162,7 @@ def test_without_labels_the_table_has_what_needs_none(tmp_path, caplog):
     for key in ("gpcl", "neighbour_overlap", "linear_cka"):
         assert 0 <= tested[key] <= 1
     shown = [line.split()[0] for line in result.stdout.splitlines()]
-    assert {"coherence", "neighbour_overlap", "linear_cka"} <= set(shown)
+    assert {"coherence", "neighbour_overlap", "CKA"} <= set(shown)
     assert "accuracy" not in shown[shown.index("test") :]
     assert "has no `fingerprint()`" in caplog.text + result.stderr
     assert not list(out.glob("teacher-rows/*"))  # nothing would tell whether they are of these samples

@@ -101,7 +101,7 @@ def test_people_are_measured_by_cameras(tmp_path: Path):
         assert 0 < tested[column]["reid_map"] <= 1
         assert tested[column]["rank_1"] <= tested[column]["rank_5"] <= tested[column]["rank_10"]
     assert tested["best"]["neighbour_overlap"] is not None
-    assert {"rank-1", "re-id", "neighbour_overlap", "linear_cka"} <= {s.split()[0] for s in result.stdout.splitlines()}
+    assert {"rank-1", "re-id", "neighbour_overlap", "CKA"} <= {s.split()[0] for s in result.stdout.splitlines()}
     found = json.loads(invoke("evaluate", tmp_path / "run", "--json").stdout)
     assert {key: found["student"][key] for key in REID} == pytest.approx({key: tested["best"][key] for key in REID})
     data = load_config(tmp_path / "run" / "config.toml").data

@@ -88,7 +88,8 @@ def test_memory_is_the_chunk_s_alone_where_there_are_many_samples(widths):
         lambda: kernel_transfer_error(student, teacher, chunk_size=chunk),
         lambda: landmark_transfer_error(student, teacher, student[:50], teacher[:50], chunk_size=chunk),
     ):
-        assert peak_bytes(call) <= 40 * (chunk + w) * w < 20_000 * w * 8
+        few = 2**14  # Python objects
+        assert peak_bytes(call) <= 40 * (chunk + w) * w + few < 20_000 * w * 8
 
 
 def test_memory_with_few_samples_is_linear_in_them():

@@ -116,7 +116,6 @@ class _Gather(torch.autograd.Function):
     def forward(ctx: Any, rows: Sequence[Rows], *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.rows, ctx.traffic = rows, counting_now()
         ctx.set_materialize_grads(False)
-        ctx.whole = [(sum(each.counts), *tensor.shape[1:]) for each, tensor in zip(rows, tensors, strict=True)]
         own = [_padded(tensor.detach(), each.most) for tensor, each in zip(tensors, rows, strict=True)]
         got = _exchanged("gather", own, rows, ctx.traffic, to_each=False)
         whole = tuple(
@@ -127,19 +126,15 @@ class _Gather(torch.autograd.Function):
         )
         ctx.wants = [ctx.needs_input_grad[at + 1] and t.is_floating_point() for at, t in enumerate(tensors)]
         ctx.mark_non_differentiable(*(t for t, wants in zip(whole, ctx.wants, strict=True) if not wants))
-        ctx.like = [(tensor.dtype, tensor.device) for tensor in tensors]
         return whole
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
-        # Zeros where a loss reads some of the tensors alone: every rank must send as much.
-        at = [number for number, wants in enumerate(ctx.wants) if wants]
-        whole = [
-            torch.zeros(ctx.whole[n], dtype=ctx.like[n][0], device=ctx.like[n][1]) if g is None else g
-            for n, g in ((n, gradients[n]) for n in at)
-        ]
-        own = iter(_SumForOwners.apply([ctx.rows[n] for n in at], ctx.traffic, *whole))
-        return None, *(next(own) if wants else None for wants in ctx.wants)
+        # A tensor that no loss reads is left out, and stays without a gradient: all ranks compute the same losses of
+        # the same rows, so it is left out on all.
+        at = [number for number, wants in enumerate(ctx.wants) if wants and gradients[number] is not None]
+        own = iter(_SumForOwners.apply([ctx.rows[n] for n in at], ctx.traffic, *(gradients[n] for n in at)))
+        return None, *(next(own) if number in at else None for number in range(len(ctx.wants)))
 
 
 class _SumForOwners(torch.autograd.Function):

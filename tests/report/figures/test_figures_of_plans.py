@@ -91,8 +91,8 @@ def test_samplers_are_apart_and_random_batches_beside_them():
 def test_errors_are_those_of_the_papers_methods():
     before, behind = errors(Given([ROOT / "results" / "evidence-2"]))
     for groups, key in ((before, "kernel_transfer_error"), (behind, "logit_kernel_transfer_error")):
-        assert [spot.label for spot in groups["B-cnn3"]] == ["baseline", "RKD", "KD", "KDA"]
-        assert list(groups["B-cnn3"][3].values) == values("evidence-2", key, method="kda")
+        assert [spot.label for spot in groups["B-cnn3"]] == ["baseline", "AT", "RKD", "KD", "KDA"]
+        assert list(groups["B-cnn3"][-1].values) == values("evidence-2", key, variant="B-cnn3", method="kda")
 
 
 def test_soft_labels_are_the_teachers_and_accuracies_their_students():

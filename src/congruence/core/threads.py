@@ -11,8 +11,8 @@ import torch
 Piece = TypeVar("Piece")
 
 
-def share_out(work: Callable[[Piece], None], pieces: Iterable[Piece]) -> None:
-    """Call `work` for every piece, without gradients, in `torch.get_num_threads()` threads.
+def share_out(work: Callable[[Piece], None], pieces: Iterable[Piece], device: torch.device | None = None) -> None:
+    """Call `work` for every piece, without gradients, in `torch.get_num_threads()` threads; on a GPU in the caller's.
 
     For work that NumPy or small products do: both let go of Python's lock. A thread's own torch operations use that
     thread alone, so that n threads use n cores, and a process with one thread (a worker of a plan) starts none.
@@ -26,7 +26,7 @@ def share_out(work: Callable[[Piece], None], pieces: Iterable[Piece]) -> None:
         [0.0, 1.0, 2.0, 3.0]
     """
     listed, threads = list(pieces), torch.get_num_threads()
-    workers = min(threads, len(listed))
+    workers = min(threads, len(listed)) if device is None or device.type == "cpu" else 1
     if workers <= 1:
         with torch.no_grad():
             for piece in listed:

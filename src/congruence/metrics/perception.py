@@ -198,11 +198,7 @@ def _rank_gaps(
         gaps[anchors] = rank_gaps(student_block(anchors), teacher_block(anchors), tolerances)
 
     pieces = [slice(start, start + rows) for start in range(0, count, rows)]
-    if student.device.type == "cpu":
-        share_out(work, pieces)
-    else:
-        for piece in pieces:
-            work(piece)
+    share_out(work, pieces, student.device)
     return gaps
 
 

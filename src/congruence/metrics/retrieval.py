@@ -95,13 +95,12 @@ def retrieval_map(
     if interpolation != "passalis":
         rows = min(rows, block_rows(len(database), _RANKED_ENTRIES))
     block = block_maker(query, database, metric)
-    starts = range(0, len(query), rows)
     # One tensor for all: a small result a block, kept while large ones come and go, would leave the heap full of holes.
     scores = torch.full((len(query),), torch.nan, dtype=torch.float64, device=query.device)
     found = torch.zeros(len(query), dtype=torch.bool, device=query.device)
 
-    def work(number: int) -> None:
-        part = slice(starts[number], starts[number] + rows)
+    def work(start: int) -> None:
+        part = slice(start, start + rows)
         labels = query_labels[part]
         ranks = flag_ranks(block(part), database_labels == labels[:, None])
         has = found[part] = ranks[:, 0].isfinite()
@@ -114,11 +113,7 @@ def retrieval_map(
             case "passalis":
                 scores[part][has] = _passalis(ranks, min(len(labels), len(database)))
 
-    if query.device.type == "cpu":
-        share_out(work, range(len(starts)))
-    else:
-        for number in range(len(starts)):
-            work(number)
+    share_out(work, range(0, len(query), rows), query.device)
     return _mean("retrieval_map", scores[found], query.shape[0])
 
 

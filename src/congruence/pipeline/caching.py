@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -11,13 +10,12 @@ from typing import TYPE_CHECKING
 
 from congruence.config.references import StudentRef
 from congruence.core import check
-from congruence.core.allocator import memory_kept
 from congruence.pipeline.build import Built, build_stage, cache_folders
 from congruence.pipeline.context import RunContext
 from congruence.teacher_cache import ShardState, fill_shard
 from congruence.training import setup
 from congruence.training.distributed import pick_device
-from congruence.training.modes import channels_last, compiled, settled, teacher_left_alone
+from congruence.training.modes import arranged, settled
 from congruence.training.saving.run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -140,17 +138,11 @@ def _fill(built: Built, shard: tuple[int, int], report: Report | None) -> dict[s
     """Fill the shard with the models as `fit` would have them: on its device, prepared, in its order of memory."""
     distiller, device = built.distiller, pick_device(built.options.device)
     options = settled(built.options, distiller, device)
-    auto = options.teacher_speed == "auto"
-    with (
-        memory_kept() if device.type == "cpu" else contextlib.nullcontext(),
-        teacher_left_alone(distiller),
-        channels_last(distiller, options.channels_last is True, teacher=auto),
-        compiled(distiller, options.compile),
-    ):
+    with arranged(distiller, options, device):
         distiller.to(device)
         if not distiller.built:
             check.fail("fill_caches", "the stage", "one whose data gives an example", "none")
         setup.teachers_know(distiller, built.train_loader)
-        for teacher in distiller.teachers.values() if auto else ():
+        for teacher in distiller.teachers.values() if options.teacher_speed == "auto" else ():
             teacher.prepare()
         return fill_shard(distiller, shard, report=report)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,13 +9,12 @@ import torch
 from torch.optim import Optimizer
 
 from congruence.core import check, ranks, rng
-from congruence.core.allocator import memory_kept
 from congruence.distiller.distiller import Distiller
 from congruence.training import setup
 from congruence.training.distributed import join_process_group, pick_device
 from congruence.training.filling import filled
 from congruence.training.lost_ranks import LostRanks
-from congruence.training.modes import channels_last, compiled, settled, teacher_left_alone
+from congruence.training.modes import arranged, settled
 from congruence.training.options import FitOptions
 from congruence.training.result import FitResult
 from congruence.training.run import Run
@@ -91,17 +89,9 @@ def _fitted(
     rng.seed_everything(options.seed + ranks.rank())  # each rank draws its own random masks for its own rows
     refuse_with_shards(distiller, options, setup.as_list(optimizer))
     options = settled(options, distiller, device)
-    # The memory order is set before models are compiled; the run is closed before all of this is undone.
+    # The run is closed before all of this is undone.
     with (
-        memory_kept() if device.type == "cpu" else contextlib.nullcontext(),
-        teacher_left_alone(distiller),
-        channels_last(
-            distiller,
-            options.channels_last is True,
-            setup.as_list(optimizer),
-            teacher=options.teacher_speed == "auto",
-        ),
-        compiled(distiller, options.compile),
+        arranged(distiller, options, device, setup.as_list(optimizer)),
         filled(distiller),
         Run(distiller, train_loader, val_loader, options, device, optimizer, scheduler) as run,
         synchronised([distiller.students, distiller.methods], options.sync_batch_norm),

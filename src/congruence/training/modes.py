@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from congruence.core import ranks
+from congruence.core.allocator import memory_kept
 from congruence.distiller.distiller import Distiller
 from congruence.models.compiled import Compiled
 from congruence.models.layers import has_compiled
@@ -107,6 +108,22 @@ def channels_last(
             tensor.data = tensor.data.contiguous()
         for optimizer in fused:
             align(optimizer)
+
+
+@contextlib.contextmanager
+def arranged(
+    distiller: Distiller, options: FitOptions, device: torch.device, optimizers: Sequence[Optimizer] = ()
+) -> Iterator[None]:
+    """Keep a distiller's models as a run has them during a block; its options are settled (see `settled`)."""
+    teacher = options.teacher_speed == "auto"
+    # The memory order is set before models are compiled.
+    with (
+        memory_kept() if device.type == "cpu" else contextlib.nullcontext(),
+        teacher_left_alone(distiller),
+        channels_last(distiller, options.channels_last is True, optimizers, teacher=teacher),
+        compiled(distiller, options.compile),
+    ):
+        yield
 
 
 @contextlib.contextmanager

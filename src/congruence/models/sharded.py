@@ -27,8 +27,9 @@ def is_group(module: nn.Module) -> bool:
         >>> is_group(nn.Linear(2, 2))
         False
     """
-    # By name: importing the class would load all of FSDP in every process.
-    return any(base.__name__ == "FSDPModule" for base in type(module).__mro__)
+    # Where FSDP was never imported nothing is sharded; importing it here would load all of it in every process.
+    loaded = sys.modules.get(_FSDP)
+    return loaded is not None and isinstance(module, loaded.FSDPModule)
 
 
 def is_sharded(module: nn.Module) -> bool:

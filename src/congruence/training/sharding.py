@@ -125,26 +125,20 @@ def refuse_with_shards(distiller: Distiller, options: FitOptions, optimizers: Se
     if options.shard is None and not is_sharded(distiller.students):
         return
     wrong = {
-        "micro_batch": (options.micro_batch is None, "None: the second pass would bypass FSDP's gradients"),
-        "compile": (not options.compile, "False: taps cannot be compiled through FSDP's hooks"),
-        "channels_last": (options.channels_last is not True, '"auto" or False: FSDP shards contiguous weights only'),
-        "precision": (options.precision != "fp16", '"bf16" or "float32": its loss scaler knows no shards'),
-        "diagnose": (options.diagnose is None, "None: it runs on the first rank only, and a sharded model on all"),
+        "micro_batch": (options.micro_batch is None, "None", "the second pass would bypass FSDP's gradients"),
+        "compile": (not options.compile, "False", "taps cannot be compiled through FSDP's hooks"),
+        "channels_last": (options.channels_last is not True, '"auto" or False', "FSDP shards contiguous weights only"),
+        "precision": (options.precision != "fp16", '"bf16" or "float32"', "its loss scaler knows no shards"),
+        "diagnose": (options.diagnose is None, "None", "it runs on the first rank only, and a sharded model on all"),
     }
-    for option, (works, wanted) in wrong.items():
+    for option, (works, wanted, why) in wrong.items():
         if not works:
-            got = getattr(options, option)
-            check.fail("FitOptions", option, f"{wanted.partition(':')[0]} for sharded students{_why(wanted)}", got)
+            check.fail("FitOptions", option, f"{wanted} for sharded students ({why})", getattr(options, option))
     if optimizers and options.shard is not None and not is_sharded(distiller.students) and world_size() > 1:
         check.fail(
             *("fit", "optimizer", "left out with `shard`, which replaces the parameters that it would step"),
             "an optimizer (or shard the student yourself by fully_shard, then make the optimizer)",
         )
-
-
-def _why(wanted: str) -> str:
-    reason = wanted.partition(": ")[2]
-    return f" ({reason})" if reason else ""
 
 
 def _refuse_cached(distiller: Distiller) -> None:

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 import congruence as cg
 from congruence import Method, Needs, Term
 from congruence.core import ranks
+from congruence.models.sharded import whole_state
 from congruence.training.sync_norms import synchronised
 from congruence.training.validate import validate
 
@@ -165,9 +166,10 @@ def on_a_rank(rank, folder):
         distiller(), loader, options=constant(evaluate=lambda student: {"mine": float(rank)}, monitor="mine")
     )
     found["evaluated"] = evaluated.last
-    made = distiller("ce", "kd", Term("pkt", weight=0.01))
-    cg.fit(made, loader, options=constant(sync_batch_norm=True))
-    found["synchronised"] = made.state_dict()
+    for name, shard in {"synchronised": None, "synchronised sharded": "student"}.items():
+        made = distiller("ce", "kd", Term("pkt", weight=0.01))
+        cg.fit(made, loader, options=constant(sync_batch_norm=True, shard=shard))
+        found[name] = whole_state(made.state_dict())
     found["normalised"] = normalised(slice(4 * rank, 4 * rank + 4))
     torch.save(found, folder / f"found-{rank}.pt")
 

@@ -155,7 +155,8 @@ def test_synchronised_batch_norms_make_two_ranks_one(found):
     whole = normalised(slice(0, 8))
     inputs = whole.pop("x")
     for number, of_rank in enumerate(ranks):
-        alike(of_rank["synchronised"], made.state_dict(), 1e-5)
+        for name in ("synchronised", "synchronised sharded"):
+            alike(of_rank[name], made.state_dict(), 1e-5)
         own = of_rank["normalised"].pop("x") / 2  # of the mean over its half; DDP takes that over the ranks
         torch.testing.assert_close(own, inputs[4 * number : 4 * number + 4], rtol=1e-9, atol=1e-12)
         alike(of_rank["normalised"], whole, 1e-9)

@@ -50,8 +50,20 @@ def test_shards_then_a_run(config, tmp_path):
     assert "absent: 2/2" in status
     assert "lacks the shards 2/2" in said("distill", config, "--out", out, code=2)
     said("cache", config, "--out", out, "--shard", "2/2")
-    said("distill", config, "--out", out, "--resume")
+    assert not (out / "config.toml").exists()  # found before the run began
+    said("distill", config, "--out", out)
     assert not list((out / "teacher-cache").glob("*.npy"))
+
+
+def test_a_missing_shard_is_found_before_an_earlier_stage_trains(config, tmp_path):
+    """The second stage's teacher is cached in a folder of its own, of which half is there."""
+    first, second = config.read_text().split("[stages.student]")
+    last = second.replace("views = 1", f'views = 1, folder = "{tmp_path}/cache"')
+    two = tmp_path / "two.toml"
+    two.write_text(f"{first}[stages.before]{second.partition('teacher_cache')[0]}[stages.student]{last}")
+    said("cache", two, "--out", tmp_path / "run", "--stage", "student", "--shard", "1/2")
+    assert "lacks the shards 2/2" in said("distill", two, "--out", tmp_path / "run", code=2)
+    assert not (tmp_path / "run/before").exists()
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,11 @@ from congruence.core import check, ranks
 from congruence.core.files import writable
 from congruence.core.inputs import TEACHER
 from congruence.evaluation.protocol import Fitted
-from congruence.pipeline.build import Built, build_stage, rehearse, rehearsed
+from congruence.pipeline.build import Built, build_stage, cache_folders, rehearse, rehearsed
 from congruence.pipeline.context import RunContext
 from congruence.pipeline.measured_by import protocol_of
 from congruence.pipeline.student import leave_best, write_students
+from congruence.teacher_cache.shards import refuse_missing
 from congruence.training import FitResult, fit
 from congruence.training.distributed import join_process_group, pick_device
 from congruence.training.options import Callback
@@ -135,6 +136,10 @@ def run(
             callbacks=tuple(callbacks(name) if callable(callbacks) else callbacks),
         )
 
+    for name, stage in config.stages.items():
+        if stage.teacher_cache is not None:
+            for folder in cache_folders(stage, stage.teacher_cache, context(name)).values():
+                refuse_missing(folder)
     alone = _built_alone(config, context)
     if alone is None:
         config = rehearse(config, common)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,23 +165,14 @@ def open_shards(
     begun = {key for of_shard in facts.values() for key in of_shard.get("arrays", {}) if key in shapes}
     if not begun:
         return {}
-    count = _division(folder, folders)
+    _division(folder, folders)
     for each, of_shard in facts.items():
         if of_shard and of_shard["identity"] != identity:
             raise ValueError(
                 f"The shard '{each}' was made of something else ({check.difference(of_shard['identity'], identity)}): "
                 "delete it, or choose another folder."
             )
-    wanting = [
-        f"{number}/{count}"
-        for number in range(1, count + 1)
-        if not _holds(facts.get(folder / FOLDER / name_of(number, count)), begun)
-    ]
-    if wanting:
-        raise ValueError(
-            f"The teacher's cache '{folder}' lacks the shards {', '.join(wanting)}: make them (`congruence cache "
-            f"CONFIG --shard {wanting[0]}`), or delete '{folder / FOLDER}' and let the run store what it needs."
-        )
+    _refuse(folder, facts, lambda of_shard: all(map(_complete(of_shard), begun)))
     _verify(folder, facts)
     arrays = {}
     for key in begun:
@@ -205,10 +196,35 @@ def _division(folder: Path, folders: Sequence[Path]) -> int:
     return counts[0]
 
 
-def _holds(facts: Mapping[str, Any] | None, keys: set[str]) -> bool:
-    """Whether a shard holds every row of some arrays."""
-    arrays = facts["arrays"] if facts else {}
-    return all(key in arrays and arrays[key].get("sha256") is not None for key in keys)
+def refuse_missing(folder: Path) -> None:
+    """Refuse a cache of which some shards are there and others hold no complete array; reads no row.
+
+    A run asks this of all its stages before it trains the first; what a stage needs is checked where it opens them.
+
+    Raises:
+        ValueError: with the numbers of the shards, or for shards of two divisions.
+    """
+    facts = {each: read_facts(each) for each in found(folder)}
+    if facts:
+        _refuse(folder, facts, lambda of_shard: any(map(_complete(of_shard), of_shard.get("arrays", {}))))
+
+
+def _refuse(folder: Path, facts: Mapping[Path, Mapping[str, Any]], holds: Callable[[Mapping[str, Any]], bool]) -> None:
+    """Raise with the numbers of the shards that do not hold what they should, or are absent."""
+    count = _division(folder, list(facts))
+    names = {number: folder / FOLDER / name_of(number, count) for number in range(1, count + 1)}
+    wanting = [f"{number}/{count}" for number, name in names.items() if not holds(facts.get(name, {}))]
+    if wanting:
+        raise ValueError(
+            f"The teacher's cache '{folder}' lacks the shards {', '.join(wanting)}: make them (`congruence cache "
+            f"CONFIG --shard {wanting[0]}`), or delete '{folder / FOLDER}' and let the run store what it needs."
+        )
+
+
+def _complete(facts: Mapping[str, Any]) -> Callable[[str], bool]:
+    """Return whether a shard holds every row of an array, as a function of the array's name."""
+    arrays = facts.get("arrays", {})
+    return lambda key: key in arrays and arrays[key].get("sha256") is not None
 
 
 def _verify(folder: Path, facts: Mapping[Path, Mapping[str, Any]]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from congruence.methods import row
 from congruence.methods.catalogue import ROWS
 from congruence.methods.changed_logits import ChangedLogits
+from congruence.methods.prefixes import Prefixes
 from congruence.testing import Case
 
 # Tests speak of these: `keys()` also has the rows of packages that happen to be installed.
@@ -77,8 +78,16 @@ class StandardizedMlld(ChangedLogits):
         super().__init__(row("mlld").make(), standardize=True)
 
 
-# Two terms that change their logits.
+class CrdOfPrefixes(Prefixes):
+    """What `Term("crd", dims=(2, 4))` makes."""
+
+    def __init__(self) -> None:
+        super().__init__([row("crd").make() for _ in range(2)], (2, 4))
+
+
+# Two terms that change their logits, and one with several memories.
 CHANGED = [
     Case(replace(row("dkd"), part=ChangedDkd, needs=ChangedDkd().needs), {}, *[{"maps": "second"}] * 2),
     Case(replace(row("mlld"), part=StandardizedMlld)),
+    Case(replace(row("crd"), part=CrdOfPrefixes)),
 ]

@@ -237,7 +237,7 @@ class Distiller(nn.Module):
                     method = self.bindings[term.name].method
                     if type(method).update is not Method.update:  # else there is nothing to write
                         with self._looking_on(term):
-                            method.update(without_gradient(signals))
+                            method.update(without_gradient(signals.whole))
         student, teacher = captured.students(tuple(self.students)), captured.taught()
         return Output(torch.stack(teaching).sum(), terms, student, teacher, weights)
 

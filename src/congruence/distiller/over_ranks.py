@@ -15,6 +15,7 @@ from congruence.core.numerics import as_float64
 from congruence.core.ranks import HostExchange
 from congruence.distiller.bindings import Binding
 from congruence.distiller.dense import weighed
+from congruence.distiller.signals import without_gradient
 from congruence.methods.loss_method import LossMethod
 from congruence.methods.method import Method, Signals
 
@@ -49,6 +50,8 @@ def over_all_ranks(
 ) -> dict[str, Signals]:
     """Return what each method's loss sees: the rows of all ranks, with scope "sample" only its own.
 
+    A method of this scope that has a memory gets the rows of all ranks beside them, without gradient.
+
     Where the loss is known to be a mean over rows of logits that count, a rank keeps its own, and their part of all.
 
     Args:
@@ -59,11 +62,13 @@ def over_all_ranks(
     """
     together, own = _Together(), dict(of_rank)
     means = [name for name in own if _is_weighed(bindings[name].method, own[name])]
-    relating = [name for name in own if name not in means and bindings[name].method.needs.scope != "sample"]
-    sizes = {name: _sizes(own[name]) for name in relating}
+    gathering = [name for name in own if name not in means and bindings[name].method.needs.gathers]
+    beside = {name: own[name] for name in gathering if bindings[name].method.needs.scope == "sample"}
+    own |= {name: without_gradient(signals) for name, signals in beside.items()}
+    sizes = {name: _sizes(own[name]) for name in gathering}
     by_rank = exchange([size for of_term in sizes.values() for size in of_term]) if any(sizes.values()) else []
     of_ranks = iter(zip(*by_rank, strict=True))
-    for name in relating:
+    for name in gathering:
         found = [next(of_ranks) for _ in sizes[name]]
         if own[name].dense:
             for tensor, counts in zip(_tensors(own[name]), found, strict=True):
@@ -76,8 +81,9 @@ def over_all_ranks(
     for count in counted.values():
         together.add(count)
     together.gather()
-    for name in relating:
+    for name in gathering:
         own[name] = _noted(_mapped(own[name], together.whole), own[name])
+    own |= {name: replace(signals, all_ranks=own[name]) for name, signals in beside.items()}
     for name, count in counted.items():
         own[name] = weighed(own[name], count.squeeze(0), together.whole(count).sum())
     return own

@@ -32,7 +32,7 @@ class SittingOut:
         """Return the names of those of the given terms that sit out."""
         lacking = {name: missing_of(binding, captured) for name, binding in bindings.items()}
         out = {name for name, layers in lacking.items() if layers}
-        gathers = any(binding.method.needs.scope != "sample" for binding in bindings.values())
+        gathers = any(binding.method.needs.gathers for binding in bindings.values())
         if together and world_size() > 1 and (self.in_step or gathers):
             by_rank = self.exchange([name in out for name in bindings])
             out = {name for name, *flags in zip(bindings, *by_rank, strict=True) if any(flags)}

@@ -68,7 +68,7 @@ class ContrastiveRepresentation(Method):
         rows.
     """
 
-    needs = Needs(index=True, facts=True)
+    needs = Needs(index=True, facts=True, scope="sample", memory=True)
     student_bank: Tensor
     teacher_bank: Tensor
     log_normalizers: Tensor
@@ -158,12 +158,14 @@ class ContrastiveRepresentation(Method):
     def loss(self, signals: Signals) -> Mapping[str, Tensor]:
         """Return the loss, with this batch's Z if it is the first batch."""
         scores, weights = self._scores(signals)
-        values = []
-        for each, stored in zip(scores, self.log_normalizers.to(scores[0].dtype), strict=True):
-            # Both values are computed and the device selects one: reading whether Z is stored would wait in every step.
-            own = log_normalizer(each.detach(), len(self.classes), weights)
-            log_z = torch.where(stored.isfinite(), stored, own)
-            values.append(contrast(each - log_z, len(self.classes), weights))
+        log_z = self.log_normalizers
+        if not self._normalized:
+            # The device selects one of both: reading whether Z is stored would wait for it.
+            log_z = torch.where(log_z.isfinite(), log_z, self._normalizers(signals.whole))
+        values = [
+            contrast(each - of_side, len(self.classes), weights)
+            for each, of_side in zip(scores, log_z.to(scores[0].dtype), strict=True)
+        ]
         return {"loss": torch.stack(values).sum()}
 
     @float32_island
@@ -172,9 +174,7 @@ class ContrastiveRepresentation(Method):
         if not (self._normalized or self.log_normalizers.isfinite().all()):
             # `loss` writes nothing: its Z is made again, before banks and draws move, from the same rows and negatives.
             # Z then stays fixed, since the objective would change with a Z that followed the networks.
-            scores, weights = self._scores(signals)
-            log_z = [log_normalizer(each, len(self.classes), weights) for each in scores]
-            self.log_normalizers.copy_(torch.stack(log_z))
+            self.log_normalizers.copy_(self._normalizers(signals))
         self._normalized = True  # from now on the device is not read
         index = _index(signals)
         # If a sample is in several rows, each row writes the mean of all, so the bank does not depend on the order.
@@ -188,6 +188,12 @@ class ContrastiveRepresentation(Method):
             moved = self.momentum * bank[index].to(rows.dtype) + (1 - self.momentum) * mean
             bank[index] = unit(moved).to(bank.dtype)
         self.draws += 1
+
+    @torch.no_grad()
+    def _normalizers(self, signals: Signals) -> Tensor:
+        """Return log Z of both sides [2], from a batch's rows and negatives."""
+        scores, weights = self._scores(signals)
+        return torch.stack([log_normalizer(each, len(self.classes), weights) for each in scores])
 
     @float32_island
     def _scores(self, signals: Signals) -> tuple[list[Tensor], Tensor | None]:

@@ -46,6 +46,8 @@ class Needs:
             for a mean over samples, for which averaging the ranks' gradients is enough. "labelled" for a mean over the
             labelled samples: rows are gathered too, since ranks may hold different numbers of labelled samples, but the
             method is not relational.
+        memory: with scope "sample", whether `update` sees the rows of all ranks all the same, because it writes a
+            memory that must be equal on all of them. `loss` finds these rows, without gradient, in `Signals.whole`.
         dense: whether a method of logits takes each position of dense logits ([B, T, C], [B, C, H, W]) as a row with
             its own label; its loss is then over rows [rows, C]. Other methods refuse dense logits.
         multilabel: whether each logit belongs to an independent label, so that sigmoids are meant and no softmax.
@@ -63,6 +65,7 @@ class Needs:
     epochs: bool = False
     students: Literal["each", "all"] = "each"
     scope: Literal["sample", "labelled", "batch"] = "batch"
+    memory: bool = False
     stages: int = 0
     unnamed: str = ""
     padded: bool = False
@@ -80,6 +83,11 @@ class Needs:
             )
         if self.dense and (self.roles != ("logits",) or self.views != ("main",) or self.students != "each"):
             raise ValueError("`Needs`: `dense` must be of the logits of one student in one view, and of nothing else.")
+
+    @property
+    def gathers(self) -> bool:
+        """Whether rows of all ranks are gathered, for which each rank must have as many."""
+        return self.scope != "sample" or self.memory
 
     @property
     def teaches_classes(self) -> bool:
@@ -105,7 +113,8 @@ class Signals:
 
     `tensors` holds, for each (model, view, role), one tensor for each layer. The model is "teacher", "student" for a
     method that sees one student at a time, or a student's name. `embed` sees the rows, labels, index and inputs of its
-    own rank; `loss` and `update` see those of all ranks, except with scope "sample". `masks` marks the real tokens,
+    own rank; `loss` and `update` see those of all ranks, except with scope "sample". `all_ranks` are the signals of all
+    ranks where `loss` sees its own and the method has a memory, see `Needs`. `masks` marks the real tokens,
     bool [B, N], None if all are real; `grids` gives the grid (rows, columns) of an image's tokens, None if unknown.
     `dense` says that the rows are positions of the samples; `share` is the factor on the loss that makes its mean over
     the ranks the mean over the positions of all ranks.
@@ -122,6 +131,12 @@ class Signals:
     grids: Mapping[Key, tuple[tuple[int, int] | None, ...]] = field(default_factory=dict)
     dense: bool = False
     share: Tensor | None = None
+    all_ranks: Signals | None = None
+
+    @property
+    def whole(self) -> Signals:
+        """The signals of all ranks, as far as they are known here."""
+        return self if self.all_ranks is None else self.all_ranks
 
     def layers(self, model: str, role: str, view: str = "main") -> tuple[Tensor, ...]:
         """Return the tensors of every layer given for a role, shallow to deep."""

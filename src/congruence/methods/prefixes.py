@@ -99,9 +99,11 @@ class Prefixes(Method):
     def _parts(self, signals: Signals) -> list[Signals]:
         """Return the signals of each copy."""
         parts = []
+        of_all = signals.all_ranks and self._parts(signals.all_ranks)
         for at in range(len(self.dims)):
             tensors = {key: self._own(layers, at) for key, layers in signals.tensors.items()}
-            parts.append(replace(signals, tensors=tensors, runner=self._runner(signals, at)))
+            changed = replace(signals, tensors=tensors, runner=self._runner(signals, at))
+            parts.append(replace(changed, all_ranks=of_all[at]) if of_all else changed)
         return parts
 
     def _own(self, layers: tuple[Tensor, ...], at: int) -> tuple[Tensor, ...]:

@@ -40,7 +40,7 @@ class QueueRelation(Method):
 
     Example:
         >>> QueueRelation(size=256).needs.scope
-        'batch'
+        'sample'
 
     Reference:
         From the definition, after the public documentation of LightlyTrain.
@@ -49,7 +49,7 @@ class QueueRelation(Method):
         The documentation gives neither a size nor temperatures: the defaults here are ours.
     """
 
-    needs = Needs()
+    needs = Needs(scope="sample", memory=True)
     queue: Tensor
 
     def __init__(self, *, size: int = 1024, student_temperature: float = 0.1, teacher_temperature: float = 0.1) -> None:
@@ -80,8 +80,8 @@ class QueueRelation(Method):
 
     def loss(self, signals: Signals) -> Mapping[str, Tensor]:
         """Compare both sides' similarities to the queue."""
-        teacher = signals.one("teacher")
-        return {"loss": self.criterion(signals.one("student"), teacher, self.queue if len(self.queue) else teacher)}
+        queue = self.queue if len(self.queue) else signals.whole.one("teacher")
+        return {"loss": self.criterion(signals.one("student"), signals.one("teacher"), queue)}
 
     def update(self, signals: Signals) -> None:
         """Add the teacher's rows, and drop the oldest."""

@@ -69,7 +69,7 @@ class Run:
         optimizers = setup.optimizers(distiller, options, optimizer, scheduler)
         epochs = self.extent.steps / self.extent.per_epoch
         self.optimization = Optimization(optimizers, options, scheduler, epochs=epochs, device=device)
-        self._in_step = InStep(any(needs.scope != "sample" for needs in distiller.needs().values()))
+        self._in_step = InStep(any(needs.gathers for needs in distiller.needs().values()))
         self.position, self.history = Position(), History()
         self.untaught, self.collapse = Untaught(distiller, optimizers), Collapse(distiller)
         self.best = Best(tuple(distiller.students), options.monitor, one_standard_error=options.one_standard_error)

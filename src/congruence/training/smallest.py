@@ -28,7 +28,7 @@ def rehearse_smallest(distiller: Distiller, source: BatchSource, options: FitOpt
         ValueError: with the batch, the failure, and a way to avoid it.
     """
     told, world = ranks.from_all_ranks(source.smallest()), ranks.world_size()
-    _check_equal(told, [name for name, needs in distiller.needs().items() if needs.scope != "sample"])
+    _check_equal(told, [name for name, needs in distiller.needs().items() if needs.gathers])
     least = None if None in told else min(each for each in told if each is not None)
     if least is None:
         return

@@ -92,10 +92,10 @@ def test_probabilities_are_compared_as_such(pair):
 
 def test_labels_that_are_no_classes(pair, caplog):
     points = data().tensors[0]
-    found = cg.compare(*pair, [(points, torch.ones(len(points), 3))])
+    found = cg.compare(*pair, [(points, torch.full((len(points), 3), 0.4))])
     assert (found.teacher_accuracy, found.student_accuracy) == (None, None)
     assert found.gpcl > 0
-    assert "the labels (float32 [24, 3]) are not class labels" in caplog.text
+    assert "the labels (float32 [24, 3]) are not those of the logits" in caplog.text
 
 
 def test_layers_by_name(pair):

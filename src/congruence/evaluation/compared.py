@@ -17,6 +17,7 @@ from congruence.evaluation.embeddings import Embeddings, given
 from congruence.evaluation.number import Value
 from congruence.geometry.dissimilarity import block_rows, dissimilarity_blocks
 from congruence.metrics.order import nearest, row_ranks
+from congruence.metrics.segmentation import confusion, iou_of
 
 EXACT = 2000  # samples up to which perception coherence is exact
 SUBSETS = 3  # beyond: subsets of as many samples
@@ -27,6 +28,7 @@ KERNELS = 1000  # samples of the maximum mean discrepancy
 SEARCHED = 2000  # samples that are looked up among the training images
 DEPTHS = (1, 10, 100)
 TOPS = (1, 5, 10)
+_MOST_CLASSES = 1000  # whose confusions are counted: their number is its square
 _CHUNK_ENTRIES = 2**19
 _ROWS = 4096
 
@@ -184,9 +186,54 @@ def linear_probe_accuracy(of: Embeddings) -> float | None:
     return metrics.linear_probe(*train, of.student_features[rows], labels)
 
 
+def position_accuracy(of: Embeddings) -> float | None:
+    """Share of the labelled positions whose class has the largest logit."""
+    answers, truth = _labelled_positions(of, of.student_answers)
+    return float((answers == truth).double().mean()) if len(truth) else None
+
+
+def mean_iou(of: Embeddings) -> float | None:
+    """Intersection over union of answers and labels, over the labelled positions: the mean over classes that occur.
+
+    None for more than 1,000 classes, as of the words of a language model.
+    """
+    answers, truth = _labelled_positions(of, of.student_answers)
+    if not len(truth) or (classes := int(torch.maximum(answers, truth).max()) + 1) > _MOST_CLASSES:
+        return None
+    return iou_of(confusion(answers, truth, classes))
+
+
+def position_agreement(of: Embeddings) -> float | None:
+    """Share of the labelled positions for which both models answer with the same class."""
+    (ours, truth), (theirs, _) = (_labelled_positions(of, each) for each in (of.student_answers, of.teacher_answers))
+    return float((ours == theirs).double().mean()) if len(truth) else None
+
+
+def mean_average_precision(of: Embeddings) -> float:
+    """Mean over independent labels of the average precision of the samples."""
+    return metrics.mean_average_precision(given(of.student_logits), given(of.truth))
+
+
+def macro_f1(of: Embeddings) -> float:
+    """Mean over independent labels of the F1 of the answer "logit > 0"."""
+    return metrics.macro_f1(given(of.student_logits), given(of.truth))
+
+
+def label_agreement(of: Embeddings) -> float | None:
+    """Share of the known labels for which both models answer alike, by the sign of the logit."""
+    known = given(of.truth) >= 0
+    ours, theirs = (given(side)[known] > 0 for side in (of.student_logits, of.teacher_logits))
+    return float((ours == theirs).double().mean()) if len(ours) else None
+
+
 def plain(value: Value) -> Value:
     """Return a number, or None if it is NaN or infinite, which JSON does not have."""
     return None if value is None or not math.isfinite(value) else value
+
+
+def _labelled_positions(of: Embeddings, answers: Tensor | None) -> tuple[Tensor, Tensor]:
+    truth = given(of.truth)
+    return given(answers)[truth >= 0].long(), truth[truth >= 0].long()
 
 
 def _few_labelled(of: Embeddings) -> tuple[Tensor, Tensor]:

@@ -21,9 +21,15 @@ _OF_ONE = (
     ("retrieval_map", "retrieval mAP (%)", 100.0, 1),
     ("knn_accuracy", "20-NN (%)", 100.0, 1),
     ("linear_probe_accuracy", "linear probe (%)", 100.0, 1),
+    ("mean_iou", "mean IoU (%)", 100.0, 1),
+    ("position_accuracy", "positions right (%)", 100.0, 1),
+    ("mean_average_precision", "mAP of labels (%)", 100.0, 1),
+    ("macro_f1", "F1 of labels (%)", 100.0, 1),
 )
 _OF_BOTH = (
     ("agreement", "agreement (%)", 100.0, 1),
+    ("position_agreement", "positions agreed on (%)", 100.0, 1),
+    ("label_agreement", "labels agreed on (%)", 100.0, 1),
     ("kl", "KL (nats)", 1.0, 3),
     ("gpcl", "GPCL", 1.0, 3),
     ("cosine_kernel_transfer_error", "kernel error (cosine)", 1.0, 3),

@@ -24,6 +24,7 @@ from congruence.evaluation.channels import batch_of, channels_last, reads_alike
 from congruence.evaluation.embeddings import Embeddings, given
 from congruence.evaluation.gathered import Gathered
 from congruence.evaluation.kept import KeptRows
+from congruence.evaluation.truth import Labels, answers_of, labels_of
 from congruence.models.evaluating import evaluating
 from congruence.models.fingerprint import model_fingerprint
 from congruence.models.layouts import batch_sizes, check_rows
@@ -45,7 +46,8 @@ class Embedded(NamedTuple):
 
     `head` is the weight [C, D] and bias [C] (or None) of the Linear that maps the embeddings to the logits, if there is
     one. `left_out` says why logits are left out, if the model's logits are meaningless: no term trained its head, or
-    its classes are not the data's.
+    its classes are not the data's. `answers` [P] are the classes of all positions of dense logits, and `truth` labels
+    that are not one class a sample: see `truth.Labels`.
     """
 
     features: Tensor
@@ -53,15 +55,16 @@ class Embedded(NamedTuple):
     labels: Tensor | None
     head: tuple[Tensor, Tensor | None] | None = None
     left_out: str = ""
+    answers: Tensor | None = None
+    truth: Tensor | None = None
 
     def without_classes(self, why: str) -> Embedded:
         """Leave out the logits, which mean nothing, for a reason unless there was one before."""
-        return self._replace(logits=None, head=None, left_out=self.left_out or why)
+        return self._replace(logits=None, answers=None, head=None, left_out=self.left_out or why)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the rows that are there, by name."""
-        rows = {"features": self.features, "logits": self.logits, "labels": self.labels}
-        return {name: tensor for name, tensor in rows.items() if tensor is not None}
+        return {name: rows for name, rows in self._asdict().items() if isinstance(rows, Tensor)}
 
 
 def embed(
@@ -112,7 +115,7 @@ def embed_all(
         for model in models.values():
             stack.enter_context(evaluating(model))
         labels = read_all(readers.values(), loader, stack)
-    return of_classes({name: reader.embedded(labels) for name, reader in readers.items()}, loader, labels)
+    return of_classes({name: reader.embedded(labels) for name, reader in readers.items()}, loader, labels.classes)
 
 
 def readers_of(
@@ -181,10 +184,10 @@ def embed_images(
 
 def read_all(
     readers: Iterable[Reader], loader: Iterable[Any], stack: contextlib.ExitStack, first: list[Any] | None = None
-) -> Tensor | None:
-    """Let models read a loader, and return its labels, None if they are none of classes.
+) -> Labels:
+    """Let models read a loader, and return its labels.
 
-    How a model is held while it reads is undone by `stack`. `first` is given what the first batch holds for models.
+    What was done to a model for this is undone by `stack`. `first` is given what the first batch holds for models.
     """
     labels: list[Tensor] = []
     source = BatchSource(loader)
@@ -196,11 +199,7 @@ def read_all(
             reader.read(batch.inputs, stack)
         if batch.labels is not None:
             labels.append(batch.labels.cpu())
-    if labels and (labels[0].dim() != 1 or labels[0].is_floating_point()):
-        kind = f"{str(labels[0].dtype).removeprefix('torch.')} {list(labels[0].shape)}"
-        LOG.warning("Numbers that need classes are left out: the labels (%s) are not class labels.", kind)
-        return None
-    return torch.cat(labels) if labels else None
+    return labels_of(labels, dense=any(reader.answers for reader in readers))
 
 
 def of_classes(embedded: Mapping[str, Embedded], loader: Iterable[Any], labels: Tensor | None) -> dict[str, Embedded]:
@@ -242,7 +241,8 @@ class Reader:
         self.left_out = ""
         self.channels_last = False
         self.batches: int | None = None  # how many will come, as far as the loader says
-        self.features, self.logits = Gathered(), Gathered()
+        self.dense: str | None = None  # the path of logits with positions
+        self.features, self.logits, self.answers = Gathered(), Gathered(), Gathered()
 
     def begin(self, inputs: Any, stack: contextlib.ExitStack) -> None:
         """Find out on a batch which layers are read, and how the model is best run; `stack` ends that."""
@@ -276,10 +276,12 @@ class Reader:
         if mask is None:
             self.taps.turned.check_own_mask(features, "`embed`")
         self.features.add(rows(tapped, mask).float().cpu(), self.batches)
-        if classes is not None and read[classes].dim() == 2:
-            logits = read[classes].float().cpu()
-            logits = logits.log() if classes == self.taps.defaults.probabilities else logits
-            self.logits.add(logits, self.batches)
+        logits = None if (path := classes or self.dense) is None else read[path]
+        if logits is not None and classes is not None and logits.dim() == 2:
+            logits = logits.float().cpu()
+            self.logits.add(logits.log() if classes == self.taps.defaults.probabilities else logits, self.batches)
+        elif logits is not None and logits.dim() > 2:
+            self.answers.add(answers_of(logits).cpu(), self.batches)
 
     def _find(self, example: Any) -> tuple[str, str | None]:
         self.taps.probe(example, training=False)
@@ -291,7 +293,8 @@ class Reader:
         if heads and all(is_untaught(self.taps.module(head)) for head in heads):
             logits, self.left_out = None, f"no term taught the {self.taps.name}'s {', '.join(sorted(map(repr, heads)))}"
         paths = (self._features(logits) if self.layer is None else self.layer, logits)
-        self.taps.require([path for path in paths if path is not None])
+        self.dense = None if logits is not None or self.left_out else self.taps.defaults.dense
+        self.taps.require([path for path in (*paths, self.dense) if path is not None])
         self.taps.layout(paths[0], "read a layer that gives one row a sample")
         return paths
 
@@ -323,18 +326,22 @@ class Reader:
             "autocast": torch.is_autocast_enabled(device.type),
         }
 
-    def embedded(self, labels: Tensor | None) -> Embedded:
+    def embedded(self, labels: Labels) -> Embedded:
         """Return all that was read."""
         if not self.features:
             raise ValueError("`embed`: `loader` must hold at least one batch, got none: is the dataset empty?")
-        rows = {"features": self.features.joined()} | ({"logits": self.logits.joined()} if self.logits else {})
-        return self.found(rows if labels is None else {**rows, "labels": labels})
+        read = {"features": self.features, "logits": self.logits, "answers": self.answers}
+        rows = {"labels": labels.classes, "truth": labels.truth} | {
+            k: each.joined() for k, each in read.items() if each
+        }
+        return self.found({name: each for name, each in rows.items() if each is not None})
 
     def found(self, rows: Mapping[str, Tensor]) -> Embedded:
         """Return rows as what was read."""
         logits = rows.get("logits")
         head = None if logits is None else self._head()
-        return Embedded(rows["features"], logits, rows.get("labels"), head, self.left_out)
+        labels, answers, truth = (rows.get(name) for name in ("labels", "answers", "truth"))
+        return Embedded(rows["features"], logits, labels, head, self.left_out, answers, truth)
 
     def _head(self) -> tuple[Tensor, Tensor | None] | None:
         """Return the last Linear, where the embedding is what enters it."""
@@ -387,4 +394,7 @@ def beside(
         None if teacher is None else teacher.head,
         None if database is None else (database.features, database.labels),
         projected,
+        student.answers,
+        None if teacher is None else teacher.answers,
+        student.truth,
     )

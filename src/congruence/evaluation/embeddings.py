@@ -28,6 +28,10 @@ NEEDS = {
     "teacher_head": "the teacher's last Linear right behind its features, for every label",
     "database": "training images",
     "projected": "features of one width, or a projection to the teacher's",
+    "positions": "dense logits of the student, and a class label for each position",
+    "both_positions": "dense logits of both sides for the same positions",
+    "label_sets": "logits of the student, and 0 or 1 for each label",
+    "both_label_sets": "logits of both sides for the same labels",
 }
 T = TypeVar("T")
 
@@ -42,12 +46,13 @@ class Embeddings:
 
     `teacher_head` is the weight and bias of the Linear from the teacher's features to its logits. `database` is the
     student's features and the labels of the training images, used as a retrieval database. `projected` is the student's
-    features mapped to the teacher's width.
+    features mapped to the teacher's width. `student_answers` and `teacher_answers` are the classes of positions, from
+    dense logits. `truth` are labels that are not one class a sample: see `truth.Labels`.
 
     Shape:
         `student_features` [N, D_s], `teacher_features` [N, D_t], `student_logits` [N, C_s], `teacher_logits` [N, C_t],
         `labels` int64 [N], -1 if a sample has none; `teacher_head` [C_t, D_t] and [C_t] or None; `database`
-        [M, D_s] and [M] or None; `projected` [N, D_t].
+        [M, D_s] and [M] or None; `projected` [N, D_t]; answers [P] each; `truth` [P] or [N, C_s].
     """
 
     student_features: Tensor
@@ -58,15 +63,21 @@ class Embeddings:
     teacher_head: tuple[Tensor, Tensor | None] | None = None
     database: tuple[Tensor, Tensor | None] | None = None
     projected: Tensor | None = None
+    student_answers: Tensor | None = None
+    teacher_answers: Tensor | None = None
+    truth: Tensor | None = None
 
     def missing(self, needs: Sequence[str]) -> list[str]:
         """Return in words which needs of a number are not met."""
-        labels, head = self.labels, self.teacher_head
+        labels, head, truth = self.labels, self.teacher_head, self.truth
+        own = truth is not None and truth.dim() > 1  # each logit is of a label of its own, and no class
         # A single logit tells no classes apart: all models would agree by it, and be sure.
         student, teacher = (
-            None if logits is None or logits.shape[1] < 2 else logits
+            None if logits is None or logits.shape[1] < 2 or own else logits
             for logits in (self.student_logits, self.teacher_logits)
         )
+        logits_fit = [_fits(truth, side) for side in (self.student_logits, self.teacher_logits)]
+        answers_fit = [_fits(truth, side) for side in (self.student_answers, self.teacher_answers)]
         sides = self.student_features, self.teacher_features
         classes, counts = (torch.empty(0), torch.empty(0))
         if labels is not None:
@@ -90,6 +101,10 @@ class Embeddings:
             "database": self.database is not None,
             "projected": sides[1] is not None
             and (self.projected is not None or sides[0].shape[1] == sides[1].shape[1]),
+            "positions": answers_fit[0],
+            "both_positions": all(answers_fit),
+            "label_sets": logits_fit[0],
+            "both_label_sets": all(logits_fit),
         }
         return [NEEDS[need] for need in needs if not met[need]]
 
@@ -142,7 +157,18 @@ class Embeddings:
         """Return the teacher's side instead of the student's, None if there is no teacher."""
         if self.teacher_features is None:
             return None
-        return Embeddings(self.teacher_features, student_logits=self.teacher_logits, labels=self.labels)
+        return Embeddings(
+            self.teacher_features,
+            student_logits=self.teacher_logits,
+            labels=self.labels,
+            student_answers=self.teacher_answers,
+            truth=self.truth,
+        )
+
+
+def _fits(truth: Tensor | None, side: Tensor | None) -> bool:
+    """Whether labels are those of answers [P], or of logits [N, L]."""
+    return truth is not None and side is not None and truth.shape == side.shape
 
 
 def given(value: T | None) -> T:

@@ -18,6 +18,7 @@ from congruence.data.loading.batches import EpochOrder, Loader
 from congruence.data.loading.source import BatchSource
 from congruence.evaluation.embed import Embedded, Reader, read_all, readers_of
 from congruence.evaluation.kept import KeptRows
+from congruence.evaluation.truth import Labels
 from congruence.models.evaluating import evaluating
 
 LOG = logging.getLogger("congruence")
@@ -65,7 +66,7 @@ def stream(
             if rows is not None:
                 embedded[name] = readers[name].found(rows)
         unread = {name: reader for name, reader in readers.items() if name not in embedded}
-        labels = None
+        labels = Labels()
         if unread:
             first.clear()
             labels = read_all(unread.values(), loader, stack, first)

@@ -19,12 +19,11 @@ from itertools import accumulate
 from typing import Any
 
 import torch
-from pair import BATCH, CLASSES, batch, bound, views_of
+from pair import BATCH, CLASSES, KEYS, batch, bound, views_of
 from record import figure, write
 from torch.profiler import ProfilerActivity, profile
 
 import congruence as cg
-from congruence.methods.catalogue import ROWS
 
 DEFINITION = (
     "CPU time of a step (forwards, the teacher's too where it is needed, loss, backward) / ce's, median of alternating "
@@ -85,7 +84,7 @@ def main() -> None:
     seconds(base)
     peak(base)  # the profiler's first run counts otherwise
     base_peak, base_times, figures = peak(base), [], []
-    for key in arguments.methods or [row.key for row in ROWS]:
+    for key in arguments.methods or KEYS:
         step, state = stepper(key)
         seconds(step)  # the first call warms up
         pairs = [(seconds(step), seconds(base)) for _ in range(arguments.rounds)]

@@ -11,9 +11,12 @@ from torch import Tensor, nn
 
 import congruence as cg
 from congruence.methods import row
+from congruence.methods.catalogue import ROWS
 
 BATCH, CLASSES = 64, 100
 LATE = 50  # an epoch after all warm-ups
+# Rows for transformers' tokens, whose layers must be named, have none in two residual networks.
+KEYS = [row.key for row in ROWS if not (row.needs.naming and "tokens" in row.needs.roles)]
 
 
 def batch(device: str = "cpu") -> tuple[Tensor, Tensor, Tensor]:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from pair import BATCH, CLASSES, batch, bound, views_of
+from pair import BATCH, CLASSES, KEYS, batch, bound, views_of
 from record import figure, write
 from torch.nn import functional as F
 
@@ -68,7 +68,7 @@ def main() -> None:
             teacher(images)
         F.cross_entropy(student(images), labels).backward()
 
-    keys = [row.key for row in ROWS if "maps" not in row.needs.roles or row.needs.unnamed]
+    keys = [row.key for row in ROWS if row.key in KEYS and ("maps" not in row.needs.roles or row.needs.unnamed)]
     works = {key: loss_work(key, teacher, student, data) for key in keys}
     steps: list[float] = []
     losses: dict[str, list[float]] = {key: [] for key in works}

@@ -1,4 +1,4 @@
-"""Private copies of inputs: writes stay on their side, whatever memory the tensors have."""
+"""Private copies of inputs: writes stay on their side, whatever memory the tensors have; and inputs made later."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from congruence.core import devices
 from congruence.core.devices import private
+from congruence.core.inputs import Inputs, check_rows_agree, inputs_of
+from congruence.core.later import Later
 
 KINDS = {
     "usual": lambda: torch.ones(2, 3),
@@ -34,3 +37,23 @@ def test_a_copy_of_what_wants_gradient_passes_it_on():
     original = torch.ones(3, requires_grad=True)
     private(original).square().sum().backward()
     assert torch.equal(original.grad, torch.full((3,), 2.0))
+
+
+def test_inputs_left_for_later_are_made_once_and_then_as_they_would_have_been():
+    asked = []
+
+    def make():
+        asked.append(1)
+        return torch.arange(3.0)
+
+    inputs = Inputs(student=torch.zeros(3, 2), teacher=Later(make))
+    moved = devices.on_tensors(torch.neg, devices.to_device(inputs, "cpu"))
+    assert devices.row_count(moved) == 3
+    assert [tensor.shape for tensor in devices.tensors(moved)] == [(3, 2)]
+    check_rows_agree(moved)
+    assert not asked
+    assert inputs_of(moved, "teacher", "teacher").tolist() == [0, -1, -2]
+    assert moved["teacher"].tolist() == [0, -1, -2]
+    few = devices.take_rows(moved, torch.tensor([2, 1]), 3)
+    assert few["teacher"].tolist() == [-2, -1]
+    assert asked == [1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import json
@@ -367,3 +368,32 @@ def test_a_teacher_whose_arithmetic_changes_is_not_taken_for_what_it_was(tmp_pat
     distiller.teacher.prepare()
     with pytest.raises(ValueError, match="its arithmetic is None"):
         distiller.train()(*next(iter(train)))
+
+
+def test_images_are_prepared_for_the_teacher_only_while_rows_are_missing(tmp_path, monkeypatch):
+    taken, counted, call = cg.data.ImageInput((0.4,), (0.3,)), [], cg.data.ImageInput.__call__
+
+    def counting(self, pixels):
+        counted.extend([len(pixels)] if self == taken else [])
+        return call(self, pixels)
+
+    def run(folder):
+        """Return what was trained, and how many images were prepared for the teacher."""
+        train = batches(images().for_models(teacher=taken))
+        cache = TeacherCache(net(1), train, folder, dtype="float32")
+        distiller = Distiller(cache, net(2, width=4), TERMS, example=train.dataset.batch([0, 1]))
+        counted.clear()
+        cg.fit(distiller, train, None, exact(epochs=2, seed=5))
+        assert isinstance(dict.__getitem__(train.dataset.prepared(train.dataset.drawn([0])), "teacher"), torch.Tensor)
+        assert not train.later  # as it was
+        return distiller, sum(counted)
+
+    monkeypatch.setattr(cg.data.ImageInput, "__call__", counting)
+    first, filling = run(tmp_path / "cache")
+    again, reading = run(tmp_path / "cache")
+    with monkeypatch.context() as patched:
+        patched.setattr("congruence.training.loop.prepared_on_demand", lambda *_: contextlib.nullcontext())
+        always, eager = run(tmp_path / "eager")
+    assert same(first, again)
+    assert same(first, always)
+    assert eager >= filling >= 2 * SAMPLES > 10 * reading

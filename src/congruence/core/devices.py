@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from congruence.core.later import Later
+
 
 def to_device(value: Any, device: torch.device | str | None) -> Any:
     """Move the tensors in a tensor, tuple, list or mapping, without waiting for the device."""
@@ -138,9 +140,14 @@ def _first_packed(value: Any) -> PackedSequence | None:
 
 
 def _on_leaves(function: Callable[[Any], Any], value: Any, *, packed: bool = False) -> Any:
-    """Apply a function to everything but tuples, lists and mappings; with `packed`, to packed sequences as a whole."""
+    """Apply a function to everything but tuples, lists and mappings; with `packed`, to packed sequences as a whole.
+
+    To inputs that are not made yet it is applied when they are.
+    """
     if isinstance(value, Tensor):
         return function(value)
+    if isinstance(value, Later):
+        return value.then(lambda made: _on_leaves(function, made, packed=packed))
     if isinstance(value, Mapping):
         return _mapping_like(value, {key: _on_leaves(function, item, packed=packed) for key, item in value.items()})
     if isinstance(value, PackedSequence):

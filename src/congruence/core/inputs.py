@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from congruence.core.devices import row_count
+from congruence.core.later import Later
 
 STUDENT, TEACHER = "student", "teacher"
 
@@ -37,6 +38,14 @@ class Inputs(dict[str, Any]):
             )
         super().__init__(by_model)
 
+    def __getitem__(self, model: str) -> Any:
+        return made(super().__getitem__(model))
+
+
+def made(inputs: Any) -> Any:
+    """Return inputs, made now if they were left for later."""
+    return inputs.made() if isinstance(inputs, Later) else inputs
+
 
 def inputs_of(inputs: Any, model: str, kind: str = STUDENT) -> Any:
     """Return a model's inputs: its entry of `Inputs`; anything else is returned whole.
@@ -49,11 +58,16 @@ def inputs_of(inputs: Any, model: str, kind: str = STUDENT) -> Any:
     Raises:
         ValueError: if `Inputs` has neither entry.
     """
+    return made(entry_of(inputs, model, kind))
+
+
+def entry_of(inputs: Any, model: str, kind: str = STUDENT) -> Any:
+    """Return what `inputs_of` does, as it is: a `Later` if it was not made yet."""
     if not isinstance(inputs, Inputs):
         return inputs
     for name in (model, kind):
         if name in inputs:
-            return inputs[name]
+            return inputs.get(name)
     named = kind if model == kind else f"{model} or {kind}"
     raise ValueError(f"`Inputs`: the {model} has none: expected an entry {named}, got {', '.join(inputs)}.")
 

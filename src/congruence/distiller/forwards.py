@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from congruence.core.devices import row_count
-from congruence.core.inputs import STUDENT, TEACHER, check_rows_agree, inputs_of
+from congruence.core.inputs import STUDENT, TEACHER, check_rows_agree, entry_of, made
 from congruence.distiller.as_found import as_found
 from congruence.distiller.bindings import Binding
 from congruence.distiller.micro import in_chunks
@@ -109,11 +109,12 @@ def forwards(
         if not runs(model, view):
             continue
         reader = readers[model]
-        inputs = inputs_of(given[view], model, TEACHER if isinstance(reader, Teacher) else STUDENT)
+        inputs = entry_of(given[view], model, TEACHER if isinstance(reader, Teacher) else STUDENT)
         if recall is not None and model in recall:
             recalled = recall[model](view, paths, inputs)
             tensors.update({(model, view, path): tensor for path, tensor in recalled.items()})
             continue
+        inputs = made(inputs)
         name, module = (reader.taps.name, reader.module) if isinstance(reader, Teacher) else (model, reader.model)
         run = functools.partial(read, name, reader, paths=paths, example=examples.get(model, ""))
         outputs[model, view], tapped = in_chunks(run, module, inputs, micro_batch)

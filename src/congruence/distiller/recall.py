@@ -10,7 +10,7 @@ from torch import Tensor
 from congruence.distiller.bindings import Binding
 from congruence.models.teacher import Teacher
 
-# (view, paths, the view's inputs) → the teacher's tensors by path
+# (view, paths, the view's inputs, which may be `Later`) → the teacher's tensors by path
 Recall = Callable[[str, set[str], Any], dict[str, Tensor]]
 
 

@@ -44,6 +44,7 @@ def check_needs(binding: Binding, captured: Captured, *, epochs_begun: bool) -> 
         )
 
 
+_TOKENS = 3  # dimensions of a layer of tokens
 _DRAWS = 16  # the most forwards that are tried until layers that drop out at random have run
 Runner = Callable[[Mapping[str, Any]], Signals]
 # results by the id of the argument, which is kept alive so that its id stays unique
@@ -70,7 +71,6 @@ def signals_of(binding: Binding, captured: Captured, clock: Clock, runner: Runne
     for view in needs.views:
         for (model, role), paths in binding.paths.items():
             reader = binding.models[model]
-            inputs = captured.given(reader, view)
             layers = [captured.tensors[reader, view, path] for path in paths]
             real = []
             for path, tensor in zip(paths, layers, strict=True):
@@ -78,7 +78,10 @@ def signals_of(binding: Binding, captured: Captured, clock: Clock, runner: Runne
                 if tensor.dim() > 2:  # nothing was assumed about rows [B, C]
                     samples = captured.samples(reader, view, tensor.shape, named=binding.named)
                     check_rows(what, tensor.shape, samples)
-                real.append(None if role == "logits" else mask_of(binding, model, role, path, tensor, inputs))
+                # Only tokens may be padded; for other layers the inputs of a cached teacher need not be made.
+                padded = role != "logits" and tensor.dim() == _TOKENS
+                inputs = captured.given(reader, view) if padded else None
+                real.append(mask_of(binding, model, role, path, tensor, inputs) if padded else None)
             if role == "features":
                 parts = zip(paths, layers, real, strict=True)
                 tensors[model, view, role] = tuple(

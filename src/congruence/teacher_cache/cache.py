@@ -19,7 +19,7 @@ from congruence.core import check, ranks, rng
 from congruence.core.batch import unpack
 from congruence.core.devices import to_device
 from congruence.core.host_values import extremes, on_host
-from congruence.core.inputs import TEACHER, inputs_of
+from congruence.core.inputs import TEACHER, inputs_of, made
 from congruence.data.datasets.files import FileDataset
 from congruence.data.loading.batches import Loader
 from congruence.distiller.bindings import Binding
@@ -354,7 +354,7 @@ class TeacherCache:
         # All layers of the view at once, including those of terms that have not started.
         positions = np.flatnonzero(np.logical_or.reduce(list(lacking.values())))
         once, first = np.unique(samples[positions], return_index=True)
-        answers = self._answers.of(inputs, lacking.keys(), positions[first])
+        answers = self._answers.of(made(inputs), lacking.keys(), positions[first])
         for path, values in answers.items():
             if path in stored:
                 at = lacking[path]

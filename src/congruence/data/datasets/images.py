@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self, cast
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from congruence.core.check import fail
 from congruence.core.inputs import STUDENT, TEACHER, Inputs, inputs_of
+from congruence.core.later import Later
 from congruence.data.augment.crops import normalize
 from congruence.data.datasets.batched import BatchDataset, Indices, Spec
 from congruence.models.inputs import ImageInput
@@ -104,12 +106,13 @@ class ImageDataset(BatchDataset):
         """Return how a model takes these images."""
         return self.own_input if self.inputs is None else inputs_of(Inputs(**self.inputs), model, kind)
 
-    def prepared(self, drawn: Tensor) -> Tensor | Inputs:
-        """Turn bytes into the models' inputs."""
+    def prepared(self, drawn: Tensor, *, later: Collection[str] = ()) -> Tensor | Inputs:
+        """Turn bytes into the models' inputs; models that take images alike share them."""
         if self.inputs is None:
             return normalize(drawn, self.mean, self.std)
-        made = {taken: taken(drawn) for taken in dict.fromkeys(self.inputs.values())}
-        return Inputs(**{name: made[taken] for name, taken in self.inputs.items()})
+        now = {taken: taken(drawn) for name, taken in self.inputs.items() if name not in later}
+        waiting = {taken: Later(functools.partial(taken, drawn)) for taken in self.inputs.values() if taken not in now}
+        return Inputs(**{name: (now | waiting)[taken] for name, taken in self.inputs.items()})
 
     def check_views(self, views: Sequence[str]) -> None:
         """Images have any view."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Collection, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -107,6 +107,7 @@ class Loader:
         self.workers = workers
         self.device = device
         self.view_cycle = view_cycle
+        self.later: Collection[str] = ()  # models whose inputs are made when they are asked for
         self._epoch = 0
 
     @property
@@ -223,13 +224,16 @@ class Loader:
 
     def _whole(self, dataset: BatchDataset, request: Request) -> Batch:
         views = {
-            view: dataset.batch(
-                request.samples,
-                epoch=request.view_epoch,
-                seed=self.view_seed,
-                augment=augment,
-                view=view,
-                device=self.device,
+            view: dataset.prepared(
+                dataset.drawn(
+                    request.samples,
+                    epoch=request.view_epoch,
+                    seed=self.view_seed,
+                    augment=augment,
+                    view=view,
+                    device=self.device,
+                ),
+                later=self.later,
             )
             for view, augment in self.augment.items()
         }
@@ -242,7 +246,7 @@ class Loader:
             raise ValueError(drawn.sentence)
         batch = drawn.to(self.device)
         views = batch.views or {self.views[0]: batch.inputs}  # a single "main" view is not stored as a view
-        prepared = {view: self.dataset.prepared(each) for view, each in views.items()}
+        prepared = {view: self.dataset.prepared(each, later=self.later) for view, each in views.items()}
         return with_views(prepared, batch.labels, batch.index)
 
     def _by_workers(self, draws: Dataset[Any], requests: list[Request]) -> Iterator[Any]:

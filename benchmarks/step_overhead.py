@@ -53,7 +53,7 @@ def loss_work(key: str, teacher: torch.nn.Module, student: torch.nn.Module, data
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("device", nargs="?", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--rounds", type=int, default=9, help="interleaved pairs")
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved pairs")
     arguments = parser.parse_args()
     device, rounds = arguments.device, arguments.rounds
     torch.set_num_threads(1)

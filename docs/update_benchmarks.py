@@ -20,17 +20,20 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 BALANCED = ROOT / "docs" / "guide" / "balanced-weights.md"
 HEAD = """# Benchmarks
 
-Written by `python docs/update_benchmarks.py` from `benchmarks/results/`, which `make bench` writes anew (all but \
+Written by `python docs/update_benchmarks.py` from `benchmarks/results/`, which `make bench` and `make bench-large` \
+write anew (all but \
 `one_epoch`, `first_tries`, `best_epoch` and `photographs`, which train for some minutes, `peers`, which needs other \
 people's code, and those of a GPU). Figures are ratios taken in one process where nothing else is said, with the \
 other form beside them in the benchmark's file: they say the same on another machine, where milliseconds do not. A \
 bar is what a figure must not pass; `least` is what it is to reach.
 """
+# Rows for transformers' tokens, whose layers must be named, have none in the pair of residual networks.
+_OF_PAIR = [row for row in ROWS if not (row.needs.naming and "tokens" in row.needs.roles)]
 # The benchmarks of every row of the catalogue, and the figures they have when each row is measured.
 OF_ROWS = {
-    "method_cost": OWN_KEYS,
+    "method_cost": tuple(row.key for row in _OF_PAIR),
     "one_epoch": tuple(f"{key}, {variant}" for variant in load_plan(OF_EVERY_ROW).variants for key in OWN_KEYS),
-    "step_overhead": tuple(row.key for row in ROWS if "maps" not in row.needs.roles or row.needs.unnamed),
+    "step_overhead": tuple(row.key for row in _OF_PAIR if "maps" not in row.needs.roles or row.needs.unnamed),
 }
 
 

@@ -124,3 +124,24 @@ class TestHkd(LossTester):
         )
         value.backward()
         assert mapped.weight.grad.any()
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e5])
+@pytest.mark.parametrize("kernel", ["rbf", "student_t"])
+def test_wide_rows_have_the_same_distances(kernel, scale, monkeypatch):
+    """Flattened maps: rows far from the origin, near ones and equal ones, value and gradient."""
+    generator = seeded(7)
+    student, teacher = (0.05 * torch.randn(6, width, generator=generator).double() + 3 for width in (600, 900))
+    student[1] = student[0]
+    student[3] = student[2] + 1e-6
+    student, teacher = (scale * student).requires_grad_(), scale * teacher
+    found = []
+    for wide in (512, 10**9):
+        monkeypatch.setattr("congruence.losses.hkd._WIDE", wide)
+        loss = heterogeneous_kd_loss(student, teacher, kernel=kernel, divergence="jeffreys")
+        found.append((loss.detach(), *torch.autograd.grad(loss, student)))
+    for fast, exact in zip(*found, strict=True):
+        torch.testing.assert_close(fast, exact, rtol=1e-5, atol=1e-5 * float(exact.abs().max()))
+    if scale == 1.0:
+        expected = reference(student.detach(), teacher, kernel=kernel, divergence="jeffreys")
+        torch.testing.assert_close(found[0][0], expected, rtol=1e-7, atol=0)

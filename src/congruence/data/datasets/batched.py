@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Self, cast
 
@@ -65,8 +65,8 @@ class BatchDataset(Dataset[tuple[Any, int]], ABC):
         """Return a batch in the form in which a worker sends it, before `prepared`."""
 
     @abstractmethod
-    def prepared(self, drawn: Any, *, later: Collection[str] = ()) -> Any:
-        """Turn the result of `drawn` into the models' inputs, on its device; those of some models `Later`."""
+    def prepared(self, drawn: Any) -> Any:
+        """Turn the result of `drawn` into the models' inputs, on its device."""
 
     @abstractmethod
     def check_augment(self, augment: Spec | bool | None) -> None:

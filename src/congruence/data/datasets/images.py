@@ -107,7 +107,7 @@ class ImageDataset(BatchDataset):
         return self.own_input if self.inputs is None else inputs_of(Inputs(**self.inputs), model, kind)
 
     def prepared(self, drawn: Tensor, *, later: Collection[str] = ()) -> Tensor | Inputs:
-        """Turn bytes into the models' inputs; models that take images alike share them."""
+        """Turn bytes into the models' inputs; those of the models in `later` are made when they are asked for."""
         if self.inputs is None:
             return normalize(drawn, self.mean, self.std)
         now = {taken: taken(drawn) for name, taken in self.inputs.items() if name not in later}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, Self, cast
 
@@ -206,7 +206,7 @@ class TextDataset(BatchDataset):
         large = [at for taken in inputs if taken is not None and len(self) for at in self._tokens.largest(taken, rows)]
         return self.batch(list(dict.fromkeys([*large, *range(min(2, len(self)))])))
 
-    def prepared(self, drawn: Any, *, later: Collection[str] = ()) -> Any:
+    def prepared(self, drawn: Any) -> Any:
         """Return tokens unchanged: they are the models' inputs."""
         return drawn
 

@@ -16,6 +16,7 @@ from congruence.core.check import Real, fail, hyperparameters
 from congruence.core.rng import keyed_generator
 from congruence.data.augment.crops import PLAIN_VIEWS
 from congruence.data.datasets.batched import BatchDataset, Spec
+from congruence.data.datasets.images import ImageDataset
 from congruence.data.loading.draws import ByteDraws, Draws, Refused, Request, with_views
 
 _ORDER = 201  # the stream of the order's generator; any number that is not used with the seed elsewhere
@@ -107,7 +108,7 @@ class Loader:
         self.workers = workers
         self.device = device
         self.view_cycle = view_cycle
-        self.later: Collection[str] = ()  # models whose inputs are made when they are asked for
+        self.later: Collection[str] = ()  # models whose images are prepared when they are asked for
         self._epoch = 0
 
     @property
@@ -224,7 +225,7 @@ class Loader:
 
     def _whole(self, dataset: BatchDataset, request: Request) -> Batch:
         views = {
-            view: dataset.prepared(
+            view: self._inputs(
                 dataset.drawn(
                     request.samples,
                     epoch=request.view_epoch,
@@ -232,13 +233,18 @@ class Loader:
                     augment=augment,
                     view=view,
                     device=self.device,
-                ),
-                later=self.later,
+                )
             )
             for view, augment in self.augment.items()
         }
         labels = None if dataset.labels is None else dataset.labels[request.samples]
         return with_views(views, labels, request.samples)
+
+    def _inputs(self, drawn: Any) -> Any:
+        """Turn what was drawn into the models' inputs."""
+        if self.later and isinstance(self.dataset, ImageDataset):
+            return self.dataset.prepared(drawn, later=self.later)
+        return self.dataset.prepared(drawn)
 
     def _prepared(self, drawn: Batch | Refused) -> Batch:
         """Turn a worker's result into the models' inputs, on the device."""
@@ -246,7 +252,7 @@ class Loader:
             raise ValueError(drawn.sentence)
         batch = drawn.to(self.device)
         views = batch.views or {self.views[0]: batch.inputs}  # a single "main" view is not stored as a view
-        prepared = {view: self.dataset.prepared(each, later=self.later) for view, each in views.items()}
+        prepared = {view: self._inputs(each) for view, each in views.items()}
         return with_views(prepared, batch.labels, batch.index)
 
     def _by_workers(self, draws: Dataset[Any], requests: list[Request]) -> Iterator[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self
 
@@ -121,7 +121,7 @@ class ItemDataset(BatchDataset):
         batch = Draws(self.items, (view,), seed)[Request(epoch, rows)]
         return to_device(batch.views.get(view, batch.inputs), device)
 
-    def prepared(self, drawn: Any, *, later: Collection[str] = ()) -> Any:
+    def prepared(self, drawn: Any) -> Any:
         """Return it as it is."""
         return drawn
 

@@ -239,8 +239,10 @@ def _term(config: TermConfig) -> dict[str, Any]:
 def _row(row: Row) -> dict[str, Any]:
     """Return what a row of the catalogue says beside its class, without what it leaves at a default."""
     values = _without_defaults(row, _NOT_OF_A_ROW)
-    needs = _without_defaults(row.needs, _YOUNGER_NEEDS)
-    return {**{key: _plain(value) for key, value in values.items()}, "needs": needs}
+    # Whether each rank computes the loss of its own samples or of all, with the same memory, changes no number.
+    needs = dataclasses.replace(row.needs, scope="batch", memory=False) if row.needs.memory else row.needs
+    told = _without_defaults(needs, _YOUNGER_NEEDS)
+    return {**{key: _plain(value) for key, value in values.items()}, "needs": told}
 
 
 def _without_defaults(value: Any, apart: Iterable[str] = ()) -> dict[str, Any]:

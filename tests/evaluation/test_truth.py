@@ -118,6 +118,17 @@ def test_sides_of_other_resolutions_share_no_positions():
     assert found.left_out["position_agreement"] == "needs dense logits of both sides for the same positions"
 
 
+def test_a_model_of_positions_on_data_with_classes_is_kept(tmp_path):
+    """A text encoder's states look like dense logits; nothing asks for their classes here."""
+    pixels, classes = drawn(12, 2, 5, 4, low=0, high=256).byte(), torch.arange(12) % 3
+    dataset = cg.data.ArrayDataset(pixels, classes, classes=3, mean=(0.5, 0.5), std=(0.2, 0.2))
+    loader = cg.data.loader(dataset, batch_size=4, shuffle=False)
+    found = [cg.compare(Segments(0, 8), Segments(1, 4), loader, keep=tmp_path).to_dict() for _ in range(2)]
+    assert found[0] == found[1]
+    assert found[0]["position_agreement"] is None
+    assert any(tmp_path.rglob("*"))
+
+
 def labelled(kind):
     labels = drawn(24, 4, seed=3, high=2).to(kind)
     return [(torch.randn(24, 6, generator=torch.Generator().manual_seed(2)), labels)]

@@ -46,8 +46,7 @@ class Embedded(NamedTuple):
 
     `head` is the weight [C, D] and bias [C] (or None) of the Linear that maps the embeddings to the logits, if there is
     one. `left_out` says why logits are left out, if the model's logits are meaningless: no term trained its head, or
-    its classes are not the data's. `answers` [P] are the classes of all positions of dense logits, and `truth` labels
-    that are not one class a sample: see `truth.Labels`.
+    its classes are not the data's. `answers` [P] are the classes of dense logits' positions, for `truth.Labels.truth`.
     """
 
     features: Tensor
@@ -63,8 +62,9 @@ class Embedded(NamedTuple):
         return self._replace(logits=None, answers=None, head=None, left_out=self.left_out or why)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the rows that are there, by name."""
-        return {name: rows for name, rows in self._asdict().items() if isinstance(rows, Tensor)}
+        """Return the rows that can be kept and are there, by name: data that is kept has one class a sample."""
+        rows = {"features": self.features, "logits": self.logits, "labels": self.labels}
+        return {name: tensor for name, tensor in rows.items() if tensor is not None}
 
 
 def embed(
@@ -196,7 +196,7 @@ def read_all(
             first.append(batch.inputs)
         for reader in readers:
             reader.batches = source.steps() if number == 0 else reader.batches
-            reader.read(batch.inputs, stack)
+            reader.read(batch.inputs, stack, positions=batch.labels is not None and batch.labels.dim() > 1)
         if batch.labels is not None:
             labels.append(batch.labels.cpu())
     return labels_of(labels, dense=any(reader.answers for reader in readers))
@@ -262,8 +262,8 @@ class Reader:
         if self.channels_last:
             stack.enter_context(channels_last(model))
 
-    def read(self, inputs: Any, stack: contextlib.ExitStack) -> None:
-        """Run the model over a batch."""
+    def read(self, inputs: Any, stack: contextlib.ExitStack, *, positions: bool) -> None:
+        """Run the model over a batch; `positions`: whether its labels may be those of dense logits."""
         if self.paths is None:
             self.begin(inputs, stack)
         inputs = to_device(inputs_of(inputs, self.name, self.kind), self.device)
@@ -280,7 +280,7 @@ class Reader:
         if logits is not None and classes is not None and logits.dim() == 2:
             logits = logits.float().cpu()
             self.logits.add(logits.log() if classes == self.taps.defaults.probabilities else logits, self.batches)
-        elif logits is not None and logits.dim() > 2:
+        elif logits is not None and logits.dim() > 2 and positions:
             self.answers.add(answers_of(logits).cpu(), self.batches)
 
     def _find(self, example: Any) -> tuple[str, str | None]:

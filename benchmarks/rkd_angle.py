@@ -1,5 +1,7 @@
 """RKD's angle loss beside its usual form (a [B, B, D] tensor of unit differences and its Grams), forward and backward.
 
+Also its two losses together in the batch of a usual recipe, 64 rows.
+
 python benchmarks/rkd_angle.py (memory is read from /proc: Linux)
 """
 
@@ -18,15 +20,16 @@ import torch.nn.functional as F
 from record import figure, resident, write
 from torch import Tensor
 
-from congruence.losses import rkd_angle_loss
+from congruence.losses import rkd_angle_loss, rkd_distance_loss
 
-BATCH, WIDTH, LARGE = 128, 512, 1024
+BATCH, WIDTH, LARGE, USUAL_BATCH, USUAL_WIDTH = 128, 512, 1024, 64, 128
 GIGABYTES = 2.0
 DEFINITION = (
     "ours / usual, medians of interleaved calls in one process; memory is the growth of a fresh process's peak, at "
     "B = 1024 as a share of 2 GB"
 )
 TIME, MEMORY, MEMORY_LARGE = f"time at B={BATCH}", f"memory at B={BATCH}", f"memory at B={LARGE}"
+BOTH = f"time of distance and angle at B={USUAL_BATCH}, D={USUAL_WIDTH}"
 BARS = {TIME: round(1 / 3, 4), MEMORY: 0.25, MEMORY_LARGE: 1.0}
 
 
@@ -42,13 +45,45 @@ def usual(student: Tensor, teacher: Tensor) -> Tensor:
     return F.smooth_l1_loss(cosines(student), wanted)
 
 
+def usual_both(student: Tensor, teacher: Tensor) -> Tensor:
+    """The usual form of the weighted sum of both losses."""
+
+    def relative(x: Tensor) -> Tensor:
+        squares = x.square().sum(1)
+        distances = (squares[:, None] + squares - 2 * x @ x.T).clamp(min=1e-12).sqrt()
+        distances = distances * (1 - torch.eye(len(x)))
+        return distances / distances[distances > 0].mean()
+
+    with torch.no_grad():
+        wanted = relative(teacher)
+    return 25 * F.smooth_l1_loss(relative(student), wanted) + 50 * usual(student, teacher)
+
+
+def both(student: Tensor, teacher: Tensor) -> Tensor:
+    return 25 * rkd_distance_loss(student, teacher) + 50 * rkd_angle_loss(student, teacher)
+
+
 FORMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"ours": rkd_angle_loss, "usual": usual}
+BOTH_FORMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"ours": both, "usual": usual_both}
 
 
-def rows(batch: int) -> tuple[Tensor, Tensor]:
+def rows(batch: int, width: int = WIDTH) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    student = torch.randn(batch, WIDTH, generator=generator, requires_grad=True)
-    return student, torch.randn(batch, WIDTH, generator=generator)
+    student = torch.randn(batch, width, generator=generator, requires_grad=True)
+    return student, torch.randn(batch, width, generator=generator)
+
+
+def medians(
+    forms: dict[str, Callable[[Tensor, Tensor], Tensor]], inputs: tuple[Tensor, Tensor], rounds: int
+) -> dict[str, float]:
+    """Median seconds of each form in interleaved calls, after one that warms up."""
+    times: dict[str, list[float]] = {name: [] for name in forms}
+    for number in range(rounds + 1):
+        for name, form in forms.items():
+            elapsed = seconds(form, *inputs)
+            if number:
+                times[name].append(elapsed)
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def seconds(form: Callable[[Tensor, Tensor], Tensor], student: Tensor, teacher: Tensor) -> float:
@@ -80,18 +115,15 @@ def main() -> None:
         form(*inputs).backward()
         print((resident("VmHWM") - before) / 1e9)
         return
-    inputs = rows(BATCH)
-    times: dict[str, list[float]] = {name: [] for name in FORMS}
-    for number in range(arguments.rounds + 1):
-        for name, form in FORMS.items():
-            elapsed = seconds(form, *inputs)
-            if number:  # the first round warms up
-                times[name].append(elapsed)
-    medians = {name: statistics.median(values) for name, values in times.items()}
+    times = medians(FORMS, rows(BATCH), arguments.rounds)
+    usual_batch = medians(BOTH_FORMS, rows(USUAL_BATCH, USUAL_WIDTH), 10 * arguments.rounds)
     memory = {name: grown(name, BATCH) for name in FORMS}
     large = grown("ours", LARGE)
     figures = [
-        figure(TIME, medians["ours"] / medians["usual"], BARS[TIME], ours_milliseconds=round(1e3 * medians["ours"], 2)),
+        *(
+            figure(name, found["ours"] / found["usual"], BARS.get(name), ours_milliseconds=round(1e3 * found["ours"], 2))
+            for name, found in ((TIME, times), (BOTH, usual_batch))
+        ),
         figure(MEMORY, memory["ours"] / memory["usual"], BARS[MEMORY], ours_gigabytes=round(memory["ours"], 4)),
         figure(MEMORY_LARGE, large / GIGABYTES, BARS[MEMORY_LARGE], ours_gigabytes=round(large, 4)),
     ]

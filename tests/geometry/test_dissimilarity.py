@@ -31,7 +31,24 @@ def test_distances_do_not_leave_float32(scale):
     near = x.clone().requires_grad_()
     wanted, gradient = (torch.autograd.grad(euclidean(rows).sum(), rows)[0] for rows in (near, far))
     torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-5)
-    assert torch.equal(euclidean(far, far), euclidean(far))
+    torch.testing.assert_close(euclidean(far, far), euclidean(far), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("rows", [2, 3, 64])
+def test_distances_within_a_batch_round_at_most_their_last_digits(rows):
+    x = points(rows, 300).float() + 1000
+    values = euclidean(x)
+    assert torch.equal(values, values.T)
+    expected = (x[:, None].double() - x[None]).norm(dim=2)
+    torch.testing.assert_close(values.double(), expected, rtol=3e-7, atol=0)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_shows(bad):
+    x = points(4, 3)
+    x[2, 1] = bad
+    values = euclidean(x)
+    assert not values[2, [0, 1, 3]].isfinite().any()
 
 
 @pytest.mark.parametrize("measure", [cosine, euclidean])

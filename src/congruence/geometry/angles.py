@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,8 +14,9 @@ from congruence.core.numerics import as_float64, float32_island, safe_norm, unit
 from congruence.geometry.dissimilarity import euclidean
 
 _SHORTEST = 1e-30  # 1/d is at most 1e30, and leaves a float32 gradient of up to 1e8 finite
-_TILE = {"cpu": 2**16}  # entries of [B, B, B] at a time: what a core's cache holds, or fills a GPU
+_TILE = {"cpu": 2**17}  # entries of [B, B, B] at a time: what a core's cache holds, or fills a GPU
 _TILE_ELSEWHERE = 2**22
+_LEAST_POINTS = 32  # of a tile: the sums over fewer are short
 # Of the batch's extent E. K's float64 entries are rounded by about 1e-16 E², and ψ's numerator is of the order of d²:
 # with d = 1e-5 E it has six digits left.
 _TIGHT = 1e-5
@@ -120,6 +122,9 @@ def _value_and_gradients(
 
     N and d depend on differences of rows alone, so that each part is Σ_k Q_jk (x_k − x_j) in row j, with Q = P + Pᵀ and
     P = G − 2A + 2 S r². K_ii and K_jj need no sums of their own: they are what makes a row of Q sum to 0.
+
+    By the same symmetry a tile has the k from its first j on: a square of j and k in which all pairs stand twice, and
+    the k after it, in which each stands once and counts twice.
     """
     size = student.shape[0]
     sides = (student, teacher)
@@ -133,22 +138,26 @@ def _value_and_gradients(
     by_gram, by_anchor, by_length = ([torch.zeros_like(gram) for gram in grams] for _ in range(3))  # G, A, S
     by_row = [torch.zeros_like(side) for side in rows]  # what tight anchors give, which has no part in K
     total = student.new_zeros(())
-    for anchors, points in _tiles(size, student.device.type):
+    anchors_at_once, points_at_once = _tile(size, student.device.type)
+    # Memory asked for anew in each tile may be given back to the system in between, which costs more than the sums.
+    memory = student.new_empty(3, anchors_at_once * points_at_once * size)
+    for anchors, points in _tiles(size, anchors_at_once, points_at_once):
+        later = slice(points.start, size)  # k
+        square, after = points.stop - points.start, slice(points.stop, size)
+        shape = (anchors.stop - anchors.start, square, size - points.start)
+        ours, theirs, slope = (part[: math.prod(shape)].view(shape) for part in memory)
+        psi = (ours, theirs)
         tight_here = [[i for i in anchors_of if anchors.start <= i < anchors.stop] for anchors_of in tight]
-        psi = [
-            _cosines(gram, half, inverse, anchors, points)
-            for gram, half, inverse in zip(grams, halves, inverses, strict=True)
-        ]
         for side, cosines in enumerate(psi):
+            _cosines(cosines, grams[side][points, later], halves[side][anchors], inverses[side][anchors], points)
             for i in tight_here[side]:
                 units = _units(sides[side], inverses[side], i)
-                cosines[i - anchors.start] = units[points] @ units.T
-        difference = psi[0] - psi[1]
-        slope = difference.clamp(-1, 1)  # s, the derivative of smooth L1
-        # smooth_l1(x) = s·x − s²/2, on both of its branches.
-        total += slope.flatten() @ difference.flatten() - slope.square().sum() / 2
+                cosines[i - anchors.start] = units[points] @ units[later].T
+        losses = F.smooth_l1_loss(ours, theirs, reduction="none")
+        total += 2 * losses.sum() - losses[..., :square].sum()
+        torch.sub(ours, theirs, out=slope).clamp_(-1, 1)  # s, the derivative of smooth L1
         # After the sum, before the gradient: ψ_ijj is 1 or 0, whatever the rows do.
-        slope.diagonal(points.start, 1, 2).zero_()
+        slope.diagonal(0, 1, 2).zero_()
         for side, cosines in enumerate(psi):
             if wanted[side]:
                 # A tight anchor's gradient goes to the rows themselves; in the sums for K it counts 0.
@@ -156,14 +165,19 @@ def _value_and_gradients(
                     units = _units(sides[side], inverses[side], i)
                     _add_by_row(by_row[side], units, inverses[side], slope[i - anchors.start], i, points)
                     cosines[i - anchors.start] = 0
-                by_length[side][anchors, points] = cosines.mul_(slope).sum(2)  # S_ij: a tile has all k
                 inverse = inverses[side][anchors]
+                parts = cosines.mul_(slope)  # of S_ij
+                by_length[side][anchors, points] += parts.sum(2)
+                by_length[side][anchors, after] += parts[..., square:].sum(1)
                 # w_ijk, in the memory of ψ, which nobody needs any more.
-                weighted = torch.mul(slope, inverse[:, None, :], out=cosines).mul_(inverse[:, points, None])
+                weighted = torch.mul(slope, inverse[:, None, later], out=cosines).mul_(inverse[:, points, None])
                 for i in tight_here[side]:
                     weighted[i - anchors.start] = 0
-                by_anchor[side][anchors, points] = weighted.sum(2)  # A_ij
-                by_gram[side][points] += weighted.sum(0)  # G_jk: each tile adds its anchors i
+                by_anchor[side][anchors, points] += weighted.sum(2)
+                by_anchor[side][anchors, after] += weighted[..., square:].sum(1)
+                over_anchors = weighted.sum(0)
+                over_anchors[:, square:] *= 2  # Q takes the transpose of G for the other half
+                by_gram[side][points, later] += over_anchors
     gradients: list[Tensor | None] = [None, None]
     for side, sign in enumerate((1, -1)):
         if wanted[side]:
@@ -185,13 +199,14 @@ def _units(rows: Tensor, inverse: Tensor, anchor: int) -> Tensor:
 
 
 def _add_by_row(total: Tensor, units: Tensor, inverse: Tensor, slope: Tensor, anchor: int, points: slice) -> None:
-    """Add what an anchor's ψ_ijk = ⟨e_ij, e_ik⟩ give to the rows, through its unit differences e_ij, [points, D]."""
-    along = units[points]
+    """Add what an anchor's ψ_ijk = ⟨e_ij, e_ik⟩ in a tile give to the rows, by its unit differences e_ij, [B, D]."""
     # By e_ij: Σ_k s_ijk e_ik, twice, as e_ij stands in ψ_ijk and in ψ_ikj.
-    toward = 2 * slope @ units
+    toward = torch.zeros_like(units)
+    toward[points] = 2 * slope @ units[points.start :]
+    toward[points.stop :] += 2 * slope[:, points.stop - points.start :].T @ units[points]
     # By x_j: ∂e_ij/∂x_j = (I − e_ij e_ijᵀ) r_ij. A unit vector only turns; the part along it is taken away.
-    toward = (toward - (toward * along).sum(1, keepdim=True) * along) * inverse[anchor, points, None]
-    total[points] += toward
+    toward = (toward - (toward * units).sum(1, keepdim=True) * units) * inverse[anchor, :, None]
+    total += toward
     # e_ij is of x_j − x_i: the anchor gets the opposite of all.
     total[anchor] -= toward.sum(0)
 
@@ -203,22 +218,26 @@ def _inverse_distances(rows: Tensor) -> Tensor:
     return torch.where(positive, distances, torch.ones_like(distances)).reciprocal() * positive
 
 
-def _tiles(size: int, device: str) -> Iterator[tuple[slice, slice]]:
-    """Yield the anchors i and points j of each tile; k runs over all, so that sums over k are whole in a tile."""
+def _tile(size: int, device: str) -> tuple[int, int]:
+    """Return how many anchors i and points j a tile has: a batch that fits is one, else the points are an eighth."""
     entries = _TILE.get(device, _TILE_ELSEWHERE)
-    points = max(1, min(size, entries // size))
-    anchors = max(1, entries // (size * points))
+    if size**3 <= entries:
+        return size, size
+    points = max(1, min(size, max(_LEAST_POINTS, size // 8), entries // size))
+    return max(1, min(size, entries // (size * points))), points
+
+
+def _tiles(size: int, anchors: int, points: int) -> Iterator[tuple[slice, slice]]:
     for i in range(0, size, anchors):
         for j in range(0, size, points):
             yield slice(i, min(i + anchors, size)), slice(j, min(j + points, size))
 
 
-def _cosines(gram: Tensor, half: Tensor, inverse: Tensor, anchors: slice, points: slice) -> Tensor:
-    """Return ψ of a tile, [anchors, points, B]."""
-    cosines = gram[points] - half[anchors, points, None]
-    cosines -= half[anchors, None, :]
-    cosines *= inverse[anchors, points, None]
-    cosines *= inverse[anchors, None, :]
+def _cosines(cosines: Tensor, gram: Tensor, half: Tensor, inverse: Tensor, points: slice) -> None:
+    """Write ψ of a tile, [anchors, points, the k from the first of these points on]."""
+    torch.sub(gram, half[:, points, None], out=cosines)
+    cosines -= half[:, None, points.start :]
+    cosines *= inverse[:, points, None]
+    cosines *= inverse[:, None, points.start :]
     # ψ_ijj is exactly 1, or 0 where x_i = x_j: rounding would leave a loss between equal spaces.
-    cosines.diagonal(points.start, 1, 2).copy_(inverse[anchors, points] > 0)
-    return cosines
+    cosines.diagonal(0, 1, 2).copy_(inverse[:, points] > 0)

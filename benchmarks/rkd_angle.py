@@ -121,7 +121,9 @@ def main() -> None:
     large = grown("ours", LARGE)
     figures = [
         *(
-            figure(name, found["ours"] / found["usual"], BARS.get(name), ours_milliseconds=round(1e3 * found["ours"], 2))
+            figure(
+                name, found["ours"] / found["usual"], BARS.get(name), ours_milliseconds=round(1e3 * found["ours"], 2)
+            )
             for name, found in ((TIME, times), (BOTH, usual_batch))
         ),
         figure(MEMORY, memory["ours"] / memory["usual"], BARS[MEMORY], ours_gigabytes=round(memory["ours"], 4)),

@@ -1,6 +1,7 @@
 """`congruence compare`: models by all kinds of words in one table and one JSON, and what it says of wrong ones."""
 
 import json
+import shutil
 import sys
 
 import pytest
@@ -93,6 +94,22 @@ def test_a_run_says_its_own_teacher_and_data(run, here):
     assert (short.exit_code, whole.exit_code) == (0, 0), short.output + whole.output
     assert json.loads(short.stdout)["students"] == json.loads(whole.stdout)["students"]
     assert json.loads(short.stdout)["teacher"] == json.loads(whole.stdout)["teacher"]
+
+
+def test_the_last_epochs_weights_are_those_of_their_own_file(run, here):
+    best, last = (shutil.copytree(run, here / name) for name in ("best", "last"))
+    (best / "student-last.safetensors").unlink()
+    (last / "student.safetensors").unlink()
+    words = ("--no-report", "--no-latency", "--json", *FEW)
+    found = [
+        json.loads(invoke("--student", folder, *words, *more).stdout)
+        for folder, more in ((best, ()), (last, ("--last",)))
+    ]
+    assert [list(each["students"]) for each in found] == [["best"], ["last"]]
+    for folder, more, missing in ((best, ("--last",), "student-last.safetensors"), (last, (), "student.safetensors")):
+        wrong = invoke("--student", folder, *words, *more)
+        assert wrong.exit_code == 2
+        assert missing in wrong.stderr
 
 
 def test_a_run_says_a_teacher_that_a_factory_made(here):

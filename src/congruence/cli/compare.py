@@ -70,6 +70,9 @@ def compare(
             show_default=False,
         ),
     ] = None,
+    last: Annotated[
+        bool, typer.Option("--last", help="Of students' runs, take the last epoch's weights, not the best one's.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print only JSON.")] = False,
     exact: Annotated[
         bool, typer.Option("--exact", help="Also measure W2² with the exact transport plan, which is slow.")
@@ -138,7 +141,7 @@ def compare(
     else:
         taught = any_model(teacher, splits, who="the teacher", weights=teacher_weights, trust=trust)
     takers = {
-        name: any_model(word, splits, who=f"the student '{name}'", weights=weights.get(name), trust=trust)
+        name: any_model(word, splits, who=f"the student '{name}'", weights=weights.get(name), last=last, trust=trust)
         for name, word in words.items()
     }
     for name, word in words.items():

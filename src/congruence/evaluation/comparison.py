@@ -18,7 +18,7 @@ _OF_ONE = (
     ("accuracy", "accuracy (%)", 100.0, 1),
     ("top_5_accuracy", "top 5 (%)", 100.0, 1),
     ("ece", "ECE", 1.0, 3),
-    ("retrieval_map", "retrieval mAP (%)", 100.0, 1),
+    ("retrieval_map", "mAP, leave one out (%)", 100.0, 1),
     ("knn_accuracy", "20-NN (%)", 100.0, 1),
     ("linear_probe_accuracy", "linear probe (%)", 100.0, 1),
     ("mean_iou", "mean IoU (%)", 100.0, 1),

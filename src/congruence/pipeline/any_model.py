@@ -30,7 +30,13 @@ _KINDS = "package.module:callable, a run's folder, hf:FOLDER, st:FOLDER, timm:NA
 
 
 def any_model(
-    word: str, splits: data.Splits, *, who: str, weights: str | Path | None = None, trust: bool = False
+    word: str,
+    splits: data.Splits,
+    *,
+    who: str,
+    weights: str | Path | None = None,
+    last: bool = False,
+    trust: bool = False,
 ) -> Taker:
     """Return the model that a word names, with its weights, and how it takes its inputs.
 
@@ -43,6 +49,7 @@ def any_model(
             mean and deviation of its training.
         who: what messages call the model: "the teacher".
         weights: a file of weights, for words that name a model without weights.
+        last: take the weights of a run's last epoch, not of its best one.
         trust: whether factories, and files that can run code, may be used.
 
     Returns:
@@ -60,7 +67,7 @@ def any_model(
     if run is not None:
         if weights is not None:
             raise ValueError(f"{_begin(who)} is the run in '{run[0]}', which has its weights: leave out '{weights}'.")
-        return _of_run(*run, splits, who=who, trust=trust)
+        return _of_run(*run, splits, who=who, last=last, trust=trust)
     config = _config_of(word, weights, who)
     zoo = config.model is not None and not named.split(config.model)
     if zoo and weights is None and splits.train.classes is None:
@@ -172,12 +179,13 @@ def run_of(word: str) -> tuple[Path, str | None] | None:
     return None
 
 
-def _of_run(path: Path, name: str | None, splits: data.Splits, *, who: str, trust: bool) -> Taker:
+def _of_run(path: Path, name: str | None, splits: data.Splits, *, who: str, last: bool, trust: bool) -> Taker:
     directory = RunDirectory(path)
-    files = directory.student_files()
+    files = directory.student_files(last=last)
     if not files:
         kind = next((kind for file, kind in _OTHERS.items() if (path / file).is_file()), None)
-        hint = f": a folder of another library is given as {kind}:{path}" if kind else " (no student.safetensors)"
+        expected = directory.student_file(last=last).name
+        hint = f": a folder of another library is given as {kind}:{path}" if kind else f" (no {expected})"
         raise ValueError(f"{_begin(who)}: the folder '{path}' holds no run with a student{hint}.")
     if name is None and len(files) > 1:
         raise ValueError(f"{_begin(who)}: the run in '{path}' has the students {', '.join(files)}: say {path}@NAME.")
@@ -187,7 +195,7 @@ def _of_run(path: Path, name: str | None, splits: data.Splits, *, who: str, trus
         raise ValueError(f"{_begin(who)}: the run in '{path}' has no student '{name}', only {', '.join(files)}.{near}")
     with rng.untouched():
         rng.seed_everything(0)
-        model = load_student(path, _made_by_factory(directory, name, trust=trust), name=name)
+        model = load_student(path, _made_by_factory(directory, name, trust=trust), name=name, last=last)
     table = _table_of(directory, name)
     return Taker(model, _as_trained(model, splits) if table is None else table)
 

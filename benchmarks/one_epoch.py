@@ -43,6 +43,10 @@ WITH_OWN_TEACHER = ("intra_class", "inter_class")
 OWN = {
     "hkd": ("stages.classifier.train.epochs=1", "stages.auxiliary.train.epochs=1"),
     **dict.fromkeys(WITH_OWN_TEACHER, ("stages.teacher.train.epochs=1",)),
+    # At full weight from the start.
+    "reviewkd": ("stages.student.terms.1.start_epoch=0", "stages.student.terms.1.warmup_epochs=0"),
+    **dict.fromkeys(("dkd", "rld", "sdd"), ("stages.student.terms.1.warmup_epochs=0",)),
+    "kda": ("stages.student.terms.1.warmup=0",),
 }
 
 

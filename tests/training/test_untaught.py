@@ -29,6 +29,8 @@ def test_a_head_that_no_term_reaches_is_named_twice_and_not_measured(caplog, tmp
         "The student has parts that no term reaches so far: '3' ",
         "The student has parts that no term has reached: '3' ",
     ]
+    (hint,) = [line for line in warnings(caplog) if "student_layer='3'" in line]
+    assert hint.startswith("The terms read what enters the student's '3' as its embedding.")
     assert json.loads((tmp_path / "summary.json").read_text())["untaught"] == {"student": ["3"]}
     caplog.clear()
     comparison = cg.compare(net(0, 7), made.student, batches())
@@ -41,6 +43,13 @@ def test_a_head_that_no_term_reaches_is_named_twice_and_not_measured(caplog, tmp
     assert cg.compare(net(0, 7), loaded, batches()).agreement is None
     cg.fit(cg.Distiller(None, made.student, ["ce"], example=data().tensors[0][:4]), batches(), options=constant())
     assert cg.compare(net(0, 7), made.student, batches()).student_accuracy is not None
+
+
+def test_an_embedding_that_ends_in_a_linear_layer_is_trained_where_it_is_named(caplog):
+    term = cg.Term("pkt", student_layer="3", teacher_layer="3")
+    made = cg.Distiller(net(0, 7), net(1, 4), [term], example=data().tensors[0][:4])
+    assert cg.fit(made, batches(), options=constant()).untaught == {}
+    assert not any("student_layer" in line for line in warnings(caplog))
 
 
 def test_a_teacher_whose_head_nobody_taught_is_told(caplog, tmp_path):

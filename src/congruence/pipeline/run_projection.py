@@ -33,7 +33,9 @@ def run_projection(word: str, student: nn.Module, teacher: nn.Module) -> nn.Line
     known = directory.teachers().get(TEACHER)
     if known is None or known != model_fingerprint(teacher).content:
         return None
-    found = RunStudent(directory, name or next(iter(directory.student_files() | directory.student_files(last=True))), student, {}, None)
+    found = RunStudent(
+        directory, name or next(iter(directory.student_files() | directory.student_files(last=True))), student, {}, None
+    )
     for term in directory.terms():
         try:
             linear, layer = projection_of(found, term["name"])

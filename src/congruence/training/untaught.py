@@ -44,7 +44,26 @@ class Untaught:
         if self._told or any(term.start_epoch > epoch for term in self.distiller.terms):
             return
         self._told = True
-        self._tell("no term reaches so far", "stay as they are")
+        parts = self._tell("no term reaches so far", "stay as they are")
+        for name, of_student in parts.items():
+            for part in sorted(self._entered(name) & set(of_student)) if ranks.rank() == 0 else ():
+                LOG.warning(
+                    "The terms read what enters the %s's '%s' as its embedding. If '%s' is no classifier, but the end "
+                    "of the embedding, name it: student_layer='%s', and the teacher's end likewise.",
+                    *(name, part, part, part),
+                )
+
+    def _entered(self, name: str) -> set[str]:
+        """Return the layers of a student whose inputs the terms read."""
+        before = "input:"
+        return {
+            path.removeprefix(before)
+            for binding in self.distiller.bindings.values()
+            for (model, _), paths in binding.paths.items()
+            if binding.models[model] == name
+            for path in paths
+            if path.startswith(before)
+        }
 
     def end(self) -> dict[str, list[str]]:
         """Warn of parameters that no term has reached, mark them for later measurements, and return them by student."""

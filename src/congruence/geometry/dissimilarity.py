@@ -126,7 +126,7 @@ def _euclidean(x: Tensor, y: Tensor | None) -> Tensor:
 
 
 def _within(rows: Tensor) -> Tensor:
-    """Return the distances between all rows: on a processor, pdist takes a ninth of cdist's time and rounds less."""
+    """Return the distances between all rows: on a processor, pdist takes a tenth of cdist's time and rounds less."""
     upper = torch.ones(len(rows), len(rows), dtype=torch.bool).triu_(1)
     distances = rows.new_zeros(upper.shape).masked_scatter(upper, F.pdist(rows))
     return distances + distances.T

@@ -69,6 +69,7 @@ class TestCorrelationCongruence(LossTester):
             Golden("cckd_def_bilinear_A", {"kernel": "bilinear"}),
             Golden("cckd_def_bilinear_raw_A", {"kernel": "bilinear", "normalize": False}),
             Golden("cckd_def_rbf_exact_A", {"kernel": "rbf"}),
+            Golden("jasper_similarity_A", {"kernel": "bilinear"}),
             *(Golden(f"cckd_{kind}{p}_A", {"order": p}) for kind in ("def_rbf_taylor", "taylor_P") for p in (1, 2, 3)),
         ),
         relational=True,

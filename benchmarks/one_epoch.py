@@ -47,6 +47,11 @@ OWN = {
     "reviewkd": ("stages.student.terms.1.start_epoch=0", "stages.student.terms.1.warmup_epochs=0"),
     **dict.fromkeys(("dkd", "rld", "sdd"), ("stages.student.terms.1.warmup_epochs=0",)),
     "kda": ("stages.student.terms.1.warmup=0",),
+    # The last stage alone: of 32 × 32 positions, relations take a minute a batch.
+    "minilm": (
+        "stages.student.terms.1.student_layer=['conv3', 'bn3', 'relu3']",
+        "stages.student.terms.1.teacher_layer=['layer3.0', 'layer3.1', 'layer3.2']",
+    ),
 }
 
 

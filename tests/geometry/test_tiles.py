@@ -6,10 +6,13 @@ import functools
 
 import pytest
 import torch
+from _harness.memory import largest_tensor
 
 from congruence.geometry import kernels, tiles
 from congruence.losses import (
+    attention_relation_loss,
     correlation_congruence_loss,
+    patch_relation_loss,
     perception_coherence_loss,
     pkt_loss,
     rkd_distance_loss,
@@ -76,6 +79,41 @@ def test_half_and_single_precision_keep_their_dtype(monkeypatch, form):
         value.backward()
         assert student.grad.dtype == dtype
         assert torch.isfinite(student.grad).all()
+
+
+OF_TOKENS = {
+    "minilm": functools.partial(attention_relation_loss, relation_heads=2),
+    "patch relation": patch_relation_loss,
+    "patch relation of others": functools.partial(patch_relation_loss, diagonal=False),
+}
+
+
+@pytest.mark.parametrize("form", OF_TOKENS)
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_few_samples_at_a_time_are_all_at_once(monkeypatch, form, padded):
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(5, 6, width, generator=generator, dtype=torch.float64) for width in (4, 8))
+    at = student.requires_grad_(), teacher.requires_grad_()
+    mask = (torch.arange(6) < torch.tensor([6, 0, 1, 4, 2])[:, None]) if padded else None
+    plain = OF_TOKENS[form](*at, mask=mask)
+    wanted = torch.autograd.grad(plain, at)
+    monkeypatch.setattr(tiles, "_WHOLE", 1)
+    monkeypatch.setattr(tiles, "_ENTRIES", 2 * 72)  # two samples of two heads at a time
+    calls, summed = [], tiles.sum_over_blocks
+    monkeypatch.setattr(tiles, "sum_over_blocks", lambda *given, **more: calls.append(1) or summed(*given, **more))
+    value = OF_TOKENS[form](*at, mask=mask)
+    assert calls
+    torch.testing.assert_close(value, plain, rtol=1e-12, atol=0)
+    torch.testing.assert_close(torch.autograd.grad(value, at), wanted, rtol=1e-9, atol=1e-15)
+
+
+def test_matrices_of_all_samples_are_not_in_memory(monkeypatch):
+    monkeypatch.setattr(tiles, "_WHOLE", 1)
+    monkeypatch.setattr(tiles, "_ENTRIES", 1)
+    tokens = tuple(torch.randn(8, 40, 4, generator=torch.Generator().manual_seed(k)) for k in range(2))
+    student = tokens[0].requires_grad_()
+    for loss in OF_TOKENS.values():
+        assert largest_tensor(lambda loss=loss: loss(student, tokens[1]).backward()) <= 2 * 40**2
 
 
 def test_small_batches_take_the_plain_form(monkeypatch):

@@ -15,6 +15,7 @@ from congruence.geometry.softrank import Method, soft_rank_within
 
 LARGE = 4096  # rows of a batch beyond which the losses take these forms
 _ENTRIES, _ENTRIES_ELSEWHERE = 2**20, 2**24  # of a block [rows, B], on the CPU and on a GPU
+_WHOLE = 2**24  # entries of all samples' own matrices up to which they are made at once
 _LEAST_DISTANCE = 1e-6
 _COSINE_ZERO = 1e-15
 Part = Callable[..., Tensor]  # (rows of the block, *tensors) → the block's part of the sum
@@ -22,8 +23,27 @@ Part = Callable[..., Tensor]  # (rows of the block, *tensors) → the block's pa
 
 def is_large(rows: Tensor) -> bool:
     """Whether a batch is one for these forms; under torch.compile and torch.func it never is."""
-    plain = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    return len(rows) > LARGE and not plain
+    return len(rows) > LARGE and _eager()
+
+
+def _eager() -> bool:
+    return not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
+
+
+def sum_over_samples(part: Part, *tensors: Tensor, each: int) -> Tensor:
+    """Sum `part(samples, *tensors)`, which makes matrices of `each` entries of every sample.
+
+    Where those of the batch have more than 2²⁴ entries, a few samples are taken at a time, as by `sum_over_blocks`.
+
+    Example:
+        >>> tokens = torch.tensor([[[1.0], [2.0]], [[0.0], [3.0]]])
+        >>> sum_over_samples(lambda samples, x: (x[samples] @ x[samples].mT).sum(), tokens, each=4).item()
+        18.0
+    """
+    if len(tensors[0]) * each <= _WHOLE or not _eager():
+        return part(slice(None), *tensors)
+    entries = _ENTRIES if tensors[0].device.type == "cpu" else _ENTRIES_ELSEWHERE
+    return sum_over_blocks(part, *tensors, entries=max(1, entries // each) * len(tensors[0]))
 
 
 def sum_over_blocks(part: Part, *tensors: Tensor, entries: int | None = None) -> Tensor:
@@ -84,8 +104,8 @@ class _Blocks(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         if torch.is_grad_enabled():
             raise ValueError(
-                f"A loss of pairs of more than {LARGE:,} samples keeps no graph of its gradient: a backward with "
-                "create_graph=True, or a gradient of the gradient, needs a smaller batch."
+                "A loss that is computed in blocks, because its matrices are large, keeps no graph of its gradient: a "
+                "backward with create_graph=True, or a gradient of the gradient, needs a smaller batch."
             )
         return None, None, *(None if saved is None else saved * gradient for saved in ctx.saved_tensors)
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from congruence.core import check
 from congruence.core.numerics import as_float64, float32_island, unit
+from congruence.geometry.tiles import sum_over_samples
 from congruence.geometry.tokens import check_tokens, row_divergence, without_padding
 
 CHECKS: Mapping[str, check.Constraint] = {"temperature": check.POSITIVE, "diagonal": check.Flag()}
@@ -43,7 +44,8 @@ def patch_relation_loss(
 
     Returns:
         The loss, in float32 or float64; 0 with zero gradient if no token has a P. A token of zeros has cosine 0 to all
-        tokens. Including the backward pass, memory is about eight float64 matrices [B, N, N].
+        tokens. Including the backward pass, memory is about eight float64 matrices [B, N, N]. Above 2²⁴ entries they
+        are made a few samples at a time, value and gradient, and there is no second derivative.
 
     Raises:
         ValueError: for shapes or a mask that do not fit, or a hyper-parameter out of its range.
@@ -66,14 +68,22 @@ def patch_relation_loss(
     name = "patch_relation_loss"
     check_tokens(name, mask, student_tokens=student_tokens, teacher_tokens=teacher_tokens)
     check.hyperparameters(name, CHECKS, temperature=temperature, diagonal=diagonal)
-    student, teacher = (unit(as_float64(without_padding(x, mask))) for x in (student_tokens, teacher_tokens))
-    keys = _keys(student, mask, diagonal)
-    rows = row_divergence(student @ student.mT / temperature, teacher @ teacher.mT / temperature, keys)
-    if keys is None:
-        return rows.mean().to(student_tokens.dtype)
-    real = keys.any(2).expand_as(rows)  # tokens that have a P
-    real = real if mask is None else real & mask
-    return ((rows * real).sum() / real.sum().clamp(min=1)).to(student_tokens.dtype)
+    real = _real(student_tokens, mask, diagonal)
+
+    def part(samples: slice, student: Tensor, teacher: Tensor) -> Tensor:
+        ours, theirs = (x[samples] @ x[samples].mT / temperature for x in (student, teacher))
+        keys = _keys(student, None if mask is None else mask[samples], diagonal)
+        return (row_divergence(ours, theirs, keys) * real[samples]).sum()
+
+    sides = (unit(as_float64(without_padding(x, mask))) for x in (student_tokens, teacher_tokens))
+    total = sum_over_samples(part, *sides, each=student_tokens.shape[1] ** 2)
+    return (total / real.sum().clamp(min=1)).to(student_tokens.dtype)
+
+
+def _real(tokens: Tensor, mask: Tensor | None, diagonal: bool) -> Tensor:
+    """Return which tokens have a P, bool [B, N]."""
+    real = torch.ones_like(tokens[..., 0], dtype=torch.bool) if mask is None else mask
+    return real if diagonal else real & (real.sum(1, keepdim=True) > 1)
 
 
 def _keys(tokens: Tensor, mask: Tensor | None, diagonal: bool) -> Tensor | None:

@@ -23,21 +23,26 @@ def net(seed, width):
     return nn.Sequential(nn.Linear(6, width), nn.Tanh(), nn.Linear(width, 3))
 
 
-def made(student=5, teacher=8):
-    distiller = cg.Distiller(net(1, teacher), net(2, student), [cg.Term("adv", name="game")], example=torch.zeros(2, 6))
-    return distiller.double()
+def made(student=5, teacher=8, **settings):
+    term = cg.Term("adv", name="game", **settings)
+    return cg.Distiller(net(1, teacher), net(2, student), [term], example=torch.zeros(2, 6)).double()
 
 
 def points(rows=8, seed=0):
     return torch.randn(rows, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def outputs(distiller, inputs, discriminator=None):
-    """What a discriminator makes of both networks' embeddings, the student's first."""
+def both(distiller, inputs):
+    """Both networks' embeddings as a discriminator sees them, the student's first."""
     method = distiller.methods["game"]
     student = method.projector(distiller.student[:2](inputs))
-    teacher = distiller.teacher.module[:2](inputs).detach()
-    return (discriminator or method.discriminator)(torch.cat([student, teacher]))
+    rows = torch.cat([student, distiller.teacher.module[:2](inputs).detach()])
+    return rows / rows.norm(dim=1, keepdim=True) if method.normalize else rows
+
+
+def outputs(distiller, inputs, discriminator=None):
+    """What a discriminator makes of both networks' embeddings."""
+    return (discriminator or distiller.methods["game"].discriminator)(both(distiller, inputs))
 
 
 def test_the_discriminator_is_the_papers_for_the_teachers_width():
@@ -49,8 +54,9 @@ def test_the_discriminator_is_the_papers_for_the_teachers_width():
     assert isinstance(made(student=8, teacher=8).methods["game"].projector, nn.Identity)
 
 
-def test_the_losses_are_binary_cross_entropies_of_the_sigmoid():
-    distiller, inputs = made(), points()
+@pytest.mark.parametrize("normalize", [True, False])
+def test_the_losses_are_binary_cross_entropies_of_the_sigmoid(normalize):
+    distiller, inputs = made(normalize=normalize), points()
     out = distiller.score(distiller.capture(inputs), update=False)
     scores = outputs(distiller, inputs, copy.deepcopy(distiller.methods["game"].discriminator)).sigmoid().tolist()
     student, teacher = scores[:8], scores[8:]
@@ -96,8 +102,7 @@ def test_running_statistics_move_once_a_batch_and_not_in_evaluation():
     linear = copy.deepcopy(distiller.methods["game"].discriminator[0])
     for seed in (0, 1):
         inputs = points(seed=seed)
-        student = distiller.methods["game"].projector(distiller.student[:2](inputs))
-        alone(linear(torch.cat([student, distiller.teacher.module[:2](inputs)])))
+        alone(linear(both(distiller, inputs)))
         distiller(inputs)
         for name in ("running_mean", "running_var"):
             torch.testing.assert_close(getattr(norm, name), getattr(alone, name), rtol=1e-12, atol=1e-14)
@@ -106,6 +111,16 @@ def test_running_statistics_move_once_a_batch_and_not_in_evaluation():
     distiller(points())
     distiller.score(distiller.capture(points()))
     assert norm.num_batches_tracked.item() == 2
+
+
+def test_lengths_count_only_as_the_paper_has_it():
+    for normalize in (True, False):
+        distiller, inputs = made(normalize=normalize), points()
+        losses = [distiller.score(distiller.capture(inputs), update=False).loss.item()]
+        distiller.methods["game"].projector.weight.data *= 10
+        distiller.methods["game"].projector.bias.data *= 10
+        losses.append(distiller.score(distiller.capture(inputs), update=False).loss.item())
+        assert (losses[0] == pytest.approx(losses[1], rel=1e-12)) is normalize
 
 
 def test_the_game_is_played():

@@ -9,10 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from congruence.core.numerics import widen
+from congruence.core import check
+from congruence.core.numerics import unit, widen
 from congruence.methods.method import Method, Needs, Probe, Signals
 from congruence.models.projectors import linear_projector
 
+CHECKS: Mapping[str, check.Constraint] = {"normalize": check.Flag()}
 _HIDDEN = 64
 
 
@@ -32,8 +34,12 @@ class Adversarial(Method):
     Shape:
         features [B, D_s] and [B, D_t]; two losses of shape [].
 
+    Args:
+        normalize: show the discriminator rows of length 1, of the student after its map. False shows them as they are,
+            as the paper does: the student's lengths then run away from the teacher's, and with them its accuracy.
+
     Raises:
-        ValueError: for more than one layer on a side.
+        ValueError: for more than one layer on a side, or a hyper-parameter out of its range.
 
     Example:
         >>> Adversarial().needs.roles
@@ -47,15 +53,18 @@ class Adversarial(Method):
     Deviations:
         Discriminator and student step together after one backward. The gradients equal those of two backwards; the
         student's loss uses the discriminator from before its step. The paper gives no weights; both are 1 here. The
-        sigmoid is part of the cross-entropy, which is then finite for any output.
+        sigmoid is part of the cross-entropy, which is then finite for any output. Rows have length 1 by default, unlike
+        the paper's (`normalize=False`), since students lose less by them.
     """
 
     needs = Needs()
     own_parts = ("discriminator",)
     discriminator: nn.Sequential
 
-    def __init__(self) -> None:
+    def __init__(self, *, normalize: bool = True) -> None:
         super().__init__()
+        check.hyperparameters("Adversarial", CHECKS, normalize=normalize)
+        self.normalize = normalize
         self.projector: nn.Module = nn.Identity()
 
     def build(self, probe: Probe) -> None:
@@ -99,8 +108,10 @@ class Adversarial(Method):
         return widen(functional_call(self.discriminator, {**buffers, **parameters}, (self._rows(student, teacher),)))
 
     def _rows(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Return both networks' rows, in the discriminator's type."""
-        return torch.cat([student, teacher]).to(next(self.discriminator.parameters()).dtype)
+        """Return both networks' rows as the discriminator sees them, in its type."""
+        rows = torch.cat([student, teacher])
+        rows = unit(widen(rows)) if self.normalize else rows
+        return rows.to(next(self.discriminator.parameters()).dtype)
 
 
 def _teacher_like(outputs: Tensor) -> Tensor:

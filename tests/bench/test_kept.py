@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import shutil
 
@@ -145,6 +146,25 @@ def judged(checkout, text=PLAN, **more):
 def test_where_a_teacher_would_be_another_its_cells_are_trained(checkout):
     plan = plan_in(checkout, PLAN.replace("stages.teacher.train.epochs=1", "stages.teacher.train.epochs=2"))
     assert Desk(plan, checkout / "runs").pending(plan.cells(), []) == {"ce", "kd"}
+
+
+@pytest.mark.parametrize(
+    ("key", "module"),
+    [
+        ("pkt", "congruence.geometry.tiles"),  # which it imports from the package, not by its full name
+        ("kda", "congruence.geometry.clustering"),
+        ("inter_class", "congruence.losses.inter_class"),
+        ("rkd", "congruence.geometry.dissimilarity"),
+    ],
+)
+def test_the_hash_of_a_methods_code_has_all_that_it_stands_on(key, module, monkeypatch):
+    code_of, source = identity.code_of.__wrapped__, inspect.getsource
+    before = code_of(key)
+    monkeypatch.setattr(
+        inspect, "getsource", lambda of: source(of) + ("\nCHANGED = 1\n" if of.__name__ == module else "")
+    )
+    assert code_of(key) != before
+    assert code_of("ce") == identity.code_of("ce")
 
 
 def test_other_code_of_a_method_is_trained(checkout, monkeypatch):

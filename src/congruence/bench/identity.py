@@ -14,6 +14,7 @@ import inspect
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -301,6 +302,10 @@ def _imported(tree: ast.Module) -> Iterable[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module is not None:
             yield node.module
+            if f"{node.module}." in _PACKAGES:  # a module of a package, or what the package takes from one
+                package = importlib.import_module(node.module)
+                for found in (getattr(package, alias.name) for alias in node.names):
+                    yield found.__name__ if isinstance(found, ModuleType) else getattr(found, "__module__", node.module)
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
 

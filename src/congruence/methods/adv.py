@@ -80,8 +80,11 @@ class Adversarial(Method):
         )
 
     def embed(self, signals: Signals) -> Signals:
-        """Project the student's rows."""
-        return signals.replace({("student", "main", "features"): (self.projector(signals.one("student")),)})
+        """Project the student's rows; both sides' get length 1 with `normalize`."""
+        sides = {"student": self.projector(signals.one("student")), "teacher": signals.one("teacher")}
+        if self.normalize:
+            sides = {name: unit(widen(rows)) for name, rows in sides.items()}
+        return signals.replace({(name, "main", "features"): (rows,) for name, rows in sides.items()})
 
     def loss(self, signals: Signals) -> Mapping[str, Tensor]:
         """Return the losses of the discriminator and of the student."""
@@ -108,10 +111,8 @@ class Adversarial(Method):
         return widen(functional_call(self.discriminator, {**buffers, **parameters}, (self._rows(student, teacher),)))
 
     def _rows(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Return both networks' rows as the discriminator sees them, in its type."""
-        rows = torch.cat([student, teacher])
-        rows = unit(widen(rows)) if self.normalize else rows
-        return rows.to(next(self.discriminator.parameters()).dtype)
+        """Return both networks' rows, in the discriminator's type."""
+        return torch.cat([student, teacher]).to(next(self.discriminator.parameters()).dtype)
 
 
 def _teacher_like(outputs: Tensor) -> Tensor:

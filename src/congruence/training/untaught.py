@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from congruence.core import ranks
 from congruence.distiller.distiller import Distiller
+from congruence.models.layers import parse
 from congruence.models.untaught import mark_parts, share, whole_parts
 
 LOG = logging.getLogger("congruence")
@@ -55,15 +56,14 @@ class Untaught:
 
     def _entered(self, name: str) -> set[str]:
         """Return the layers of a student whose inputs the terms read."""
-        before = "input:"
-        return {
-            path.removeprefix(before)
+        read = [
+            parse(path)
             for binding in self.distiller.bindings.values()
             for (model, _), paths in binding.paths.items()
             if binding.models[model] == name
             for path in paths
-            if path.startswith(before)
-        }
+        ]
+        return {path.layer for path in read if path.side == "input"}
 
     def end(self) -> dict[str, list[str]]:
         """Warn of parameters that no term has reached, mark them for later measurements, and return them by student."""

@@ -8,15 +8,16 @@ python benchmarks/rkd_angle.py (memory is read from /proc: Linux)
 from __future__ import annotations
 
 import argparse
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from interleaved import medians
 from record import figure, resident, write
 from torch import Tensor
 
@@ -73,24 +74,18 @@ def rows(batch: int, width: int = WIDTH) -> tuple[Tensor, Tensor]:
     return student, torch.randn(batch, width, generator=generator)
 
 
-def medians(
-    forms: dict[str, Callable[[Tensor, Tensor], Tensor]], inputs: tuple[Tensor, Tensor], rounds: int
-) -> dict[str, float]:
-    """Median seconds of each form in interleaved calls, after one that warms up."""
-    times: dict[str, list[float]] = {name: [] for name in forms}
-    for number in range(rounds + 1):
-        for name, form in forms.items():
-            elapsed = seconds(form, *inputs)
-            if number:
-                times[name].append(elapsed)
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
-def seconds(form: Callable[[Tensor, Tensor], Tensor], student: Tensor, teacher: Tensor) -> float:
+def step(form: Callable[[Tensor, Tensor], Tensor], student: Tensor, teacher: Tensor) -> None:
     student.grad = None
-    start = time.perf_counter()
     form(student, teacher).backward()
-    return time.perf_counter() - start
+
+
+def beside_usual(
+    name: str, forms: dict[str, Callable[[Tensor, Tensor], Tensor]], inputs: tuple[Tensor, Tensor], rounds: int
+) -> dict[str, Any]:
+    """The figure of our form's time over the usual one's."""
+    found = medians({key: partial(step, form, *inputs) for key, form in forms.items()}, rounds)
+    milliseconds = round(1e3 * found["ours"], 2)
+    return figure(name, found["ours"] / found["usual"], BARS.get(name), ours_milliseconds=milliseconds)
 
 
 def grown(name: str, batch: int) -> float:
@@ -115,17 +110,11 @@ def main() -> None:
         form(*inputs).backward()
         print((resident("VmHWM") - before) / 1e9)
         return
-    times = medians(FORMS, rows(BATCH), arguments.rounds)
-    usual_batch = medians(BOTH_FORMS, rows(USUAL_BATCH, USUAL_WIDTH), 10 * arguments.rounds)
     memory = {name: grown(name, BATCH) for name in FORMS}
     large = grown("ours", LARGE)
     figures = [
-        *(
-            figure(
-                name, found["ours"] / found["usual"], BARS.get(name), ours_milliseconds=round(1e3 * found["ours"], 2)
-            )
-            for name, found in ((TIME, times), (BOTH, usual_batch))
-        ),
+        beside_usual(TIME, FORMS, rows(BATCH), arguments.rounds),
+        beside_usual(BOTH, BOTH_FORMS, rows(USUAL_BATCH, USUAL_WIDTH), 10 * arguments.rounds),
         figure(MEMORY, memory["ours"] / memory["usual"], BARS[MEMORY], ours_gigabytes=round(memory["ours"], 4)),
         figure(MEMORY_LARGE, large / GIGABYTES, BARS[MEMORY_LARGE], ours_gigabytes=round(large, 4)),
     ]

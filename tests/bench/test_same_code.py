@@ -9,6 +9,7 @@ from _harness.pages import ROOT, script
 from _harness.plans import TINY
 
 from congruence.bench.desk import Desk
+from congruence.bench.identity import Identities, differs
 from congruence.bench.kept import RESULTS, SAME, Shelf
 from congruence.bench.planfile import load_plan
 
@@ -57,3 +58,16 @@ def test_a_kept_line_stays_where_the_code_is_the_same(tmp_path):
     assert desk._identities.of_cell(cell, "teacher") != plain
     assert desk._identities._same.get(now) == "older"
     assert Shelf(None).same == {}
+
+
+def test_lines_from_before_the_record_of_the_same_code_stay_too(tmp_path):
+    """Trained by the new code before anybody had looked whether it is the same: they are not other code's."""
+    (tmp_path / "tiny.toml").write_text(TINY)
+    (cell,) = load_plan(str(tmp_path / "tiny.toml")).only(methods=["ce"]).cells()
+    now = script("same_code").codes(ROOT)["ce"]
+    plain = Identities().of_cell(cell, "teacher")
+    mapped = Identities(same={now: "older"}).of_cell(cell, "teacher")
+    assert mapped["code"] != plain["code"]
+    assert differs({"made": mapped}, mapped) == differs({"made": plain}, mapped) == ""
+    assert differs({"made": {**plain, "code": "another"}}, mapped) == "code"
+    assert differs({"made": mapped}, plain) == "code"

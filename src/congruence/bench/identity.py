@@ -46,6 +46,7 @@ WORDS = {
     "teacher": "teacher",
     "torch": "version of torch",
 }
+_UNMAPPED = "code_unmapped"  # the hash of the code itself, where "code" is that of earlier code with the same bits
 NO_RECORD = "no record"
 NOT_TOLD = "teacher or code that cannot be told"
 Made = dict[str, str | None]
@@ -84,7 +85,10 @@ def differs(kept: Mapping[str, Any], wanted: Made) -> str:
     made = kept.get("made")
     if not isinstance(made, Mapping):
         return NO_RECORD
-    return next((word for key, word in WORDS.items() if key not in made or made[key] != wanted[key]), "")
+    # A line may be older than the record that its code trains to the bits of earlier code.
+    right = {key: {wanted[key]} for key in WORDS}
+    right["code"] |= {wanted[_UNMAPPED]} if _UNMAPPED in wanted else set()
+    return next((word for key, word in WORDS.items() if key not in made or made[key] not in right[key]), "")
 
 
 class Identities:
@@ -151,17 +155,18 @@ class Identities:
         changes = {name for term in terms for name in term.term().changes}
         code += [_code_from([_CHANGES])] if changes - {"dims"} else []
         code += [_code_from([_PREFIXES])] if "dims" in changes else []
-        code = [each if each is None else self._same.get(each, each) for each in code]
+        mapped = [each if each is None else self._same.get(each, each) for each in code]
         data = self._of(config.data)
         if told is None or data is None or None in code:
             return None
-        return {
+        made: Made = {
             "settings": _short(told),
-            "code": _short([COURSE, code]),
+            "code": _short([COURSE, mapped]),
             "data": data,
             "teacher": teacher,
             "torch": str(torch.__version__),
         }
+        return made if mapped == code else {**made, _UNMAPPED: _short([COURSE, code])}
 
     def _of(self, data: DataConfig) -> str | None:
         """Return a hash of what data yields; None if it cannot be told."""

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from congruence.models.tokenizers import Words, load_tokenizer
+from congruence.models.inputs import TextInput
+from congruence.models.tokenizers import Words
 
 VOCABULARY = {"<pad>": 3, "<unk>": 0, "good": 1, "film": 2, "!": 4}
 
@@ -12,14 +13,14 @@ VOCABULARY = {"<pad>": 3, "<unk>": 0, "good": 1, "film": 2, "!": 4}
 def test_words_of_a_file(tmp_path):
     path = tmp_path / "words.json"
     path.write_text(json.dumps(VOCABULARY))
-    taken = load_tokenizer(path, 4)
+    taken = TextInput(path, max_length=4)
     given = taken(["Good film!", "no-one good film in here", ""])
     assert given["input_ids"].tolist() == [[1, 2, 4, 3], [0, 0, 0, 1], [0, 3, 3, 3]]
     assert given["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 1, 1, 1], [1, 0, 0, 0]]
-    assert load_tokenizer(path, 4).key == taken.key != load_tokenizer(path, 5).key
-    assert load_tokenizer(path, 4).describe() == taken.describe()
+    assert TextInput(path, max_length=4).key == taken.key != TextInput(path, max_length=5).key
+    assert TextInput(path, max_length=4).describe() == taken.describe()
     path.write_text(json.dumps(VOCABULARY | {"film": 5}))
-    assert load_tokenizer(path, 4).key != taken.key
+    assert TextInput(path, max_length=4).key != taken.key
 
 
 def test_a_tokenizer_json_cuts_and_pads(tmp_path):
@@ -28,7 +29,7 @@ def test_a_tokenizer_json_cuts_and_pads(tmp_path):
     made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     made.post_processor = tokenizers.processors.TemplateProcessing(single="$A end", special_tokens=[("end", 3)])
     made.save(str(tmp_path / "tokenizer.json"))
-    given = load_tokenizer(tmp_path / "tokenizer.json", 4)(["a b", "a a a a a"])
+    given = TextInput(tmp_path / "tokenizer.json", max_length=4)(["a b", "a a a a a"])
     assert given["input_ids"].tolist() == [[2, 1, 3, 0], [2, 2, 2, 3]]
     assert given["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
 
@@ -48,7 +49,7 @@ def test_what_is_wrong_is_told(tmp_path, text, sentence):
     if text is not None:
         path.write_text(text)
     with pytest.raises(ValueError, match=sentence):
-        load_tokenizer(path, 4)
+        TextInput(path, max_length=4)
 
 
 def test_a_library_that_is_not_there_is_named(tmp_path, monkeypatch):
@@ -57,9 +58,9 @@ def test_a_library_that_is_not_there_is_named(tmp_path, monkeypatch):
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps({"version": "1.0", "model": {}}))
     with pytest.raises(ValueError, match="needs the package tokenizers, which is not installed"):
-        load_tokenizer(path, 4)
+        TextInput(path, max_length=4)
     with pytest.raises(ValueError, match="needs the package transformers, which is not installed"):
-        load_tokenizer(tmp_path, 4)
+        TextInput(tmp_path, max_length=4)
 
 
 def test_words_says_what_it_needs():

@@ -311,10 +311,9 @@ def test_an_earlier_stages_student_is_held_to_its_own_part(photos, factories, tm
 def test_one_call_takes_texts(texts, factories, tmp_path):
     bag = __import__(factories).bag
     splits = cg.data.load(texts / "texts.tsv", validation=6, test=8)
-    from congruence.models.tokenizers import load_tokenizer
-
     splits = splits.for_models(
-        teacher=load_tokenizer(texts / "large.json", 9), student=load_tokenizer(texts / "small.json", 5)
+        teacher=cg.data.TextInput(texts / "large.json", max_length=9),
+        student=cg.data.TextInput(str(texts / "small.json"), max_length=5),
     )
     done = cg.distill(bag(12, 8, 9, 2), bag(7, 4, 5, 2), splits, ["kd", "pkt"], epochs=1, batch_size=8)
     assert done.report.samples == 8

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -15,6 +16,7 @@ from torch.nn.functional import interpolate
 
 from congruence.core import check
 from congruence.core.devices import to_device
+from congruence.models.tokenizers import read_tokenizer
 
 _CHECKS: Mapping[str, check.Constraint] = {
     "interpolation": check.Choice(("bilinear", "bicubic")),
@@ -107,13 +109,14 @@ class TextInput:
     teacher's output for it, do not depend on its batch.
 
     Args:
-        tokenizer: a tokenizer of transformers, a `tokenizers.Tokenizer` that pads with its own padding token, or a
-            function from a list of texts to a mapping of integer tensors [B, max_length].
+        tokenizer: a tokenizer of transformers, a `tokenizers.Tokenizer` that pads with its own padding token, a
+            function from a list of texts to a mapping of integer tensors [B, max_length], or the path of a
+            tokenizer.json, of a folder as transformers writes it, or of a JSON object of words and their numbers.
         max_length: number of tokens of each text.
 
     Raises:
-        ValueError: if an argument is not allowed, or, when called, for a tokenizer that has no padding token or returns
-            tensors of another shape.
+        ValueError: if an argument is not allowed, for a file that cannot be read, or, when called, for a tokenizer that
+            has no padding token or returns tensors of another shape.
 
     Example:
         >>> def letters(texts):
@@ -124,9 +127,14 @@ class TextInput:
 
     def __init__(self, tokenizer: Any, *, max_length: int) -> None:
         check.hyperparameters("TextInput", _CHECKS, max_length=max_length)
+        if isinstance(tokenizer, str | Path):
+            tokenizer = read_tokenizer(tokenizer, max_length)
         if not callable(tokenizer) and not callable(getattr(tokenizer, "encode_batch", None)):
             check.fail(
-                "TextInput", "tokenizer", "a tokenizer, or a function of a list of texts", type(tokenizer).__name__
+                "TextInput",
+                "tokenizer",
+                "a tokenizer, its path, or a function of a list of texts",
+                type(tokenizer).__name__,
             )
         self.tokenizer, self.max_length = tokenizer, max_length
 

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from congruence.core import check
 from congruence.core.files import absent, damaged
-from congruence.models.inputs import TextInput
 
 _PADS, _UNKNOWN = ("[PAD]", "<pad>"), ("[UNK]", "<unk>")
 _WORD = re.compile(r"\w+|[^\w\s]")
@@ -69,9 +68,8 @@ class Words:
         return json.dumps([sorted(self.vocabulary.items()), self.max_length])
 
 
-def load_tokenizer(path: str | Path, max_length: int) -> TextInput:
-    """Return the `TextInput` for a tokenizer in a file or a folder. Nothing is downloaded, and no code is run.
-
+def read_tokenizer(path: str | Path, max_length: int) -> Any:
+    """Return the tokenizer in a file or a folder. Nothing is downloaded, and no code is run.
 
     Args:
         path: a folder as transformers writes it, a tokenizer.json, or a JSON object of words and their numbers, for
@@ -83,7 +81,7 @@ def load_tokenizer(path: str | Path, max_length: int) -> TextInput:
     """
     path = Path(path)
     if path.is_dir():
-        return TextInput(_of_folder(path), max_length=max_length)
+        return _of_folder(path)
     try:
         content = json.loads(path.read_text(encoding="utf8"))
     except FileNotFoundError:
@@ -91,9 +89,9 @@ def load_tokenizer(path: str | Path, max_length: int) -> TextInput:
     except (OSError, ValueError):
         raise damaged(path, "it is not JSON text") from None
     if isinstance(content, dict) and isinstance(content.get("model"), dict):
-        return TextInput(_of_file(path, max_length), max_length=max_length)
+        return _of_file(path, max_length)
     try:
-        return TextInput(Words(content, max_length=max_length), max_length=max_length)
+        return Words(content, max_length=max_length)
     except ValueError as error:
         raise ValueError(f"The tokenizer '{path}' cannot be used: {error}") from None
 

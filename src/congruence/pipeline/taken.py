@@ -14,7 +14,6 @@ from congruence.data.datasets.texts import TextDataset
 from congruence.models import named
 from congruence.models.inputs import ImageInput, TextInput
 from congruence.models.teacher import called
-from congruence.models.tokenizers import load_tokenizer
 
 if TYPE_CHECKING:
     from congruence.config.tables import InputsConfig, ModelConfig
@@ -189,6 +188,6 @@ def _text_input(dataset: TextDataset, who: str, taker: Taker) -> TextInput:
             f"{who} takes texts in no way that is known: say {' and '.join(missing)} in its model's table, as "
             "inputs = { tokenizer = 'FOLDER, tokenizer.json, or a JSON file of words and their numbers', "
             "max_length = 128 } (--set 'stages.student.student.inputs={...}'), or prepare the data in Python: "
-            "cg.data.load(FILE).for_models(student=cg.data.TextInput(tokenizer, max_length=128))."
+            "cg.data.load(FILE).for_models(student=cg.data.TextInput('tokenizer.json', max_length=128))."
         )
-    return load_tokenizer(tokenizer, length)
+    return TextInput(tokenizer, max_length=length)

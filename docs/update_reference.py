@@ -9,6 +9,7 @@ import reference_commands
 import reference_config
 import reference_findings
 import reference_methods
+import reference_models
 import reference_papers
 from generated import ROOT
 
@@ -16,6 +17,7 @@ DOCS = ROOT / "docs"
 MARK = "<!-- Written by docs/update_reference.py: change what it reads, not this page. -->"
 PAGES: dict[str, Callable[[], str]] = {
     "reference/methods.md": reference_methods.page,
+    "reference/models.md": reference_models.page,
     "reference/config.md": reference_config.page,
     "reference/command-line.md": reference_commands.page,
     "reference/api/losses.md": reference_api.losses,

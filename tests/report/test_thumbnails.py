@@ -5,8 +5,10 @@ import io
 
 import torch
 from PIL import Image
+from torch.utils.data import TensorDataset
 
-from congruence.data import ArrayDataset, TextDataset
+from congruence.data import ArrayDataset, FileDataset, TextDataset
+from congruence.data.loading.items import ItemDataset
 from congruence.report import thumbnails
 from congruence.report.thumbnails import SIDE, shown
 
@@ -47,6 +49,16 @@ def test_a_sheet_that_is_too_large_is_pressed_harder(monkeypatch):
 
 def test_texts_are_cut_and_other_samples_show_nothing():
     data = TextDataset(["short", "x" * 500, "other"], [0, 1, 0]).subset([1, 2])
-    assert shown(data, [1, 0]) == {"texts": ["other", "x" * 299 + "…"]}
-    assert shown(images(2, 4, 4), []) == {}
-    assert shown(object(), [0]) == {}
+    assert shown(data, [1, 0]) == {"names": ["sample 2", "sample 1"], "texts": ["other", "x" * 299 + "…"]}
+    assert shown(images(2, 4, 4), []) == {"names": []}
+    rows = ItemDataset(TensorDataset(torch.eye(3), torch.tensor([0, 1, 1])), name="table").subset([2, 0])
+    assert shown(rows, [0, 1]) == {"names": ["sample 2", "sample 0"]}
+
+
+def test_files_are_named_after_themselves(tmp_path):
+    for name in ("b.png", "a.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    about = {"size": (8, 8), "classes": None, "mean": [0.5] * 3, "std": [0.5] * 3}
+    data = FileDataset(tmp_path, ["b.png", "a.png"], None, **about)
+    assert shown(data, [1, 0])["names"] == ["a.png", "b.png"]
+    assert shown(data.subset([1]), [0])["names"] == ["a.png"]

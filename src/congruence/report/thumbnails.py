@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from congruence.data.datasets.batched import BatchDataset
+from congruence.data.datasets.files import FileDataset
 from congruence.data.datasets.images import ImageDataset
 from congruence.data.datasets.texts import TextDataset
 
@@ -22,18 +23,21 @@ _LETTERS = 300
 
 
 def shown(part: BatchDataset, positions: Sequence[int]) -> dict[str, Any]:
-    """Return {"sprite", "columns"} of images, {"texts"} of texts, {} of samples that are neither.
+    """Return {"names"} of samples, with {"sprite", "columns"} of images, and {"texts"} of texts.
+
+    A name is that of the sample's file, else its number in the data before they were split.
 
     Args:
         part: the samples.
         positions: of those shown, in their order.
     """
+    rows = list(positions) if part.rows is None else part.rows[list(positions)].tolist()
+    names = [part.files[row] if isinstance(part, FileDataset) else f"sample {row}" for row in rows]
     if isinstance(part, ImageDataset):
-        return _sprite(part, positions)
+        return {"names": names, **_sprite(part, positions)}
     if isinstance(part, TextDataset):
-        rows = list(positions) if part.rows is None else part.rows[list(positions)].tolist()
-        return {"texts": [_short(part.texts[row]) for row in rows]}
-    return {}
+        return {"names": names, "texts": [_short(part.texts[row]) for row in rows]}
+    return {"names": names}
 
 
 def _short(text: str) -> str:

@@ -125,12 +125,14 @@ const className = (samples, number) => {
   if (number === null || number === undefined || number < 0) return "unknown";
   return number < samples.classes.length ? samples.classes[number] : String(number);
 };
+// A sample's file, or its number in the data; only the first have names.
+const nameOf = (samples, sample) => samples.names[sample] ?? "a sample";
 const labelOf = (samples, sample) => (samples.labels ? samples.labels[sample] : -1);
 // The picture or the text of a sample, null where there is none; `kind` is "same" or "other", as its class is.
 function picture(view, sample, side, kind = "") {
   const samples = DATA.samples[view.samples];
   const name = className(samples, labelOf(samples, sample));
-  const told = `sample ${sample}, label ${name}`;
+  const told = `${nameOf(samples, sample)}, label ${name}`;
   if (samples.texts && sample < samples.texts.length) {
     return make("span", { class: `text ${kind}`, title: told }, side > 64 ? samples.texts[sample] : short(samples.texts[sample], 80));
   }

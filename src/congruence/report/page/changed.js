@@ -13,7 +13,7 @@ if (DATA.views.length) {
     const parts = entry.neighbours[side].map((other) => {
       const label = labelOf(samplesNow(), other);
       const kind = own < 0 || label < 0 ? "" : own === label ? "same" : "other";
-      return picture(currentView, other, 40, kind) || make("span", { class: `text ${kind}` }, `${className(samplesNow(), label)} (${other})`);
+      return picture(currentView, other, 40, kind) || make("span", { class: `text ${kind}` }, `${className(samplesNow(), label)} (${nameOf(samplesNow(), other)})`);
     });
     return make("div", { class: "row" }, make("b", {}, title), ...parts);
   };
@@ -25,7 +25,7 @@ if (DATA.views.length) {
     byId("changed-list").replaceChildren(...entries.slice(0, all ? entries.length : FIRST).map((entry) => make("article", { class: "sample" },
       make("div", { class: "head" }, picture(currentView, entry.sample, 64),
         make("div", {}, make("b", {}, className(samplesNow(), labelOf(samplesNow(), entry.sample))), make("br"),
-          `sample ${entry.sample}`, make("br"), `shares ${Math.round(10 * entry.shared)} of 10, φ ${entry.phi.toFixed(2)}`)),
+          nameOf(samplesNow(), entry.sample), make("br"), `shares ${Math.round(10 * entry.shared)} of 10, φ ${entry.phi.toFixed(2)}`)),
       near("nearest to the teacher", entry, "teacher"), near("nearest to the student", entry, "student"),
       make("div", { class: "soft" }, softOf("teacher says", entry.soft.teacher), softOf("student says", entry.soft.student)))));
     byId("changed-more").hidden = all || entries.length <= FIRST;

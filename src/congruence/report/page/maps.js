@@ -98,7 +98,7 @@ if (DATA.views.length) {
     draw();
     if (sample === null) return;
     const samples = samplesNow();
-    const told = [["sample", String(sample)], ["label", className(samples, labelOf(samples, sample))], ["teacher says", answer("teacher", sample)], ["student says", answer("student", sample)]];
+    const told = [["sample", nameOf(samples, sample)], ["label", className(samples, labelOf(samples, sample))], ["teacher says", answer("teacher", sample)], ["student says", answer("student", sample)]];
     if (sample < currentView.phi.length) told.push(["φ", currentView.phi[sample].toFixed(3)]);
     card.replaceChildren(...[picture(currentView, sample, 96), make("dl", {}, ...told.map(([term, text]) => make("div", {}, make("dt", {}, term), make("dd", {}, text))))].filter(Boolean));
   }

@@ -77,8 +77,18 @@ def test_a_cycle_is_refused(tmp_path):
 
 
 def test_an_absent_base_is_named(tmp_path):
+    told = "expected a file beside this one, or a shipped recipe, got"
     path = written(tmp_path, 'extends = "bass.toml"')
-    assert lines(path) == [f"{path}: extends: expected a file beside this one, got 'bass.toml'."]
+    assert lines(path) == [f"{path}: extends: {told} 'bass.toml'."]
+    path = written(tmp_path, 'extends = "digits/cckdd"')
+    assert lines(path)[0].startswith(f"{path}: extends: {told} 'digits/cckdd'. Did you mean 'digits/cckd'")
+
+
+def test_extends_takes_a_shipped_recipe(tmp_path):
+    path = written(tmp_path, 'extends = "digits/pkt"\n[stages.student.train]\nepochs = 3\n')
+    ours, theirs = load_config(path), load_config("digits/pkt", ["stages.student.train.epochs=3"])
+    assert ours.stages == theirs.stages
+    assert (ours.name, theirs.name) == (f"{tmp_path.name}/{path.stem}", "digits/pkt")
 
 
 def test_a_syntax_error_names_file_and_line(tmp_path):

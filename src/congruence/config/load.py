@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from congruence.config.problems import ConfigError, expected, explain
-from congruence.config.shipped import shipped
+from congruence.config.shipped import names, shipped
 from congruence.config.sizes import DEEPEST, problems
+from congruence.core import check
 from congruence.core.brevity import brief, cut
 
 if TYPE_CHECKING:
@@ -130,10 +131,21 @@ def _read(path: Path, above: tuple[Path, ...], origins: dict[KeyPath, str]) -> d
     base: dict[str, Any] = {}
     extends = values.pop("extends", None)
     if extends is not None:
-        if not isinstance(extends, str) or not os.path.isfile(path.parent / extends):
-            raise ConfigError([f"{path}: extends: expected a file beside this one, got {brief(extends)}."])
-        base = _read(path.parent / extends, (*above, path), origins)
+        base = _read(_extended(path, extends), (*above, path), origins)
     return _merge(base, values, str(path), origins, ())
+
+
+def _extended(path: Path, extends: Any) -> Path:
+    """Return the file that a file extends: one beside it, or a shipped recipe by its name."""
+    if isinstance(extends, str):
+        if os.path.isfile(path.parent / extends):
+            return path.parent / extends
+        if extends in names("recipes"):
+            return shipped("recipes", extends)
+    like = check.near(extends, names("recipes")) if isinstance(extends, str) else ""
+    raise ConfigError(
+        [f"{path}: extends: expected a file beside this one, or a shipped recipe, got {brief(extends)}.{like}"]
+    )
 
 
 def unread(error: OSError | UnicodeDecodeError) -> str:

@@ -214,7 +214,8 @@ class RunConfig(Table):
 
     Args:
         name: the run's name, and that of its folder in runs/; by default FOLDER/FILE, as the file is called.
-        extends: a file whose values hold where this one says nothing: a path from this file's folder.
+        extends: a file whose values hold where this one says nothing: a path from this file's folder, or the name of a
+            shipped recipe.
         data: the images or texts.
         protocol: what else is measured on the test part.
         diagnostics: what is measured of the students at the end of each epoch.

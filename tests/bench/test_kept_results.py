@@ -11,7 +11,9 @@ from congruence.bench.identity import _short, settings
 from congruence.bench.planfile import load_plan
 
 
-@pytest.mark.parametrize(("plan", "least"), [("evidence-2", 80), ("evidence-2-recent", 40), ("evidence-2-recent-resnet8", 10)])
+@pytest.mark.parametrize(
+    ("plan", "least"), [("evidence-2", 80), ("evidence-2-recent", 40), ("evidence-2-recent-resnet8", 10)]
+)
 def test_the_kept_cells_have_the_settings_of_today(plan, least):
     cells = {(cell.method, cell.variant, cell.seed): cell for cell in load_plan(plan).cells()}
     lines = (ROOT / "results" / plan / "results.jsonl").read_text(encoding="utf8").splitlines()

@@ -417,6 +417,25 @@ def test_what_is_blind_to_classes_is_told_where_few_have_one(key, kept, told, ca
     )
 
 
+@pytest.mark.parametrize(
+    ("key", "kept", "told"), [("dkd", 11, True), ("dkd", 12, False), ("kd", 11, False), ("mkt", 11, False)]
+)
+def test_what_learns_of_labelled_samples_alone_is_told_where_few_have_one(key, kept, told, caplog):
+    points, labels = data().tensors
+    some = TensorDataset(points, torch.where(torch.arange(len(labels)) < kept, labels, -1))
+    made = cg.Distiller(net(0, 7), net(1), ["ce", key], example=points[:4], facts=cg.data.facts(some))
+    cg.fit(made, cg.data.loader(some, batch_size=8), None, constant(epochs=1))
+    sentences = [record.message for record in caplog.records if "only where a sample has a label" in record.message]
+    assert (
+        sentences
+        == [
+            f"The term 'dkd' learns from the teacher only where a sample has a label, as {kept} of 24 samples have: "
+            "methods that read no labels (kd, dist, pkt) learn from all."
+        ]
+        * told
+    )
+
+
 def test_layers_are_told(caplog):
     with caplog.at_level(logging.INFO, "congruence"):
         cg.fit(distiller("pkt"), batches(), options=constant(epochs=1))

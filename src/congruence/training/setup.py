@@ -143,24 +143,34 @@ def prepare(
         )
     if ranks.world_size() > 1 and not source.shared_by_ranks:
         LOG.warning("The training loader has no DistributedSampler: each rank may see all samples.")
-    _tell_blind(distiller)
+    _tell_of_few_labels(distiller)
     _refuse_sparse(distiller)
     rehearse_smallest(distiller, source, options, device)
     for name, layers in distiller.describe_layers().items():
         LOG.info("%s reads %s.", name, layers)
 
 
-def _tell_blind(distiller: Distiller) -> None:
-    """Warn of terms that match distributions regardless of the classes, if few samples have labels."""
+def _tell_of_few_labels(distiller: Distiller) -> None:
+    """Warn of terms to which few labels do harm: they ignore the classes, or see labelled samples alone."""
     labels = None if distiller.facts is None else distiller.facts.labels
     if labels is None or ranks.rank():
         return
-    known, blind = int((labels >= 0).sum()), [term.name for term in distiller.terms if term.blind and not term.watched]
-    if blind and 0 < known < len(labels) / 2:
+    known = int((labels >= 0).sum())
+    if not 0 < known < len(labels) / 2:
+        return
+    terms = [term for term in distiller.terms if not term.watched]
+    if blind := [term.name for term in terms if term.blind]:
         LOG.warning(
             "The term '%s' matches distributions regardless of the classes, and %d of %d samples have labels: it may "
             "cost accuracy, whereas methods that relate samples (pkt, rkd, cckd) gain.",
             *(blind[0], known, len(labels)),
+        )
+    needs = distiller.needs()
+    if partial := [term.name for term in terms if needs[term.name].teacher and needs[term.name].scope == "labelled"]:
+        LOG.warning(
+            "The term '%s' learns from the teacher only where a sample has a label, as %d of %d samples have: methods "
+            "that read no labels (kd, dist, pkt) learn from all.",
+            *(partial[0], known, len(labels)),
         )
 
 

@@ -47,21 +47,26 @@ def test_the_best_without_accuracy_is_the_best_at_retrieval(call):
     found = call("bench", "plan.toml", "--out", "out", "--workers", "0", *settings)
     assert found.exit_code == 0, found.output
     assert "1/2  ce, seed 0: retrieval mAP 0." in found.output
-    assert "The best student (ce, seed 0)" in found.output  # both are pkt here: the first of equals
+    assert "The best student by retrieval mAP (ce, seed 0)" in found.output  # both are pkt here: the first of equals
 
 
 @pytest.mark.parametrize(
     ("accuracies", "maps", "best"),
     [
-        ((0.5, 0.7, 0.6), (0.9, 0.1, 0.2), 1),
-        ((None, None, None), (0.1, None, 0.3), 2),
-        ((None, 0.9, None), (0.4, 0.1, 0.3), 0),
-        ((None, None), (None, None), 0),
+        ((0.5, 0.7, 0.6), (0.9, 0.1, 0.2), ("accuracy", 1)),
+        ((None, None, None), (0.1, None, 0.3), ("retrieval mAP", 2)),
+        ((None, 0.9, None), (0.4, 0.1, 0.3), ("retrieval mAP", 0)),
+        ((None, None), (None, None), None),
     ],
 )
 def test_which_is_best(accuracies, maps, best):
     rows = [{"accuracy_best": a, "retrieval_map": m} for a, m in zip(accuracies, maps, strict=True)]
     assert _best(rows) == best
+
+
+def test_without_labels_the_best_is_the_most_coherent():
+    rows = [{"accuracy_best": None, "retrieval_map": None, "gpcl": level} for level in (0.7, 0.9, None)]
+    assert _best(rows) == ("GPCL", 1)
 
 
 def test_unknown_plans_and_keys_are_one_line(call):
@@ -122,7 +127,7 @@ def test_failed_cells_are_told_and_the_exit_status_is_1(call, tmp_path):
     assert any(line.startswith("failed: ce, seed 0: ") and "not finite" in line for line in printed)
     (line,) = (line for line in printed if line.startswith("| ce "))
     assert line.split("|")[-2].strip() == "failed: 1 of 1"
-    assert "The best student (kd, seed 0)" in found.output
+    assert "The best student by accuracy (kd, seed 0)" in found.output
     (tmp_path / "out" / "cells" / "kd-seed0" / "cell.json").unlink()
     status = [line.split("|")[1:-1] for line in call(*words, "--status").output.splitlines() if line.startswith("|")]
     assert [[cell.strip() for cell in line] for line in status[2:]] == [

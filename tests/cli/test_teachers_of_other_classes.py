@@ -110,4 +110,4 @@ train = { epochs = 1, device = "cpu", batch_size = 8 }
     assert "imports and runs your code: allow it with trust=True, or --trust." in refused.stderr
     found = invoke("bench", "plan.toml", "--out", "rows", "--workers", "0", "--trust")
     assert found.exit_code == 0, found.stderr
-    assert "The best student (pkt, seed 0): rows/cells/pkt-seed0/student.safetensors" in found.stdout
+    assert "The best student by accuracy (pkt, seed 0): rows/cells/pkt-seed0/student.safetensors" in found.stdout

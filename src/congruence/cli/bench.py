@@ -203,21 +203,30 @@ def run(
 
 
 def _tell_best(results: Results) -> None:
-    best = _best(results.rows)
+    chosen = _best(results.rows)
+    if chosen is None:
+        return
+    number, best = chosen
     row, folder = results.rows[best], results.cells[best]
     single = folder / "student.safetensors"
     if any(folder.glob("student*.safetensors")):
         where: object = single if single.exists() else folder  # of several students
     else:
         where = "from kept results, without weights" if row.get("made") else single
-    say(f"The best student ({row['method']}, seed {row['seed']}): {where}")
+    say(f"The best student by {number} ({row['method']}, seed {row['seed']}): {where}")
 
 
-def _best(rows: Sequence[Mapping[str, Any]]) -> int:
-    """Return the index of the row with the largest accuracy (mAP if a row has no accuracy); the first of equal rows."""
+def _best(rows: Sequence[Mapping[str, Any]]) -> tuple[str, int] | None:
+    """Return by which number a row is the best, and its index, the first of equal rows; None if none has any of them.
+
+    That is the accuracy if all rows have one, else the retrieval mAP, or without labels the coherence with the teacher.
+    """
     from congruence.bench.failed import whole
 
     classified = all(row.get("accuracy_best") is not None for row in whole(rows))
-    key = "accuracy_best" if classified else "retrieval_map"
-    values = [-1.0 if row.get(key) is None else row[key] for row in rows]
-    return values.index(max(values))
+    keys = {"accuracy_best": "accuracy"} if classified else {"retrieval_map": "retrieval mAP", "gpcl": "GPCL"}
+    for key, number in keys.items():
+        values = [-1.0 if row.get(key) is None else row[key] for row in rows]
+        if max(values) >= 0:
+            return number, values.index(max(values))
+    return None

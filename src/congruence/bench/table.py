@@ -102,18 +102,18 @@ def cells(
 ) -> list[list[str]]:
     """Return the table's lines, heading first:
 
-    teachers, then the methods in order. Missing numbers are "–". A teacher is shown under its `name`, or "teacher".
-    With `more`, there are also the detail numbers that at least one run has, and the results of a search: the weight's
-    factor, or the settings. Rows with a "cost" get its columns after the parameters, and "published" numbers are shown
+    teachers, then the methods in order. Missing numbers are "–"; those that no run has get no column. A teacher is shown
+    under its `name`, or "teacher". With `more`, there are also the detail numbers, and the results of a search: the
+    weight's factor, or the settings. Rows with a "cost" get its columns after the parameters, and "published" numbers are shown
     next to the measured ones. Failed rows are not in the means; if there are any, the last column has their number.
     """
     everything, rows = rows, whole(rows)
     stored = [(key, value) for row in (*rows, *teachers) for key, value in row.items() if key not in RESERVED]
-    names, had = dict(stored), {key for key, value in stored if value is not None}
+    had = {key: value for key, value in stored if value is not None}
     columns = [
         number
-        for number in described("plan", names)
-        if number.key in (had if number.detail else names) and (more or not number.detail) and number.key != _SIZE
+        for number in described("plan", had)
+        if number.key in had and (more or not number.detail) and number.key != _SIZE
     ]
     found = more and any(row.get("found") for row in rows)
     tuned = more and not found and any(row.get("factor", 1.0) != 1.0 for row in rows)

@@ -106,16 +106,21 @@ def numbers(
     return found
 
 
+def picture(image: Tensor) -> Any:
+    """A Pillow image of bytes [C, H, W], in grey or in colours."""
+    from PIL import Image
+
+    return Image.fromarray((image[0] if len(image) == 1 else image.permute(1, 2, 0)).numpy())
+
+
 def exported(run: Path, splits: cg.data.Splits, student: nn.Module, folder: Path) -> float:
     """Export a student, ask the file in a process without congruence; return the share of answers that agree."""
     cg.export(run, folder / "onnx", data=splits, factory=lambda: student)
     dataset: Any = splits.test
     files = []
     for row in range(len(dataset)):
-        from PIL import Image
-
         files.append(str(folder / f"{row}.png"))
-        Image.fromarray(dataset.raw([row])[0, 0].numpy()).save(files[-1])
+        picture(dataset.raw([row])[0]).save(files[-1])
     told = subprocess.run(
         [sys.executable, "-c", ALONE, str(folder / "onnx"), *files], capture_output=True, text=True, check=True
     )
@@ -144,14 +149,15 @@ def main() -> None:
         print([len(part) for part in splits], splits.train.class_names, flush=True)
         about = {"train": len(splits.train), "test": len(splits.test), "epochs": told.epochs}
         for rows, details in tried(splits, told.seeds, told.epochs, folder, told.cache or folder / "cache"):
-            write("photographs", DEFINITION, rows, note=told_of({**about, **details}), **about, **details)
+            note = told_of({**about, **details}, "the dataset's 2,624")
+            write("photographs", DEFINITION, rows, note=note, **about, **details)
 
 
-def told_of(about: dict[str, Any]) -> str:
+def told_of(about: dict[str, Any], dataset: str) -> str:
     """What a reader of the table must know beside it."""
     megabytes, seeds = about["megabytes"], f"{about['seeds']} seed{'s' * (about['seeds'] > 1)}"
     return (
-        f"{about['train']} training and {about['test']} held-out photographs of the dataset's 2,624, {about['epochs']} "
+        f"{about['train']} training and {about['test']} held-out photographs of {dataset}, {about['epochs']} "
         f"epochs, {seeds}. One photograph takes the student 1/{about['speed_up']:g} of the teacher's time; the weights "
         f"are {megabytes['student']:g} MB beside {megabytes['teacher']:g} MB. In a process without congruence and "
         f"torch, the exported file gives the student's answer on {100 * about['exported_agree']:.1f} % of the held-out "

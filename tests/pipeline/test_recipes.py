@@ -52,7 +52,8 @@ PHOTOGRAPHS = {
 BENCHMARKS |= {f"{folder}/{key}" for folder, keys in PHOTOGRAPHS.items() for key in keys}
 # Sentences, with a small teacher and a few sentences in their place.
 SENTENCES = {
-    f"wordnet-sentences/{name}" for name in ("mimic", "queue_relation", "relation_anchor", "transformer", "matryoshka")
+    f"wordnet-sentences/{name}"
+    for name in ("mimic", "cosine", "queue_relation", "relation_anchor", "transformer", "matryoshka")
 }
 BENCHMARKS |= SENTENCES
 

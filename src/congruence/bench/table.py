@@ -102,10 +102,11 @@ def cells(
 ) -> list[list[str]]:
     """Return the table's lines, heading first:
 
-    teachers, then the methods in order. Missing numbers are "–"; those that no run has get no column. A teacher is shown
-    under its `name`, or "teacher". With `more`, there are also the detail numbers, and the results of a search: the
-    weight's factor, or the settings. Rows with a "cost" get its columns after the parameters, and "published" numbers are shown
-    next to the measured ones. Failed rows are not in the means; if there are any, the last column has their number.
+    teachers, then the methods in order. Missing numbers are "–"; those that no run has get no column. A teacher is
+    shown under its `name`, or "teacher". With `more`, there are also the detail numbers, and the results of a search:
+    the weight's factor, or the settings. Rows with a "cost" get its columns after the parameters, and "published"
+    numbers are shown next to the measured ones. Failed rows are not in the means; if there are any, the last column has
+    their number.
     """
     everything, rows = rows, whole(rows)
     stored = [(key, value) for row in (*rows, *teachers) for key, value in row.items() if key not in RESERVED]

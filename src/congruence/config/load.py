@@ -137,15 +137,12 @@ def _read(path: Path, above: tuple[Path, ...], origins: dict[KeyPath, str]) -> d
 
 def _extended(path: Path, extends: Any) -> Path:
     """Return the file that a file extends: one beside it, or a shipped recipe by its name."""
-    if isinstance(extends, str):
-        if os.path.isfile(path.parent / extends):
-            return path.parent / extends
-        if extends in names("recipes"):
-            return shipped("recipes", extends)
-    like = check.near(extends, names("recipes")) if isinstance(extends, str) else ""
-    raise ConfigError(
-        [f"{path}: extends: expected a file beside this one, or a shipped recipe, got {brief(extends)}.{like}"]
-    )
+    if isinstance(extends, str) and os.path.isfile(path.parent / extends):
+        return path.parent / extends
+    if extends in names("recipes"):
+        return shipped("recipes", extends)
+    told = f"expected a file beside this one, or a shipped recipe, got {brief(extends)}."
+    raise ConfigError([f"{path}: extends: {told}{check.near(str(extends), names('recipes'))}"])
 
 
 def unread(error: OSError | UnicodeDecodeError) -> str:

@@ -54,20 +54,23 @@ def test_a_kept_line_stays_where_the_code_is_the_same(tmp_path):
     now = script("same_code").codes(ROOT)["ce"]
     (tmp_path / "results" / "tiny" / SAME).write_text(json.dumps({now: {"as": "older", "commit": "0"}}))
     desk = Desk(plan, tmp_path / "runs")
-    assert desk.shelf.same == {now: "older"}
+    assert desk.shelf.same == ({now: "older"},)
     assert desk._identities.of_cell(cell, "teacher") != plain
-    assert desk._identities._same.get(now) == "older"
-    assert Shelf(None).same == {}
+    assert Shelf(None).same == ()
+    (told,) = Desk(plan, tmp_path / "runs", afresh=True).jobs([cell]).values()
+    (kept,) = desk.jobs([cell]).values()
+    assert told.made == kept.made  # cells that are trained again are of the same code, too
 
 
-def test_lines_from_before_the_record_of_the_same_code_stay_too(tmp_path):
-    """Trained by the new code before anybody had looked whether it is the same: they are not other code's."""
+def test_lines_made_without_a_record_of_the_same_code_stay_too(tmp_path):
+    """Trained by the new code before anybody had looked whether it is the same, or in a checkout without one record."""
     (tmp_path / "tiny.toml").write_text(TINY)
-    (cell,) = load_plan(str(tmp_path / "tiny.toml")).only(methods=["ce"]).cells()
-    now = script("same_code").codes(ROOT)["ce"]
-    plain = Identities().of_cell(cell, "teacher")
-    mapped = Identities(same={now: "older"}).of_cell(cell, "teacher")
-    assert mapped["code"] != plain["code"]
-    assert differs({"made": mapped}, mapped) == differs({"made": plain}, mapped) == ""
-    assert differs({"made": {**plain, "code": "another"}}, mapped) == "code"
-    assert differs({"made": mapped}, plain) == "code"
+    (cell,) = load_plan(str(tmp_path / "tiny.toml")).only(methods=["kd"]).cells()
+    codes = script("same_code").codes(ROOT)
+    records = ({codes["ce"]: "older ce"}, {codes["kd"]: "older kd"}, {"another": "older"})
+    wanted = Identities(same=records).of_cell(cell, "teacher")
+    made = [Identities(same=some).of_cell(cell, "teacher") for some in ((), records[:1], records[1:], records)]
+    assert len({each["code"] for each in made}) == 4
+    assert [differs({"made": dict(each)}, wanted) for each in made] == [""] * 4
+    assert differs({"made": {**wanted, "code": "another"}}, wanted) == "code"
+    assert differs({"made": dict(wanted)}, made[0]) == "code"

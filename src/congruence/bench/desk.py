@@ -40,7 +40,7 @@ class Desk:
         retry: bool = False,
     ) -> None:
         self.plan, self.out, self.metrics, self.trust, self.retry = plan, out, metrics, trust, retry
-        self.shelf = Shelf(plan.results / plan.name if plan.results is not None and not afresh else None)
+        self.shelf = Shelf(None if plan.results is None else plan.results / plan.name, afresh=afresh)
         self._identities = Identities(trust=trust, same=self.shelf.same)
         self._taken: Counter[str] = Counter()
         self._older: Counter[str] = Counter()

@@ -11,8 +11,9 @@ import functools
 import hashlib
 import importlib
 import inspect
+import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -46,10 +47,9 @@ WORDS = {
     "teacher": "teacher",
     "torch": "version of torch",
 }
-_UNMAPPED = "code_unmapped"  # the hash of the code itself, where "code" is that of earlier code with the same bits
 NO_RECORD = "no record"
 NOT_TOLD = "teacher or code that cannot be told"
-Made = dict[str, str | None]
+
 _PACKAGES = ("congruence.losses.", "congruence.methods.", "congruence.geometry.")
 # What all methods stand on: a change there is one of `COURSE`.
 _SHARED = frozenset(
@@ -72,11 +72,22 @@ _YOUNGER: Mapping[str, Mapping[str, Any]] = {"ce": {"label_smoothing": 0.0, "cla
 _YOUNGER_NEEDS = ("dense",)  # whether dense logits are read, too: of [B, C] nothing changes
 
 
+class Made(dict[str, str | None]):
+    """What decides a line's numbers, in a few hashes.
+
+    Attributes:
+        also: the hashes that the same code has in checkouts without some of the records of `docs/same_code.py`: lines
+            may be older than a record, or be made beside it.
+    """
+
+    also: frozenset[str | None] = frozenset()
+
+
 def differs(kept: Mapping[str, Any], wanted: Made) -> str:
     """Return in a word how a kept line differs from what is wanted; "" if it does not.
 
     Example:
-        >>> wanted = {"settings": "a", "code": "b", "data": "c", "teacher": None, "torch": "2.6.0"}
+        >>> wanted = Made(settings="a", code="b", data="c", teacher=None, torch="2.6.0")
         >>> differs({"accuracy_best": 0.9, "made": wanted}, wanted), differs({"accuracy_best": 0.9}, wanted)
         ('', 'no record')
         >>> differs({"made": {**wanted, "code": "other", "commit": "0123"}}, wanted)
@@ -85,9 +96,7 @@ def differs(kept: Mapping[str, Any], wanted: Made) -> str:
     made = kept.get("made")
     if not isinstance(made, Mapping):
         return NO_RECORD
-    # A line may be older than the record that its code trains to the bits of earlier code.
-    right = {key: {wanted[key]} for key in WORDS}
-    right["code"] |= {wanted[_UNMAPPED]} if _UNMAPPED in wanted else set()
+    right = {key: {wanted[key], *(wanted.also if key == "code" else ())} for key in WORDS}
     return next((word for key, word in WORDS.items() if key not in made or made[key] not in right[key]), "")
 
 
@@ -96,7 +105,7 @@ class Identities:
 
     Args:
         trust: whether factories may be imported.
-        same: hashes of code by those of other code that trains to the same bits (`kept.Shelf.same`).
+        same: records of hashes of code by those of other code that trains to the same bits (`kept.Shelf.same`).
 
     Example:
         >>> from congruence.bench.planfile import load_plan
@@ -105,8 +114,8 @@ class Identities:
         ['code', 'data', 'settings', 'teacher', 'torch']
     """
 
-    def __init__(self, *, trust: bool = False, same: Mapping[str, str] | None = None) -> None:
-        self._trust, self._same = trust, same or {}
+    def __init__(self, *, trust: bool = False, same: Sequence[Mapping[str, str]] = ()) -> None:
+        self._trust, self._same = trust, same
         self._splits: dict[str, Splits] = {}
         self._data: dict[str, str | None] = {}
 
@@ -144,8 +153,9 @@ class Identities:
         """Return what decides the numbers of a kept teacher on the data of a plan, by its protocol."""
         torch_version = str(torch.__version__)
         told = teacher.digest if protocol is None else _short([teacher.digest, _protocol(protocol)])
-        made: Made = {"settings": told, "code": _short([COURSE]), "data": self._of(data), "teacher": None}
-        return {**made, "torch": torch_version, "weights": teacher.digest, "kept": teacher.name}
+        made = Made(settings=told, code=_short([COURSE]), data=self._of(data), teacher=None)
+        made |= {"torch": torch_version, "weights": teacher.digest, "kept": teacher.name}
+        return made
 
     def _made(self, config: RunConfig, stages: Mapping[str, StageConfig], teacher: str | None) -> Made | None:
         told = settings(config, stages)
@@ -155,18 +165,19 @@ class Identities:
         changes = {name for term in terms for name in term.term().changes}
         code += [_code_from([_CHANGES])] if changes - {"dims"} else []
         code += [_code_from([_PREFIXES])] if "dims" in changes else []
-        mapped = [each if each is None else self._same.get(each, each) for each in code]
         data = self._of(config.data)
-        if told is None or data is None or None in code:
+        found = [each for each in code if each is not None]
+        if told is None or data is None or len(found) < len(code):
             return None
-        made: Made = {
-            "settings": _short(told),
-            "code": _short([COURSE, mapped]),
-            "data": data,
-            "teacher": teacher,
-            "torch": str(torch.__version__),
-        }
-        return made if mapped == code else {**made, _UNMAPPED: _short([COURSE, code])}
+        records = [record for record in self._same if not record.keys().isdisjoint(found)]
+        hashes = []
+        for chosen in _subsets(records):
+            known = {new: old for record in chosen for new, old in record.items()}
+            hashes.append(_short([COURSE, [known.get(each, each) for each in found]]))
+        *some, last = hashes
+        made = Made(settings=_short(told), code=last, data=data, teacher=teacher, torch=str(torch.__version__))
+        made.also = frozenset(some)
+        return made
 
     def _of(self, data: DataConfig) -> str | None:
         """Return a hash of what data yields; None if it cannot be told."""
@@ -313,6 +324,11 @@ def _imported(tree: ast.Module) -> Iterable[str]:
                     yield found.__name__ if isinstance(found, ModuleType) else getattr(found, "__module__", node.module)
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
+
+
+def _subsets(records: Sequence[Mapping[str, str]]) -> Iterable[tuple[Mapping[str, str], ...]]:
+    """Return every choice of records, that of all of them last."""
+    return itertools.chain.from_iterable(itertools.combinations(records, count) for count in range(len(records) + 1))
 
 
 def _said(data: DataConfig) -> str:

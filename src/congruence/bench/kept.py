@@ -33,20 +33,23 @@ class Shelf:
 
     Args:
         folder: `results/NAME`, or None for nothing.
+        afresh: whether to hold no lines: only which code is the same.
 
     Attributes:
-        same: hashes of code of methods as they were, by those of later code that `docs/same_code.py` has seen train the
-            plan's rows to the same bits.
+        same: records of hashes of code of methods as they were, by those of later code that `docs/same_code.py` has
+            seen train the plan's rows to the same bits: one for each time that it was asked.
         why: in a word, for each line that was looked for and is not what is wanted.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, *, afresh: bool = False) -> None:
         self.folder = folder
         self.lines = {
-            name: [] if folder is None else [migrate_numbers(line) for line in whole(read_lines(folder / name, kind))]
+            name: []
+            if folder is None or afresh
+            else [migrate_numbers(line) for line in whole(read_lines(folder / name, kind))]
             for name, kind in ((RESULTS, ROW), (TUNING, TRIAL), (TEACHERS, NUMBERS))
         }
-        self.same = {} if folder is None else _same(folder / SAME)
+        self.same = () if folder is None else _same(folder / SAME)
         self._by_name = {
             file: {name_of(line, trial=file == TUNING): line for line in lines} for file, lines in self.lines.items()
         }
@@ -65,7 +68,7 @@ class Shelf:
         if line is None:
             return None
         recorded = isinstance(line.get("made"), Mapping)
-        why = NOT_TOLD if made is None and recorded else differs(line, made or {})
+        why = NOT_TOLD if made is None and recorded else differs(line, made or Made())
         if why:
             self.why[(file, *name)] = why
             return None
@@ -78,6 +81,9 @@ class Shelf:
         return next(found, None)
 
 
-def _same(path: Path) -> dict[str, str]:
-    kind = {"*": {"as": str, "*": object}}
-    return {code: told["as"] for code, told in read_json(path, kind).items()} if path.is_file() else {}
+def _same(path: Path) -> tuple[dict[str, str], ...]:
+    kind = {"*": {"as": str, "commit": str, "*": object}}
+    records: dict[str, dict[str, str]] = {}
+    for code, told in read_json(path, kind).items() if path.is_file() else ():
+        records.setdefault(told["commit"], {})[code] = told["as"]
+    return tuple(records.values())

@@ -7,8 +7,9 @@ import torch
 from PIL import Image
 from torch.utils.data import TensorDataset
 
-from congruence.data import ArrayDataset, FileDataset, TextDataset
+from congruence.data import ArrayDataset, TextDataset, load
 from congruence.data.loading.items import ItemDataset
+from congruence.data.sources.any_folder import sample_names
 from congruence.report import thumbnails
 from congruence.report.thumbnails import SIDE, shown
 
@@ -56,9 +57,12 @@ def test_texts_are_cut_and_other_samples_show_nothing():
 
 
 def test_files_are_named_after_themselves(tmp_path):
-    for name in ("b.png", "a.png"):
-        Image.new("RGB", (8, 8)).save(tmp_path / name)
-    about = {"size": (8, 8), "classes": None, "mean": [0.5] * 3, "std": [0.5] * 3}
-    data = FileDataset(tmp_path, ["b.png", "a.png"], None, **about)
-    assert shown(data, [1, 0])["names"] == ["a.png", "b.png"]
-    assert shown(data.subset([1]), [0])["names"] == ["a.png"]
+    for kind in ("cat", "dog"):
+        (tmp_path / kind).mkdir()
+        for number in range(6):
+            Image.new("RGB", (8, 8)).save(tmp_path / kind / f"{kind}{number}.png")
+    for stream in (False, True):
+        part = load(tmp_path, size=8, validation=0, test=4, stream=stream).test
+        names = shown(part, [2, 0], tmp_path)["names"]
+        assert names == [sample_names(part, tmp_path)[row] for row in (2, 0)]
+        assert all((tmp_path / name).is_file() for name in names)

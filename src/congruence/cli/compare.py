@@ -176,7 +176,7 @@ def compare(
         from congruence.report.rebuilt import Models
 
         students = {name: taker.model for name, taker in takers.items()}
-        models = Models(students, taught.model, splits, split, device=place)
+        models = Models(students, taught.model, splits, split, device=place, folder=folder)
         tell_page(lambda: _page(plain, out, models), err=as_json)
 
 
@@ -243,8 +243,7 @@ def _loaded(
 ) -> tuple[RunConfig, Splits, Path | None]:
     """Return a configuration of the data, given as its table, and protocol, the data itself, and its folder if any."""
     from congruence.config import from_values
-    from congruence.data.sources.catalogue import sources
-    from congruence.pipeline import load_splits
+    from congruence.pipeline.context import folder_of, load_splits
 
     wrong = next((text for text in overrides if not text.strip().startswith(("data.", "protocol."))), None)
     if wrong is not None:
@@ -253,9 +252,7 @@ def _loaded(
     stage = {"student": {"model": "cnn3"}, "terms": [{"key": "ce"}], "train": {"epochs": 1}}
     values = {"name": "compare", "data": table, "stages": {"student": stage}}
     config = from_values(values, "command line", overrides=overrides)
-    place = Path(config.data.root or config.data.called)
-    folder = config.data.factory is None and config.data.name not in sources() and place.is_dir()
-    return config, load_splits(config.data, trust=trust), place if folder else None
+    return config, load_splits(config.data, trust=trust), folder_of(config.data)
 
 
 def _part(splits: Splits, name: str) -> BatchDataset:

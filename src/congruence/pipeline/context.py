@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from congruence import data
+from congruence.data.sources.catalogue import sources
 from congruence.pipeline.own_data import made_splits
 from congruence.training.options import Callback
 from congruence.training.saving.run_directory import RunDirectory
@@ -54,6 +55,13 @@ class RunContext:
     def with_splits(self, config: DataConfig) -> RunContext:
         """Return the context with its data loaded."""
         return replace(self, splits=self.loaded(config))
+
+
+def folder_of(config: DataConfig) -> Path | None:
+    """Return the folder of one's own that data are loaded from, if it is one."""
+    place = Path(config.root or config.called)
+    own = config.factory is None and config.name not in sources()
+    return place if own and place.is_dir() else None
 
 
 def load_splits(config: DataConfig, *, trust: bool = False) -> data.Splits:

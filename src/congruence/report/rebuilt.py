@@ -18,6 +18,7 @@ from congruence.evaluation.drawn import shuffled
 from congruence.evaluation.embed import Embedded
 from congruence.evaluation.kept import KeptRows
 from congruence.evaluation.measure import see
+from congruence.pipeline.context import folder_of
 from congruence.pipeline.finished import finished
 from congruence.report.flat import SAMPLES, Layouts
 from congruence.report.space import POINTS, Side, view
@@ -33,7 +34,7 @@ Views = tuple[dict[str, Any], list[dict[str, Any]]]
 class Models:
     """Students and their teacher by the names under which batches hold their inputs, and the samples of a page.
 
-    `shown` says how the page calls students, where that is another name.
+    `shown` says how the page calls students, where that is another name; `folder` is that of the images' files.
     """
 
     students: Mapping[str, nn.Module]
@@ -44,6 +45,7 @@ class Models:
     device: str | torch.device | None = None
     kept: KeptRows | None = None
     shown: Mapping[str, str] = field(default_factory=dict)
+    folder: Path | None = None
 
 
 def of_run(folder: str | Path, name: str, *, trust: bool = False) -> Models:
@@ -71,7 +73,8 @@ def of_run(folder: str | Path, name: str, *, trust: bool = False) -> Models:
     titles = {each: f"{name}, {each}" if several else name for each in models.students}
     device = pick_device(found.config.stages[found.config.last].train.device)
     kept = KeptRows(directory.teacher_rows) if directory.teacher_rows.is_dir() else None
-    return Models(models.students, models.teachers[teacher], models.splits, part, teacher, device, kept, titles)
+    place = folder_of(found.config.data)
+    return Models(models.students, models.teachers[teacher], models.splits, part, teacher, device, kept, titles, place)
 
 
 class Read(NamedTuple):
@@ -123,7 +126,7 @@ def views(models: Models, layouts: Layouts) -> Views:
         "part": models.part,
         "labels": None if labels is None else labels.tolist(),
         "classes": classes,
-        **shown(part, order[:SAMPLES].tolist()),
+        **shown(part, order[:SAMPLES].tolist(), models.folder),
     }
     return samples, drawn
 

@@ -6,14 +6,15 @@ import base64
 import io
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from congruence.data.datasets.batched import BatchDataset
-from congruence.data.datasets.files import FileDataset
 from congruence.data.datasets.images import ImageDataset
 from congruence.data.datasets.texts import TextDataset
+from congruence.data.sources.any_folder import sample_names
 
 SIDE = 32  # pixels of a thumbnail
 _BYTES = 1_200_000  # of the JPEG: the whole page is to stay below 8 MB
@@ -22,7 +23,7 @@ _AT_ONCE = 256
 _LETTERS = 300
 
 
-def shown(part: BatchDataset, positions: Sequence[int]) -> dict[str, Any]:
+def shown(part: BatchDataset, positions: Sequence[int], folder: Path | None = None) -> dict[str, Any]:
     """Return {"names"} of samples, with {"sprite", "columns"} of images, and {"texts"} of texts.
 
     A name is that of the sample's file, else its number in the data before they were split.
@@ -30,9 +31,11 @@ def shown(part: BatchDataset, positions: Sequence[int]) -> dict[str, Any]:
     Args:
         part: the samples.
         positions: of those shown, in their order.
+        folder: that the samples were loaded from, if it was one.
     """
     rows = list(positions) if part.rows is None else part.rows[list(positions)].tolist()
-    names = [part.files[row] if isinstance(part, FileDataset) else f"sample {row}" for row in rows]
+    files = None if isinstance(part, TextDataset) else sample_names(part, folder)
+    names = [f"sample {row}" for row in rows] if files is None else [files[position] for position in positions]
     if isinstance(part, ImageDataset):
         return {"names": names, **_sprite(part, positions)}
     if isinstance(part, TextDataset):

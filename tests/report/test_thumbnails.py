@@ -63,6 +63,7 @@ def test_files_are_named_after_themselves(tmp_path):
             Image.new("RGB", (8, 8)).save(tmp_path / kind / f"{kind}{number}.png")
     for stream in (False, True):
         part = load(tmp_path, size=8, validation=0, test=4, stream=stream).test
-        names = shown(part, [2, 0], tmp_path)["names"]
-        assert names == [sample_names(part, tmp_path)[row] for row in (2, 0)]
+        files = sample_names(part, tmp_path)
+        names = shown(part, [2, 0], files)["names"]
+        assert names == [files[row] for row in (2, 0)]
         assert all((tmp_path / name).is_file() for name in names)

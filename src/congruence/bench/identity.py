@@ -49,7 +49,6 @@ WORDS = {
 }
 NO_RECORD = "no record"
 NOT_TOLD = "teacher or code that cannot be told"
-
 _PACKAGES = ("congruence.losses.", "congruence.methods.", "congruence.geometry.")
 # What all methods stand on: a change there is one of `COURSE`.
 _SHARED = frozenset(

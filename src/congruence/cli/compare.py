@@ -176,7 +176,7 @@ def compare(
         from congruence.report.rebuilt import Models
 
         students = {name: taker.model for name, taker in takers.items()}
-        models = Models(students, taught.model, splits, split, device=place, folder=folder)
+        models = Models(students, taught.model, splits, split, device=place, names=names)
         tell_page(lambda: _page(plain, out, models), err=as_json)
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from congruence.core import rng
 from congruence.core.inputs import STUDENT, TEACHER
 from congruence.data.datasets.batched import BatchDataset
+from congruence.data.sources.any_folder import sample_names
 from congruence.data.sources.load import Splits
 from congruence.evaluation.drawn import shuffled
 from congruence.evaluation.embed import Embedded
@@ -34,7 +35,8 @@ Views = tuple[dict[str, Any], list[dict[str, Any]]]
 class Models:
     """Students and their teacher by the names under which batches hold their inputs, and the samples of a page.
 
-    `shown` says how the page calls students, where that is another name; `folder` is that of the images' files.
+    `shown` says how the page calls students, where that is another name; `names` are those of the part's samples, if
+    they have any.
     """
 
     students: Mapping[str, nn.Module]
@@ -45,7 +47,7 @@ class Models:
     device: str | torch.device | None = None
     kept: KeptRows | None = None
     shown: Mapping[str, str] = field(default_factory=dict)
-    folder: Path | None = None
+    names: Sequence[str] | None = None
 
 
 def of_run(folder: str | Path, name: str, *, trust: bool = False) -> Models:
@@ -73,8 +75,8 @@ def of_run(folder: str | Path, name: str, *, trust: bool = False) -> Models:
     titles = {each: f"{name}, {each}" if several else name for each in models.students}
     device = pick_device(found.config.stages[found.config.last].train.device)
     kept = KeptRows(directory.teacher_rows) if directory.teacher_rows.is_dir() else None
-    place = folder_of(found.config.data)
-    return Models(models.students, models.teachers[teacher], models.splits, part, teacher, device, kept, titles, place)
+    names = sample_names(getattr(models.splits, part), folder_of(found.config.data))
+    return Models(models.students, models.teachers[teacher], models.splits, part, teacher, device, kept, titles, names)
 
 
 class Read(NamedTuple):
@@ -126,7 +128,7 @@ def views(models: Models, layouts: Layouts) -> Views:
         "part": models.part,
         "labels": None if labels is None else labels.tolist(),
         "classes": classes,
-        **shown(part, order[:SAMPLES].tolist(), models.folder),
+        **shown(part, order[:SAMPLES].tolist(), models.names),
     }
     return samples, drawn
 

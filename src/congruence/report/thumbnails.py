@@ -6,7 +6,6 @@ import base64
 import io
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -14,7 +13,6 @@ from torch import Tensor
 from congruence.data.datasets.batched import BatchDataset
 from congruence.data.datasets.images import ImageDataset
 from congruence.data.datasets.texts import TextDataset
-from congruence.data.sources.any_folder import sample_names
 
 SIDE = 32  # pixels of a thumbnail
 _BYTES = 1_200_000  # of the JPEG: the whole page is to stay below 8 MB
@@ -23,7 +21,7 @@ _AT_ONCE = 256
 _LETTERS = 300
 
 
-def shown(part: BatchDataset, positions: Sequence[int], folder: Path | None = None) -> dict[str, Any]:
+def shown(part: BatchDataset, positions: Sequence[int], files: Sequence[str] | None = None) -> dict[str, Any]:
     """Return {"names"} of samples, with {"sprite", "columns"} of images, and {"texts"} of texts.
 
     A name is that of the sample's file, else its number in the data before they were split.
@@ -31,10 +29,10 @@ def shown(part: BatchDataset, positions: Sequence[int], folder: Path | None = No
     Args:
         part: the samples.
         positions: of those shown, in their order.
-        folder: that the samples were loaded from, if it was one.
+        files: the file of each sample of the part, if they have any (`sample_names`); those of texts are not read.
     """
     rows = list(positions) if part.rows is None else part.rows[list(positions)].tolist()
-    files = None if isinstance(part, TextDataset) else sample_names(part, folder)
+    files = None if isinstance(part, TextDataset) else files  # the names of texts are the texts
     names = [f"sample {row}" for row in rows] if files is None else [files[position] for position in positions]
     if isinstance(part, ImageDataset):
         return {"names": names, **_sprite(part, positions)}

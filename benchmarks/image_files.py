@@ -8,12 +8,9 @@ images are written as PNG files, a folder for each class, and read as anybody's.
 from __future__ import annotations
 
 import argparse
-import tempfile
 from pathlib import Path
 
-import torch
-from photographs import DEFINITION, MEAN, SIZE, STD, picture, told_of, tried
-from record import write
+from photographs import MEAN, SIZE, STD, asked, measure, picture
 
 import congruence as cg
 
@@ -31,24 +28,15 @@ def unpacked(count: int, folder: Path) -> Path:
 def main() -> None:
     """Write the files, train, measure, export."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--train", type=int, default=2000)
-    parser.add_argument("--test", type=int, default=1000)
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--cache", type=Path, help="folder of the teacher's answers, for another time")
-    told = parser.parse_args()
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    told = asked(parser, train=2000, test=1000)
+
+    def prepared(folder: Path) -> cg.data.Splits:
         files = str(unpacked(told.train + told.test, folder / "files"))
         plain = cg.data.load(files, validation=0, test=told.test, train_size=told.train)
         own = cg.data.ImageInput(tuple(plain.train.mean), tuple(plain.train.std))
-        splits = plain.for_models(teacher=cg.data.ImageInput(MEAN, STD, size=(SIZE, SIZE)), student=own)
-        print([len(part) for part in splits], splits.train.class_names, flush=True)
-        about = {"train": len(splits.train), "test": len(splits.test), "epochs": told.epochs}
-        for rows, details in tried(splits, told.seeds, told.epochs, folder, told.cache or folder / "cache"):
-            note = told_of({**about, **details}, "CIFAR-10 as files")
-            write("image_files", DEFINITION, rows, note=note, **about, **details)
+        return plain.for_models(teacher=cg.data.ImageInput(MEAN, STD, size=(SIZE, SIZE)), student=own)
+
+    measure("image_files", "CIFAR-10 as files", told, prepared)
 
 
 if __name__ == "__main__":

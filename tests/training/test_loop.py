@@ -398,17 +398,21 @@ def test_an_epoch_in_which_nothing_counts_is_told_before_the_first():
     assert seen == []
 
 
-@pytest.mark.parametrize(
-    ("key", "kept", "told"), [("mmd", 11, True), ("mmd", 12, False), ("mmd", 0, False), ("pkt", 11, False)]
-)
-def test_what_is_blind_to_classes_is_told_where_few_have_one(key, kept, told, caplog):
+def warned_with_few_labels(key, kept, words, caplog):
+    """Train `ce` and a method where `kept` of 24 samples have labels; return the warnings that have these words."""
     points, labels = data().tensors
     some = TensorDataset(points, torch.where(torch.arange(len(labels)) < kept, labels, -1))
     made = cg.Distiller(net(0, 7), net(1), ["ce", key], example=points[:4], facts=cg.data.facts(some))
     cg.fit(made, cg.data.loader(some, batch_size=8), None, constant(epochs=1))
-    sentences = [record.message for record in caplog.records if "regardless of the classes" in record.message]
+    return [record.message for record in caplog.records if words in record.message]
+
+
+@pytest.mark.parametrize(
+    ("key", "kept", "told"), [("mmd", 11, True), ("mmd", 12, False), ("mmd", 0, False), ("pkt", 11, False)]
+)
+def test_what_is_blind_to_classes_is_told_where_few_have_one(key, kept, told, caplog):
     assert (
-        sentences
+        warned_with_few_labels(key, kept, "regardless of the classes", caplog)
         == [
             f"The term 'mmd' matches distributions regardless of the classes, and {kept} of 24 samples have "
             "labels: it may cost accuracy, whereas methods that relate samples (pkt, rkd, cckd) gain."
@@ -421,13 +425,8 @@ def test_what_is_blind_to_classes_is_told_where_few_have_one(key, kept, told, ca
     ("key", "kept", "told"), [("dkd", 11, True), ("dkd", 12, False), ("kd", 11, False), ("mkt", 11, False)]
 )
 def test_what_learns_of_labelled_samples_alone_is_told_where_few_have_one(key, kept, told, caplog):
-    points, labels = data().tensors
-    some = TensorDataset(points, torch.where(torch.arange(len(labels)) < kept, labels, -1))
-    made = cg.Distiller(net(0, 7), net(1), ["ce", key], example=points[:4], facts=cg.data.facts(some))
-    cg.fit(made, cg.data.loader(some, batch_size=8), None, constant(epochs=1))
-    sentences = [record.message for record in caplog.records if "only where a sample has a label" in record.message]
     assert (
-        sentences
+        warned_with_few_labels(key, kept, "only where a sample has a label", caplog)
         == [
             f"The term 'dkd' learns from the teacher only where a sample has a label, as {kept} of 24 samples have: "
             "methods that read no labels (kd, dist, pkt) learn from all."

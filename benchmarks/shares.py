@@ -36,6 +36,10 @@ ROWS: dict[str, dict[str, Any]] = {
     "mimic": {},
     "class_wasserstein": {},
     "wasserstein": {},
+    "joint_wasserstein, beta 100": {"beta": 100.0},
+    "dml": {},
+    "mlld": {},
+    "crd": {},
 }
 DEFINITION = (
     "best accuracy on 5,000 validation images of CIFAR-10 (%) at a share / at the row's best share; the student learns "
@@ -51,16 +55,18 @@ def trained(arguments: argparse.Namespace, row: str, share: float | None, seed: 
     known = cg.data.keep_labels(splits.train, a.labels, seed=0) if a.labels else splits.train
     teacher = cg.models.build(TEACHER, classes=10)
     teacher.load_state_dict(cg.models.load_weights(a.teacher))
-    batches = {"batch_size": 64, "augment": True, "view_cycle": 8, "view_seed": 0}
-    data = cg.data.loader(known, seed=seed, **batches)
-    answers = cg.TeacherCache(teacher, cg.data.loader(splits.train, **batches), cache)
-    torch.manual_seed(seed)
-    student = cg.models.build(a.student, classes=10)
     terms = [cg.Term("ce")]
     if share is not None:
         terms.append(cg.Term(row.split(",")[0], weight="balanced", share=share, **ROWS[row]))
-    distiller = cg.Distiller(answers, student, terms, example=splits.train.batch([0, 1]), facts=cg.data.facts(known))
-    validation = cg.data.loader(splits.validation, batch_size=256, shuffle=False)
+    views = tuple(dict.fromkeys(["main", *(view for term in terms for view in term.needs.views)]))
+    batches = {"batch_size": 64, "augment": True, "view_cycle": 8, "view_seed": 0, "views": views}
+    data = cg.data.loader(known, seed=seed, **batches)
+    answers = cg.TeacherCache(teacher, cg.data.loader(splits.train, **batches), cache)
+    torch.manual_seed(seed)
+    names = ["student", "peer"] if row == "dml" else ["student"]
+    students = {name: cg.models.build(a.student, classes=10) for name in names}
+    distiller = cg.Distiller(answers, students, terms, example=splits.train.batch([0, 1]), facts=cg.data.facts(known))
+    validation = cg.data.loader(splits.validation, batch_size=256, shuffle=False, views=views)
     options = cg.FitOptions(
         epochs=a.epochs,
         seed=seed,
@@ -70,7 +76,8 @@ def trained(arguments: argparse.Namespace, row: str, share: float | None, seed: 
         optimizer=cg.OptimizerOptions("adamw", lr=3e-3),
     )
     result = cg.fit(distiller, data, validation, options)
-    return {"best": 100 * result.best["student"]["accuracy"], "last": 100 * result.last["accuracy"]}
+    accuracy = "accuracy/student" if "peer" in students else "accuracy"
+    return {"best": 100 * result.best["student"][accuracy], "last": 100 * result.last[accuracy]}
 
 
 def there(arguments: argparse.Namespace) -> list[dict[str, Any]]:

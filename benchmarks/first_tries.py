@@ -27,8 +27,9 @@ from torch import nn
 
 import congruence as cg
 from congruence.bench.against import CERTAIN, difference
+from congruence.core.files import append_line, read_lines
 
-METHODS = ("kd", "pkt", "rkd", "cckd", "perception_coherence", "kda")
+METHODS = ("kd", "dist", "mimic", "pkt", "rkd", "cckd", "perception_coherence", "kda")
 DEFINITION = (
     "accuracy on the test set in points above that of the same student trained by cross-entropy alone, by "
     "`congruence.distill` with its defaults; mean of paired differences, one a seed (first weights, order of samples "
@@ -108,25 +109,33 @@ def accuracy(entry: Try, teacher: nn.Module, splits: cg.data.Splits, method: str
     return 100 * done.report.student_accuracy
 
 
-def tried(
-    entry: Try, source: str, methods: tuple[str, ...], seeds: int, epochs: int | None = None
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The figures of one dataset, and what else is known of it."""
+def tried(entry: Try, source: str, told: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The figures of one dataset, and what else is known of it; students that the file of lines has stay."""
     full = entry.splits(source)
     teacher = trained_teacher(entry, full)
     moments = {"mean": full.train.mean, "std": full.train.std}
     splits = full if entry.train_size is None else entry.splits(source, train_size=entry.train_size, **moments)
     of_teacher = 100 * float(cg.evaluation.measure(teacher, full).accuracy)
     label = f"{entry.name}, {entry.labels} labels a class" if entry.labels else entry.name
+    methods, seeds, epochs = told.methods, told.seeds, told.epochs or entry.epochs
+    about = {"try": label, "epochs": epochs, "teacher": round(of_teacher, 2)}
+    told.out.parent.mkdir(parents=True, exist_ok=True)
+    done = {
+        (line["seed"], line["method"]): line["accuracy"]
+        for line in read_lines(told.out)
+        if {key: line[key] for key in about} == about
+    }
     rows: dict[str, list[float]] = {}
     for seed in range(seeds):
         for method in ("ce", *methods):
-            start = time.process_time()
-            rows.setdefault(method, []).append(accuracy(entry, teacher, splits, method, seed, epochs or entry.epochs))
-            print(
-                f"{label}, seed {seed}: {method} {rows[method][-1]:.2f} ({time.process_time() - start:.0f} s)",
-                flush=True,
-            )
+            if (seed, method) not in done:
+                start = time.process_time()
+                done[seed, method] = accuracy(entry, teacher, splits, method, seed, epochs)
+                spent = round(time.process_time() - start)
+                line = {**about, "seed": seed, "method": method, "accuracy": done[seed, method], "seconds": spent}
+                append_line(told.out, line)
+                print(line, flush=True)
+            rows.setdefault(method, []).append(done[seed, method])
     figures = []
     for method in methods:
         gains = [of_method - of_ce for of_method, of_ce in zip(rows[method], rows["ce"], strict=True)]
@@ -139,7 +148,7 @@ def tried(
     known = {
         "teacher": round(of_teacher, 2),
         "seeds": seeds,
-        "epochs": epochs or entry.epochs,
+        "epochs": epochs,
         "commit": commit(),
         "accuracies": rows,
     }
@@ -153,9 +162,9 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=list(METHODS))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, help="of the students, instead of each dataset's own")
+    parser.add_argument("--out", type=Path, default=Path("runs/first_tries.jsonl"), help="a line a student, to go on")
     told = parser.parse_args()
     kept = RESULTS / "first_tries.json"
-    before = json.loads(kept.read_text(encoding="utf8")) if kept.is_file() else {"figures": [], "tries": {}}
     for each in told.datasets:
         name, _, source = each.partition("=")
         if name not in TRIES:
@@ -163,10 +172,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             if source.endswith(".whl"):
                 source = str(unpacked(Path(source), Path(folder)))
-            figures, details = tried(TRIES[name], source or name, tuple(told.methods), told.seeds, told.epochs)
+            figures, details = tried(TRIES[name], source or name, told)
+        before = json.loads(kept.read_text(encoding="utf8")) if kept.is_file() else {"figures": [], "tries": {}}
         others = [row for row in before["figures"] if row["name"].partition(": ")[0] not in details]
-        before = {"figures": [*others, *figures], "tries": {**before["tries"], **details}}
-        write("first_tries", DEFINITION, before["figures"], tries=before["tries"])
+        write("first_tries", DEFINITION, [*others, *figures], tries={**before["tries"], **details})
 
 
 if __name__ == "__main__":

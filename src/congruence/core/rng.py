@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -93,6 +93,25 @@ def set_state(state: dict[str, Any]) -> None:
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
     if torch.cuda.is_available() and "cuda" in state:
         torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def differs(state: dict[str, Any]) -> bool:
+    """Whether a global generator has drawn since `get_state` returned this state.
+
+    Example:
+        >>> state = get_state()
+        >>> differs(state), torch.rand(1) is not None and differs(state)
+        (False, True)
+    """
+    return not _same(state, get_state())
+
+
+def _same(first: Any, second: Any) -> bool:
+    if isinstance(first, Mapping):
+        return first.keys() == second.keys() and all(_same(value, second[key]) for key, value in first.items())
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(_same, first, second))
+    return torch.equal(first, second) if isinstance(first, Tensor) else bool(first == second)
 
 
 @contextlib.contextmanager

@@ -92,17 +92,17 @@ class Distiller(nn.Module):
         self.teachers = {name: arguments.frozen_teacher(each, students, name) for name, each in teachers.items()}
         self.caches = {name: each for name, each in teachers.items() if isinstance(each, StoredTeacher)}
         self.facts = facts
-        self._examples: dict[str, str] = {}  # a description of one sample of the example, for each model
+        self.remembered: Mapping[str, Any] = {}  # like `caches`, of the batches that are measured (see `Remembered`)
+        self.examples: dict[str, str] = {}  # a description of one sample of the example, for each model
         self.clock, self._epochs_begun, self._told_modes = Clock(), False, False
         self._taps = {name: Taps(module, name=name) for name, module in students.items()}
         for taps in self._taps.values():
             taps.may_drop = True
-        self._sitting_out, self._averaging = SittingOut(), Averaging()
-        self._unmoved, self._cuts = Unmoved(), GradientCuts()
+        self._sitting_out, self._averaging, self._unmoved = SittingOut(), Averaging(), Unmoved()
+        self._cuts, self.methods = GradientCuts(), nn.ModuleDict()
         self._readers: dict[str, Taps | Teacher] = dict(self._taps)
         self._taps |= {name: teacher.taps for name, teacher in self.teachers.items()}
         self._readers |= self.teachers
-        self.methods = nn.ModuleDict()
         self.bindings: dict[str, Binding] = {}
         self.balance = Balance(self.terms, self.bindings)
         self._in_evaluation: dict[str, Taps] = {}  # the students in evaluation mode, which is where they are measured
@@ -125,7 +125,7 @@ class Distiller(nn.Module):
             with self._looking_on(term):
                 bindings[term.name] = bind(term, self._taps, tuple(self.students), tuple(self.teachers), self.facts)
         self._in_evaluation, self._logits = in_evaluation, logits_paths(in_evaluation, bindings.values(), self._taps)
-        self._examples = {name: describe_sample(inputs) for name, inputs in of_model.items()}
+        self.examples = {name: describe_sample(inputs) for name, inputs in of_model.items()}
         # nothing fails from here on, so that an example that raised leaves no trace
         for name, binding in bindings.items():
             self.bindings[name] = binding
@@ -187,8 +187,8 @@ class Distiller(nn.Module):
         given = {"main": inputs, **(views or {})}
         terms = self._active()
         active = [self.bindings[term.name] for term in terms]
-        caches = self.caches if self.training else {}  # they hold the training images
-        if index is not None and (caches or any(binding.method.needs.index for binding in active)):
+        caches = self.caches if self.training else self.remembered  # the first hold the training images
+        if index is not None and ((caches and self.training) or any(binding.method.needs.index for binding in active)):
             arguments.check_index(index)
         recall = {name: cache.at(index, self.clock.epoch, self.taught_by(name)) for name, cache in caches.items()}
         teaching, watching = ([self.bindings[t.name] for t in terms if t.watched is side] for side in (False, True))
@@ -196,7 +196,7 @@ class Distiller(nn.Module):
             forwards,
             given=given,
             readers=self._readers,
-            examples=self._examples,
+            examples=self.examples,
             recall=recall,
             micro_batch=micro_batch,
         )
@@ -369,7 +369,7 @@ class Distiller(nn.Module):
             raise ValueError(f"The {name} has no layer that is known to give class logits: give `evaluate=`.")
         path = self._logits[name]
         taps, inputs = self._in_evaluation[name], inputs_of(inputs, name)
-        return read(name, taps, inputs, {path}, self._examples[name])[1][path]
+        return read(name, taps, inputs, {path}, self.examples[name])[1][path]
 
     def features(self, inputs: Any) -> dict[str, Tensor]:
         """Run the students only; return by name the rows [B, D] that the first term with features reads of each."""

@@ -19,6 +19,7 @@ from congruence.data.datasets import split
 from congruence.data.datasets.batched import BatchDataset
 from congruence.data.loading.source import BatchSource
 from congruence.distiller import Distiller
+from congruence.distiller.remembered import Remembered
 from congruence.evaluation.channels import batch_of
 from congruence.evaluation.diagnostics import ALL, checked_names, diagnose_each
 from congruence.evaluation.embed import Embedded, beside, embed_all
@@ -75,11 +76,12 @@ class Diagnostics:
         self.measures = checked_names(measures) if measures or not losses else ()
         self.student_layer, self.teacher_layer = student_layer, teacher_layer
         self._taught: dict[str, tuple[nn.Module, Embedded]] = {}
+        self._remembered = Remembered(loader)
         self._told: set[str] = set()
 
     def rehearse(self, distiller: nn.Module) -> None:
         """Measure once before the first step, so that what cannot be had shows now."""
-        self._taught, self._told = {}, set()
+        self._taught, self._remembered, self._told = {}, Remembered(self.loader), set()
         if not self._measured(distiller) and not self._told:
             check.fail("Diagnostics", "measures", "diagnostics that can be had here", "none that can")
 
@@ -102,7 +104,7 @@ class Diagnostics:
     def _losses(self, distiller: Distiller) -> dict[str, float]:
         if not self.losses:
             return {}
-        with untouched():
+        with untouched(), self._remembered.lent(distiller):
             losses = term_losses(distiller, self.loader)
         finite = {name: value for name, value in losses.items() if math.isfinite(value)}
         if len(finite) < len(losses):

@@ -21,6 +21,7 @@ from congruence.models.memory_order import native_bfloat16, ordered, prefers_cha
 from congruence.models.neutral import unchanged
 from congruence.models.parameters import is_quantized
 from congruence.models.taps import Taps
+from congruence.models.weights_watch import WeightsWatch, state_of
 
 LOG = logging.getLogger("congruence")
 TOLERANCE = 0.02  # how far a layer may move on the example: bfloat16 has 3 digits, and layers add their roundings up
@@ -38,12 +39,11 @@ class Prepared:
     """
 
     def __init__(self, taps: Taps, device: torch.device, *, half: bool, last: bool) -> None:
-        self._before = [(tensor, tensor._version) for tensor in _state(taps.model)]
-        self._sizes, self._reads = _sizes(taps.model), 0
+        self._weights, self._reads = WeightsWatch(taps.model), 0
         self._shapes = _shapes(taps.example)
         self.taps = copy.deepcopy(taps)
         model = self.taps.model
-        if not {id(tensor) for tensor, _ in self._before}.isdisjoint(map(id, _state(model))):
+        if not set(map(id, state_of(taps.model))).isdisjoint(map(id, state_of(model))):
             raise ValueError("its copy shares weights with it")  # a part has a `__deepcopy__` of its own
         folded = fold_batch_norms(model, self.taps.sides(), to_device(taps.example, device))
         ordered(model, last=last)
@@ -55,17 +55,10 @@ class Prepared:
     def stale(self, model: nn.Module) -> bool:
         """Whether the teacher's weights have changed since, as those of an average of the student do.
 
-        Torch counts writes in a tensor, but for those through `.data`: of these the sizes of the weights tell, which
-        are looked at when the reads so far are a power of two, since a GPU is waited for then.
+        The sizes of the weights are looked at when the reads so far are a power of two, since a GPU is waited for then.
         """
         self._reads += 1
-        now = _state(model)
-        same = len(now) == len(self._before) and all(
-            tensor is was and tensor._version == version
-            for tensor, (was, version) in zip(now, self._before, strict=True)
-        )
-        look = self._reads & (self._reads - 1) == 0
-        return not same or (look and _sizes(model) != self._sizes)
+        return self._weights.changed(model, sizes=self._reads & (self._reads - 1) == 0)
 
     def fits(self, inputs: Any) -> bool:
         """Whether the copy answers these inputs as the teacher does: what was folded was proved for one shape."""
@@ -158,17 +151,6 @@ def _distance(exact: Tensor, quicker: Tensor) -> float:
         return 0.0 if torch.equal(exact, quicker) else torch.inf
     size, apart = float(exact.double().norm()), float((quicker.double() - exact.double()).norm())
     return apart / size if size else (torch.inf if apart else 0.0)
-
-
-def _state(model: nn.Module) -> list[Tensor]:
-    tables = [table for part in model.modules() for table in (part._parameters, part._buffers)]
-    return [tensor for table in tables for tensor in table.values() if tensor is not None]
-
-
-def _sizes(model: nn.Module) -> list[float]:
-    """Return the sum of the sizes of each floating tensor's numbers."""
-    floating = [tensor.detach() for tensor in _state(model) if tensor.is_floating_point()]
-    return torch.stack(list(torch._foreach_norm(floating, 1))).tolist()
 
 
 def _shapes(inputs: Any) -> list[torch.Size]:

@@ -18,6 +18,7 @@ from congruence.core.batch import Batch, grouped
 from congruence.data.datasets.model_facts import ModelFacts, forget
 from congruence.data.loading.source import BatchSource
 from congruence.distiller import Distiller
+from congruence.distiller.remembered import Remembered
 from congruence.methods.method import Clock
 from congruence.training import filling, setup
 from congruence.training.collapse import Collapse
@@ -74,6 +75,7 @@ class Run:
         self.untaught, self.collapse = Untaught(distiller, optimizers), Collapse(distiller)
         self.best = Best(tuple(distiller.students), options.monitor, one_standard_error=options.one_standard_error)
         setup.rehearse_validation(distiller, val_loader, options, device, self.best)
+        self._remembered = Remembered(val_loader)
         self.objective = wrap(Objective(distiller, options.micro_batch))
         distiller._sitting_out.in_step = True
         self.directory: RunDirectory | None = None
@@ -224,7 +226,9 @@ class Run:
         self.collapse.look()
         self.distiller.end_epoch()
         first_ranks_statistics(self.distiller.students)
-        metrics, samples = measured(self.distiller, self.val_loader, self.options.evaluate, self.device)
+        metrics, samples = measured(
+            self.distiller, self.val_loader, self.options.evaluate, self.device, self._remembered
+        )
         improved = self.best.update(position.epoch, metrics, samples)
         self.history.epochs.append(metrics)
         self._write("validation", metrics)

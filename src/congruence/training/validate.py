@@ -16,6 +16,7 @@ from congruence.data.loading.source import BatchSource
 from congruence.distiller.as_found import as_found
 from congruence.distiller.dense import counted_positions
 from congruence.distiller.distiller import Distiller
+from congruence.distiller.remembered import Remembered
 from congruence.models.evaluating import evaluating
 from congruence.models.reused import ReusedClassifier
 from congruence.training.options import Diagnose, Evaluate
@@ -47,7 +48,7 @@ def validate(distiller: Distiller, loader: Iterable[Any], device: torch.device) 
     Raises:
         ValueError: if the loader yields nothing, or labels or shapes do not fit.
     """
-    return _validated(distiller, loader, device).numbers
+    return _validated(distiller, loader, device, Remembered(loader)).numbers
 
 
 class Measured(NamedTuple):
@@ -58,8 +59,8 @@ class Measured(NamedTuple):
 
 
 @torch.no_grad()
-def _validated(distiller: Distiller, loader: Iterable[Any], device: torch.device) -> Measured:
-    with rng.untouched(), evaluating(distiller):
+def _validated(distiller: Distiller, loader: Iterable[Any], device: torch.device, remembered: Remembered) -> Measured:
+    with rng.untouched(), evaluating(distiller), remembered.lent(distiller):
         sums = _sums(distiller, loader, device, labels=teaches_classes(distiller))
         if not sums:
             raise ValueError("The validation loader gave no batch: is the dataset empty?")
@@ -117,12 +118,16 @@ def _labelled(batch: Batch) -> bool:
 
 
 def measured(
-    distiller: Distiller, loader: Iterable[Any] | None, evaluate: Evaluate | None, device: torch.device
+    distiller: Distiller,
+    loader: Iterable[Any] | None,
+    evaluate: Evaluate | None,
+    device: torch.device,
+    remembered: Remembered,
 ) -> Measured:
     """Return an epoch's validation numbers: from a custom function, else from the loader, else none."""
     if evaluate is not None:
         return Measured(ask(distiller, evaluate))
-    return Measured({}) if loader is None else _validated(distiller, loader, device)
+    return Measured({}) if loader is None else _validated(distiller, loader, device, remembered)
 
 
 def ask(distiller: Distiller, evaluate: Evaluate) -> dict[str, float]:

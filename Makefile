@@ -64,6 +64,7 @@ bench: $(VENV)/ready
 	$(ONE_THREAD) $(BIN)/python benchmarks/crd.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/wkd.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/cached_epoch.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/validation.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/method_cost.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/memory_order.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/compiled_step.py

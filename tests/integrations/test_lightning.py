@@ -129,6 +129,16 @@ def test_one_s_own_validation(tmp_path):
     assert "val_accuracy" not in trainer.callback_metrics
 
 
+def test_validation_shows_the_teacher_each_batch_once(tmp_path):
+    made, shown = trainers.distiller("mimic"), []
+    module, loader = trainers.lightning_module(made), DataLoader(trainers.tuples(11, 3), batch_size=4)
+    made.teacher.module.register_forward_hook(lambda *_: shown.append(1))
+    trainer = trainers.lightning_trainer(tmp_path)
+    found = [trainer.validate(module, [loader], verbose=False) for _ in range(2)]
+    assert found[0] == found[1]
+    assert len(shown) == 3
+
+
 def test_without_labels_the_loss_is_the_distillation_loss(tmp_path):
     made = trainers.distiller("mimic")
     trainer = trainers.lightning_trainer(tmp_path, max_epochs=1)

@@ -95,6 +95,16 @@ def test_evaluation_shows_the_students_logits(tmp_path):
     assert (unlabelled.predictions == predicted.predictions).all()
 
 
+def test_evaluation_shows_the_teacher_each_batch_once(tmp_path):
+    made, shown = trainers.distiller("kd", "pkt"), []
+    trainer = trainers.hf_trainer(tmp_path, made)
+    made.teacher.module.register_forward_hook(lambda *_: shown.append(1))
+    first = trainer.evaluate()["eval_loss"]
+    once = len(shown)
+    assert once > 0
+    assert (trainer.evaluate()["eval_loss"], len(shown)) == (first, once)
+
+
 def test_evaluation_leaves_no_trace(tmp_path):
     """Whether a run is evaluated or not, it gives the same student: memories, modes and generators stay."""
     terms, states = trainers.EVERYTHING, []

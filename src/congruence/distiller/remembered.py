@@ -35,7 +35,7 @@ class Remembered:
     changed.
     """
 
-    def __init__(self, loader: Any, most: int = MOST) -> None:
+    def __init__(self, loader: Any = None, most: int = MOST) -> None:
         self._by_index = isinstance(loader, Loader) and not loader.varies()
         self._most = most
         self._of: dict[str, _Answers] = {}

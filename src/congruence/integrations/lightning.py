@@ -16,6 +16,7 @@ from congruence.core.batch import Batch, unpack
 from congruence.core.devices import take_rows
 from congruence.data.loading.source import PlannedLoader
 from congruence.distiller import Distiller
+from congruence.distiller.remembered import Remembered
 from congruence.integrations.epochs import Epochs
 from congruence.integrations.loss import tell_of_accumulation
 from congruence.integrations.missing import not_there
@@ -94,6 +95,7 @@ class DistillationModule(LightningModule):
         self._sums: dict[str, Tensor] = {}
         self._seen: dict[int, int] = {}  # rows of validation, by loader
         self._by_labels = False
+        self._remembered = Remembered()
 
     # Training
 
@@ -182,7 +184,7 @@ class DistillationModule(LightningModule):
         if parts is None:
             return
         self._by_labels = self._by_labels and (bool(self._sums) or parts.labels is not None)
-        with torch.no_grad(), rng.untouched(), evaluating(self.distiller):
+        with torch.no_grad(), rng.untouched(), evaluating(self.distiller), self._remembered.lent(self.distiller):
             found = sums_of_batch(self.distiller, parts, labels=self._by_labels)
             if not found and not self._sums:  # labels of another kind than the logits, which no term reads
                 self._by_labels, found = False, sums_of_batch(self.distiller, parts, labels=False)

@@ -14,6 +14,7 @@ from congruence.core import ranks, rng
 from congruence.core.batch import Batch, unpack
 from congruence.core.inputs import inputs_of
 from congruence.distiller import Distiller, Output
+from congruence.distiller.remembered import Remembered
 from congruence.integrations.epochs import Epochs, Terms
 from congruence.integrations.loss import DistillationLoss, tell_of_accumulation
 from congruence.integrations.missing import not_there
@@ -97,6 +98,7 @@ class DistillationTrainer(Trainer):
         self._terms = Terms(self._epochs)
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
+        self._remembered = Remembered()
         super().__init__(model=distiller.student, args=args, **arguments)
         # What a forward's `**kwargs` are taken to say: that the model divides its loss by what is accumulated.
         self.model_accepts_loss_kwargs = False
@@ -173,7 +175,7 @@ class DistillationTrainer(Trainer):
 
     def evaluation_loop(self, *args: Any, **arguments: Any) -> Any:
         """Evaluate or predict, and leave the process's generators as they were: loaders and methods draw from them."""
-        with rng.untouched():
+        with rng.untouched(), self._remembered.lent(self.distiller):
             return super().evaluation_loop(*args, **arguments)
 
     def prediction_step(

@@ -55,6 +55,15 @@ def test_a_wrong_option_is_a_usage_error():
     assert "--nonsense" in result.stderr
 
 
+@pytest.mark.parametrize(("word", "own"), [("train", "distill"), ("eval", "evaluate"), ("xyz", None)])
+def test_a_command_by_the_name_that_others_give_it(word, own):
+    told = subprocess.run([*PROGRAM, word], capture_output=True, text=True, check=False)
+    assert told.returncode == 2
+    near = f" Did you mean '{own}'?" if own else ""
+    assert told.stderr == f"No such command '{word}'.{near} (--help lists the options.)\n"
+    assert own is None or own in [path[0] for path, _ in verbs() if path]
+
+
 def test_nothing_heavy_is_imported_before_a_verb_runs():
     code = "import sys, congruence.cli.main; print([m for m in ('torch', 'pydantic', 'numpy') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

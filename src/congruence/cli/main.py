@@ -28,6 +28,13 @@ with quiet():  # imports take the most time before a verb begins
     from congruence.cli.toy import toy
     from congruence.core.printable import printable_output
 
+# What other programs call these commands.
+_ELSEWHERE = {
+    **dict.fromkeys(("train", "run", "fit"), "distill"),
+    **dict.fromkeys(("eval", "test", "measure"), "evaluate"),
+    **dict.fromkeys(("benchmark", "plan", "sweep"), "bench"),
+    **dict.fromkeys(("plot", "draw"), "figures"),
+}
 app = typer.Typer(
     name="congruence",
     no_args_is_help=True,
@@ -71,7 +78,9 @@ def main() -> None:
         if not hasattr(error, "format_message") or not hasattr(error, "exit_code"):
             raise
         if told := error.format_message().strip():  # may contain any argument text; "" if help was shown
-            say(f"{told} (--help lists the options.)", err=True, colour="red")
+            meant = next((own for word, own in _ELSEWHERE.items() if told == f"No such command '{word}'."), None)
+            near = f" Did you mean '{meant}'?" if meant else ""
+            say(f"{told}{near} (--help lists the options.)", err=True, colour="red")
         status = error.exit_code
     if status == INTERRUPTED:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the user may press Ctrl-C again

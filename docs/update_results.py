@@ -39,7 +39,7 @@ from congruence.training.saving.run_directory import RunDirectory, facts_of
 
 PAGE = ROOT / "docs" / "results.md"
 RESULTS = ROOT / "results"
-TEACHERS = "teachers"
+TEACHERS, PAPERS = "teachers", "paper"
 _ANOTHER = ("plan", WORDS["settings"], WORDS["data"])  # of a run with --set, say: its numbers are not the plan's
 Line = dict[str, Any]
 
@@ -50,12 +50,15 @@ def keep(folder: Path) -> list[str]:
     Returns:
         What is to be told: the kept lines that are not what the plan asks for any more.
     """
-    name, plan, run = folder.name, load_plan(folder.name), lines(folder / "results.jsonl")
+    within = Path(PAPERS) if folder.resolve().parent.name == PAPERS else Path()
+    shipped_as, run = (within / folder.name).as_posix(), lines(folder / "results.jsonl")
+    plan = load_plan(shipped_as)
     trials = lines(folder / "tuning.jsonl")
     if not run and not trials:
         raise ValueError(f"'{folder}' has no results yet.")
+    name = plan.name
     target = RESULTS / name
-    about = origin(f"congruence bench {name} --out runs/{name}")
+    about = origin(f"congruence bench {shipped_as} --out runs/{shipped_as}")
     judge = Judge(plan, folder)
     told: list[str] = []
     run, trials = whole(run), whole(trials)  # what failed is no result
@@ -71,6 +74,16 @@ def keep(folder: Path) -> list[str]:
             (target / file).write_text(text, encoding="utf8")
     (target / "origin.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf8")
     return told
+
+
+def shipped_name(name: str) -> str:
+    """Return where a plan lies: those of papers' tables are in a folder, and their results beside the others'.
+
+    Example:
+        >>> shipped_name("paper-cckd-1"), shipped_name("evidence-2")
+        ('paper/cckd-1', 'evidence-2')
+    """
+    return f"{PAPERS}/{name.removeprefix(f'{PAPERS}-')}" if name.startswith(f"{PAPERS}-") else name
 
 
 class Judge:
@@ -228,15 +241,15 @@ def _numbers(directory: RunDirectory) -> Mapping[str, Any]:
 def missing(name: str) -> list[str]:
     """Return a plan's methods that have no results, and the catalogue's where it should have them all."""
     measured = {row["method"] for row in lines(RESULTS / name / "results.jsonl")}
-    wanted = dict.fromkeys([*load_plan(name).recipes, *(OWN_KEYS if name == OF_EVERY_ROW else ())])
+    wanted = dict.fromkeys([*load_plan(shipped_name(name)).recipes, *(OWN_KEYS if name == OF_EVERY_ROW else ())])
     return [method for method in wanted if method not in measured]
 
 
 def part(name: str) -> str:
     """Return what a plan is for, its tables, and where its numbers come from; an unfinished one says so."""
-    folder, plan = RESULTS / name, load_plan(name)
-    path = ROOT / "plans" / f"{name}.toml"
-    written = (path if path.is_file() else shipped("plans", name)).read_text(encoding="utf8").splitlines()
+    folder, shipped_as = RESULTS / name, shipped_name(name)
+    plan, path = load_plan(shipped_as), ROOT / "plans" / f"{shipped_as}.toml"
+    written = (path if path.is_file() else shipped("plans", shipped_as)).read_text(encoding="utf8").splitlines()
     comment = written[: next(number for number, line in enumerate(written) if not line.startswith("#"))]
     rows, teacher_rows = (lines(folder / file) for file in ("results.jsonl", "teachers.jsonl"))
     about = json.loads((folder / "origin.json").read_text(encoding="utf8"))

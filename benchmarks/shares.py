@@ -61,7 +61,7 @@ def trained(arguments: argparse.Namespace, row: str, share: float | None, seed: 
     views = tuple(dict.fromkeys(["main", *(view for term in terms for view in term.needs.views)]))
     batches = {"batch_size": 64, "augment": True, "view_cycle": 8, "view_seed": 0, "views": views}
     data = cg.data.loader(known, seed=seed, **batches)
-    answers = cg.TeacherCache(teacher, cg.data.loader(splits.train, **batches), cache)
+    answers = cg.TeacherCache(teacher, cg.data.loader(splits.train, **batches), cache / "-".join(views))
     torch.manual_seed(seed)
     names = ["student", "peer"] if row == "dml" else ["student"]
     students = {name: cg.models.build(a.student, classes=10) for name in names}

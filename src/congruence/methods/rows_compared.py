@@ -92,6 +92,7 @@ COMPARED: tuple[Row, ...] = (
         part=MutualLearning,
         function=losses.mutual_learning_loss,
         needs=MutualLearning.needs,
+        share=0.1,
     ),
     Row(
         key="adv",

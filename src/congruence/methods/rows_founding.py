@@ -95,6 +95,7 @@ FOUNDING: tuple[Row, ...] = (
         part=JointWasserstein,
         function=losses.joint_wasserstein_loss,
         needs=JointWasserstein.needs,
+        share=0.1,
         older={"label_cost": {"euclidean": "squared_euclidean"}},
     ),
     Row(

@@ -31,7 +31,8 @@ def sentences() -> list[str]:
         for result in results:
             gaps[command] += update_benchmarks.missing(name, result["figures"])
     for name in update_results.names():
-        gaps[f"congruence bench {update_results.shipped_name(name)} --out runs/{name}"] = update_results.missing(name)
+        plan = update_results.shipped_name(name)
+        gaps[f"congruence bench {plan} --out runs/{plan}"] = update_results.missing(name)
     gaps["congruence demo"] = update_readme.missing()
     return [f"No figures of {', '.join(rows)}: `{command}`" for command, rows in gaps.items() if rows]
 

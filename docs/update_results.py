@@ -50,13 +50,12 @@ def keep(folder: Path) -> list[str]:
     Returns:
         What is to be told: the kept lines that are not what the plan asks for any more.
     """
-    within = Path(PAPERS) if folder.resolve().parent.name == PAPERS else Path()
-    shipped_as, run = (within / folder.name).as_posix(), lines(folder / "results.jsonl")
+    name = f"{PAPERS}-{folder.name}" if folder.resolve().parent.name == PAPERS else folder.name
+    shipped_as, run = shipped_name(name), lines(folder / "results.jsonl")
     plan = load_plan(shipped_as)
     trials = lines(folder / "tuning.jsonl")
     if not run and not trials:
         raise ValueError(f"'{folder}' has no results yet.")
-    name = plan.name
     target = RESULTS / name
     about = origin(f"congruence bench {shipped_as} --out runs/{shipped_as}")
     judge = Judge(plan, folder)

@@ -68,6 +68,17 @@ def test_an_unfinished_plan_is_kept_and_says_so(update, tmp_path):
     assert measured(page.replace("| ce  ", "| cs  ")) != measured(page)
 
 
+def test_a_plan_of_a_paper_is_kept_beside_the_others(update, tmp_path):
+    for folder, name in (("plans", "tiny.toml"), ("runs", "tiny")):
+        (tmp_path / folder / "paper").mkdir()
+        (tmp_path / folder / name).rename(tmp_path / folder / "paper" / name)
+    assert update.keep(tmp_path / "runs" / "paper" / "tiny") == []
+    assert len(lines(tmp_path / "results" / "paper-tiny" / "results.jsonl")) == 3
+    page = update.page("# Results\n")
+    assert "## paper-tiny" in page
+    assert "`congruence bench paper/tiny --out runs/paper/tiny`" in page
+
+
 def test_the_rest_is_done_in_a_later_checkout_and_added(update, tmp_path):
     update.keep(tmp_path / "runs" / "tiny")
     before = lines(tmp_path / "results" / "tiny" / "results.jsonl")

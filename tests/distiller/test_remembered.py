@@ -13,6 +13,7 @@ import congruence as cg
 from congruence.distiller import Distiller
 from congruence.distiller.remembered import Remembered, content
 from congruence.evaluation.watch import Diagnostics, term_losses
+from congruence.training.validate import validate
 
 POINTS = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
 SHOWN: list[int] = []  # numbers of samples that a teacher was shown, one a forward
@@ -76,20 +77,17 @@ def test_validation_of_a_run_shows_each_batch_once_and_changes_no_number(monkeyp
 
 @pytest.mark.parametrize("kind", ["a list", "a dataset of its own"])
 def test_batches_of_any_loader_are_known_by_their_content(kind):
-    batches: Any = [(batch,) for batch in POINTS.split(4)]
+    points = POINTS.clone()
+    batches: Any = [(batch,) for batch in points.split(4)]
     if kind != "a list":
-        batches = cg.data.loader(list(POINTS), batch_size=4, shuffle=False)
+        batches = cg.data.loader(list(points), batch_size=4, shuffle=False)
         assert batches.varies()
-    made = distiller()
-    assert len(set(map(str, measured_twice(made, Remembered(batches), batches)))) == 1
+    made, remembered = distiller(), Remembered(batches)
+    assert len(set(map(str, measured_twice(made, remembered, batches)))) == 1
     assert SHOWN == [4, 4, 2]
-    with torch.no_grad():
-        POINTS.add_(1.0)
-    try:
-        with Remembered(batches).lent(made):
-            assert measured_twice(made, Remembered(batches), batches)[1] == term_losses(made, batches)
-    finally:
-        POINTS.sub_(1.0)
+    points.add_(1.0)
+    assert measured_twice(made, remembered, batches) == [term_losses(made, batches)] * 2
+    assert SHOWN == [4, 4, 2] * 3
 
 
 def test_inputs_that_change_are_shown_again():
@@ -135,6 +133,16 @@ def test_weights_that_changed_are_asked_again(write):
     after = measured_twice(made, remembered, batches)
     assert after == [term_losses(made.eval(), batches)] * 2
     assert after[0] != before[0]
+
+
+def test_a_validation_that_asks_no_teacher_looks_at_no_weights(monkeypatch):
+    looks: list[nn.Module] = []
+    monkeypatch.setattr("congruence.distiller.remembered.WeightsWatch", looks.append)
+    made = distiller()
+    validate(made, [(POINTS, torch.zeros(10, dtype=torch.int64))], torch.device("cpu"))
+    assert looks == []
+    validate(made, [(POINTS,)], torch.device("cpu"))
+    assert looks == [made.teacher.module]
 
 
 def test_only_as_much_is_kept_as_is_allowed():

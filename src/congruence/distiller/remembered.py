@@ -19,6 +19,7 @@ from congruence.distiller.bindings import Binding
 from congruence.distiller.distiller import Distiller
 from congruence.distiller.forwards import read
 from congruence.distiller.recall import Recall
+from congruence.models.prepared import Prepared
 from congruence.models.sharded import is_sharded
 from congruence.models.teacher import Teacher
 from congruence.models.weights_watch import WeightsWatch
@@ -44,11 +45,11 @@ class Remembered:
     def lent(self, distiller: Distiller) -> Iterator[None]:
         """Let a distiller in evaluation mode read from here within a block, in which the loader's batches are run."""
         teachers = {name: each for name, each in distiller.teachers.items() if not is_sharded(each.module)}
-        known = {name: answers for name, answers in self._of.items() if not answers.stale(teachers.get(name))}
-        for name in teachers.keys() - known.keys():
-            with contextlib.suppress(Exception):  # weights that cannot be watched
-                known[name] = _Answers(teachers[name], distiller.examples[name], self._most, by_index=self._by_index)
-        distiller.remembered = self._of = known
+        for name, teacher in teachers.items():
+            if name not in self._of or self._of[name].teacher is not teacher:
+                self._of[name] = _Answers(teacher, distiller.examples[name], self._most, by_index=self._by_index)
+            self._of[name].looked = False
+        distiller.remembered = {name: self._of[name] for name in teachers}
         try:
             yield
         finally:
@@ -58,31 +59,41 @@ class Remembered:
 class _Answers:
     """Those of one teacher."""
 
-    def __init__(self, teacher: Teacher, example: str, left: int, *, by_index: bool) -> None:
-        self._teacher, self._example, self._left, self._by_index = teacher, example, left, by_index
-        self._watch, self._prepared = WeightsWatch(teacher.module), teacher.prepared
+    def __init__(self, teacher: Teacher, example: str, most: int, *, by_index: bool) -> None:
+        self.teacher, self._example, self._most, self._by_index = teacher, example, most, by_index
+        self.looked = False  # whether its weights are known to be those of the answers
+        self._watch: WeightsWatch | None = None
+        self._prepared: Prepared | None = None
         self._known: dict[tuple[bytes, str, frozenset[str]], dict[str, tuple[Tensor, torch.device]]] = {}
-
-    def stale(self, teacher: Teacher | None) -> bool:
-        """Whether these are another teacher's, or those of weights or of an arithmetic that it had before."""
-        same = teacher is self._teacher and teacher.prepared is self._prepared
-        return not same or self._watch.changed(self._teacher.module, sizes=True)
+        self._left = 0
 
     def at(self, index: Tensor | None, epoch: int, bindings: Iterable[Binding]) -> Recall:
         """Return a function that answers for the samples of a batch, as `StoredTeacher.at`."""
+        if not self.looked:  # here, since a validation by labels asks no teacher
+            self._look()
         rows = None if index is None or not self._by_index else index.cpu().numpy().tobytes()
         return functools.partial(self._answer, rows)
 
+    def _look(self) -> None:
+        """Forget the answers of weights, or of an arithmetic, that the teacher no longer has."""
+        self.looked, teacher = True, self.teacher
+        watch = self._watch if teacher.prepared is self._prepared else None
+        if watch is not None and not watch.changed(teacher.module, sizes=True):
+            return
+        self._known, self._left, self._prepared = {}, self._most, teacher.prepared
+        try:
+            self._watch = WeightsWatch(teacher.module)
+        except Exception:  # of weights that cannot be watched
+            self._watch, self._left = None, 0
+
     def _answer(self, rows: bytes | None, view: str, paths: set[str], inputs: Any) -> dict[str, Tensor]:
-        inputs = inputs if rows else made(inputs)
-        rows = rows or content(inputs)
-        key = rows or b"", view, frozenset(paths)
-        if rows is None or key not in self._known:
-            before = rng.get_state()
-            asked = self._teacher.taps.name
-            values = read(asked, self._teacher, made(inputs), paths, self._example)[1]
+        batch = rows or content(made(inputs))
+        key = batch or b"", view, frozenset(paths)
+        if key not in self._known:
+            before, name = rng.get_state(), self.teacher.taps.name
+            values = read(name, self.teacher, made(inputs), paths, self._example)[1]
             size = sum(value.nbytes for value in values.values())
-            if rows is None or size > self._left or rng.differs(before):
+            if batch is None or size > self._left or rng.differs(before):
                 return values
             self._left -= size
             self._known[key] = {path: (value.to("cpu", copy=True), value.device) for path, value in values.items()}
@@ -92,6 +103,8 @@ class _Answers:
 
 def content(inputs: Any) -> bytes | None:
     """Return a hash of a model's inputs; None if there is more in them than tensors, lists, tables and plain values.
+
+    Texts count whatever they hold: `core.content` leaves out those that may be paths.
 
     Example:
         >>> content(torch.ones(2)) == content(torch.ones(2)), content([torch.ones(2)]) == content(torch.ones(2))

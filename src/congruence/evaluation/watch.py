@@ -81,7 +81,7 @@ class Diagnostics:
 
     def rehearse(self, distiller: nn.Module) -> None:
         """Measure once before the first step, so that what cannot be had shows now."""
-        self._taught, self._remembered, self._told = {}, Remembered(self.loader), set()
+        self._taught, self._told = {}, set()
         if not self._measured(distiller) and not self._told:
             check.fail("Diagnostics", "measures", "diagnostics that can be had here", "none that can")
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from congruence.core import rng
-from congruence.core.devices import on_tensors, row_count, take_rows, tensors, to_device
+from congruence.core.devices import on_tensors, row_count, take_rows, to_device
 from congruence.models.teacher import Teacher
 from congruence.teacher_cache.encoding import Array, Encoding, Rounding
 
@@ -98,7 +98,7 @@ class Answers:
             the largest difference, relative to the layer's largest output: 0 for identical bits, infinity for a teacher
             that draws random numbers or fails on these inputs.
         """
-        size, generators = self.chunk, _generators()
+        size, before = self.chunk, rng.get_state()
         inputs = take_rows(inputs, torch.arange(size) % (row_count(inputs) or 1), row_count(inputs) or 1)
         places = torch.arange(size)
         answers = self._run(inputs, paths)
@@ -117,7 +117,7 @@ class Answers:
                 moved.append(self._apart(self._run(on_tensors(larger, among), paths), answers, kept, kept))
             except Exception:  # a model that cannot take such numbers may raise anything
                 return math.inf
-        return max(moved) if _generators() == generators else math.inf  # random numbers would be missing in a run
+        return math.inf if rng.differs(before) else max(moved)  # random numbers would be missing in a run
 
     def tell(self, moved: float) -> None:
         """Warn of the consequences of a nonzero `depend_on_mates`."""
@@ -154,9 +154,3 @@ def _distance(a: Array, b: Array) -> float:
     wide = a.astype(np.float64), b.astype(np.float64)
     apart = float(np.abs(wide[0] - wide[1]).max() / max(np.abs(each).max() for each in wide))
     return apart if math.isfinite(apart) else math.inf
-
-
-def _generators() -> Any:
-    """Return the state of the process's generators as values that can be compared."""
-    state = rng.get_state()
-    return [tensor.numpy().tobytes() for tensor in tensors(state)], state["python"], state["numpy"][2:]

@@ -450,3 +450,21 @@ def test_methods_that_ask_for_the_index_get_it():
     )
     cg.fit(made, DataLoader(cg.data.indexed(points), batch_size=8), options=constant())
     assert bank.bank.abs().sum(1).gt(0).all()
+
+
+@pytest.mark.parametrize(
+    ("precision", "emulated", "told"), [("bf16", True, True), ("bf16", False, False), ("float32", True, False)]
+)
+def test_a_processor_without_instructions_for_half_precision_is_told(precision, emulated, told, caplog, monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: not emulated)
+    made = cg.Distiller(net(0, 7), net(1), ["ce", "kd"], example=data().tensors[0][:4])
+    cg.fit(made, batches(), None, constant(epochs=1, precision=precision, device="cpu"))
+    told_of = [record.message for record in caplog.records if "no instructions" in record.message]
+    assert (
+        told_of
+        == [
+            "precision='bf16': this processor has no instructions for it, a step takes several times as long as with "
+            "'float32'."
+        ]
+        * told
+    )

@@ -95,6 +95,23 @@ def native_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
 
 
+def emulates(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a processor has no instructions for bfloat16 or float16, which are then far slower than float32.
+
+    Torch multiplies by plain loops there, seven to thirteen times slower, without a word: for bfloat16 these are most
+    x86 processors without AVX-512. Torch is asked by a name that is not documented; without it the answer is no.
+
+    Example:
+        >>> emulates(torch.device("cpu"), torch.float32), emulates(torch.device("meta"), torch.bfloat16)
+        (False, False)
+    """
+    name = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}.get(dtype)
+    if device.type != "cpu" or name is None or not torch.backends.mkldnn.is_available():
+        return False
+    supported = getattr(torch.ops.mkldnn, name, None)
+    return supported is not None and not supported()
+
+
 def ordered(module: nn.Module, *, last: bool) -> nn.Module:
     """Put the weights of two-dimensional convolutions into an order in memory; no value changes.
 

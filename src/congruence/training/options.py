@@ -15,6 +15,7 @@ from congruence.core import check
 from congruence.training.saving.identity import options_identity
 
 Precision = Literal["float32", "bf16", "fp16"]
+HALF: Mapping[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 TeacherSpeed = Literal["auto", "exact"]
 Shard = Literal["student", "both"]
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
@@ -138,7 +139,8 @@ class FitOptions:
         out: the run directory; None keeps everything in memory (no checkpoints, no resuming).
         device: "auto" (a GPU if there is one), or a torch device.
         precision: "float32"; "bf16" or "fp16" for autocast. With "fp16" the loss is scaled against underflow: a step
-            whose scaled gradient overflows is skipped and the scale halved, which is not an error.
+            whose scaled gradient overflows is skipped and the scale halved, which is not an error. On a processor that
+            has no instructions for it a step takes several times as long as in float32; `fit` warns about this.
         gradient_clip: largest norm of the gradient; None for no clipping.
         accumulate: batches whose gradients are averaged into one step. A relational term then sees `accumulate` small
             batches, not one large one; `fit` warns about this.

@@ -21,10 +21,11 @@ from congruence.data.datasets.model_facts import ModelFacts, check_prepared, che
 from congruence.data.loading.source import BatchSource
 from congruence.distiller.distiller import Distiller
 from congruence.methods.method import Clock
+from congruence.models.memory_order import emulates
 from congruence.models.weights import not_writable
 from congruence.training.filling import open_answers
 from congruence.training.optim import make_optimizer
-from congruence.training.options import FitOptions
+from congruence.training.options import HALF, FitOptions
 from congruence.training.record import event_writer
 from congruence.training.saving.best import Best
 from congruence.training.sharding import shard_as_wanted
@@ -143,6 +144,13 @@ def prepare(
         )
     if ranks.world_size() > 1 and not source.shared_by_ranks:
         LOG.warning("The training loader has no DistributedSampler: each rank may see all samples.")
+    half = HALF.get(options.precision)
+    if half is not None and emulates(device, half) and not ranks.rank():
+        LOG.warning(
+            "precision='%s': this processor has no instructions for it, a step takes several times as long as with "
+            "'float32'.",
+            options.precision,
+        )
     _tell_of_few_labels(distiller)
     _refuse_sparse(distiller)
     rehearse_smallest(distiller, source, options, device)

@@ -13,7 +13,7 @@ from congruence.core.batch import Batch
 from congruence.models.sharded import is_shard
 from congruence.training.distributed import average_gradients, unwrapped
 from congruence.training.optim import Optimization, step_unless
-from congruence.training.options import FitOptions
+from congruence.training.options import HALF, FitOptions
 from congruence.training.origin import Place
 from congruence.training.record import NORMS_EVERY, SKIPPED, Recorder
 from congruence.training.sharding import clip
@@ -44,7 +44,7 @@ def train_step(
         # a gradient of None shows parameters that no loss reached; these are neither averaged nor clipped
         parameter.grad = None
     # 1. Forward and backward of each batch: grad = scale · Σ_b ∂loss_b/∂θ / batches, summed by autograd itself.
-    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(options.precision)
+    half = HALF.get(options.precision)
     # kept as a tensor: reading it would wait for the GPU
     scale = scaler.scale(torch.ones((), device=recorder.bad.device))
     values: dict[str, Tensor] = {}

@@ -122,6 +122,31 @@ def test_the_teacher_runs_once_over_a_loader_of_ours():
     assert teacher.rows == once > 0
 
 
+def test_a_teacher_whose_weights_change_is_run_again():
+    """As one that follows its student does."""
+    asked, made = Diagnostics(images(), ["gpcl"]), distiller()
+    first = asked(made, 0)
+    with torch.no_grad():
+        for parameter in made.teacher.module.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
+    assert asked(made, 1) == Diagnostics(images(), ["gpcl"])(made, 1) != first
+
+
+def test_a_teacher_is_run_again_over_samples_that_are_drawn_anew():
+    class Noisy(torch.utils.data.TensorDataset):
+        def __getitem__(self, row):
+            sample, label = super().__getitem__(row)
+            return sample + torch.rand_like(sample), label
+
+    teacher = Counted(fits.net(0, 7))
+    asked = Diagnostics(cg.data.loader(Noisy(*data().tensors), batch_size=8, shuffle=False), ["gpcl"])
+    made = cg.Distiller(teacher, fits.net(1), ["ce", "kd"], example=data().tensors[0][:4])
+    asked(made, 0)
+    once = teacher.rows
+    asked(made, 1)
+    assert teacher.rows > once
+
+
 def test_a_loader_that_shuffles_gives_both_sides_the_same_samples():
     stock = torch.utils.data.DataLoader(IMAGES, batch_size=5, shuffle=True)
     made, names = distiller(), ["gpcl", "kernel_transfer_error", "landmark_transfer_error"]

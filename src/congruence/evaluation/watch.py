@@ -24,6 +24,7 @@ from congruence.evaluation.channels import batch_of
 from congruence.evaluation.diagnostics import ALL, checked_names, diagnose_each
 from congruence.evaluation.embed import Embedded, beside, embed_all
 from congruence.evaluation.embeddings import UnfiniteError
+from congruence.models.weights_watch import WeightsWatch
 
 LOG = logging.getLogger("congruence")
 
@@ -34,8 +35,8 @@ class Diagnostics:
     The numbers are lines {"step", "epoch", "diagnostics": {...}} of metrics.jsonl, which are truncated on resuming like
     other lines. With several students each name ends in "/NAME", with several teachers, before that, in "/TEACHER".
     Training is not affected, to the bit: the models run in evaluation mode without gradient, and random generators are
-    restored. Teachers are frozen and run only once, if the loader is from `congruence.data` (others may change the
-    order between passes).
+    restored. A teacher is run once, and again if its weights have changed, where the loader is from `congruence.data`
+    and its samples stay the same (other loaders may change the order between passes).
 
     Args:
         loader: re-iterable batches of the images, as `fit` takes them; `diagnostic_loader` makes one. The time of most
@@ -75,7 +76,7 @@ class Diagnostics:
         self.loader, self.losses, self.every = loader, losses, every
         self.measures = checked_names(measures) if measures or not losses else ()
         self.student_layer, self.teacher_layer = student_layer, teacher_layer
-        self._taught: dict[str, tuple[nn.Module, Embedded]] = {}
+        self._taught: dict[str, tuple[nn.Module, WeightsWatch, Embedded]] = {}
         self._remembered = Remembered(loader)
         self._told: set[str] = set()
 
@@ -117,14 +118,19 @@ class Diagnostics:
             return {}
         students: dict[str, nn.Module] = dict(distiller.students.items())
         teachers = {name: teacher.module for name, teacher in distiller.teachers.items()}
-        known = {name: rows for name, (module, rows) in self._taught.items() if teachers.get(name) is module}
+        known = {
+            name: rows
+            for name, (module, watch, rows) in self._taught.items()
+            if teachers.get(name) is module and not watch.changed(module, sizes=True)
+        }
         asked = {name: module for name, module in teachers.items() if name not in known}
         layers = {**dict.fromkeys(students, self.student_layer), **dict.fromkeys(asked, self.teacher_layer)}
         with untouched():
             embedded = embed_all({**students, **asked}, self.loader, layers=layers, teachers=tuple(teachers))
         taught = {name: known[name] if name in known else embedded[name] for name in teachers}
-        if isinstance(self.loader, data.Loader):
-            self._taught = {name: (teachers[name], rows) for name, rows in taught.items()}
+        if isinstance(self.loader, data.Loader) and not self.loader.varies():
+            for name in asked:
+                self._taught[name] = teachers[name], WeightsWatch(teachers[name]), taught[name]
         numbers: dict[str, float] = {}
         for name in students:
             end = "" if len(students) == 1 else f"/{name}"

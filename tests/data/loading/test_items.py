@@ -92,6 +92,19 @@ def test_rows_of_tensors_are_gathered():
     assert not three.told
 
 
+def test_a_class_of_rows_of_tensors_with_a_transform_of_its_own_keeps_it():
+    class Doubled(TensorDataset):
+        def __getitem__(self, row):
+            rows, label = super().__getitem__(row)
+            return 2 * rows, label
+
+    rows, labels = torch.arange(12.0).view(6, 2), torch.arange(6) % 3
+    data = ItemDataset(Doubled(rows, labels))
+    assert torch.equal(data.batch(range(6)), 2 * rows)
+    assert (data.in_memory, data.told, data.varies(None), data.classes) == (False, False, True, 3)
+    assert [loader(each(rows, labels), batch_size=2).varies() for each in (TensorDataset, Doubled)] == [False, True]
+
+
 def test_fingerprints_are_of_the_content():
     rows, labels = torch.randn(6, 4), torch.tensor([0, 1, 0, 1, 0, 1])
     one = ItemDataset(TensorDataset(rows, labels)).fingerprint()

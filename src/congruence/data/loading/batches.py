@@ -18,6 +18,7 @@ from congruence.data.augment.crops import PLAIN_VIEWS
 from congruence.data.datasets.batched import BatchDataset, Spec
 from congruence.data.datasets.images import ImageDataset
 from congruence.data.loading.draws import ByteDraws, Draws, Refused, Request, with_views
+from congruence.data.loading.items import rows_of_tensors
 
 _ORDER = 201  # the stream of the order's generator; any number that is not used with the seed elsewhere
 _WHOLE = Real(low=0, closed="low", integer=True)
@@ -185,7 +186,7 @@ class Loader:
         """Whether a sample may differ between epochs; a dataset's own transforms are always assumed to."""
         dataset = self.dataset
         if not isinstance(dataset, BatchDataset):
-            return True
+            return not rows_of_tensors(dataset)
         return any(dataset.varies(self.augment[view]) for view in self.views if view not in PLAIN_VIEWS)
 
     def drawn_epoch(self, epoch: int) -> int:

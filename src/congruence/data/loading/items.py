@@ -27,6 +27,22 @@ from congruence.data.loading.draws import Draws, Request
 _TOLD_BY = 64  # samples used to identify data without a fingerprint
 
 
+def rows_of_tensors(dataset: Any) -> bool:
+    """Whether a dataset's items are the rows of its tensors, as they are: no class of its own reads them.
+
+    Example:
+        >>> class Noisy(TensorDataset):
+        ...     def __getitem__(self, row):
+        ...         return tuple(torch.randn_like(part) + part for part in super().__getitem__(row))
+        >>> rows_of_tensors(TensorDataset(torch.zeros(2))), rows_of_tensors(Noisy(torch.zeros(2)))
+        (True, False)
+    """
+    reads = ("__getitem__", "__getitems__")
+    return isinstance(dataset, TensorDataset) and all(
+        getattr(type(dataset), name, None) is getattr(TensorDataset, name, None) for name in reads
+    )
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class ItemDataset(BatchDataset):
     """A map-style dataset whose items are the models' inputs, or pairs of inputs and a label.
@@ -91,7 +107,7 @@ class ItemDataset(BatchDataset):
     @property
     def in_memory(self) -> bool:
         """Whether the items are rows of tensors, which workers would not read faster."""
-        return isinstance(self.items, TensorDataset) and len(self.items.tensors) < 3
+        return rows_of_tensors(self.items) and len(self.items.tensors) < 3
 
     @property
     def held(self) -> int:

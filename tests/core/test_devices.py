@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ import torch
 from congruence.core import devices
 from congruence.core.devices import private
 from congruence.core.inputs import Inputs, check_rows_agree, inputs_of
-from congruence.core.later import Later
+from congruence.core.later import Later, entries
 
 KINDS = {
     "usual": lambda: torch.ones(2, 3),
@@ -57,3 +59,23 @@ def test_inputs_left_for_later_are_made_once_and_then_as_they_would_have_been():
     few = devices.take_rows(moved, torch.tensor([2, 1]), 3)
     assert few["teacher"].tolist() == [-2, -1]
     assert asked == [1]
+
+
+def test_whoever_reads_an_entry_gets_inputs_and_whoever_moves_them_makes_none():
+    asked = []
+
+    def later(name):
+        return Later(lambda: asked.append(name) or torch.ones(3, 1))
+
+    inputs = Inputs(teacher=later("teacher"), other=later("other"))
+    copied = copy.copy(inputs)
+    moved = {name: entry.to(torch.float64) for name, entry in entries(copied)}  # as trainers move what has `to`
+    assert asked == []
+    assert devices.row_count(inputs) == 3
+    assert asked == ["teacher"]  # there is nothing else to count
+    assert [type(value) for value in (*inputs.values(), inputs.get("other"), *dict(inputs.items()).values())] == [
+        torch.Tensor
+    ] * 5
+    assert inputs.get("third") is None
+    assert moved["other"].made().dtype == torch.float64
+    assert asked == ["teacher", "other"]

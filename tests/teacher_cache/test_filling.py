@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
 import json
 import logging
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -370,30 +371,34 @@ def test_a_teacher_whose_arithmetic_changes_is_not_taken_for_what_it_was(tmp_pat
         distiller.train()(*next(iter(train)))
 
 
-def test_images_are_prepared_for_the_teacher_only_while_rows_are_missing(tmp_path, monkeypatch):
+def test_images_are_prepared_for_the_teacher_only_where_it_is_asked(tmp_path, monkeypatch):
+    """Not for rows that are stored, for a student alone, nor for a validation by labels or one that is remembered."""
     taken, counted, call = cg.data.ImageInput((0.4,), (0.3,)), [], cg.data.ImageInput.__call__
 
     def counting(self, pixels):
         counted.extend([len(pixels)] if self == taken else [])
         return call(self, pixels)
 
-    def run(folder):
+    def run(teacher, *terms, validation=None):
         """Return what was trained, and how many images were prepared for the teacher."""
         train = batches(images().for_models(teacher=taken))
-        cache = TeacherCache(net(1), train, folder, dtype="float32")
-        distiller = Distiller(cache, net(2, width=4), TERMS, example=train.dataset.batch([0, 1]))
+        source = TeacherCache(net(1), train, teacher, dtype="float32") if isinstance(teacher, Path) else teacher
+        distiller = Distiller(source, net(2, width=4), terms or TERMS, example=train.dataset.batch([0, 1]))
         counted.clear()
-        cg.fit(distiller, train, None, exact(epochs=2, seed=5))
-        assert isinstance(dict.__getitem__(train.dataset.prepared(train.dataset.drawn([0])), "teacher"), torch.Tensor)
-        assert not train.later  # as it was
+        cg.fit(distiller, train, validation, exact(epochs=3, seed=5))
         return distiller, sum(counted)
 
     monkeypatch.setattr(cg.data.ImageInput, "__call__", counting)
     first, filling = run(tmp_path / "cache")
     again, reading = run(tmp_path / "cache")
-    with monkeypatch.context() as patched:
-        patched.setattr("congruence.training.loop.prepared_on_demand", lambda *_: contextlib.nullcontext())
-        always, eager = run(tmp_path / "eager")
+    live, asked = run(net(1))
     assert same(first, again)
-    assert same(first, always)
-    assert eager >= filling >= 2 * SAMPLES > 10 * reading
+    assert same(first, live)
+    assert asked >= 3 * SAMPLES
+    assert filling >= 2 * SAMPLES > 10 * reading
+    assert run(None, "ce")[1] == 0
+    held = cg.data.loader(images(7, 6).for_models(teacher=taken), batch_size=3, shuffle=False)
+    assert run(tmp_path / "cache", validation=held)[1] == reading  # by labels
+    without_labels = replace(images(7, 6), labels=None, classes=None).for_models(teacher=taken)
+    unlabelled = cg.data.loader(without_labels, batch_size=3, shuffle=False)
+    assert run(tmp_path / "cache", "kd", validation=unlabelled)[1] <= reading + 2 * 6  # rehearsed, and asked once

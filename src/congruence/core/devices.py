@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from congruence.core.later import Later
+from congruence.core.later import Later, entries
 
 
 def to_device(value: Any, device: torch.device | str | None) -> Any:
@@ -103,11 +103,18 @@ def _copy(tensor: Tensor) -> Tensor:
 
 
 def row_count(value: Any) -> int | None:
-    """Return the number of rows of the first tensor (the number of packed sequences); None if there is no tensor."""
+    """Return the number of rows of the first tensor (the number of packed sequences); None if there is no tensor.
+
+    Inputs that are not made yet are made where there is nothing else.
+    """
+    if isinstance(value, Later):
+        return row_count(value.made())
     sequences = _first_packed(value)
     if sequences is not None:
         return int(sequences.batch_sizes[0])
     found = tensors(value)
+    if not found and isinstance(value, Mapping):
+        return next((row_count(item) for _, item in entries(value) if isinstance(item, Later)), None)
     return found[0].shape[0] if found and found[0].dim() else None
 
 
@@ -149,7 +156,7 @@ def _on_leaves(function: Callable[[Any], Any], value: Any, *, packed: bool = Fal
     if isinstance(value, Later):
         return value.then(lambda made: _on_leaves(function, made, packed=packed))
     if isinstance(value, Mapping):
-        return _mapping_like(value, {key: _on_leaves(function, item, packed=packed) for key, item in value.items()})
+        return _mapping_like(value, {key: _on_leaves(function, item, packed=packed) for key, item in entries(value)})
     if isinstance(value, PackedSequence):
         return function(value) if packed else _packed_like(function, value)
     if isinstance(value, (tuple, list)):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import ItemsView, ValuesView
 from typing import Any
 
 from congruence.core.devices import row_count
-from congruence.core.later import Later
+from congruence.core.later import Later, entries
 
 STUDENT, TEACHER = "student", "teacher"
 
@@ -38,8 +39,24 @@ class Inputs(dict[str, Any]):
             )
         super().__init__(by_model)
 
+    # Whoever reads an entry gets inputs that are made; `entry_of` and `entries` leave a `Later` as it is.
     def __getitem__(self, model: str) -> Any:
         return made(super().__getitem__(model))
+
+    def get(self, model: str, default: Any = None) -> Any:
+        """Return a model's inputs, or `default` if there is no entry."""
+        return made(super().get(model, default))
+
+    def values(self) -> ValuesView[Any]:  # type: ignore[override]
+        """Return every model's inputs."""
+        return {model: self[model] for model in self}.values()
+
+    def items(self) -> ItemsView[str, Any]:  # type: ignore[override]
+        """Return every model's name and inputs."""
+        return {model: self[model] for model in self}.items()
+
+    def __copy__(self) -> Inputs:
+        return Inputs(**dict(entries(self)))
 
 
 def made(inputs: Any) -> Any:
@@ -67,20 +84,20 @@ def entry_of(inputs: Any, model: str, kind: str = STUDENT) -> Any:
         return inputs
     for name in (model, kind):
         if name in inputs:
-            return inputs.get(name)
+            return dict.get(inputs, name)
     named = kind if model == kind else f"{model} or {kind}"
     raise ValueError(f"`Inputs`: the {model} has none: expected an entry {named}, got {', '.join(inputs)}.")
 
 
 def check_rows_agree(inputs: Any) -> None:
-    """Raise if the entries of `Inputs` hold different numbers of samples.
+    """Raise if the entries of `Inputs` that are made already hold different numbers of samples.
 
     Raises:
         ValueError: with the number of samples of each entry.
     """
     if not isinstance(inputs, Inputs):
         return
-    counts = {name: row_count(value) for name, value in inputs.items()}
+    counts = {name: row_count(value) for name, value in entries(inputs) if not isinstance(value, Later)}
     known = {name: count for name, count in counts.items() if count is not None}
     if len(set(known.values())) > 1:
         got = ", ".join(f"{count} of the {name}" for name, count in known.items())

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
-from congruence.core.inputs import TEACHER
-from congruence.data.loading.batches import Loader
 from congruence.distiller.distiller import Distiller
 from congruence.teacher_cache.cache import Filling, TeacherCache
 
@@ -26,24 +23,6 @@ def open_answers(distiller: Distiller) -> None:
             cache.fill(bindings)
         else:
             cache.open(bindings)
-
-
-@contextlib.contextmanager
-def prepared_on_demand(distiller: Distiller, loader: Any) -> Iterator[None]:
-    """Let a loader make the teachers' inputs when they are asked for, if all teachers' outputs are stored.
-
-    Only rows that are not stored yet ask for them. Preparing images for a teacher can take longer than the student's
-    step.
-    """
-    wanted = isinstance(loader, Loader) and distiller.teachers and distiller.teachers.keys() <= distiller.caches.keys()
-    if not wanted:
-        yield
-        return
-    before, loader.later = loader.later, {TEACHER, *distiller.teachers} - set(distiller.students)
-    try:
-        yield
-    finally:
-        loader.later = before
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from congruence.core import check, ranks, rng
 from congruence.distiller.distiller import Distiller
 from congruence.training import setup
 from congruence.training.distributed import join_process_group, pick_device
-from congruence.training.filling import filled, prepared_on_demand
+from congruence.training.filling import filled
 from congruence.training.lost_ranks import LostRanks
 from congruence.training.modes import arranged, settled
 from congruence.training.options import FitOptions
@@ -94,7 +94,6 @@ def _fitted(
         arranged(distiller, options, device, setup.as_list(optimizer)),
         filled(distiller),
         Run(distiller, train_loader, val_loader, options, device, optimizer, scheduler) as run,
-        prepared_on_demand(distiller, run.source.loader),
         synchronised([distiller.students, distiller.methods], options.sync_batch_norm),
         lost.in_steps(lambda: run.position.step),
     ):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from congruence.core.inputs import STUDENT, TEACHER
+from congruence.core.later import Later, entries
 from congruence.distiller.captured import Captured
 from congruence.models.teacher import called
 
@@ -62,8 +63,10 @@ def _named(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
     if isinstance(value, Tensor):
         yield name, value
     elif isinstance(value, Mapping):
-        for key, item in value.items():
+        for key, item in entries(value):
             yield from _named(item, f"{name}[{key!r}]")
+    elif isinstance(value, Later) and value.is_made:
+        yield from _named(value.made(), name)
     elif isinstance(value, tuple | list):
         for key, item in enumerate(value):
             yield from _named(item, f"{name}[{key}]")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from abc import abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self, cast
 
@@ -106,13 +106,17 @@ class ImageDataset(BatchDataset):
         """Return how a model takes these images."""
         return self.own_input if self.inputs is None else inputs_of(Inputs(**self.inputs), model, kind)
 
-    def prepared(self, drawn: Tensor, *, later: Collection[str] = ()) -> Tensor | Inputs:
-        """Turn bytes into the models' inputs; those of the models in `later` are made when they are asked for."""
+    def prepared(self, drawn: Tensor) -> Tensor | Inputs:
+        """Turn bytes into the models' inputs; those of other models than "student" are made when they are asked for."""
         if self.inputs is None:
             return normalize(drawn, self.mean, self.std)
-        now = {taken: taken(drawn) for name, taken in self.inputs.items() if name not in later}
-        waiting = {taken: Later(functools.partial(taken, drawn)) for taken in self.inputs.values() if taken not in now}
-        return Inputs(**{name: (now | waiting)[taken] for name, taken in self.inputs.items()})
+        entries: dict[ImageInput, Tensor | Later] = {}
+        for name, taken in self.inputs.items():
+            if name == STUDENT:
+                entries[taken] = taken(drawn)
+            elif taken not in entries:
+                entries[taken] = Later(functools.partial(taken, drawn))
+        return Inputs(**{name: entries[taken] for name, taken in self.inputs.items()})
 
     def check_views(self, views: Sequence[str]) -> None:
         """Images have any view."""

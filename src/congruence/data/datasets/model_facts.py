@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, Subset
 
-from congruence.core.inputs import STUDENT, Inputs
+from congruence.core.inputs import STUDENT, Inputs, made
 from congruence.core.kinds import Kind, fault
 from congruence.data.datasets.batched import BatchDataset
 from congruence.data.datasets.images import ImageDataset
@@ -83,7 +83,7 @@ class ModelFacts:
     def with_input(self, inputs: Any) -> ModelFacts:
         """Return the facts with the shape of a batch's samples if unknown (for a floating-point tensor [B, ...])."""
         if isinstance(inputs, Inputs):
-            inputs = inputs.get(STUDENT)
+            inputs = made(inputs.get(STUDENT))
         known = self.shape is not None or not isinstance(inputs, Tensor) or not inputs.is_floating_point()
         return self if known or inputs.dim() < 2 else replace(self, shape=tuple(inputs.shape[1:]))
 

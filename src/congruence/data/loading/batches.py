@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,7 +16,6 @@ from congruence.core.check import Real, fail, hyperparameters
 from congruence.core.rng import keyed_generator
 from congruence.data.augment.crops import PLAIN_VIEWS
 from congruence.data.datasets.batched import BatchDataset, Spec
-from congruence.data.datasets.images import ImageDataset
 from congruence.data.loading.draws import ByteDraws, Draws, Refused, Request, with_views
 from congruence.data.loading.items import rows_of_tensors
 
@@ -109,7 +108,6 @@ class Loader:
         self.workers = workers
         self.device = device
         self.view_cycle = view_cycle
-        self.later: Collection[str] = ()  # models whose images are prepared when they are asked for
         self._epoch = 0
 
     @property
@@ -226,7 +224,7 @@ class Loader:
 
     def _whole(self, dataset: BatchDataset, request: Request) -> Batch:
         views = {
-            view: self._inputs(
+            view: dataset.prepared(
                 dataset.drawn(
                     request.samples,
                     epoch=request.view_epoch,
@@ -241,19 +239,13 @@ class Loader:
         labels = None if dataset.labels is None else dataset.labels[request.samples]
         return with_views(views, labels, request.samples)
 
-    def _inputs(self, drawn: Any) -> Any:
-        """Turn what was drawn into the models' inputs."""
-        if self.later and isinstance(self.dataset, ImageDataset):
-            return self.dataset.prepared(drawn, later=self.later)
-        return self.dataset.prepared(drawn)
-
     def _prepared(self, drawn: Batch | Refused) -> Batch:
         """Turn a worker's result into the models' inputs, on the device."""
         if isinstance(drawn, Refused):
             raise ValueError(drawn.sentence)
         batch = drawn.to(self.device)
         views = batch.views or {self.views[0]: batch.inputs}  # a single "main" view is not stored as a view
-        prepared = {view: self._inputs(each) for view, each in views.items()}
+        prepared = {view: self.dataset.prepared(each) for view, each in views.items()}
         return with_views(prepared, batch.labels, batch.index)
 
     def _by_workers(self, draws: Dataset[Any], requests: list[Request]) -> Iterator[Any]:

@@ -262,7 +262,18 @@ def test_the_published_weights_are_one_word_away(mine):
     refused = invoke("distill", *words, "--weight", "heavy")
     assert (refused.exit_code, refused.stdout) == (2, "")
     assert "`weight` must be 'balanced', 'published' or a number >= 0, got 'heavy'." in refused.stderr
-    assert "--weight are for runs without a configuration" in invoke("distill", "digits/kd", "--weight", "1").stderr
+    for given in (("--weight", "1"), ("--epochs", "3"), ("--teacher-views", "2")):
+        refused = invoke("distill", "digits/kd", *given)
+        assert f"{given[0]}" in refused.stderr
+        assert "are for runs without a configuration: use --set." in refused.stderr
+
+
+def test_the_teacher_is_asked_about_so_many_views(mine):
+    words = (*MINE, "--student", "cnn3", "--trust", "--out", "out", *sets("stages.student.train.max_steps=1"))
+    assert invoke("distill", *words, "--teacher-views", "2").exit_code == 0
+    stage = tomllib.loads((mine / "out" / "config.toml").read_text())["stages"]["student"]
+    assert stage["teacher_cache"]["views"] == 2
+    assert (mine / "out" / "teacher-cache" / "manifest.json").exists()
 
 
 def test_help_says_the_default_method():

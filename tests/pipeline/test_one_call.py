@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 
 import pytest
 import torch
@@ -65,6 +66,58 @@ def test_the_best_epoch_is_the_last_within_a_standard_error_of_the_highest(model
 def test_without_a_word_little_data_is_seen_a_thousand_steps_long(models):
     done = run(models, BOTH, "kd", epochs=None, validation=0.5, batch_size=4)
     assert (done.result.epochs, done.result.steps) == (84, 1008)
+
+
+ASKED: Counter[str] = Counter()
+
+
+class Counting(nn.Module):
+    """A teacher that counts the samples that it, or a copy of it, is asked about."""
+
+    def __init__(self, name, inner):
+        super().__init__()
+        self.name, self.inner = name, inner
+
+    def forward(self, inputs):
+        ASKED[self.name] += len(inputs)
+        return self.inner(inputs)
+
+
+def images(count, seed=0):
+    pixels = torch.randint(256, (count, 1, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    return ArrayDataset(pixels, torch.arange(count) % 3, classes=3, mean=[0.5], std=[0.25])
+
+
+def flat(width):
+    return nn.Sequential(nn.Flatten(), nn.Linear(36, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, 3))
+
+
+@pytest.mark.parametrize(("kind", "once"), [("images", 2), ("rows", 1)])
+def test_a_teacher_is_asked_about_so_many_views(kind, once, tmp_path):
+    """Of images, which are augmented, about two of each; of rows of tensors about each once."""
+    rows = TensorDataset(torch.randn(960, 6), torch.arange(960) % 3)
+    data, test, build = (images(960), images(8, 1), flat) if kind == "images" else (rows, Subset(rows, range(8)), net)
+    torch.manual_seed(0)
+    ASKED.clear()
+    teacher, options = build(16), {"epochs": 6, "validation": 0, "test": test, "batch_size": 32}
+    run((Counting("live", teacher), build(8)), data, "kd", **options)
+    options |= {"teacher_views": 2, "out": tmp_path}
+    done = run((Counting("kept", teacher), build(8)), data, "kd", **options)
+    assert ASKED["live"] >= 6 * 960
+    assert once * 960 <= ASKED["kept"] < (once + 1) * 960  # a few for the shapes, and the test, are left
+    assert (tmp_path / "teacher-cache" / "manifest.json").exists()
+    ASKED.clear()
+    again = run((Counting("kept", teacher), build(8)), data, "kd", resume=True, **options)
+    assert same(done.student.state_dict(), again.student.state_dict())
+    assert ASKED["kept"] < 960
+
+
+def test_a_teachers_answers_are_kept_nowhere_without_a_folder(models, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert run(models, BOTH, "kd", teacher_views=2, epochs=2).result.epochs == 2
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match=r"`teacher_views` must be .*, got 0"):
+        run(models, BOTH, "kd", teacher_views=0)
 
 
 def test_the_weight_is_the_methods_alone(models, monkeypatch):

@@ -80,6 +80,16 @@ def distill(
             show_default=False,
         ),
     ] = None,
+    teacher_views: Annotated[
+        int | None,
+        typer.Option(
+            help="Ask the teacher about this many augmented views of each sample, 8 for instance, and keep its answers "
+            "in the run's folder; default: about a new view in every epoch. An expensive teacher then takes little of "
+            "a long run.",
+            rich_help_panel=_NO_CONFIG,
+            show_default=False,
+        ),
+    ] = None,
     report: Report = True,
 ) -> None:
     """Train a student, given a configuration or a teacher, a student and data; then measure it on the test set."""
@@ -91,9 +101,10 @@ def distill(
 
     splits = None
     if config is not None:
-        if teacher or student or data or method or weight:
+        if teacher or student or data or method or weight or epochs is not None or teacher_views is not None:
             raise ValueError(
-                "--teacher, --student, --data, --method and --weight are for runs without a configuration: use --set."
+                "--teacher, --student, --data, --method, --weight, --epochs and --teacher-views are for runs without a "
+                "configuration: use --set."
             )
         loaded = load_config(config, set_ or ())
         if teacher_weights is not None:
@@ -102,7 +113,7 @@ def distill(
         if not (teacher and student and data):
             raise ValueError("Give a configuration (a file or a recipe's name), or --teacher, --student and --data.")
         allow(trust)
-        run = _Quick(teacher, teacher_weights, student, data, epochs, _number(weight), set_ or (), trust)
+        run = _Quick(teacher, teacher_weights, student, data, epochs, teacher_views, _number(weight), set_ or (), trust)
         loaded, splits = run.config(method or [quick.METHOD])
         if teacher_weights is None and (not named.split(teacher) or named.is_drawn(teacher)):
             say(f"No --teacher-weights: the teacher is used as '{teacher}' returns it, trained or not.", err=True)
@@ -128,6 +139,7 @@ class _Quick(NamedTuple):
     student: str
     data: str
     epochs: int | None
+    views: int | None = None
     weight: Any = "balanced"
     overrides: Sequence[str] = ()
     trust: bool = False
@@ -152,6 +164,7 @@ class _Quick(NamedTuple):
                     "terms": terms,
                     "train": trained,
                 }
+                | ({} if self.views is None else {"teacher_cache": {"views": self.views}})
             },
         }
         config = from_values(values, "command line", overrides=self.overrides)

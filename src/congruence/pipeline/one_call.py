@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from congruence.pipeline.parts import Parts, parts_of
 from congruence.pipeline.quick import Weight
 from congruence.pipeline.student import leave_best
 from congruence.pipeline.taken import Taker, asked_of
+from congruence.teacher_cache import TeacherCache
 from congruence.training import FitOptions, FitResult, OptimizerOptions, ScheduleOptions, fit
 from congruence.training.distributed import join_process_group, pick_device
 
@@ -38,6 +40,7 @@ _CONSTRAINTS: dict[str, check.Constraint] = {
     "epochs": check.Real(low=1, closed="low", integer=True, optional=True),
     "batch_size": check.COUNT,
     "lr": check.POSITIVE,
+    "teacher_views": check.Real(low=1, closed="low", integer=True, optional=True),
     "seed": check.Real(low=0, closed="low", integer=True),
     "resume": check.Flag(),
 }
@@ -75,6 +78,7 @@ def distill(
     share: float | None = None,
     batch_size: int = 64,
     lr: float = quick.RATE,
+    teacher_views: int | None = None,
     augment: Spec | bool | None = None,
     validation: Any = None,
     test: Any = None,
@@ -87,8 +91,8 @@ def distill(
 
     If the data has labels, the student also learns them by cross-entropy (weight 1), unless one of the methods does;
     with a method for independent labels (`sigmoid_kd`) by binary cross-entropy.
-    For anything else, such as optimizers, schedules, loaders, several students, teacher caches, precision or callbacks,
-    use a `Distiller` and `fit`.
+    For anything else, such as optimizers, schedules, loaders, several students, precision or callbacks, use a
+    `Distiller` and `fit`.
 
     Args:
         teacher: a trained model; it is left unchanged.
@@ -104,6 +108,9 @@ def distill(
         share: share of a balanced weight; None for the method's default.
         batch_size: samples in each step.
         lr: the peak learning rate of AdamW.
+        teacher_views: ask the teacher about this many augmented views of each sample, 8 for instance, and keep its
+            answers in files (`TeacherCache`, in `out` or a temporary folder); None for a new view in every epoch. An
+            expensive teacher then takes little of a long run. Samples that do not vary are asked about once.
         augment: see `congruence.data.loader`, for images of this library; None for the dataset's default. Other
             datasets must transform their items themselves.
         validation: the number of samples, or the fraction, to hold out of `data` for choosing the best epoch,
@@ -131,7 +138,8 @@ def distill(
         >>> done.result.epochs, done.measured_on, done.report.samples, done.student is student
         (2, 'validation', 6, True)
     """
-    given = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed, "resume": resume}
+    given = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "teacher_views": teacher_views, "seed": seed}
+    given["resume"] = resume
     check.hyperparameters("distill", _CONSTRAINTS, **given)
     quick.check_weight("distill", weight, share)
     for argument, model in (("teacher", teacher), ("student", student)):
@@ -141,7 +149,7 @@ def distill(
     parts, on = parts_of(data, validation, test, seed=seed), pick_device(device)
     parts = _as_taken(parts, teacher, student)
     join_process_group(on)
-    with _left_as_it_was(teacher):
+    with _left_as_it_was(teacher), _folder(out if teacher_views else Path()) as folder:
         teacher.to(on)
         student.to(on)
         plain = _loader(parts.train, batch_size, seed, None)
@@ -155,9 +163,10 @@ def distill(
         terms = _terms(methods, weight, share, labelled=_has_labels(plain, parts.train))
         views = _views(terms, parts.train)
         own = augment if augment is not None or not isinstance(parts.train, datasets.ImageDataset) else True
-        train_loader = _loader(parts.train, batch_size, seed, on, views=views, augment=own)
+        train_loader = _loader(parts.train, batch_size, seed, on, views=views, augment=own, view_cycle=teacher_views)
         val_loader = None if parts.validation is None else _loader(parts.validation, batch_size, None, on, views=views)
-        distiller = Distiller(teacher, student, terms, example=few, facts=datasets.facts(parts.train))
+        source = teacher if teacher_views is None else TeacherCache(teacher, train_loader, folder / "teacher-cache")
+        distiller = Distiller(source, student, terms, example=few, facts=datasets.facts(parts.train))
         trained = quick.train_tables(lr)
         options = FitOptions(
             epochs=quick.epochs_of(len(parts.train), batch_size) if epochs is None else epochs,
@@ -279,6 +288,16 @@ def _measured(
     except ValueError as error:
         LOG.warning("The student is trained, and not compared with its teacher: %s", check.sentence(error))
         return None, None
+
+
+@contextlib.contextmanager
+def _folder(out: str | Path | None) -> Iterator[Path]:
+    """The folder of a run's files, a temporary one without `out`."""
+    if out is not None:
+        yield Path(out)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
 
 
 @contextlib.contextmanager

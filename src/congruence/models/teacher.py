@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Collection
 from typing import Any
 
@@ -48,6 +49,7 @@ class Teacher:
         self.taps = Taps(module, name=name)
         self.module = module
         self.prepared: Prepared | None = None  # what `read` asks in its place
+        self.seconds = 0.0  # that `read` took so far; on a GPU that is not the time of the work
         self.known: ModelFingerprint | None = None  # its identity, where it was sharded after that was read
         self.shared: dict[str, nn.Parameter] = {}  # that a student has, too: frozen ones
         for parameter in module.parameters():  # a ScriptModule has no `requires_grad_`
@@ -99,6 +101,13 @@ class Teacher:
         Raises:
             RuntimeError: if a parameter that it shares with a student has become trainable there.
         """
+        began = time.perf_counter()
+        try:
+            return self._read(inputs, only)
+        finally:
+            self.seconds += time.perf_counter() - began
+
+    def _read(self, inputs: Any, only: Collection[str] | None) -> tuple[Any, dict[str, Tensor]]:
         for name, parameter in self.shared.items():
             if parameter.requires_grad:
                 raise RuntimeError(

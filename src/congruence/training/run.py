@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -37,6 +38,7 @@ from congruence.training.saving.identity import run_identity
 from congruence.training.saving.run_directory import RunDirectory
 from congruence.training.saving.state import Generators, History, Stateful, kept, load_parts, state_of
 from congruence.training.sigterm import Sigterm
+from congruence.training.teacher_time import TeacherTime
 from congruence.training.untaught import AFTER, Untaught
 from congruence.training.validate import diagnosed, measured
 
@@ -76,6 +78,7 @@ class Run:
         self.best = Best(tuple(distiller.students), options.monitor, one_standard_error=options.one_standard_error)
         setup.rehearse_validation(distiller, val_loader, options, device, self.best)
         self._remembered = Remembered(val_loader)
+        self._teacher_time = TeacherTime(distiller, self.source.loader, device)
         self.objective = wrap(Objective(distiller, options.micro_batch))
         distiller._sitting_out.in_step = True
         self.directory: RunDirectory | None = None
@@ -168,6 +171,7 @@ class Run:
         clock = Clock(position.epoch, position.step, self.extent.epochs, self.extent.per_epoch)
         if position.batch == 0:
             self.distiller.begin_epoch(clock)
+            self._teacher_time.begin()
         else:
             self.distiller.resume_epoch(clock)
         self.untaught.thawed()
@@ -220,6 +224,7 @@ class Run:
         position = self.position
         if position.batch == 0:
             raise ValueError(f"`fit`: `train_loader` must yield a batch in every epoch, got none in {position.epoch}.")
+        self._teacher_time.end(math.ceil(self.extent.steps / self.extent.per_epoch) - position.epoch - 1)
         if self.recorder.counts:
             self._flush()
         self.untaught.tell_once(position.epoch)

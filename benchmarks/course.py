@@ -1,0 +1,103 @@
+"""How long a first try on little data should be: cross-entropy and soft targets, by the settings of `distill`.
+
+`python benchmarks/course.py`: 2,000 images of CIFAR-10 and the kept ResNet-20; judged on 5,000 validation images, the
+test images are not read. The teacher's answers are kept for eight views of each image ("8 views"), or it is asked about
+a new view in every epoch ("live"). It goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from record import ROOT, figure, write
+
+import congruence as cg
+from congruence.bench.against import CERTAIN, difference
+from congruence.core.files import append_line, read_lines
+from congruence.pipeline import quick
+
+IMAGES, VIEWS, BATCH = 2000, 8, 64
+CELLS = ((32, VIEWS), (100, VIEWS), (32, None))  # epochs, and views: 1,024 and 3,200 steps
+ROWS = ("ce", "kd")
+TEACHER = ROOT / "results" / "teachers" / "cifar10-resnet20.safetensors"
+DEFINITION = (
+    "accuracy (%) on 5,000 validation images after the last epoch, mean over seeds, of cnn3 from 2,000 images of "
+    "CIFAR-10; gain: of kd, balanced, over cross-entropy alone, mean over the same seeds, with the ends of its "
+    f"{100 * CERTAIN:.0f} % interval by Student's t"
+)
+
+
+def trained(row: str, epochs: int, views: int | None, seed: int, folder: Path) -> dict[str, Any]:
+    """Train a student as `congruence.distill` does, and return its line."""
+    about = json.loads(TEACHER.with_suffix(".json").read_text(encoding="utf8"))
+    splits = cg.data.load("cifar10", train_size=IMAGES, mean=about["mean"], std=about["std"])
+    teacher = cg.models.build("resnet20", classes=10)
+    teacher.load_state_dict(cg.models.load_weights(TEACHER))
+    torch.manual_seed(seed)
+    student = cg.models.build("cnn3", classes=10)
+    terms = [cg.Term("ce"), *([] if row == "ce" else [cg.Term(row, weight="balanced")])]
+    batches: dict[str, Any] = {"batch_size": BATCH, "augment": True, "view_cycle": views, "view_seed": 0}
+    source: Any = None if row == "ce" else teacher
+    if row != "ce" and views is not None:
+        source = cg.TeacherCache(teacher, cg.data.loader(splits.train, **batches), folder / f"{row}-{views}")
+    distiller = cg.Distiller(
+        source, student, terms, example=splits.train.batch([0, 1]), facts=cg.data.facts(splits.train)
+    )
+    tables = quick.train_tables()
+    options = cg.FitOptions(
+        epochs=epochs,
+        seed=seed,
+        device="cpu",
+        gradient_norms=False,
+        optimizer=cg.OptimizerOptions(**tables["optimizer"]),
+        schedule=cg.ScheduleOptions(**tables["schedule"]),
+    )
+    validation = cg.data.loader(splits.validation, batch_size=250, shuffle=False)
+    result = cg.fit(distiller, cg.data.loader(splits.train, seed=seed, **batches), validation, options)
+    return {"row": row, "epochs": epochs, "views": views, "seed": seed, "last": 100 * result.last["accuracy"]}
+
+
+def figures(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Put the lines together."""
+    found = []
+    for epochs, views in CELLS:
+        of = {(e["row"], e["seed"]): e["last"] for e in lines if (e["epochs"], e["views"]) == (epochs, views)}
+        seeds = [seed for row, seed in of if row == "kd" and ("ce", seed) in of]
+        name = f"{epochs} epochs, {'live' if views is None else f'{views} views'}"
+        for row in ROWS if seeds else ():
+            more: dict[str, float] = {"seeds": len(seeds)}
+            if row != "ce" and len(seeds) > 1:
+                gain = difference([of[row, seed] - of["ce", seed] for seed in seeds])
+                more |= {"gain": round(gain.mean, 2), "low": round(gain.low, 2), "high": round(gain.high, 2)}
+            found.append(figure(f"{name}: {row}", statistics.mean(of[row, seed] for seed in seeds), **more))
+    return found
+
+
+def main() -> None:
+    """Train what is not there yet, and write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path("runs/course.jsonl"))
+    told = parser.parse_args()
+    torch.set_num_threads(1)
+    told.out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(told.seeds):
+            for epochs, views in CELLS:
+                for row in ROWS:
+                    cell = {"row": row, "epochs": epochs, "views": views, "seed": seed}
+                    if not any(cell.items() <= line.items() for line in read_lines(told.out)):
+                        append_line(told.out, trained(row, epochs, views, seed, Path(folder)))
+                        print(read_lines(told.out)[-1], flush=True)
+    lines = read_lines(told.out)
+    write("course", DEFINITION, figures(lines), lines=lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -82,13 +82,13 @@ def figures(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def main() -> None:
     """Train what is not there yet, and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("runs/course.jsonl"))
     told = parser.parse_args()
     torch.set_num_threads(1)
     told.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        for seed in range(told.seeds):
+        for seed in told.seeds:
             for epochs, views in CELLS:
                 for row in ROWS:
                     cell = {"row": row, "epochs": epochs, "views": views, "seed": seed}

@@ -75,7 +75,7 @@ def distill(
     epochs: Annotated[
         int | None,
         typer.Option(
-            help="Passes over the training data; default 30, or for little data as many as make 1,000 steps.",
+            help="Passes over the training data; default 30, or for little data as many as make 3,000 steps.",
             rich_help_panel=_NO_CONFIG,
             show_default=False,
         ),

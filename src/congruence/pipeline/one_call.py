@@ -102,7 +102,7 @@ def distill(
             `congruence.data.load(folder, size=64)`.
         method: a key of the catalogue (`congruence methods` lists them), a `Term`, or several. None for "kd", or "pkt"
             if the teacher's classes differ from the student's.
-        epochs: passes over the training data. None for 30, or for little data as many as make 1,000 steps.
+        epochs: passes over the training data. None for 30, or for little data as many as make 3,000 steps.
         weight: weight of each method that is given by its key: "balanced" (see `Term`), "published", or a number. A
             single method on data without labels has weight 1. A `Term` has its own weight.
         share: share of a balanced weight; None for the method's default.

@@ -68,12 +68,12 @@ def test_rows_that_do_not_vary_are_asked_about_once(caplog, monkeypatch):
 @pytest.mark.parametrize(
     "given",
     [
-        {"teacher": 0.5},  # half of the time
-        {"teacher": 1.0, "student": 0.05, "epochs": 3},  # six seconds
-        {"dataset": Noisy(), "epochs": 8},  # every view is new
-        {"stock": True},  # whose answers cannot be stored
+        {"teacher": 0.5},
+        {"teacher": 1.0, "student": 0.05, "epochs": 3},
+        {"dataset": Noisy(), "epochs": 8},
+        {"stock": True},
     ],
-    ids=str,
+    ids=["half of the time", "six seconds", "every view is new", "a loader whose answers cannot be stored"],
 )
 def test_where_little_would_be_saved_nothing_is_said(given, caplog, monkeypatch):
     assert told(caplog, monkeypatch, **given) == []

@@ -113,7 +113,7 @@ def distill(
         if not (teacher and student and data):
             raise ValueError("Give a configuration (a file or a recipe's name), or --teacher, --student and --data.")
         allow(trust)
-        run = _Quick(teacher, teacher_weights, student, data, epochs, teacher_views, _number(weight), set_ or (), trust)
+        run = _Quick(teacher, teacher_weights, student, data, epochs, _number(weight), set_ or (), trust, teacher_views)
         loaded, splits = run.config(method or [quick.METHOD])
         if teacher_weights is None and (not named.split(teacher) or named.is_drawn(teacher)):
             say(f"No --teacher-weights: the teacher is used as '{teacher}' returns it, trained or not.", err=True)
@@ -139,10 +139,10 @@ class _Quick(NamedTuple):
     student: str
     data: str
     epochs: int | None
-    views: int | None = None
     weight: Any = "balanced"
     overrides: Sequence[str] = ()
     trust: bool = False
+    views: int | None = None  # that the teacher is asked about
 
     def config(self, methods: Sequence[str], splits: Splits | None = None) -> tuple[RunConfig, Splits]:
         """Return the configuration and the data; the data's labels decide the terms."""

@@ -42,8 +42,8 @@ def test_little_data_is_seen_more_often():
     config, splits = _Quick("resnet8", "weights", "cnn3", "digits", None).config(["kd"])
     train = config.stages["student"].train
     steps = -(-len(splits.train) // train.batch_size)
-    assert train.epochs == quick.epochs_of(len(splits.train), train.batch_size) == -(-1000 // steps) > quick.EPOCHS
-    assert [quick.epochs_of(samples, 64) for samples in (1, 64, 65, 33 * 64, 34 * 64)] == [1000, 1000, 500, 31, 30]
+    assert train.epochs == quick.epochs_of(len(splits.train), train.batch_size) == -(-3000 // steps) > quick.EPOCHS
+    assert [quick.epochs_of(samples, 64) for samples in (1, 64, 65, 99 * 64, 100 * 64)] == [3000, 3000, 1500, 31, 30]
 
 
 def test_a_teacher_is_asked_only_where_its_classes_matter():

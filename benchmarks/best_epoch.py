@@ -86,15 +86,12 @@ def tried(teacher: nn.Module, splits: cg.data.Splits, method: str, seed: int) ->
             if each.update(event.epoch, numbers, size):
                 kept[size, rule] = copy.deepcopy(student.state_dict())
 
-    trained = quick.train_tables()
-    options = cg.FitOptions(
+    options = quick.fit_options(
         epochs=quick.epochs_of(IMAGES, 64),
         seed=seed,
         device="cpu",
         gradient_norms=False,
         callbacks=(after,),
-        optimizer=cg.OptimizerOptions(**trained["optimizer"]),
-        schedule=cg.ScheduleOptions(**trained["schedule"]),
     )
     cg.fit(distiller, cg.data.loader(train, batch_size=64, seed=seed, augment=True), options=options)
     found = {LAST: 100 * accuracy(outputs(student, splits.test), splits.test.labels)}

@@ -49,14 +49,11 @@ def trained(row: str, epochs: int, views: int | None, seed: int, folder: Path) -
     distiller = cg.Distiller(
         source, student, terms, example=splits.train.batch([0, 1]), facts=cg.data.facts(splits.train)
     )
-    tables = quick.train_tables()
-    options = cg.FitOptions(
+    options = quick.fit_options(
         epochs=epochs,
         seed=seed,
         device="cpu",
         gradient_norms=False,
-        optimizer=cg.OptimizerOptions(**tables["optimizer"]),
-        schedule=cg.ScheduleOptions(**tables["schedule"]),
     )
     validation = cg.data.loader(splits.validation, batch_size=250, shuffle=False)
     result = cg.fit(distiller, cg.data.loader(splits.train, seed=seed, **batches), validation, options)

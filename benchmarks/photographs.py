@@ -243,15 +243,12 @@ def trained(
     source = None if methods == ("ce",) else answers
     few = splits.train.batch([0, 1])
     distiller = cg.Distiller(source, student, terms, example=few, facts=cg.data.facts(splits.train))
-    tables = quick.train_tables()
-    options = cg.FitOptions(
+    options = quick.fit_options(
         epochs=epochs,
         seed=seed,
         device="cpu",
         gradient_norms=False,
         out=out,
-        optimizer=cg.OptimizerOptions(**tables["optimizer"]),
-        schedule=cg.ScheduleOptions(**tables["schedule"]),
     )
     cg.fit(distiller, cg.data.loader(splits.train, seed=seed, **batches), options=options)
     return student

@@ -137,7 +137,7 @@ def test_weights_that_changed_are_asked_again(write):
 
 def test_a_validation_that_asks_no_teacher_looks_at_no_weights(monkeypatch):
     looks: list[nn.Module] = []
-    monkeypatch.setattr("congruence.distiller.remembered.WeightsWatch", looks.append)
+    monkeypatch.setattr("congruence.distiller.remembered.watched", looks.append)
     made = distiller()
     validate(made, [(POINTS, torch.zeros(10, dtype=torch.int64))], torch.device("cpu"))
     assert looks == []

@@ -132,6 +132,17 @@ def test_a_teacher_whose_weights_change_is_run_again():
     assert asked(made, 1) == Diagnostics(images(), ["gpcl"])(made, 1) != first
 
 
+def test_a_teacher_whose_weights_cannot_be_watched_is_run_each_time():
+    """Of 8-bit floating point torch takes no norm."""
+    teacher = Counted(fits.net(0, 7))
+    teacher.register_buffer("scale", torch.ones(2).to(torch.float8_e4m3fn))
+    asked = Diagnostics(images(), ["gpcl"])
+    made = cg.Distiller(teacher, fits.net(1), ["ce", "kd"], example=data().tensors[0][:4])
+    first, once = asked(made, 0), teacher.rows
+    assert asked(made, 1) == first
+    assert teacher.rows > once
+
+
 def test_a_teacher_is_run_again_over_samples_that_are_drawn_anew():
     class Noisy(torch.utils.data.TensorDataset):
         def __getitem__(self, row):

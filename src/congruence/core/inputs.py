@@ -49,7 +49,7 @@ class Inputs(dict[str, Any]):
 
     def values(self) -> ValuesView[Any]:  # type: ignore[override]
         """Return every model's inputs."""
-        return {model: self[model] for model in self}.values()
+        return dict(self.items()).values()
 
     def items(self) -> ItemsView[str, Any]:  # type: ignore[override]
         """Return every model's name and inputs."""

@@ -22,7 +22,7 @@ from congruence.distiller.recall import Recall
 from congruence.models.prepared import Prepared
 from congruence.models.sharded import is_sharded
 from congruence.models.teacher import Teacher
-from congruence.models.weights_watch import WeightsWatch
+from congruence.models.weights_watch import WeightsWatch, watched
 
 MOST = 2**29  # bytes of one teacher's answers; batches that do not fit are shown to it each time
 
@@ -80,11 +80,8 @@ class _Answers:
         watch = self._watch if teacher.prepared is self._prepared else None
         if watch is not None and not watch.changed(teacher.module, sizes=True):
             return
-        self._known, self._left, self._prepared = {}, self._most, teacher.prepared
-        try:
-            self._watch = WeightsWatch(teacher.module)
-        except Exception:  # of weights that cannot be watched
-            self._watch, self._left = None, 0
+        self._known, self._prepared, self._watch = {}, teacher.prepared, watched(teacher.module)
+        self._left = 0 if self._watch is None else self._most
 
     def _answer(self, rows: bytes | None, view: str, paths: set[str], inputs: Any) -> dict[str, Tensor]:
         batch = rows or content(made(inputs))

@@ -24,7 +24,7 @@ from congruence.evaluation.channels import batch_of
 from congruence.evaluation.diagnostics import ALL, checked_names, diagnose_each
 from congruence.evaluation.embed import Embedded, beside, embed_all
 from congruence.evaluation.embeddings import UnfiniteError
-from congruence.models.weights_watch import WeightsWatch
+from congruence.models.weights_watch import WeightsWatch, watched
 
 LOG = logging.getLogger("congruence")
 
@@ -35,8 +35,8 @@ class Diagnostics:
     The numbers are lines {"step", "epoch", "diagnostics": {...}} of metrics.jsonl, which are truncated on resuming like
     other lines. With several students each name ends in "/NAME", with several teachers, before that, in "/TEACHER".
     Training is not affected, to the bit: the models run in evaluation mode without gradient, and random generators are
-    restored. A teacher is run once, and again if its weights have changed, where the loader is from `congruence.data`
-    and its samples stay the same (other loaders may change the order between passes).
+    restored. A teacher is run once, and again if its weights have changed, where these can be watched, the loader is
+    from `congruence.data`, and its samples stay the same (other loaders may change the order between passes).
 
     Args:
         loader: re-iterable batches of the images, as `fit` takes them; `diagnostic_loader` makes one. The time of most
@@ -129,8 +129,9 @@ class Diagnostics:
             embedded = embed_all({**students, **asked}, self.loader, layers=layers, teachers=tuple(teachers))
         taught = {name: known[name] if name in known else embedded[name] for name in teachers}
         if isinstance(self.loader, data.Loader) and not self.loader.varies():
-            for name in asked:
-                self._taught[name] = teachers[name], WeightsWatch(teachers[name]), taught[name]
+            for name, module in asked.items():
+                if (watch := watched(module)) is not None:
+                    self._taught[name] = module, watch, taught[name]
         numbers: dict[str, float] = {}
         for name in students:
             end = "" if len(students) == 1 else f"/{name}"

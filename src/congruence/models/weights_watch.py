@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from congruence.models.sharded import is_sharded
+
 
 class WeightsWatch:
     """A look at a model's parameters and buffers, with which later ones are compared.
@@ -32,6 +34,24 @@ class WeightsWatch:
             for tensor, (was, version) in zip(now, self._before, strict=True)
         )
         return not same or (sizes and _sizes(model) != self._sizes)
+
+
+def watched(model: nn.Module) -> WeightsWatch | None:
+    """Return a look at a model's weights; None where they cannot be watched.
+
+    Of some types (8-bit floating point) a size cannot be taken, and of a sharded model each rank has a part.
+
+    Example:
+        >>> model = nn.Linear(2, 1)
+        >>> watched(model) is None, watched(model.to(torch.float8_e4m3fn)) is None
+        (False, True)
+    """
+    if is_sharded(model):
+        return None
+    try:
+        return WeightsWatch(model)
+    except Exception:  # a type of tensor may raise anything
+        return None
 
 
 def state_of(model: nn.Module) -> list[Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from congruence.pipeline.quick import Weight
 from congruence.pipeline.student import leave_best
 from congruence.pipeline.taken import Taker, asked_of
 from congruence.teacher_cache import TeacherCache
-from congruence.training import FitOptions, FitResult, OptimizerOptions, ScheduleOptions, fit
+from congruence.training import FitResult, fit
 from congruence.training.distributed import join_process_group, pick_device
 
 LOG = logging.getLogger("congruence")
@@ -138,9 +139,8 @@ def distill(
         >>> done.result.epochs, done.measured_on, done.report.samples, done.student is student
         (2, 'validation', 6, True)
     """
-    given = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "teacher_views": teacher_views, "seed": seed}
-    given["resume"] = resume
-    check.hyperparameters("distill", _CONSTRAINTS, **given)
+    given: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "teacher_views": teacher_views}
+    check.hyperparameters("distill", _CONSTRAINTS, **given, seed=seed, resume=resume)
     quick.check_weight("distill", weight, share)
     for argument, model in (("teacher", teacher), ("student", student)):
         if not isinstance(model, nn.Module):
@@ -149,7 +149,8 @@ def distill(
     parts, on = parts_of(data, validation, test, seed=seed), pick_device(device)
     parts = _as_taken(parts, teacher, student)
     join_process_group(on)
-    with _left_as_it_was(teacher), _folder(out if teacher_views else Path()) as folder:
+    kept = contextlib.nullcontext() if teacher_views is None else _folder(out)
+    with _left_as_it_was(teacher), kept as folder:
         teacher.to(on)
         student.to(on)
         plain = _loader(parts.train, batch_size, seed, None)
@@ -165,18 +166,15 @@ def distill(
         own = augment if augment is not None or not isinstance(parts.train, datasets.ImageDataset) else True
         train_loader = _loader(parts.train, batch_size, seed, on, views=views, augment=own, view_cycle=teacher_views)
         val_loader = None if parts.validation is None else _loader(parts.validation, batch_size, None, on, views=views)
-        source = teacher if teacher_views is None else TeacherCache(teacher, train_loader, folder / "teacher-cache")
+        source = teacher if folder is None else TeacherCache(teacher, train_loader, folder / "teacher-cache")
         distiller = Distiller(source, student, terms, example=few, facts=datasets.facts(parts.train))
-        trained = quick.train_tables(lr)
-        options = FitOptions(
+        options = quick.fit_options(
+            lr,
             epochs=quick.epochs_of(len(parts.train), batch_size) if epochs is None else epochs,
             out=out,
             resume=resume,
             seed=seed,
             device=str(on),
-            one_standard_error=trained["one_standard_error"],
-            optimizer=OptimizerOptions(**trained["optimizer"]),
-            schedule=ScheduleOptions(**trained["schedule"]),
         )
         result = fit(distiller, train_loader, val_loader, options)
         leave_best({"student": student}, result, out)
@@ -292,12 +290,16 @@ def _measured(
 
 @contextlib.contextmanager
 def _folder(out: str | Path | None) -> Iterator[Path]:
-    """The folder of a run's files, a temporary one without `out`."""
+    """The folder of a run's files, without `out` a temporary one, which all ranks share."""
     if out is not None:
         yield Path(out)
         return
-    with tempfile.TemporaryDirectory() as folder:
+    folder = ranks.on_rank_zero(tempfile.mkdtemp)
+    try:
         yield Path(folder)
+    finally:
+        if ranks.rank() == 0:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

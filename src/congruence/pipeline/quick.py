@@ -16,6 +16,7 @@ from congruence.core.inputs import STUDENT, TEACHER
 from congruence.data.datasets.model_facts import ModelFacts, other_classes, remembered
 from congruence.evaluation.embed import embed
 from congruence.methods import Needs, Term, row
+from congruence.training import FitOptions, OptimizerOptions, ScheduleOptions
 
 METHOD = "kd"  # by default
 RELATIONAL = "pkt"  # in its place where the teacher's classes are others
@@ -151,6 +152,18 @@ def train_tables(rate: float = RATE) -> dict[str, Any]:
         "optimizer": {"name": "adamw", "lr": rate},
         "schedule": {"name": "cosine"},
     }
+
+
+def fit_options(rate: float = RATE, **more: Any) -> FitOptions:
+    """Return the same as `FitOptions`, with what else they are to be.
+
+    Example:
+        >>> fit_options(epochs=3).optimizer.lr
+        0.003
+    """
+    trained = train_tables(rate)
+    optimizer, schedule = OptimizerOptions(**trained.pop("optimizer")), ScheduleOptions(**trained.pop("schedule"))
+    return FitOptions(optimizer=optimizer, schedule=schedule, **trained | more)
 
 
 def _width(model: nn.Module | None, inputs: Any, name: str) -> int | None:

@@ -144,6 +144,16 @@ def prepare(
         )
     if ranks.world_size() > 1 and not source.shared_by_ranks:
         LOG.warning("The training loader has no DistributedSampler: each rank may see all samples.")
+    _tell_of_emulation(options, device)
+    _tell_of_few_labels(distiller)
+    _refuse_sparse(distiller)
+    rehearse_smallest(distiller, source, options, device)
+    for name, layers in distiller.describe_layers().items():
+        LOG.info("%s reads %s.", name, layers)
+
+
+def _tell_of_emulation(options: FitOptions, device: torch.device) -> None:
+    """Warn of half precision on a processor that has no instructions for it."""
     half = HALF.get(options.precision)
     if half is not None and emulates(device, half) and not ranks.rank():
         LOG.warning(
@@ -151,11 +161,6 @@ def prepare(
             "'float32'.",
             options.precision,
         )
-    _tell_of_few_labels(distiller)
-    _refuse_sparse(distiller)
-    rehearse_smallest(distiller, source, options, device)
-    for name, layers in distiller.describe_layers().items():
-        LOG.info("%s reads %s.", name, layers)
 
 
 def _tell_of_few_labels(distiller: Distiller) -> None:

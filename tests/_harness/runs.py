@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import multiprocessing
 import os
@@ -109,6 +110,10 @@ def killed_run(toy, out, step, number):
     run(toy, out, callbacks=[KillAt(step, number)])
 
 
+class CrashedError(RuntimeError):
+    """A rank ended by a signal, as a fault in torch's or gloo's own code ends it; no error of Python."""
+
+
 def on_ranks(function, folder, *arguments, ranks=2):
     """Run function(rank, folder, *arguments) on gloo ranks, one process each; errors come back."""
     context = _context()
@@ -121,16 +126,20 @@ def on_ranks(function, folder, *arguments, ranks=2):
         process.start()
     for process in processes:
         process.join(240)
-    errors = [path.read_text() for path in sorted(folder.glob("error-*"))]
+    left = [text for kind in ("error-*", "fault-*") for path in sorted(folder.glob(kind)) if (text := path.read_text())]
     codes = [process.exitcode for process in processes]
     for process in processes:
         process.kill()
-    if errors or any(codes):
-        raise RuntimeError(f"exit codes {codes}\n" + "\n".join(errors))
+    if codes != [0] * ranks:
+        kind = CrashedError if any(code is not None and code < 0 for code in codes) else RuntimeError
+        # The codes last: a long log is read from its end.
+        raise kind("\n".join([*left, f"exit codes of the ranks, None for one that did not end: {codes}"]))
 
 
 def _rank(rank, ranks, store, function, folder, arguments):
     torch.set_num_threads(1)
+    faults = (folder / f"fault-{rank}").open("w")  # stays open: a signal that ends the process writes its stacks there
+    faulthandler.enable(faults)
     try:
         dist.init_process_group(
             "gloo", init_method=f"file://{store}", rank=rank, world_size=ranks, timeout=timedelta(seconds=60)

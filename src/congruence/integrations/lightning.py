@@ -112,8 +112,8 @@ class DistillationModule(LightningModule):
             strategy._ddp_kwargs.setdefault("broadcast_buffers", False)
             strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
         if self.micro_batch is not None and self.trainer.world_size > 1:
-            got = self.trainer.world_size
-            raise ValueError(f"`DistillationModule`: `micro_batch` needs one process, got {got}.")
+            processes = self.trainer.world_size
+            raise ValueError(f"`DistillationModule`: `micro_batch` needs one process, got {processes}.")
         if stage == "fit":
             tell_of_accumulation(self.distiller, self.trainer.accumulate_grad_batches, "one of them")
 
@@ -136,7 +136,7 @@ class DistillationModule(LightningModule):
     def on_train_start(self) -> None:
         """Take the rates at their full height."""
         trainer, per_epoch = self.trainer, self._steps_per_epoch()
-        epochs = trainer.max_epochs if (trainer.max_epochs or -1) > 0 else None
+        epochs: float | None = trainer.max_epochs if (trainer.max_epochs or -1) > 0 else None
         if epochs is None and per_epoch is not None and trainer.max_steps > 0:
             epochs = trainer.max_steps / per_epoch
         self._rates = Rates(trainer.optimizers, self.schedule, epochs or 1)

@@ -34,13 +34,12 @@ class Noisy(Dataset):
         return inputs + 0.01 * torch.rand_like(inputs), label
 
 
-def told(caplog, monkeypatch, *, teacher=10.0, student=0.5, epochs=13, dataset=None, stock=False, cache=None):
+def told(caplog, monkeypatch, *, teacher=10.0, student=0.5, epochs=13, dataset=None, stock=False, cache=None, cycle=None):
     """Train three batches an epoch by such a clock; return the sentences about the teacher's time."""
     clock = []
     for place in ("congruence.models.teacher.time", "congruence.training.teacher_time.time"):
         monkeypatch.setattr(place, SimpleNamespace(perf_counter=lambda: sum(clock)))
     dataset = data() if dataset is None else dataset
-    cycle = None if cache is None else 2
     loader = cg.data.loader(dataset, batch_size=8, seed=3, view_cycle=cycle)
     source = Slow(net(0, 7), clock, teacher)
     source = source if cache is None else cg.TeacherCache(source, loader, cache, dtype="float32")
@@ -57,6 +56,12 @@ def test_what_the_answers_kept_would_save_is_said_once(caplog, monkeypatch):
         "of the command, teacher_views=8 of `distill`, or a `TeacherCache`) the other epochs would take about "
         f"{(30 * 1.5 + 7 * 30) / 60:.0f} minutes, not {30 * 31.5 / 60:.0f} minutes."
     ]
+
+
+def test_a_loader_that_shows_fewer_views_is_asked_about_those(caplog, monkeypatch):
+    (sentence,) = told(caplog, monkeypatch, dataset=Noisy(), epochs=8, cycle=2)
+    assert "kept for 2 views of each sample (--teacher-views 2 of the command, teacher_views=2 of" in sentence
+    assert sentence.endswith(f"about {7 * 1.5 + 30:.0f} seconds, not {7 * 31.5 / 60:.0f} minutes.")
 
 
 def test_rows_that_do_not_vary_are_asked_about_once(caplog, monkeypatch):
@@ -80,4 +85,4 @@ def test_where_little_would_be_saved_nothing_is_said(given, caplog, monkeypatch)
 
 
 def test_of_answers_that_are_kept_nothing_is_said(caplog, monkeypatch, tmp_path):
-    assert told(caplog, monkeypatch, cache=tmp_path) == []
+    assert told(caplog, monkeypatch, cache=tmp_path, cycle=2) == []

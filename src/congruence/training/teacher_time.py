@@ -13,7 +13,7 @@ from congruence.data.loading.batches import Loader
 from congruence.distiller.distiller import Distiller
 
 LOG = logging.getLogger("congruence")
-VIEWS = 8  # that are proposed
+VIEWS = 8  # that are proposed, where the loader does not show fewer
 WORTH = 60.0  # seconds that must be saved, for a word about it
 
 
@@ -31,8 +31,9 @@ class TeacherTime:
 
     def __init__(self, distiller: Distiller, loader: Any, device: torch.device) -> None:
         self._teachers = [each for name, each in distiller.teachers.items() if name not in distiller.caches]
-        wanted = isinstance(loader, Loader) and device.type == "cpu" and not ranks.rank()
-        self._views = 0 if not (wanted and self._teachers) else VIEWS if loader.varies() else 1
+        self._views = 0
+        if self._teachers and isinstance(loader, Loader) and device.type == "cpu" and not ranks.rank():
+            self._views = min(VIEWS, loader.view_cycle or VIEWS) if loader.varies() else 1
         self._began: tuple[float, float] | None = None
 
     def begin(self) -> None:

@@ -9,17 +9,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from _harness.encoders import THIRD_PARTY, save_sentences, texts
 from torch import nn
 
 import congruence as cg
 from congruence.data.datasets.model_facts import ModelFacts
 from congruence.evaluation.exporting import formats
 from congruence.evaluation.exporting.sameness import Samples, compare_runs
-from congruence.models import build, save_weights
+from congruence.models import build, named, save_weights
 from congruence.pipeline import export as exporting
 from congruence.pipeline.student import write_students
 from congruence.training.saving.run_directory import RunDirectory
 
+pytestmark = [pytest.mark.filterwarnings(each) for each in THIRD_PARTY]
 CLEAN = Path(__file__).with_name("clean_onnx.py")
 
 
@@ -193,16 +195,50 @@ def test_a_fixed_batch_is_a_sentence(tmp_path):
         cg.export(Fixed(), tmp_path / "out", to="torch-export", example=torch.randn(2, 6))
 
 
-def test_the_folder_of_transformers(tmp_path):
+def vit():
     from transformers import ViTConfig, ViTForImageClassification
 
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
-    model = ViTForImageClassification(ViTConfig(**sizes, image_size=8, patch_size=4, num_channels=1)).eval()
+    return ViTForImageClassification(ViTConfig(**sizes, image_size=8, patch_size=4, num_channels=1)).eval()
+
+
+def test_the_folder_of_transformers(tmp_path):
+    from transformers import ViTForImageClassification
+
+    model = vit()
     done = cg.export(model, tmp_path / "out", to="hf")
+    assert done.check is None, "there is nothing to compare on"
     assert done.files == ("model.safetensors", "config.json", "model.json", "README.md")
     again, x = ViTForImageClassification.from_pretrained(tmp_path / "out"), torch.randn(2, 1, 8, 8)
     assert torch.equal(again(x).logits, model(x).logits)
     assert "library_name: transformers" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_the_folder_of_a_library_is_loaded_by_it_and_compared(tmp_path):
+    done = cg.export(vit().bfloat16(), tmp_path / "out", to="hf", example=torch.randn(9, 1, 8, 8))
+    assert (done.check.largest_difference, done.check.agreement, done.check.samples) == ({"logits": 0.0}, 1.0, 9)
+    assert "on 9 samples of the example" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_what_a_folder_of_transformers_cannot_say_is_refused(tmp_path):
+    """The weights are those of the configuration, and what is done with them is not."""
+
+    class Doubled(nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    model = vit()
+    model.classifier = Doubled(8, 2)
+    with pytest.raises(ValueError, match=r"does not give the model's outputs: on 4 samples .* in logits"):
+        cg.export(model, tmp_path / "out", to="hf", example=torch.randn(4, 1, 8, 8))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_folder_of_sentence_transformers_is_compared_too(tmp_path):
+    save_sentences(tmp_path)
+    student = named.load(f"st:{tmp_path / 'st'}").eval()
+    done = cg.export(student, tmp_path / "out", to="st", example=texts(8))
+    assert (done.check.largest_difference, done.check.samples) == ({"features": 0.0}, 8)
 
 
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")

@@ -34,7 +34,9 @@ class Noisy(Dataset):
         return inputs + 0.01 * torch.rand_like(inputs), label
 
 
-def told(caplog, monkeypatch, *, teacher=10.0, student=0.5, epochs=13, dataset=None, stock=False, cache=None, cycle=None):
+def told(
+    caplog, monkeypatch, *, teacher=10.0, student=0.5, epochs=13, dataset=None, stock=False, cache=None, cycle=None
+):
     """Train three batches an epoch by such a clock; return the sentences about the teacher's time."""
     clock = []
     for place in ("congruence.models.teacher.time", "congruence.training.teacher_time.time"):

@@ -23,7 +23,7 @@ from congruence.evaluation.exporting.card import CardFacts, write_card
 from congruence.evaluation.exporting.graph import Graph, plain_float32, two_rows
 from congruence.evaluation.exporting.int8 import quantise
 from congruence.evaluation.exporting.sameness import SIZES, TOLERANCE, Sameness, Samples, compare_runs
-from congruence.models.adapters import save_native
+from congruence.models.adapters import load_native, save_native
 from congruence.models.inputs import ImageInput
 from congruence.models.layers import unwrap
 from congruence.models.parameters import count_parameters
@@ -44,7 +44,7 @@ class Exported:
         to: the format.
         files: names of the files in the folder, the model's file first.
         outputs: names of the exported graph's outputs, in order; empty if only weights were exported.
-        check: the comparison of the file with the model; None for a format that cannot be run.
+        check: the comparison of the file with the model; None where the format cannot be run, or no samples are known.
         int8: the comparison of the int8 file with the model, None without one.
     """
 
@@ -102,7 +102,8 @@ def export(
     take batches of any size and are compared with the model on real samples, in batches of 1, 2, 7 and 64 and then on
     all samples (at most 10,000): if a number differs by more than 1e-4 (times the largest number of its output, if that
     exceeds 1), no file is kept. "safetensors" writes only the weights; "hf", "st" and "timm" write a folder from which
-    the library of that name loads its own model.
+    the library of that name loads its own model. transformers and sentence-transformers do so here, where samples are
+    known, and what they loaded is compared in the same way.
     The graph takes a model's inputs by position (a mapping's entries in order, in ONNX under their names), and returns
     "logits"; with `features`, also the embedding, "features".
 
@@ -298,14 +299,7 @@ def _traced(source: _Source, part: Path, to: str, *, features: bool, int8: bool)
         "torch-export": (formats.write_program, formats.run_program),
     }[to]
     write(graph, example, path)
-    found, alike = compare_runs(graph.outputs, run(path, graph), samples)
-    if not alike:
-        apart = ", ".join(f"{value:.3g} in {name}" for name, value in found.largest_difference.items())
-        raise ValueError(
-            f"The exported file does not give the model's outputs: on {found.samples} samples of {found.on} the "
-            f"numbers "
-            f"are apart by up to {apart}, and {TOLERANCE:g} is allowed. It was removed."
-        )
+    found = _required(*compare_runs(graph.outputs, run(path, graph), samples))
     done = Exported(part, to, (path.name,), tuple(graph.paths), found)
     named = dict(zip(graph.inputs, graph.arguments(example), strict=True))
     facts: dict[str, Any] = {
@@ -345,4 +339,30 @@ def _weights(source: _Source, part: Path, to: str) -> tuple[Exported, dict[str, 
     else:
         save_native(model, part)
         files = tuple(sorted((p.name for p in part.iterdir()), key=lambda name: ("safetensors" not in name, name)))
+        found = _loaded_back(model, part, source.samples)
+        if found is not None:
+            return Exported(part, to, files, check=found), {"precision": precision, "check": asdict(found)}
     return Exported(part, to, files), {"precision": precision}
+
+
+def _loaded_back(model: nn.Module, folder: Path, samples: Samples | None) -> Sameness | None:
+    """Compare what a model's library loads from its folder with the model; None without samples or outputs to see."""
+    again = load_native(model, folder)
+    if again is None or samples is None or not samples.count:
+        return None
+    example = two_rows(samples.take(torch.arange(min(2, samples.count))))
+    try:
+        graphs = [Graph(plain_float32(each), example) for each in (model, again)]
+    except ValueError:  # what it gives is no tensor that a graph could have
+        return None
+    return _required(*compare_runs(graphs[0].outputs, graphs[1].outputs, samples))
+
+
+def _required(found: Sameness, alike: bool) -> Sameness:
+    if not alike:
+        apart = ", ".join(f"{value:.3g} in {name}" for name, value in found.largest_difference.items())
+        raise ValueError(
+            f"The exported file does not give the model's outputs: on {found.samples} samples of {found.on} the "
+            f"numbers are apart by up to {apart}, and {TOLERANCE:g} is allowed. It was removed."
+        )
+    return found

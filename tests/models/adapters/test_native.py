@@ -130,3 +130,64 @@ def test_a_distilled_student_lies_beside_its_file_and_is_found_without_its_facto
     ):
         assert not loaded.training
         torch.testing.assert_close(loaded(**inputs).logits, done.student(**inputs).logits)
+
+
+def fewer_layers():
+    """A student that is every second layer of a model, whose configuration still says all of them."""
+    model = bert("BertForSequenceClassification", num_labels=3, num_hidden_layers=4)
+    model.bert.encoder.layer = model.bert.encoder.layer[::2]
+    return model
+
+
+def other_head():
+    model = bert("BertForSequenceClassification", num_labels=3, num_hidden_layers=1)
+    model.classifier = nn.Sequential(nn.Linear(model.config.hidden_size, 4), nn.Linear(4, 3))
+    return model
+
+
+def wider_head():
+    model = bert("BertForSequenceClassification", num_labels=3, num_hidden_layers=1)
+    model.classifier = nn.Linear(model.config.hidden_size, 5)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "wrong"),
+    [
+        (fewer_layers, r"32 weights would be random \('bert.encoder.layer.2.attention[\w.]+', …\)\."),
+        (other_head, r"2 weights would be random \('classifier.weight', …\), 4 weights would be dropped \('cl.*', …\)"),
+        (wider_head, r"2 weights have another shape \('classifier.weight', …\)"),
+    ],
+)
+def test_a_model_that_its_configuration_does_not_make_is_refused_with_its_weights(make, wrong, tmp_path):
+    """Its library would load it without an error, and leave random what it does not find."""
+    with pytest.raises(ValueError, match=rf"BertForSequenceClassification by its configuration, .*: {wrong}"):
+        cg.models.save_native(make(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_whose_configuration_says_what_was_taken_out_comes_back(tmp_path):
+    student = fewer_layers().eval()
+    student.config.num_hidden_layers = 2
+    cg.models.save_native(student, tmp_path / "out")
+    again = named.load(f"hf:{tmp_path / 'out'}").eval()
+    assert torch.equal(again(**texts()).logits, student(**texts()).logits)
+
+
+def test_the_parts_of_a_sentence_encoder_are_looked_at_too(tmp_path):
+    save_sentences(tmp_path)
+    student = named.load(f"st:{tmp_path / 'st'}")
+    student[0].model.encoder.layer = student[0].model.encoder.layer[:1]
+    with pytest.raises(ValueError, match=r"makes BertModel by its configuration, .* weights would be random"):
+        cg.models.save_native(student, tmp_path / "out")
+
+
+def test_a_run_of_such_a_student_ends_with_its_own_file_and_a_word(tmp_path, caplog):
+    student = fewer_layers()
+    data = [{name: tensor[i] for name, tensor in texts(16).items()} for i in range(16)]
+    cg.distill(bert(seed=1), student, data, "pkt", epochs=1, batch_size=8, out=tmp_path / "run", device="cpu")
+    (told,) = [record.getMessage() for record in caplog.records if "was not written" in record.getMessage()]
+    assert "The student is trained, and " in told
+    assert "32 weights would be random" in told
+    again = cg.load_student(tmp_path / "run", fewer_layers)
+    torch.testing.assert_close(again(**texts()).logits, student(**texts()).logits)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from congruence.core import check
 from congruence.core.files import naming
 from congruence.models.adapters import hugging_face, sentences, text_encoders, timm_models
+from congruence.models.adapters.libraries import loading
 from congruence.models.inputs import ImageInput, TextInput
 from congruence.models.layers import unwrap
 from congruence.models.weights import save_weights
@@ -84,7 +87,8 @@ def save_native(model: nn.Module, folder: str | Path) -> Path:
         The folder.
 
     Raises:
-        ValueError: for a model of another library, or a folder with unrelated files.
+        ValueError: for a model of another library, one of transformers that is not what its configuration says (with
+            layers taken out, or another head), or a folder with unrelated files.
 
     Example:
         >>> save_native(nn.Linear(2, 2), "folder")
@@ -99,6 +103,8 @@ def save_native(model: nn.Module, folder: str | Path) -> Path:
         )
     if folder.is_dir() and any(folder.iterdir()) and not any((folder / file).is_file() for file in _WRITTEN):
         raise ValueError(f"`save_native`: the folder '{folder}' holds other files: choose another.")
+    for each in _of_transformers(inner):
+        _require_as_configured(each)
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -116,6 +122,69 @@ def save_native(model: nn.Module, folder: str | Path) -> Path:
         shutil.rmtree(folder)
     part.replace(folder)
     return folder
+
+
+def load_native(model: nn.Module, folder: str | Path) -> nn.Module | None:
+    """Return what a model's own library makes of the folder that `save_native` wrote, in evaluation mode on the host.
+
+    None where that takes more than the folder: of timm the model's name, of peft the model that its adapters are for.
+
+    Raises:
+        ValueError: if the library cannot load it.
+    """
+    inner: Any = unwrap(model)
+    kind = kind_of(inner)
+    if kind == "st":
+        return sentences.load_st(str(folder)).eval()
+    if kind != "hf" or not _of_transformers(inner):
+        return None
+    with loading(f"hf:{folder}", "transformers"):
+        again: nn.Module = type(inner).from_pretrained(str(folder), local_files_only=True)
+    return again.eval()
+
+
+def _of_transformers(model: nn.Module) -> list[Any]:
+    """Return the models of transformers that are saved with their configuration: this one, or an encoder's parts."""
+    if any(base.__name__ == "PeftModel" for base in type(model).__mro__):
+        return []  # its adapters alone are saved
+    if kind_of(model) == "hf":
+        return [model]
+    return [found for child in model.children() for found in _of_transformers(child)]
+
+
+def _require_as_configured(model: Any) -> None:
+    """Refuse a model that its configuration does not make.
+
+    Its library makes it by the configuration when it is loaded, leaves weights random that the file then lacks, drops
+    those that it does not know, and says so in a log at most.
+
+    Raises:
+        ValueError: with the weights that would not come back.
+    """
+    if getattr(model.config, "quantization_config", None) is not None:
+        return  # whose weights are laid out anew after the model is made
+    try:
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            made = type(model)(copy.deepcopy(model.config)).state_dict()
+    except Exception:  # a class of the user's own, which takes more than a configuration
+        return
+    state = model.state_dict()
+    wrong = {
+        "would be random": [name for name in made if name not in state],
+        "would be dropped": [name for name in state if name not in made],
+        "have another shape": [name for name in made if name in state and made[name].shape != state[name].shape],
+    }
+    if any(wrong.values()):
+        told = ", ".join(
+            f"{len(names)} weights {what} ('{names[0]}'{', …' * (len(names) > 1)})"
+            for what, names in wrong.items()
+            if names
+        )
+        raise ValueError(
+            f"`save_native`: transformers makes {type(model).__name__} by its configuration, which does not say what "
+            f"this model is: {told}. Change `model.config` to what was built (`num_hidden_layers`, say), or export the "
+            "model to onnx, torch-export or safetensors."
+        )
 
 
 _WRITTEN = ("config.json", "modules.json", "model.safetensors", "adapter_config.json")

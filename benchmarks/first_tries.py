@@ -84,10 +84,13 @@ def unpacked(wheel: Path, folder: Path) -> Path:
     return folder
 
 
-def trained_teacher(entry: Try, splits: cg.data.Splits) -> nn.Module:
-    """A teacher that saw every label."""
+def trained_teacher(entry: Try, splits: cg.data.Splits, file: Path) -> nn.Module:
+    """A teacher that saw every label; that of an earlier call, where its file is there."""
     torch.manual_seed(1_000_003)
     teacher = entry.teacher(splits.train.shape[0], splits.train.classes or 0)
+    if file.is_file():
+        teacher.load_state_dict(cg.models.load_weights(file))
+        return teacher.eval()
     distiller = cg.Distiller(None, teacher, ["ce"], example=splits.train.batch([0, 1]))
     loader = cg.data.loader(splits.train, batch_size=64, augment=True)
     options = cg.FitOptions(
@@ -95,6 +98,7 @@ def trained_teacher(entry: Try, splits: cg.data.Splits) -> nn.Module:
     )
     result = cg.fit(distiller, loader, cg.data.loader(splits.validation, batch_size=64, shuffle=False), options)
     teacher.load_state_dict(result.best_states["student"])
+    cg.models.save_weights(teacher.state_dict(), file)
     return teacher.eval()
 
 
@@ -115,14 +119,14 @@ def accuracy(entry: Try, teacher: nn.Module, splits: cg.data.Splits, method: str
 def tried(entry: Try, source: str, told: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The figures of one dataset, and what else is known of it; students that the file of lines has stay."""
     full = entry.splits(source)
-    teacher = trained_teacher(entry, full)
+    told.out.parent.mkdir(parents=True, exist_ok=True)
+    teacher = trained_teacher(entry, full, told.out.with_name(f"{entry.name}-{entry.teacher_epochs}.safetensors"))
     moments = {"mean": full.train.mean, "std": full.train.std}
     splits = full if entry.train_size is None else entry.splits(source, train_size=entry.train_size, **moments)
     of_teacher = 100 * float(cg.evaluation.measure(teacher, full).accuracy)
     label = f"{entry.name}, {entry.labels} labels a class" if entry.labels else entry.name
     methods, seeds, epochs = told.methods, told.seeds, told.epochs or entry.epochs
     about = {"try": label, "epochs": epochs, "teacher": round(of_teacher, 2)}
-    told.out.parent.mkdir(parents=True, exist_ok=True)
     done = {
         (line["seed"], line["method"]): line["accuracy"]
         for line in read_lines(told.out)

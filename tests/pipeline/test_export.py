@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from _harness.encoders import THIRD_PARTY, save_sentences, texts
+from _harness.configs import pictures
+from _harness.encoders import THIRD_PARTY, save_processor, save_sentences, texts
 from torch import nn
 
 import congruence as cg
@@ -195,11 +196,11 @@ def test_a_fixed_batch_is_a_sentence(tmp_path):
         cg.export(Fixed(), tmp_path / "out", to="torch-export", example=torch.randn(2, 6))
 
 
-def vit():
+def vit(channels=1):
     from transformers import ViTConfig, ViTForImageClassification
 
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
-    return ViTForImageClassification(ViTConfig(**sizes, image_size=8, patch_size=4, num_channels=1)).eval()
+    return ViTForImageClassification(ViTConfig(**sizes, image_size=8, patch_size=4, num_channels=channels)).eval()
 
 
 def test_the_folder_of_transformers(tmp_path):
@@ -239,6 +240,19 @@ def test_the_folder_of_sentence_transformers_is_compared_too(tmp_path):
     student = named.load(f"st:{tmp_path / 'st'}").eval()
     done = cg.export(student, tmp_path / "out", to="st", example=texts(8))
     assert (done.check.largest_difference, done.check.samples) == ({"features": 0.0}, 8)
+
+
+def test_data_reach_a_model_of_another_library_as_it_takes_them(tmp_path):
+    """Data as they come from `load`: texts without tokens, images of another size than the model's."""
+    save_sentences(tmp_path)
+    words = cg.data.TextDataset(["the world", "a small model", "the model sees"] * 2)
+    done = cg.export(named.load(f"st:{tmp_path / 'st'}"), tmp_path / "st-out", to="st", data=words)
+    assert (done.check.on, done.check.samples, done.check.largest_difference) == ("the test data", 6, {"features": 0.0})
+    vit(channels=3).save_pretrained(tmp_path / "vit")
+    save_processor(tmp_path / "vit", image_mean=[0.5] * 3, image_std=[0.2] * 3, size={"height": 8, "width": 8})
+    images = pictures(6, 0, side=12)
+    done = cg.export(named.load(f"hf:{tmp_path / 'vit'}"), tmp_path / "hf-out", to="hf", data=images)
+    assert (done.check.samples, done.check.largest_difference) == (6, {"logits": 0.0})
 
 
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")

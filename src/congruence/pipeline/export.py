@@ -16,6 +16,7 @@ from torch import nn
 from congruence import data as datasets
 from congruence.core import check
 from congruence.core.files import writable, write_json
+from congruence.core.inputs import STUDENT
 from congruence.data.datasets.batched import BatchDataset
 from congruence.data.datasets.model_facts import ModelFacts, remembered
 from congruence.evaluation.exporting import formats
@@ -29,6 +30,7 @@ from congruence.models.layers import unwrap
 from congruence.models.parameters import count_parameters
 from congruence.models.weights import load_weights, save_weights
 from congruence.pipeline.exported_run import card_of, projection_of, student_of
+from congruence.pipeline.taken import Taker, as_taken
 
 LOG = logging.getLogger("congruence")
 FACTS, CARD = "model.json", "README.md"
@@ -170,6 +172,8 @@ def _of_model(model: nn.Module, *, example: Any, data: Any, layer: str | None, p
     if isinstance(projection, str):
         check.fail("export", "projection", "a module, unless a run is exported", repr(projection))
     splits = _splits(data)
+    if splits is not None:
+        splits = as_taken(splits, {STUDENT: Taker(model)}, {}, told=False)
     known = remembered(model)
     facts = known[0] if known is not None else ModelFacts() if splits is None else ModelFacts.of(splits.train)
     samples = _samples(splits, example)

@@ -174,6 +174,21 @@ def test_a_model_whose_configuration_says_what_was_taken_out_comes_back(tmp_path
     assert torch.equal(again(**texts()).logits, student(**texts()).logits)
 
 
+def test_a_model_without_its_pooling_layer_is_one_of_its_configuration(tmp_path):
+    """Which says so when it is made, and is told again when it is loaded: `add_pooling_layer=False`."""
+    whole = bert()
+    student = type(whole)(whole.config, add_pooling_layer=False).eval()
+    done = cg.export(student, tmp_path / "out", to="hf", example=texts())
+    assert set(done.check.largest_difference.values()) == {0.0}
+
+
+def test_of_a_model_with_adapters_inside_they_alone_are_saved(tmp_path):
+    student = bert("BertForSequenceClassification", num_labels=3)
+    student.add_adapter(imported("peft").LoraConfig(r=2, target_modules=["query"]))
+    files = sorted(path.name for path in cg.models.save_native(student, tmp_path / "out").iterdir())
+    assert files == ["adapter_config.json", "adapter_model.safetensors"]
+
+
 def test_the_parts_of_a_sentence_encoder_are_looked_at_too(tmp_path):
     save_sentences(tmp_path)
     student = named.load(f"st:{tmp_path / 'st'}")

@@ -98,6 +98,9 @@ def test_sentence_transformers_gives_the_same_embeddings(kind, sizes, tokenizer,
     again = SentenceTransformer(str(folder), device="cpu")
     texts = [*TEXTS, "", "small " * 40, "UNKNOWN €"]
     torch.testing.assert_close(again.encode(texts, convert_to_tensor=True), embedded(model, texts))
+    exported = cg.export(model, tmp_path / "export-st", to="st", data=cg.data.TextDataset(TEXTS))
+    assert set(exported.files) > {path.name for path in folder.iterdir()}
+    assert exported.check is None, "the texts' tokens are given in another form there"
 
 
 def test_the_tokenizer_of_a_folder(tokenizer, tmp_path):

@@ -127,29 +127,37 @@ def save_native(model: nn.Module, folder: str | Path) -> Path:
 def load_native(model: nn.Module, folder: str | Path) -> nn.Module | None:
     """Return what a model's own library makes of the folder that `save_native` wrote, in evaluation mode on the host.
 
-    None where that takes more than the folder: of timm the model's name, of peft the model that its adapters are for.
+    None where that takes more than the folder (of timm the model's name, of peft the model that its adapters are for),
+    and for our "text:…", which is another module there.
 
     Raises:
         ValueError: if the library cannot load it.
     """
     inner: Any = unwrap(model)
-    kind = kind_of(inner)
-    if kind == "st":
-        return sentences.load_st(str(folder)).eval()
-    if kind != "hf" or not _of_transformers(inner):
+    again: nn.Module
+    if kind_of(inner) == "st" and not isinstance(inner, text_encoders.TextEncoder):
+        with loading(f"st:{folder}", "sentence-transformers"):
+            again = type(inner)(str(folder), device="cpu", local_files_only=True)
+        return again.eval()
+    if _of_transformers(inner) != [inner]:
         return None
     with loading(f"hf:{folder}", "transformers"):
-        again: nn.Module = type(inner).from_pretrained(str(folder), local_files_only=True)
+        again = type(inner).from_pretrained(str(folder), local_files_only=True, **_left_out(inner))
     return again.eval()
 
 
 def _of_transformers(model: nn.Module) -> list[Any]:
     """Return the models of transformers that are saved with their configuration: this one, or an encoder's parts."""
-    if any(base.__name__ == "PeftModel" for base in type(model).__mro__):
+    if any(base.__name__ == "PeftModel" for base in type(model).__mro__) or hasattr(model, "peft_config"):
         return []  # its adapters alone are saved
     if kind_of(model) == "hf":
         return [model]
     return [found for child in model.children() for found in _of_transformers(child)]
+
+
+def _left_out(model: Any) -> dict[str, bool]:
+    """Return what transformers is told, when it makes a model, of a part that no configuration knows."""
+    return {"add_pooling_layer": False} if getattr(model, "pooler", model) is None else {}
 
 
 def _require_as_configured(model: Any) -> None:
@@ -165,7 +173,7 @@ def _require_as_configured(model: Any) -> None:
         return  # whose weights are laid out anew after the model is made
     try:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
-            made = type(model)(copy.deepcopy(model.config)).state_dict()
+            made = type(model)(copy.deepcopy(model.config), **_left_out(model)).state_dict()
     except Exception:  # a class of the user's own, which takes more than a configuration
         return
     state = model.state_dict()

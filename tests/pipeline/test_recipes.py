@@ -98,22 +98,22 @@ TOLD_APART |= {"cifar100/cckd_ce", "cifar100/cckd_kd"}
 TOLD_APART |= {f"{data}/{key}" for data in ("imagenet", "msmt17") for key in ("ce", "kd")}
 
 
-def in_two(name):
+def in_two(config):
     """A recipe's data, stages and training; and its terms."""
-    config = load_config(name)
     values = config.model_dump(exclude={"name", "extends"})
     return values, values["stages"][config.last].pop("terms")
 
 
 def test_what_does_not_train_here_is_of_parts_that_do():
     """Its terms read logits and features alone, which each model has."""
-    trained = [in_two(name) for name in RECIPES if name not in TOLD_APART]
+    trained = [in_two(load_config(name)) for name in RECIPES if name not in TOLD_APART]
     of_terms = [term for _, terms in trained for term in terms]
     for name in TOLD_APART:
-        frame, terms = in_two(name)
+        config = load_config(name)
+        frame, terms = in_two(config)
         assert any(frame == other for other, _ in trained), name
         assert all(term in of_terms for term in terms), name
-        roles = {role for term in load_config(name).stages["student"].terms for role in term.term().needs.roles}
+        roles = {role for term in config.stages[config.last].terms for role in term.term().needs.roles}
         assert roles <= {"logits", "features"}, name
 
 

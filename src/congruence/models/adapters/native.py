@@ -148,7 +148,7 @@ def load_native(model: nn.Module, folder: str | Path) -> nn.Module | None:
 
 def _of_transformers(model: nn.Module) -> list[Any]:
     """Return the models of transformers that are saved with their configuration: this one, or an encoder's parts."""
-    if any(base.__name__ == "PeftModel" for base in type(model).__mro__) or hasattr(model, "peft_config"):
+    if hasattr(model, "peft_config"):
         return []  # its adapters alone are saved
     if kind_of(model) == "hf":
         return [model]

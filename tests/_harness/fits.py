@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 import congruence as cg
 from congruence import Method, Needs, Term
 from congruence.core import ranks
+from congruence.distiller.norms import untracked
 from congruence.models.sharded import whole_state
 from congruence.training.sync_norms import synchronised
 from congruence.training.validate import validate
@@ -187,6 +188,8 @@ def normalised(rows):
     with synchronised([body], True):
         for _ in range(2):
             out = body(x)
+        with untracked(body):
+            body(3 * x)
         out.pow(3).mean().backward()
     assert "forward" not in vars(norms[0])
     gradients = {f"gradient {name}": ranks.mean_over_ranks(p.grad) for name, p in body.named_parameters()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from congruence.core.inputs import STUDENT, TEACHER, check_rows_agree, entry_of,
 from congruence.distiller.as_found import as_found
 from congruence.distiller.bindings import Binding
 from congruence.distiller.micro import in_chunks
+from congruence.distiller.norms import untracked
 from congruence.distiller.recall import Recall
 from congruence.methods.method import Key
 from congruence.models.taps import Taps
@@ -93,10 +94,12 @@ def forwards(
     micro_batch: int | None = None,
     *,
     runs: Callable[[str, str], bool] = lambda model, view: True,
+    distorted: Collection[str] = (),
 ) -> Tapped:
     """Run each model once over each view that a binding needs; return the tapped tensors and the models' outputs.
 
-    `runs` says whether a model is to run on a view.
+    `runs` says whether a model is to run on a view. The `distorted` views leave the running statistics of the students'
+    batch norms alone.
     `examples` describes a sample of each model's example (`describe_sample`). For a teacher in `recall`, the stored
     tensors are read; it has no output.  With `micro_batch` the models run over chunks of at most that many samples, see
     `congruence.distiller.micro`.
@@ -117,6 +120,8 @@ def forwards(
         inputs = made(inputs)
         name, module = (reader.taps.name, reader.module) if isinstance(reader, Teacher) else (model, reader.model)
         run = functools.partial(read, name, reader, paths=paths, example=examples.get(model, ""))
+        if view in distorted and not isinstance(reader, Teacher):
+            run = untracked(module)(run)  # around each call, the second pass over chunks too
         outputs[model, view], tapped = in_chunks(run, module, inputs, micro_batch)
         tensors.update({(model, view, path): tensor for path, tensor in tapped.items()})
     return tensors, outputs
@@ -134,6 +139,8 @@ def forwards_beside(
         students: the students, whose buffers are restored, as the random generators are, after runs only for
             `looking_on`.
     """
+    # Of the terms that teach: one of weight 0 changes nothing.
+    run = functools.partial(run, distorted={view for binding in teaching for view in binding.method.needs.distorted})
     if not looking_on:
         return run(teaching)
     taught = {

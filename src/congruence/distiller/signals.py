@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from congruence.core import check
 from congruence.core.devices import on_tensors
@@ -19,6 +18,7 @@ from congruence.distiller.bindings import Binding, mask_of
 from congruence.distiller.captured import Captured
 from congruence.distiller.dense import as_rows
 from congruence.distiller.forwards import describe_sample, forwards
+from congruence.distiller.norms import at_rest
 from congruence.distiller.sitting_out import missing_of
 from congruence.methods.method import Clock, Key, Method, Signals
 from congruence.models.layouts import check_rows
@@ -152,7 +152,8 @@ def rerunner(binding: Binding, readers: Mapping[str, Taps | Teacher], clock: Clo
 
     def run(views: Mapping[str, Any]) -> Signals:
         pruned = binding.without_teacher()
-        with _norms_at_rest([readers[model] for model in pruned.models.values()]):
+        of = [readers[model] for model in pruned.models.values()]
+        with at_rest(*(reader.model for reader in of if isinstance(reader, Taps))):
             if micro_batch is not None:  # the second pass comes after `update`, which may overwrite these inputs
                 views = on_tensors(torch.Tensor.clone, views)
             given = next(iter(views.values()))
@@ -184,24 +185,6 @@ def features_of(
                 layers = of.tensors[student, binding.method.needs.views[0], "features"]
                 rows.setdefault(binding.models[student], layers[-1])
     return rows
-
-
-@contextlib.contextmanager
-def _norms_at_rest(readers: Iterable[Taps | Teacher]) -> Iterator[None]:
-    """Let batch norms use their running statistics without updating them:
-
-    kept inputs are not a random sample of the data. A queue may hold a single class; its statistics would change its
-    features, and the running statistics that validation uses.
-    """
-    norms = [part for reader in readers if isinstance(reader, Taps) for part in reader.model.modules()]
-    moving = [part for part in norms if isinstance(part, _BatchNorm) and part.training]
-    for norm in moving:
-        norm.training = False
-    try:
-        yield
-    finally:
-        for norm in moving:
-            norm.training = True
 
 
 def embedded(

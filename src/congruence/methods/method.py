@@ -35,6 +35,8 @@ class Needs:
             named.
         views: the views of a sample that the method compares; "main" is the batch's input, others come from the data
             loader.
+        distorted: those of the views that are changed more than anything a student will see later. Its batch norms
+            normalise them by the batch, as ever, and leave them out of their running statistics.
         teacher: whether a teacher is needed.
         labels: whether class labels are needed; -1 marks a sample without one.
         index: whether the samples' positions in the dataset are needed.
@@ -72,6 +74,7 @@ class Needs:
     naming: str = ""
     dense: bool = False
     multilabel: bool = False
+    distorted: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         named = (*self.roles, self.unnamed) if self.unnamed else self.roles
@@ -80,6 +83,11 @@ class Needs:
             raise ValueError(
                 f"`Needs`: `roles` must be some of {', '.join(ROLES)} and `views` not empty, "
                 f"got roles {self.roles} and views {self.views}."
+            )
+        if not set(self.distorted) < set(self.views):
+            raise ValueError(
+                "`Needs`: `distorted` must be some of the views, and not all, for running statistics come from the "
+                f"others, got {self.distorted} of {self.views}."
             )
         if self.dense and (self.roles != ("logits",) or self.views != ("main",) or self.students != "each"):
             raise ValueError("`Needs`: `dense` must be of the logits of one student in one view, and of nothing else.")

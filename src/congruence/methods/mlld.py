@@ -51,10 +51,11 @@ class MultiLevelLogits(Method):
         nothing; here rows are selected. It reads the weak logits for the strong view at T = 2 and 6, and does not
         return the strong view's "class" and "batch"; here each view has its own and all count. The places where it
         masks (all of the weak view, "batch" of the strong one) are kept. Its strong view uses a learned augmentation
-        policy.
+        policy, and moves the running statistics of batch norms; here it leaves them alone, for the images that a
+        student is measured on are not distorted.
     """
 
-    needs = Needs(roles=("logits",), views=("weak", "strong"), labels=True)
+    needs = Needs(roles=("logits",), views=("weak", "strong"), distorted=("strong",), labels=True)
 
     def __init__(
         self, *, temperatures: Sequence[float] = (2.0, 3.0, 4.0, 5.0, 6.0), views: Sequence[str] = ("weak", "strong")
@@ -67,7 +68,7 @@ class MultiLevelLogits(Method):
         if not named or len(set(views)) != 2 or len(views) != 2:
             check.fail("MultiLevelLogits", "views", "the names of two views, the weak one first", repr(views))
         self.temperatures = tuple(temperatures)
-        self.needs = replace(self.needs, views=tuple(views))
+        self.needs = replace(self.needs, views=tuple(views), distorted=tuple(views)[1:])
 
     def build(self, probe: Probe) -> None:
         """Check that both networks have the same number of classes, and more than one."""

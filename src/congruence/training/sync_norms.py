@@ -69,7 +69,7 @@ def _normalised(norm: _BatchNorm, alone: Callable[[Tensor], Tensor], x: Tensor) 
     share = counts / total
     mean = (share * means).sum(0)
     var = (share * (variances + (means - mean).square())).sum(0)
-    if norm.training and norm.running_mean is not None and norm.running_var is not None:
+    if norm.training and norm.track_running_stats and norm.running_mean is not None and norm.running_var is not None:
         _track(norm, mean.detach(), var.detach() * (total / (total - 1)))
     shape = [1, channels] + [1] * (x.dim() - 2)
     scale = torch.rsqrt(var + norm.eps)

@@ -23,7 +23,12 @@ EPOCHS = {
         *((f"cached, {method}", cached) for method in ("kd", "pkt", "cckd", "perception_coherence")),
     )
 }
-ANGLE = {"time at B=128": 0.3333, "memory at B=128": 0.25, "memory at B=1024": 1.0}
+ANGLE = {
+    "time at B=128": 0.3333,
+    "memory at B=128": 0.25,
+    "memory at B=1024": 1.0,
+    "time of distance and angle at B=64, D=128": None,
+}
 SOFT_RANK = {
     **{f"auto, B=64, temperature {tau}": 1.05 for tau in (0.1, 0.3)},
     **{f"fast, B=256, temperature {tau}": 0.05 for tau in (0.1, 0.3)},
@@ -100,6 +105,20 @@ BARS = {
         },
     ),
     "wkd": 0.2,
+    "course": None,
+    "image_files": None,
+    "large_folder": None,
+    "validation": None,
+    "large_batches": {
+        f"{row}, {size}, {form}": 2.15 if size == "16,384" else None
+        for row in ("pkt", "cckd", "rkd-distance", "perception-coherence")
+        for size, form in (("4,096", "plain"), ("4,096", "blocks"), ("16,384", "blocks"), ("16,384", "step"))
+    },
+    "scaling": {
+        f"{row}: {what}": 4 if what.startswith("collectives") else None
+        for row in ("ce", "pkt", "crd")
+        for what in ("efficiency of 2 ranks", "collectives a step beside DDP's", "bytes a step beside DDP's")
+    },
     "metrics": METRICS,
     "gpu": None,
 }

@@ -35,7 +35,7 @@ def small(config: RunConfig) -> RunConfig:
     stages = {}
     for name, stage in config.stages.items():
         train = stage.train
-        size = 8 if train.sampler is None else max(8, 2 * train.sampler.k)
+        size = 8 if train.sampler is None else 2 * train.sampler.k  # the small trees have few classes
         few = {"epochs": 1, "max_steps": 2, "batch_size": size, "workers": 0, "log_every": 1, "device": "cpu"}
         # On noise, with a teacher of two steps, the published rates let maps overflow.
         few["optimizer"] = train.optimizer.model_copy(update={"lr": 1e-4})

@@ -9,10 +9,18 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
-def _moving(models: Iterable[nn.Module]) -> list[_BatchNorm]:
-    """Return the batch norms in training mode."""
+@contextlib.contextmanager
+def _without(flag: str, models: Iterable[nn.Module]) -> Iterator[None]:
+    """Turn a flag of the batch norms in training mode off for a block."""
     parts = (part for model in models for part in model.modules())
-    return [part for part in parts if isinstance(part, _BatchNorm) and part.training]
+    norms = [part for part in parts if isinstance(part, _BatchNorm) and part.training and getattr(part, flag)]
+    for norm in norms:
+        setattr(norm, flag, False)
+    try:
+        yield
+    finally:
+        for norm in norms:
+            setattr(norm, flag, True)
 
 
 @contextlib.contextmanager
@@ -22,14 +30,8 @@ def at_rest(*models: nn.Module) -> Iterator[None]:
     kept inputs are not a random sample of the data. A queue may hold a single class; its statistics would change its
     features, and the running statistics that validation uses.
     """
-    norms = _moving(models)
-    for norm in norms:
-        norm.training = False
-    try:
+    with _without("training", models):
         yield
-    finally:
-        for norm in norms:
-            norm.training = True
 
 
 @contextlib.contextmanager
@@ -47,11 +49,5 @@ def untracked(*models: nn.Module) -> Iterator[None]:
         >>> float(norm.running_mean), int(norm.num_batches_tracked)
         (0.0, 0)
     """
-    norms = [norm for norm in _moving(models) if norm.track_running_stats]
-    for norm in norms:
-        norm.track_running_stats = False
-    try:
+    with _without("track_running_stats", models):
         yield
-    finally:
-        for norm in norms:
-            norm.track_running_stats = True

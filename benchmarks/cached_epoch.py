@@ -22,7 +22,7 @@ from congruence.core.allocator import memory_kept
 from congruence.models.memory_order import ordered, prefers_channels_last
 from congruence.models.teacher import Teacher
 
-IMAGES, CLASSES, BATCH, VIEWS = 1280, 10, 64, 2
+IMAGES, CLASSES, BATCH, VIEWS = 640, 10, 64, 2
 TERMS = {
     "kd": ["ce", "kd"],
     "pkt": ["ce", "pkt"],

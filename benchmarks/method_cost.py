@@ -46,7 +46,8 @@ def stepper(key: str) -> tuple[Callable[[], None], int]:
     student = cg.models.build(STUDENT, classes=CLASSES)
     data = batch()
     named = dict(zip(("student_layer", "teacher_layer"), LAYERS.get(key, ()), strict=False))
-    distiller = bound(key, teacher, student, data, SAMPLES, **named).train()
+    distiller, _ = bound(key, teacher, student, data, SAMPLES, **named)
+    distiller.train()
     views = views_of(key, data[0])
 
     def step() -> None:

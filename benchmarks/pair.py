@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import congruence as cg
+from congruence.distiller.captured import Captured
 from congruence.methods import row
 from congruence.methods.catalogue import ROWS
 
@@ -43,8 +44,8 @@ def views_of(key: str, images: Tensor) -> dict[str, Tensor]:
 
 def bound(
     key: str, teacher: nn.Module, student: nn.Module, data: tuple[Tensor, Tensor, Tensor], samples: int, **layers: Any
-) -> cg.Distiller:
-    """One term between the models (dml: two students), in a late epoch of a dataset of so many samples.
+) -> tuple[cg.Distiller, Captured]:
+    """One term between the models (dml: two students), in a late epoch of a dataset of so many samples, and the batch.
 
     An epoch of one batch comes first, so that what a method gathers over epochs is there. A queue that is not full
     costs no second forward here.
@@ -64,4 +65,4 @@ def bound(
         distiller.score(captured)
         distiller.end_epoch()
         distiller.begin_epoch(LATE)
-    return distiller
+    return distiller, captured

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from pair import BATCH, CLASSES, KEYS, batch, bound, views_of
+from pair import BATCH, CLASSES, KEYS, batch, bound
 from record import figure, write
 from torch.nn import functional as F
 
@@ -36,9 +36,7 @@ def seconds(work: Callable[[], None], device: str) -> float:
 
 def loss_work(key: str, teacher: torch.nn.Module, student: torch.nn.Module, data: tuple[torch.Tensor, ...]):
     """Return the forward and backward of one term, from the pair's taps to their gradient: all that it adds."""
-    distiller = bound(key, teacher, student, data, BATCH)
-    with torch.no_grad():
-        captured = distiller.capture(*data, views=views_of(key, data[0]))
+    distiller, captured = bound(key, teacher, student, data, BATCH)
     leaves = {name: tensor.detach().requires_grad_(name[0] != "teacher") for name, tensor in captured.tensors.items()}
     captured = replace(captured, tensors=leaves)
 

@@ -47,7 +47,6 @@ def stepper(key: str) -> tuple[Callable[[], None], int]:
     data = batch()
     named = dict(zip(("student_layer", "teacher_layer"), LAYERS.get(key, ()), strict=False))
     distiller, _ = bound(key, teacher, student, data, SAMPLES, **named)
-    distiller.train()
     views = views_of(key, data[0])
 
     def step() -> None:

@@ -58,7 +58,7 @@ def bound(
     every = labels.cpu().repeat(-(-samples // len(labels)))[:samples]
     facts = cg.data.DataFacts(samples, CLASSES, every)
     distiller = cg.Distiller(teacher, students, [cg.Term(key, **layers)], example=images[:2], facts=facts)
-    distiller.to(images.device)
+    distiller.to(images.device).train()
     with torch.no_grad():
         captured = distiller.capture(*data, views=views_of(key, images))
         distiller.begin_epoch(0)

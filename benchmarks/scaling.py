@@ -70,7 +70,6 @@ def stepper(key: str, size: int, first: int) -> Callable[[], None]:
     rows = slice(first, first + size)
     data = (images[rows], labels[rows], torch.arange(BATCH)[rows])
     distiller, _ = bound(key, teacher, student, data, TABLE)
-    distiller.train()
     options = cg.FitOptions(epochs=1, device="cpu", gradient_norms=False)
     optimizer = make_optimizer(distiller.parameter_groups(), options.optimizer)
     optimization = Optimization([optimizer], options, None, epochs=1, device=torch.device("cpu"))

@@ -12,11 +12,13 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from pair import BATCH, CLASSES, KEYS, batch, bound
+from pair import BATCH, CLASSES, KEYS, Data, batch, bound, captured_once
 from record import figure, write
 from torch.nn import functional as F
 
 import congruence as cg
+from congruence.distiller.captured import Captured
+from congruence.methods import row
 from congruence.methods.catalogue import ROWS
 
 BAR = 1.03
@@ -34,9 +36,11 @@ def seconds(work: Callable[[], None], device: str) -> float:
     return time.perf_counter() - start
 
 
-def loss_work(key: str, teacher: torch.nn.Module, student: torch.nn.Module, data: tuple[torch.Tensor, ...]):
+def loss_work(
+    key: str, teacher: torch.nn.Module, student: torch.nn.Module, data: Data, captured: Captured | None
+) -> Callable[[], None]:
     """Return the forward and backward of one term, from the pair's taps to their gradient: all that it adds."""
-    distiller, captured = bound(key, teacher, student, data, BATCH)
+    distiller, captured = bound(key, teacher, student, data, BATCH, captured=captured)
     leaves = {name: tensor.detach().requires_grad_(name[0] != "teacher") for name, tensor in captured.tensors.items()}
     captured = replace(captured, tensors=leaves)
 
@@ -67,7 +71,9 @@ def main() -> None:
         F.cross_entropy(student(images), labels).backward()
 
     keys = [row.key for row in ROWS if row.key in KEYS and ("maps" not in row.needs.roles or row.needs.unnamed)]
-    works = {key: loss_work(key, teacher, student, data) for key in keys}
+    alone = [key for key in keys if row(key).needs.students != "all"]  # the others have students of their own
+    captured = captured_once(alone, teacher, student, data)
+    works = {key: loss_work(key, teacher, student, data, captured if key in alone else None) for key in keys}
     steps: list[float] = []
     losses: dict[str, list[float]] = {key: [] for key in works}
     student.train()

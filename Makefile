@@ -70,12 +70,12 @@ bench: $(VENV)/ready
 	$(ONE_THREAD) $(BIN)/python benchmarks/cached_epoch.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/validation.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/method_cost.py
-	$(ONE_THREAD) $(BIN)/python benchmarks/compiled_step.py
 	$(BIN)/python docs/update_benchmarks.py
 
 bench-large: $(VENV)/ready
 	$(BIN)/python benchmarks/rankings.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/balanced_weights.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/compiled_step.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/dense.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/memory_order.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/plan_overhead.py

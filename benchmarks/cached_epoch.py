@@ -107,7 +107,7 @@ def ratio(first: Steps, second: Steps, rounds: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
     batches = pictures(IMAGES, batch=BATCH, views=VIEWS)

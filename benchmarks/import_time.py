@@ -11,7 +11,7 @@ import sys
 
 from record import figure, write
 
-BAR, ROUNDS = 1.3, 9
+BAR, ROUNDS = 1.3, 5
 DEFINITION = "median(import) / median(import torch), each timed inside a fresh process"
 # The package loads its parts on first use, so the import alone would flatter it: both are measured.
 IMPORTS = {

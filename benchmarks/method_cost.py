@@ -76,7 +76,7 @@ def peak(work: Callable[[], None]) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("methods", nargs="*", help="print these alone, write nothing")
-    parser.add_argument("--rounds", type=int, default=5, help="alternating pairs")
+    parser.add_argument("--rounds", type=int, default=3, help="alternating pairs")
     arguments = parser.parse_args()
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler writes a line at each start and stop
     torch.set_num_threads(1)

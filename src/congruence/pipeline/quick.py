@@ -42,14 +42,13 @@ def check_weight(function: str, weight: Any, share: float | None = None) -> None
 def weighed(key: str, weight: Weight = "balanced", share: float | None = None) -> dict[str, Any]:
     """Return a method's term as a configuration has it.
 
-    What learns the labels by itself keeps its published weight: the others are balanced against it.
+    What learns the labels alone keeps its published weight: the others are balanced against it.
 
     Example:
-        >>> weighed("pkt"), weighed("pkt", 0.5), weighed("pkt", "published"), weighed("mlld")
-        ({'key': 'pkt', 'weight': 'balanced'}, {'key': 'pkt', 'weight': 0.5}, {'key': 'pkt'}, {'key': 'mlld'})
+        >>> weighed("pkt"), weighed("pkt", 0.5), weighed("pkt", "published"), weighed("arcface")
+        ({'key': 'pkt', 'weight': 'balanced'}, {'key': 'pkt', 'weight': 0.5}, {'key': 'pkt'}, {'key': 'arcface'})
     """
-    of_labels = _is_label_loss(row(key).needs) or (weight == "balanced" and _has_label_part(row(key).weight))
-    if weight == "published" or of_labels:
+    if weight == "published" or _is_label_loss(row(key).needs):
         return {"key": key}
     return {"key": key, "weight": weight} | ({} if share is None else {"share": share})
 
@@ -60,10 +59,10 @@ def label_term(methods: Sequence[str | Term], weight: Weight = "balanced") -> di
     Beside methods of labels that hold by themselves it is a binary one.
 
     Example:
-        >>> label_term(["kd"]), label_term(["kd"], "published"), label_term(["mlld"])
+        >>> label_term(["kd"]), label_term(["kd"], "published"), label_term(["mlld"], "published")
         ({'key': 'ce', 'weight': 1.0}, {'key': 'ce', 'weight': 0.1}, None)
     """
-    if learns_labels(methods):
+    if learns_labels(methods, weight):
         return None
     if any(_needs(method).multilabel for method in methods):
         return {"key": SEVERAL, "weight": 1.0}
@@ -71,14 +70,15 @@ def label_term(methods: Sequence[str | Term], weight: Weight = "balanced") -> di
     return {"key": LABELS, "weight": _PUBLISHED_LABELS if together else 1.0}
 
 
-def learns_labels(methods: Sequence[str | Term]) -> bool:
+def learns_labels(methods: Sequence[str | Term], weight: Weight = "balanced") -> bool:
     """Whether a method has a label loss of its own, and the classifier learns too.
 
-    That loss is its only one, without a teacher, or a part called "ce". ArcFace's reads the features: beside it a
-    method that reads the logits must teach the student's classifier, or its accuracy is chance.
+    That loss is its only one, without a teacher, or a part called "ce" of one that is not balanced: to be as strong as
+    the labels a method must have them beside it, and its own part of them can be a tenth (mlld). ArcFace's loss reads
+    the features: beside it a method that reads the logits must teach the student's classifier, or its accuracy is chance.
     """
     alone = any(_is_label_loss(_needs(method)) for method in methods)
-    part = any(_has_label_part(m.published if isinstance(m, Term) else row(m).weight) for m in methods)
+    part = any(_has_label_part(method, weight) for method in methods)
     return (alone or part) and any("logits" in _needs(method).roles for method in methods)
 
 
@@ -185,5 +185,7 @@ def _is_label_loss(needs: Needs) -> bool:
     return needs.labels and not needs.teacher and needs.scope == "labelled"
 
 
-def _has_label_part(weight: float | Mapping[str, float]) -> bool:
-    return isinstance(weight, Mapping) and LABELS in weight
+def _has_label_part(method: str | Term, weight: Weight) -> bool:
+    published = method.published if isinstance(method, Term) else row(method).weight
+    balanced = method.balanced if isinstance(method, Term) else weight == "balanced"
+    return not balanced and isinstance(published, Mapping) and LABELS in published

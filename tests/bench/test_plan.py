@@ -39,7 +39,7 @@ def test_methods_and_seeds_share_a_teacher(tmp_path):
     assert other.teacher_key() != load_plan(path).cells()[0].teacher_key()
 
 
-LARGE = ("methods-cifar10", "evidence-2")
+LARGE = ("methods-cifar10", "evidence-2", "evidence-2-float32")
 PLANS = [name for name in names("plans") if not name.startswith("paper/")]  # those: test_paper_plans.py
 
 

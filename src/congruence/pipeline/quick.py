@@ -74,8 +74,9 @@ def learns_labels(methods: Sequence[str | Term], weight: Weight = "balanced") ->
     """Whether a method has a label loss of its own, and the classifier learns too.
 
     That loss is its only one, without a teacher, or a part called "ce" of one that is not balanced: what is to be as
-    strong as the labels must have them beside it, and its own part of them can be a tenth (mlld). ArcFace's loss reads
-    the features: beside it a method that reads the logits must teach the classifier, or its accuracy is chance.
+    strong as the labels must have them beside it, and its own part can be next to nothing (mlld: 0.1 beside three of
+    0.9). ArcFace's loss reads the features: beside it a method that reads the logits must teach the classifier, or its
+    accuracy is chance.
     """
     alone = any(_is_label_loss(_needs(method)) for method in methods)
     part = any(_has_label_part(method, weight) for method in methods)

@@ -47,8 +47,7 @@ class Try:
     student: Callable[[int, int], nn.Module]
     teacher_epochs: int
     epochs: int
-    size: int | None = None  # of photographs, for the student
-    teacher_size: int | None = None  # of photographs, for a teacher with ImageNet's weights
+    sizes: tuple[int, int] | None = None  # of photographs, for a teacher with ImageNet's weights and for the student
     train_size: int | None = None  # of the student
     labels: int | None = None
     teacher_views: int | None = None  # of each sample, whose answers are kept: a live teacher is most of a run else
@@ -56,15 +55,16 @@ class Try:
 
     def splits(self, source: str) -> tuple[cg.data.Splits, cg.data.Splits]:
         """The data for the teacher's training, with all its labels, and for the students'."""
-        if self.size is None or self.teacher_size is None:
+        if self.sizes is None:
             full = cg.data.load(source)
             if self.train_size is None:
                 return full, full
             moments = {"mean": full.train.mean, "std": full.train.std}
             return full, cg.data.load(source, train_size=self.train_size, **moments)
-        plain = cg.data.load(source, size=self.teacher_size)
+        of_teacher, of_student = self.sizes
+        plain = cg.data.load(source, size=of_teacher)
         large = cg.data.ImageInput(MEAN, STD)
-        small = cg.data.ImageInput(tuple(plain.train.mean), tuple(plain.train.std), size=(self.size, self.size))
+        small = cg.data.ImageInput(tuple(plain.train.mean), tuple(plain.train.std), size=(of_student, of_student))
         return plain.for_models(student=large), plain.for_models(teacher=large, student=small)
 
 
@@ -89,8 +89,7 @@ TRIES = {
             zoo("cnn3"),
             teacher_epochs=12,
             epochs=100,
-            size=64,
-            teacher_size=128,
+            sizes=(128, 64),
             teacher_views=8,
             optimizer=cg.OptimizerOptions("adamw", lr=1e-3),
         ),

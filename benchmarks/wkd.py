@@ -85,7 +85,7 @@ def compared(batch: int, classes: int, bar: float, rounds: int) -> dict[str, Any
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15, help="interleaved pairs")
+    parser.add_argument("--rounds", type=int, default=7, help="interleaved pairs")
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
     figures = [compared(*size, bar, rounds) for size, bar in SIZES.items()]

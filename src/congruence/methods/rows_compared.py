@@ -152,6 +152,7 @@ COMPARED: tuple[Row, ...] = (
         function=losses.attention_transfer_loss,
         needs=Needs(roles=("maps",), scope="sample", stages=2),
         weight=1000.0,
+        share=0.1,
     ),
     Row(
         key="fsp",
@@ -176,6 +177,7 @@ COMPARED: tuple[Row, ...] = (
         function=losses.neuron_selectivity_loss,
         needs=Needs(roles=("maps",), scope="sample", stages=1),
         weight=50.0,
+        share=0.1,
     ),
     Row(
         key="sp",
@@ -187,6 +189,7 @@ COMPARED: tuple[Row, ...] = (
         function=losses.similarity_preserving_loss,
         needs=Needs(roles=("maps",), stages=1, padded=True),
         weight=3000.0,
+        share=0.3,
     ),
     Row(
         key="rkd",

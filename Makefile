@@ -69,7 +69,6 @@ bench: $(VENV)/ready
 	$(ONE_THREAD) $(BIN)/python benchmarks/wkd.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/cached_epoch.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/validation.py
-	$(ONE_THREAD) $(BIN)/python benchmarks/method_cost.py
 	$(BIN)/python docs/update_benchmarks.py
 
 bench-large: $(VENV)/ready
@@ -78,6 +77,7 @@ bench-large: $(VENV)/ready
 	$(ONE_THREAD) $(BIN)/python benchmarks/compiled_step.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/dense.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/memory_order.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/method_cost.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/plan_overhead.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/large_folder.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/large_batches.py

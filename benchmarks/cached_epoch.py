@@ -109,7 +109,7 @@ def ratios(epochs: dict[str, Steps], base: Steps, rounds: int) -> dict[str, floa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
     batches = pictures(IMAGES, batch=BATCH, views=VIEWS)

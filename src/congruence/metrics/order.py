@@ -244,7 +244,7 @@ def _counted_ranks(values: Array, digits: Array, flags: Array) -> Array:
     places = np.flatnonzero(keys & 1)
     parts = shared_digits[places]
     held = np.flatnonzero(holds)
-    # Summed from one held part to the next: a running sum of all 65,536 parts would take as long as all the rest.
+    # Summed from one held part to the next: a running sum of all 65,536 parts was a quarter of the time.
     from_held = np.add.reduceat(np.bincount(digits, minlength=_BINS + 1), held)
     lower = len(digits) - from_held[::-1].cumsum()[::-1].take(held.searchsorted(parts))
     within: Array = places - shared_digits.searchsorted(parts)

@@ -1,4 +1,4 @@
-"""How long a first try on little data should be: cross-entropy and soft targets, by the settings of `distill`.
+"""How long a first try on little data should be: cross-entropy, `kd` and `dist`, by the settings of `distill`.
 
 `python benchmarks/course.py`: 2,000 images of CIFAR-10 and the kept ResNet-20; judged on 5,000 validation images, the
 test images are not read. The teacher's answers are kept for eight views of each image ("8 views"), or it is asked about
@@ -23,12 +23,12 @@ from congruence.core.files import append_line, read_lines
 from congruence.pipeline import quick
 
 IMAGES, VIEWS, BATCH = 2000, 8, 64
-CELLS = ((32, VIEWS), (100, VIEWS), (32, None))  # epochs, and views: 1,024 and 3,200 steps
-ROWS = ("ce", "kd")
+CELLS = ((32, VIEWS), (100, VIEWS), (32, None), (100, None))  # epochs, and views: 1,024 and 3,200 steps
+ROWS = ("ce", "kd", "dist")
 TEACHER = ROOT / "results" / "teachers" / "cifar10-resnet20.safetensors"
 DEFINITION = (
     "accuracy (%) on 5,000 validation images after the last epoch, mean over seeds, of cnn3 from 2,000 images of "
-    "CIFAR-10; gain: of kd, balanced, over cross-entropy alone, mean over the same seeds, with the ends of its "
+    "CIFAR-10; gain: of a row, balanced, over cross-entropy alone, mean over the same seeds, with the ends of its "
     f"{100 * CERTAIN:.0f} % interval by Student's t"
 )
 
@@ -65,9 +65,11 @@ def figures(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     found = []
     for epochs, views in CELLS:
         of = {(e["row"], e["seed"]): e["last"] for e in lines if (e["epochs"], e["views"]) == (epochs, views)}
-        seeds = [seed for row, seed in of if row == "kd" and ("ce", seed) in of]
         name = f"{epochs} epochs, {'live' if views is None else f'{views} views'}"
-        for row in ROWS if seeds else ():
+        for row in ROWS:
+            seeds = [seed for other, seed in of if other == row and ("ce", seed) in of]
+            if not seeds:
+                continue
             more: dict[str, float] = {"seeds": len(seeds)}
             if row != "ce" and len(seeds) > 1:
                 gain = difference([of[row, seed] - of["ce", seed] for seed in seeds])

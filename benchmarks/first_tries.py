@@ -90,7 +90,7 @@ TRIES = {
             teacher_epochs=12,
             epochs=100,
             sizes=(128, 64),
-            teacher_views=8,
+            teacher_views=25,
             optimizer=cg.OptimizerOptions("adamw", lr=1e-3),
         ),
     )
@@ -113,15 +113,21 @@ def trained_teacher(entry: Try, splits: cg.data.Splits, file: Path) -> nn.Module
     return teacher.eval()
 
 
-def accuracy(entry: Try, teacher: nn.Module, splits: cg.data.Splits, method: str, seed: int, epochs: int) -> float:
-    """One student's accuracy on the test part, in per cent."""
+def accuracy(
+    entry: Try, teacher: nn.Module, splits: cg.data.Splits, method: str, seed: int, epochs: int, folder: Path
+) -> float:
+    """One student's accuracy on the test part, in per cent; methods of one seed find the teacher's answers there."""
     train = splits.train if entry.labels is None else cg.data.keep_labels(splits.train, entry.labels, seed=seed)
     torch.manual_seed(seed)
     student = entry.student(train.shape[0], train.classes or 0)
     given = cg.data.Splits(train, splits.validation, splits.test)
     # A student that learns alone asks no teacher.
     views = None if method == "ce" else entry.teacher_views
-    done = cg.distill(teacher, student, given, method, epochs, seed=seed, device="cpu", teacher_views=views)
+    out = folder / method
+    if views is not None:
+        out.mkdir()
+        (out / "teacher-cache").symlink_to(folder / "answers", target_is_directory=True)
+    done = cg.distill(teacher, student, given, method, epochs, seed=seed, device="cpu", teacher_views=views, out=out)
     if done.report is None or done.report.student_accuracy is None:
         raise RuntimeError(f"No accuracy of {method}.")
     return 100 * done.report.student_accuracy
@@ -135,7 +141,7 @@ def tried(entry: Try, source: str, told: argparse.Namespace) -> tuple[list[dict[
     of_teacher = 100 * float(cg.evaluation.measure(teacher, full).accuracy)
     label = f"{entry.name}, {entry.labels} labels a class" if entry.labels else entry.name
     methods, seeds, epochs = told.methods, told.seeds, told.epochs or entry.epochs
-    about = {"try": label, "epochs": epochs, "teacher": round(of_teacher, 2)}
+    about = {"try": label, "epochs": epochs, "teacher": round(of_teacher, 2), "teacher_views": entry.teacher_views}
     done = {
         (line["seed"], line["method"]): line["accuracy"]
         for line in read_lines(told.out)
@@ -143,15 +149,17 @@ def tried(entry: Try, source: str, told: argparse.Namespace) -> tuple[list[dict[
     }
     rows: dict[str, list[float]] = {}
     for seed in range(seeds):
-        for method in ("ce", *methods):
-            if (seed, method) not in done:
-                start = time.process_time()
-                done[seed, method] = accuracy(entry, teacher, splits, method, seed, epochs)
-                spent = round(time.process_time() - start)
-                line = {**about, "seed": seed, "method": method, "accuracy": done[seed, method], "seconds": spent}
-                append_line(told.out, line)
-                print(line, flush=True)
-            rows.setdefault(method, []).append(done[seed, method])
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "answers").mkdir()
+            for method in ("ce", *methods):
+                if (seed, method) not in done:
+                    start = time.process_time()
+                    done[seed, method] = accuracy(entry, teacher, splits, method, seed, epochs, Path(folder))
+                    spent = round(time.process_time() - start)
+                    line = {**about, "seed": seed, "method": method, "accuracy": done[seed, method], "seconds": spent}
+                    append_line(told.out, line)
+                    print(line, flush=True)
+                rows.setdefault(method, []).append(done[seed, method])
     figures = []
     for method in methods:
         gains = [of_method - of_ce for of_method, of_ce in zip(rows[method], rows["ce"], strict=True)]

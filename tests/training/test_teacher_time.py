@@ -60,6 +60,13 @@ def test_what_the_answers_kept_would_save_is_said_once(caplog, monkeypatch):
     ]
 
 
+def test_of_a_long_run_each_view_is_shown_four_times(caplog, monkeypatch):
+    """Of 101 epochs 26 have new views; eight views would be shown thirteen times."""
+    (sentence,) = told(caplog, monkeypatch, dataset=Noisy(), epochs=101)
+    assert "kept for 26 views of each sample (--teacher-views 26 of the command, teacher_views=26 of" in sentence
+    assert sentence.endswith(f"about {(100 * 1.5 + 25 * 30) / 60:.0f} minutes, not {100 * 31.5 / 60:.0f} minutes.")
+
+
 def test_a_loader_that_shows_fewer_views_is_asked_about_those(caplog, monkeypatch):
     (sentence,) = told(caplog, monkeypatch, dataset=Noisy(), epochs=8, cycle=2)
     assert "kept for 2 views of each sample (--teacher-views 2 of the command, teacher_views=2 of" in sentence

@@ -83,9 +83,9 @@ def distill(
     teacher_views: Annotated[
         int | None,
         typer.Option(
-            help="Ask the teacher about this many augmented views of each sample, 8 for instance, and keep its answers "
-            "in the run's folder; default: about a new view in every epoch. An expensive teacher then takes little of "
-            "a long run.",
+            help="Ask the teacher about this many augmented views of each sample, a quarter of the epochs for "
+            "instance, and keep its answers in the run's folder; default: about a new view in every epoch. An "
+            "expensive teacher then takes little of a long run.",
             rich_help_panel=_NO_CONFIG,
             show_default=False,
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from typing import Any
 
@@ -13,7 +14,8 @@ from congruence.data.loading.batches import Loader
 from congruence.distiller.distiller import Distiller
 
 LOG = logging.getLogger("congruence")
-VIEWS = 8  # that are proposed, where the loader does not show fewer
+VIEWS = 8  # that are proposed at least, where the loader does not show fewer
+SHOWN = 4  # times that a run then shows each: with twelve a student learns them by heart (`benchmarks/course.py`)
 WORTH = 60.0  # seconds that must be saved, for a word about it
 
 
@@ -31,14 +33,14 @@ class TeacherTime:
 
     def __init__(self, distiller: Distiller, loader: Any, device: torch.device) -> None:
         self._teachers = [each for name, each in distiller.teachers.items() if name not in distiller.caches]
-        self._views = 0
+        self._most = 0.0  # views that can be told apart; 0 where nothing is to be said
         if self._teachers and isinstance(loader, Loader) and device.type == "cpu" and not ranks.rank():
-            self._views = min(VIEWS, loader.view_cycle or VIEWS) if loader.varies() else 1
+            self._most = (loader.view_cycle or math.inf) if loader.varies() else 1
         self._began: tuple[float, float] | None = None
 
     def begin(self) -> None:
         """Begin with an epoch, from its first batch on."""
-        if self._views:
+        if self._most:
             self._began = time.perf_counter(), self._taken()
 
     def end(self, left: int) -> None:
@@ -46,7 +48,8 @@ class TeacherTime:
         if self._began is None:
             return
         whole, taken = time.perf_counter() - self._began[0], self._taken() - self._began[1]
-        self._began, views, self._views = None, self._views, 0
+        views = int(min(max(VIEWS, math.ceil((left + 1) / SHOWN)), self._most))
+        self._began, self._most = None, 0
         shorter = left * whole - taken * max(0, left - (views - 1))
         if left * whole - shorter > WORTH and shorter < left * whole / 2:
             LOG.warning(

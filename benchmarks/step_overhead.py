@@ -55,7 +55,7 @@ def loss_work(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("device", nargs="?", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--rounds", type=int, default=5, help="interleaved pairs")
+    parser.add_argument("--rounds", type=int, default=4, help="interleaved pairs")
     arguments = parser.parse_args()
     device, rounds = arguments.device, arguments.rounds
     torch.set_num_threads(1)

@@ -111,8 +111,8 @@ def distill(
         lr: the peak learning rate of AdamW.
         teacher_views: ask the teacher about this many augmented views of each sample and keep its answers in files
             (`TeacherCache`, in `out` or a temporary folder); None for a new view in every epoch. An expensive teacher
-            then takes little of a long run; with less than a quarter of the epochs a student of few samples learns
-            the views by heart. Samples that do not vary are asked about once.
+            then takes little of a long run. With far fewer views than a quarter of the epochs a student of few
+            samples learns them by heart. Samples that do not vary are asked about once.
         augment: see `congruence.data.loader`, for images of this library; None for the dataset's default. Other
             datasets must transform their items themselves.
         validation: the number of samples, or the fraction, to hold out of `data` for choosing the best epoch,

@@ -23,8 +23,8 @@ from congruence.core.files import append_line, read_lines
 from congruence.pipeline import quick
 
 IMAGES, BATCH = 2000, 64
-# By epochs (1,024 and 3,200 steps) and views; a live teacher takes 80 % of a hundred epochs.
 ROWS = ("ce", "kd", "dist")
+# By epochs (1,024 and 3,200 steps) and views; a live teacher takes 80 % of a hundred epochs.
 CELLS = {(32, 8): ROWS, (100, 8): ROWS, (100, 25): ROWS, (32, None): ROWS, (100, None): ("ce", "kd")}
 TEACHER = ROOT / "results" / "teachers" / "cifar10-resnet20.safetensors"
 DEFINITION = (

@@ -145,7 +145,7 @@ def tried(entry: Try, source: str, told: argparse.Namespace) -> tuple[list[dict[
     done = {
         (line["seed"], line["method"]): line["accuracy"]
         for line in read_lines(told.out)
-        if {key: line[key] for key in about} == about
+        if about.items() <= line.items()
     }
     rows: dict[str, list[float]] = {}
     for seed in range(seeds):

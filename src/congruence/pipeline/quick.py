@@ -18,7 +18,7 @@ from congruence.evaluation.embed import embed
 from congruence.methods import Needs, Term, row
 from congruence.training import FitOptions, OptimizerOptions, ScheduleOptions
 
-METHOD = "kd"  # by default; on few images and in so long a run `dist` gains less (`benchmarks/course.py`)
+METHOD = "kd"  # by default; on few images and in 3,000 steps `dist` gains less (`benchmarks/course.py`)
 RELATIONAL = "pkt"  # in its place where the teacher's classes are others
 LABELS = "ce"
 SEVERAL = "bce"  # of labels that hold by themselves

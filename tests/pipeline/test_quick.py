@@ -58,6 +58,22 @@ def test_a_teacher_is_asked_only_where_its_classes_matter():
         quick.chosen([Term("kd", name="soft")], lambda: "They differ", "--method pkt")
 
 
+def test_an_encoder_is_told_from_what_gives_class_scores():
+    class Normalised(nn.Linear):
+        def forward(self, rows):
+            return nn.functional.normalize(super().forward(rows))
+
+    rows = torch.randn(4, 4)
+    classifier, encoder = nn.Linear(4, 3), Normalised(4, 3)
+    clause = "output is an embedding, not class scores"
+    assert quick.gives_embeddings({"teacher": encoder, "student": classifier}, rows) == f"The teacher's {clause}"
+    assert quick.gives_embeddings({"teacher": classifier, "student": encoder}, rows) == f"The student's {clause}"
+    of_pixels = nn.Sequential(nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 3, 1))
+    for model in (classifier, nn.Sequential(classifier, nn.Softmax(1)), of_pixels):
+        assert quick.gives_embeddings({"teacher": model}, rows) is None
+    assert quick.gives_embeddings({"teacher": encoder}, torch.randn(4, 5)) is None  # the run itself says what is wrong
+
+
 def test_other_classes_by_number():
     rows = torch.randn(2, 4)
     teacher, student = nn.Linear(4, 5), nn.Linear(4, 3)

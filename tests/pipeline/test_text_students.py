@@ -15,6 +15,7 @@ from congruence.cli.main import app
 from congruence.config import from_values
 from congruence.config.tables import ModelConfig
 from congruence.evaluation.measure import measure
+from congruence.pipeline import quick
 
 pytestmark = [pytest.mark.filterwarnings(each) for each in THIRD_PARTY]
 NOUNS, VERBS = ("the cat", "a dog", "my sister", "the moon"), ("sees", "likes", "paints", "a small", "the world")
@@ -44,6 +45,18 @@ def config(place, student, **term):
         },
     }
     return from_values(values, "a test")
+
+
+def test_the_quick_command_takes_a_method_of_embeddings_for_encoders(place, tmp_path):
+    student = ["--student", "text:static", "--set", "stages.student.student.options={width=8, vocabulary=40}"]
+    words = ["--teacher", f"st:{place / 'st'}", *student, "--data", str(place / "texts.txt"), "--epochs", "1"]
+    done = CliRunner().invoke(app, ["distill", *words, "--no-report", "--out", str(tmp_path / "run")])
+    assert done.exit_code == 0, done.output
+    expected = f"The teacher's output is an embedding, not class scores: the method is {quick.RELATIONAL}"
+    assert expected in " ".join(done.stderr.split())
+    kd = CliRunner().invoke(app, ["distill", *words, "--method", "kd", "--out", str(tmp_path / "kd")])
+    assert kd.exit_code != 0
+    assert "no default layer for 'logits'" in " ".join(kd.stderr.split())
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def distill(
         loaded, splits = run.config(method or [quick.METHOD])
         if teacher_weights is None and (not named.split(teacher) or named.is_drawn(teacher)):
             say(f"No --teacher-weights: the teacher is used as '{teacher}' returns it, trained or not.", err=True)
-        unlike = functools.partial(_other_classes, loaded, splits, trust)
+        unlike = functools.partial(_unlike, loaded, splits, trust, default=not method)
         methods, told = quick.chosen(method or None, unlike, f"--method {quick.RELATIONAL}")
         if told:
             say(told, err=True)
@@ -190,19 +190,20 @@ def _number(weight: str | None) -> Any:
     return value
 
 
-def _other_classes(config: RunConfig, splits: Splits, trust: bool) -> str | None:
-    """Describe in a clause how the teacher's classes differ from the data's; None if they do not."""
+def _unlike(config: RunConfig, splits: Splits, trust: bool, *, default: bool) -> str | None:
+    """Describe in a clause how the teacher's classes differ from the data's, by default also that it has none."""
     from congruence.core.inputs import TEACHER
     from congruence.data.datasets.model_facts import ModelFacts
     from congruence.pipeline import RunContext, quick
     from congruence.pipeline.build import as_teachers_take, build_teacher
 
-    train = splits.train
     teacher = build_teacher(config, config.last, RunContext(splits, trust=trust))
-    if teacher is None or train.classes is None:
+    if teacher is None:
         return None
-    shown = as_teachers_take(config, config.last, splits, {TEACHER: teacher}).train.batch([0])
-    return quick.knows_other_classes(teacher, shown, ModelFacts.of(train))
+    train = as_teachers_take(config, config.last, splits, {TEACHER: teacher}).train
+    shown = train.batch([0])
+    clause = None if train.classes is None else quick.knows_other_classes(teacher, shown, ModelFacts.of(splits.train))
+    return clause or (quick.gives_embeddings({TEACHER: teacher}, shown) if default else None)
 
 
 def _model(name: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from congruence.models.tokenizers import read_tokenizer
 _CHECKS: Mapping[str, check.Constraint] = {
     "interpolation": check.Choice(("bilinear", "bicubic")),
     "max_length": check.COUNT,
+    "trim": check.Flag(),
 }
 # What a tokenizer of transformers says outside its backend.
 _BESIDE = ("pad_token", "padding_side", "truncation_side", "model_input_names")
@@ -113,6 +114,9 @@ class TextInput:
             function from a list of texts to a mapping of integer tensors [B, max_length], or the path of a
             tokenizer.json, of a folder as transformers writes it, or of a JSON object of words and their numbers.
         max_length: number of tokens of each text.
+        trim: whether a dataset leaves out the last positions that are padding in all its texts, for a model that takes
+            any length and reads "attention_mask": short texts then cost it far less. The models of transformers,
+            sentence-transformers, and of this library have it.
 
     Raises:
         ValueError: if an argument is not allowed, for a file that cannot be read, or, when called, for a tokenizer that
@@ -125,8 +129,8 @@ class TextInput:
         torch.Size([2, 4])
     """
 
-    def __init__(self, tokenizer: Any, *, max_length: int) -> None:
-        check.hyperparameters("TextInput", _CHECKS, max_length=max_length)
+    def __init__(self, tokenizer: Any, *, max_length: int, trim: bool = False) -> None:
+        check.hyperparameters("TextInput", _CHECKS, max_length=max_length, trim=trim)
         if isinstance(tokenizer, str | Path):
             tokenizer = read_tokenizer(tokenizer, max_length)
         if not callable(tokenizer) and not callable(getattr(tokenizer, "encode_batch", None)):
@@ -136,7 +140,7 @@ class TextInput:
                 "a tokenizer, its path, or a function of a list of texts",
                 type(tokenizer).__name__,
             )
-        self.tokenizer, self.max_length = tokenizer, max_length
+        self.tokenizer, self.max_length, self.trim = tokenizer, max_length, trim
 
     def __call__(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Return the tokens of texts, by the name of the model's argument, int64 [B, max_length]."""
@@ -174,9 +178,9 @@ class TextInput:
         """What is equal only for two that cut texts alike: by content where that can be read, else by identity."""
         backend = getattr(self.tokenizer, "backend_tokenizer", self.tokenizer)
         if not callable(getattr(backend, "to_str", None)):
-            return id(self.tokenizer), self.max_length
+            return id(self.tokenizer), self.max_length, self.trim
         beside = [getattr(self.tokenizer, name, None) for name in _BESIDE]
-        return _content(self.tokenizer), type(self.tokenizer).__name__, repr(beside), self.max_length
+        return _content(self.tokenizer), type(self.tokenizer).__name__, repr(beside), self.max_length, self.trim
 
     def describe(self) -> dict[str, Any]:
         """Return it as plain values, which tell it from others."""

@@ -157,9 +157,13 @@ def distill(
         plain = _loader(parts.train, batch_size, seed, None)
         few = to_device(_few(BatchSource(plain).first().inputs), on)
         facts = ModelFacts.of(parts.train)
-        methods, told = quick.chosen(
-            asked, lambda: quick.knows_other_classes(teacher, few, facts, student), f'method="{quick.RELATIONAL}"'
-        )
+
+        def unlike() -> str | None:
+            clause = quick.knows_other_classes(teacher, few, facts, student)
+            both = {TEACHER: teacher, STUDENT: student}
+            return clause or (quick.gives_embeddings(both, few) if asked is None else None)
+
+        methods, told = quick.chosen(asked, unlike, f'method="{quick.RELATIONAL}"')
         if told:
             LOG.warning("%s", told)
         terms = _terms(methods, weight, share, labelled=_has_labels(plain, parts.train))

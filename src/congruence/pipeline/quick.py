@@ -9,13 +9,16 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from congruence.core import check
-from congruence.core.inputs import STUDENT, TEACHER
+from congruence.core.inputs import STUDENT, TEACHER, inputs_of
 from congruence.data.datasets.model_facts import ModelFacts, other_classes, remembered
 from congruence.evaluation.embed import embed
 from congruence.methods import Needs, Term, row
+from congruence.models.classifier import says_embedding
+from congruence.models.taps import Taps
 from congruence.training import FitOptions, OptimizerOptions, ScheduleOptions
 
 METHOD = "kd"  # by default; on few images and in 3,000 steps `dist` gains less (`benchmarks/course.py`)
@@ -88,7 +91,8 @@ def chosen(methods: Sequence[Any] | None, unlike: Callable[[], str | None], way:
 
     Args:
         methods: that were asked for; None for the default.
-        unlike: says in a clause that the teacher tells other classes apart than the student; asked where it matters.
+        unlike: says in a clause that the teacher tells other classes apart than the student, or none; asked where it
+            matters.
         way: how a method of features is asked for.
 
     Raises:
@@ -125,6 +129,27 @@ def knows_other_classes(
     other = next(((who, width) for who, width in widths.items() if width not in (None, own)), None)
     # What cannot be found out here the run itself says, where it needs it.
     return None if own is None or other is None else f"The teacher has {own} classes, {other[0]} {other[1]}"
+
+
+def gives_embeddings(models: Mapping[str, nn.Module], inputs: Any) -> str | None:
+    """Describe in a clause which model gives embeddings and no class scores, as encoders do; None for none.
+
+    Args:
+        models: by name, "teacher" and "student".
+        inputs: of a few samples, on their device.
+    """
+    for name, model in models.items():
+        taps = Taps(model, name=name)
+        try:
+            with torch.no_grad():
+                taps.probe(inputs_of(inputs, name), training=False)
+        except ValueError:
+            continue  # the run itself says why
+        found = taps.defaults
+        scores = found.logits or found.probabilities or (None if says_embedding(found.features) else found.dense)
+        if found.features is not None and scores is None:
+            return f"The {name}'s output is an embedding, not class scores"
+    return None
 
 
 def epochs_of(samples: int, batch_size: int) -> int:

@@ -56,6 +56,28 @@ def test_all_is_tokenised_once(dataset, pair):
     assert [letters.asked for letters in pair] == [11, 11]
 
 
+def test_positions_that_are_padding_in_all_texts_are_left_out_where_told():
+    texts, letters = ["abc", "abcdefg", "a"], Letters(12)
+    whole = TextDataset(texts, inputs=TextInput(letters, max_length=12)).batch([0, 1, 2])
+    data = TextDataset(texts, inputs=TextInput(letters, max_length=12, trim=True))
+    for rows in ([0, 1, 2], [2]):  # one length for all: a text does not depend on its batch
+        for name, tokens in data.batch(rows).items():
+            assert tokens.shape == (len(rows), 7)
+            assert torch.equal(tokens, whole[name][rows][:, :7])
+    assert not whole["attention_mask"][:, 7:].any()
+    assert data.subset([0, 2]).batch([0])["input_ids"].shape == (1, 7)
+
+
+def test_what_has_no_mask_or_no_padding_is_whole():
+    class Unmasked(Letters):
+        def __call__(self, texts):
+            return {"input_ids": super().__call__(texts)["input_ids"]}
+
+    for letters, texts in ((Unmasked(6), ["a", "ab"]), (Letters(6), ["abcdefgh", "a"]), (Letters(6), ["", ""])):
+        data = TextDataset(texts, inputs=TextInput(letters, max_length=6, trim=True))
+        assert data.batch([0, 1])["input_ids"].shape == (2, 6)
+
+
 def test_one_input_for_all_gives_a_mapping(pair):
     data = TextDataset(TEXTS, inputs=TextInput(pair[0], max_length=9))
     assert type(data.batch([0])) is dict

@@ -49,9 +49,20 @@ class Tokens:
             blocks = [taken(self.texts[at : at + _AT_ONCE]) for at in range(0, len(self.texts), _AT_ONCE)]
             names = list(blocks[0]) if blocks else []
             whole = {name: torch.cat([block[name] for block in blocks]) for name in names}
+            whole = _trimmed(whole) if taken.trim else whole
             kinds = {name: array.dtype for name, array in whole.items()}
             self._made[taken.key] = (taken, {name: _smaller(array) for name, array in whole.items()}, kinds)
         return self._made[taken.key]
+
+
+def _trimmed(tokens: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Leave out the last positions that no text has a token at: one length for all, so no text depends on its batch."""
+    mask = tokens.get("attention_mask")
+    if mask is None or not mask.numel():
+        return tokens
+    used = mask.amax(0).nonzero()
+    longest = int(used[-1]) + 1 if len(used) else mask.shape[1]
+    return {name: array[:, :longest].contiguous() for name, array in tokens.items()}
 
 
 def _smaller(array: Tensor) -> Tensor:
@@ -71,8 +82,9 @@ class TextDataset(BatchDataset):
     argument (a million texts of 128 tokens and their masks take 1 GB). Batches are gathered from them.
 
     Shape:
-        labels int64 [N]; batches: a mapping of tensors [B, L], L the `max_length` of the model's `TextInput`, or, if
-        the models take different inputs, `congruence.Inputs` of such mappings.
+        labels int64 [N]; batches: a mapping of tensors [B, L], L the `max_length` of the model's `TextInput`, or the
+        tokens of the longest text where it trims; if the models take different inputs, `congruence.Inputs` of such
+        mappings.
 
     Args:
         texts: N texts.

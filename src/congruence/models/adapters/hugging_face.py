@@ -110,7 +110,7 @@ def text_input(folder: str | Path, positions: int | None = None) -> TextInput | 
     with loading(f"hf:{folder}", "transformers"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     lengths = [_LONGEST, int(tokenizer.model_max_length), *([] if positions is None else [positions])]
-    return TextInput(tokenizer, max_length=min(lengths))
+    return TextInput(tokenizer, max_length=min(lengths), trim=True)
 
 
 def positions_of(config: Any) -> int | None:

@@ -51,4 +51,4 @@ def text_input(model: Any) -> TextInput | None:
         return None
     longest = getattr(tokenizer, "model_max_length", 512)
     known = length if length and math.isfinite(length) else min(longest, 512)
-    return TextInput(tokenizer, max_length=int(known))
+    return TextInput(tokenizer, max_length=int(known), trim=True)

@@ -155,7 +155,7 @@ def text_input(model: TextEncoder) -> TextInput:
     made = _made(json.dumps(content))
     pad = _pad(made)
     made.enable_padding(pad_id=made.token_to_id(pad), pad_token=pad)
-    return TextInput(made, max_length=model.max_length)
+    return TextInput(made, max_length=model.max_length, trim=True)
 
 
 def _settings(model: TextEncoder) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Embedding heads of a given teacher."""
+"""Heads of a given teacher: embeddings and classifiers."""
 
 import copy
 
@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from congruence import Distiller, Term
-from congruence.models import Taps, WithHead, build, fit_head
+from congruence.models import Taps, WithClassifier, WithHead, build, fit_classifier, fit_head
 from congruence.models.heads import CHECKS, Head
 
 
@@ -134,3 +134,89 @@ def test_a_student_learns_the_embedding():
     assert float(student.embed.weight.grad.abs().sum()) > 0
     assert head.weight.grad is None
     assert torch.equal(before, head.weight)
+
+
+def objective(classifier, features, labels, penalty):
+    """The mean cross-entropy and the penalty, of weights on the features as the definition scales them."""
+    scale = (features - features.mean(0)).square().mean().sqrt()
+    losses = [nn.functional.cross_entropy(classifier(row), label) for row, label in zip(features, labels, strict=True)]
+    return torch.stack(losses).mean() + penalty / 2 * (classifier.weight * scale).square().sum()
+
+
+def test_a_classifier_is_the_minimum_of_its_definition_at_one_of_the_penalties():
+    features, labels = FEATURES.double(), torch.where(torch.arange(300) % 3 == 0, -1, LABELS)
+    classifier = fit_classifier(features, labels, 5)
+    known = labels >= 0
+    slopes = []
+    for penalty in (1e-4, 1e-3, 1e-2, 1e-1, 1.0):
+        free = copy.deepcopy(classifier).requires_grad_()
+        gradients = torch.autograd.grad(objective(free, features[known], labels[known], penalty), free.parameters())
+        slopes.append(max(float(gradient.abs().max()) for gradient in gradients))
+    assert sorted(slopes)[0] < 1e-4 < sorted(slopes)[1]
+    assert float((classifier(features).argmax(1) == LABELS).float().mean()) > 0.9
+
+
+def test_where_features_say_nothing_the_classifier_is_unsure():
+    noise = torch.randn(200, 50, generator=generator(3))
+    probabilities = fit_classifier(noise, torch.arange(200) % 4, 4)(noise).softmax(1)
+    assert float(probabilities.max()) < 0.5  # a fit without a penalty is sure of each of its samples
+
+
+def test_a_classifier_does_not_depend_on_shift_scale_or_unlabelled_samples():
+    expected = fit_classifier(FEATURES.double(), LABELS, 5)
+    moved = fit_classifier(FEATURES.double() * 100 - 7, LABELS, 5)
+    torch.testing.assert_close(moved(FEATURES.double() * 100 - 7), expected(FEATURES.double()), atol=1e-4, rtol=1e-4)
+    more = torch.cat([FEATURES, torch.randn(40, 12)]).double()
+    both = fit_classifier(more, torch.cat([LABELS, torch.full((40,), -1)]), 5)
+    assert torch.equal(both.weight, expected.weight)
+
+
+def test_a_classifier_of_few_samples_and_of_classes_without_any():
+    features = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    classifier = fit_classifier(features, torch.tensor([2, 0]), 4)
+    assert classifier(features).argmax(1).tolist() == [2, 0]
+    before = torch.get_rng_state()
+    with torch.no_grad():
+        again = fit_classifier(features, torch.tensor([2, 0]), 4)
+    assert torch.equal(again.weight, classifier.weight)
+    assert torch.equal(before, torch.get_rng_state())
+    assert not any(parameter.requires_grad for parameter in classifier.parameters())
+    constant = fit_classifier(torch.ones(6, 3), torch.arange(6) % 2, 2)
+    assert bool(torch.isfinite(constant(torch.ones(6, 3))).all())
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"features": torch.full((300, 12), torch.nan)}, "`features` must be finite"),
+        ({"labels": LABELS[:9]}, "must have the same number of rows"),
+        ({"labels": LABELS.float()}, "`labels` must be a 1-D integer tensor"),
+        ({"classes": 4}, "`labels` must be below 4, got 4"),
+        ({"classes": 0}, "`classes` must be "),
+        ({"labels": torch.zeros(300, dtype=torch.int64)}, "`labels` must be of two classes or more, got 1"),
+        ({"labels": torch.full((300,), -1)}, "`labels` must be of two classes or more, got 0"),
+    ],
+)
+def test_what_no_classifier_can_be_fitted_on_is_one_sentence(changes, sentence):
+    given = {"features": FEATURES, "labels": LABELS, "classes": 5, **changes}
+    with pytest.raises(ValueError, match=f"^`fit_classifier`: {sentence}|{sentence}"):
+        fit_classifier(**given)
+
+
+def test_a_teacher_with_a_classifier_gives_its_logits():
+    teacher, images = teacher_and_images()
+    both = copy.deepcopy(WithClassifier(teacher, nn.Linear(64, 3), example=images)).eval()
+    taps = Taps(both, name="teacher")
+    taps.probe(images, training=False)
+    assert (taps.default("features"), taps.default("logits")) == ("input:classifier", "classifier")
+    taps.require(["input:classifier"])
+    output, read = taps.read(images)
+    plain = Taps(teacher, name="plain")
+    plain.probe(images, training=False)
+    plain.require(["input:fc"])
+    assert torch.equal(read["input:classifier"], plain.read(images)[1]["input:fc"])
+    assert torch.equal(output, both.classifier(read["input:classifier"]))
+    maps = WithClassifier(teacher, nn.Linear(16, 3), example=images, layer="layer1")
+    assert maps(images).shape == (4, 3)
+    with pytest.raises(ValueError, match="`WithClassifier`: `classifier` must be one that takes the 64 features of"):
+        WithClassifier(teacher, nn.Linear(16, 3), example=images)

@@ -11,11 +11,12 @@ from _harness.runs import on_ranks
 from congruence.config import ConfigError
 from congruence.data import ClassUniformSampler, SuperclassUniformSampler
 from congruence.evaluation.embed import embed
-from congruence.models import WithHead, fit_head, load_weights
+from congruence.models import WithClassifier, WithHead, fit_classifier, fit_head, load_weights
 from congruence.pipeline import RunContext, build_stage, run
 from congruence.pipeline.context import load_splits
 
 SUR = 'stages.student.train.sampler={name="superclass_uniform", k=2}'
+OF_CLASSES = 'stages.student.teacher_head={kind="classifier"}'
 WIDE = "stages.student.teacher_head={width=16}"
 
 
@@ -89,6 +90,29 @@ def test_the_head_is_fitted_on_frozen_features_before_the_student():
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
+def test_a_classifier_is_fitted_on_the_labels_that_the_stage_sees(tmp_path):
+    config = tiny("digits/pkt", OF_CLASSES, "stages.student.labels_per_class=5")
+    built = build_stage(config, "student", RunContext(out=tmp_path))
+    teacher, dataset = built.models.teacher, built.train_loader.dataset
+    assert isinstance(teacher, WithClassifier)
+    assert int((dataset.labels >= 0).sum()) == 50
+    features = embed(teacher.model, [dataset.batch(range(len(dataset)))]).features
+    expected = fit_classifier(features, dataset.labels, 10, seed=0)
+    torch.testing.assert_close(teacher.classifier.weight, expected.weight, atol=1e-4, rtol=1e-3)
+    again = build_stage(config, "student", RunContext(out=tmp_path)).models.teacher
+    assert torch.equal(again.classifier.weight, teacher.classifier.weight)
+    config, splits = unlabelled(tiny("digits/pkt", OF_CLASSES))
+    for dry in (True, False):
+        with pytest.raises(ValueError, match="A teacher's classifier needs labels, the data 'digits/train' has none"):
+            build_stage(config, "student", RunContext(splits=splits, dry=dry))
+
+
+@pytest.mark.parametrize("table", ["{}", '{kind="classifier", width=3}'])
+def test_a_head_has_a_width_unless_it_is_a_classifier(table):
+    with pytest.raises(ConfigError, match=r"width: expected (the outputs of the embedding|none of a classif)"):
+        tiny("digits/pkt", f"stages.student.teacher_head={table}")
+
+
 def test_a_head_without_labels_is_principal_components():
     config, splits = unlabelled(tiny("digits/pkt", WIDE))
     teacher = build_stage(config, "student", RunContext(splits=splits)).models.teacher
@@ -144,8 +168,8 @@ def test_a_batch_that_the_classes_cannot_fill_is_told_before_anything_is_trained
             'train.sampler={name="class_uniform", k=3}',
             r"batch_size: expected a multiple of the sampler's k \(3\)",
         ),
-        ("teacher_head={}", "teacher_head.width: expected a value, got nothing"),
-        ("teacher_head={width=3, size=2}", "teacher_head.size: expected one of width, layer, got 'size'"),
+        ("teacher_head={}", "teacher_head.width: expected the outputs of the embedding, got none"),
+        ("teacher_head={width=3, size=2}", "teacher_head.size: expected one of width, layer, kind, got 'size'"),
     ],
 )
 def test_tables_are_checked(override, line):

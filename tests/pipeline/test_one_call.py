@@ -222,12 +222,21 @@ def test_a_short_last_batch_is_left_out(models):
 
 def test_the_default_gives_way_where_the_teacher_knows_other_classes(models, caplog):
     teacher = net(16, classes=7)
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
     done = run((teacher, models[1]))
-    assert (
-        "The teacher has 7 classes, the student 3: the method is pkt, which compares features, not kd." in caplog.text
+    told = (
+        "The teacher has 7 classes, the student 3: it gets a classifier of the data's classes, fitted on its features."
     )
+    assert told in caplog.text
     assert done.report.student_accuracy is not None
-    with pytest.raises(ValueError, match=r"The teacher has 7 .*: 'kd' compares class logits; .* one method=\"pkt\"\."):
+    assert done.report.teacher_accuracy is not None  # by that classifier
+    assert same(before, teacher.state_dict())
+    plain = run((teacher, net()), TensorDataset(INPUTS))
+    assert "the method is queue_relation, which compares features, not kd." in caplog.text
+    assert plain.report.gpcl is not None
+    with pytest.raises(
+        ValueError, match=r"The teacher has 7 .*: 'kd' compares class logits; .* one method=\"queue_relation\"\."
+    ):
         run((teacher, models[1]), BOTH, "kd")
     images = torch.arange(96 * 6, dtype=torch.int64).remainder(251).to(torch.uint8).reshape(96, 1, 2, 3)
     named = ArrayDataset(images, LABELS, classes=3, mean=[0.5], std=[0.25], class_names=("a", "b", "c"))

@@ -50,12 +50,14 @@ def test_a_teacher_is_asked_only_where_its_classes_matter():
     def never():
         raise AssertionError
 
-    methods, told = quick.chosen(["pkt", "ce"], never, "x")
-    assert (methods, told) == (["pkt", "ce"], "")
-    assert quick.chosen(None, lambda: None, "x") == (["kd"], "")
-    assert quick.chosen(None, lambda: "They differ", "x")[0] == ["pkt"]
+    assert quick.chosen(["pkt", "ce"], never, "x", labelled=True) == (["pkt", "ce"], "", False)
+    assert quick.chosen(None, lambda: None, "x", labelled=True) == (["kd"], "", False)
+    fitted = "They differ: it gets a classifier of the data's classes, fitted on its features."
+    assert quick.chosen(None, lambda: "They differ", "x", labelled=True) == (["kd"], fitted, True)
+    told = "They differ: the method is queue_relation, which compares features, not kd."
+    assert quick.chosen(None, lambda: "They differ", "x", labelled=False) == (["queue_relation"], told, False)
     with pytest.raises(ValueError, match=r"They differ: 'soft' compares class logits; .* for one --method pkt"):
-        quick.chosen([Term("kd", name="soft")], lambda: "They differ", "--method pkt")
+        quick.chosen([Term("kd", name="soft")], lambda: "They differ", "--method pkt", labelled=True)
 
 
 def test_an_encoder_is_told_from_what_gives_class_scores():

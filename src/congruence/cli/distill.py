@@ -118,10 +118,12 @@ def distill(
         if teacher_weights is None and (not named.split(teacher) or named.is_drawn(teacher)):
             say(f"No --teacher-weights: the teacher is used as '{teacher}' returns it, trained or not.", err=True)
         unlike = functools.partial(_unlike, loaded, splits, trust, default=not method)
-        methods, told = quick.chosen(method or None, unlike, f"--method {quick.RELATIONAL}")
-        if told:
-            say(told, err=True)
-            loaded, splits = run.config(methods, splits)
+        labels = splits.train.labels
+        labelled = splits.train.classes is not None and labels is not None and bool((labels >= 0).any())
+        choice = quick.chosen(method or None, unlike, f"--method {quick.RELATIONAL}", labelled=labelled)
+        if choice.told:
+            say(choice.told, err=True)
+            loaded, splits = run.config(choice.methods, splits, classifier=choice.classifier)
     place = folder(out, loaded)
     train(loaded, place, resume=resume, trust=trust, splits=splits, metrics=metric or ())
     if report and ranks.rank() == 0:
@@ -144,8 +146,16 @@ class _Quick(NamedTuple):
     trust: bool = False
     views: int | None = None  # that the teacher is asked about
 
-    def config(self, methods: Sequence[str], splits: Splits | None = None) -> tuple[RunConfig, Splits]:
-        """Return the configuration and the data; the data's labels decide the terms."""
+    def config(
+        self, methods: Sequence[str], splits: Splits | None = None, *, classifier: bool = False
+    ) -> tuple[RunConfig, Splits]:
+        """Return the configuration and the data; the data's labels decide the terms.
+
+        Args:
+            methods: keys.
+            splits: the data, where it was read.
+            classifier: whether the teacher gets one of the data's classes.
+        """
         from congruence.config import from_values
         from congruence.pipeline import load_splits, quick
 
@@ -165,6 +175,7 @@ class _Quick(NamedTuple):
                     "train": trained,
                 }
                 | ({} if self.views is None else {"teacher_cache": {"views": self.views}})
+                | ({"teacher_head": {"kind": "classifier"}} if classifier else {})
             },
         }
         config = from_values(values, "command line", overrides=self.overrides)

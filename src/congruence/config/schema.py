@@ -56,8 +56,8 @@ class StageConfig(Table):
         student: the model that learns, or several by name.
         teacher: the model that teaches: a table, or an earlier stage ("STAGE/NAME" of several students); or several by
             name; none where no term needs one.
-        teacher_head: an embedding of a given teacher, fitted first; of several teachers a table for each that is to
-            have one.
+        teacher_head: an embedding or a classifier of a given teacher, fitted first; of several teachers a table for
+            each that is to have one.
         teacher_cache: the teacher's answers in files; false for none, where another file or an override said one.
         labels_per_class: keep so many labels of each class of the training images and forget the others.
         terms: the terms of the objective, at least one.
@@ -145,7 +145,7 @@ class StageConfig(Table):
         return {} if self.teacher is None else {TEACHER: self.teacher}
 
     def heads(self) -> dict[str, HeadConfig]:
-        """Return the embedding heads by the names of their teachers."""
+        """Return the fitted heads by the names of their teachers."""
         if isinstance(self.teacher_head, dict):
             return dict(self.teacher_head)
         return {} if self.teacher_head is None else {TEACHER: self.teacher_head}

@@ -277,17 +277,30 @@ class ModelConfig(Table):
 
 
 class HeadConfig(Table):
-    """An embedding of one layer of a given teacher, fitted before the student is trained.
+    """An embedding or a classifier of one layer of a given teacher, fitted before the student is trained.
 
-    Terms read it as the teacher's layer "embed".
+    Terms read the embedding as the teacher's layer "embed". A classifier of the data's classes makes the teacher's
+    output: a network of other classes, or of none, then has soft labels (`congruence.models.fit_classifier`).
 
     Args:
-        width: outputs of the embedding.
+        width: outputs of the embedding; a classifier has the data's classes.
         layer: the teacher's layer that it reads; by default what enters its last Linear.
+        kind: which of the two.
     """
 
-    width: Count
+    width: Count | None = None
     layer: str | None = None
+    kind: Literal["embedding", "classifier"] = "embedding"
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> Self:
+        if self.kind == "embedding" and self.width is None:
+            raise Problems([("width", "expected the outputs of the embedding, got none.")])
+        if self.kind == "classifier" and self.width is not None:
+            raise Problems(
+                [("width", f"expected none of a classifier, which has the data's classes, got {self.width}.")]
+            )
+        return self
 
 
 class CacheConfig(Table):

@@ -1,7 +1,7 @@
 """Floor 2: models: reading any layer, the frozen teacher, projectors, weights on disk, and a small zoo."""
 
 from congruence.models.adapters import input_of, learn_tokenizer, save_native, without_adapters
-from congruence.models.heads import Head, WithHead, fit_head
+from congruence.models.heads import Head, WithClassifier, WithHead, fit_classifier, fit_head
 from congruence.models.named import load
 from congruence.models.onnx_model import OnnxModel
 from congruence.models.parameters import count_parameters, shares_parameters
@@ -20,11 +20,13 @@ __all__ = [
     "ReusedClassifier",
     "Taps",
     "Teacher",
+    "WithClassifier",
     "WithHead",
     "ZooEntry",
     "build",
     "call",
     "count_parameters",
+    "fit_classifier",
     "fit_head",
     "input_of",
     "learn_tokenizer",

@@ -1,4 +1,4 @@
-"""An embedding head for a given teacher: fitted on its frozen features, then frozen."""
+"""A head for a given teacher, an embedding or a classifier: fitted on its frozen features, then frozen."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ CHECKS = {"width": check.COUNT, "seed": check.Real(integer=True), "epochs": chec
 _BATCH, _LEARNING_RATE, _WEIGHT_DECAY = 256, 3e-3, 5e-4
 _LEAST_STEPS = 300  # of cross entropy, however few the samples
 _ORDER = 205  # the stream of the order's generator
+_PENALTIES, _PENALTY = (1e-4, 1e-3, 1e-2, 1e-1, 1.0), 1e-2  # of a classifier; the latter where nothing can be held out
+_HELD, _LOGISTIC_STEPS = 5, 200  # one of so many samples is held out
 
 
 class Head(nn.Module):
@@ -135,6 +137,87 @@ def _discriminant(features: Tensor, labels: Tensor, width: int, seed: int, epoch
     return weight, embedding.bias.detach() - weight @ mean
 
 
+def fit_classifier(features: Tensor, labels: Tensor, classes: int, *, seed: int = 0) -> nn.Linear:
+    """Fit a classifier on a teacher's frozen features, so that a model of other classes, or of none, teaches yours.
+
+    Multinomial logistic regression: it minimises (1/N) Σ_i CE(W x_i + b, y_i) + (λ/2)‖W‖² over the labelled samples, x
+    the features less their mean, divided by one scale. Of λ = 10⁻⁴ … 1 it takes the one with the lowest cross-entropy
+    on a held-out fifth: soft labels are to be as sure as the classifier is right on images that it did not see. Then
+    all labelled samples are fitted.
+
+    Shape:
+        `features` [N, D], `labels` [N]; the classifier maps [B, D] to [B, classes].
+
+    Args:
+        features: the teacher's features of the training samples.
+        labels: classes from 0 on, -1 if unknown (these samples are left out).
+        classes: number of classes; one without a labelled sample becomes improbable.
+        seed: seed of which samples are held out.
+
+    Returns:
+        The frozen classifier, in the dtype and on the device of `features`.
+
+    Raises:
+        ValueError: for shapes that do not fit, features that are not finite, labels out of range, or fewer than two
+            classes with a label.
+
+    Example:
+        >>> import torch
+        >>> features = torch.tensor([[3.0, 0.0], [2.0, 1.0], [-3.0, 0.0], [-2.0, 1.0]])
+        >>> classifier = fit_classifier(features, torch.tensor([0, 0, 1, 1]), 2)
+        >>> classifier(torch.tensor([[5.0, 0.0], [-5.0, 0.0]])).argmax(1).tolist()
+        [0, 1]
+    """
+    name = "fit_classifier"
+    check.floating(name, 2, features=features)
+    check.hyperparameters(name, {"classes": check.COUNT, "seed": CHECKS["seed"]}, classes=classes, seed=seed)
+    check.class_labels(name, labels=labels)
+    check.same_rows(name, features=features, labels=labels)
+    if not bool(torch.isfinite(features).all()):
+        check.fail(name, "features", "finite", "NaN or infinity")
+    known = labels >= 0
+    if bool((labels >= classes).any()):
+        check.fail(name, "labels", f"below {classes}", int(labels.max()))
+    if len(labels[known].unique()) < 2:
+        check.fail(name, "labels", "of two classes or more", f"{len(labels[known].unique())}")
+    values, labels = features.detach()[known.to(features.device)].double(), labels[known].to(features.device).long()
+    mean = values.mean(0)
+    scale = values.var(0, correction=0).mean().sqrt().clamp_min(1e-6)  # one for all: directions keep their weight
+    values = (values - mean) / scale
+    order = torch.randperm(len(values), generator=rng.keyed_generator(seed, _ORDER, 0)).to(values.device)
+    held, fitted = order[: len(order) // _HELD], order[len(order) // _HELD :]
+    errors = []
+    for penalty in _PENALTIES if len(held) and len(labels[fitted].unique()) > 1 else ():
+        weight, bias = _logistic(values[fitted], labels[fitted], classes, penalty)
+        errors.append(float(F.cross_entropy(values[held] @ weight.T + bias, labels[held])))
+    best = _PENALTIES[errors.index(min(errors))] if errors else _PENALTY
+    weight, bias = _logistic(values, labels, classes, best)
+    with rng.untouched():
+        classifier = nn.Linear(features.shape[1], classes).to(features)
+    with torch.no_grad():
+        classifier.weight.copy_(weight / scale)
+        classifier.bias.copy_(bias - weight @ mean / scale)
+    return classifier.requires_grad_(False).eval()
+
+
+def _logistic(values: Tensor, labels: Tensor, classes: int, penalty: float) -> tuple[Tensor, Tensor]:
+    """Minimise the cross-entropy of a linear classifier and a penalty on its weights."""
+    weight, bias = values.new_zeros(classes, values.shape[1]), values.new_zeros(classes)
+    optimizer = torch.optim.LBFGS(
+        [weight.requires_grad_(), bias.requires_grad_()], max_iter=_LOGISTIC_STEPS, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(values @ weight.T + bias, labels) + penalty * weight.square().sum() / 2
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(closure)
+    return weight.detach(), bias.detach()
+
+
 class WithHead(nn.Module):
     """A teacher with an embedding head that can be tapped as the layer "embed"; its output is unchanged.
 
@@ -164,21 +247,82 @@ class WithHead(nn.Module):
         super().__init__()
         self.model = model
         self.embed = head
-        self._taps = Taps(model, name="teacher")
-        self._taps.probe(example, training=False)
-        self.layer = layer or self._taps.default("features")
-        self._taps.require([self.layer])
-        shape = self._taps.shapes[self.layer]
-        self._taps.layout(self.layer, "let the head read another layer")
-        width = shape[-1] if len(shape) == 3 else shape[1]
-        if isinstance(head, Head) and head.weight.shape[1] != width:
-            got = f"one of {head.weight.shape[1]}"
-            check.fail("WithHead", "head", f"one that takes the {width} features of '{self.layer}'", got)
+        self._read = _LayerRead("WithHead", "head", model, head, example, layer)
+        self.layer = self._read.layer
+
+    @property
+    def head(self) -> nn.Module:
+        """What is fitted."""
+        return self.embed
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """Run the teacher, embed what the head reads, and return the teacher's output."""
-        output, read = self._taps.read(named or inputs)
-        tokens, what = read[self.layer], f"The teacher's layer '{self.layer}'"
-        mask = token_mask(tokens, named or inputs, None, what, "let the head read a layer that gives one row a sample")
-        self.embed(rows(tokens, mask))
+        output, read = self._read(named or inputs)
+        self.embed(read)
         return output
+
+
+class WithClassifier(nn.Module):
+    """A teacher whose output are the logits of a classifier of its features, which need not be of its own classes.
+
+
+    Args:
+        model: the teacher.
+        classifier: a Linear from [B, width of the layer] to [B, classes]; see `fit_classifier`.
+        example: a batch of inputs, for finding the layer.
+        layer: the layer that the classifier reads; None for the input of the last Linear, or an encoder's output. Maps
+            and sequences are averaged first.
+
+    Raises:
+        ValueError: for a layer that does not exist, or a classifier that does not accept its width.
+
+    Example:
+        >>> import torch
+        >>> teacher = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 1000))
+        >>> both = WithClassifier(teacher, nn.Linear(5, 2), example=torch.ones(2, 3))
+        >>> list(both(torch.ones(4, 3)).shape), both.layer
+        ([4, 2], 'input:2')
+    """
+
+    def __init__(self, model: nn.Module, classifier: nn.Linear, *, example: Any, layer: str | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.classifier = classifier
+        self._read = _LayerRead("WithClassifier", "classifier", model, classifier, example, layer)
+        self.layer = self._read.layer
+
+    @property
+    def head(self) -> nn.Linear:
+        """What is fitted."""
+        return self.classifier
+
+    def forward(self, *inputs: Any, **named: Any) -> Tensor:
+        """Return the logits."""
+        logits: Tensor = self.classifier(self._read(named or inputs)[1])
+        return logits
+
+
+class _LayerRead:
+    """A model's output and one of its layers, a row a sample, for a head of it."""
+
+    def __init__(
+        self, function: str, argument: str, model: nn.Module, head: nn.Module, example: Any, layer: str | None
+    ) -> None:
+        self.argument = argument
+        self.taps = Taps(model, name="teacher")
+        self.taps.probe(example, training=False)
+        self.layer = layer or self.taps.default("features")
+        self.taps.require([self.layer])
+        shape = self.taps.shapes[self.layer]
+        self.taps.layout(self.layer, f"let the {argument} read another layer")
+        width, taken = shape[-1] if len(shape) == 3 else shape[1], getattr(head, "weight", None)
+        if isinstance(head, Head | nn.Linear) and isinstance(taken, Tensor) and taken.shape[1] != width:
+            wanted = f"one that takes the {width} features of '{self.layer}'"
+            check.fail(function, argument, wanted, f"one of {taken.shape[1]}")
+
+    def __call__(self, inputs: Any) -> tuple[Any, Tensor]:
+        output, read = self.taps.read(inputs)
+        tokens, what = read[self.layer], f"The teacher's layer '{self.layer}'"
+        advice = f"let the {self.argument} read a layer that gives one row a sample"
+        mask = token_mask(tokens, inputs, None, what, advice)
+        return output, rows(tokens, mask)

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from congruence import data
-from congruence.core import check, ranks
+from congruence.core import check, ranks, rng
+from congruence.core.devices import to_device
 from congruence.core.inputs import TEACHER, inputs_of
 from congruence.data.datasets.batched import BatchDataset
+from congruence.data.loading.source import BatchSource
 from congruence.evaluation.embed import embed
-from congruence.models import Head, WithHead, fit_head
+from congruence.models import Head, WithClassifier, WithHead, fit_classifier, fit_head
 from congruence.models.fingerprint import model_fingerprint
-from congruence.models.weights import load_weights, save_weights
+from congruence.models.weights import load_into, load_weights, save_weights
 from congruence.pipeline.context import RunContext
+from congruence.training.saving.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from congruence.config.tables import HeadConfig
@@ -87,13 +90,14 @@ def with_head(
     *,
     name: str = TEACHER,
     device: torch.device,
-) -> WithHead:
-    """Return the teacher with an embedding head (its layer "embed") that is fitted on its features and frozen.
+) -> WithHead | WithClassifier:
+    """Return the teacher with a head that is fitted on its features and frozen.
 
-    The labels that the stage trains on are used where there are any, else principal components.
+    An embedding is its layer "embed", beside its own output: the labels that the stage trains on are used where there
+    are any, else principal components. A classifier of the data's classes gives its output.
 
     Args:
-        teacher: given; its output stays its own.
+        teacher: given.
         config: of the head.
         dataset: the training data.
         train: its seed is the head's, its workers read images in files.
@@ -103,29 +107,105 @@ def with_head(
         device: on which the teacher runs.
 
     Raises:
-        ValueError: for a layer that is not there, or a width that principal components cannot have.
+        ValueError: for a layer that is not there, a width that principal components cannot have, or a classifier
+            without labels.
     """
+    made = _empty(teacher, config, dataset, name)
+
+    def compute() -> dict[str, Tensor]:
+        features = _features(teacher, dataset, config.layer, device, train.workers, name)
+        return dict(_fitted(features, dataset, config, train.seed).state_dict())
+
+    if not context.dry:
+        parts = (model_fingerprint(teacher).content, len(dataset), config.layer, config.width, train.seed)
+        identity = " ".join(map(str, parts))
+        path = None if context.directory is None else _file(context.directory, name)
+        made.head.load_state_dict(_once(compute, dict(made.head.state_dict()), path, identity, device))
+    return made
+
+
+def with_kept_head(
+    teacher: nn.Module, config: HeadConfig, dataset: BatchDataset, directory: RunDirectory, *, name: str = TEACHER
+) -> nn.Module:
+    """Return the teacher with the head that a run fitted; as it is where the run's folder has none."""
+    path = _file(directory, name)
+    if not path.is_file():
+        return teacher
+    made = _empty(teacher, config, dataset, name)
+    load_into(made.head, load_weights(path), source=f"'{path}'")
+    return made
+
+
+def with_classifier(
+    teacher: nn.Module, loader: data.Loader, classes: int, *, directory: Path | None, seed: int, device: torch.device
+) -> WithClassifier:
+    """Return the teacher with a classifier that is fitted on its features and frozen; see `with_head`.
+
+    Args:
+        teacher: on `device`.
+        loader: the training data, in order and as it is.
+        classes: how many it tells apart.
+        directory: the run's, which keeps the classifier; None for none.
+        seed: of `fit_classifier`.
+        device: where the teacher is.
+
+    Raises:
+        ValueError: if a sample's label is not one class.
+    """
+    example = inputs_of(to_device(BatchSource(loader).first().inputs, device), TEACHER, TEACHER)
+    made = WithClassifier(teacher, _linear(_width(teacher, example, None, TEACHER), classes), example=example)
+
+    def compute() -> dict[str, Tensor]:
+        found = embed(teacher, loader, name=TEACHER, kind=TEACHER, device=device)
+        if found.labels is None:
+            raise ValueError("A teacher's classifier needs a class for each labelled sample, the data has none.")
+        return dict(fit_classifier(found.features, found.labels, classes, seed=seed).state_dict())
+
+    path = None if directory is None else RunDirectory(directory).teacher_head
+    identity = f"{model_fingerprint(teacher).content} {classes} {seed}"
+    made.classifier.load_state_dict(_once(compute, dict(made.classifier.state_dict()), path, identity, device))
+    return made.to(device).eval()
+
+
+def _width(teacher: nn.Module, example: Any, layer: str | None, name: str) -> int:
+    return embed(teacher, [(example,)], layer=layer, name=name, kind=TEACHER).features.shape[1]
+
+
+def _linear(in_width: int, classes: int) -> nn.Linear:
+    """Return a classifier that is not fitted yet; its draw leaves the students' alone."""
+    with rng.untouched():
+        return nn.Linear(in_width, classes).requires_grad_(False)
+
+
+def _file(directory: RunDirectory, name: str) -> Path:
+    path = directory.teacher_head
+    return path if name == TEACHER else path.with_stem(f"{path.stem}-{name}")
+
+
+def _empty(teacher: nn.Module, config: HeadConfig, dataset: BatchDataset, name: str) -> WithHead | WithClassifier:
+    """Return the teacher with a head of the right widths."""
     example = inputs_of(dataset.example(), name, TEACHER)
-    in_width = embed(teacher, [(example,)], layer=config.layer, name=name, kind=TEACHER).features.shape[1]
-    head = Head(in_width, config.width)
-    labels = dataset.labels
-    if (labels is None or not bool((labels >= 0).any())) and config.width > min(in_width, len(dataset)):
+    in_width = _width(teacher, example, config.layer, name)
+    unlabelled = dataset.labels is None or not bool((dataset.labels >= 0).any())
+    if config.width is None:
+        if unlabelled or dataset.classes is None:
+            raise ValueError(f"A teacher's classifier needs labels, the data '{dataset.name}' has none.")
+        return WithClassifier(teacher, _linear(in_width, dataset.classes), example=example, layer=config.layer)
+    if unlabelled and config.width > min(in_width, len(dataset)):
         most = min(in_width, len(dataset))
         raise ValueError(
             f"A teacher's head of {config.width} outputs needs labels: principal components of its {in_width} features "
             f"are at most {most}."
         )
+    return WithHead(teacher, Head(in_width, config.width), example=example, layer=config.layer)
 
-    def compute() -> dict[str, Tensor]:
-        features = _features(teacher, dataset, config.layer, device, train.workers, name)
-        return dict(fit_head(features, labels, config.width, seed=train.seed).state_dict())
 
-    if not context.dry:
-        identity = f"{model_fingerprint(teacher).content} {len(dataset)} {config.layer} {config.width} {train.seed}"
-        path = context.directory.teacher_head if context.directory else None
-        path = path if path is None or name == TEACHER else path.with_stem(f"{path.stem}-{name}")
-        head.load_state_dict(_once(compute, dict(head.state_dict()), path, identity, device))
-    return WithHead(teacher, head, example=example, layer=config.layer)
+def _fitted(features: Tensor, dataset: BatchDataset, config: HeadConfig, seed: int) -> nn.Module:
+    if config.width is not None:
+        return fit_head(features, dataset.labels, config.width, seed=seed)
+    if dataset.labels is None or dataset.classes is None:
+        raise RuntimeError("`_empty` lets no classifier without labels pass.")
+    return fit_classifier(features, dataset.labels, dataset.classes, seed=seed)
 
 
 def _features(

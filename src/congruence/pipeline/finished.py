@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from congruence.models.untaught import mark_parts
 from congruence.models.weights import load_into, load_weights
 from congruence.pipeline.build import Models, build_models
 from congruence.pipeline.context import RunContext
+from congruence.pipeline.features import with_kept_head
 from congruence.training.saving.run_directory import RunDirectory, facts_of, untaught_of
 
 if TYPE_CHECKING:
@@ -88,6 +89,12 @@ def finished(
             remember(module, facts, path)
         elif not unchecked and in_folder:
             LOG.warning("'%s' does not say what it was trained on: the data cannot be compared with it.", path)
+    if in_folder:
+        headed = {
+            name: with_kept_head(made.teachers[name], head, splits.train, directory, name=name)
+            for name, head in stage.heads().items()
+        }
+        made = replace(made, teachers={**made.teachers, **headed})
     for name, teacher in made.teachers.items():
         if in_folder and not _same_teacher(name, teacher, directory, splits):
             LOG.warning(

@@ -28,6 +28,7 @@ from congruence.evaluation.comparison import Comparison
 from congruence.methods import Term
 from congruence.models.evaluating import evaluating
 from congruence.pipeline import quick
+from congruence.pipeline.features import with_classifier
 from congruence.pipeline.parts import Parts, parts_of
 from congruence.pipeline.quick import Weight
 from congruence.pipeline.student import leave_best
@@ -155,7 +156,8 @@ def distill(
         teacher.to(on)
         student.to(on)
         plain = _loader(parts.train, batch_size, seed, None)
-        few = to_device(_few(BatchSource(plain).first().inputs), on)
+        first = BatchSource(plain).first()
+        few = to_device(_few(first.inputs), on)
         facts = ModelFacts.of(parts.train)
 
         def unlike() -> str | None:
@@ -163,10 +165,18 @@ def distill(
             both = {TEACHER: teacher, STUDENT: student}
             return clause or (quick.gives_embeddings(both, few) if asked is None else None)
 
-        methods, told = quick.chosen(asked, unlike, f'method="{quick.RELATIONAL}"')
-        if told:
-            LOG.warning("%s", told)
-        terms = _terms(methods, weight, share, labelled=_has_labels(plain, parts.train))
+        labelled, classes = _has_labels(plain, parts.train), quick.width_of(student, few, STUDENT)
+        single = isinstance(first.labels, Tensor) and first.labels.dim() == 1 and not first.labels.is_floating_point()
+        choice = quick.chosen(
+            asked, unlike, f'method="{quick.RELATIONAL}"', labelled=labelled and single and classes is not None
+        )
+        if choice.told:
+            LOG.warning("%s", choice.told)
+        if choice.classifier and classes is not None:
+            place = None if out is None else Path(out)
+            in_order = _loader(parts.train, batch_size, None, on)
+            teacher = with_classifier(teacher, in_order, classes, directory=place, seed=seed, device=on)
+        terms = _terms(choice.methods, weight, share, labelled=labelled)
         views = _views(terms, parts.train)
         own = augment if augment is not None or not isinstance(parts.train, datasets.ImageDataset) else True
         train_loader = _loader(parts.train, batch_size, seed, on, views=views, augment=own, view_cycle=teacher_views)

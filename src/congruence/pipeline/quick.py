@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -22,7 +22,7 @@ from congruence.models.taps import Taps
 from congruence.training import FitOptions, OptimizerOptions, ScheduleOptions
 
 METHOD = "kd"  # by default; on few images and in 3,000 steps `dist` gains less (`benchmarks/course.py`)
-RELATIONAL = "pkt"  # in its place where the teacher's classes are others
+RELATIONAL = "queue_relation"  # without class scores of the teacher: `benchmarks/other_classes.py`, `first_texts.py`
 LABELS = "ce"
 SEVERAL = "bce"  # of labels that hold by themselves
 RATE = 0.003  # AdamW's: its step does not grow with the methods' weights, as SGD's does
@@ -86,14 +86,26 @@ def learns_labels(methods: Sequence[str | Term], weight: Weight = "balanced") ->
     return (alone or part) and any("logits" in _needs(method).roles for method in methods)
 
 
-def chosen(methods: Sequence[Any] | None, unlike: Callable[[], str | None], way: str) -> tuple[list[Any], str]:
-    """Return the methods of a run, and what is to be told of the choice, "" for nothing.
+class Choice(NamedTuple):
+    """The methods of a run, and what is to be told of the choice, "" for nothing."""
+
+    methods: list[Any]
+    told: str = ""
+    classifier: bool = False  # whether one of the data's classes is to be fitted on the teacher's features
+
+
+def chosen(methods: Sequence[Any] | None, unlike: Callable[[], str | None], way: str, *, labelled: bool) -> Choice:
+    """Return the methods of a run, and how a teacher of other classes gets along with them.
+
+    By default it gets a classifier of the data's classes where there are labels: features alone, of any method, left a
+    student of 2,000 labelled images below cross-entropy alone (`benchmarks/other_classes.py`).
 
     Args:
         methods: that were asked for; None for the default.
         unlike: says in a clause that the teacher tells other classes apart than the student, or none; asked where it
             matters.
         way: how a method of features is asked for.
+        labelled: whether the data has labels.
 
     Raises:
         ValueError: for a method of the teacher's logits where its classes are others.
@@ -102,11 +114,13 @@ def chosen(methods: Sequence[Any] | None, unlike: Callable[[], str | None], way:
     of_logits = [method for method in asked if _needs(method).teacher and "logits" in _needs(method).roles]
     clause = unlike() if of_logits else None
     if clause is None:
-        return asked, ""
+        return Choice(asked)
     if methods is not None:
         name = of_logits[0].name if isinstance(of_logits[0], Term) else of_logits[0]
         raise ValueError(f"{clause}: '{name}' compares class logits; take a method of features, for one {way}.")
-    return [RELATIONAL], f"{clause}: the method is {RELATIONAL}, which compares features, not {METHOD}."
+    if labelled:
+        return Choice(asked, f"{clause}: it gets a classifier of the data's classes, fitted on its features.", True)
+    return Choice([RELATIONAL], f"{clause}: the method is {RELATIONAL}, which compares features, not {METHOD}.")
 
 
 def knows_other_classes(
@@ -124,8 +138,8 @@ def knows_other_classes(
     clause = None if known is None else other_classes(known[0], facts)
     if clause is not None:
         return f"The teacher {clause}"
-    widths = {"the data": facts.classes, "the student": _width(student, inputs, STUDENT)}
-    own = _width(teacher, inputs, TEACHER) if any(widths.values()) else None
+    widths = {"the data": facts.classes, "the student": width_of(student, inputs, STUDENT)}
+    own = width_of(teacher, inputs, TEACHER) if any(widths.values()) else None
     other = next(((who, width) for who, width in widths.items() if width not in (None, own)), None)
     # What cannot be found out here the run itself says, where it needs it.
     return None if own is None or other is None else f"The teacher has {own} classes, {other[0]} {other[1]}"
@@ -192,7 +206,7 @@ def fit_options(rate: float = RATE, **more: Any) -> FitOptions:
     return FitOptions(optimizer=optimizer, schedule=schedule, **trained | more)
 
 
-def _width(model: nn.Module | None, inputs: Any, name: str) -> int | None:
+def width_of(model: nn.Module | None, inputs: Any, name: str) -> int | None:
     """Return how many classes a model tells apart, None if it has no logits that can be found."""
     if model is None:
         return None

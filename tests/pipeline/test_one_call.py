@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 import congruence as cg
 from congruence.data import ArrayDataset
 from congruence.data.datasets.model_facts import ModelFacts, remember
+from congruence.models import load_weights
 from congruence.training.saving.best import standard_error
 
 INPUTS = torch.randn(96, 6, generator=torch.Generator().manual_seed(0))
@@ -245,6 +246,33 @@ def test_the_default_gives_way_where_the_teacher_knows_other_classes(models, cap
     with pytest.raises(ValueError, match="The teacher has the classes 'x', 'y', 'z', the data 'a', 'b', 'c'"):
         run(pair, named, "kd")
     assert run(pair, named, "pkt").report is not None
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_program_of_other_classes_gets_a_classifier_of_what_it_gives(models, caplog):
+    program = torch.jit.trace(net(16, classes=7).eval(), INPUTS[:2])
+    done = run((program, models[1]), teacher_views=1)
+    assert "it gets a classifier of the data's classes" in caplog.text
+    assert done.report.teacher_accuracy is not None
+
+
+def test_an_encoder_teaches_by_a_classifier_too_and_keeps_it(models, caplog, tmp_path):
+    class Encoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(6, 5)
+
+        def forward(self, rows):
+            return nn.functional.normalize(self.inner(rows))
+
+    teacher = Encoder()
+    done = run((teacher, models[1]), out=tmp_path / "run")
+    assert "The teacher's output is an embedding, not class scores: it gets a classifier" in caplog.text
+    kept = load_weights(tmp_path / "run" / "teacher-head.safetensors")
+    assert kept["weight"].shape == (3, 5)
+    assert done.report.teacher_accuracy is not None
+    with pytest.raises(ValueError, match=r"'kd'.* no default layer for 'logits'"):
+        run((teacher, models[1]), BOTH, "kd")
 
 
 def test_the_runs_folder(models, tmp_path):

@@ -250,11 +250,6 @@ class WithHead(nn.Module):
         self._read = _LayerRead("WithHead", "head", model, head, example, layer)
         self.layer = self._read.layer
 
-    @property
-    def head(self) -> nn.Module:
-        """What is fitted."""
-        return self.embed
-
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """Run the teacher, embed what the head reads, and return the teacher's output."""
         output, read = self._read(named or inputs)
@@ -291,11 +286,6 @@ class WithClassifier(nn.Module):
         self._read = _LayerRead("WithClassifier", "classifier", model, classifier, example, layer)
         self.layer = self._read.layer
 
-    @property
-    def head(self) -> nn.Linear:
-        """What is fitted."""
-        return self.classifier
-
     def forward(self, *inputs: Any, **named: Any) -> Tensor:
         """Return the logits."""
         logits: Tensor = self.classifier(self._read(named or inputs)[1])
@@ -311,7 +301,9 @@ class _LayerRead:
         self.argument = argument
         self.taps = Taps(model, name="teacher")
         self.taps.probe(example, training=False)
-        self.layer = layer or self.taps.default("features")
+        closed = self.taps.closed and self.taps.defaults.features is None and self.taps.defaults.logits is not None
+        # Of a program that gives its classes alone, these are what can be read: see `embed`.
+        self.layer = layer or self.taps.default("logits" if closed else "features")
         self.taps.require([self.layer])
         shape = self.taps.shapes[self.layer]
         self.taps.layout(self.layer, f"let the {argument} read another layer")

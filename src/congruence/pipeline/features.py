@@ -120,7 +120,8 @@ def with_head(
         parts = (model_fingerprint(teacher).content, len(dataset), config.layer, config.width, train.seed)
         identity = " ".join(map(str, parts))
         path = None if context.directory is None else _file(context.directory, name)
-        made.head.load_state_dict(_once(compute, dict(made.head.state_dict()), path, identity, device))
+        head = _head(made)
+        head.load_state_dict(_once(compute, dict(head.state_dict()), path, identity, device))
     return made
 
 
@@ -132,7 +133,7 @@ def with_kept_head(
     if not path.is_file():
         return teacher
     made = _empty(teacher, config, dataset, name)
-    load_into(made.head, load_weights(path), source=f"'{path}'")
+    load_into(_head(made), load_weights(path), source=f"'{path}'")
     return made
 
 
@@ -198,6 +199,10 @@ def _empty(teacher: nn.Module, config: HeadConfig, dataset: BatchDataset, name: 
             f"are at most {most}."
         )
     return WithHead(teacher, Head(in_width, config.width), example=example, layer=config.layer)
+
+
+def _head(made: WithHead | WithClassifier) -> nn.Module:
+    return made.embed if isinstance(made, WithHead) else made.classifier
 
 
 def _fitted(features: Tensor, dataset: BatchDataset, config: HeadConfig, seed: int) -> nn.Module:

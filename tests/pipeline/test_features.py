@@ -14,6 +14,7 @@ from congruence.evaluation.embed import embed
 from congruence.models import WithClassifier, WithHead, fit_classifier, fit_head, load_weights
 from congruence.pipeline import RunContext, build_stage, run
 from congruence.pipeline.context import load_splits
+from congruence.pipeline.finished import finished
 
 SUR = 'stages.student.train.sampler={name="superclass_uniform", k=2}'
 OF_CLASSES = 'stages.student.teacher_head={kind="classifier"}'
@@ -131,6 +132,14 @@ def test_a_run_extracts_once_and_resumes(tmp_path):
     assert not list((tmp_path / "teacher").glob("superclasses*"))
     run(config, tmp_path, resume=True)
     assert all((tmp_path / name).read_bytes() == content for name, content in files.items())
+
+
+def test_a_finished_runs_teacher_has_its_head(tmp_path, caplog):
+    run(tiny("digits/pkt", WIDE), tmp_path)
+    teacher = finished(tmp_path).models.teacher
+    assert isinstance(teacher, WithHead)
+    assert torch.equal(teacher.embed.weight, load_weights(tmp_path / "teacher-head.safetensors")["weight"])
+    assert "another one than that of the run" not in caplog.text
 
 
 def test_nothing_is_extracted_where_only_the_fit_is_checked(monkeypatch):

@@ -279,7 +279,7 @@ def test_the_teacher_is_asked_about_so_many_views(mine):
 
 def test_help_says_the_default_method():
     text = " ".join(invoke("distill", "--help").stdout.replace("│", " ").split())
-    assert "Default: kd, or pkt" in text
+    assert "Default: kd; a teacher of other classes, or of none, gets a classifier of the data" in text
     assert "a single method on data without labels has weight 1" in text
 
 

@@ -63,6 +63,8 @@ def test_by_default_the_teacher_gets_a_classifier_of_the_datas_classes(mine):
     assert tested["teacher"]["accuracy"] is not None
     again = invoke("evaluate", "out", "--trust", "--json")
     assert "another one than that of the run" not in again.stderr
+    compared = json.loads(invoke("compare", "--student", "out", "--trust", "--json", "--no-report").stdout)
+    assert compared["teacher"]["accuracy"] == pytest.approx(tested["teacher"]["accuracy"])
     found = json.loads(again.stdout)
     assert found["teacher"] == pytest.approx(tested["teacher"])
     assert found["student"] == pytest.approx(tested["best"])

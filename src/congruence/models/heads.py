@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from congruence.core import check, rng
+from congruence.models.layers import unwrap
 from congruence.models.masks import token_mask
 from congruence.models.parameters import check_fits
 from congruence.models.projectors import rows
@@ -292,6 +293,18 @@ class WithClassifier(nn.Module):
         """Return the logits."""
         logits: Tensor = self.classifier(self._read(named or inputs)[1])
         return logits
+
+
+def without_head(model: nn.Module) -> nn.Module:
+    """Return the teacher that a head was fitted on; any other model as it is.
+
+    Example:
+        >>> teacher = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 9))
+        >>> without_head(WithClassifier(teacher, nn.Linear(5, 2), example=torch.ones(2, 3))) is teacher
+        True
+    """
+    bare = unwrap(model)
+    return unwrap(bare.model) if isinstance(bare, WithHead | WithClassifier) else bare
 
 
 class _LayerRead:

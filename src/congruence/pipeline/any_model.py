@@ -13,15 +13,17 @@ from congruence.config.problems import explain
 from congruence.config.references import StudentRef
 from congruence.config.tables import InputsConfig, ModelConfig
 from congruence.core import check, rng
+from congruence.core.inputs import TEACHER
 from congruence.data.datasets.model_facts import remembered
 from congruence.models import named
 from congruence.models.evaluating import set_mode
 from congruence.pipeline.build import channels_of, trained_model
 from congruence.pipeline.context import RunContext
+from congruence.pipeline.features import with_kept_head
 from congruence.pipeline.models import rebuild
 from congruence.pipeline.run_config import configured
 from congruence.pipeline.student import load_student
-from congruence.pipeline.taken import Taker
+from congruence.pipeline.taken import Taker, as_taken
 from congruence.training.saving.run_directory import RunDirectory
 
 _PROGRAMS = {".onnx": "onnx", ".pt2": "export"}
@@ -101,8 +103,14 @@ def teacher_of(word: str, splits: data.Splits, *, trust: bool = False) -> Taker:
     (config,) = given
     if isinstance(config, str):
         reference = StudentRef.parse(config)
-        return any_model(f"{run[0] / reference.stage}@{reference.student}", splits, who="the teacher", trust=trust)
-    return _built(config, splits, trust=trust)
+        taker = any_model(f"{run[0] / reference.stage}@{reference.student}", splits, who="the teacher", trust=trust)
+    else:
+        taker = _built(config, splits, trust=trust)
+    heads = list(stage.heads().values()) if stage else []
+    if not heads:
+        return taker
+    taken = as_taken(splits, {}, {TEACHER: taker}, told=False)
+    return taker._replace(model=with_kept_head(taker.model, heads[0], taken.train, RunDirectory(run[0])))
 
 
 def data_of(word: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from congruence.core import check
 from congruence.core.files import naming
 from congruence.models.adapters import hugging_face, sentences, text_encoders, timm_models
 from congruence.models.adapters.libraries import loading
+from congruence.models.heads import without_head
 from congruence.models.inputs import ImageInput, TextInput
 from congruence.models.layers import unwrap
 from congruence.models.weights import save_weights
@@ -57,7 +58,7 @@ def input_of(model: nn.Module) -> ImageInput | TextInput | None:
         >>> input_of(nn.Linear(2, 2)) is None
         True
     """
-    inner: Any = unwrap(model)
+    inner: Any = without_head(model)
     if isinstance(inner, text_encoders.TextEncoder):
         return text_encoders.text_input(inner)
     kind = kind_of(inner)

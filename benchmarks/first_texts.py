@@ -44,7 +44,7 @@ def tried(row: str, seed: int, folder: Path) -> dict[str, Any]:
     taken = {"teacher": cg.models.input_of(teacher), "student": cg.models.input_of(student)}
     loader = cg.data.loader(texts.for_models(**taken).test, batch_size=64, shuffle=False)
     found = cg.compare(teacher, {"first": first, "trained": student}, loader)
-    shares = {name: 100 * each.neighbour_overlap for name, each in found.items()}
+    shares = {name: 100 * each.neighbour_overlap_10 for name, each in found.items()}
     return {"row": row, "seed": seed, **shares}
 
 

@@ -26,7 +26,7 @@ from congruence.pipeline import quick
 
 IMAGES, BATCH, SIZE, EPOCHS, VIEWS = 2000, 64, 128, 60, 15
 OF_CLASSES = ("kd", "dist")  # by the classifier's soft labels
-ROWS = ("ce", *OF_CLASSES, "pkt", "mimic", "queue_relation", "rkd", "cckd", "cka")
+ROWS = ("ce", *OF_CLASSES, "pkt", "mimic", "queue_relation", "rkd", "cckd")
 LABELS = (None, 20)  # a class
 DEFINITION = (
     f"accuracy (%) on 5,000 validation images after {EPOCHS} epochs, mean over seeds, of cnn3 from 2,000 images of "

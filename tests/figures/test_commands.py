@@ -106,6 +106,8 @@ BARS = {
     ),
     "wkd": 0.2,
     "course": None,
+    "other_classes": None,
+    "first_texts": None,
     "image_files": None,
     "large_folder": None,
     "validation": None,

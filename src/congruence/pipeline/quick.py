@@ -97,8 +97,8 @@ class Choice(NamedTuple):
 def chosen(methods: Sequence[Any] | None, unlike: Callable[[], str | None], way: str, *, labelled: bool) -> Choice:
     """Return the methods of a run, and how a teacher of other classes gets along with them.
 
-    By default it gets a classifier of the data's classes where there are labels: features alone, of any method, left a
-    student of 2,000 labelled images below cross-entropy alone (`benchmarks/other_classes.py`).
+    By default it gets a classifier of the data's classes where there are labels: no method of features gained anything
+    over cross-entropy alone with 2,000 labelled images, and all gained less with few (`benchmarks/other_classes.py`).
 
     Args:
         methods: that were asked for; None for the default.

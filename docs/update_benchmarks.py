@@ -21,9 +21,10 @@ HEAD = """# Benchmarks
 
 Written by `python docs/update_benchmarks.py` from `benchmarks/results/`, which `make bench` and `make bench-large` \
 write anew (all but `one_epoch`, `first_tries`, `first_texts`, `best_epoch`, `course`, `other_classes`, `photographs` \
-and `image_files`, which train for some minutes, `peers`, which needs other people's code, and those of a GPU). Figures are ratios taken in one \
-process where nothing else is said, with the other form beside them in the benchmark's file: they say the same on \
-another machine, where milliseconds do not. A bar is what a figure must not pass; `least` is what it is to reach.
+and `image_files`, which train for some minutes, `peers`, which needs other people's code, and those of a GPU). \
+Figures are ratios taken in one process where nothing else is said, with the other form beside them in the \
+benchmark's file: they say the same on another machine, where milliseconds do not. A bar is what a figure must not \
+pass; `least` is what it is to reach.
 """
 # Rows for transformers' tokens, whose layers must be named, have none in the pair of residual networks.
 _OF_PAIR = [row for row in ROWS if not (row.needs.naming and "tokens" in row.needs.roles)]

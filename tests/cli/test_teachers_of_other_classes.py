@@ -55,7 +55,7 @@ def quick(weights, teacher, *more):
 def test_by_default_the_teacher_gets_a_classifier_of_the_datas_classes(mine):
     found = quick("ten.safetensors", "ten")
     assert found.exit_code == 0, found.stderr
-    told = "The teacher has 10 classes, the data 2: it gets a classifier of the data's classes, fitted on its features."
+    told = "The teacher has 10 classes, the data 2: a classifier of the data's classes is fitted on its features."
     assert " ".join(found.stderr.split()).startswith(told)
     stage = tomllib.loads((mine / "out" / "config.toml").read_text())["stages"]["student"]
     assert ([term["key"] for term in stage["terms"]], stage["teacher_head"]) == (["kd", "ce"], {"kind": "classifier"})
@@ -100,7 +100,7 @@ def test_as_many_classes_of_other_names_are_other_ones(mine):
     found = quick("xy.safetensors", "ten", *two)
     assert found.exit_code == 0, found.stderr
     assert "The teacher has the classes 'x', 'y', the data 'a', 'b'" in found.stderr
-    assert "it gets a classifier of the data's classes" in " ".join(found.stderr.split())
+    assert "a classifier of the data's classes is fitted" in " ".join(found.stderr.split())
     save_weights(net.state_dict(), mine / "plain.safetensors")
     same = quick("plain.safetensors", "ten", *two, "--out", "same")
     assert (same.exit_code, same.stderr) == (0, "")

@@ -225,9 +225,7 @@ def test_the_default_gives_way_where_the_teacher_knows_other_classes(models, cap
     teacher = net(16, classes=7)
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
     done = run((teacher, models[1]))
-    told = (
-        "The teacher has 7 classes, the student 3: it gets a classifier of the data's classes, fitted on its features."
-    )
+    told = "The teacher has 7 classes, the student 3: a classifier of the data's classes is fitted on its features."
     assert told in caplog.text
     assert done.report.student_accuracy is not None
     assert done.report.teacher_accuracy is not None  # by that classifier
@@ -252,7 +250,7 @@ def test_the_default_gives_way_where_the_teacher_knows_other_classes(models, cap
 def test_a_program_of_other_classes_gets_a_classifier_of_what_it_gives(models, caplog):
     program = torch.jit.trace(net(16, classes=7).eval(), INPUTS[:2])
     done = run((program, models[1]), teacher_views=1)
-    assert "it gets a classifier of the data's classes" in caplog.text
+    assert "a classifier of the data's classes is fitted" in caplog.text
     assert done.report.teacher_accuracy is not None
 
 
@@ -267,10 +265,17 @@ def test_an_encoder_teaches_by_a_classifier_too_and_keeps_it(models, caplog, tmp
 
     teacher = Encoder()
     done = run((teacher, models[1]), out=tmp_path / "run")
-    assert "The teacher's output is an embedding, not class scores: it gets a classifier" in caplog.text
+    assert (
+        "The teacher's output is an embedding, not class scores: a classifier of the data's classes is" in caplog.text
+    )
     kept = load_weights(tmp_path / "run" / "teacher-head.safetensors")
     assert kept["weight"].shape == (3, 5)
     assert done.report.teacher_accuracy is not None
+    (tmp_path / "other").mkdir()
+    run(models, BOTH, "pkt", out=tmp_path / "other")
+    with pytest.raises(ValueError, match="holds "):
+        run((teacher, net()), out=tmp_path / "other")
+    assert not (tmp_path / "other" / "teacher-head.safetensors").exists()
     with pytest.raises(ValueError, match=r"'kd'.* no default layer for 'logits'"):
         run((teacher, models[1]), BOTH, "kd")
 

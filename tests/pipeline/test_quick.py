@@ -52,7 +52,7 @@ def test_a_teacher_is_asked_only_where_its_classes_matter():
 
     assert quick.chosen(["pkt", "ce"], never, "x", labelled=True) == (["pkt", "ce"], "", False)
     assert quick.chosen(None, lambda: None, "x", labelled=True) == (["kd"], "", False)
-    fitted = "They differ: it gets a classifier of the data's classes, fitted on its features."
+    fitted = "They differ: a classifier of the data's classes is fitted on its features."
     assert quick.chosen(None, lambda: "They differ", "x", labelled=True) == (["kd"], fitted, True)
     told = "They differ: the method is queue_relation, which compares features, not kd."
     assert quick.chosen(None, lambda: "They differ", "x", labelled=False) == (["queue_relation"], told, False)

@@ -120,7 +120,8 @@ def distill(
             say(f"No --teacher-weights: the teacher is used as '{teacher}' returns it, trained or not.", err=True)
         unlike = functools.partial(_unlike, loaded, splits, trust, default=not method)
         labels = splits.train.labels
-        labelled = splits.train.classes is not None and labels is not None and bool((labels >= 0).any())
+        single = splits.train.classes is not None and labels is not None and labels.dim() == 1
+        labelled = single and labels is not None and bool((labels >= 0).any())
         choice = quick.chosen(method or None, unlike, f"--method {quick.RELATIONAL}", labelled=labelled)
         if choice.told:
             say(choice.told, err=True)

@@ -36,6 +36,7 @@ from congruence.pipeline.taken import Taker, asked_of
 from congruence.teacher_cache import TeacherCache
 from congruence.training import FitResult, fit
 from congruence.training.distributed import join_process_group, pick_device
+from congruence.training.saving.run_directory import RunDirectory
 
 LOG = logging.getLogger("congruence")
 _CONSTRAINTS: dict[str, check.Constraint] = {
@@ -175,6 +176,8 @@ def distill(
             LOG.warning("%s", choice.told)
         if choice.classifier and classes is not None:
             place = None if out is None else Path(out)
+            if place is not None and not resume and RunDirectory(place).identity.exists():
+                place = None  # another run's, which `fit` refuses: nothing is written there
             in_order = _loader(parts.train, batch_size, None, on)
             teacher = with_classifier(teacher, in_order, classes, directory=place, seed=seed, device=on)
         terms = _terms(choice.methods, weight, share, labelled=labelled)

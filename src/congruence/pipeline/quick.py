@@ -97,8 +97,9 @@ class Choice(NamedTuple):
 def chosen(methods: Sequence[Any] | None, unlike: Callable[[], str | None], way: str, *, labelled: bool) -> Choice:
     """Return the methods of a run, and how a teacher of other classes gets along with them.
 
-    By default it gets a classifier of the data's classes where there are labels: no method of features gained anything
-    over cross-entropy alone with 2,000 labelled images, and all gained less with few (`benchmarks/other_classes.py`).
+    By default a classifier of the data's classes is fitted on its features where there are labels: no method of
+    features gained anything over cross-entropy alone with 2,000 labelled images, and all gained less with few
+    (`benchmarks/other_classes.py`).
 
     Args:
         methods: that were asked for; None for the default.
@@ -119,7 +120,7 @@ def chosen(methods: Sequence[Any] | None, unlike: Callable[[], str | None], way:
         name = of_logits[0].name if isinstance(of_logits[0], Term) else of_logits[0]
         raise ValueError(f"{clause}: '{name}' compares class logits; take a method of features, for one {way}.")
     if labelled:
-        return Choice(asked, f"{clause}: it gets a classifier of the data's classes, fitted on its features.", True)
+        return Choice(asked, f"{clause}: a classifier of the data's classes is fitted on its features.", True)
     return Choice([RELATIONAL], f"{clause}: the method is {RELATIONAL}, which compares features, not {METHOD}.")
 
 

@@ -8,6 +8,7 @@ alone is shown too, or it is asked about a new view in every epoch ("live"). It 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import statistics
 import tempfile
@@ -15,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lines import completed, gained
 from record import ROOT, figure, write
 
 import congruence as cg
-from congruence.bench.against import CERTAIN, difference
-from congruence.core.files import append_line, read_lines
+from congruence.bench.against import CERTAIN
 from congruence.pipeline import quick
 
 IMAGES, BATCH = 2000, 64
@@ -73,8 +74,7 @@ def figures(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 continue
             more: dict[str, float] = {"seeds": len(seeds)}
             if row != "ce" and len(seeds) > 1:
-                gain = difference([of[row, seed] - of["ce", seed] for seed in seeds])
-                more |= {"gain": round(gain.mean, 2), "low": round(gain.low, 2), "high": round(gain.high, 2)}
+                more |= gained([of[row, seed] - of["ce", seed] for seed in seeds])
             found.append(figure(f"{name}: {row}", statistics.mean(of[row, seed] for seed in seeds), **more))
     return found
 
@@ -86,16 +86,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/course.jsonl"))
     told = parser.parse_args()
     torch.set_num_threads(1)
-    told.out.parent.mkdir(parents=True, exist_ok=True)
+    cells = [
+        {"row": row, "epochs": epochs, "views": views, "seed": seed}
+        for seed in told.seeds
+        for (epochs, views), rows in CELLS.items()
+        for row in rows
+    ]
     with tempfile.TemporaryDirectory() as folder:
-        for seed in told.seeds:
-            for (epochs, views), rows in CELLS.items():
-                for row in rows:
-                    cell = {"row": row, "epochs": epochs, "views": views, "seed": seed}
-                    if not any(cell.items() <= line.items() for line in read_lines(told.out)):
-                        append_line(told.out, trained(row, epochs, views, seed, Path(folder)))
-                        print(read_lines(told.out)[-1], flush=True)
-    lines = read_lines(told.out)
+        lines = completed(told.out, cells, functools.partial(trained, folder=Path(folder)))
     write("course", DEFINITION, figures(lines), lines=lines)
 
 

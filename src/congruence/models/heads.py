@@ -118,10 +118,7 @@ def _components(features: Tensor, width: int) -> tuple[Tensor, Tensor]:
 
 def _discriminant(features: Tensor, labels: Tensor, width: int, seed: int, epochs: int) -> tuple[Tensor, Tensor]:
     """Train embedding and classifier on standardised features; the standardisation is folded into the embedding."""
-    values = features.float()
-    mean = values.mean(0)
-    scale = values.var(0, correction=0).mean().sqrt().clamp_min(1e-6)  # one for all: directions keep their weight
-    values = (values - mean) / scale
+    values, mean, scale = _standardised(features.float())
     with rng.untouched(), torch.enable_grad():
         torch.manual_seed(seed)
         model = nn.Sequential(nn.Linear(values.shape[1], width), nn.Linear(width, int(labels.max()) + 1))
@@ -137,6 +134,13 @@ def _discriminant(features: Tensor, labels: Tensor, width: int, seed: int, epoch
     embedding = cast(nn.Linear, model[0])
     weight = embedding.weight.detach() / scale
     return weight, embedding.bias.detach() - weight @ mean
+
+
+def _standardised(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return values less their mean, divided by one scale for all, so that directions keep their weight; and both."""
+    mean = values.mean(0)
+    scale = values.var(0, correction=0).mean().sqrt().clamp_min(1e-6)
+    return (values - mean) / scale, mean, scale
 
 
 def fit_classifier(features: Tensor, labels: Tensor, classes: int, *, seed: int = 0) -> nn.Linear:
@@ -184,9 +188,7 @@ def fit_classifier(features: Tensor, labels: Tensor, classes: int, *, seed: int 
     if len(labels[known].unique()) < 2:
         check.fail(name, "labels", "of two classes or more", f"{len(labels[known].unique())}")
     values, labels = features.detach()[known.to(features.device)].double(), labels[known].to(features.device).long()
-    mean = values.mean(0)
-    scale = values.var(0, correction=0).mean().sqrt().clamp_min(1e-6)  # one for all: directions keep their weight
-    values = (values - mean) / scale
+    values, mean, scale = _standardised(values)
     order = torch.randperm(len(values), generator=rng.keyed_generator(seed, _ORDER, 0)).to(values.device)[:_SEARCHED]
     held, fitted = order[: len(order) // _HELD], order[len(order) // _HELD :]
     errors = []
@@ -322,10 +324,10 @@ class _LayerRead:
         self.taps.require([self.layer])
         shape = self.taps.shapes[self.layer]
         self.taps.layout(self.layer, f"let the {argument} read another layer")
-        width, taken = shape[-1] if len(shape) == 3 else shape[1], getattr(head, "weight", None)
-        if isinstance(head, Head | nn.Linear) and isinstance(taken, Tensor) and taken.shape[1] != width:
+        width = shape[-1] if len(shape) == 3 else shape[1]
+        if isinstance(head, Head | nn.Linear) and head.weight.shape[1] != width:
             wanted = f"one that takes the {width} features of '{self.layer}'"
-            check.fail(function, argument, wanted, f"one of {taken.shape[1]}")
+            check.fail(function, argument, wanted, f"one of {head.weight.shape[1]}")
 
     def __call__(self, inputs: Any) -> tuple[Any, Tensor]:
         output, read = self.taps.read(inputs)

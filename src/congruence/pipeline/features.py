@@ -16,6 +16,7 @@ from congruence.core.inputs import TEACHER, inputs_of
 from congruence.data.datasets.batched import BatchDataset
 from congruence.data.loading.source import BatchSource
 from congruence.evaluation.embed import embed
+from congruence.evaluation.measure import has_labels
 from congruence.models import Head, WithClassifier, WithHead, fit_classifier, fit_head
 from congruence.models.fingerprint import model_fingerprint
 from congruence.models.weights import load_into, load_weights, save_weights
@@ -187,7 +188,7 @@ def _empty(teacher: nn.Module, config: HeadConfig, dataset: BatchDataset, name: 
     """Return the teacher with a head of the right widths."""
     example = inputs_of(dataset.example(), name, TEACHER)
     in_width = _width(teacher, example, config.layer, name)
-    unlabelled = dataset.labels is None or not bool((dataset.labels >= 0).any())
+    unlabelled = not has_labels(dataset)
     if config.width is None:
         if unlabelled or dataset.classes is None:
             raise ValueError(f"A teacher's classifier needs labels, the data '{dataset.name}' has none.")

@@ -167,7 +167,8 @@ def distill(
             both = {TEACHER: teacher, STUDENT: student}
             return clause or (quick.gives_embeddings(both, few) if asked is None else None)
 
-        labelled, classes = _has_labels(plain, parts.train), quick.width_of(student, few, STUDENT)
+        labelled = _has_labels(plain, parts.train)
+        classes = quick.width_of(student, few, STUDENT) if asked is None else None  # of a classifier by default
         single = isinstance(first.labels, Tensor) and first.labels.dim() == 1 and not first.labels.is_floating_point()
         choice = quick.chosen(
             asked, unlike, f'method="{quick.RELATIONAL}"', labelled=labelled and single and classes is not None

@@ -175,6 +175,7 @@ def remember(model: nn.Module, facts: ModelFacts, file: Any) -> None:
 def remembered(model: Any) -> tuple[ModelFacts, str] | None:
     """Return the facts that `remember` attached, and how messages refer to the model; None if unknown."""
     bare = unwrap(model) if isinstance(model, nn.Module) else model
+    # A teacher with a fitted classifier tells other classes apart than those that it was trained on.
     bare = unwrap(bare.model) if isinstance(bare, WithHead) else bare
     said = getattr(bare, ATTRIBUTE, None)
     if not isinstance(said, Mapping) or "file" not in said:
